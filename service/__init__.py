@@ -1,0 +1,1 @@
+"""Carousel: serve recurrent language models."""

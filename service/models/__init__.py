@@ -1,0 +1,1 @@
+"""What is served: from a checkpoint file to a loaded step program."""

@@ -1,0 +1,142 @@
+"""One version of a model on disk: manifest.json, weights.safetensors, vocabulary.json."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from service.errors import BadCheckpoint
+from service.models.spec import ModelRef, ModelSpec, Weights
+from service.models.tokenizer import Tokenizer, UnknownPolicy
+
+MANIFEST, WEIGHTS, VOCABULARY = "manifest.json", "weights.safetensors", "vocabulary.json"
+
+
+class Precision(StrEnum):
+    """The arithmetic of a program's matrix products."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
+
+
+class Source(BaseModel):
+    """Where a bundle came from: the checkpoint's format and the sha256 of each file read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format: str
+    files: dict[str, str]
+
+
+class Parity(BaseModel):
+    """How far each precision strayed from the float64 reference when the bundle was made.
+
+    `largest_logit_difference` is over `tokens` random tokens; `nats_per_character` is what each
+    precision pays on a text that the model itself wrote.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    tokens: int
+    largest_logit_difference: dict[Precision, float]
+    characters: int = 0
+    nats_per_character: dict[Precision, float] = Field(default_factory=dict)
+
+
+class Manifest(BaseModel):
+    """What is known of a bundle, all of it JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format: Literal[1] = 1
+    name: str
+    version: int
+    created_at: str
+    digest: str
+    architecture: dict[str, JsonValue]
+    precision: Precision
+    precision_reason: str
+    assumptions: tuple[str, ...] = ()
+    unknown_character: UnknownPolicy = UnknownPolicy.ERROR
+    source: Source
+    parity: Parity
+    generation_defaults: dict[str, JsonValue] = Field(default_factory=dict)
+    training: dict[str, JsonValue] = Field(default_factory=dict)
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A model that can be served: what it is, its numbers, its characters, its record."""
+
+    spec: ModelSpec
+    weights: Weights
+    tokenizer: Tokenizer
+    manifest: Manifest
+
+    @property
+    def ref(self) -> ModelRef:
+        """The model's name and version."""
+        return ModelRef(self.manifest.name, self.manifest.version)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read and verify the bundle in `folder`.
+
+        Raises:
+            BadCheckpoint: a file is missing, unreadable or not what the manifest says.
+
+        """
+        try:
+            manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+            weights_bytes = _verified(folder / WEIGHTS, manifest.files)
+            vocabulary_bytes = _verified(folder / VOCABULARY, manifest.files)
+            spec = ModelSpec.from_json(manifest.architecture)
+            tokenizer = Tokenizer(json.loads(vocabulary_bytes), manifest.unknown_character)
+            weights = Weights(spec, load_safetensors(weights_bytes))
+        except (OSError, ValidationError, SafetensorError, ValueError) as error:
+            raise BadCheckpoint(f"the bundle {folder.name} cannot be read: {error}") from error
+        check_vocabulary_fits(spec, tokenizer)
+        return cls(spec, weights, tokenizer, manifest)
+
+
+def check_vocabulary_fits(spec: ModelSpec, tokenizer: Tokenizer) -> None:
+    """Raise BadCheckpoint where the vocabulary has another size than the weights."""
+    if len(tokenizer) != spec.vocabulary_size:
+        raise BadCheckpoint(
+            f"the vocabulary has {len(tokenizer)} tokens, "
+            f"but the weights are made for {spec.vocabulary_size}"
+        )
+
+
+def content_files(weights: Weights, tokenizer: Tokenizer) -> dict[str, bytes]:
+    """The bytes of a bundle's files other than the manifest, by file name."""
+    return {
+        WEIGHTS: save_safetensors(dict(weights)),
+        VOCABULARY: json.dumps(tokenizer.tokens, ensure_ascii=False).encode(),
+    }
+
+
+def digest_of(spec: ModelSpec, unknown: UnknownPolicy, files: dict[str, bytes]) -> str:
+    """Identity of what a model computes: sha256 over architecture, weights and vocabulary."""
+    parts = json.dumps([spec.to_json(), unknown], sort_keys=True).encode()
+    digest = hashlib.sha256(parts)
+    for name in (WEIGHTS, VOCABULARY):
+        digest.update(hashlib.sha256(files[name]).digest())
+    return digest.hexdigest()
+
+
+def sha256_hex(content: bytes) -> str:
+    """sha256 of `content` in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _verified(path: Path, digests: dict[str, str]) -> bytes:
+    content = path.read_bytes()
+    if sha256_hex(content) != digests.get(path.name):
+        raise BadCheckpoint(f"{path.name} is not the file that the manifest describes")
+    return content

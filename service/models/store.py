@@ -1,0 +1,80 @@
+"""The folder of bundles: `<name>/<version>/`, each written once and then never changed."""
+
+import contextlib
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+from service.errors import ModelNotFound, Validation
+from service.models.bundle import MANIFEST, Bundle
+from service.models.spec import ModelRef
+
+
+class ModelStore:
+    """Names and versions on disk. Methods block on the file system; safe from any thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def refs(self) -> list[ModelRef]:
+        """Every stored version, in order."""
+        refs = []
+        for manifest in self.folder.glob(f"*/*/{MANIFEST}"):
+            with contextlib.suppress(Validation):
+                name, version = manifest.parent.parent.name, manifest.parent.name
+                refs.append(ModelRef.parse(f"{name}@{version}"))
+        return sorted(refs)
+
+    def path(self, ref: ModelRef) -> Path:
+        """Where a version lies, whether or not it is there."""
+        return self.folder / ref.name / str(ref.version)
+
+    def next_version(self, name: str) -> int:
+        """One more than the highest stored version of `name`."""
+        return max((ref.version for ref in self.refs() if ref.name == name), default=0) + 1
+
+    def read(self, ref: ModelRef) -> Bundle:
+        """Raises ModelNotFound, or BadCheckpoint where the bundle is damaged."""
+        if not (self.path(ref) / MANIFEST).is_file():
+            raise ModelNotFound(f"no model {ref} is stored")
+        return Bundle.read(self.path(ref))
+
+    def write(self, ref: ModelRef, files: dict[str, bytes]) -> Path:
+        """Put a version's files in place by one rename: complete or absent, never half.
+
+        Raises:
+            Validation: the version exists already.
+
+        """
+        target = self.path(ref)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        incoming = self.folder / f".incoming-{secrets.token_hex(8)}"
+        incoming.mkdir()
+        try:
+            for name, content in files.items():
+                with (incoming / name).open("xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            try:
+                incoming.rename(target)
+            except OSError as error:
+                if not target.exists():
+                    raise
+                raise Validation(
+                    f"{ref} exists already and versions never change; "
+                    "leave `version` out to get the next one"
+                ) from error
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
+        return target
+
+    def delete(self, ref: ModelRef) -> None:
+        """Remove a stored version. Raises ModelNotFound."""
+        path = self.path(ref)
+        if not (path / MANIFEST).is_file():
+            raise ModelNotFound(f"no model {ref} is stored")
+        grave = self.folder / f".deleted-{secrets.token_hex(8)}"
+        path.rename(grave)
+        shutil.rmtree(grave)
