@@ -1,0 +1,87 @@
+"""What goes into a generation and what comes out: frozen values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+PENALTY_WINDOW = 1_024
+"""Penalties look at this many of the latest tokens, prompt and output together."""
+
+MAX_TOP_TOKENS = 20
+"""How many of the likeliest tokens may be asked for beside each drawn one."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How a token is chosen from logits. The defaults draw from the model as it is.
+
+    Order: penalties and bias on the logits, temperature, then top-k, top-p, min-p and typical-p
+    each keep a part of what the one before has left. `temperature` 0 takes the likeliest token.
+    A draw depends on (`seed`, position) alone; `seed` has 64 bits.
+    """
+
+    seed: int
+    temperature: float = 1.0
+    top_k: int = 0  # 0: all
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One prompt to be turned into text. Whoever makes one has checked every value."""
+
+    prompt: Sequence[int]  # token ids, at least one
+    max_new_tokens: int
+    sampling: SamplingParams
+    stop: tuple[str, ...] = ()
+    top_tokens: int = 0
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended by itself."""
+
+    LENGTH = "length"
+    STOP_SEQUENCE = "stop_sequence"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token and the natural logarithm of the model's own probability for it.
+
+    The logprob is of the model's logits as they are, before any sampling parameter.
+    """
+
+    id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of a generation. `generated_tokens` counts every draw, those of a stop string too.
+
+    `stop_token` is the last draw of the stop string, which no chunk shows.
+    """
+
+    reason: FinishReason
+    generated_tokens: int
+    stop_token: Token | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one burst added to a stream: tokens in order, and the end if it was reached.
+
+    Columns rather than rows: a chunk is turned into bytes once a burst, and this is the hot path.
+    `top_tokens` has one entry a token where the request asked for them, else it is empty.
+    """
+
+    tokens: Sequence[int]
+    logprobs: Sequence[float]
+    top_tokens: Sequence[Sequence[Token]] = field(default=())
+    finish: Finish | None = None
