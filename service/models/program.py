@@ -1,0 +1,155 @@
+"""A loaded step function: tokens and state in, logits and state out; nothing is kept inside."""
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+from onnx import TensorProto, helper
+
+from service.errors import Validation
+from service.models.bundle import Precision
+from service.models.graph import IR_VERSION, OPSET, build_graph
+from service.models.spec import FloatArray, ModelSpec, Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The memory that steps work on: one row for each generation under way.
+
+    Only whoever made it writes to it, and only between steps.
+    """
+
+    tokens: npt.NDArray[np.int64]  # (capacity,), what each row is fed next
+    states: tuple[npt.NDArray[Any], ...]  # each (capacity, width)
+    logits: FloatArray  # (capacity, vocabulary), after the last step
+    bindings: dict[int, Any] = field(default_factory=dict)  # the program's own, by row count
+
+    def swap(self, a: int, b: int) -> None:
+        """Exchange two rows."""
+        for array in (self.tokens, *self.states):
+            array[[a, b]] = array[[b, a]]
+
+    def clear(self, row: int) -> None:
+        """Put the zero state into a row."""
+        for state in self.states:
+            state[row] = 0
+
+
+class StepProgram(Protocol):
+    """What a model does once a character, for many rows at a time.
+
+    A row's results depend on that row alone, bit for bit: not on its place, nor on its
+    neighbours, nor on how many there are.
+    """
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of logits a row."""
+        ...
+
+    def new_batch(self, capacity: int) -> Batch:
+        """Memory for up to `capacity` rows, all in the zero state."""
+        ...
+
+    def step(self, batch: Batch, rows: int) -> None:
+        """Feed `tokens` of the first `rows` rows; update their states, write their logits.
+
+        Blocks for one pass through the network. One thread at a time for one batch.
+        """
+        ...
+
+
+class OnnxProgram:
+    """A step program on ONNX Runtime."""
+
+    def __init__(
+        self, spec: ModelSpec, weights: Weights, precision: Precision, threads: int = 1
+    ) -> None:
+        """Compile the graph. `threads` share one step.
+
+        Raises:
+            Validation: int8 is asked for where an h is not bound to (-1, 1).
+
+        """
+        if precision is Precision.INT8 and not is_int8_possible(spec):
+            raise Validation(
+                "precision int8 needs h within (-1, 1): activation tanh and sigmoid gates in every "
+                "layer; use float32"
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = False
+        options.log_severity_level = 3
+        graph = build_graph(spec, weights, precision, int8_weight_bits())
+        self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._spec = spec
+        self.precision = precision
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of logits a row."""
+        return self._spec.vocabulary_size
+
+    def new_batch(self, capacity: int) -> Batch:
+        """Memory for up to `capacity` rows, all in the zero state."""
+        return Batch(
+            tokens=np.zeros(capacity, np.int64),
+            states=tuple(np.zeros((capacity, n), np.float32) for n in self._spec.state_units),
+            logits=np.zeros((capacity, self.vocabulary_size), np.float32),
+        )
+
+    def step(self, batch: Batch, rows: int) -> None:
+        """Feed `tokens` of the first `rows` rows; update their states, write their logits."""
+        binding = batch.bindings.get(rows)
+        if binding is None:
+            binding = batch.bindings[rows] = self._bind(batch, rows)
+        self._session.run_with_iobinding(binding)
+
+    def _bind(self, batch: Batch, rows: int) -> Any:  # noqa: ANN401 (onnxruntime is untyped)
+        """Tie the graph to the first rows of the batch, states in place (see build_graph)."""
+        binding = self._session.io_binding()
+
+        def tie(bind: Any, name: str, array: npt.NDArray[Any]) -> None:  # noqa: ANN401
+            bind(name, "cpu", 0, array.dtype.type, (rows, *array.shape[1:]), array.ctypes.data)
+
+        tie(binding.bind_input, "tokens", batch.tokens)
+        tie(binding.bind_output, "logits", batch.logits)
+        for i, state in enumerate(batch.states):
+            tie(binding.bind_input, f"state_{i}", state)
+            tie(binding.bind_output, f"new_state_{i}", state)
+        return binding
+
+
+def is_int8_possible(spec: ModelSpec) -> bool:
+    """Whether int8 can be exact about h: every layer keeps it within (-1, 1)."""
+    return all(layer.is_bounded for layer in spec.layers)
+
+
+@cache
+def int8_weight_bits() -> int:
+    """How many bits an int8 weight may have on this machine: 8, or 7 where sums saturate.
+
+    x86 processors without VNNI add pairs of u8 * s8 products in 16 bits with saturation; there
+    255 * 63 * 2 still fits and 255 * 127 * 2 does not. Asked of the kernels themselves.
+    """
+    inner, rows, columns = 64, 4, 64
+    infos = [
+        helper.make_tensor_value_info(name, kind, shape)
+        for name, kind, shape in (
+            ("a", TensorProto.UINT8, [rows, inner]),
+            ("product", TensorProto.INT32, [rows, columns]),
+        )
+    ]
+    kernel = helper.make_tensor("b", TensorProto.INT8, [inner, columns], [127] * inner * columns)
+    node = helper.make_node("MatMulInteger", ["a", "b"], ["product"])
+    graph = helper.make_graph([node], "probe", infos[:1], infos[1:], [kernel])
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+    )
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (product,) = session.run(None, {"a": np.full((rows, inner), 255, np.uint8)})
+    return 8 if (product == 255 * 127 * inner).all() else 7
