@@ -1,0 +1,268 @@
+"""The thread that drives a scheduler and a program, and the streams that come out of it."""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from service.errors import CarouselError, Draining, Generation
+from service.generation.request import Chunk, GenerationRequest
+from service.generation.sampling import Draws, Sampler
+from service.generation.scheduler import Plan, Progress, Scheduler, Start
+from service.models.program import StepProgram
+from service.models.tokenizer import Tokenizer
+
+MAX_ROWS = 256
+QUEUE_LIMIT = 1_024
+TABLE_LIMIT = 4 * 1024 * 1024
+"""Rows times vocabulary of a slot table at most."""
+
+BACKLOG_LIMIT = 4_096
+"""A stream that is this many tokens behind pauses until its reader has caught up by half."""
+
+_log = logging.getLogger(__name__)
+
+
+class Stream:
+    """The chunks of one generation, to be read by `async for` in the engine's event loop.
+
+    Leaving early is `cancel`. Reading raises Generation where the row failed and Draining where
+    the server stopped first.
+    """
+
+    def __init__(self, engine: "Engine") -> None:
+        self._engine = engine
+        self._chunks: deque[Chunk] = deque()
+        self._backlog = 0
+        self._is_paused = False
+        self._end: CarouselError | None = None
+        self._is_over = False
+        self._reader: asyncio.Future[None] | None = None
+
+    def __aiter__(self) -> "Stream":
+        return self
+
+    async def __anext__(self) -> Chunk:
+        while not self._chunks:
+            if self._end is not None:
+                end, self._end = self._end, None
+                raise end
+            if self._is_over:
+                raise StopAsyncIteration
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        chunk = self._chunks.popleft()
+        self._backlog -= len(chunk.tokens)
+        if self._is_paused and self._backlog < BACKLOG_LIMIT // 2:
+            self._is_paused = False
+            self._engine.resume(self)
+        return chunk
+
+    def cancel(self) -> None:
+        """Stop the generation before its next step. Harmless when it is over."""
+        if not self._is_over:
+            self._finish(None)
+            self._engine.forget(self)
+
+    def deliver(self, progress: Progress) -> None:
+        """Event loop only: take what a burst made."""
+        if self._is_over:
+            return
+        self._chunks.append(progress.chunk)
+        self._backlog += len(progress.chunk.tokens)
+        if progress.is_last:
+            self._finish(None if progress.failure is None else Generation(progress.failure))
+        elif self._backlog > BACKLOG_LIMIT and not self._is_paused:
+            self._is_paused = True
+            self._engine.pause(self)
+        else:
+            self._wake()
+
+    def fail(self, error: CarouselError) -> None:
+        """Event loop only: end the stream with an error."""
+        if not self._is_over:
+            self._finish(error)
+
+    def _finish(self, error: CarouselError | None) -> None:
+        self._is_over, self._end = True, error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+
+class Engine:
+    """Turns requests into streams with one continuous batch.
+
+    `submit`, `drain` and `close` belong to one event loop; the batch belongs to a thread.
+    """
+
+    def __init__(
+        self,
+        program: StepProgram,
+        tokenizer: Tokenizer,
+        *,
+        name: str,
+        max_rows: int = MAX_ROWS,
+        queue_limit: int = QUEUE_LIMIT,
+    ) -> None:
+        rows = max(1, min(max_rows, TABLE_LIMIT // program.vocabulary_size))
+        texts = [tokenizer.text_of(i) for i in range(len(tokenizer))]
+        self._program = program
+        self._batch = program.new_batch(rows)
+        self._sampler = Sampler(program.vocabulary_size, rows, tokenizer.special_ids)
+        self._scheduler = Scheduler(texts, rows, queue_limit)
+        self._streams: set[Stream] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed = threading.Condition()  # guards the scheduler between bursts
+        self._is_closing = False
+        self._is_draining = False
+        self.failure: str | None = None
+        self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
+
+    @property
+    def running(self) -> int:
+        """How many generations are in the slot table."""
+        return self._scheduler.rows
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a slot."""
+        return self._scheduler.waiting
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
+
+    def start(self) -> None:
+        """Begin to work for the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def submit(self, request: GenerationRequest) -> Stream:
+        """Begin a generation.
+
+        Raises:
+            Overloaded: the line is full.
+            Draining: the engine takes no more work.
+            Generation: the engine has failed.
+
+        """
+        if self.failure is not None:
+            raise Generation(self.failure)
+        if self._is_draining or self._is_closing:
+            raise Draining("the server is stopping and takes no new generations; try another one")
+        stream = Stream(self)
+        with self._changed:
+            self._scheduler.submit(stream, request)
+            self._changed.notify()
+        self._streams.add(stream)
+        return stream
+
+    def forget(self, stream: Stream) -> None:
+        """Take a stream's row out of the batch before the next burst."""
+        self._streams.discard(stream)
+        with self._changed:
+            self._scheduler.cancel(stream)
+            self._changed.notify()
+
+    def pause(self, stream: Stream) -> None:
+        """Let a stream's row wait for its reader."""
+        with self._changed:
+            self._scheduler.pause(stream)
+
+    def resume(self, stream: Stream) -> None:
+        """Let a paused row go on."""
+        with self._changed:
+            self._scheduler.resume(stream)
+            self._changed.notify()
+
+    async def drain(self, deadline_s: float) -> None:
+        """Take no new work; wait for the running streams, and cut them off at the deadline."""
+        self._is_draining = True
+        loop = asyncio.get_running_loop()
+        until = loop.time() + deadline_s
+        while self._streams and loop.time() < until:
+            await asyncio.sleep(0.02)
+        for stream in list(self._streams):
+            self.forget(stream)
+            stream.fail(Draining("the server stopped before the generation was complete"))
+
+    def close(self) -> None:
+        """End the thread. Streams that are still open fail."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+        for stream in list(self._streams):
+            self.forget(stream)
+            stream.fail(Draining("the model was closed before the generation was complete"))
+
+    # -- the engine's thread
+
+    def _run(self) -> None:
+        try:
+            while (plan := self._next_plan()) is not None:
+                draws = self._burst(plan)
+                with self._changed:
+                    news = self._scheduler.apply(plan, draws)
+                if news:
+                    self._call(self._deliver, news)
+        except Exception:
+            _log.exception("the engine has failed")
+            self.failure = "the model's engine has failed; the server has to be restarted"
+            self._call(self._fail_all)
+
+    def _next_plan(self) -> Plan | None:
+        """Wait for work; None when the engine is closing."""
+        with self._changed:
+            while not self._is_closing:
+                plan = self._scheduler.plan()
+                if plan is not None:
+                    return plan
+                self._changed.wait()
+        return None
+
+    def _burst(self, plan: Plan) -> Draws:
+        batch, sampler, program = self._batch, self._sampler, self._program
+        for change in plan.changes:
+            if isinstance(change, Start):
+                batch.clear(change.row)
+                batch.tokens[change.row] = change.request.prompt[0]
+                sampler.start(change.row, change.request)
+            else:
+                batch.swap(change.a, change.b)
+                sampler.swap(change.a, change.b)
+        for feed in plan.feeds:
+            sampler.feed(feed.row, feed.tokens)
+        for step in range(plan.steps):
+            program.step(batch, plan.rows)
+            sampler.advance(batch, plan.rows, step)
+        return sampler.draws(plan.rows, plan.steps)
+
+    def _call(self, callback, *args) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:  # the loop is closed: nobody is left to hear it
+            _log.debug("the event loop was closed before the engine")
+
+    # -- the event loop
+
+    def _deliver(self, news: Sequence[Progress]) -> None:
+        for progress in news:
+            stream = progress.key
+            assert isinstance(stream, Stream)
+            stream.deliver(progress)
+            if progress.is_last:
+                self._streams.discard(stream)
+
+    def _fail_all(self) -> None:
+        assert self.failure is not None
+        for stream in list(self._streams):
+            stream.fail(Generation(self.failure))
+        self._streams.clear()

@@ -1,0 +1,325 @@
+"""Who is in the batch, for how many steps, and what came of it: pure decisions over a slot table.
+
+The table's rows are in three runs: `running`, which every step computes, then `paused`, whose
+states wait, then free ones. A row changes its run by trading places with the run's edge, so the
+running rows are always the first ones and nothing is ever padded.
+
+    plan  → the changes to the table, what to feed, and how many steps to go
+    apply → what each generation got out of those steps
+
+There is no clock, no thread and no I/O here; whoever drives this owns those (`engine.py`).
+"""
+
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+from service.errors import Overloaded
+from service.generation.request import (
+    Chunk,
+    Finish,
+    FinishReason,
+    GenerationRequest,
+    Token,
+)
+from service.generation.sampling import FAILED, MAX_STEPS, Draws
+from service.generation.stopping import StopMatcher
+
+Key = Hashable
+
+ROW_STEPS = 1_024
+"""Rows times steps of a burst at most: what bounds the wait of a newcomer in a full batch."""
+
+ROWS_A_STEP = 4
+"""A batch of n rows goes n / ROWS_A_STEP steps even where someone waits for a first character."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Two rows trade places."""
+
+    a: int
+    b: int
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A request enters a row that was free, in the zero state, fed its first prompt token."""
+
+    row: int
+    request: GenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """A row takes these prompt tokens, one after each step, before it draws."""
+
+    row: int
+    tokens: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One burst: do the changes in order, feed, then take `steps` steps with the first `rows`."""
+
+    changes: tuple[Swap | Start, ...]
+    feeds: tuple[Feed, ...]
+    rows: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a burst did for one generation. With a `failure` there is no more to come."""
+
+    key: Key
+    chunk: Chunk
+    failure: str | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the generation is over."""
+        return self.failure is not None or self.chunk.finish is not None
+
+
+@dataclass(slots=True)
+class _Row:
+    """One generation in the table."""
+
+    key: Key
+    request: GenerationRequest
+    stops: StopMatcher | None
+    fed: int = 1  # prompt tokens that have gone in, or lie ready to
+    drawn: int = 0
+    is_over: bool = False
+    held: list[tuple[Token, Sequence[Token]]] = field(default_factory=list)
+
+    @property
+    def unfed(self) -> int:
+        return len(self.request.prompt) - self.fed
+
+    @property
+    def steps_left(self) -> int:
+        return self.unfed + self.request.max_new_tokens - self.drawn
+
+    @property
+    def ripeness(self) -> int:
+        """Steps to the first character, or, where it is out, how many are."""
+        return self.drawn or self.unfed + 1
+
+
+class Scheduler:
+    """The slot table and the line before it. Not safe for threads by itself."""
+
+    def __init__(self, texts: Sequence[str], capacity: int, queue_limit: int) -> None:
+        """`texts` is the text of every token, for stop strings."""
+        self._texts = texts
+        self._capacity, self._queue_limit = capacity, queue_limit
+        self._rows: list[_Row] = []
+        self._n_running = 0
+        self._waiting: deque[tuple[Key, GenerationRequest]] = deque()
+        self._to_pause: set[Key] = set()
+        self._to_resume: set[Key] = set()
+
+    @property
+    def rows(self) -> int:
+        """How many generations are in the table, running or paused."""
+        return len(self._rows)
+
+    @property
+    def waiting(self) -> int:
+        """How many are in the line."""
+        return len(self._waiting)
+
+    def submit(self, key: Key, request: GenerationRequest) -> None:
+        """Put a request into the line.
+
+        Raises:
+            Overloaded: the line is full.
+
+        """
+        if len(self._waiting) >= self._queue_limit:
+            raise Overloaded(
+                f"Model is overloaded: {len(self._rows)} generations run and {len(self._waiting)} "
+                f"wait, which is the limit; try again later"
+            )
+        self._waiting.append((key, request))
+
+    def cancel(self, key: Key) -> None:
+        """Let a generation leave before the next step; nothing more is said of it."""
+        self._waiting = deque(item for item in self._waiting if item[0] != key)
+        for row in self._rows:
+            if row.key == key:
+                row.is_over = True
+
+    def pause(self, key: Key) -> None:
+        """Let a generation keep its place but take no steps."""
+        self._to_resume.discard(key)
+        self._to_pause.add(key)
+
+    def resume(self, key: Key) -> None:
+        """Let a paused generation go on."""
+        self._to_pause.discard(key)
+        self._to_resume.add(key)
+
+    # -- plan
+
+    def plan(self) -> Plan | None:
+        """Decide the next burst; None where no row can run."""
+        changes: list[Swap | Start] = []
+        self._let_leave(changes)
+        self._pause_and_resume(changes)
+        self._let_enter(changes)
+        running = self._rows[: self._n_running]
+        if not running:
+            return Plan(tuple(changes), (), 0, 0) if changes else None
+        steps = self._burst(running)
+        feeds = [
+            Feed(i, row.request.prompt[row.fed : row.fed + min(row.unfed, steps)])
+            for i, row in enumerate(running)
+            if row.unfed
+        ]
+        return Plan(tuple(changes), tuple(feeds), len(running), steps)
+
+    def _let_leave(self, changes: list[Swap | Start]) -> None:
+        for i in reversed(range(len(self._rows))):
+            if not self._rows[i].is_over:
+                continue
+            if i < self._n_running:
+                self._n_running -= 1
+                self._swap(changes, i, self._n_running)
+                i = self._n_running  # noqa: PLW2901 (the row has moved)
+            self._swap(changes, i, len(self._rows) - 1)
+            self._rows.pop()
+
+    def _pause_and_resume(self, changes: list[Swap | Start]) -> None:
+        if not self._to_pause and not self._to_resume:
+            return
+        for i in reversed(range(self._n_running)):
+            if self._rows[i].key in self._to_pause:
+                self._n_running -= 1
+                self._swap(changes, i, self._n_running)
+        for i in range(self._n_running, len(self._rows)):
+            if self._rows[i].key in self._to_resume:
+                self._swap(changes, i, self._n_running)
+                self._n_running += 1
+        self._to_pause.clear()
+        self._to_resume.clear()
+
+    def _let_enter(self, changes: list[Swap | Start]) -> None:
+        while self._waiting and len(self._rows) < self._capacity:
+            key, request = self._waiting.popleft()
+            changes.append(Start(len(self._rows), request))
+            self._rows.append(_Row(key, request, StopMatcher(request.stop) if request.stop else None))
+            self._swap(changes, len(self._rows) - 1, self._n_running)
+            self._n_running += 1
+
+    def _swap(self, changes: list[Swap | Start], a: int, b: int) -> None:
+        if a != b:
+            changes.append(Swap(a, b))
+            self._rows[a], self._rows[b] = self._rows[b], self._rows[a]
+
+    @staticmethod
+    def _burst(running: Sequence[_Row]) -> int:
+        """How many steps to go before looking up.
+
+        A lone stream sees its first character at once and then ever longer bursts; a full batch
+        goes long ones throughout, because each look costs something for every row.
+        """
+        most = max(1, min(MAX_STEPS, ROW_STEPS // len(running)))
+        least = min(most, max(1, len(running) // ROWS_A_STEP))
+        steps = max(least, min(most, min(row.ripeness for row in running)))
+        return min(steps, max(row.steps_left for row in running))
+
+    # -- apply
+
+    def apply(self, plan: Plan, draws: Draws) -> list[Progress]:
+        """Take in what the planned burst drew; return the news, a row each that has any.
+
+        `draws` has `plan.rows` rows of `plan.steps` columns. The columns that a row spent on its
+        prompt, and those after its end, mean nothing.
+        """
+        fed = {feed.row: len(feed.tokens) for feed in plan.feeds}
+        news = []
+        for i, row in enumerate(self._rows[: plan.rows]):
+            first = fed.get(i, 0)
+            row.fed += first
+            stop = min(plan.steps, first + row.request.max_new_tokens - row.drawn)
+            if row.is_over or stop <= first:
+                continue
+            tokens = draws.tokens[i, first:stop].tolist()
+            logprobs = draws.logprobs[i, first:stop].tolist()
+            top = _top_tokens(draws, i, range(first, stop), row.request.top_tokens)
+            progress = self._settle(row, tokens, logprobs, top)
+            row.is_over = progress.is_last
+            news.append(progress)
+        return news
+
+    def _settle(
+        self,
+        row: _Row,
+        tokens: list[int],
+        logprobs: list[float],
+        top: Sequence[Sequence[Token]],
+    ) -> Progress:
+        failure = None
+        if FAILED in tokens:
+            end = tokens.index(FAILED)
+            tokens, logprobs, top = tokens[:end], logprobs[:end], top[:end]
+            failure = "the network's logits are not finite numbers; the model's weights are damaged"
+        if row.stops is not None:
+            return self._settle_held(row, tokens, logprobs, top, failure)
+        row.drawn += len(tokens)
+        finish = None
+        if failure is None and row.drawn == row.request.max_new_tokens:
+            finish = Finish(FinishReason.LENGTH, row.drawn)
+        return Progress(row.key, Chunk(tokens, logprobs, top, finish), failure)
+
+    def _settle_held(
+        self,
+        row: _Row,
+        tokens: list[int],
+        logprobs: list[float],
+        top: Sequence[Sequence[Token]],
+        failure: str | None,
+    ) -> Progress:
+        """As `_settle` without stop strings, but through the matcher."""
+        assert row.stops is not None
+        shown: list[tuple[Token, Sequence[Token]]] = []
+        finish = None
+        for k, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
+            row.drawn += 1
+            row.held.append((Token(token, logprob), top[k] if top else ()))
+            free, is_stop = row.stops.push(self._texts[token])
+            shown += row.held[:free]
+            del row.held[:free]
+            if is_stop:
+                finish = Finish(FinishReason.STOP_SEQUENCE, row.drawn, row.held[-1][0])
+                break
+        if finish is None and (failure or row.drawn == row.request.max_new_tokens):
+            shown += row.held
+            row.held.clear()
+            finish = None if failure else Finish(FinishReason.LENGTH, row.drawn)
+        chunk = Chunk(
+            [token.id for token, _ in shown],
+            [token.logprob for token, _ in shown],
+            [likeliest for _, likeliest in shown] if row.request.top_tokens else (),
+            finish,
+        )
+        return Progress(row.key, chunk, failure if finish is None else None)
+
+
+def _top_tokens(draws: Draws, row: int, steps: range, n: int) -> Sequence[Sequence[Token]]:
+    if n == 0:
+        return ()
+    return [
+        [
+            Token(token, logprob)
+            for token, logprob in zip(
+                draws.top_tokens[row, step, :n].tolist(),
+                draws.top_logprobs[row, step, :n].tolist(),
+                strict=True,
+            )
+        ]
+        for step in steps
+    ]

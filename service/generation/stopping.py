@@ -1,0 +1,35 @@
+"""Stop strings: characters are held back until it is decided whether they begin one."""
+
+from collections.abc import Sequence
+
+
+class StopMatcher:
+    """Watches one generation's text, a character at a time."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+
+    def push(self, character: str) -> tuple[int, bool]:
+        """Take the next character.
+
+        Returns how many of the characters held back, oldest first and this one counted, may be
+        shown now, and whether a stop string is complete. If it is, what is still held is it.
+
+        >>> matcher = StopMatcher(["\\n\\n"])
+        >>> [matcher.push(c) for c in "a\\nb\\n\\n"]
+        [(1, False), (0, False), (2, False), (0, False), (0, True)]
+        """
+        self._held += character
+        starts = [
+            len(self._held) - len(stop) for stop in self._stops if self._held.endswith(stop)
+        ]
+        if starts:
+            return min(starts), True
+        free = next(i for i in range(len(self._held) + 1) if self._may_begin_at(i))
+        self._held = self._held[free:]
+        return free, False
+
+    def _may_begin_at(self, start: int) -> bool:
+        suffix = self._held[start:]
+        return any(stop.startswith(suffix) for stop in self._stops)
