@@ -1,6 +1,7 @@
 """The thread that drives a scheduler and a program, and the streams that come out of it."""
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -115,6 +116,7 @@ class Engine:
         self._sampler = Sampler(program.vocabulary_size, rows, tokenizer.special_ids)
         self._scheduler = Scheduler(texts, rows, queue_limit)
         self._streams: set[Stream] = set()
+        self._emptied = asyncio.Event()  # set where a draining engine has lost its last stream
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = threading.Condition()  # guards the scheduler between bursts
         self._is_closing = False
@@ -164,7 +166,7 @@ class Engine:
 
     def forget(self, stream: Stream) -> None:
         """Take a stream's row out of the batch before the next burst."""
-        self._streams.discard(stream)
+        self._drop(stream)
         with self._changed:
             self._scheduler.cancel(stream)
             self._changed.notify()
@@ -183,10 +185,9 @@ class Engine:
     async def drain(self, deadline_s: float) -> None:
         """Take no new work; wait for the running streams, and cut them off at the deadline."""
         self._is_draining = True
-        loop = asyncio.get_running_loop()
-        until = loop.time() + deadline_s
-        while self._streams and loop.time() < until:
-            await asyncio.sleep(0.02)
+        if self._streams:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._emptied.wait(), deadline_s)
         for stream in list(self._streams):
             self.forget(stream)
             stream.fail(Draining("the server stopped before the generation was complete"))
@@ -212,7 +213,7 @@ class Engine:
                     news = self._scheduler.apply(plan, draws)
                 if news:
                     self._call(self._deliver, news)
-        except Exception:
+        except Exception:  # noqa: BLE001 (whatever it was, every reader has to hear of it)
             _log.exception("the engine has failed")
             self.failure = "the model's engine has failed; the server has to be restarted"
             self._call(self._fail_all)
@@ -259,7 +260,12 @@ class Engine:
             assert isinstance(stream, Stream)
             stream.deliver(progress)
             if progress.is_last:
-                self._streams.discard(stream)
+                self._drop(stream)
+
+    def _drop(self, stream: Stream) -> None:
+        self._streams.discard(stream)
+        if not self._streams and self._is_draining:
+            self._emptied.set()
 
     def _fail_all(self) -> None:
         assert self.failure is not None

@@ -15,7 +15,7 @@ _TO_UNIT = 2.0**-53
 
 
 @njit(uint64(uint64, uint64), cache=True, nogil=True, inline="always")
-def _high_product(a, b):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _high_product(a, b):  # type: ignore[no-untyped-def]
     """The upper 64 bits of a 128-bit product."""
     a_low, a_high, b_low, b_high = a & _LOW, a >> _HALF, b & _LOW, b >> _HALF
     middle = a_high * b_low + ((a_low * b_low) >> _HALF)
@@ -24,7 +24,7 @@ def _high_product(a, b):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 
 
 @njit("float64(uint64, uint64)", cache=True, nogil=True)
-def uniform(seed, position):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def uniform(seed, position):  # type: ignore[no-untyped-def]
     """Return the number in [0, 1) that belongs to (seed, position), with 53 random bits."""
     a, b, c, d = position, np.uint64(0), np.uint64(0), np.uint64(0)
     key_0, key_1 = seed, np.uint64(0)

@@ -11,6 +11,7 @@ penalty as OpenAI's API documents them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -95,7 +96,9 @@ class Sampler:
                 self._bias[row, token] = bias
         if has_penalty:
             recent = np.asarray(request.prompt[-PENALTY_WINDOW:], np.int32)
-            self._window[row, (len(request.prompt) - len(recent) + np.arange(len(recent))) % PENALTY_WINDOW] = recent
+            self._window[
+                row, (len(request.prompt) - len(recent) + np.arange(len(recent))) % PENALTY_WINDOW
+            ] = recent
             self._counts[row] = np.bincount(recent, minlength=self._counts.shape[1])
             self._wholes[row, _WINDOW_LENGTH] = len(recent)
 
@@ -106,7 +109,7 @@ class Sampler:
 
     def swap(self, a: int, b: int) -> None:
         """Exchange two rows."""
-        tables = [self._reals, self._wholes, self._seeds]
+        tables: list[npt.NDArray[Any]] = [self._reals, self._wholes, self._seeds]
         if self._wholes[a, _HAS_BIAS] or self._wholes[b, _HAS_BIAS]:
             tables.append(self._bias)
         if self._wholes[a, _HAS_PENALTY] or self._wholes[b, _HAS_PENALTY]:
@@ -147,8 +150,8 @@ class Sampler:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _log_total(logits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """log Σ exp(logits), or NaN where the logits are not finite numbers."""
+def _log_total(logits):  # type: ignore[no-untyped-def]
+    """Log Σ exp(logits), or NaN where the logits are not finite numbers."""
     largest = -np.inf
     for x in logits:
         if not x < np.inf:  # NaN or +inf
@@ -161,7 +164,7 @@ def _log_total(logits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _penalise(scores, counts, reals):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _penalise(scores, counts, reals):  # type: ignore[no-untyped-def]
     repetition = reals[_REPETITION]
     for i in range(len(scores)):
         if counts[i] > 0:
@@ -170,7 +173,7 @@ def _penalise(scores, counts, reals):  # type: ignore[no-untyped-def]  # noqa: A
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _keep_prefix(weights, order, kept, mass):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _keep_prefix(weights, order, kept, mass):  # type: ignore[no-untyped-def]
     """How many of the first `kept` in `order` it takes to hold `mass` of their total weight."""
     total = 0.0
     for k in range(kept):
@@ -184,7 +187,7 @@ def _keep_prefix(weights, order, kept, mass):  # type: ignore[no-untyped-def]  #
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _filter(weights, top_k, reals):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _filter(weights, top_k, reals):  # type: ignore[no-untyped-def]
     """Zero the weights that top-k, top-p, min-p and typical-p do not leave."""
     order = np.argsort(-weights, kind="mergesort")
     kept = len(weights)
@@ -207,7 +210,7 @@ def _filter(weights, top_k, reals):  # type: ignore[no-untyped-def]  # noqa: ANN
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _by_typicality(weights, order):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _by_typicality(weights, order):  # type: ignore[no-untyped-def]
     """`order` sorted by how near each token's surprise is to the expected one."""
     total = 0.0
     for i in order:
@@ -224,7 +227,7 @@ def _by_typicality(weights, order):  # type: ignore[no-untyped-def]  # noqa: ANN
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _choose(scores, top_k, reals, seed, position):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _choose(scores, top_k, reals, seed, position):  # type: ignore[no-untyped-def]
     """One token from scores, (vocabulary,) float64, which are used up; -1 if none is left."""
     best = 0
     for i in range(len(scores)):
@@ -255,7 +258,7 @@ def _choose(scores, top_k, reals, seed, position):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _top(logits, log_total, tokens, logprobs, n):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _top(logits, log_total, tokens, logprobs, n):  # type: ignore[no-untyped-def]
     """Write the n likeliest tokens and their logprobs, likeliest first."""
     held = 0
     for i in range(len(logits)):
@@ -278,23 +281,23 @@ def _top(logits, log_total, tokens, logprobs, n):  # type: ignore[no-untyped-def
     nogil=True,
     error_model="numpy",
 )
-def _advance(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
-    logits,  # noqa: ANN001
-    tokens,  # noqa: ANN001
-    rows,  # noqa: ANN001
-    step,  # noqa: ANN001
-    reals,  # noqa: ANN001
-    wholes,  # noqa: ANN001
-    seeds,  # noqa: ANN001
-    feed,  # noqa: ANN001
-    bias,  # noqa: ANN001
-    counts,  # noqa: ANN001
-    window,  # noqa: ANN001
-    allowed,  # noqa: ANN001
-    out_tokens,  # noqa: ANN001
-    out_logprobs,  # noqa: ANN001
-    out_top_tokens,  # noqa: ANN001
-    out_top_logprobs,  # noqa: ANN001
+def _advance(  # type: ignore[no-untyped-def]
+    logits,
+    tokens,
+    rows,
+    step,
+    reals,
+    wholes,
+    seeds,
+    feed,
+    bias,
+    counts,
+    window,
+    allowed,
+    out_tokens,
+    out_logprobs,
+    out_top_tokens,
+    out_top_logprobs,
 ):
     vocabulary = logits.shape[1]
     scores = np.empty(vocabulary)

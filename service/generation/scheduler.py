@@ -210,7 +210,9 @@ class Scheduler:
         while self._waiting and len(self._rows) < self._capacity:
             key, request = self._waiting.popleft()
             changes.append(Start(len(self._rows), request))
-            self._rows.append(_Row(key, request, StopMatcher(request.stop) if request.stop else None))
+            self._rows.append(
+                _Row(key, request, StopMatcher(request.stop) if request.stop else None)
+            )
             self._swap(changes, len(self._rows) - 1, self._n_running)
             self._n_running += 1
 
@@ -228,7 +230,7 @@ class Scheduler:
         """
         most = max(1, min(MAX_STEPS, ROW_STEPS // len(running)))
         least = min(most, max(1, len(running) // ROWS_A_STEP))
-        steps = max(least, min(most, min(row.ripeness for row in running)))
+        steps = max(least, min(most, *(row.ripeness for row in running)))
         return min(steps, max(row.steps_left for row in running))
 
     # -- apply

@@ -11,19 +11,17 @@ class StopMatcher:
         self._held = ""
 
     def push(self, character: str) -> tuple[int, bool]:
-        """Take the next character.
+        r"""Take the next character.
 
         Returns how many of the characters held back, oldest first and this one counted, may be
         shown now, and whether a stop string is complete. If it is, what is still held is it.
 
-        >>> matcher = StopMatcher(["\\n\\n"])
-        >>> [matcher.push(c) for c in "a\\nb\\n\\n"]
+        >>> matcher = StopMatcher(["\n\n"])
+        >>> [matcher.push(c) for c in "a\nb\n\n"]
         [(1, False), (0, False), (2, False), (0, False), (0, True)]
         """
         self._held += character
-        starts = [
-            len(self._held) - len(stop) for stop in self._stops if self._held.endswith(stop)
-        ]
+        starts = [len(self._held) - len(stop) for stop in self._stops if self._held.endswith(stop)]
         if starts:
             return min(starts), True
         free = next(i for i in range(len(self._held) + 1) if self._may_begin_at(i))

@@ -10,6 +10,7 @@ In int8 every product with an h is `MatMulIntegerToFloat(Quantize(h), columns of
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,16 +36,15 @@ _OPERATORS = {
 }
 
 
-def build_graph(
-    spec: ModelSpec, weights: Weights, precision: Precision, weight_bits: int
-) -> bytes:
+def build_graph(spec: ModelSpec, weights: Weights, precision: Precision, weight_bits: int) -> bytes:
     """Serialise the step of a model.
 
     Inputs: `tokens` (rows,) int64 and `state_0`, `state_1`, … (rows, units) float32 in the order
     of `ModelSpec.state_units`. Outputs: `logits` (rows, vocabulary) float32 and `new_state_0`, ….
     Every reader of `state_i` is an ancestor of `new_state_i`, so both may be the same memory.
     """
-    return _Graph(spec, weights, precision, weight_bits).build().SerializeToString()
+    model = _Graph(spec, weights, precision, weight_bits).build()
+    return bytes(model.SerializeToString())
 
 
 class _Graph:
@@ -67,8 +67,10 @@ class _Graph:
             part = f"layers.{i}"
             product = self._first_product(layer) if i == 0 else self._input_product(part, x)
             mine = [next(state) for _ in layer.states]
-            mine = self._gru(part, layer, product, *mine) if layer.cell is Cell.GRU else self._lstm(
-                part, layer, product, *mine
+            mine = (
+                self._gru(part, layer, product, *mine)
+                if layer.cell is Cell.GRU
+                else self._lstm(part, layer, product, *mine)
             )
             x = mine[0]
             made.extend(mine)
@@ -78,7 +80,10 @@ class _Graph:
         graph = helper.make_graph(
             self._nodes, "step", self._inputs(), self._outputs(), list(self._constants.values())
         )
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", MICROSOFT_OPSET)]
+        opsets = [
+            helper.make_opsetid("", OPSET),
+            helper.make_opsetid("com.microsoft", MICROSOFT_OPSET),
+        ]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
     def _inputs(self) -> list[ValueInfoProto]:
@@ -88,7 +93,7 @@ class _Graph:
         ]
 
     def _outputs(self) -> list[ValueInfoProto]:
-        shape = ["rows", self._spec.vocabulary_size]
+        shape: list[str | int | None] = ["rows", self._spec.vocabulary_size]
         logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)
         return [logits, *self._state_infos("new_state")]
 
@@ -99,7 +104,7 @@ class _Graph:
     # -- layers
 
     def _first_product(self, layer: LayerSpec) -> str:
-        """x W + b of the first layer: a gather where the table is small enough."""
+        """X W + b of the first layer: a gather where the table is small enough."""
         kernel = self._weights["layers.0.kernel"].astype(np.float64)
         bias = self._input_bias("layers.0")
         embedding = self._weights.get("embedding")
@@ -129,7 +134,9 @@ class _Graph:
         z_i, z_f, z_g, z_o = self._split(z, 4, layer.units)
         peepholes = self._weights.get(f"{part}.peephole")
         if peepholes is not None:
-            p_i, p_f, p_o = (self._constant(f"{part}.peephole.{i}", p) for i, p in enumerate(peepholes))
+            p_i, p_f, p_o = (
+                self._constant(f"{part}.peephole.{i}", p) for i, p in enumerate(peepholes)
+            )
             z_i = self._node("Add", z_i, self._node("Mul", p_i, c))
             z_f = self._node("Add", z_f, self._node("Mul", p_f, c))
         kept = self._node("Mul", self._activate(layer.recurrent_activation, z_f), c)
@@ -179,7 +186,7 @@ class _Graph:
     # -- pieces
 
     def _product(self, x: str, name: str, kernel: npt.NDArray[np.floating]) -> str:
-        """x times a kernel, where x is an h or a gated h: within (-1, 1)."""
+        """X times a kernel, where x is an h or a gated h: within (-1, 1)."""
         if not self._is_int8:
             return self._node("MatMul", x, self._constant(name, kernel))
         scale = np.abs(kernel).max(axis=0) / self._largest
@@ -217,10 +224,9 @@ class _Graph:
         return name
 
     def _node(
-        self, operator: str, *inputs: str, name: str = "", domain: str = "", **attributes: float
+        self, operator: str, *inputs: str, name: str = "", domain: str = "", **attributes: Any
     ) -> str:
         name = name or f"n{len(self._nodes)}"
         node = helper.make_node(operator, inputs, [name], domain=domain, **attributes)
         self._nodes.append(node)
         return name
-

@@ -109,11 +109,11 @@ class OnnxProgram:
             binding = batch.bindings[rows] = self._bind(batch, rows)
         self._session.run_with_iobinding(binding)
 
-    def _bind(self, batch: Batch, rows: int) -> Any:  # noqa: ANN401 (onnxruntime is untyped)
+    def _bind(self, batch: Batch, rows: int) -> Any:
         """Tie the graph to the first rows of the batch, states in place (see build_graph)."""
         binding = self._session.io_binding()
 
-        def tie(bind: Any, name: str, array: npt.NDArray[Any]) -> None:  # noqa: ANN401
+        def tie(bind: Any, name: str, array: npt.NDArray[Any]) -> None:
             bind(name, "cpu", 0, array.dtype.type, (rows, *array.shape[1:]), array.ctypes.data)
 
         tie(binding.bind_input, "tokens", batch.tokens)

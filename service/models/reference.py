@@ -61,7 +61,9 @@ class ReferenceModel:
             product = kernel[token] if x is None else x @ kernel
             mine = tuple(left.pop(0) for _ in layer.states)
             update = _gru if layer.cell is Cell.GRU else _lstm
-            mine = update(layer, {n: w[k] for n in _PARTS if (k := f"layers.{i}.{n}") in w}, product, mine)
+            mine = update(
+                layer, {n: w[k] for n in _PARTS if (k := f"layers.{i}.{n}") in w}, product, mine
+            )
             after.extend(mine)
             x = mine[0]
         return x @ w["output.kernel"] + w.get("output.bias", 0.0), tuple(after)

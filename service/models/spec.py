@@ -148,7 +148,7 @@ class ModelSpec:
             layers = value["layers"]
             fields = {key: item for key, item in value.items() if key != "layers"}
             if not isinstance(layers, list):
-                raise TypeError("layers is not a list")  # noqa: TRY301
+                raise TypeError("layers is not a list")
             return cls(layers=tuple(_layer(layer) for layer in layers), **fields)  # type: ignore[arg-type]
         except (KeyError, TypeError, ValueError) as error:
             raise BadCheckpoint(f"the architecture cannot be read: {error}") from error
@@ -183,7 +183,9 @@ class Weights(dict[str, FloatArray]):
         if missing := expected.keys() - arrays.keys():
             raise BadCheckpoint(f"these weights are missing: {', '.join(sorted(missing))}")
         if extra := arrays.keys() - expected.keys():
-            raise BadCheckpoint(f"the model has no place for these weights: {', '.join(sorted(extra))}")
+            raise BadCheckpoint(
+                f"the model has no place for these weights: {', '.join(sorted(extra))}"
+            )
         super().__init__()
         for name, shape in expected.items():
             array = arrays[name]

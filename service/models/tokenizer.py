@@ -27,9 +27,7 @@ class Tokenizer:
     special: no text becomes it, and it is never drawn.
     """
 
-    def __init__(
-        self, tokens: Iterable[str], unknown: UnknownPolicy = UnknownPolicy.ERROR
-    ) -> None:
+    def __init__(self, tokens: Iterable[str], unknown: UnknownPolicy = UnknownPolicy.ERROR) -> None:
         """Raises BadCheckpoint where the tokens cannot be a vocabulary."""
         self.tokens: tuple[str, ...] = tuple(tokens)
         self.unknown = unknown
@@ -82,8 +80,8 @@ class Tokenizer:
         if self.unknown is UnknownPolicy.UNK:
             return self.unk_id
         raise UnknownCharacter(
-            f"the model has no token for {character!r} (U+{ord(character):04X}) at offset {offset}; "
-            "GET /info lists the model's vocabulary size, POST /tokenize tries a text"
+            f"the model has no token for {character!r} (U+{ord(character):04X}) at offset {offset} "
+            "of the text; leave it out, or import the model to skip unknown characters"
         )
 
 
@@ -102,9 +100,9 @@ def _check_tokens(tokens: Sequence[str]) -> None:
 
 
 def read_vocabulary(content: bytes) -> tuple[str, ...]:
-    """Tokens of a vocabulary file: a JSON list, a JSON object {token: id}, or one token a line.
+    r"""Tokens of a vocabulary file: a JSON list, a JSON object {token: id}, or one token a line.
 
-    In the last form `\\n`, `\\r`, `\\t` and `\\\\` on a line of their own stand for the
+    In the last form `\n`, `\r`, `\t` and `\\` on a line of their own stand for the
     character, since a line cannot hold it. Raises BadCheckpoint.
     """
     text = _decode(content, "the vocabulary")

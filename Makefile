@@ -1,0 +1,60 @@
+# Everything a person does here, one word each. Needs Python 3.11 and make, nothing else.
+
+PYTHON ?= python3.11
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
+
+.PHONY: run test check lint fix bench soak demo-model image-lint lock
+
+run: $(VENV)/.serve  ## serve the bundled model on 127.0.0.1:$(PORT)
+	CAROUSEL_PORT=$(PORT) $(BIN)/python -m service serve
+
+test: $(VENV)/.dev  ## every test that CI runs
+	$(BIN)/python -m pytest -m "not soak"
+
+check: lint test  ## what CI runs
+
+lint: $(VENV)/.dev  ## style, types, walls, spelling
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell service tests bench docs README.md CHANGELOG.md
+
+fix: $(VENV)/.dev  ## let the linter mend what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/.dev  ## speed against the article's loop, one run, into bench/results/
+	$(BIN)/python -m bench
+
+soak: $(VENV)/.dev  ## the long tests
+	$(BIN)/python -m pytest -m soak
+
+demo-model: $(VENV)/.dev  ## train the bundled model again
+	$(BIN)/python -m service.training.demo
+
+image-lint: $(VENV)/.dev  ## Dockerfile and compose file
+	$(BIN)/hadolint Dockerfile
+
+lock:  ## resolve again and export what pip installs; needs uv
+	uv lock
+	uv export --quiet --no-emit-project --no-dev --output-file requirements/serve.txt
+	uv export --quiet --no-emit-project --no-dev --extra cpu --output-file requirements/cpu.txt
+	uv export --quiet --no-emit-project --no-dev --extra gpu --output-file requirements/gpu.txt
+	uv export --quiet --no-emit-project --extra cpu --group dev --output-file requirements/dev.txt
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "needs $(PYTHON): set PYTHON=…"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: requirements/serve.txt | $(VENV)/bin/python
+	$(INSTALL) -r requirements/serve.txt
+	$(BIN)/python -m service.generation.sampling  # compile the sampler once, not at the first start
+	touch $@
+
+$(VENV)/.dev: requirements/dev.txt | $(VENV)/bin/python
+	$(INSTALL) -r requirements/dev.txt
+	touch $@ $(VENV)/.serve
