@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from service.errors import CarouselError, Draining, Generation
 from service.generation.request import Chunk, GenerationRequest
-from service.generation.sampling import Draws, Sampler
-from service.generation.scheduler import Plan, Progress, Scheduler, Start
+from service.generation.sampling import Sampler
+from service.generation.scheduler import Plan, Progress, Scheduler
+from service.generation.table import SlotTable
 from service.models.program import StepProgram
 from service.models.tokenizer import Tokenizer
 
@@ -111,9 +112,8 @@ class Engine:
     ) -> None:
         rows = max(1, min(max_rows, TABLE_LIMIT // program.vocabulary_size))
         texts = [tokenizer.text_of(i) for i in range(len(tokenizer))]
-        self._program = program
-        self._batch = program.new_batch(rows)
-        self._sampler = Sampler(program.vocabulary_size, rows, tokenizer.special_ids)
+        sampler = Sampler(program.vocabulary_size, rows, tokenizer.special_ids)
+        self._table = SlotTable(program, sampler, rows)
         self._scheduler = Scheduler(texts, rows, queue_limit)
         self._streams: set[Stream] = set()
         self._emptied = asyncio.Event()  # set where a draining engine has lost its last stream
@@ -208,7 +208,7 @@ class Engine:
     def _run(self) -> None:
         try:
             while (plan := self._next_plan()) is not None:
-                draws = self._burst(plan)
+                draws = self._table.run(plan)
                 with self._changed:
                     news = self._scheduler.apply(plan, draws)
                 if news:
@@ -227,23 +227,6 @@ class Engine:
                     return plan
                 self._changed.wait()
         return None
-
-    def _burst(self, plan: Plan) -> Draws:
-        batch, sampler, program = self._batch, self._sampler, self._program
-        for change in plan.changes:
-            if isinstance(change, Start):
-                batch.clear(change.row)
-                batch.tokens[change.row] = change.request.prompt[0]
-                sampler.start(change.row, change.request)
-            else:
-                batch.swap(change.a, change.b)
-                sampler.swap(change.a, change.b)
-        for feed in plan.feeds:
-            sampler.feed(feed.row, feed.tokens)
-        for step in range(plan.steps):
-            program.step(batch, plan.rows)
-            sampler.advance(batch, plan.rows, step)
-        return sampler.draws(plan.rows, plan.steps)
 
     def _call(self, callback, *args) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002
         assert self._loop is not None

@@ -1,0 +1,43 @@
+"""The slot table's memory: each row's state, parameters and next token, and a burst over them."""
+
+from service.generation.sampling import Draws, Sampler
+from service.generation.scheduler import Plan, Start, Swap
+from service.models.program import StepProgram
+
+
+class SlotTable:
+    """Carries out what a scheduler plans. One thread."""
+
+    def __init__(self, program: StepProgram, sampler: Sampler, capacity: int) -> None:
+        self._program = program
+        self._batch = program.new_batch(capacity)
+        self._sampler = sampler
+
+    def run(self, plan: Plan) -> Draws:
+        """Do the plan's changes, feed its prompts, take its steps; return what they drew.
+
+        Blocks for the whole burst, nearly all of it without the interpreter's lock. The draws are
+        views that the next burst overwrites.
+        """
+        for change in plan.changes:
+            if isinstance(change, Start):
+                self.start(change)
+            else:
+                self.swap(change)
+        for feed in plan.feeds:
+            self._sampler.feed(feed.row, feed.tokens)
+        for step in range(plan.steps):
+            self._program.step(self._batch, plan.rows)
+            self._sampler.advance(self._batch, plan.rows, step)
+        return self._sampler.draws(plan.rows, plan.steps)
+
+    def start(self, change: Start) -> None:
+        """Put a request into a free row: zero state, its parameters, its first token."""
+        self._batch.clear(change.row)
+        self._batch.tokens[change.row] = change.request.prompt[0]
+        self._sampler.start(change.row, change.request)
+
+    def swap(self, change: Swap) -> None:
+        """Let two rows trade places, with all that belongs to them."""
+        self._batch.swap(change.a, change.b)
+        self._sampler.swap(change.a, change.b)

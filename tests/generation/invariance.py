@@ -1,0 +1,109 @@
+"""The theorem: in any company, a generation says what it would have said alone, bit for bit."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from service.generation.request import Chunk, Finish, GenerationRequest, Token
+from service.generation.sampling import Sampler
+from service.generation.scheduler import Scheduler
+from service.generation.table import SlotTable
+from service.models.program import StepProgram
+
+CAPACITY = 6
+
+
+@dataclass
+class Transcript:
+    """All that a reader of one stream has seen."""
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    top_tokens: list[Sequence[Token]] = field(default_factory=list)
+    finish: Finish | None = None
+
+    def add(self, chunk: Chunk) -> None:
+        assert self.finish is None, "a stream goes on after its end"
+        self.tokens += chunk.tokens
+        self.logprobs += chunk.logprobs
+        self.top_tokens += chunk.top_tokens
+        self.finish = chunk.finish
+
+    def is_prefix_of(self, other: "Transcript") -> bool:
+        n = len(self.tokens)
+        return (
+            self.tokens == other.tokens[:n]
+            and self.logprobs == other.logprobs[:n]
+            and self.top_tokens == other.top_tokens[: len(self.top_tokens)]
+        )
+
+
+class Stage:
+    """A scheduler and a table without a thread: it works only when told."""
+
+    def __init__(
+        self,
+        program: StepProgram,
+        texts: Sequence[str],
+        table: Callable[[StepProgram, Sampler, int], SlotTable] = SlotTable,
+    ) -> None:
+        self.scheduler = Scheduler(texts, CAPACITY, queue_limit=1_000)
+        self._table = table(program, Sampler(program.vocabulary_size, CAPACITY), CAPACITY)
+        self.seen: dict[int, Transcript] = {}
+
+    def submit(self, request: GenerationRequest) -> int:
+        key = len(self.seen)
+        self.seen[key] = Transcript()
+        self.scheduler.submit(key, request)
+        return key
+
+    def work(self) -> bool:
+        plan = self.scheduler.plan()
+        if plan is None:
+            return False
+        for progress in self.scheduler.apply(plan, self._table.run(plan)):
+            assert progress.failure is None
+            self.seen[progress.key].add(progress.chunk)
+        return True
+
+    def work_to_the_end(self) -> None:
+        while self.work():
+            pass
+
+
+def check_invariance(
+    program: StepProgram,
+    texts: Sequence[str],
+    history: Sequence[tuple[str, object]],
+    table: Callable[[StepProgram, Sampler, int], SlotTable] = SlotTable,
+    alone_program: StepProgram | None = None,
+) -> None:
+    """Play a history; then each generation must equal, or where cancelled begin, the lone one."""
+    stage = Stage(program, texts, table)
+    asked: list[GenerationRequest] = []
+    cancelled = set()
+    for deed, what in history:
+        if deed == "submit":
+            asked.append(what)
+            stage.submit(what)
+        elif deed == "work":
+            stage.work()
+        elif deed == "cancel":
+            stage.scheduler.cancel(what)
+            cancelled.add(what)
+        elif deed == "pause":
+            stage.scheduler.pause(what)
+        else:
+            stage.scheduler.resume(what)
+    for key in stage.seen:
+        stage.scheduler.resume(key)
+    stage.work_to_the_end()
+    assert stage.scheduler.rows == 0
+    for key, request in enumerate(asked):
+        alone = Stage(alone_program or program, texts)
+        alone.submit(request)
+        alone.work_to_the_end()
+        if key in cancelled:
+            assert stage.seen[key].is_prefix_of(alone.seen[0])
+        else:
+            assert stage.seen[key] == alone.seen[0]
+            assert alone.seen[0].finish is not None

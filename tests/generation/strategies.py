@@ -1,0 +1,45 @@
+"""What Hypothesis may ask of a scheduler."""
+
+from hypothesis import strategies as st
+
+from service.generation.request import GenerationRequest, SamplingParams
+
+
+def requests(vocabulary_size: int, characters: str, longest: int = 40) -> st.SearchStrategy:
+    token = st.integers(0, vocabulary_size - 1)
+    params = st.builds(
+        SamplingParams,
+        seed=st.integers(0, 2**64 - 1),
+        temperature=st.sampled_from([0.0, 0.7, 1.0, 1.5]),
+        top_k=st.sampled_from([0, 1, 3]),
+        top_p=st.sampled_from([1.0, 0.8]),
+        min_p=st.sampled_from([0.0, 0.1]),
+        typical_p=st.sampled_from([1.0, 0.9]),
+        repetition_penalty=st.sampled_from([1.0, 1.3]),
+        frequency_penalty=st.sampled_from([0.0, 0.5]),
+        presence_penalty=st.sampled_from([0.0, -0.5]),
+        logit_bias=st.sampled_from([(), ((1, 2.5), (0, -1.0))]),
+    )
+    return st.builds(
+        GenerationRequest,
+        prompt=st.lists(token, min_size=1, max_size=longest).map(tuple),
+        max_new_tokens=st.integers(1, longest),
+        sampling=params,
+        stop=st.lists(st.text(characters, min_size=1, max_size=3), max_size=2).map(tuple),
+        top_tokens=st.sampled_from([0, 2]),
+    )
+
+
+def histories(request: st.SearchStrategy, longest: int = 40) -> st.SearchStrategy:
+    """Lists of deeds: submit a request, work for a burst, cancel, pause or resume the k-th."""
+    index = st.integers(0, 15)
+    return st.lists(
+        st.one_of(
+            st.tuples(st.just("submit"), request),
+            st.tuples(st.just("work"), st.none()),
+            st.tuples(st.just("cancel"), index),
+            st.tuples(st.just("pause"), index),
+            st.tuples(st.just("resume"), index),
+        ),
+        max_size=longest,
+    )

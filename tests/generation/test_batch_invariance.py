@@ -1,0 +1,75 @@
+"""The theorem of `invariance.py` on the pure scheduler, and faults planted to see it go red."""
+
+import pytest
+from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis.errors import NoSuchExample
+
+from service.generation.scheduler import Feed, Plan, Start, Swap
+from service.generation.table import SlotTable
+from tests.fakes.digest_program import DigestProgram
+from tests.generation.invariance import check_invariance
+from tests.generation.strategies import histories, requests
+
+TEXTS = "abcdefg"
+HISTORIES = histories(requests(len(TEXTS), TEXTS))
+
+
+@settings(max_examples=150, deadline=None)
+@given(history=HISTORIES)
+def test_a_generation_says_in_any_company_what_it_says_alone(history):
+    check_invariance(DigestProgram(len(TEXTS)), TEXTS, history)
+
+
+class StaleSlot(SlotTable):
+    """A newcomer finds its predecessor's state."""
+
+    def start(self, change: Start) -> None:
+        state = [array[change.row].copy() for array in self._batch.states]
+        super().start(change)
+        for array, row in zip(self._batch.states, state, strict=True):
+            array[change.row] = row
+
+
+class LostToken(SlotTable):
+    """The last prompt token of a burst never goes in."""
+
+    def run(self, plan: Plan):
+        feeds = tuple(Feed(f.row, [*f.tokens[:-1], 0]) for f in plan.feeds)
+        return super().run(Plan(plan.changes, feeds, plan.rows, plan.steps))
+
+
+class SwappedState(SlotTable):
+    """Rows trade places without their states."""
+
+    def swap(self, change: Swap) -> None:
+        self._batch.tokens[[change.a, change.b]] = self._batch.tokens[[change.b, change.a]]
+        self._sampler.swap(change.a, change.b)
+
+
+class SwappedParameters(SlotTable):
+    """Rows trade places without their parameters."""
+
+    def swap(self, change: Swap) -> None:
+        self._batch.swap(change.a, change.b)
+
+
+@pytest.mark.parametrize("fault", [StaleSlot, LostToken, SwappedState, SwappedParameters])
+def test_a_planted_fault_is_found(fault):
+    def is_red(history):
+        try:
+            check_invariance(DigestProgram(len(TEXTS)), TEXTS, history, fault)
+        except AssertionError:
+            return True
+        return False
+
+    quick = settings(
+        max_examples=150,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+        phases=[Phase.generate],
+    )
+    try:
+        find(HISTORIES, is_red, settings=quick)
+    except NoSuchExample:
+        pytest.fail(f"{fault.__name__} stays green")
