@@ -52,7 +52,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.serve: requirements/serve.txt | $(VENV)/bin/python
 	$(INSTALL) -r requirements/serve.txt
-	$(BIN)/python -m service.generation.sampling  # compile the sampler once, not at the first start
+	$(BIN)/python -c "import service.generation.sampling"  # compile the sampler once, not at the first start
 	touch $@
 
 $(VENV)/.dev: requirements/dev.txt | $(VENV)/bin/python

@@ -1,0 +1,48 @@
+"""Characters per second of the engine alone: no HTTP, streams read in its own event loop."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+
+from bench.seed_model import SPEC, VOCABULARY, seed_weights
+from service.generation.engine import Engine
+from service.generation.request import GenerationRequest, SamplingParams
+from service.models.bundle import Precision
+from service.models.program import OnnxProgram
+from service.models.tokenizer import Tokenizer
+
+CHARACTERS, ROUNDS = 512, 3
+
+
+async def _read(engine: Engine, seed: int) -> int:
+    params = SamplingParams(seed=seed, temperature=0.8)
+    n = 0
+    async for chunk in engine.submit(GenerationRequest((1, 2, 3), CHARACTERS, params)):
+        n += len(chunk.tokens)
+    return n
+
+
+async def measure(precision: Precision, streams: int) -> float:
+    """Best of a few rounds of `streams` generations side by side, in characters per second."""
+    program = OnnxProgram(SPEC, seed_weights(), precision, os.cpu_count() or 1)
+    engine = Engine(program, Tokenizer(VOCABULARY), name="bench")
+    engine.start()
+    await _read(engine, 0)
+    best = 0.0
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        n = sum(await asyncio.gather(*(_read(engine, i) for i in range(streams))))
+        best = max(best, n / (time.perf_counter() - start))
+    engine.close()
+    return best
+
+
+def main() -> None:
+    """`python -m bench.decode int8 64` prints one figure as JSON."""
+    print(json.dumps(asyncio.run(measure(Precision(sys.argv[1]), int(sys.argv[2])))))
+
+
+if __name__ == "__main__":
+    main()

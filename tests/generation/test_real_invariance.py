@@ -1,0 +1,30 @@
+"""The theorem of `invariance.py` on ONNX Runtime with the weights of the bundled model."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from service.models.bundle import Bundle, Precision
+from service.models.program import OnnxProgram
+from tests.generation.invariance import check_invariance
+from tests.generation.strategies import histories, requests
+
+BUNDLE = Bundle.read(Path(__file__).parents[2] / "model_store" / "demo" / "1")
+TEXTS = [BUNDLE.tokenizer.text_of(i) for i in range(len(BUNDLE.tokenizer))]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("precision", list(Precision))
+def test_a_generation_says_in_any_company_what_it_says_alone(precision, threads):
+    alone = OnnxProgram(BUNDLE.spec, BUNDLE.weights, precision, threads=1)
+    program = OnnxProgram(BUNDLE.spec, BUNDLE.weights, precision, threads)
+
+    @settings(
+        max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+    )
+    @given(history=histories(requests(len(TEXTS), " etaoin")))
+    def in_any_company(history):
+        check_invariance(program, TEXTS, history, alone_program=alone)
+
+    in_any_company()

@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.generation.random import uniform
+from service.generation.request import PENALTY_WINDOW, GenerationRequest, SamplingParams
+from service.generation.sampling import FAILED, Sampler
+from service.models.program import Batch
+
+LOGITS = np.log(np.array([0.4, 0.3, 0.2, 0.07, 0.03], np.float32))
+
+
+def batch_of(logits: np.ndarray) -> Batch:
+    rows = np.ascontiguousarray(np.atleast_2d(logits), np.float32)
+    return Batch(np.zeros(len(rows), np.int64), (), rows)
+
+
+def drawn(logits=LOGITS, n=4_000, prompt=(0,), never_drawn=(), **params) -> np.ndarray:
+    """How often each token comes up in n draws at n positions."""
+    batch = batch_of(logits)
+    sampler = Sampler(len(logits), 1, never_drawn)
+    params = {"seed": 11} | params
+    sampler.start(0, GenerationRequest(prompt, n, SamplingParams(**params)))
+    counts = np.zeros(len(logits), int)
+    for _ in range(n):
+        sampler.advance(batch, 1, 0)
+        counts[batch.tokens[0]] += 1
+    return counts
+
+
+@given(seed=st.integers(0, 2**64 - 1), position=st.integers(0, 2**64 - 1))
+def test_the_random_number_is_numpys_philox_at_that_counter(seed, position):
+    philox = np.random.Philox(key=seed, counter=(position - 1) % 2**256)
+    word = int(philox.random_raw(1)[0])
+    assert uniform(np.uint64(seed), np.uint64(position)) == (word >> 11) * 2.0**-53
+
+
+def test_draws_follow_the_distribution():
+    shares = drawn(n=20_000) / 20_000
+    assert np.abs(shares - np.exp(LOGITS)).max() < 0.012
+
+
+def test_a_draw_depends_on_seed_and_position_alone():
+    batch = batch_of(np.tile(LOGITS, (3, 1)))
+    sampler = Sampler(5, 3)
+    for row, prompt in enumerate([(0,), (1, 2), (3,)]):
+        sampler.start(row, GenerationRequest(prompt, 9, SamplingParams(seed=5)))
+    seen: list[list[int]] = [[], [], []]
+    for _ in range(30):
+        sampler.advance(batch, 3, 0)
+        for row in range(3):
+            seen[row].append(int(batch.tokens[row]))
+    assert seen[0] == seen[2]
+    assert seen[0][1:] == seen[1][:-1]  # the same seed, one position on
+
+
+@pytest.mark.parametrize(
+    ("params", "left"),
+    [
+        ({"temperature": 0.0}, {0}),
+        ({"top_k": 2}, {0, 1}),
+        ({"top_p": 0.69}, {0, 1}),
+        ({"top_p": 0.71}, {0, 1, 2}),
+        ({"min_p": 0.45}, {0, 1, 2}),
+        ({"typical_p": 0.25}, {1}),
+        ({"typical_p": 0.4}, {1, 2}),
+        ({"top_k": 3, "top_p": 0.75}, {0, 1}),
+        ({"logit_bias": ((4, 100.0),)}, {4}),
+        ({"logit_bias": ((0, -100.0),)}, {1, 2, 3, 4}),
+        ({"never_drawn": (0, 2)}, {1, 3, 4}),
+    ],
+)
+def test_each_filter_leaves_what_it_should(params, left):
+    assert set(np.flatnonzero(drawn(**params))) == left
+
+
+def test_a_lower_temperature_sharpens():
+    cold, warm = drawn(temperature=0.5) / 4_000, drawn(temperature=1.0) / 4_000
+    wanted = np.exp(LOGITS / 0.5) / np.exp(LOGITS / 0.5).sum()
+    assert cold[0] > warm[0]
+    assert np.abs(cold - wanted).max() < 0.025
+
+
+def test_ties_go_to_the_smaller_id():
+    flat = np.zeros(5, np.float32)
+    assert set(np.flatnonzero(drawn(flat, temperature=0.0))) == {0}
+    assert set(np.flatnonzero(drawn(flat, top_k=2))) == {0, 1}
+
+
+def test_repetition_penalty_divides_positive_and_multiplies_negative_scores():
+    assert drawn(np.array([2.0, 1.1], np.float32), n=1, temperature=0.0, repetition_penalty=2.0)[1]
+    assert drawn(np.array([-1.0, -1.5], np.float32), n=1, temperature=0.0, repetition_penalty=2.0)[1]
+
+
+def test_frequency_counts_and_presence_does_not():
+    logits = np.array([2.0, 1.0], np.float32)
+    one, two = (0,), (0, 0)
+    greedy = {"n": 1, "temperature": 0.0}
+    assert drawn(logits, prompt=one, frequency_penalty=0.6, **greedy)[0]
+    assert drawn(logits, prompt=two, frequency_penalty=0.6, **greedy)[1]
+    assert drawn(logits, prompt=two, presence_penalty=0.6, **greedy)[0]
+    assert drawn(logits, prompt=one, presence_penalty=1.1, **greedy)[1]
+
+
+def test_penalties_forget_what_is_further_back_than_their_window():
+    logits = np.array([2.0, 1.0], np.float32)
+    greedy = {"n": 1, "temperature": 0.0, "presence_penalty": 1.1}
+    assert drawn(logits, prompt=(0,) + (1,) * (PENALTY_WINDOW - 1), **greedy)[0] == 1
+    assert drawn(logits, prompt=(0,) + (1,) * PENALTY_WINDOW, **greedy)[0] == 1
+    assert drawn(logits, prompt=(0,) * PENALTY_WINDOW, **greedy)[1] == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 60))
+def test_the_penalty_window_counts_like_a_list(prompt, n):
+    """Against the plain definition, with the window as long as it is."""
+    logits = np.array([1.0, 0.9, 0.8, 0.7], np.float32)
+    batch, sampler = batch_of(logits), Sampler(4, 1)
+    params = SamplingParams(seed=0, temperature=0.0, frequency_penalty=0.11)
+    sampler.start(0, GenerationRequest(tuple(prompt), n, params))
+    log = list(prompt)
+    for _ in range(n):
+        recent = np.bincount(log[-PENALTY_WINDOW:], minlength=4)
+        wanted = int(np.argmax(logits.astype(np.float64) - 0.11 * recent))
+        sampler.advance(batch, 1, 0)
+        assert batch.tokens[0] == wanted
+        log.append(wanted)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_logits_that_are_not_finite_fail_that_row_alone(poison):
+    logits = np.tile(LOGITS, (3, 1))
+    logits[1, 2] = poison
+    batch, sampler = batch_of(logits), Sampler(5, 3)
+    for row in range(3):
+        sampler.start(row, GenerationRequest((0,), 5, SamplingParams(seed=row)))
+    sampler.advance(batch, 3, 0)
+    tokens = sampler.draws(3, 1).tokens[:, 0]
+    assert tokens[1] == FAILED
+    assert (tokens[[0, 2]] >= 0).all()
+
+
+def test_logprobs_and_top_tokens_are_the_models_own():
+    batch, sampler = batch_of(LOGITS), Sampler(5, 1)
+    params = SamplingParams(seed=1, temperature=0.3, top_k=3, logit_bias=((4, 5.0),))
+    sampler.start(0, GenerationRequest((0,), 5, params, top_tokens=3))
+    sampler.advance(batch, 1, 0)
+    draws = sampler.draws(1, 1)
+    assert draws.logprobs[0, 0] == pytest.approx(LOGITS[draws.tokens[0, 0]], abs=1e-6)
+    assert draws.top_tokens[0, 0, :3].tolist() == [0, 1, 2]
+    assert draws.top_logprobs[0, 0, :3] == pytest.approx(LOGITS[:3], abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-5, 1e5, 1e300])
+def test_extreme_temperatures_draw_something(temperature):
+    assert drawn(n=50, temperature=temperature).sum() == 50

@@ -1,0 +1,32 @@
+import doctest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.generation import stopping
+from service.generation.stopping import StopMatcher
+
+TEXT = st.text("ab", max_size=30)
+STOPS = st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3)
+
+
+def test_the_example_in_the_docstring_is_true():
+    assert doctest.testmod(stopping).failed == 0
+
+
+@given(text=TEXT, stops=STOPS)
+def test_what_is_shown_is_the_text_before_the_first_stop_string(text, stops):
+    matcher, shown, is_over = StopMatcher(stops), 0, False
+    for n, character in enumerate(text, 1):
+        free, is_over = matcher.push(character)
+        shown += free
+        held = text[shown:n]
+        # Nothing that may yet turn out to begin a stop string has been shown, and nothing else
+        # is held back.
+        assert is_over or held == "" or any(stop.startswith(held) for stop in stops)
+        if is_over:
+            assert any(stop in text[:n] for stop in stops)
+            assert not any(stop in text[: n - 1] for stop in stops)
+            assert not any(stop in text[:shown] for stop in stops)
+            break
+    assert is_over == any(stop in text for stop in stops)

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+
+from service.errors import Validation
+from service.models.bundle import Precision
+from service.models.graph import FOLD_LIMIT_BYTES
+from service.models.program import OnnxProgram, int8_weight_bits, is_int8_possible
+from service.models.reference import ReferenceModel
+from service.models.spec import Cell, LayerSpec, ModelSpec, Weights
+from tests.models.networks import SPECS, random_weights
+
+TOKENS = 60
+
+
+def run(program: OnnxProgram, tokens: np.ndarray, row: int = 0, rows: int = 1) -> np.ndarray:
+    batch = program.new_batch(rows)
+    out = []
+    for token in tokens:
+        batch.tokens[row] = token
+        program.step(batch, rows)
+        out.append(batch.logits[row].copy())
+    return np.stack(out)  # (tokens, vocabulary)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+def test_float32_computes_the_articles_equations(spec):
+    weights = random_weights(spec)
+    tokens = np.random.default_rng(3).integers(0, spec.vocabulary_size, TOKENS)
+    wanted = ReferenceModel(spec, weights).run(tokens)
+    assert np.abs(run(OnnxProgram(spec, weights, Precision.FLOAT32), tokens) - wanted).max() < 1e-5
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+def test_int8_is_near_or_refused(spec):
+    weights = random_weights(spec)
+    tokens = np.random.default_rng(3).integers(0, spec.vocabulary_size, TOKENS)
+    if not is_int8_possible(spec):
+        with pytest.raises(Validation, match="within \\(-1, 1\\)"):
+            OnnxProgram(spec, weights, Precision.INT8)
+        return
+    wanted = ReferenceModel(spec, weights).run(tokens)
+    strayed = np.abs(run(OnnxProgram(spec, weights, Precision.INT8), tokens) - wanted).max()
+    assert strayed < 0.1 * np.abs(wanted).max()
+
+
+def test_int8_sums_do_not_saturate_on_this_machine():
+    """Weights at their largest against an h near its bound: the worst that a column can hold."""
+    spec = ModelSpec(3, None, (LayerSpec(Cell.LSTM, 64),))
+    arrays = {name: np.ones(shape, np.float32) for name, shape in spec.weight_shapes.items()}
+    weights = Weights(spec, arrays)
+    tokens = np.zeros(30, np.int64)
+    wanted = ReferenceModel(spec, weights).run(tokens)
+    got = run(OnnxProgram(spec, weights, Precision.INT8), tokens)
+    assert int8_weight_bits() in {7, 8}
+    assert np.abs(got - wanted).max() < 0.01 * np.abs(wanted).max()
+
+
+def test_a_table_too_large_to_fold_gives_the_same_logits(monkeypatch):
+    spec = SPECS["lstm"]
+    weights = random_weights(spec)
+    tokens = np.random.default_rng(3).integers(0, spec.vocabulary_size, TOKENS)
+    folded = run(OnnxProgram(spec, weights, Precision.FLOAT32), tokens)
+    monkeypatch.setattr("service.models.graph.FOLD_LIMIT_BYTES", 0)
+    product = run(OnnxProgram(spec, weights, Precision.FLOAT32), tokens)
+    assert FOLD_LIMIT_BYTES > 0
+    assert np.abs(folded - product).max() < 1e-5
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("units", [100, 257, 1024])
+def test_a_row_is_the_same_bits_in_any_batch(precision, threads, units):
+    spec = ModelSpec(65, 32, (LayerSpec(Cell.LSTM, units),))
+    weights = random_weights(spec, scale=0.1)
+    rng = np.random.default_rng(units)
+    tokens = rng.integers(0, 65, (12, 64))  # (steps, rows)
+    alone = OnnxProgram(spec, weights, precision, 1)
+    wanted = np.stack([run(alone, tokens[:, r]) for r in range(3)], axis=1)  # (steps, 3, 65)
+    program = OnnxProgram(spec, weights, precision, threads)
+    for rows in (2, 3, 5, 8, 13, 16, 33, 64):
+        batch = program.new_batch(rows)
+        places = rng.permutation(rows)[:3]
+        for step in range(len(tokens)):
+            batch.tokens[:] = tokens[step, :rows]
+            batch.tokens[places[: len(places)]] = tokens[step, : len(places)]
+            program.step(batch, rows)
+            for r, place in enumerate(places):
+                assert (batch.logits[place] == wanted[step, r]).all(), (rows, step, r)
