@@ -1,0 +1,1 @@
+"""Where models come from: texts, and the loops that learn them with TensorFlow."""

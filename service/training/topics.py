@@ -1,0 +1,47 @@
+"""The demo model's text: the language reference that every CPython carries for `help()`.
+
+Between patch versions of CPython the topics differ by a few sentences, so whoever trains on this
+text records its sha256 and the version it came from.
+"""
+
+import random
+from collections.abc import Mapping
+from pydoc_data.topics import topics as cpython_topics
+
+# A line break and printable ASCII, whether or not the text has all of it: a prompt from any
+# keyboard is then known, and the vocabulary does not depend on the patch version.
+ALPHABET = ("\n", *map(chr, range(0x20, 0x7F)))
+
+_IN_ASCII = str.maketrans(
+    {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "--", "…": "..."}  # noqa: RUF001
+)
+
+
+def topics_text(seed: int, topics: Mapping[str, str] = cpython_topics) -> str:
+    """The topics one after another, in the order that `seed` shuffles them into.
+
+    Shuffled, since in alphabetical order the tail of the text (its validation part) would be all
+    `types…`. Typographic quotes, dashes and dots are written in ASCII, and the two or three
+    characters that are not in the alphabet even then are left out.
+    """
+    names = _distinct(topics)
+    random.Random(seed).shuffle(names)  # noqa: S311 - an order, not a secret
+    text = "\n\n".join(topics[name].strip("\n") for name in names) + "\n"
+    known = set(ALPHABET)
+    return "".join(c for c in text.translate(_IN_ASCII) if c in known)
+
+
+def _distinct(topics: Mapping[str, str]) -> list[str]:
+    """Names, sorted, of the topics that are not mostly a copy of part of longer ones.
+
+    `if`, say, is a section of `compound`: a fifth of the text is there twice, and a model would be
+    judged on sentences that it had learnt.
+    """
+    seen: set[str] = set()
+    names = []
+    for name in sorted(topics, key=lambda name: (-len(topics[name]), name)):
+        paragraphs = {" ".join(part.split()) for part in topics[name].split("\n\n")}
+        if 2 * len(paragraphs & seen) < len(paragraphs):
+            names.append(name)
+        seen |= paragraphs
+    return sorted(names)
