@@ -10,7 +10,7 @@ from bench.seed_model import SPEC, VOCABULARY, seed_weights
 from service.generation.engine import Engine
 from service.generation.request import GenerationRequest, SamplingParams
 from service.models.bundle import Precision
-from service.models.program import OnnxProgram
+from service.models.compile import compile_program
 from service.models.tokenizer import Tokenizer
 
 CHARACTERS, ROUNDS = 512, 3
@@ -26,8 +26,9 @@ async def _read(engine: Engine, seed: int) -> int:
 
 async def measure(precision: Precision, streams: int) -> float:
     """Best of a few rounds of `streams` generations side by side, in characters per second."""
-    program = OnnxProgram(SPEC, seed_weights(), precision, os.cpu_count() or 1)
-    engine = Engine(program, Tokenizer(VOCABULARY), name="bench")
+    threads = os.cpu_count() or 1
+    program = compile_program(SPEC, seed_weights(), precision, threads)
+    engine = Engine(program, Tokenizer(VOCABULARY), name="bench", threads=threads)
     engine.start()
     await _read(engine, 0)
     best = 0.0

@@ -107,13 +107,14 @@ class Engine:
         tokenizer: Tokenizer,
         *,
         name: str,
+        threads: int = 1,
         max_rows: int = MAX_ROWS,
         queue_limit: int = QUEUE_LIMIT,
     ) -> None:
         rows = max(1, min(max_rows, TABLE_LIMIT // program.vocabulary_size))
         texts = [tokenizer.text_of(i) for i in range(len(tokenizer))]
         sampler = Sampler(program.vocabulary_size, rows, tokenizer.special_ids)
-        self._table = SlotTable(program, sampler, rows)
+        self._table = SlotTable(program, sampler, rows, threads)
         self._scheduler = Scheduler(texts, rows, queue_limit)
         self._streams: set[Stream] = set()
         self._emptied = asyncio.Event()  # set where a draining engine has lost its last stream

@@ -62,6 +62,20 @@ class Sampler:
         self._logprobs = np.zeros(shape)
         self._top_tokens = np.zeros((*shape, MAX_TOP_TOKENS), np.int32)
         self._top_logprobs = np.zeros((*shape, MAX_TOP_TOKENS))
+        self.arguments = (  # what `advance_rows` needs of this sampler
+            self._reals,
+            self._wholes,
+            self._seeds,
+            self._feed,
+            self._bias,
+            self._counts,
+            self._window,
+            self._allowed,
+            self._tokens,
+            self._logprobs,
+            self._top_tokens,
+            self._top_logprobs,
+        )
 
     def start(self, row: int, request: GenerationRequest) -> None:
         """Take a request's parameters into a row; its first draw comes after the prompt."""
@@ -119,24 +133,7 @@ class Sampler:
 
     def advance(self, batch: Batch, rows: int, step: int) -> None:
         """After step number `step` of a burst: give each row its next token, fed or drawn."""
-        _advance(
-            batch.logits,
-            batch.tokens,
-            rows,
-            step,
-            self._reals,
-            self._wholes,
-            self._seeds,
-            self._feed,
-            self._bias,
-            self._counts,
-            self._window,
-            self._allowed,
-            self._tokens,
-            self._logprobs,
-            self._top_tokens,
-            self._top_logprobs,
-        )
+        advance_rows(self.arguments, batch.logits, batch.tokens, 0, rows, step)
 
     def draws(self, rows: int, steps: int) -> Draws:
         """What the burst that has just ended drew; also forgets what it was fed."""
@@ -273,35 +270,30 @@ def _top(logits, log_total, tokens, logprobs, n):  # type: ignore[no-untyped-def
         held = min(held + 1, n)
 
 
-@njit(
-    "void(float32[:,::1], int64[::1], int64, int64, float64[:,::1], int64[:,::1], uint64[::1],"
-    " int64[:,::1], float64[:,::1], int32[:,::1], int32[:,::1], boolean[::1], int32[:,::1],"
-    " float64[:,::1], int32[:,:,::1], float64[:,:,::1])",
-    cache=True,
-    nogil=True,
-    error_model="numpy",
-)
-def _advance(  # type: ignore[no-untyped-def]
-    logits,
-    tokens,
-    rows,
-    step,
-    reals,
-    wholes,
-    seeds,
-    feed,
-    bias,
-    counts,
-    window,
-    allowed,
-    out_tokens,
-    out_logprobs,
-    out_top_tokens,
-    out_top_logprobs,
-):
+@njit(cache=True, nogil=True, error_model="numpy")
+def advance_rows(arguments, logits, tokens, first, last, step):  # type: ignore[no-untyped-def]
+    """Give the rows from `first` to `last` their next tokens.
+
+    Ranges that do not meet may run at once.
+    logits is (rows, vocabulary) float32 and read, tokens (rows,) int64 and written.
+    """
+    (
+        reals,
+        wholes,
+        seeds,
+        feed,
+        bias,
+        counts,
+        window,
+        allowed,
+        out_tokens,
+        out_logprobs,
+        out_top_tokens,
+        out_top_logprobs,
+    ) = arguments
     vocabulary = logits.shape[1]
     scores = np.empty(vocabulary)
-    for row in range(rows):
+    for row in range(first, last):
         whole = wholes[row]
         if step < whole[_FED]:
             tokens[row] = feed[row, step]

@@ -1,17 +1,26 @@
 """The slot table's memory: each row's state, parameters and next token, and a burst over them."""
 
+from service.generation.burst import Burst, FusedBurst, StepwiseBurst
 from service.generation.sampling import Draws, Sampler
 from service.generation.scheduler import Plan, Start, Swap
+from service.models.fused import FusedProgram
 from service.models.program import StepProgram
 
 
 class SlotTable:
     """Carries out what a scheduler plans. One thread."""
 
-    def __init__(self, program: StepProgram, sampler: Sampler, capacity: int) -> None:
-        self._program = program
+    def __init__(
+        self, program: StepProgram, sampler: Sampler, capacity: int, threads: int = 1
+    ) -> None:
+        """`threads` is for programs that have none of their own."""
         self._batch = program.new_batch(capacity)
         self._sampler = sampler
+        self._burst: Burst = (
+            FusedBurst(program, self._batch, sampler, threads)
+            if isinstance(program, FusedProgram)
+            else StepwiseBurst(program, self._batch, sampler)
+        )
 
     def run(self, plan: Plan) -> Draws:
         """Do the plan's changes, feed its prompts, take its steps; return what they drew.
@@ -26,9 +35,7 @@ class SlotTable:
                 self.swap(change)
         for feed in plan.feeds:
             self._sampler.feed(feed.row, feed.tokens)
-        for step in range(plan.steps):
-            self._program.step(self._batch, plan.rows)
-            self._sampler.advance(self._batch, plan.rows, step)
+        self._burst.run(plan.rows, plan.steps)
         return self._sampler.draws(plan.rows, plan.steps)
 
     def start(self, change: Start) -> None:

@@ -38,6 +38,15 @@ class Batch:
             state[row] = 0
 
 
+def zero_batch(spec: ModelSpec, capacity: int) -> Batch:
+    """Memory for up to `capacity` rows of a model, all in the zero state."""
+    return Batch(
+        tokens=np.zeros(capacity, np.int64),
+        states=tuple(np.zeros((capacity, n), np.float32) for n in spec.state_units),
+        logits=np.zeros((capacity, spec.vocabulary_size), np.float32),
+    )
+
+
 class StepProgram(Protocol):
     """What a model does once a character, for many rows at a time.
 
@@ -96,11 +105,7 @@ class OnnxProgram:
 
     def new_batch(self, capacity: int) -> Batch:
         """Memory for up to `capacity` rows, all in the zero state."""
-        return Batch(
-            tokens=np.zeros(capacity, np.int64),
-            states=tuple(np.zeros((capacity, n), np.float32) for n in self._spec.state_units),
-            logits=np.zeros((capacity, self.vocabulary_size), np.float32),
-        )
+        return zero_batch(self._spec, capacity)
 
     def step(self, batch: Batch, rows: int) -> None:
         """Feed `tokens` of the first `rows` rows; update their states, write their logits."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from service.models.bundle import Bundle, Precision
-from service.models.program import OnnxProgram
+from service.models.compile import compile_program
 from tests.generation.invariance import check_invariance
 from tests.generation.strategies import histories, requests
 
@@ -17,8 +17,8 @@ TEXTS = [BUNDLE.tokenizer.text_of(i) for i in range(len(BUNDLE.tokenizer))]
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("precision", list(Precision))
 def test_a_generation_says_in_any_company_what_it_says_alone(precision, threads):
-    alone = OnnxProgram(BUNDLE.spec, BUNDLE.weights, precision, threads=1)
-    program = OnnxProgram(BUNDLE.spec, BUNDLE.weights, precision, threads)
+    alone = compile_program(BUNDLE.spec, BUNDLE.weights, precision, threads=1)
+    program = compile_program(BUNDLE.spec, BUNDLE.weights, precision, threads)
 
     @settings(
         max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None

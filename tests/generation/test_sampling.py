@@ -90,7 +90,9 @@ def test_ties_go_to_the_smaller_id():
 
 def test_repetition_penalty_divides_positive_and_multiplies_negative_scores():
     assert drawn(np.array([2.0, 1.1], np.float32), n=1, temperature=0.0, repetition_penalty=2.0)[1]
-    assert drawn(np.array([-1.0, -1.5], np.float32), n=1, temperature=0.0, repetition_penalty=2.0)[1]
+    assert drawn(np.array([-1.0, -1.5], np.float32), n=1, temperature=0.0, repetition_penalty=2.0)[
+        1
+    ]
 
 
 def test_frequency_counts_and_presence_does_not():

@@ -3,8 +3,11 @@ import pytest
 
 from service.errors import Validation
 from service.models.bundle import Precision
+from service.models.compile import has_avx2
+from service.models.fused import FusedProgram, is_fusible
 from service.models.graph import FOLD_LIMIT_BYTES
-from service.models.program import OnnxProgram, int8_weight_bits, is_int8_possible
+from service.models.int8_tile import DEPTH, multiply, pack, padded
+from service.models.program import OnnxProgram, StepProgram, int8_weight_bits, is_int8_possible
 from service.models.reference import ReferenceModel
 from service.models.spec import Cell, LayerSpec, ModelSpec, Weights
 from tests.models.networks import SPECS, random_weights
@@ -12,7 +15,10 @@ from tests.models.networks import SPECS, random_weights
 TOKENS = 60
 
 
-def run(program: OnnxProgram, tokens: np.ndarray, row: int = 0, rows: int = 1) -> np.ndarray:
+needs_avx2 = pytest.mark.skipif(not has_avx2(), reason="the fused program is for AVX2")
+
+
+def run(program: StepProgram, tokens: np.ndarray, row: int = 0, rows: int = 1) -> np.ndarray:
     batch = program.new_batch(rows)
     out = []
     for token in tokens:
@@ -66,17 +72,53 @@ def test_a_table_too_large_to_fold_gives_the_same_logits(monkeypatch):
     assert np.abs(folded - product).max() < 1e-5
 
 
-@pytest.mark.parametrize("precision", list(Precision))
+@needs_avx2
+@pytest.mark.parametrize("shape", [(1024, 64), (100, 37), (24, 96), (1, 1)])
+def test_the_tile_is_exact_and_its_weights_cannot_overflow(shape):
+    rng = np.random.default_rng(5)
+    kernel = rng.laplace(size=shape).astype(np.float32)
+    kernel[:, 0] = 1.0  # all of one sign and size: the most a 16-bit sum can be asked to hold
+    packed = pack(kernel)
+    x = rng.integers(0, 256, (7, padded(shape[0], DEPTH))).astype(np.uint8)
+    x[0], x[1] = 255, 0
+    sums = np.zeros((7, packed.columns), np.int32)
+    multiply(x, packed.bytes, sums, 0, 7)
+    blocks = packed.bytes.reshape(packed.columns // 16, -1, 2, 8, 4).astype(np.int64)
+    columns = blocks.transpose(1, 4, 0, 2, 3).reshape(x.shape[1], packed.columns)
+    assert (sums == x.astype(np.int64) @ columns).all()
+    stored = columns[: shape[0], : shape[1]] * (127.0 * packed.scale[: shape[1]])
+    assert np.abs(stored - kernel).max() <= 127.0 * packed.scale.max() * 0.51
+
+
+@needs_avx2
+@pytest.mark.parametrize(
+    "spec", [spec for spec in SPECS.values() if is_fusible(spec)], ids=lambda spec: spec.summary
+)
+def test_the_fused_program_computes_the_articles_equations(spec):
+    weights = random_weights(spec)
+    tokens = np.random.default_rng(3).integers(0, spec.vocabulary_size, TOKENS)
+    wanted = ReferenceModel(spec, weights).run(tokens)
+    strayed = np.abs(run(FusedProgram(spec, weights), tokens, 4, 6) - wanted).max()
+    assert strayed < 0.1 * np.abs(wanted).max()
+
+
+def program_of(kind: str, spec: ModelSpec, weights: Weights, threads: int) -> StepProgram:
+    if kind == "fused":
+        return FusedProgram(spec, weights)
+    return OnnxProgram(spec, weights, Precision(kind), threads)
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8", pytest.param("fused", marks=needs_avx2)])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("units", [100, 257, 1024])
-def test_a_row_is_the_same_bits_in_any_batch(precision, threads, units):
+def test_a_row_is_the_same_bits_in_any_batch(kind, threads, units):
     spec = ModelSpec(65, 32, (LayerSpec(Cell.LSTM, units),))
     weights = random_weights(spec, scale=0.1)
     rng = np.random.default_rng(units)
     tokens = rng.integers(0, 65, (12, 64))  # (steps, rows)
-    alone = OnnxProgram(spec, weights, precision, 1)
+    alone = program_of(kind, spec, weights, 1)
     wanted = np.stack([run(alone, tokens[:, r]) for r in range(3)], axis=1)  # (steps, 3, 65)
-    program = OnnxProgram(spec, weights, precision, threads)
+    program = program_of(kind, spec, weights, threads)
     for rows in (2, 3, 5, 8, 13, 16, 33, 64):
         batch = program.new_batch(rows)
         places = rng.permutation(rows)[:3]
