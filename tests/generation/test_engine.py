@@ -1,0 +1,208 @@
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable
+
+import numpy as np
+import psutil
+import pytest
+
+from service.errors import Draining, Generation, Overloaded
+from service.generation import engine as engine_module
+from service.generation.engine import Engine
+from service.generation.request import FinishReason, GenerationRequest, SamplingParams
+from service.models.program import Batch
+from service.models.tokenizer import Tokenizer
+from tests.fakes.digest_program import DigestProgram
+from tests.generation.invariance import Transcript
+
+TOKENIZER = Tokenizer("abcdefg")
+
+
+def request(n: int, seed: int = 1, prompt: tuple[int, ...] = (1, 2), **options) -> GenerationRequest:
+    return GenerationRequest(prompt, n, SamplingParams(seed=seed), **options)
+
+
+async def read(stream) -> Transcript:
+    transcript = Transcript()
+    async for chunk in stream:
+        transcript.add(chunk)
+    return transcript
+
+
+@contextlib.asynccontextmanager
+async def running(program=None, **options) -> AsyncIterator[Engine]:
+    engine = Engine(program or DigestProgram(), TOKENIZER, name="test", **options)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        await asyncio.to_thread(engine.close)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait for something that happens by itself; the test's own time limit is the limit."""
+    while not is_so():
+        await asyncio.sleep(0.001)
+
+
+async def test_a_stream_ends_with_its_reason_and_its_count():
+    async with running() as engine:
+        seen = await read(engine.submit(request(50)))
+        assert len(seen.tokens) == len(seen.logprobs) == 50
+        assert seen.finish.reason is FinishReason.LENGTH
+        assert seen.finish.generated_tokens == 50
+
+
+async def test_a_lone_streams_first_chunk_is_one_token():
+    async with running() as engine:
+        chunk = await anext(engine.submit(request(500)))
+        assert len(chunk.tokens) == 1
+
+
+async def test_a_stop_string_is_never_shown_not_even_half():
+    async with running() as engine:
+        text = TOKENIZER.decode((await read(engine.submit(request(60)))).tokens)
+        stop = text[20:23]
+        seen = await read(engine.submit(request(60, stop=(stop,))))
+        assert seen.finish.reason is FinishReason.STOP_SEQUENCE
+        assert TOKENIZER.decode(seen.tokens) == text[: text.index(stop)]
+        assert TOKENIZER.text_of(seen.finish.stop_token.id) == stop[-1]
+
+
+async def test_a_full_line_refuses_at_once_and_recovers():
+    async with running(max_rows=2, queue_limit=3) as engine:
+        streams = [engine.submit(request(10**6, seed)) for seed in range(2)]
+        await until(lambda: engine.waiting == 0)
+        streams += [engine.submit(request(10**6, seed)) for seed in range(3)]
+        with pytest.raises(Overloaded, match="3 wait, which is the limit"):
+            engine.submit(request(1))
+        for stream in streams:
+            stream.cancel()
+        assert len((await read(engine.submit(request(5)))).tokens) == 5
+
+
+async def test_streams_opened_and_dropped_at_random_leave_nothing_behind():
+    dice = random.Random(4)
+    async with running(max_rows=16, queue_limit=2_000) as engine:
+
+        async def visit(seed: int) -> None:
+            stream = engine.submit(request(10**6, seed, prompt=tuple(range(dice.randint(1, 7)))))
+            try:
+                for _ in range(dice.randint(0, 3)):
+                    await asyncio.wait_for(anext(stream), 0.01)
+            except TimeoutError:
+                pass
+            finally:
+                stream.cancel()
+
+        before = len(asyncio.all_tasks())
+        for _ in range(10):
+            await asyncio.gather(*(visit(seed) for seed in range(100)))
+        await until(lambda: engine.running == 0)
+        assert engine.waiting == engine.streams == 0
+        assert len(asyncio.all_tasks()) == before
+
+
+async def test_a_cancelled_task_takes_its_row_along():
+    async with running() as engine:
+        stream = engine.submit(request(10**6))
+
+        async def reader() -> None:
+            try:
+                await read(stream)
+            finally:
+                stream.cancel()
+
+        task = asyncio.create_task(reader())
+        await until(lambda: engine.running == 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(lambda: engine.running == 0)
+
+
+async def test_a_reader_that_does_not_read_is_not_written_for(monkeypatch):
+    monkeypatch.setattr(engine_module, "BACKLOG_LIMIT", 200)
+    async with running() as engine:
+        slow, quick = engine.submit(request(5_000, 1)), engine.submit(request(5_000, 2))
+        assert len((await read(quick)).tokens) == 5_000
+        assert slow._backlog <= 200 + 16 * 4
+        assert len((await read(slow)).tokens) == 5_000
+
+
+class Poisoned(DigestProgram):
+    """A network that loses its mind over one prompt."""
+
+    def step(self, batch: Batch, rows: int) -> None:
+        poisoned = batch.tokens[:rows] == 6
+        super().step(batch, rows)
+        batch.logits[:rows][poisoned] = np.nan
+
+
+async def test_logits_that_are_not_finite_fail_their_own_stream_alone():
+    async with running(Poisoned()) as engine:
+        mask = ((6, -100.0),)
+        healthy = GenerationRequest((1,), 300, SamplingParams(seed=1, logit_bias=mask))
+        well = asyncio.create_task(read(engine.submit(healthy)))
+        with pytest.raises(Generation, match="not finite"):
+            await read(engine.submit(request(300, prompt=(1, 6))))
+        assert len((await well).tokens) == 300
+
+
+class Broken(DigestProgram):
+    """A device that gives up after some steps."""
+
+    steps = 0
+
+    def step(self, batch: Batch, rows: int) -> None:
+        self.steps += 1
+        if self.steps > 20:
+            raise RuntimeError("the device is gone")
+        super().step(batch, rows)
+
+
+async def test_an_engine_that_fails_tells_every_reader_and_takes_no_more():
+    async with running(Broken()) as engine:
+        for error in await asyncio.gather(
+            *(read(engine.submit(request(10**6, seed))) for seed in range(3)),
+            return_exceptions=True,
+        ):
+            assert isinstance(error, Generation)
+        with pytest.raises(Generation, match="restarted"):
+            engine.submit(request(1))
+        assert engine.failure is not None
+
+
+async def test_a_draining_engine_lets_streams_end_until_its_deadline():
+    async with running() as engine:
+        short, endless = engine.submit(request(2_000)), engine.submit(request(10**9))
+        draining = asyncio.create_task(engine.drain(0.3))
+        await asyncio.sleep(0)
+        with pytest.raises(Draining):
+            engine.submit(request(1))
+        endless_read = asyncio.create_task(read(endless))
+        assert len((await read(short)).tokens) == 2_000
+        with pytest.raises(Draining, match="before the generation was complete"):
+            await endless_read
+        await draining
+        assert engine.streams == 0
+
+
+async def test_a_draining_engine_without_streams_is_done_at_once():
+    async with running() as engine:
+        await asyncio.wait_for(engine.drain(60.0), 5.0)
+
+
+async def test_a_million_characters_leave_memory_flat():
+    async with running() as engine:
+        process = psutil.Process()
+
+        async def use(n: int) -> int:
+            for _ in range(n):
+                await asyncio.gather(*(read(engine.submit(request(1_000, s))) for s in range(25)))
+            return process.memory_info().rss
+
+        before = await use(10)  # 250,000 characters to warm up
+        after = await use(40)
+        assert after - before < 8 * 1024 * 1024
