@@ -132,7 +132,7 @@ class Learner:
         for variable in self._model.trainable_variables:
             layer, *_, weight = variable.path.split("/")
             name = layer if weight == "embeddings" else f"{layer}.{weight}"
-            arrays[name] = np.array(variable)
+            arrays[name] = variable.value.numpy().copy()
         return arrays
 
     def _read(self, lanes: Lanes, n_lanes: int, window_loss: Callable[..., Any]) -> float:
