@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from service.errors import ModelNotFound, Validation
-from service.models.bundle import MANIFEST, Bundle
+from service.models.bundle import MANIFEST, Bundle, Manifest
 from service.models.spec import ModelRef
 
 
@@ -39,6 +39,13 @@ class ModelStore:
         if not (self.path(ref) / MANIFEST).is_file():
             raise ModelNotFound(f"no model {ref} is stored")
         return Bundle.read(self.path(ref))
+
+    def manifest(self, ref: ModelRef) -> Manifest | None:
+        """A version's manifest; None where it cannot be read."""
+        try:
+            return Manifest.model_validate_json((self.path(ref) / MANIFEST).read_bytes())
+        except (OSError, ValueError):
+            return None
 
     def write(self, ref: ModelRef, files: dict[str, bytes]) -> Path:
         """Put a version's files in place by one rename: complete or absent, never half.

@@ -1,0 +1,177 @@
+"""The admin routes: models come, go and change their names while the server runs."""
+
+import asyncio
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request, Response, UploadFile
+from pydantic import ValidationError
+from starlette.datastructures import FormData
+from starlette.datastructures import UploadFile as FormFile
+
+from service.api.bodies import AliasBody, ImportBody, LoadBody
+from service.api.problems import describe
+from service.api.serving import Serving, serving_of
+from service.errors import TooLarge, Validation
+from service.models.bundle import Parity, Precision
+from service.models.importing.importer import ImportRequest, import_checkpoint
+from service.models.registry import Listing
+from service.models.spec import ModelRef, ModelSpec, check_name
+
+MAX_UPLOAD_BYTES = 1024 * 1024 * 1024
+MAX_UPLOAD_FILES = 32
+_COPY_BYTES = 1024 * 1024
+
+router = APIRouter(prefix="/admin", tags=["admin"])
+
+
+@router.get("/models")
+async def list_models(request: Request) -> dict[str, Any]:
+    """Every stored version, and the aliases."""
+    registry = serving_of(request).registry
+    return {
+        "models": [_row(listing) for listing in registry.listings()],
+        "aliases": {alias: str(ref) for alias, ref in sorted(registry.aliases.items())},
+    }
+
+
+@router.post("/models", status_code=201)
+async def import_model(request: Request, body: ImportBody) -> dict[str, Any]:
+    """Import a checkpoint that lies under the import folder, and load it."""
+    serving = serving_of(request)
+    return await _import(serving, body, serving.import_dir)
+
+
+@router.post("/models/upload", status_code=201)
+async def upload_model(request: Request) -> dict[str, Any]:
+    """As POST /admin/models, with the files as parts of the form.
+
+    The fields are those of the JSON body; `assume` is a JSON object. `source` names the part that
+    is the checkpoint where there are several files; one TensorFlow checkpoint's files are a folder.
+    """
+    serving = serving_of(request)
+    folder = serving.import_dir / f".upload-{secrets.token_hex(8)}"
+    folder.mkdir(parents=True)
+    try:
+        async with request.form(max_files=MAX_UPLOAD_FILES, max_fields=32) as form:
+            await asyncio.to_thread(_save, form, folder)
+            body = _upload_body(form)
+        return await _import(serving, body, folder)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+@router.post("/models/{ref}/load")
+async def load_model(request: Request, ref: str, body: LoadBody | None = None) -> dict[str, Any]:
+    """Load a stored version; one that is loaded serves until the new one is ready."""
+    registry = serving_of(request).registry
+    chosen = registry.resolve(ref)
+    precision = body.precision if body else None
+    await registry.load(chosen, None if precision is None else Precision(precision))
+    return _row(registry.listing(chosen))
+
+
+@router.post("/models/{ref}/unload")
+async def unload_model(request: Request, ref: str) -> dict[str, Any]:
+    """Take a model out of memory when what runs on it has ended."""
+    registry = serving_of(request).registry
+    chosen = registry.resolve(ref)
+    await registry.unload(chosen)
+    return _row(registry.listing(chosen))
+
+
+@router.delete("/models/{ref}", status_code=204)
+async def delete_model(request: Request, ref: str) -> Response:
+    """Remove a stored version that is neither loaded nor aliased."""
+    await serving_of(request).registry.delete(ModelRef.parse(ref))
+    return Response(status_code=204)
+
+
+@router.put("/aliases/{alias}")
+async def set_alias(request: Request, alias: str, body: AliasBody) -> dict[str, Any]:
+    """Let new requests for an alias go to a model."""
+    registry = serving_of(request).registry
+    registry.set_alias(alias, registry.resolve(body.model))
+    return {"aliases": {name: str(ref) for name, ref in sorted(registry.aliases.items())}}
+
+
+async def _import(serving: Serving, body: ImportBody, folder: Path) -> dict[str, Any]:
+    check_name(body.name)
+    if body.alias is not None:
+        check_name(body.alias)
+    wanted = ImportRequest(
+        source=body.source,
+        name=body.name,
+        version=body.version,
+        vocabulary=body.vocabulary,
+        vocabulary_text=body.vocabulary_text,
+        precision=body.precision,
+        assume=body.assume,
+    )
+    bundle = await asyncio.to_thread(
+        import_checkpoint, wanted, folder, serving.store, serving.import_limits
+    )
+    registry = serving.registry
+    registry.add(bundle.ref)
+    await registry.load(bundle.ref)
+    if body.alias is not None:
+        registry.set_alias(body.alias, bundle.ref)
+    return _row(registry.listing(bundle.ref))
+
+
+def _save(form: FormData, folder: Path) -> None:
+    """Write a form's files under their own last names into a folder of this upload alone."""
+    total_bytes = 0
+    for _, part in form.multi_items():
+        if not isinstance(part, FormFile):
+            continue
+        name = Path(part.filename or "").name
+        if not name or name.startswith(".") or "\0" in name or len(name) > 200:
+            raise Validation(f"{str(part.filename)[:80]!r} is not a name for an uploaded file")
+        with (folder / name).open("xb") as file:
+            while piece := part.file.read(_COPY_BYTES):
+                total_bytes += len(piece)
+                if total_bytes > MAX_UPLOAD_BYTES:
+                    raise TooLarge(f"the upload has more than {MAX_UPLOAD_BYTES:,} bytes")
+                file.write(piece)
+
+
+def _upload_body(form: FormData) -> ImportBody:
+    """The fields of the form as the JSON route's body; files stand for their names."""
+    fields: dict[str, Any] = {}
+    for name, part in form.multi_items():
+        if isinstance(part, UploadFile | FormFile):
+            fields[name] = Path(part.filename or "").name if name not in fields else "."
+        else:
+            fields[name] = part
+    try:
+        return ImportBody.model_validate(fields, strict=False)
+    except ValidationError as error:
+        sentence = describe(error.errors())
+        raise Validation(f"Input validation error: {sentence}") from error
+
+
+def _row(listing: Listing) -> dict[str, Any]:
+    """One model as the contract shows it."""
+    manifest = listing.manifest
+    row: dict[str, Any] = {
+        "name": listing.ref.name,
+        "version": listing.ref.version,
+        "status": listing.status,
+        "digest": manifest.digest if manifest else None,
+        "precision": listing.precision,
+        "bytes": listing.size_bytes,
+        "architecture": ModelSpec.from_json(manifest.architecture).summary if manifest else None,
+        "vocabulary_size": manifest.architecture.get("vocabulary_size") if manifest else None,
+        "sessions": 0,
+        "assumptions": list(manifest.assumptions) if manifest else [],
+        "precision_reason": manifest.precision_reason if manifest else None,
+        "parity": _parity(manifest.parity) if manifest else None,
+    }
+    return row | ({"error": listing.error} if listing.error else {})
+
+
+def _parity(parity: Parity) -> dict[str, Any]:
+    return parity.model_dump(mode="json")

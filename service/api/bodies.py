@@ -1,0 +1,155 @@
+"""What clients may send: every number, string and list with its limit."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+
+from service.generation.request import MAX_TOP_TOKENS
+
+MAX_NEW_TOKENS = 1_000_000
+DEFAULT_NEW_TOKENS = 100
+MAX_PROMPT_CHARACTERS = 1_000_000
+MAX_STOPS, MAX_STOP_CHARACTERS = 4, 256
+MAX_BODY_BYTES = 8 * 1024 * 1024
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
+Name = Annotated[str, Field(max_length=80)]
+
+
+class Body(BaseModel):
+    """A JSON object without fields that nobody reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Parameters(Body):
+    """TGI's `parameters`, and min_p, presence_penalty and logit_bias.
+
+    What other servers of this interface do and this one does not (yet) may be given as the value
+    that means nothing, and is refused by name otherwise.
+    """
+
+    max_new_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS)
+    do_sample: bool | None = None
+    temperature: Number | None = Field(None, ge=0.0)
+    top_k: int | None = Field(None, gt=0, le=2**31 - 1)
+    top_p: Number | None = Field(None, gt=0.0, lt=1.0)
+    min_p: Number | None = Field(None, ge=0.0, lt=1.0)
+    typical_p: Number | None = Field(None, gt=0.0, lt=1.0)
+    repetition_penalty: Number | None = Field(None, gt=0.0)
+    frequency_penalty: Number | None = Field(None, ge=-2.0, le=2.0)
+    presence_penalty: Number | None = Field(None, ge=-2.0, le=2.0)
+    logit_bias: dict[str, Annotated[Number, Field(ge=-100.0, le=100.0)]] | None = Field(
+        None, max_length=1_024
+    )
+    seed: int | None = Field(None, ge=0, lt=2**64)
+    stop: list[str] | None = Field(None, validation_alias=AliasChoices("stop", "stop_sequences"))
+    details: bool | None = None
+    top_n_tokens: int | None = Field(None, ge=0, le=MAX_TOP_TOKENS)
+    return_full_text: bool | None = None
+    truncate: int | None = Field(None, ge=1)
+    best_of: int | None = None
+    num_beams: int | None = None
+    watermark: bool | None = None
+    decoder_input_details: bool | None = None
+    grammar: Any = None
+    adapter_id: Any = None
+
+    @field_validator("stop")
+    @classmethod
+    def _stop(cls, stop: list[str] | None) -> list[str] | None:
+        stop = stop or []
+        if len(stop) > MAX_STOPS:
+            raise ValueError(
+                f"`stop` supports up to {MAX_STOPS} stop sequences. Given: {len(stop)}"
+            )
+        for one in stop:
+            if not 1 <= len(one) <= MAX_STOP_CHARACTERS:
+                raise ValueError(
+                    f"`stop` sequences have 1 to {MAX_STOP_CHARACTERS} characters. "
+                    f"Given: {len(one)}"
+                )
+        return stop
+
+    @field_validator("best_of", "num_beams")
+    @classmethod
+    def _one(cls, value: int | None) -> int | None:
+        if value not in {None, 1}:
+            raise ValueError("`best_of` and `num_beams` other than 1 are not supported")
+        return value
+
+    @field_validator("grammar", "adapter_id", "watermark", "decoder_input_details")
+    @classmethod
+    def _absent(cls, value: object) -> object:
+        if value:
+            raise ValueError(
+                "`grammar`, `adapter_id`, `watermark` and `decoder_input_details` are not supported"
+            )
+        return value
+
+    @property
+    def is_sampling(self) -> bool:
+        """TGI's rule: `do_sample`, or any parameter that only sampling has."""
+        chosen = (self.temperature, self.top_k, self.top_p, self.min_p, self.typical_p)
+        return bool(self.do_sample) or any(value is not None for value in chosen)
+
+
+class GenerateBody(Body):
+    """The body of every generate route."""
+
+    inputs: Text
+    parameters: Parameters | None = None
+    stream: bool = False
+    model: Name | None = None
+    session_id: None = None
+    expected_position: None = None
+
+    @field_validator("inputs")
+    @classmethod
+    def _not_empty(cls, inputs: str) -> str:
+        if not inputs:
+            raise ValueError("`inputs` cannot be empty")
+        return inputs
+
+
+class TokenizeBody(Body):
+    """The body of /tokenize."""
+
+    inputs: Text
+    model: Name | None = None
+
+
+class DetokenizeBody(Body):
+    """The body of /detokenize."""
+
+    ids: list[int] = Field(max_length=MAX_PROMPT_CHARACTERS)
+    model: Name | None = None
+
+
+PrecisionChoice = Literal["auto", "float32", "int8"]
+
+
+class ImportBody(Body):
+    """The body of POST /admin/models. Paths are relative to the import folder."""
+
+    source: Annotated[str, Field(min_length=1, max_length=1_024)]
+    name: Name
+    version: int | None = Field(None, ge=1, lt=10**9)
+    vocabulary: Annotated[str, Field(max_length=1_024)] | None = None
+    vocabulary_text: Annotated[str, Field(max_length=1_024)] | None = None
+    precision: PrecisionChoice = "auto"
+    assume: dict[str, str] = Field(default_factory=dict, max_length=16)
+    alias: Name | None = None
+
+
+class LoadBody(Body):
+    """The body of POST /admin/models/{ref}/load."""
+
+    precision: Literal["float32", "int8"] | None = None
+
+
+class AliasBody(Body):
+    """The body of PUT /admin/aliases/{alias}."""
+
+    model: Name

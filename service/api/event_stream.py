@@ -1,0 +1,151 @@
+"""Server-sent events of Text Generation Inference, and the response that sends them.
+
+Every token is one event, but a burst's events are one piece of bytes and one send: what costs
+here is Python for each event, so all that is known of a token is escaped once, at load.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from service.generation.request import Chunk, Token
+from service.models.tokenizer import Tokenizer
+
+PING_S = 15.0
+SEND_LIMIT_S = 30.0
+LOGPROB_DIGITS = 7
+
+_MIDDLE = ',"special":false}'
+_REST = ',"generated_text":null,"details":null}\n\n'
+
+
+class EventWriter:
+    """Makes the events of one model. JSON in ASCII, so that no client can split a line wrongly."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._texts = [json.dumps(tokenizer.text_of(i)) for i in range(len(tokenizer))]
+        self._heads = [
+            f',"token":{{"id":{i},"text":{text},"logprob":' for i, text in enumerate(self._texts)
+        ]
+
+    def events(self, first: int, chunk: Chunk) -> bytes:
+        """One event for each token of a chunk; `first` is the index of the first, from 1."""
+        heads, rest = self._heads, _MIDDLE + _REST
+        if chunk.top_tokens:
+            return b"".join(
+                self._event(first + i, Token(token, logprob), top, _REST)
+                for i, (token, logprob, top) in enumerate(
+                    zip(chunk.tokens, chunk.logprobs, chunk.top_tokens, strict=True)
+                )
+            )
+        return "".join(
+            [
+                f'data: {{"index":{index}{heads[token]}{logprob:.7f}{rest}'
+                for index, (token, logprob) in enumerate(
+                    zip(chunk.tokens, chunk.logprobs, strict=True), first
+                )
+            ]
+        ).encode("ascii")
+
+    def last_event(
+        self,
+        index: int,
+        token: Token,
+        top: Sequence[Token],
+        text: str,
+        details: dict[str, object],
+        *,
+        is_hidden: bool,
+    ) -> bytes:
+        """The event that ends a stream: the last token, all text and the details.
+
+        A token that is hidden is the end of a stop string: it shows no text.
+        """
+        rest = f',"generated_text":{json.dumps(text)},"details":{json.dumps(details)}}}\n\n'
+        if not is_hidden:
+            return self._event(index, token, top, rest)
+        shown = {"id": token.id, "text": "", "logprob": rounded(token.logprob), "special": True}
+        return f'data: {{"index":{index},"token":{json.dumps(shown)}{rest}'.encode("ascii")
+
+    def _event(self, index: int, token: Token, top: Sequence[Token], rest: str) -> bytes:
+        tops = ",".join(
+            f'{{"id":{t.id},"text":{self._texts[t.id]},"logprob":{t.logprob:.7f},"special":false}}'
+            for t in top
+        )
+        inserted = f',"top_tokens":[{tops}]' if top else ""
+        head = f'data: {{"index":{index}{self._heads[token.id]}{token.logprob:.7f}{_MIDDLE}'
+        return f"{head}{inserted}{rest}".encode("ascii")
+
+
+def rounded(logprob: float) -> float:
+    """A logprob as the events print it."""
+    return round(logprob, LOGPROB_DIGITS)
+
+
+class EventStream(Response):
+    """Sends pieces of an event stream as they come, until they end or the client goes away.
+
+    Instead of a library's response, because the hot path needs one send a piece and no more:
+    a ping after 15 s of silence, a limit for each send, and the source closed however it ends.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, pieces: AsyncIterator[bytes], headers: dict[str, str]) -> None:
+        no_buffers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+        super().__init__(headers=no_buffers | headers)
+        self.raw_headers = [item for item in self.raw_headers if item[0] != b"content-length"]
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream. Returns when the stream has ended or the client has gone."""
+        start: Message = {
+            "type": "http.response.start",
+            "status": self.status_code,
+            "headers": self.raw_headers,
+        }
+        sender = asyncio.ensure_future(self._send_all(start, send))
+        others = [
+            asyncio.ensure_future(self._watch(receive, sender)),
+            asyncio.ensure_future(self._ping(send)),
+        ]
+        try:
+            await asyncio.wait([sender])
+        finally:
+            for task in (sender, *others):
+                task.cancel()
+            await asyncio.gather(sender, *others, return_exceptions=True)
+            await self._pieces.aclose()  # type: ignore[attr-defined]
+        if not sender.cancelled() and (error := sender.exception()) is not None:
+            if not isinstance(error, (OSError, TimeoutError)):
+                raise error
+
+    async def _send_all(self, start: Message, send: Send) -> None:
+        await send(start)
+        async for piece in self._pieces:
+            self._is_silent = False
+            async with asyncio.timeout(SEND_LIMIT_S):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    @staticmethod
+    async def _watch(receive: Receive, sender: "asyncio.Future[None]") -> None:
+        """Stop sending when the client has gone."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        sender.cancel()
+
+    async def _ping(self, send: Send) -> None:
+        """Show proxies that a silent stream is alive."""
+        with contextlib.suppress(OSError):
+            while True:
+                self._is_silent = True
+                await asyncio.sleep(PING_S)
+                if self._is_silent:
+                    await send(
+                        {"type": "http.response.body", "body": b": ping\n\n", "more_body": True}
+                    )

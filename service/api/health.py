@@ -1,0 +1,69 @@
+"""Whether the server lives and is ready, and what it is."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from service.api.bodies import MAX_NEW_TOKENS, MAX_PROMPT_CHARACTERS, MAX_STOPS
+from service.api.serving import serving_of
+from service.generation.engine import MAX_ROWS, QUEUE_LIMIT
+
+router = APIRouter(tags=["service"])
+
+
+@router.get("/health/live")
+async def live() -> Response:
+    """200 while the event loop turns."""
+    return Response()
+
+
+@router.get("/health/ready")
+@router.get("/health")
+@router.get("/", include_in_schema=False)
+async def ready(request: Request) -> Response:
+    """200 where a generate request would be taken, else 503."""
+    if serving_of(request).is_ready:
+        return Response()
+    body = '{"error": "unhealthy", "error_type": "healthcheck"}'
+    return Response(body, 503, {"Retry-After": "1"}, "application/json")
+
+
+@router.get("/info")
+async def info(request: Request) -> dict[str, Any]:
+    """What TGI says of itself, and every model."""
+    registry = serving_of(request).registry
+    default = next((m for m in registry.loaded() if m.ref == registry.aliases.get("default")), None)
+    try:
+        own_version = version("carousel-serve")
+    except PackageNotFoundError:  # run from its folder
+        own_version = "unknown"
+    return {
+        "model_id": str(default.ref) if default else None,
+        "model_sha": default.manifest.digest if default else None,
+        "model_pipeline_tag": "text-generation",
+        "max_concurrent_requests": MAX_ROWS + QUEUE_LIMIT,
+        "max_best_of": 1,
+        "max_stop_sequences": MAX_STOPS,
+        "max_input_tokens": MAX_PROMPT_CHARACTERS,
+        "max_total_tokens": MAX_PROMPT_CHARACTERS + MAX_NEW_TOKENS,
+        "validation_workers": 1,
+        "max_client_batch_size": 1,
+        "router": "carousel",
+        "version": own_version,
+        "sha": None,
+        "docker_label": None,
+        "models": [
+            {
+                "id": str(model.ref),
+                "digest": model.manifest.digest,
+                "precision": model.precision,
+                "architecture": model.spec.summary,
+                "vocabulary_size": model.spec.vocabulary_size,
+                "state_bytes": model.spec.state_bytes,
+                "running": model.runtime.engine.running,
+                "waiting": model.runtime.engine.waiting,
+            }
+            for model in registry.loaded()
+        ],
+    }

@@ -1,0 +1,89 @@
+"""The command `carousel`: serve, import, generate. Imports what a command needs when it runs."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.errors import CarouselError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Store = Annotated[Path, typer.Option(help="Folder of bundles.", envvar="CAROUSEL_MODEL_STORE")]
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the network.")] = None,
+    model_store: Annotated[Path | None, typer.Option(help="Folder of bundles.")] = None,
+    import_dir: Annotated[Path | None, typer.Option(help="Folder of checkpoints.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of everything else.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
+) -> None:
+    """Serve the models of the store."""
+    from service.server import run  # noqa: PLC0415 (a command imports what it needs)
+    from service.settings import Settings  # noqa: PLC0415
+
+    settings = Settings.read(
+        os.environ,
+        host=host,
+        port=port,
+        threads=threads,
+        model_store=model_store,
+        import_dir=import_dir,
+        data_dir=data_dir,
+        log_level=log_level,
+    )
+    run(settings)
+
+
+@app.command(name="import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="Checkpoint: a file or a folder.")],
+    name: Annotated[str, typer.Option(help="Name of the model.")],
+    vocabulary: Annotated[Path | None, typer.Option(help="JSON, or one token a line.")] = None,
+    vocabulary_text: Annotated[Path | None, typer.Option(help="The training text.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, float32 or int8.")] = "auto",
+    assume: Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")] = None,
+    model_store: Store = Path("model_store"),
+) -> None:
+    """Import a Keras checkpoint into the store."""
+    from service.models.importing.importer import import_files  # noqa: PLC0415
+    from service.models.store import ModelStore  # noqa: PLC0415
+
+    assumed = dict(item.partition("=")[::2] for item in assume or [])
+    bundle = import_files(
+        ModelStore(model_store), source, name, vocabulary, vocabulary_text, precision, assumed
+    )
+    print(f"{bundle.ref}: {bundle.spec.summary}, {bundle.manifest.precision}")
+    print(bundle.manifest.precision_reason)
+    for assumption in bundle.manifest.assumptions:
+        print(f"assumed: {assumption}")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What the text begins with.")],
+    model: Annotated[str, typer.Option(help="name@version.")] = "demo@1",
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 400,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 0.8,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    model_store: Store = Path("model_store"),
+) -> None:
+    """Write text to the terminal, without a server."""
+    from service.terminal import write_text  # noqa: PLC0415
+
+    write_text(model_store, model, prompt, max_new_tokens, temperature, seed)
+
+
+def main() -> None:
+    """Run the command line; a named condition is one sentence and exit code 2."""
+    try:
+        app()
+    except CarouselError as error:
+        print(f"carousel: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,52 @@
+"""What can be set from outside: read once, frozen, handed down."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import BadRequest
+
+PREFIX = "CAROUSEL_"
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default; the environment variable is CAROUSEL_ and the name."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65535)
+    processes: Literal[1] = 1
+    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
+    redis_url: str | None = Field(default=None, repr=False)  # for sessions, which are to come
+    model_store: Path = Path("model_store")
+    import_dir: Path = Path("imports")
+    data_dir: Path = Path(".data")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str], **options: object) -> Self:
+        """Settings of the environment, with `options` that are not None before them.
+
+        Raises:
+            BadRequest: a variable is unknown or its value is not allowed; the sentence names it.
+
+        """
+        known = {PREFIX + name.upper() for name in cls.model_fields}
+        for name in environment:
+            if name.upper().startswith(PREFIX) and name.upper() not in known:
+                raise BadRequest(
+                    f"the environment variable {name} is unknown; "
+                    f"there are {', '.join(sorted(known))}"
+                )
+        given = {name: value for name, value in options.items() if value is not None}
+        try:
+            return cls(**given)  # type: ignore[arg-type]
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = PREFIX + str(first["loc"][0]).upper()
+            raise BadRequest(f"{name} is {first['input']!r}: {first['msg']}") from error

@@ -1,0 +1,42 @@
+"""Text in a terminal, without a server."""
+
+import asyncio
+import secrets
+from pathlib import Path
+
+from service.generation.engine import Engine
+from service.generation.request import GenerationRequest, SamplingParams
+from service.models.compile import compile_program
+from service.models.spec import ModelRef
+from service.models.store import ModelStore
+
+
+def write_text(
+    model_store: Path,
+    model: str,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int | None,
+) -> None:
+    """Print the prompt and what the model makes of it, as it comes.
+
+    Raises:
+        ModelNotFound, BadCheckpoint, UnknownCharacter, Validation.
+
+    """
+    bundle = ModelStore(model_store).read(ModelRef.parse(model))
+    program = compile_program(bundle.spec, bundle.weights, bundle.manifest.precision)
+    engine = Engine(program, bundle.tokenizer, name=model)
+    sampling = SamplingParams(secrets.randbits(64) if seed is None else seed, temperature)
+    request = GenerationRequest(bundle.tokenizer.encode(prompt), max_new_tokens, sampling)
+
+    async def write() -> None:
+        engine.start()
+        async for chunk in engine.submit(request):
+            print(bundle.tokenizer.decode(chunk.tokens), end="", flush=True)
+
+    print(prompt, end="", flush=True)
+    asyncio.run(write())
+    print()
+    engine.close()
