@@ -1,0 +1,133 @@
+"""The folder that imports come from, and the only way from a client's path to an open file."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Literal, Self
+
+from service.errors import TooLarge, Validation
+
+MAX_NAMES = 10_000
+Kind = Literal["file", "folder", "absent"]
+
+
+class ImportFolder:
+    """Files under `root`, opened component by component: no `..`, no link anywhere on the way.
+
+    Every file that was opened is in `digests`, its path under the root → sha256, and open until
+    the folder is left.
+    """
+
+    def __init__(self, root: Path, max_file_bytes: int) -> None:
+        self.root = root
+        self.max_file_bytes = max_file_bytes
+        self.digests: dict[str, str] = {}
+        self._opened = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def kind(self, relative: PurePosixPath) -> Kind:
+        """What lies there. Raises Validation where it is neither a file nor a folder."""
+        parts = _parts(relative)
+        try:
+            with self._parent(parts, relative) as parent:
+                return _kind(parts[-1], parent, relative) if parts else "folder"
+        except FileNotFoundError:
+            return "absent"
+
+    def names(self, relative: PurePosixPath) -> list[str]:
+        """Names in a folder, in order."""
+        with self._folder(_parts(relative), relative) as descriptor:
+            names = sorted(os.listdir(descriptor))  # noqa: PTH208 - a Path has no descriptor
+        if len(names) > MAX_NAMES:
+            raise Validation(f"{relative} holds {len(names)} files; the limit is {MAX_NAMES}")
+        return names
+
+    def open(self, relative: PurePosixPath) -> BinaryIO:
+        """Open a regular file for reading and record its sha256.
+
+        Raises:
+            Validation: the path leads out of the folder, over a link, or to no regular file.
+            TooLarge: the file is larger than the limit.
+
+        """
+        parts = _parts(relative)
+        try:
+            with self._parent(parts, relative) as parent:
+                if not parts or _kind(parts[-1], parent, relative) != "file":
+                    raise Validation(f"{relative} is a folder; name a file")
+                descriptor = os.open(
+                    parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent
+                )
+        except FileNotFoundError as error:
+            raise Validation(f"{relative} is not in the import folder") from error
+        file = self._opened.enter_context(os.fdopen(descriptor, "rb"))
+        size = os.fstat(descriptor).st_size
+        if size > self.max_file_bytes:
+            raise TooLarge(
+                f"{relative} has {size} bytes; the limit for one file is {self.max_file_bytes}"
+            )
+        self.digests[str(relative)] = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        return file
+
+    def read(self, relative: PurePosixPath, max_bytes: int) -> bytes:
+        """Content of a file of at most `max_bytes`. Raises as `open` does."""
+        content = self.open(relative).read(max_bytes + 1)
+        if len(content) > max_bytes:
+            raise TooLarge(f"{relative} is larger than the limit of {max_bytes} bytes")
+        return content
+
+    @contextmanager
+    def _folder(self, parts: tuple[str, ...], relative: PurePosixPath) -> Iterator[int]:
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for part in parts:
+                if _kind(part, descriptor, relative) != "folder":
+                    raise Validation(f"{part!r} in {relative} is not a folder")
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+                inner = os.open(part, flags, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = inner
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _parent(self, parts: tuple[str, ...], relative: PurePosixPath) -> Iterator[int]:
+        with self._folder(parts[:-1], relative) as descriptor:
+            yield descriptor
+
+
+def confined(text: str, field: str) -> PurePosixPath:
+    """A client's path as one that stays under the import folder. Raises Validation."""
+    path = PurePosixPath(text)
+    if not text or "\0" in text or path.is_absolute() or ".." in path.parts:
+        raise Validation(
+            f"{field} is {text[:200]!r}; it must be a path under the import folder, without '..'"
+        )
+    if len(text.encode("utf-8", "replace")) > os.pathconf("/", "PC_PATH_MAX") // 2:
+        raise Validation(f"{field} is a path of {len(text)} characters, which is too long")
+    return path
+
+
+def _parts(relative: PurePosixPath) -> tuple[str, ...]:
+    return confined(str(relative), "the path").parts
+
+
+def _kind(name: str, parent: int, relative: PurePosixPath) -> Literal["file", "folder"]:
+    mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+    if stat.S_ISLNK(mode):
+        raise Validation(f"{name!r} in {relative} is a symbolic link; links are not followed")
+    if stat.S_ISDIR(mode):
+        return "folder"
+    if stat.S_ISREG(mode):
+        return "file"
+    raise Validation(f"{relative} is not a regular file")

@@ -1,0 +1,170 @@
+"""An HDF5 file under guard: every link and data set is looked at before any number is read.
+
+HDF5 can point outside itself (external links and storage, virtual data sets), declare what it does
+not hold, and name plug-ins to load; none of that is in a file that Keras wrote.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import h5py  # type: ignore[import-untyped,unused-ignore]
+import numpy as np
+
+from service.errors import BadCheckpoint
+from service.models.importing.readers.tensor_bundle import from_bytes
+from service.models.importing.stored import Array, StoredArray
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+MAX_OBJECTS = 20_000
+MAX_DEPTH = 32
+MAX_RANK = 2
+MAX_NAMES = 4096
+MAX_COMPRESSION = 50
+"""A data set may be this many times larger than its bytes in the file, from UNCHECKED_BYTES up."""
+UNCHECKED_BYTES = 1024 * 1024
+
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+_FLOATS = ("float16", "float32", "float64")
+
+
+def open_hdf5(file: BinaryIO) -> h5py.File:
+    """Open a file and walk all of it. Raises BadCheckpoint where it holds anything unusual."""
+    try:
+        root = h5py.File(file, "r")
+        for count, _ in enumerate(_walk(root, "", 0)):
+            if count > MAX_OBJECTS:
+                raise BadCheckpoint(f"the HDF5 file holds more than {MAX_OBJECTS} objects")
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise BadCheckpoint(f"the HDF5 file is damaged: {str(error)[:200]}") from error
+    return root
+
+
+def stored_array(dataset: h5py.Dataset) -> StoredArray:
+    """A data set of numbers, not read yet. Raises BadCheckpoint."""
+    name, shape = dataset.name, dataset.shape
+    if shape is None or len(shape) > MAX_RANK:
+        raise BadCheckpoint(
+            f"data set {name} has shape {shape}; weights have at most {MAX_RANK} axes"
+        )
+    dtype = str(dataset.dtype)
+    if text_of(dataset, "dtype") == "bfloat16" and dataset.dtype.itemsize == 2:
+        return StoredArray(shape, "bfloat16", lambda: _bfloat16(dataset))
+    if dtype not in _FLOATS:
+        raise BadCheckpoint(f"data set {name} holds {dtype}, which is no float")
+    return StoredArray(shape, dtype, lambda: _read(dataset))
+
+
+def dataset_at(group: h5py.Group, path: str) -> h5py.Dataset:
+    """A data set by its path inside a group. Raises BadCheckpoint."""
+    found = group.get(path) if path and not path.startswith("/") else None
+    if not isinstance(found, h5py.Dataset):
+        raise BadCheckpoint(
+            f"the HDF5 file names {path[:200]!r} in {group.name}, but has no such data set"
+        )
+    return found
+
+
+def group_at(group: h5py.Group, name: str) -> h5py.Group:
+    """A group by its name inside another. Raises BadCheckpoint."""
+    found = group.get(name) if name and not name.startswith("/") else None
+    if not isinstance(found, h5py.Group):
+        raise BadCheckpoint(f"the HDF5 file names the layer {name[:200]!r}, but has no such group")
+    return found
+
+
+def text_of(owner: h5py.HLObject, name: str) -> str | None:
+    """An attribute that is one string. Raises BadCheckpoint where it is anything else."""
+    if name not in owner.attrs:
+        return None
+    value = _attribute(owner, name)
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if not isinstance(value, str):
+        raise BadCheckpoint(f"the attribute {name!r} of {owner.name} is not a string")
+    return value
+
+
+def texts_of(owner: h5py.HLObject, name: str) -> list[str]:
+    """An attribute that is a list of strings; Keras splits a long one into name0, name1, …."""
+    names = [name] if name in owner.attrs else []
+    while f"{name}{len(names)}" in owner.attrs and names[:1] != [name]:
+        names.append(f"{name}{len(names)}")
+    texts = []
+    for part in names:
+        for text in np.atleast_1d(np.asarray(_attribute(owner, part))).tolist():
+            if not isinstance(text, str | bytes):
+                raise BadCheckpoint(
+                    f"the attribute {part!r} of {owner.name} is not a list of strings"
+                )
+            texts.append(text if isinstance(text, str) else text.decode("utf-8", "replace"))
+    return texts
+
+
+def has_texts(owner: h5py.HLObject, name: str) -> bool:
+    """Whether the list of strings is there, whole or in parts."""
+    return name in owner.attrs or f"{name}0" in owner.attrs
+
+
+def _walk(group: h5py.Group, path: str, depth: int) -> Iterator[None]:
+    if depth > MAX_DEPTH:
+        raise BadCheckpoint(f"the HDF5 file is nested more than {MAX_DEPTH} deep, at {path[:200]}")
+    for name in group:
+        yield
+        here = f"{path}/{name}"
+        link = group.get(name, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise BadCheckpoint(f"{here} is an external link: it points into another file")
+        if not isinstance(link, h5py.HardLink):
+            raise BadCheckpoint(f"{here} is a soft link; links are not followed")
+        found = group.get(name)
+        if isinstance(found, h5py.Group):
+            yield from _walk(found, here, depth + 1)
+        elif isinstance(found, h5py.Dataset):
+            _check(found, here)
+        else:
+            raise BadCheckpoint(f"{here} is neither a group nor a data set")
+
+
+def _check(dataset: h5py.Dataset, path: str) -> None:
+    plist = dataset.id.get_create_plist()
+    if plist.get_external_count():
+        raise BadCheckpoint(f"data set {path} keeps its numbers in another file (external storage)")
+    if dataset.is_virtual:
+        raise BadCheckpoint(f"data set {path} is virtual: it is put together from other files")
+    filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
+    if unknown := filters - _FILTERS:
+        raise BadCheckpoint(
+            f"data set {path} is packed by filter {min(unknown)}; only gzip is read"
+        )
+    declared = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
+    stored = dataset.id.get_storage_size()
+    if declared > max(UNCHECKED_BYTES, MAX_COMPRESSION * stored):
+        raise BadCheckpoint(
+            f"data set {path} declares the shape {dataset.shape}, {declared} bytes, "
+            f"but the file holds {stored} bytes of it"
+        )
+
+
+def _attribute(owner: h5py.HLObject, name: str) -> Any:
+    """An attribute's value, once its declared size is small."""
+    found = owner.attrs.get_id(name)
+    if math.prod(found.shape) > MAX_NAMES:
+        raise BadCheckpoint(f"the attribute {name!r} of {owner.name} has {found.shape} entries")
+    if found.dtype.kind not in "SOf":  # an empty list of names is stored as no floats
+        raise BadCheckpoint(f"the attribute {name!r} of {owner.name} holds {found.dtype}, not text")
+    return owner.attrs[name]
+
+
+def _read(dataset: h5py.Dataset) -> Array:
+    try:
+        array: Array = dataset[()]
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BadCheckpoint(
+            f"data set {dataset.name} cannot be read: {str(error)[:200]}"
+        ) from error
+    return array
+
+
+def _bfloat16(dataset: h5py.Dataset) -> Array:
+    return from_bytes(_read(dataset).tobytes(), "bfloat16").reshape(dataset.shape)

@@ -1,0 +1,116 @@
+"""A `.keras` file: a zip of config.json, metadata.json and model.weights.h5, and nothing else.
+
+Only these members are read, each by counting what comes out; nothing is extracted by name.
+"""
+
+import tempfile
+import zipfile
+from typing import BinaryIO
+
+from service.errors import BadCheckpoint
+from service.models.importing.readers.json_text import MAX_BYTES, read_json_object
+from service.models.importing.readers.keras_hdf5 import read_hdf5
+from service.models.importing.stored import Checkpoint
+
+FORMAT = "keras-archive"
+MAX_MEMBERS = 16
+MAX_RATIO = 20
+"""A member may unpack to this many times its packed size, from UNCHECKED_BYTES up."""
+UNCHECKED_BYTES = 1024 * 1024
+
+_CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+_READ = (_CONFIG, _METADATA, _WEIGHTS)
+_SYMLINK = 0o120000
+_PIECE_BYTES = 1024 * 1024
+
+
+def read_keras_archive(file: BinaryIO, max_bytes: int) -> Checkpoint:
+    """Read a `.keras` archive whose weights take at most `max_bytes`. Raises BadCheckpoint."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = _members(archive)
+            config = read_json_object(_read(archive, members[_CONFIG], MAX_BYTES), _CONFIG)
+            metadata = read_json_object(_read(archive, members[_METADATA], MAX_BYTES), _METADATA)
+            weights = _unpack(archive, members[_WEIGHTS], max_bytes)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OSError) as error:
+        raise BadCheckpoint(f"the archive is damaged: {str(error)[:200]}") from error
+    version = metadata.get("keras_version")
+    if not isinstance(version, str):
+        raise BadCheckpoint(f"{_METADATA} does not say keras_version")
+    checkpoint = read_hdf5(weights)
+    return Checkpoint(FORMAT, checkpoint.layers, config, version)
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    infos = archive.infolist()
+    names = [info.filename for info in infos]
+    _refuse_other_archives(names)
+    if len(infos) > MAX_MEMBERS:
+        raise BadCheckpoint(f"the archive has {len(infos)} members; the limit is {MAX_MEMBERS}")
+    for info in infos:
+        _check_member(info)
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise BadCheckpoint(f"the archive has two members called {twice[:200]!r}")
+    if missing := [name for name in _READ if name not in names]:
+        raise BadCheckpoint(f"the archive has no member {missing[0]}, so it is no .keras file")
+    return {info.filename: info for info in infos}
+
+
+def _refuse_other_archives(names: list[str]) -> None:
+    if any(name.endswith("data.pkl") for name in names):
+        raise BadCheckpoint(
+            "the file is a PyTorch archive, whose weights are a pickle: a program, not a file to "
+            "read; only Keras checkpoints are imported"
+        )
+    if names and all(name.endswith(".npy") for name in names):
+        raise BadCheckpoint(
+            "the file is a NumPy .npz archive, which may hold pickles and says nothing of layers; "
+            "save the model with Keras"
+        )
+    if "model.weights.npz" in names:
+        raise BadCheckpoint(
+            "the archive keeps its weights as model.weights.npz; save it where h5py is installed, "
+            f"so that they are {_WEIGHTS}"
+        )
+
+
+def _check_member(info: zipfile.ZipInfo) -> None:
+    name = info.filename[:200]
+    if info.filename.startswith(("/", "\\")) or ".." in info.filename.replace("\\", "/").split("/"):
+        raise BadCheckpoint(f"the archive's member {name!r} leads out of the archive")
+    if (info.external_attr >> 16) & 0o170000 == _SYMLINK:
+        raise BadCheckpoint(f"the archive's member {name!r} is a symbolic link")
+    if info.flag_bits & 1:
+        raise BadCheckpoint(f"the archive's member {name!r} is encrypted")
+    if info.filename not in _READ and not info.filename.startswith("assets/"):
+        raise BadCheckpoint(f"the archive's member {name!r} is none that Keras writes")
+    if info.file_size > max(UNCHECKED_BYTES, MAX_RATIO * info.compress_size):
+        raise BadCheckpoint(
+            f"the archive's member {name!r} would unpack from {info.compress_size} to "
+            f"{info.file_size} bytes; the limit is {MAX_RATIO} times"
+        )
+
+
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> bytes:
+    with archive.open(info) as member:
+        content = member.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise BadCheckpoint(f"the archive's member {info.filename} is over {max_bytes} bytes")
+    return content
+
+
+def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> BinaryIO:
+    """A nameless private copy of a member: HDF5 needs to seek in it."""
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - it is read for as long as its arrays are
+    written = 0
+    with archive.open(info) as member:
+        while piece := member.read(_PIECE_BYTES):
+            written += len(piece)
+            if written > min(max_bytes, info.file_size):
+                raise BadCheckpoint(
+                    f"the archive's member {info.filename} unpacks to more than it declares "
+                    f"or than the limit of {max_bytes} bytes"
+                )
+            copy.write(piece)
+    copy.seek(0)
+    return copy

@@ -1,0 +1,97 @@
+"""The three ways in which Keras lays out weights in HDF5.
+
+* Keras 2, whole model: `model_config` at the root, the weights under `model_weights`.
+* Keras 2, weights only: `layer_names` at the root; each layer's group has `weight_names`.
+* Keras 3 (and `.keras` files of Keras 2.12 on): groups by attribute path, arrays in `vars`.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import h5py  # type: ignore[import-untyped,unused-ignore]
+
+from service.errors import BadCheckpoint
+from service.models.importing.readers.hdf5 import (
+    dataset_at,
+    group_at,
+    has_texts,
+    open_hdf5,
+    stored_array,
+    text_of,
+    texts_of,
+)
+from service.models.importing.readers.json_text import read_json_object
+from service.models.importing.readers.object_checkpoint import natural
+from service.models.importing.stored import Checkpoint, StoredLayer
+
+WHOLE_MODEL = "keras-2-hdf5"
+WEIGHTS_ONLY = "keras-2-hdf5-weights"
+KERAS_3_WEIGHTS = "keras-3-weights-hdf5"
+
+_NOT_LAYERS = {"optimizer", "metrics", "seed_generator"}
+_WRAPPERS = re.compile(r"/(?:cell|layer)$")
+
+
+def read_hdf5(file: BinaryIO) -> Checkpoint:
+    """Read an HDF5 file that Keras wrote, as far as the shapes. Raises BadCheckpoint."""
+    root = open_hdf5(file)
+    config = text_of(root, "model_config")
+    weights = group_at(root, "model_weights") if "model_weights" in root else root
+    if config is not None or has_texts(weights, "layer_names"):
+        return Checkpoint(
+            WEIGHTS_ONLY if config is None else WHOLE_MODEL,
+            tuple(_named_layers(weights)),
+            None if config is None else read_json_object(config.encode(), "model_config"),
+            text_of(weights, "keras_version") or text_of(root, "keras_version"),
+        )
+    layers = variables_layers(root)
+    if not layers:
+        raise BadCheckpoint(
+            "the HDF5 file was not written by Keras: it has no model_config, no layer_names "
+            "and no groups called vars"
+        )
+    return Checkpoint(KERAS_3_WEIGHTS, layers)
+
+
+def variables_layers(root: h5py.Group) -> tuple[StoredLayer, ...]:
+    """Layers of the layout of Keras 3: a group `vars` with arrays 0, 1, … under each object.
+
+    A path ends in the class's name and a counter of that class; `lstm_2` may follow `lstm`
+    directly, so only their order counts.
+    """
+    layers = []
+    for path, variables in _variables(root, ""):
+        arrays = [variables[str(i)] for i in range(len(variables)) if str(i) in variables]
+        if not arrays:
+            continue
+        if len(arrays) < len(variables):
+            raise BadCheckpoint(f"{variables.name} holds something other than arrays 0, 1, 2, …")
+        owner = _WRAPPERS.sub("", path)
+        named = root.get(f"{owner}/vars")
+        layers.append(
+            StoredLayer(
+                owner.removeprefix("/"),
+                tuple(stored_array(dataset_at(variables, str(i))) for i in range(len(arrays))),
+                text_of(named, "name") if isinstance(named, h5py.Group) else None,
+            )
+        )
+    return tuple(sorted(layers, key=lambda layer: natural(layer.path)))
+
+
+def _variables(group: h5py.Group, path: str) -> Iterator[tuple[str, h5py.Group]]:
+    for name, child in group.items():
+        if name in _NOT_LAYERS or not isinstance(child, h5py.Group):
+            continue
+        if name == "vars":
+            yield path, child
+        else:
+            yield from _variables(child, f"{path}/{name}")
+
+
+def _named_layers(weights: h5py.Group) -> Iterator[StoredLayer]:
+    for name in texts_of(weights, "layer_names"):
+        group = group_at(weights, name)
+        arrays = [stored_array(dataset_at(group, path)) for path in texts_of(group, "weight_names")]
+        if arrays:
+            yield StoredLayer(name, tuple(arrays), name)
