@@ -2,6 +2,7 @@
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,15 @@ import typer
 from service.errors import CarouselError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+class PrecisionChoice(StrEnum):
+    """The arithmetic to serve with; auto takes int8 where it costs next to nothing."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    INT8 = "int8"
+
 
 Store = Annotated[Path, typer.Option(help="Folder of bundles.", envvar="CAROUSEL_MODEL_STORE")]
 
@@ -47,18 +57,29 @@ def import_(
     name: Annotated[str, typer.Option(help="Name of the model.")],
     vocabulary: Annotated[Path | None, typer.Option(help="JSON, or one token a line.")] = None,
     vocabulary_text: Annotated[Path | None, typer.Option(help="The training text.")] = None,
-    precision: Annotated[str, typer.Option(help="auto, float32 or int8.")] = "auto",
+    precision: Annotated[PrecisionChoice, typer.Option()] = PrecisionChoice.AUTO,
     assume: Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")] = None,
     model_store: Store = Path("model_store"),
 ) -> None:
     """Import a Keras checkpoint into the store."""
-    from service.models.importing.importer import import_files  # noqa: PLC0415
+    from service.models.importing.importer import Importer  # noqa: PLC0415
+    from service.models.importing.request import ImportRequest  # noqa: PLC0415
     from service.models.store import ModelStore  # noqa: PLC0415
 
-    assumed = dict(item.partition("=")[::2] for item in assume or [])
-    bundle = import_files(
-        ModelStore(model_store), source, name, vocabulary, vocabulary_text, precision, assumed
+    root = Path(source.resolve().anchor)
+
+    def below_root(path: Path) -> Path:
+        return path.resolve().relative_to(root)
+
+    request = ImportRequest(
+        source=below_root(source),
+        name=name,
+        vocabulary=below_root(vocabulary) if vocabulary else None,
+        vocabulary_text=below_root(vocabulary_text) if vocabulary_text else None,
+        precision=precision.value,
+        assume=dict(item.partition("=")[::2] for item in assume or []),
     )
+    bundle = Importer(root, ModelStore(model_store)).run(request)
     print(f"{bundle.ref}: {bundle.spec.summary}, {bundle.manifest.precision}")
     print(bundle.manifest.precision_reason)
     for assumption in bundle.manifest.assumptions:

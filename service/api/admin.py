@@ -16,7 +16,8 @@ from service.api.problems import describe
 from service.api.serving import Serving, serving_of
 from service.errors import TooLarge, Validation
 from service.models.bundle import Parity, Precision
-from service.models.importing.importer import ImportRequest, import_checkpoint
+from service.models.importing.importer import Importer
+from service.models.importing.request import ImportRequest
 from service.models.registry import Listing
 from service.models.spec import ModelRef, ModelSpec, check_name
 
@@ -102,17 +103,16 @@ async def _import(serving: Serving, body: ImportBody, folder: Path) -> dict[str,
     if body.alias is not None:
         check_name(body.alias)
     wanted = ImportRequest(
-        source=body.source,
+        source=Path(body.source),
         name=body.name,
         version=body.version,
-        vocabulary=body.vocabulary,
-        vocabulary_text=body.vocabulary_text,
+        vocabulary=Path(body.vocabulary) if body.vocabulary else None,
+        vocabulary_text=Path(body.vocabulary_text) if body.vocabulary_text else None,
         precision=body.precision,
         assume=body.assume,
     )
-    bundle = await asyncio.to_thread(
-        import_checkpoint, wanted, folder, serving.store, serving.import_limits
-    )
+    importer = Importer(folder, serving.store)
+    bundle = await asyncio.to_thread(importer.run, wanted)
     registry = serving.registry
     registry.add(bundle.ref)
     await registry.load(bundle.ref)

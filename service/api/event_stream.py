@@ -101,7 +101,7 @@ class EventStream(Response):
         self.raw_headers = [item for item in self.raw_headers if item[0] != b"content-length"]
         self._pieces = pieces
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Stream. Returns when the stream has ended or the client has gone."""
         start: Message = {
             "type": "http.response.start",
@@ -120,9 +120,9 @@ class EventStream(Response):
                 task.cancel()
             await asyncio.gather(sender, *others, return_exceptions=True)
             await self._pieces.aclose()  # type: ignore[attr-defined]
-        if not sender.cancelled() and (error := sender.exception()) is not None:
-            if not isinstance(error, (OSError, TimeoutError)):
-                raise error
+        error = None if sender.cancelled() else sender.exception()
+        if error is not None and not isinstance(error, OSError):  # TimeoutError is one
+            raise error
 
     async def _send_all(self, start: Message, send: Send) -> None:
         await send(start)

@@ -138,7 +138,8 @@ def _streamed(job: Job) -> Response:
 
 async def _pieces(job: Job) -> AsyncIterator[bytes]:
     """The bytes of a stream, a piece each burst; an error on the way is its last event."""
-    writer, index, shown = job.model.runtime.writer, 1, []
+    writer, index = job.model.runtime.writer, 1
+    shown: list[int] = []
     try:
         async for chunk in job.stream:
             shown.extend(chunk.tokens)
@@ -158,16 +159,20 @@ def _last_piece(
 ) -> bytes:
     text = job.prefix + job.model.tokenizer.decode(shown)
     details = _details(finish, job) | {"input_length": len(job.request.prompt)}
-    if finish.stop_token is not None:
-        last, top, plain = finish.stop_token, (), chunk
-    else:
+    last, top, plain = finish.stop_token, chunk.top_tokens[-1:], chunk
+    is_hidden = last is not None
+    if last is None:
         last = Token(chunk.tokens[-1], chunk.logprobs[-1])
-        top = chunk.top_tokens[-1] if chunk.top_tokens else ()
         plain = Chunk(chunk.tokens[:-1], chunk.logprobs[:-1], chunk.top_tokens[:-1])
-    is_hidden = finish.stop_token is not None
-    index += len(plain.tokens)
-    end = writer.last_event(index, last, top, text, details, is_hidden=is_hidden)
-    return writer.events(index - len(plain.tokens), plain) + end
+    end = writer.last_event(
+        index + len(plain.tokens),
+        last,
+        top[0] if top else (),
+        text,
+        details,
+        is_hidden=is_hidden,
+    )
+    return writer.events(index, plain) + end
 
 
 def _details(finish: Finish, job: Job) -> dict[str, Any]:
@@ -182,7 +187,8 @@ def _details(finish: Finish, job: Job) -> dict[str, Any]:
 
 
 async def _whole(http: Request, job: Job, *, in_list: bool = False) -> Response:
-    chunks, first_s = [], job.admitted_s
+    chunks: list[Chunk] = []
+    first_s = job.admitted_s
     watch = asyncio.ensure_future(_cancel_when_gone(http, job.stream))
     try:
         async for chunk in job.stream:

@@ -1,6 +1,6 @@
 """What the routes stand on: the models that are served, and whether they are."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import Request
@@ -8,7 +8,6 @@ from fastapi import Request
 from service.api.event_stream import EventWriter
 from service.errors import Draining
 from service.generation.engine import Engine
-from service.models.importing.importer import ImportLimits
 from service.models.registry import LoadedModel, Registry
 from service.models.store import ModelStore
 
@@ -43,7 +42,6 @@ class Serving:
     registry: Registry[ModelRuntime]
     store: ModelStore
     import_dir: Path
-    import_limits: ImportLimits = field(default_factory=ImportLimits)
     is_open: bool = False
     is_draining: bool = False
 

@@ -115,6 +115,7 @@ class Engine:
         texts = [tokenizer.text_of(i) for i in range(len(tokenizer))]
         sampler = Sampler(program.vocabulary_size, rows, tokenizer.special_ids)
         self._table = SlotTable(program, sampler, rows, threads)
+        self._table.warm_up()
         self._scheduler = Scheduler(texts, rows, queue_limit)
         self._streams: set[Stream] = set()
         self._emptied = asyncio.Event()  # set where a draining engine has lost its last stream

@@ -22,6 +22,11 @@ class SlotTable:
             else StepwiseBurst(program, self._batch, sampler)
         )
 
+    def warm_up(self) -> None:
+        """Take one step for nobody, so that whatever is compiled late is compiled now."""
+        self._burst.run(1, 1)
+        self._batch.clear(0)
+
     def run(self, plan: Plan) -> Draws:
         """Do the plan's changes, feed its prompts, take its steps; return what they drew.
 
