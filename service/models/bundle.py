@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Self
@@ -48,24 +49,29 @@ class Parity(BaseModel):
     nats_per_character: dict[Precision, float] = Field(default_factory=dict)
 
 
-class Manifest(BaseModel):
-    """What is known of a bundle, all of it JSON."""
+class Record(BaseModel):
+    """What is known of a bundle beside its numbers: how it came about and how it is to be used."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    precision: Precision
+    precision_reason: str
+    assumptions: tuple[str, ...] = ()
+    source: Source
+    parity: Parity
+    generation_defaults: dict[str, JsonValue] = Field(default_factory=dict)
+    training: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class Manifest(Record):
+    """A record with what follows from the numbers: all of manifest.json."""
+
     format: Literal[1] = 1
     name: str
     version: int
     created_at: str
     digest: str
     architecture: dict[str, JsonValue]
-    precision: Precision
-    precision_reason: str
-    assumptions: tuple[str, ...] = ()
     unknown_character: UnknownPolicy = UnknownPolicy.ERROR
-    source: Source
-    parity: Parity
-    generation_defaults: dict[str, JsonValue] = Field(default_factory=dict)
-    training: dict[str, JsonValue] = Field(default_factory=dict)
     files: dict[str, str]
 
 
@@ -111,6 +117,24 @@ def check_vocabulary_fits(spec: ModelSpec, tokenizer: Tokenizer) -> None:
             f"the vocabulary has {len(tokenizer)} tokens, "
             f"but the weights are made for {spec.vocabulary_size}"
         )
+
+
+def compose(
+    ref: ModelRef, spec: ModelSpec, weights: Weights, tokenizer: Tokenizer, record: Record
+) -> dict[str, bytes]:
+    """The files of a bundle by name, ready for `ModelStore.write`."""
+    files = content_files(weights, tokenizer)
+    manifest = Manifest(
+        name=ref.name,
+        version=ref.version,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        digest=digest_of(spec, tokenizer.unknown, files),
+        architecture=spec.to_json(),
+        unknown_character=tokenizer.unknown,
+        files={name: sha256_hex(content) for name, content in files.items()},
+        **record.model_dump(),
+    )
+    return files | {MANIFEST: manifest.model_dump_json(indent=2).encode()}
 
 
 def content_files(weights: Weights, tokenizer: Tokenizer) -> dict[str, bytes]:
