@@ -19,7 +19,9 @@ from tests.generation.invariance import Transcript
 TOKENIZER = Tokenizer("abcdefg")
 
 
-def request(n: int, seed: int = 1, prompt: tuple[int, ...] = (1, 2), **options) -> GenerationRequest:
+def request(
+    n: int, seed: int = 1, prompt: tuple[int, ...] = (1, 2), **options
+) -> GenerationRequest:
     return GenerationRequest(prompt, n, SamplingParams(seed=seed), **options)
 
 

@@ -1,0 +1,54 @@
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+
+from service.models.bundle import Parity, Precision, Record, Source, compose
+from service.models.spec import Cell, LayerSpec, ModelRef, ModelSpec, Weights
+from service.models.store import ModelStore
+from service.models.tokenizer import Tokenizer
+from tests.process import ROOT, Server, serving
+
+# Characters that some line readers take for the end of a line, and some that JSON may escape.
+AWKWARD = '\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\n\r\t"\\/<é中😀'
+
+
+def put_model(store: Path, name: str, spec: ModelSpec, weight: float, tokens: str) -> None:
+    """Store `name@1` with every weight the same."""
+    arrays = {n: np.full(s, weight, np.float32) for n, s in spec.weight_shapes.items()}
+    record = Record(
+        precision=Precision.FLOAT32,
+        precision_reason="made by a test",
+        source=Source(format="test", files={}),
+        parity=Parity(tokens=0, largest_logit_difference={}),
+    )
+    ref, weights = ModelRef(name, 1), Weights(spec, arrays)
+    ModelStore(store).write(ref, compose(ref, spec, weights, Tokenizer(tokens), record))
+
+
+def new_home(folder: Path) -> Path:
+    """A folder to serve from: the bundled model, the awkward one, an empty import folder."""
+    shutil.copytree(ROOT / "model_store" / "demo", folder / "model_store" / "demo")
+    (folder / "imports").mkdir()
+    says_anything = ModelSpec(len(AWKWARD), None, (LayerSpec(Cell.LSTM, 8),))
+    put_model(folder / "model_store", "awkward", says_anything, 0.0, AWKWARD)
+    (folder / "model_store" / "registry.json").write_text(
+        '{"aliases": {"default": "demo@1"}, "loaded": ["demo@1", "awkward@1"]}'
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for every test that leaves it as it was."""
+    with serving(new_home(tmp_path_factory.mktemp("home"))) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def http(server: Server) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=server.url, timeout=30) as client:
+        yield client

@@ -1,0 +1,47 @@
+"""The serving process from outside."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.process import ROOT, environment, free_port
+
+
+def maps_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_a_process_that_serves_holds_no_tensorflow_and_little_memory(server, http):
+    body = {"inputs": "The ", "parameters": {"max_new_tokens": 500}}
+    assert http.post("/generate", json=body).is_success
+    assert "tensorflow" not in maps_of(server.process.pid)
+    assert "h5py" not in maps_of(server.process.pid)
+    assert psutil.Process(server.process.pid).memory_info().rss < 250e6
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("CAROUSEL_PROT", "8000", "CAROUSEL_PROT is unknown"),
+        ("CAROUSEL_PORT", "many", "CAROUSEL_PORT is 'many'"),
+        ("CAROUSEL_PORT", "0", "CAROUSEL_PORT is"),
+        ("CAROUSEL_PROCESSES", "4", "CAROUSEL_PROCESSES is '4'"),
+        ("CAROUSEL_LOG_LEVEL", "loud", "CAROUSEL_LOG_LEVEL"),
+    ],
+)
+def test_a_setting_that_is_wrong_stops_the_start_and_names_itself(tmp_path, name, value, sentence):
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "serve"],
+        env=environment(tmp_path, free_port(), **{name: value}),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr

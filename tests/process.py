@@ -1,0 +1,82 @@
+"""A server as its users start it: a process of its own on a free port."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+START_LIMIT_S = 60.0
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(folder: Path, port: int, **settings: str) -> dict[str, str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("CAROUSEL_")}
+    return clean | {
+        "CAROUSEL_PORT": str(port),
+        "CAROUSEL_MODEL_STORE": str(folder / "model_store"),
+        "CAROUSEL_IMPORT_DIR": str(folder / "imports"),
+        "CAROUSEL_DATA_DIR": str(folder / "data"),
+        **settings,
+    }
+
+
+@contextlib.contextmanager
+def serving(folder: Path, **settings: str) -> Iterator[Server]:
+    """A server over `folder`'s model_store and imports, ended with the context."""
+    port, log = free_port(), folder / "server.log"
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
+            [sys.executable, "-m", "service", "serve"],
+            env=environment(folder, port, **settings),
+            cwd=ROOT,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
+        server = Server(port, process, log)
+        try:
+            _wait_until_ready(server)
+            yield server
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+
+
+def _wait_until_ready(server: Server) -> None:
+    until = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < until and server.process.poll() is None:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{server.url}/health/ready", timeout=5).close()
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"the server did not become ready:\n{server.log.read_text()[-2000:]}")
