@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 
-from service.models.bundle import Manifest
-from service.models.spec import ModelSpec
+from service.models.bundle import Record
+from service.models.spec import ModelRef, ModelSpec
 
 CARD = "README.md"
 
 
-def model_card(manifest: Manifest, spec: ModelSpec, samples: Sequence[str]) -> str:
+def model_card(ref: ModelRef, spec: ModelSpec, record: Record, samples: Sequence[str]) -> str:
     """Markdown from a bundle's record, so that no number in it is typed by hand."""
-    training = manifest.training
+    training = record.training
     shown = "\n\n".join(f"```text\n{sample}\n```" for sample in samples)
-    temperature = manifest.generation_defaults["temperature"]
-    return f"""# {manifest.name}@{manifest.version}
+    temperature = record.generation_defaults["temperature"]
+    return f"""# {ref}
 
 A small character model of Python's language reference. Carousel bundles it so that the first
 command has something to say; it is there to show the machinery, not to answer questions.
@@ -27,20 +27,21 @@ command has something to say; it is there to show the machinery, not to answer q
 ({training["validation_nats"]} nats) |
 | trained | {training["seconds"]} s, best epoch {training["best_epoch"]}, \
 TensorFlow {training["tensorflow"]}, Keras {training["keras"]} |
-| precision | {manifest.precision}: {manifest.precision_reason} |
+| served as | {record.precision}, since {record.precision_reason} |
 
 ## Text
 
-`pydoc_data.topics` of CPython {training["python"]}, what `help("assignment")` and its like print:
-{training["characters"]:,} characters after `service/training/topics.py` has prepared it. Topics
-that repeat sections of longer ones are left out, the others are put one after another in a shuffled
-order, and typographic quotes and dashes are written in ASCII. The vocabulary is a line break and
-printable ASCII; any other character in a prompt is an error.
+`pydoc_data.topics` of CPython {training["python"]}, what `help("assignment")` and its like print.
+`service/training/topics.py` makes {training["characters"]:,} characters of it:
+topics that repeat sections of longer ones are left out, the others are put one after another in a
+shuffled order, and typographic quotes and dashes are written in ASCII.
+The vocabulary is a line break and printable ASCII; any other character in a prompt is an error.
 
-The last {training["validation_share"]:.0%} of it are the validation text. It was never learnt, and
-read once from the zero state in float64 it costs the bits above. The best epoch was chosen by it,
-which flatters the number a little. sha256 of the text:
-`{training["corpus_sha256"]}`.
+The last {training["validation_share"]:.0%} of the text are for validation.
+They were never learnt; read once from the zero state in float64, they cost the bits above.
+The best epoch was chosen by them, which flatters the number a little.
+
+sha256 of the text: `{training["corpus_sha256"]}`
 
 The text is part of the Python documentation: © 2001 and later, Python Software Foundation, under
 the [PSF License Version 2](https://docs.python.org/3/license.html); its code examples are also

@@ -5,7 +5,6 @@ import json
 import math
 import platform
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,12 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from service.errors import Validation
-from service.models.bundle import MANIFEST, Manifest, Source, content_files, digest_of, sha256_hex
+from service.models.bundle import Record, Source, compose, sha256_hex
 from service.models.parity import measure
 from service.models.reference import ReferenceModel
 from service.models.spec import ModelRef, ModelSpec, Weights
 from service.models.store import ModelStore
-from service.models.tokenizer import Tokenizer, UnknownPolicy
+from service.models.tokenizer import Tokenizer
 from service.training.card import CARD, model_card
 from service.training.corpus import Corpus, Tokens
 from service.training.topics import ALPHABET, topics_text
@@ -110,24 +109,18 @@ def bundle_files(ref: ModelRef, text: str, kept: Path) -> dict[str, bytes]:
     nats = _nats_per_character(reference, demo_corpus(text).validation)
     training["validation_nats"] = round(nats, 4)
     training["validation_bits_per_character"] = round(nats / math.log(2), 4)
-    files, verdict = content_files(weights, tokenizer), measure(spec, weights, "auto")
-    manifest = Manifest(
-        name=ref.name,
-        version=ref.version,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        digest=digest_of(spec, UnknownPolicy.ERROR, files),
-        architecture=spec.to_json(),
+    verdict = measure(spec, weights, "auto")
+    record = Record(
         precision=verdict.precision,
         precision_reason=verdict.reason,
         source=Source(format="trained", files={"pydoc_data.topics": sha256}),
         parity=verdict.parity,
         generation_defaults={"do_sample": True, "temperature": TEMPERATURE},
         training=training,
-        files={name: sha256_hex(content) for name, content in files.items()},
     )
     samples = [_sample(reference, tokenizer, prompt) for prompt in PROMPTS]
-    files[CARD] = model_card(manifest, spec, samples).encode()
-    return files | {MANIFEST: manifest.model_dump_json(indent=2).encode()}
+    card = model_card(ref, spec, record, samples)
+    return compose(ref, spec, weights, tokenizer, record) | {CARD: card.encode()}
 
 
 def _nats_per_character(reference: ReferenceModel, tokens: Tokens) -> float:
