@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
+DCLINT := docker/node_modules/.bin/dclint
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 
 .PHONY: run test check lint fix bench soak demo-model image-lint lock
@@ -36,8 +37,9 @@ soak: $(VENV)/.dev  ## the long tests
 demo-model: $(VENV)/.dev  ## train the bundled model again
 	$(BIN)/python -m service.training.demo
 
-image-lint: $(VENV)/.dev  ## Dockerfile and compose file
+image-lint: $(VENV)/.dev $(DCLINT)  ## Dockerfile and compose file
 	$(BIN)/hadolint Dockerfile
+	$(DCLINT) --max-warnings 0 docker-compose.yml
 
 lock:  ## resolve again and export what pip installs; needs uv
 	uv lock
@@ -50,9 +52,14 @@ $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "needs $(PYTHON): set PYTHON=…"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+$(DCLINT): docker/package-lock.json
+	@command -v npm >/dev/null || { echo "image-lint needs npm, for dclint"; exit 1; }
+	npm ci --prefix docker --no-audit --no-fund --silent
+	touch $@
+
 $(VENV)/.serve: requirements/serve.txt | $(VENV)/bin/python
 	$(INSTALL) -r requirements/serve.txt
-	$(BIN)/python -c "import service.generation.sampling"  # compile the sampler once, not at the first start
+	$(BIN)/python -m service doctor  # compile once here, not at the first start
 	touch $@
 
 $(VENV)/.dev: requirements/dev.txt | $(VENV)/bin/python

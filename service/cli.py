@@ -101,6 +101,15 @@ def generate(
     write_text(model_store, model, prompt, max_new_tokens, temperature, seed)
 
 
+@app.command()
+def doctor() -> None:
+    """Say what this machine does int8 with, and compile what would be compiled at a first start."""
+    from service.checkup import check_up  # noqa: PLC0415
+
+    for line in check_up():
+        print(line)
+
+
 def main() -> None:
     """Run the command line; a named condition is one sentence and exit code 2."""
     try:

@@ -1,14 +1,9 @@
 """Several steps in a row, each of the network and then of the sampler."""
 
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import Protocol
 
-from numba import njit
-
-from service.generation.sampling import Sampler, advance_rows
-from service.models.fused import FusedProgram, step_rows
-from service.models.program import Batch, StepProgram
+from service.generation.sampling import Sampler
+from service.models.step import Batch, KernelProgram, StepProgram
 
 
 class Burst(Protocol):
@@ -16,6 +11,10 @@ class Burst(Protocol):
 
     def run(self, rows: int, steps: int) -> None:
         """Take `steps` steps with the first `rows` rows. One thread at a time; blocks."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it runs on."""
         ...
 
 
@@ -31,36 +30,14 @@ class StepwiseBurst:
             self._program.step(self._batch, rows)
             self._sampler.advance(self._batch, rows, step)
 
-
-ROWS_A_LANE = 2
-"""Below this many rows a lane does not pay for its thread."""
-
-
-class FusedBurst:
-    """All steps without the interpreter, the rows shared out to lanes of one thread each."""
-
-    def __init__(self, program: FusedProgram, batch: Batch, sampler: Sampler, threads: int) -> None:
-        self._program = program.arguments(batch)
-        self._sampler = sampler.arguments
-        self._threads = threads
-        self._pool = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="lane")
-
-    def run(self, rows: int, steps: int) -> None:
-        """Take `steps` steps with the first `rows` rows."""
-        lanes = max(1, min(self._threads, rows // ROWS_A_LANE))
-        edges = [rows * lane // lanes for lane in range(lanes + 1)]
-        others = [
-            self._pool.submit(_lane, self._program, self._sampler, first, last, steps)
-            for first, last in pairwise(edges[1:])
-        ]
-        _lane(self._program, self._sampler, 0, edges[1], steps)
-        for other in others:
-            other.result()
+    def close(self) -> None:
+        """Nothing to give back."""
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def _lane(program, sampler, first, last, steps):  # type: ignore[no-untyped-def]
-    tokens, logits = program[0], program[2]
-    for step in range(steps):
-        step_rows(program, first, last)
-        advance_rows(sampler, logits, tokens, first, last, step)
+def burst_of(program: StepProgram, batch: Batch, sampler: Sampler, threads: int) -> Burst:
+    """The fastest way to take steps with a program; `threads` are for one that has none itself."""
+    if isinstance(program, KernelProgram):
+        from service.generation.lanes import LaneBurst  # noqa: PLC0415 (compiled where it is used)
+
+        return LaneBurst(program, batch, sampler, threads)
+    return StepwiseBurst(program, batch, sampler)

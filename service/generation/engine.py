@@ -12,7 +12,7 @@ from service.generation.request import Chunk, GenerationRequest
 from service.generation.sampling import Sampler
 from service.generation.scheduler import Plan, Progress, Scheduler
 from service.generation.table import SlotTable
-from service.models.program import StepProgram
+from service.models.step import StepProgram
 from service.models.tokenizer import Tokenizer
 
 MAX_ROWS = 256
@@ -201,6 +201,7 @@ class Engine:
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
+        self._table.close()
         for stream in list(self._streams):
             self.forget(stream)
             stream.fail(Draining("the model was closed before the generation was complete"))

@@ -19,7 +19,7 @@ from numba import njit
 
 from service.generation.random import uniform
 from service.generation.request import MAX_TOP_TOKENS, PENALTY_WINDOW, GenerationRequest
-from service.models.program import Batch
+from service.models.step import Batch
 
 MAX_STEPS = 16
 """The longest burst: how many steps may pass before the draws are looked at."""

@@ -1,10 +1,9 @@
 """The slot table's memory: each row's state, parameters and next token, and a burst over them."""
 
-from service.generation.burst import Burst, FusedBurst, StepwiseBurst
+from service.generation.burst import burst_of
 from service.generation.sampling import Draws, Sampler
 from service.generation.scheduler import Plan, Start, Swap
-from service.models.fused import FusedProgram
-from service.models.program import StepProgram
+from service.models.step import StepProgram
 
 
 class SlotTable:
@@ -16,11 +15,7 @@ class SlotTable:
         """`threads` is for programs that have none of their own."""
         self._batch = program.new_batch(capacity)
         self._sampler = sampler
-        self._burst: Burst = (
-            FusedBurst(program, self._batch, sampler, threads)
-            if isinstance(program, FusedProgram)
-            else StepwiseBurst(program, self._batch, sampler)
-        )
+        self._burst = burst_of(program, self._batch, sampler, threads)
 
     def warm_up(self) -> None:
         """Take one step for nobody, so that whatever is compiled late is compiled now."""
@@ -42,6 +37,10 @@ class SlotTable:
             self._sampler.feed(feed.row, feed.tokens)
         self._burst.run(plan.rows, plan.steps)
         return self._sampler.draws(plan.rows, plan.steps)
+
+    def close(self) -> None:
+        """Give back what the bursts run on."""
+        self._burst.close()
 
     def start(self, change: Start) -> None:
         """Put a request into a free row: zero state, its parameters, its first token."""

@@ -27,6 +27,10 @@ class Precision(StrEnum):
     INT8 = "int8"
 
 
+WantedPrecision = Literal["auto", "float32", "int8"]
+"""A precision, or the choice of it by what int8 costs."""
+
+
 class Source(BaseModel):
     """Where a bundle came from: the checkpoint's format and the sha256 of each file read."""
 

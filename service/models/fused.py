@@ -12,10 +12,16 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from service.models.graph import FOLD_LIMIT_BYTES
 from service.models.int8_tile import COLUMNS, DEPTH, multiply, pack, padded
-from service.models.program import Batch, zero_batch
-from service.models.spec import Activation, Cell, LayerSpec, ModelSpec, Weights
+from service.models.spec import (
+    FOLD_LIMIT_BYTES,
+    Activation,
+    Cell,
+    LayerSpec,
+    ModelSpec,
+    Weights,
+)
+from service.models.step import Batch, zero_batch
 
 
 def is_fusible(spec: ModelSpec) -> bool:

@@ -17,12 +17,9 @@ import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from service.models.bundle import Precision
-from service.models.spec import Activation, Cell, LayerSpec, ModelSpec, Weights
+from service.models.spec import FOLD_LIMIT_BYTES, Activation, Cell, LayerSpec, ModelSpec, Weights
 
 OPSET, MICROSOFT_OPSET, IR_VERSION = 21, 1, 10
-
-FOLD_LIMIT_BYTES = 32 * 1024 * 1024
-"""The embedding is folded into the first kernel while the table stays below this."""
 
 WIDE_VOCABULARY = 256
 """From this many columns on the output layer, too, is worth its int8."""

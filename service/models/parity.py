@@ -3,18 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from service.errors import BadCheckpoint
-from service.models.bundle import Parity, Precision
-from service.models.program import OnnxProgram, is_int8_possible
+from service.models.bundle import Parity, Precision, WantedPrecision
+from service.models.compile import compile_program
+from service.models.program import is_int8_possible
 from service.models.reference import ReferenceModel
 from service.models.spec import FloatArray, ModelSpec, Weights
-
-WantedPrecision = Literal["auto", "float32", "int8"]
+from service.models.step import StepProgram
 
 RANDOM_TOKENS = 256
 CHARACTERS = 2000
@@ -53,9 +52,9 @@ def measure(
     expected = ReferenceModel(spec, weights).run(random_tokens.tolist())
     if not np.isfinite(expected).all():
         raise BadCheckpoint("the model's logits overflow after a few random characters")
-    programs = {Precision.FLOAT32: OnnxProgram(spec, weights, Precision.FLOAT32)}
+    programs = {Precision.FLOAT32: compile_program(spec, weights, Precision.FLOAT32)}
     if wanted == "int8" or is_int8_possible(spec):
-        programs[Precision.INT8] = OnnxProgram(spec, weights, Precision.INT8)
+        programs[Precision.INT8] = compile_program(spec, weights, Precision.INT8)
     differences = {
         precision: float(np.abs(_logits(program, random_tokens) - expected).max())
         for precision, program in programs.items()
@@ -84,7 +83,7 @@ def _choose(wanted: WantedPrecision, nats: dict[Precision, float]) -> tuple[Prec
     return Precision.FLOAT32, f"{record}, more than the {MAX_INT8_COST} that auto allows"
 
 
-def _logits(program: OnnxProgram, tokens: Tokens) -> FloatArray:
+def _logits(program: StepProgram, tokens: Tokens) -> FloatArray:
     """Feed tokens from the zero state; the logits after each: (tokens, vocabulary)."""
     batch = program.new_batch(1)
     rows = np.empty((len(tokens), program.vocabulary_size), np.float32)
@@ -96,7 +95,7 @@ def _logits(program: OnnxProgram, tokens: Tokens) -> FloatArray:
 
 
 def _draw(
-    program: OnnxProgram, spec: ModelSpec, rng: np.random.Generator, special_ids: Sequence[int]
+    program: StepProgram, spec: ModelSpec, rng: np.random.Generator, special_ids: Sequence[int]
 ) -> Tokens:
     """A random token and the 2,000 that the program writes after it."""
     batch = program.new_batch(1)
@@ -112,7 +111,7 @@ def _draw(
     return text
 
 
-def _nats(program: OnnxProgram, text: Tokens, special_ids: Sequence[int]) -> float:
+def _nats(program: StepProgram, text: Tokens, special_ids: Sequence[int]) -> float:
     """Mean surprise of the program at each token after the first."""
     batch = program.new_batch(1)
     total = 0.0

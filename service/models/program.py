@@ -1,74 +1,21 @@
-"""A loaded step function: tokens and state in, logits and state out; nothing is kept inside."""
+"""A step on ONNX Runtime: tokens and state in, logits and state out; nothing is kept inside."""
 
-from dataclasses import dataclass, field
+import os
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from service.errors import Validation
 from service.models.bundle import Precision
 from service.models.graph import IR_VERSION, OPSET, build_graph
-from service.models.spec import FloatArray, ModelSpec, Weights
+from service.models.spec import ModelSpec, Weights
+from service.models.step import Batch, zero_batch
 
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """The memory that steps work on: one row for each generation under way.
-
-    Only whoever made it writes to it, and only between steps.
-    """
-
-    tokens: npt.NDArray[np.int64]  # (capacity,), what each row is fed next
-    states: tuple[npt.NDArray[Any], ...]  # each (capacity, width)
-    logits: FloatArray  # (capacity, vocabulary), after the last step
-    bindings: dict[int, Any] = field(default_factory=dict)  # the program's own, by row count
-
-    def swap(self, a: int, b: int) -> None:
-        """Exchange two rows."""
-        for array in (self.tokens, *self.states):
-            array[[a, b]] = array[[b, a]]
-
-    def clear(self, row: int) -> None:
-        """Put the zero state into a row."""
-        for state in self.states:
-            state[row] = 0
-
-
-def zero_batch(spec: ModelSpec, capacity: int) -> Batch:
-    """Memory for up to `capacity` rows of a model, all in the zero state."""
-    return Batch(
-        tokens=np.zeros(capacity, np.int64),
-        states=tuple(np.zeros((capacity, n), np.float32) for n in spec.state_units),
-        logits=np.zeros((capacity, spec.vocabulary_size), np.float32),
-    )
-
-
-class StepProgram(Protocol):
-    """What a model does once a character, for many rows at a time.
-
-    A row's results depend on that row alone, bit for bit: not on its place, nor on its
-    neighbours, nor on how many there are.
-    """
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of logits a row."""
-        ...
-
-    def new_batch(self, capacity: int) -> Batch:
-        """Memory for up to `capacity` rows, all in the zero state."""
-        ...
-
-    def step(self, batch: Batch, rows: int) -> None:
-        """Feed `tokens` of the first `rows` rows; update their states, write their logits.
-
-        Blocks for one pass through the network. One thread at a time for one batch.
-        """
-        ...
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # a server does not report to anybody
+import onnxruntime as ort
 
 
 class OnnxProgram:

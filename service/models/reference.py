@@ -54,11 +54,12 @@ class ReferenceModel:
     def step(self, token: int, state: State) -> tuple[Vector, State]:
         """Feed one token; return the logits after it, (vocabulary,), and the new state."""
         w = self._weights
-        x = w["embedding"][token] if "embedding" in w else None
-        left, after = list(state), []
+        x = w["embedding"][token] if "embedding" in w else np.zeros(0)
+        left: list[Vector] = list(state)
+        after: list[Vector] = []
         for i, layer in enumerate(self.spec.layers):
             kernel = w[f"layers.{i}.kernel"]
-            product = kernel[token] if x is None else x @ kernel
+            product = x @ kernel if x.size else kernel[token]  # one-hot: a row
             mine = tuple(left.pop(0) for _ in layer.states)
             update = _gru if layer.cell is Cell.GRU else _lstm
             mine = update(

@@ -16,6 +16,9 @@ FloatArray = npt.NDArray[np.float32]
 MAX_LAYERS = 4
 MAX_PARAMETERS = 512 * 1024 * 1024
 
+FOLD_LIMIT_BYTES = 32 * 1024 * 1024
+"""The embedding is folded into the first kernel while the table stays below this."""
+
 
 class Cell(StrEnum):
     """The recurrences that Carousel knows; `reference.py` has their equations."""

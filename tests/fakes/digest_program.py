@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from service.models.program import Batch
+from service.models.step import Batch
 
 
 class DigestProgram:

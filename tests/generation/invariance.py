@@ -7,7 +7,7 @@ from service.generation.request import Chunk, Finish, GenerationRequest, Token
 from service.generation.sampling import Sampler
 from service.generation.scheduler import Scheduler
 from service.generation.table import SlotTable
-from service.models.program import StepProgram
+from service.models.step import StepProgram
 
 CAPACITY = 6
 

@@ -11,7 +11,7 @@ from service.errors import Draining, Generation, Overloaded
 from service.generation import engine as engine_module
 from service.generation.engine import Engine
 from service.generation.request import FinishReason, GenerationRequest, SamplingParams
-from service.models.program import Batch
+from service.models.step import Batch
 from service.models.tokenizer import Tokenizer
 from tests.fakes.digest_program import DigestProgram
 from tests.generation.invariance import Transcript
@@ -44,7 +44,7 @@ async def running(program=None, **options) -> AsyncIterator[Engine]:
 
 async def until(is_so: Callable[[], bool]) -> None:
     """Wait for something that happens by itself; the test's own time limit is the limit."""
-    while not is_so():
+    while not is_so():  # noqa: ASYNC110 (there is no event for what is waited for)
         await asyncio.sleep(0.001)
 
 

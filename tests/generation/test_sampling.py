@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from service.generation.random import uniform
 from service.generation.request import PENALTY_WINDOW, GenerationRequest, SamplingParams
 from service.generation.sampling import FAILED, Sampler
-from service.models.program import Batch
+from service.models.step import Batch
 
 LOGITS = np.log(np.array([0.4, 0.3, 0.2, 0.07, 0.03], np.float32))
 

@@ -7,9 +7,10 @@ from service.models.compile import has_avx2
 from service.models.fused import FusedProgram, is_fusible
 from service.models.graph import FOLD_LIMIT_BYTES
 from service.models.int8_tile import DEPTH, multiply, pack, padded
-from service.models.program import OnnxProgram, StepProgram, int8_weight_bits, is_int8_possible
+from service.models.program import OnnxProgram, int8_weight_bits, is_int8_possible
 from service.models.reference import ReferenceModel
 from service.models.spec import Cell, LayerSpec, ModelSpec, Weights
+from service.models.step import StepProgram
 from tests.models.networks import SPECS, random_weights
 
 TOKENS = 60

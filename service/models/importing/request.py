@@ -7,10 +7,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
 
 from service.errors import Validation
-from service.models.bundle import Parity, Precision, Source
+from service.models.bundle import Parity, Precision, Source, WantedPrecision
 from service.models.importing.assumptions import check_assume
 from service.models.importing.folder import confined
-from service.models.parity import WantedPrecision
 from service.models.spec import ModelRef, check_name
 from service.models.tokenizer import UnknownPolicy
 
