@@ -92,6 +92,11 @@ class Assumptions:
     def _named(self, key: str, layer: str, name: object) -> Activation:
         if isinstance(name, str):
             if name == "hard_sigmoid":
+                if self.keras_version is None:
+                    raise Validation(
+                        f"assume.{key} is 'hard_sigmoid', but the file does not tell which Keras "
+                        "wrote it; say hard_sigmoid_02 for Keras 2 or hard_sigmoid_6 for Keras 3"
+                    )
                 return Activation.HARD_SIGMOID_6 if self._is_keras_3 else Activation.HARD_SIGMOID_02
             if name in tuple(Activation):
                 return Activation(name)

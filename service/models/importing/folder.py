@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
@@ -77,6 +78,10 @@ class ImportFolder:
         self.digests[str(relative)] = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
         return file
+
+    def scratch(self) -> BinaryIO:
+        """An empty file without a name, open until the folder is left."""
+        return self._opened.enter_context(tempfile.TemporaryFile())
 
     def read(self, relative: PurePosixPath, max_bytes: int) -> bytes:
         """Content of a file of at most `max_bytes`. Raises as `open` does."""

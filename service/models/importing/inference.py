@@ -93,8 +93,7 @@ def _is_embedding(layer: StoredLayer, layers: Sequence[StoredLayer]) -> bool:
     """A lone matrix is an embedding, unless it is the kernel of a Dense layer without a bias."""
     if len(layer.arrays) > 1:
         return False
-    has_dense = any(len(other.arrays) > 1 for other in layers)
-    return has_dense or "embed" in f"{layer.path}/{layer.keras_name}"
+    return layer.is_embedding or any(len(other.arrays) > 1 for other in layers)
 
 
 def _in_chain(

@@ -24,13 +24,13 @@ _SAVED_MODEL = (
     "it is a SavedModel, whose graph is a program, and nothing in a file is ever executed; "
     "load it in your own TensorFlow and call model.save_weights"
 )
+_PICKLE = (
+    "it is a pickle, which is a program, and nothing in a file is ever executed; "
+    "save the model with Keras, and a vocabulary as JSON or text"
+)
 _REFUSALS = (  # what the first bytes look like, and what the file then is
     (rb"\Z", "it is empty"),
-    (
-        rb"\x80[\x02-\x05]",
-        "it is a pickle, which is a program, and nothing in a file is ever executed; "
-        "save the model with Keras, and a vocabulary as JSON or text",
-    ),
+    (rb"\x80[\x02-\x05]", _PICKLE),
     (rb".{4}TFL3", "it is a TensorFlow Lite model, which has no state that could be carried on"),
     (
         rb"\s*(?:backend|class_name|config|keras_version): ",
@@ -72,7 +72,7 @@ def read_checkpoint(folder: ImportFolder, source: PurePosixPath) -> Checkpoint:
     if head.startswith(SIGNATURE):
         return read_hdf5(file)
     if head.startswith(_ZIP):
-        return read_keras_archive(file, folder.max_file_bytes)
+        return read_keras_archive(folder, file)
     if tail.endswith(MAGIC):
         return read_object_checkpoint(folder, source.with_name(source.name.removesuffix(".index")))
     if _CHECKPOINT_STATE.match(head):

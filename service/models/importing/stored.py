@@ -25,12 +25,14 @@ class StoredLayer:
     """One layer's arrays in Keras's order: kernel, recurrent kernel, bias, peepholes.
 
     `path` is what the file calls the layer. `keras_name` is the layer's name in the model, where
-    the file tells it. `config` is the layer's own, which only the oldest checkpoints have.
+    the file tells it. `is_embedding` is set where a name says so. `config` is the layer's own,
+    which only the oldest checkpoints have.
     """
 
     path: str
     arrays: tuple[StoredArray, ...]
     keras_name: str | None = None
+    is_embedding: bool = False
     config: JsonObject | None = None
 
     @property

@@ -3,6 +3,8 @@
 `python article.py FOLDER` trains on FOLDER/text.txt, writes FOLDER/training_checkpoints and what
 the article's own model then says: FOLDER/article.npz.
 """
+# ruff: noqa: B007, PTH118, PTH123, RET504, SIM115 - the article's style
+# fmt: off
 
 import os
 import sys

@@ -10,6 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+# ruff: noqa: E402, PLC0415 - the choice of a Keras comes before the import of one
+
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 FRAMEWORK, FOLDER = sys.argv[1], Path(sys.argv[2])
 os.environ["TF_USE_LEGACY_KERAS"] = "1" if FRAMEWORK == "tf_keras" else "0"
@@ -68,7 +70,7 @@ class PeepholeLSTMCell(layers.LSTMCell):
     def peephole(self, gate):
         return self.add_weight(shape=(self.units,), name=f"{gate}_gate_peephole_weights")
 
-    def call(self, inputs, states, training=None):
+    def call(self, inputs, states, training=None):  # noqa: ARG002 - Keras passes it
         h, c = states
         z = inputs @ self.kernel + h @ self.recurrent_kernel + self.bias
         z_i, z_f, z_g, z_o = tf.split(z, 4, axis=1)

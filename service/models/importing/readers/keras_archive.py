@@ -3,11 +3,11 @@
 Only these members are read, each by counting what comes out; nothing is extracted by name.
 """
 
-import tempfile
 import zipfile
 from typing import BinaryIO
 
 from service.errors import BadCheckpoint
+from service.models.importing.folder import ImportFolder
 from service.models.importing.readers.json_text import MAX_BYTES, read_json_object
 from service.models.importing.readers.keras_hdf5 import read_hdf5
 from service.models.importing.stored import Checkpoint
@@ -24,14 +24,15 @@ _SYMLINK = 0o120000
 _PIECE_BYTES = 1024 * 1024
 
 
-def read_keras_archive(file: BinaryIO, max_bytes: int) -> Checkpoint:
-    """Read a `.keras` archive whose weights take at most `max_bytes`. Raises BadCheckpoint."""
+def read_keras_archive(folder: ImportFolder, file: BinaryIO) -> Checkpoint:
+    """Read a `.keras` archive as far as its shapes. Raises BadCheckpoint."""
     try:
         with zipfile.ZipFile(file) as archive:
             members = _members(archive)
             config = read_json_object(_read(archive, members[_CONFIG], MAX_BYTES), _CONFIG)
             metadata = read_json_object(_read(archive, members[_METADATA], MAX_BYTES), _METADATA)
-            weights = _unpack(archive, members[_WEIGHTS], max_bytes)
+            weights = folder.scratch()  # HDF5 needs to seek
+            _unpack(archive, members[_WEIGHTS], weights, folder.max_file_bytes)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OSError) as error:
         raise BadCheckpoint(f"the archive is damaged: {str(error)[:200]}") from error
     version = metadata.get("keras_version")
@@ -99,9 +100,10 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> by
     return content
 
 
-def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> BinaryIO:
-    """A nameless private copy of a member: HDF5 needs to seek in it."""
-    copy = tempfile.TemporaryFile()  # noqa: SIM115 - it is read for as long as its arrays are
+def _unpack(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, copy: BinaryIO, max_bytes: int
+) -> None:
+    """Copy a member, counting what comes out."""
     written = 0
     with archive.open(info) as member:
         while piece := member.read(_PIECE_BYTES):
@@ -113,4 +115,3 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> 
                 )
             copy.write(piece)
     copy.seek(0)
-    return copy

@@ -43,7 +43,7 @@ def read_hdf5(file: BinaryIO) -> Checkpoint:
             WEIGHTS_ONLY if config is None else WHOLE_MODEL,
             tuple(_named_layers(weights)),
             None if config is None else read_json_object(config.encode(), "model_config"),
-            text_of(weights, "keras_version") or text_of(root, "keras_version"),
+            text_of(weights, "keras_version") or text_of(root, "keras_version") or "1",
         )
     layers = variables_layers(root)
     if not layers:
@@ -51,7 +51,9 @@ def read_hdf5(file: BinaryIO) -> Checkpoint:
             "the HDF5 file was not written by Keras: it has no model_config, no layer_names "
             "and no groups called vars"
         )
-    return Checkpoint(KERAS_3_WEIGHTS, layers)
+    # Keras 3 names layers since 3.6; before, its files are those of tf_keras.
+    is_keras_3 = any(layer.keras_name is not None for layer in layers)
+    return Checkpoint(KERAS_3_WEIGHTS, layers, keras_version="3" if is_keras_3 else None)
 
 
 def variables_layers(root: h5py.Group) -> tuple[StoredLayer, ...]:
@@ -62,18 +64,17 @@ def variables_layers(root: h5py.Group) -> tuple[StoredLayer, ...]:
     """
     layers = []
     for path, variables in _variables(root, ""):
-        arrays = [variables[str(i)] for i in range(len(variables)) if str(i) in variables]
-        if not arrays:
+        if not len(variables):
             continue
-        if len(arrays) < len(variables):
-            raise BadCheckpoint(f"{variables.name} holds something other than arrays 0, 1, 2, …")
         owner = _WRAPPERS.sub("", path)
         named = root.get(f"{owner}/vars")
+        name = text_of(named, "name") if isinstance(named, h5py.Group) else None
         layers.append(
             StoredLayer(
                 owner.removeprefix("/"),
-                tuple(stored_array(dataset_at(variables, str(i))) for i in range(len(arrays))),
-                text_of(named, "name") if isinstance(named, h5py.Group) else None,
+                tuple(stored_array(dataset_at(variables, str(i))) for i in range(len(variables))),
+                name,
+                "embed" in f"{owner}/{name}",
             )
         )
     return tuple(sorted(layers, key=lambda layer: natural(layer.path)))
@@ -92,6 +93,8 @@ def _variables(group: h5py.Group, path: str) -> Iterator[tuple[str, h5py.Group]]
 def _named_layers(weights: h5py.Group) -> Iterator[StoredLayer]:
     for name in texts_of(weights, "layer_names"):
         group = group_at(weights, name)
-        arrays = [stored_array(dataset_at(group, path)) for path in texts_of(group, "weight_names")]
-        if arrays:
-            yield StoredLayer(name, tuple(arrays), name)
+        paths = texts_of(group, "weight_names")
+        if paths:
+            arrays = tuple(stored_array(dataset_at(group, path)) for path in paths)
+            is_embedding = "/embeddings" in f"/{paths[0]}"
+            yield StoredLayer(name, arrays, name, is_embedding)

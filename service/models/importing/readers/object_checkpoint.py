@@ -52,9 +52,8 @@ def read_object_checkpoint(folder: ImportFolder, prefix: PurePosixPath) -> Check
         if array is not None:  # a scalar is a counter or a metric
             path, _, role = name.rpartition("/")
             layers.setdefault(_WRAPPERS.sub("", path), {})[role] = array
-    return Checkpoint(
-        FORMAT, tuple(_layer(bundle, path, arrays) for path, arrays in layers.items())
-    )
+    found = tuple(_layer(bundle, path, arrays) for path, arrays in layers.items())
+    return Checkpoint(FORMAT, found, keras_version="2")
 
 
 def _layer(bundle: TensorBundle, path: str, arrays: dict[str, StoredArray]) -> StoredLayer:
@@ -68,7 +67,7 @@ def _layer(bundle: TensorBundle, path: str, arrays: dict[str, StoredArray]) -> S
         (text,) = bundle.strings(path + _CONFIG)[:1] or [b""]
         config = read_json_object(text, f"the config of layer {path!r}")
     ordered = tuple(arrays[role] for role in _ROLES if role in arrays)
-    return StoredLayer(path, ordered, config=config)
+    return StoredLayer(path, ordered, is_embedding="embeddings" in arrays, config=config)
 
 
 def _in_model_order(bundle: TensorBundle, names: list[str]) -> list[str]:
