@@ -7,7 +7,7 @@ here is Python for each event, so all that is known of a token is escaped once, 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -15,8 +15,10 @@ from starlette.types import Message, Receive, Scope, Send
 from service.generation.request import Chunk, Token
 from service.models.tokenizer import Tokenizer
 
-PING_S = 15.0
-SEND_LIMIT_S = 30.0
+BEAT_S = 15.0
+"""A stream that has had nothing to send for so long is pinged; one that has been sending one piece
+for so long is closed."""
+
 LOGPROB_DIGITS = 7
 
 _MIDDLE = ',"special":false}'
@@ -90,16 +92,22 @@ class EventStream(Response):
     """Sends pieces of an event stream as they come, until they end or the client goes away.
 
     Instead of a library's response, because the hot path needs one send a piece and no more:
-    a ping after 15 s of silence, a limit for each send, and the source closed however it ends.
+    one timer for pings and for readers that stand still, and `on_end` called however it ends.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, pieces: AsyncIterator[bytes], headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        pieces: AsyncGenerator[bytes, None],
+        headers: dict[str, str],
+        on_end: Callable[[], None],
+    ) -> None:
         no_buffers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
         super().__init__(headers=no_buffers | headers)
         self.raw_headers = [item for item in self.raw_headers if item[0] != b"content-length"]
-        self._pieces = pieces
+        self._pieces, self._on_end = pieces, on_end
+        self._sent, self._is_sending = 0, False
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Stream. Returns when the stream has ended or the client has gone."""
@@ -111,7 +119,7 @@ class EventStream(Response):
         sender = asyncio.ensure_future(self._send_all(start, send))
         others = [
             asyncio.ensure_future(self._watch(receive, sender)),
-            asyncio.ensure_future(self._ping(send)),
+            asyncio.ensure_future(self._beat(send, sender)),
         ]
         try:
             await asyncio.wait([sender])
@@ -119,7 +127,8 @@ class EventStream(Response):
             for task in (sender, *others):
                 task.cancel()
             await asyncio.gather(sender, *others, return_exceptions=True)
-            await self._pieces.aclose()  # type: ignore[attr-defined]
+            self._on_end()
+            await self._pieces.aclose()
         error = None if sender.cancelled() else sender.exception()
         if error is not None and not isinstance(error, OSError):  # TimeoutError is one
             raise error
@@ -127,9 +136,10 @@ class EventStream(Response):
     async def _send_all(self, start: Message, send: Send) -> None:
         await send(start)
         async for piece in self._pieces:
-            self._is_silent = False
-            async with asyncio.timeout(SEND_LIMIT_S):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            self._is_sending = True
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            self._is_sending = False
+            self._sent += 1
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     @staticmethod
@@ -139,13 +149,15 @@ class EventStream(Response):
             pass
         sender.cancel()
 
-    async def _ping(self, send: Send) -> None:
-        """Show proxies that a silent stream is alive."""
+    async def _beat(self, send: Send, sender: "asyncio.Future[None]") -> None:
+        """Show proxies that a silent stream is alive, and give up a reader that stands still."""
         with contextlib.suppress(OSError):
             while True:
-                self._is_silent = True
-                await asyncio.sleep(PING_S)
-                if self._is_silent:
+                before = self._sent
+                await asyncio.sleep(BEAT_S)
+                if self._sent == before and self._is_sending:
+                    sender.cancel()
+                elif self._sent == before:
                     await send(
                         {"type": "http.response.body", "body": b": ping\n\n", "more_body": True}
                     )

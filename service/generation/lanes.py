@@ -1,20 +1,24 @@
 """A burst without the interpreter: the rows shared out to lanes of one thread each."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
 from numba import njit
 
 from service.generation.sampling import Sampler, advance_rows
 from service.models.fused import step_rows
+from service.models.int8_tile import ROWS, padded
 from service.models.step import Batch, KernelProgram
 
-ROWS_A_LANE = 2
-"""Below this many rows a lane does not pay for its thread."""
+SHARES_A_LANE = 4
+"""More shares level out what holds up a lane; fewer read the weights more seldom."""
 
 
 class LaneBurst:
-    """Takes all steps of a burst in one call, in as many lanes as pay."""
+    """Takes all steps of a burst for a share of the rows in one call; lanes take shares by turns.
+
+    Shares are small, so that a lane that something else holds up leaves more of them to others.
+    """
 
     def __init__(
         self, program: KernelProgram, batch: Batch, sampler: Sampler, threads: int
@@ -26,15 +30,18 @@ class LaneBurst:
 
     def run(self, rows: int, steps: int) -> None:
         """Take `steps` steps with the first `rows` rows."""
-        lanes = max(1, min(self._threads, rows // ROWS_A_LANE))
-        edges = [rows * lane // lanes for lane in range(lanes + 1)]
-        others = [
-            self._pool.submit(_lane, self._program, self._sampler, first, last, steps)
-            for first, last in pairwise(edges[1:])
-        ]
-        _lane(self._program, self._sampler, 0, edges[1], steps)
+        size = min(-(-rows // self._threads), padded(rows // (self._threads * SHARES_A_LANE), ROWS))
+        size = max(1, size)
+        shares = iter(range(0, rows, size))
+        n_others = min(self._threads, -(-rows // size)) - 1
+        others = [self._pool.submit(self._work, shares, size, rows, steps) for _ in range(n_others)]
+        self._work(shares, size, rows, steps)
         for other in others:
             other.result()
+
+    def _work(self, shares: Iterator[int], size: int, rows: int, steps: int) -> None:
+        for first in shares:  # the next of an iterator is taken by one thread alone
+            _share(self._program, self._sampler, first, min(first + size, rows), steps)
 
     def close(self) -> None:
         """End the lanes' threads."""
@@ -42,7 +49,7 @@ class LaneBurst:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _lane(program, sampler, first, last, steps):  # type: ignore[no-untyped-def]
+def _share(program, sampler, first, last, steps):  # type: ignore[no-untyped-def]
     tokens, logits = program[0], program[2]
     for step in range(steps):
         step_rows(program, first, last)

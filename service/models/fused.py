@@ -17,7 +17,6 @@ from service.models.spec import (
     FOLD_LIMIT_BYTES,
     Activation,
     Cell,
-    LayerSpec,
     ModelSpec,
     Weights,
 )
@@ -41,34 +40,33 @@ class FusedProgram:
     def __init__(self, spec: ModelSpec, weights: Weights) -> None:
         """Quantise and pack the weights of a fusible spec."""
         self._spec = spec
+        self._layers = tuple(self._layer(weights, i) for i in range(len(spec.layers)))
         entry = weights["layers.0.kernel"].astype(np.float64)
         if spec.embedding_dim is not None:
             entry = weights["embedding"].astype(np.float64) @ entry
-        self._table = (entry + _bias(weights, 0, spec.layers[0])).astype(np.float32)
-        self._layers = tuple(self._layer(weights, i) for i in range(len(spec.layers)))
+        self._table = (entry + self._layers[0][-1]).astype(np.float32)
         self._output = weights["output.kernel"].copy()
         self._output_bias = np.zeros(spec.vocabulary_size, np.float32)
         self._output_bias += weights.get("output.bias", np.float32(0.0))
 
     def _layer(self, weights: Weights, i: int) -> tuple[npt.NDArray[Any], ...]:
-        """Bytes, scale and shift of the recurrent kernel and of the input kernel, and the bias.
+        """Bytes and scale of the recurrent kernel and of the input kernel, and the bias.
 
-        The first layer's input kernel is in the table.
+        The first layer's input kernel is in the table. The bias takes back what the zero point
+        of 128 adds to the sums.
         """
+        columns = 4 * self._spec.layers[i].units
         recurrent = pack(weights[f"layers.{i}.recurrent_kernel"])
-        kernel = weights[f"layers.{i}.kernel"] if i else np.zeros((DEPTH, COLUMNS), np.float32)
-        entry = pack(kernel)
-        bias = np.zeros(entry.columns, np.float32)
+        entry = pack(weights[f"layers.{i}.kernel"] if i else np.zeros((DEPTH, COLUMNS), np.float32))
+        bias = weights.get(f"layers.{i}.bias", np.zeros(columns)) - recurrent.zero[:columns]
         if i:
-            bias[: kernel.shape[1]] = _bias(weights, i, self._spec.layers[i])
+            bias = bias - entry.zero[:columns]
         return (
             recurrent.bytes,
             recurrent.scale,
-            recurrent.shift,
             entry.bytes,
             entry.scale,
-            entry.shift,
-            bias,
+            bias.astype(np.float32),
         )
 
     @property
@@ -94,7 +92,7 @@ class FusedProgram:
             (
                 np.full((capacity, padded(layer.units, DEPTH)), 128, np.uint8),
                 np.zeros((capacity, len(packed[1])), np.int32),
-                np.zeros((capacity, len(packed[4])), np.int32),
+                np.zeros((capacity, len(packed[3])), np.int32),
             )
             for layer, packed in zip(self._spec.layers, self._layers, strict=True)
         )
@@ -108,11 +106,6 @@ class FusedProgram:
             self._output,
             self._output_bias,
         )
-
-
-def _bias(weights: Weights, i: int, layer: LayerSpec) -> npt.NDArray[np.float64]:
-    bias = weights.get(f"layers.{i}.bias")
-    return np.zeros(4 * layer.units) if bias is None else bias.astype(np.float64)
 
 
 # tanh(x) ≈ x P(x²) / Q(x²) on [-9, 9], fitted to it by reweighted least squares at Chebyshev
@@ -140,10 +133,10 @@ def _sigmoid(x):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _add_product(base, sums, shift, scale, out):  # type: ignore[no-untyped-def]
+def _add_product(base, sums, scale, out):  # type: ignore[no-untyped-def]
     """Write base + what the sums of bytes stand for into out."""
     for j in range(len(out)):
-        out[j] = base[j] + np.float32(sums[j] - shift[j]) * scale[j]
+        out[j] = base[j] + np.float32(sums[j]) * scale[j]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -190,7 +183,7 @@ def step_rows(arguments, first, last):  # type: ignore[no-untyped-def]
     """One step of the rows from `first` to `last`. Ranges that do not meet may run at once."""
     tokens, states, logits, table, layers, scratch, output, output_bias = arguments
     for i in range(len(layers)):
-        recurrent, scale, shift, entry, entry_scale, entry_shift, bias = layers[i]
+        recurrent, scale, entry, entry_scale, bias = layers[i]
         x, sums, entry_sums = scratch[i]
         h, c = states[2 * i], states[2 * i + 1]
         for row in range(first, last):
@@ -204,10 +197,10 @@ def step_rows(arguments, first, last):  # type: ignore[no-untyped-def]
         z = np.empty(4 * h.shape[1], np.float32)
         for row in range(first, last):
             if i == 0:
-                _add_product(table[tokens[row]], sums[row], shift, scale, z)
+                _add_product(table[tokens[row]], sums[row], scale, z)
             else:
-                _add_product(bias, entry_sums[row], entry_shift, entry_scale, z)
-                _add_product(z, sums[row], shift, scale, z)
+                _add_product(bias, entry_sums[row], entry_scale, z)
+                _add_product(z, sums[row], scale, z)
             _update(z, h[row], c[row])
     top = states[len(states) - 2]
     for row in range(first, last):

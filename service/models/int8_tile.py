@@ -29,11 +29,11 @@ _LARGEST_SUM = 128  # of weights of one sign in 16 bits: 255 * 128 < 2**15
 
 @dataclass(frozen=True, slots=True)
 class PackedKernel:
-    """A kernel as the tile reads it: x · kernel = (sum of bytes - shift) * scale."""
+    """A kernel as the tile reads it: x · kernel = sums of bytes * scale - zero."""
 
     bytes: npt.NDArray[np.int8]  # (column blocks, depth of a block in bytes)
     scale: npt.NDArray[np.float32]  # (columns,)
-    shift: npt.NDArray[np.int32]  # (columns,), what the zero point of 128 adds
+    zero: npt.NDArray[np.float64]  # (columns,), what the zero point of 128 adds
 
     @property
     def columns(self) -> int:
@@ -46,7 +46,7 @@ def padded(n: int, whole: int) -> int:
     return -(-n // whole) * whole
 
 
-def pack(kernel: npt.NDArray[np.float32]) -> PackedKernel:
+def pack(kernel: npt.NDArray[np.floating]) -> PackedKernel:
     """Quantise a kernel, (inputs, columns), by columns, and lay it out for the tile.
 
     A column's scale is the smallest by which every weight fits 8 bits and, of the 16 weights that
@@ -65,7 +65,7 @@ def pack(kernel: npt.NDArray[np.float32]) -> PackedKernel:
     return PackedKernel(
         bytes=np.ascontiguousarray(blocks.transpose(2, 0, 3, 4, 1)).reshape(blocks.shape[2], -1),
         scale=(scale / 127.0).astype(np.float32),
-        shift=(128 * q.sum(axis=0)).astype(np.int32),
+        zero=128.0 / 127.0 * scale * q.sum(axis=0),
     )
 
 
