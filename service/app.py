@@ -1,7 +1,7 @@
 """The composition root: from settings to a running app. Only this file knows every class."""
 
+import asyncio
 import contextlib
-import logging
 import sys
 from collections.abc import AsyncIterator, Callable
 
@@ -9,25 +9,26 @@ from fastapi import FastAPI
 
 from service.api import admin, generation, health, problems, tokens
 from service.api.bodies import MAX_BODY_BYTES
+from service.api.body_limit import BodyLimit, Limit
 from service.api.event_stream import EventWriter
 from service.api.request_log import RequestLog
 from service.api.serving import ModelRuntime, Serving
 from service.generation.engine import Engine
 from service.models.bundle import Bundle, Precision
 from service.models.compile import compile_program
+from service.models.parity import check_here
 from service.models.registry import Registry
 from service.models.store import ModelStore
 from service.settings import Settings
 
 DRAIN_S = 10.0
+BODY_LIMIT_S, UPLOAD_LIMIT_S = 60.0, 3_600.0
 SWITCH_INTERVAL_S = 0.0005
 """How long the event loop may keep the interpreter from an engine that wants its next step."""
 
-_log = logging.getLogger(__name__)
-
 
 def create_app(settings: Settings) -> FastAPI:
-    """Put the service together. Models are loaded when the app starts."""
+    """Put the service together. It answers at once, and is ready when its models are loaded."""
     store = ModelStore(settings.model_store)
     registry = Registry(store, _make_runtime(settings.threads))
     serving = Serving(registry, store, settings.import_dir)
@@ -37,19 +38,15 @@ def create_app(settings: Settings) -> FastAPI:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         settings.model_store.mkdir(parents=True, exist_ok=True)
         settings.import_dir.mkdir(parents=True, exist_ok=True)
-        await registry.open()
-        for listing in registry.listings():
-            if listing.error:
-                _log.error("%s cannot be loaded: %s", listing.ref, listing.error)
-        serving.is_open = True
+        opening = asyncio.create_task(_open(serving))
         yield
+        opening.cancel()
         await drain(serving)
 
     app = FastAPI(
         title="Carousel",
         description="Serve recurrent language models.",
         lifespan=lifespan,
-        max_body_size=MAX_BODY_BYTES,
         openapi_url="/openapi.json",
         redoc_url=None,
     )
@@ -57,8 +54,19 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for room in (generation, tokens, health, admin):
         app.include_router(room.router)
+    upload = Limit(admin.MAX_UPLOAD_BYTES, UPLOAD_LIMIT_S)
+    app.add_middleware(
+        BodyLimit,
+        limit=Limit(MAX_BODY_BYTES, BODY_LIMIT_S),
+        exceptions={"/admin/models/upload": upload},
+    )
     app.add_middleware(RequestLog)
     return app
+
+
+async def _open(serving: Serving) -> None:
+    await serving.registry.open()
+    serving.opened.set()
 
 
 async def drain(serving: Serving) -> None:
@@ -71,6 +79,7 @@ async def drain(serving: Serving) -> None:
 def _make_runtime(threads: int) -> Callable[[Bundle, Precision], ModelRuntime]:
     def make(bundle: Bundle, precision: Precision) -> ModelRuntime:
         program = compile_program(bundle.spec, bundle.weights, precision, threads)
+        check_here(program, bundle, precision)
         engine = Engine(program, bundle.tokenizer, name=str(bundle.ref), threads=threads)
         return ModelRuntime(engine, EventWriter(bundle.tokenizer))
 

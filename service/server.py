@@ -1,107 +1,168 @@
 """uvicorn around the app: limits of what may come in, and a stop that lets streams end."""
 
 import asyncio
+import json
 import logging
+import os
 import socket
+import threading
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.app import DRAIN_S, create_app, drain
 from service.settings import Settings
+from service.telemetry import log_to_stderr
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_LIMIT_S = 10.0
-STOP_MARGIN_S = 1.0
+CLOSE_S = 1
+"""How long connections have to take their last bytes once every stream has ended."""
+
+STOP_LIMIT_S = DRAIN_S + 1.8
+
+_log = logging.getLogger(__name__)
+
+
+class HeadTooLarge(Exception):
+    """A request's head has more bytes than are read."""
 
 
 class GuardedProtocol(HttpToolsProtocol):
     """uvicorn's fast parser, with a limit of bytes and of time for each request's head."""
 
-    _head_bytes = 0
+    _head_bytes = 0  # of the fields that are complete
+    _raw_bytes = 0  # of a head that goes on and on
     _head_timer: asyncio.TimerHandle | None = None
+    _is_in_head = False
+    _unanswered: tuple[RequestResponseCycle, ...] = ()
 
     def connection_made(self, transport: Any) -> None:
         """Give the first head its time."""
         super().connection_made(transport)
-        self._await_head()
+        self._start_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes before a head is complete."""
-        if self._head_timer is None and self._is_between_requests():
-            self._await_head()
-        if self._head_timer is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and b"\r\n\r\n" not in data[:MAX_HEAD_BYTES]:
-                self._refuse()
-                return
+        """Parse; refuse a head that is too large, complete or not."""
+        was_in_head = self._is_in_head
         super().data_received(data)
+        if was_in_head and self._is_in_head and not self.transport.is_closing():
+            self._raw_bytes += len(data)
+            if self._raw_bytes > MAX_HEAD_BYTES:
+                self._refuse_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what the parser gave up, in the contract's shape."""
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse_head()
+        else:
+            self._refuse(b"400 Bad Request", msg, "bad_request")
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        super().on_message_begin()
+        self._is_in_head, self._head_bytes, self._raw_bytes = True, 0, 0
+        self._start_timer()
+
+    def on_url(self, url: bytes) -> None:
+        """Count."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count."""
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """A head is complete: its limits end here."""
-        self._forget_head()
+        self._is_in_head, self._head_bytes = False, 0
+        self._stop_timer()
         super().on_headers_complete()
+        waiting = (cycle for cycle in self._unanswered if not cycle.response_complete)
+        self._unanswered = (*waiting, self.cycle)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer with the connection."""
-        self._forget_head()
+        """Tell every request of the connection; uvicorn tells only the one that came last."""
+        self._stop_timer()
         super().connection_lost(exc)
+        for cycle in self._unanswered:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
-    def _is_between_requests(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise HeadTooLarge  # the parser stops, and send_400_response is called
 
-    def _await_head(self) -> None:
-        self._head_bytes = 0
+    def _start_timer(self) -> None:
+        self._stop_timer()
         self._head_timer = self.loop.call_later(HEAD_LIMIT_S, self.transport.close)
 
-    def _forget_head(self) -> None:
+    def _stop_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _refuse(self) -> None:
-        self._forget_head()
-        body = (
-            b'{"error": "the request\'s head has more than 65536 bytes", "error_type": "too_large"}'
-        )
-        head = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\n"
-        head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-        self.transport.write(head + body)
+    def _refuse_head(self) -> None:
+        sentence = f"the request's head has more than {MAX_HEAD_BYTES} bytes"
+        self._refuse(b"431 Request Header Fields Too Large", sentence, "too_large")
+
+    def _refuse(self, status: bytes, sentence: str, code: str) -> None:
+        self._stop_timer()
+        body = json.dumps({"error": sentence, "error_type": code}).encode()
+        head = b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Type: application/json\r\n" % status
+        self.transport.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         self.transport.close()
 
 
 class DrainingServer(uvicorn.Server):
-    """Tells the app of a stop when it is asked for, not when the last connection has closed."""
+    """Says when it is ready, and stops by draining first: it answers while its streams end."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
-        self._app = app
-        self._draining: asyncio.Task[None] | None = None
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to drain, then let uvicorn wait for the connections."""
-        self._draining = asyncio.create_task(drain(self._app.state.serving))
-        await super().shutdown(sockets)
+        self._serving = app.state.serving
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say where the server is once it listens."""
+        """Listen, then greet as soon as the models are loaded."""
         await super().startup(sockets)
-        if self.started:
-            address = f"http://{self.config.host}:{self.config.port}"
-            print(f"Carousel is ready at {address}; try:")
-            print(
-                f"  curl -N {address}/generate_stream -H 'Content-Type: application/json' "
-                """-d '{"inputs": "The "}'""",
-                flush=True,
-            )
+        self._greeting = asyncio.create_task(self._greet())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let streams end, telling newcomers that it is draining; then close connections."""
+        self._greeting.cancel()
+        last_resort = threading.Timer(STOP_LIMIT_S, _give_up)
+        last_resort.daemon = True
+        last_resort.start()
+        draining = asyncio.create_task(drain(self._serving))
+        while not draining.done() and not self.force_exit:
+            await asyncio.wait([draining], timeout=0.1)
+        await super().shutdown(sockets)
+
+    async def _greet(self) -> None:
+        await self._serving.opened.wait()
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        address = f"http://{host}:{self.config.port}"
+        print(f"Carousel is ready at {address}; try:")
+        print(
+            f"  curl -N {address}/generate_stream -H 'Content-Type: application/json' "
+            """-d '{"inputs": "The "}'""",
+            flush=True,
+        )
+
+
+def _give_up() -> None:
+    """End the process whatever hangs: what stops it waits for no thread."""
+    _log.error("the stop took longer than %s s; what still ran was cut off", STOP_LIMIT_S)
+    os._exit(1)
 
 
 def run(settings: Settings) -> None:
     """Serve until a signal says stop."""
-    level = settings.log_level.upper()
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s %(message)s")
+    log_to_stderr(settings.log_level)
     app = create_app(settings)
     config = uvicorn.Config(
         app,
@@ -110,8 +171,9 @@ def run(settings: Settings) -> None:
         loop="uvloop",
         http=GuardedProtocol,
         ws="none",
+        log_config=None,
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=int(DRAIN_S + STOP_MARGIN_S),
+        timeout_graceful_shutdown=CLOSE_S,
     )
     DrainingServer(config, app).run()

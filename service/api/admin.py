@@ -1,21 +1,22 @@
 """The admin routes: models come, go and change their names while the server runs."""
 
 import asyncio
+import errno
+import json
 import secrets
 import shutil
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Request, Response, UploadFile
+from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
-from starlette.datastructures import FormData
-from starlette.datastructures import UploadFile as FormFile
+from starlette.datastructures import FormData, UploadFile
 
 from service.api.bodies import AliasBody, ImportBody, LoadBody
 from service.api.problems import describe
 from service.api.serving import Serving, serving_of
 from service.errors import TooLarge, Validation
-from service.models.bundle import Parity, Precision
+from service.models.bundle import Precision
 from service.models.importing.importer import Importer
 from service.models.importing.request import ImportRequest
 from service.models.registry import Listing
@@ -23,6 +24,7 @@ from service.models.spec import ModelRef, ModelSpec, check_name
 
 MAX_UPLOAD_BYTES = 1024 * 1024 * 1024
 MAX_UPLOAD_FILES = 32
+MAX_FILE_NAME_BYTES = 200
 _COPY_BYTES = 1024 * 1024
 
 router = APIRouter(prefix="/admin", tags=["admin"])
@@ -32,6 +34,7 @@ router = APIRouter(prefix="/admin", tags=["admin"])
 async def list_models(request: Request) -> dict[str, Any]:
     """Every stored version, and the aliases."""
     registry = serving_of(request).registry
+    registry.refresh()
     return {
         "models": [_row(listing) for listing in registry.listings()],
         "aliases": {alias: str(ref) for alias, ref in sorted(registry.aliases.items())},
@@ -49,17 +52,21 @@ async def import_model(request: Request, body: ImportBody) -> dict[str, Any]:
 async def upload_model(request: Request) -> dict[str, Any]:
     """As POST /admin/models, with the files as parts of the form.
 
-    The fields are those of the JSON body; `assume` is a JSON object. `source` names the part that
-    is the checkpoint where there are several files; one TensorFlow checkpoint's files are a folder.
+    The fields are those of the JSON body; `assume` is a JSON object. `source`, `vocabulary` and
+    `vocabulary_text` are files; several parts called `source` are one checkpoint of many files.
     """
     serving = serving_of(request)
     folder = serving.import_dir / f".upload-{secrets.token_hex(8)}"
-    folder.mkdir(parents=True)
     try:
-        async with request.form(max_files=MAX_UPLOAD_FILES, max_fields=32) as form:
+        folder.mkdir(mode=0o700, parents=True)
+        async with request.form(max_files=MAX_UPLOAD_FILES, max_fields=MAX_UPLOAD_FILES) as form:
             await asyncio.to_thread(_save, form, folder)
             body = _upload_body(form)
         return await _import(serving, body, folder)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise TooLarge("the server's disk has no room left for the upload") from error
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
@@ -68,6 +75,7 @@ async def upload_model(request: Request) -> dict[str, Any]:
 async def load_model(request: Request, ref: str, body: LoadBody | None = None) -> dict[str, Any]:
     """Load a stored version; one that is loaded serves until the new one is ready."""
     registry = serving_of(request).registry
+    registry.refresh()
     chosen = registry.resolve(ref)
     precision = body.precision if body else None
     await registry.load(chosen, None if precision is None else Precision(precision))
@@ -112,9 +120,10 @@ async def _import(serving: Serving, body: ImportBody, folder: Path) -> dict[str,
         assume=body.assume,
     )
     importer = Importer(folder, serving.store)
-    bundle = await asyncio.to_thread(importer.run, wanted)
+    async with serving.importing:
+        bundle = await asyncio.to_thread(importer.run, wanted)
     registry = serving.registry
-    registry.add(bundle.ref)
+    registry.refresh()
     await registry.load(bundle.ref)
     if body.alias is not None:
         registry.set_alias(body.alias, bundle.ref)
@@ -123,34 +132,40 @@ async def _import(serving: Serving, body: ImportBody, folder: Path) -> dict[str,
 
 def _save(form: FormData, folder: Path) -> None:
     """Write a form's files under their own last names into a folder of this upload alone."""
-    total_bytes = 0
     for _, part in form.multi_items():
-        if not isinstance(part, FormFile):
-            continue
-        name = Path(part.filename or "").name
-        if not name or name.startswith(".") or "\0" in name or len(name) > 200:
-            raise Validation(f"{str(part.filename)[:80]!r} is not a name for an uploaded file")
-        with (folder / name).open("xb") as file:
-            while piece := part.file.read(_COPY_BYTES):
-                total_bytes += len(piece)
-                if total_bytes > MAX_UPLOAD_BYTES:
-                    raise TooLarge(f"the upload has more than {MAX_UPLOAD_BYTES:,} bytes")
-                file.write(piece)
+        if isinstance(part, UploadFile):
+            try:
+                with (folder / _file_name(part)).open("xb") as file:
+                    shutil.copyfileobj(part.file, file, _COPY_BYTES)
+            except FileExistsError as error:
+                raise Validation(f"two of the files are called {_file_name(part)!r}") from error
+
+
+def _file_name(part: UploadFile) -> str:
+    """The last part of the name that the client gave, if a file may be called so."""
+    name = Path(part.filename or "").name
+    is_plain = name.isprintable() and not name.startswith(".")
+    if not name or not is_plain or len(name.encode()) > MAX_FILE_NAME_BYTES:
+        raise Validation(f"{str(part.filename)[:80]!r} is not a name for an uploaded file")
+    return name
 
 
 def _upload_body(form: FormData) -> ImportBody:
     """The fields of the form as the JSON route's body; files stand for their names."""
     fields: dict[str, Any] = {}
     for name, part in form.multi_items():
-        if isinstance(part, UploadFile | FormFile):
-            fields[name] = Path(part.filename or "").name if name not in fields else "."
-        else:
+        if isinstance(part, str):
             fields[name] = part
+        else:
+            fields[name] = "." if name == "source" and name in fields else _file_name(part)
     try:
+        if "assume" in fields:
+            fields["assume"] = json.loads(fields["assume"])
         return ImportBody.model_validate(fields, strict=False)
     except ValidationError as error:
-        sentence = describe(error.errors())
-        raise Validation(f"Input validation error: {sentence}") from error
+        raise Validation(f"Input validation error: {describe(error.errors())}") from error
+    except (ValueError, RecursionError) as error:
+        raise Validation("Input validation error: `assume` is not JSON") from error
 
 
 def _row(listing: Listing) -> dict[str, Any]:
@@ -168,10 +183,6 @@ def _row(listing: Listing) -> dict[str, Any]:
         "sessions": 0,
         "assumptions": list(manifest.assumptions) if manifest else [],
         "precision_reason": manifest.precision_reason if manifest else None,
-        "parity": _parity(manifest.parity) if manifest else None,
+        "parity": manifest.parity.model_dump(mode="json") if manifest else None,
     }
     return row | ({"error": listing.error} if listing.error else {})
-
-
-def _parity(parity: Parity) -> dict[str, Any]:
-    return parity.model_dump(mode="json")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from service.generation.request import MAX_TOP_TOKENS
 
@@ -74,18 +74,16 @@ class Parameters(Body):
 
     @field_validator("best_of", "num_beams")
     @classmethod
-    def _one(cls, value: int | None) -> int | None:
+    def _one(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value not in {None, 1}:
-            raise ValueError("`best_of` and `num_beams` other than 1 are not supported")
+            raise ValueError(f"`{info.field_name}` other than 1 is not supported. Given: {value}")
         return value
 
     @field_validator("grammar", "adapter_id", "watermark", "decoder_input_details")
     @classmethod
-    def _absent(cls, value: object) -> object:
-        if value:
-            raise ValueError(
-                "`grammar`, `adapter_id`, `watermark` and `decoder_input_details` are not supported"
-            )
+    def _absent(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None and value is not False:
+            raise ValueError(f"`{info.field_name}` is not supported")
         return value
 
     @property
@@ -102,8 +100,8 @@ class GenerateBody(Body):
     parameters: Parameters | None = None
     stream: bool = False
     model: Name | None = None
-    session_id: None = None
-    expected_position: None = None
+    session_id: Any = None
+    expected_position: Any = None
 
     @field_validator("inputs")
     @classmethod
@@ -111,6 +109,13 @@ class GenerateBody(Body):
         if not inputs:
             raise ValueError("`inputs` cannot be empty")
         return inputs
+
+    @field_validator("session_id", "expected_position")
+    @classmethod
+    def _absent(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None:
+            raise ValueError(f"`{info.field_name}` is not supported: there are no sessions yet")
+        return value
 
 
 class TokenizeBody(Body):

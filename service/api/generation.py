@@ -4,7 +4,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,10 +133,10 @@ def _streamed(job: Job) -> Response:
         "x-compute-type": "cpu",
         "x-compute-characters": str(len(job.request.prompt)),
     }
-    return EventStream(_pieces(job), headers)
+    return EventStream(_pieces(job), headers, on_end=job.stream.cancel)
 
 
-async def _pieces(job: Job) -> AsyncIterator[bytes]:
+async def _pieces(job: Job) -> AsyncGenerator[bytes, None]:
     """The bytes of a stream, a piece each burst; an error on the way is its last event."""
     writer, index = job.model.runtime.writer, 1
     shown: list[int] = []
@@ -150,8 +150,6 @@ async def _pieces(job: Job) -> AsyncIterator[bytes]:
             index += len(chunk.tokens)
     except CarouselError as error:
         yield b"data: " + problem_body(error) + b"\n\n"
-    finally:
-        job.stream.cancel()
 
 
 def _last_piece(

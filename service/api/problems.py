@@ -1,7 +1,6 @@
 """From conditions to statuses: the one table, and the handlers that make replies of them."""
 
 import json
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +27,7 @@ STATUSES: dict[type[errors.CarouselError], int] = {
 }
 RETRY_AFTER_S = {429: "1", 503: "1"}
 LONGEST_VALUE, MOST_ERRORS = 80, 5
+LONGEST_SENTENCE_BYTES = 900
 
 # The sentences of Text Generation Inference, which its clients show to people.
 _TGI_SENTENCES = {
@@ -42,8 +42,6 @@ _TGI_SENTENCES = {
 }
 _RANGE_ERRORS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 
-_log = logging.getLogger(__name__)
-
 
 def problem_body(error: errors.CarouselError) -> bytes:
     """The body that says what is wrong: of a reply, or of the last event of a stream."""
@@ -51,12 +49,19 @@ def problem_body(error: errors.CarouselError) -> bytes:
 
 
 def _body(sentence: str, code: str) -> bytes:
+    while len(json.dumps(sentence)) > LONGEST_SENTENCE_BYTES:
+        sentence = sentence[: len(sentence) * 9 // 10] + "…"
     return json.dumps({"error": sentence, "error_type": code}, ensure_ascii=True).encode("ascii")
 
 
 def _reply(status: int, sentence: str, code: str) -> Response:
     headers = {"Retry-After": RETRY_AFTER_S[status]} if status in RETRY_AFTER_S else None
     return Response(_body(sentence, code), status, headers, "application/json")
+
+
+def mistake() -> Response:
+    """The reply to what should not have happened; it says nothing of the inside."""
+    return _reply(500, "the server has made a mistake; its log says which", "internal")
 
 
 def install(app: FastAPI) -> None:
@@ -80,11 +85,6 @@ def install(app: FastAPI) -> None:
         reply.headers.update(error.headers or {})
         return reply
 
-    @app.exception_handler(Exception)
-    async def unexpected(_: Request, error: Exception) -> Response:
-        _log.error("unexpected", exc_info=error)
-        return _reply(500, "the server has made a mistake; its log says which", "internal")
-
 
 def describe(found: Sequence[Any]) -> str:
     """Sentences for what pydantic found, each with the field, the limit and the value cut short."""
@@ -95,6 +95,8 @@ def describe(found: Sequence[Any]) -> str:
 
 
 def _describe(one: Any) -> str:
+    if isinstance(one["input"], bytes):
+        return "the body is JSON only with the header Content-Type: application/json"
     path = [str(part)[:LONGEST_VALUE] for part in one["loc"] if part != "body"]
     name, kind = (path[-1] if path else "body"), one["type"]
     if kind == "extra_forbidden":

@@ -1,6 +1,5 @@
-"""One line of JSON for each request, and the id that ties it to its reply."""
+"""One log record for each request, the id that ties it to its reply, and the last resort."""
 
-import json
 import logging
 import re
 import time
@@ -9,6 +8,8 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.problems import mistake
+
 HEADER = "X-Request-Id"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -16,9 +17,10 @@ _log = logging.getLogger("carousel.requests")
 
 
 class RequestLog:
-    """Middleware: takes or makes the request id, puts it on the reply, writes the line.
+    """Middleware: takes or makes the request id, puts it on the reply, writes the record.
 
-    The line never holds what was asked or answered.
+    The record never holds what was asked or answered. What no handler has foreseen ends here as a
+    500 that says nothing of the inside; the log has the traceback, under the same id.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -42,12 +44,17 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, tagged)
+        except Exception:
+            _log.exception("a mistake of the server's", extra={"request_id": request_id})
+            if status:  # the reply has begun: only a cut connection tells that it is not whole
+                raise
+            await mistake()(scope, receive, tagged)
         finally:
-            line = {
+            record = {
                 "request_id": request_id,
                 "method": scope["method"],
                 "path": scope["path"],
                 "status": status,
                 "duration_ms": round(1e3 * (time.perf_counter() - began_s), 1),
             }
-            _log.info(json.dumps(line))
+            _log.info("request", extra=record)

@@ -1,6 +1,7 @@
 """What the routes stand on: the models that are served, and whether they are."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastapi import Request
@@ -42,7 +43,8 @@ class Serving:
     registry: Registry[ModelRuntime]
     store: ModelStore
     import_dir: Path
-    is_open: bool = False
+    importing: asyncio.Lock = field(default_factory=asyncio.Lock)  # one at a time: they are large
+    opened: asyncio.Event = field(default_factory=asyncio.Event)  # the first models are loaded
     is_draining: bool = False
 
     @property
@@ -50,7 +52,7 @@ class Serving:
         """Whether a generate request would be taken."""
         loaded = list(self.registry.loaded())
         is_sound = all(model.runtime.engine.failure is None for model in loaded)
-        return self.is_open and not self.is_draining and bool(loaded) and is_sound
+        return self.opened.is_set() and not self.is_draining and bool(loaded) and is_sound
 
     def get(self, name: str | None) -> ServedModel:
         """The loaded model called so. Raises as Registry.get does, and Draining."""

@@ -5,8 +5,8 @@ loaded and where aliases point is kept beside the bundles, so a restart serves w
 """
 
 import asyncio
-import contextlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from service.errors import (
+    BadCheckpoint,
     CarouselError,
     MemoryBudgetExceeded,
     ModelInUse,
@@ -28,8 +29,12 @@ from service.models.store import ModelStore
 from service.models.tokenizer import Tokenizer
 
 DEFAULT_ALIAS = "default"
-UNLOAD_DEADLINE_S = 60.0
+RETIRE_LIMIT_S = 24 * 3_600.0
+"""Longer than any generation: a model that goes waits for what runs on it."""
+
 RECORD = "registry.json"
+
+_log = logging.getLogger(__name__)
 
 
 class Runtime(Protocol):
@@ -42,7 +47,7 @@ class Runtime(Protocol):
         """Take no new work and wait for what is under way."""
 
     def close(self) -> None:
-        """Give everything back. Blocks."""
+        """Give everything back. Blocks. Harmless the second time."""
 
 
 R = TypeVar("R", bound=Runtime)
@@ -72,6 +77,11 @@ class LoadedModel(Generic[R]):
     def ref(self) -> ModelRef:
         """The model's name and version."""
         return ModelRef(self.manifest.name, self.manifest.version)
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes, from above."""
+        return _size_bytes(self.spec)
 
 
 @dataclass(slots=True)
@@ -111,8 +121,11 @@ class Registry(Generic[R]):
         """`budget_bytes` for all loaded models; half of the machine's memory if None."""
         self._store, self._make = store, make
         self._budget_bytes = budget_bytes or _physical_memory_bytes() // 2
-        self._entries: dict[ModelRef, _Entry[R]] = {ref: _Entry() for ref in store.refs()}
+        self._used_bytes = 0  # by what is loaded, being loaded or on its way out
+        self._retiring: dict[asyncio.Task[None], LoadedModel[R]] = {}
+        self._entries: dict[ModelRef, _Entry[R]] = {}
         self.aliases: dict[str, ModelRef] = {}
+        self.refresh()
 
     async def open(self) -> None:
         """Load what was loaded before, or, in a new store, the newest version of each model.
@@ -121,14 +134,19 @@ class Registry(Generic[R]):
         """
         wanted = self._read_record()
         for ref in wanted:
-            with contextlib.suppress(CarouselError):
+            self._entries[ref].status = Status.LOADING
+        for ref in wanted:
+            try:
                 await self._load(ref, None)
+            except CarouselError as error:
+                _log.error("%s cannot be loaded: %s", ref, error)
 
     async def close(self, deadline_s: float) -> None:
         """Drain and close every model."""
-        loaded = [entry.loaded for entry in self._entries.values() if entry.loaded]
-        await asyncio.gather(*(model.runtime.drain(deadline_s) for model in loaded))
-        for model in loaded:
+        models = [entry.loaded for entry in self._entries.values() if entry.loaded]
+        models += self._retiring.values()
+        await asyncio.gather(*(model.runtime.drain(deadline_s) for model in models))
+        for model in models:
             await asyncio.to_thread(model.runtime.close)
 
     # -- use
@@ -193,7 +211,7 @@ class Registry(Generic[R]):
             entry.status,
             manifest,
             entry.loaded.precision if entry.loaded else manifest.precision if manifest else None,
-            _size_bytes(entry.loaded.spec) if entry.loaded else 0,
+            entry.loaded.size_bytes if entry.loaded else 0,
             entry.error,
         )
 
@@ -203,18 +221,22 @@ class Registry(Generic[R]):
 
     # -- change
 
-    def add(self, ref: ModelRef) -> None:
-        """Take notice of a version that has been stored."""
-        self._entries.setdefault(ref, _Entry())
+    def refresh(self) -> None:
+        """Take notice of versions that have been stored since the last look."""
+        for ref in self._store.refs():
+            self._entries.setdefault(ref, _Entry())
 
     async def load(self, ref: ModelRef, precision: Precision | None = None) -> None:
         """Load a version; one that is loaded serves on until the new one is ready.
+
+        The first model that is loaded while there is no default becomes it.
 
         Raises:
             ModelNotFound, BadCheckpoint, MemoryBudgetExceeded, Validation.
 
         """
         await self._load(ref, precision)
+        self.aliases.setdefault(DEFAULT_ALIAS, ref)
         self._write_record()
 
     async def unload(self, ref: ModelRef) -> None:
@@ -230,7 +252,7 @@ class Registry(Generic[R]):
                 entry.status, entry.error = Status.STORED, None
                 return
             entry.status = Status.DRAINING
-            await _retire(entry.loaded.runtime)
+            await self._retire(entry.loaded)
             entry.status, entry.loaded = Status.STORED, None
         self._write_record()
 
@@ -242,16 +264,12 @@ class Registry(Generic[R]):
             ModelInUse: it is loaded, or an alias points at it.
 
         """
-        entry = self._entry(ref)
-        aliases = [alias for alias, target in self.aliases.items() if target == ref]
-        if entry.status not in {Status.STORED, Status.FAILED} or aliases:
-            why = f"the alias {aliases[0]!r} points at it" if aliases else f"it is {entry.status}"
-            raise ModelInUse(
-                f"{ref} cannot be deleted: {why}; unload it and move its aliases first"
-            )
-        async with entry.changing:
+        self._check_unused(ref)
+        async with self._entry(ref).changing:
+            self._check_unused(ref)  # again: a load may have come first
             del self._entries[ref]
             await asyncio.to_thread(self._store.delete, ref)
+        self._write_record()
 
     def set_alias(self, alias: str, ref: ModelRef) -> None:
         """Let new requests for `alias` go to `ref`; running ones finish where they are.
@@ -277,22 +295,50 @@ class Registry(Generic[R]):
                 raise
             entry.status, entry.error = Status.READY, None
             entry.loaded.runtime.start()
-            if before is not None:
-                await _retire(before.runtime)
+        if before is not None:
+            task = asyncio.create_task(self._retire(before))
+            self._retiring[task] = before
+            task.add_done_callback(self._retiring.pop)
 
     async def _prepare(self, ref: ModelRef, precision: Precision | None) -> LoadedModel[R]:
-        bundle = await asyncio.to_thread(self._store.read, ref)
-        self._check_budget(bundle.spec)
-        precision = precision or bundle.manifest.precision
-        runtime = await asyncio.to_thread(self._make, bundle, precision)
+        """Read and compile, in threads, once the budget has room."""
+        manifest = self._store.manifest(ref)
+        spec = None if manifest is None else ModelSpec.from_json(manifest.architecture)
+        size_bytes = 0 if spec is None else _size_bytes(spec)
+        self._reserve(size_bytes)
+        try:
+            bundle = await asyncio.to_thread(self._store.read, ref)
+            precision = precision or bundle.manifest.precision
+            runtime = await asyncio.to_thread(self._make, bundle, precision)
+        except BaseException as error:
+            self._used_bytes -= size_bytes
+            if isinstance(error, CarouselError) or not isinstance(error, Exception):
+                raise
+            _log.exception("%s cannot be made to run", ref)
+            raise BadCheckpoint(f"{ref} cannot be made to run here; the log says why") from error
         return LoadedModel(bundle.spec, bundle.tokenizer, bundle.manifest, precision, runtime)
 
-    def _check_budget(self, spec: ModelSpec) -> None:
-        used = sum(_size_bytes(e.loaded.spec) for e in self._entries.values() if e.loaded)
-        if used + _size_bytes(spec) > self._budget_bytes:
+    async def _retire(self, model: LoadedModel[R]) -> None:
+        """Let what runs on a model end, then give its memory back."""
+        await model.runtime.drain(RETIRE_LIMIT_S)
+        await asyncio.to_thread(model.runtime.close)
+        self._used_bytes -= model.size_bytes
+
+    def _reserve(self, size_bytes: int) -> None:
+        if self._used_bytes + size_bytes > self._budget_bytes:
             raise MemoryBudgetExceeded(
-                f"the model needs about {_size_bytes(spec):,} bytes; {used:,} of the budget of "
-                f"{self._budget_bytes:,} are taken: unload another model first"
+                f"the model needs about {size_bytes:,} bytes; {self._used_bytes:,} of the budget "
+                f"of {self._budget_bytes:,} are taken: unload another model first"
+            )
+        self._used_bytes += size_bytes
+
+    def _check_unused(self, ref: ModelRef) -> None:
+        aliases = [alias for alias, target in self.aliases.items() if target == ref]
+        status = self._entry(ref).status
+        if status not in {Status.STORED, Status.FAILED} or aliases:
+            why = f"the alias {aliases[0]!r} points at it" if aliases else f"it is {status}"
+            raise ModelInUse(
+                f"{ref} cannot be deleted: {why}; unload it and move its aliases first"
             )
 
     def _entry(self, ref: ModelRef) -> _Entry[R]:
@@ -310,29 +356,36 @@ class Registry(Generic[R]):
     def _read_record(self) -> list[ModelRef]:
         """Set the aliases, and return what is to be loaded."""
         newest = {ref.name: ref for ref in sorted(self._entries)}
+        wanted = list(newest.values())
+        aliases = {DEFAULT_ALIAS: wanted[0]} if wanted else {}
         try:
             record = json.loads(self._record.read_bytes())
             aliases = {alias: ModelRef.parse(ref) for alias, ref in record["aliases"].items()}
             wanted = [ModelRef.parse(ref) for ref in record["loaded"]]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, CarouselError):
-            aliases = dict.fromkeys([DEFAULT_ALIAS] if newest else [], min(newest.values()))
-            wanted = list(newest.values())
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, CarouselError) as error:
+            _log.warning("%s cannot be read (%s); every model is loaded", self._record, error)
         self.aliases = {alias: ref for alias, ref in aliases.items() if ref in self._entries}
         return [ref for ref in wanted if ref in self._entries]
 
     def _write_record(self) -> None:
+        """Keep what is wanted: a model that failed may do better next time."""
+        wanted = [
+            str(ref)
+            for ref, entry in sorted(self._entries.items())
+            if entry.loaded or entry.status in {Status.LOADING, Status.FAILED}
+        ]
         record = {
             "aliases": {alias: str(ref) for alias, ref in sorted(self.aliases.items())},
-            "loaded": [str(ref) for ref, entry in sorted(self._entries.items()) if entry.loaded],
+            "loaded": wanted,
         }
         incoming = self._record.with_suffix(".incoming")
-        incoming.write_text(json.dumps(record, indent=2) + "\n")
-        incoming.replace(self._record)
-
-
-async def _retire(runtime: Runtime) -> None:
-    await runtime.drain(UNLOAD_DEADLINE_S)
-    await asyncio.to_thread(runtime.close)
+        try:
+            incoming.write_text(json.dumps(record, indent=2) + "\n")
+            incoming.replace(self._record)
+        except OSError as error:  # a store may be mounted for reading only
+            _log.warning("%s cannot be written (%s); a restart forgets it", self._record, error)
 
 
 def _size_bytes(spec: ModelSpec) -> int:
