@@ -1,6 +1,5 @@
 """The command `carousel`: serve, import, generate. Imports what a command needs when it runs."""
 
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -25,10 +24,12 @@ Store = Annotated[Path, typer.Option(help="Folder of bundles.", envvar="CAROUSEL
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0913, PLR0917 (a command takes its options so)
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    processes: Annotated[int | None, typer.Option(help="API processes.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the network.")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="Where Redis is.")] = None,
     model_store: Annotated[Path | None, typer.Option(help="Folder of bundles.")] = None,
     import_dir: Annotated[Path | None, typer.Option(help="Folder of checkpoints.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of everything else.")] = None,
@@ -39,10 +40,11 @@ def serve(
     from service.settings import Settings  # noqa: PLC0415
 
     settings = Settings.read(
-        os.environ,
         host=host,
         port=port,
+        processes=processes,
         threads=threads,
+        redis_url=redis_url,
         model_store=model_store,
         import_dir=import_dir,
         data_dir=data_dir,

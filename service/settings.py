@@ -1,11 +1,10 @@
 """What can be set from outside: read once, frozen, handed down."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import BadRequest
@@ -20,16 +19,23 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
-    processes: Literal[1] = 1
+    processes: int = 1
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
-    redis_url: str | None = Field(default=None, repr=False)  # for sessions, which are to come
+    redis_url: SecretStr | None = None  # for sessions, which are to come
     model_store: Path = Path("model_store")
     import_dir: Path = Path("imports")
     data_dir: Path = Path(".data")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    @field_validator("processes")
     @classmethod
-    def read(cls, environment: Mapping[str, str], **options: object) -> Self:
+    def _one(cls, processes: int) -> int:
+        if processes != 1:
+            raise ValueError("only 1 process is supported so far")
+        return processes
+
+    @classmethod
+    def read(cls, **options: object) -> Self:
         """Settings of the environment, with `options` that are not None before them.
 
         Raises:
@@ -37,7 +43,7 @@ class Settings(BaseSettings):
 
         """
         known = {PREFIX + name.upper() for name in cls.model_fields}
-        for name in environment:
+        for name in os.environ:
             if name.upper().startswith(PREFIX) and name.upper() not in known:
                 raise BadRequest(
                     f"the environment variable {name} is unknown; "
@@ -49,4 +55,5 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             name = PREFIX + str(first["loc"][0]).upper()
-            raise BadRequest(f"{name} is {first['input']!r}: {first['msg']}") from error
+            sentence = str(first["msg"]).removeprefix("Value error, ")
+            raise BadRequest(f"{name} is {first['input']!r}: {sentence}") from error
