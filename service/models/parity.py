@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import BadCheckpoint
-from service.models.bundle import Parity, Precision, WantedPrecision
+from service.models.bundle import Bundle, Parity, Precision, WantedPrecision
 from service.models.compile import compile_program
-from service.models.program import is_int8_possible
 from service.models.reference import ReferenceModel
 from service.models.spec import FloatArray, ModelSpec, Weights
 from service.models.step import StepProgram
@@ -19,6 +18,10 @@ RANDOM_TOKENS = 256
 CHARACTERS = 2000
 MAX_INT8_COST = 0.005
 """Nats a character that int8 may cost over float32 for `auto` to take it."""
+
+TOKENS_HERE = 16
+MAX_STRAY = {Precision.FLOAT32: 1e-3, Precision.INT8: 0.1}
+"""How far a program may stray at load, as a share of the largest logit."""
 
 _SEED = 0x1997
 
@@ -53,7 +56,7 @@ def measure(
     if not np.isfinite(expected).all():
         raise BadCheckpoint("the model's logits overflow after a few random characters")
     programs = {Precision.FLOAT32: compile_program(spec, weights, Precision.FLOAT32)}
-    if wanted == "int8" or is_int8_possible(spec):
+    if wanted == "int8" or spec.is_bounded:
         programs[Precision.INT8] = compile_program(spec, weights, Precision.INT8)
     differences = {
         precision: float(np.abs(_logits(program, random_tokens) - expected).max())
@@ -68,6 +71,28 @@ def measure(
         nats_per_character=nats,
     )
     return Verdict(parity, *_choose(wanted, nats))
+
+
+def check_here(program: StepProgram, bundle: Bundle, precision: Precision) -> None:
+    """Run a compiled program against the reference on the machine that is to serve it.
+
+    A bundle may come from another machine, whose kernels compute other sums.
+
+    Raises:
+        BadCheckpoint: the logits stray further than the precision explains.
+
+    """
+    tokens = np.random.default_rng(_SEED).integers(bundle.spec.vocabulary_size, size=TOKENS_HERE)
+    expected = ReferenceModel(bundle.spec, bundle.weights).run(tokens.tolist())
+    if not np.isfinite(expected).all():
+        return  # such a model's rows fail by themselves
+    strayed = float(np.abs(_logits(program, tokens) - expected).max())
+    limit = MAX_STRAY[precision] * max(1.0, float(np.abs(expected).max()))
+    if not strayed <= limit:
+        raise BadCheckpoint(
+            f"on this machine {precision} strays by {strayed:.3g} from the reference's logits; "
+            f"{limit:.3g} is the limit: load the model with precision float32, or report it"
+        )
 
 
 def _choose(wanted: WantedPrecision, nats: dict[Precision, float]) -> tuple[Precision, str]:

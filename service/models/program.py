@@ -30,7 +30,7 @@ class OnnxProgram:
             Validation: int8 is asked for where an h is not bound to (-1, 1).
 
         """
-        if precision is Precision.INT8 and not is_int8_possible(spec):
+        if precision is Precision.INT8 and not spec.is_bounded:
             raise Validation(
                 "precision int8 needs h within (-1, 1): activation tanh and sigmoid gates in every "
                 "layer; use float32"
@@ -74,11 +74,6 @@ class OnnxProgram:
             tie(binding.bind_input, f"state_{i}", state)
             tie(binding.bind_output, f"new_state_{i}", state)
         return binding
-
-
-def is_int8_possible(spec: ModelSpec) -> bool:
-    """Whether int8 can be exact about h: every layer keeps it within (-1, 1)."""
-    return all(layer.is_bounded for layer in spec.layers)
 
 
 @cache

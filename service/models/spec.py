@@ -114,6 +114,11 @@ class ModelSpec:
         return 4 * sum(self.state_units)
 
     @property
+    def is_bounded(self) -> bool:
+        """Whether every h stays in (-1, 1): what int8 needs."""
+        return all(layer.is_bounded for layer in self.layers)
+
+    @property
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Canonical name → shape of every weight, in canonical order.
 

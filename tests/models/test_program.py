@@ -7,7 +7,7 @@ from service.models.compile import has_avx2
 from service.models.fused import FusedProgram, is_fusible
 from service.models.graph import FOLD_LIMIT_BYTES
 from service.models.int8_tile import DEPTH, multiply, pack, padded
-from service.models.program import OnnxProgram, int8_weight_bits, is_int8_possible
+from service.models.program import OnnxProgram, int8_weight_bits
 from service.models.reference import ReferenceModel
 from service.models.spec import Cell, LayerSpec, ModelSpec, Weights
 from service.models.step import StepProgram
@@ -41,7 +41,7 @@ def test_float32_computes_the_articles_equations(spec):
 def test_int8_is_near_or_refused(spec):
     weights = random_weights(spec)
     tokens = np.random.default_rng(3).integers(0, spec.vocabulary_size, TOKENS)
-    if not is_int8_possible(spec):
+    if not spec.is_bounded:
         with pytest.raises(Validation, match="within \\(-1, 1\\)"):
             OnnxProgram(spec, weights, Precision.INT8)
         return
