@@ -52,16 +52,20 @@ def measure(
     """
     rng = np.random.default_rng(_SEED)
     random_tokens = rng.integers(spec.vocabulary_size, size=RANDOM_TOKENS)
-    expected = ReferenceModel(spec, weights).run(random_tokens.tolist())
-    if not np.isfinite(expected).all():
-        raise BadCheckpoint("the model's logits overflow after a few random characters")
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = ReferenceModel(spec, weights).run(random_tokens.tolist())
     programs = {Precision.FLOAT32: compile_program(spec, weights, Precision.FLOAT32)}
     if wanted == "int8" or spec.is_bounded:
         programs[Precision.INT8] = compile_program(spec, weights, Precision.INT8)
-    differences = {
-        precision: float(np.abs(_logits(program, random_tokens) - expected).max())
-        for precision, program in programs.items()
-    }
+    logits = {p: _logits(program, random_tokens) for p, program in programs.items()}
+    overflows = not np.isfinite(expected).all()
+    overflows |= not all(np.isfinite(rows).all() for rows in logits.values())
+    if overflows:
+        raise BadCheckpoint(
+            f"the model's logits overflow within {RANDOM_TOKENS} random characters: its weights "
+            "are too large for its activations"
+        )
+    differences = {p: float(np.abs(rows - expected).max()) for p, rows in logits.items()}
     text = _draw(programs[Precision.FLOAT32], spec, rng, special_ids)
     nats = {p: _nats(program, text, special_ids) for p, program in programs.items()}
     parity = Parity(

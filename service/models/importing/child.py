@@ -11,6 +11,7 @@ from pathlib import Path
 
 OUTCOME = "outcome.json"
 _OPEN_FILES = 256
+_GRACE_S = 5
 
 
 def main() -> None:
@@ -36,8 +37,11 @@ def limit_process(memory_bytes: int, cpu_s: int, file_bytes: int) -> None:
         limits[resource.RLIMIT_AS] = memory_bytes
     for which, limit in limits.items():
         _, hard = resource.getrlimit(which)
-        lower = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(which, (lower, lower))
+        # At the soft limit of time the signal tells why; at the hard one it would be SIGKILL.
+        ceiling = limit + _GRACE_S if which == resource.RLIMIT_CPU else limit
+        if hard != resource.RLIM_INFINITY:
+            ceiling = min(ceiling, hard)
+        resource.setrlimit(which, (min(limit, ceiling), ceiling))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ Kind = Literal["file", "folder", "absent"]
 class ImportFolder:
     """Files under `root`, opened component by component: no `..`, no link anywhere on the way.
 
-    Every file that was opened is in `digests`, its path under the root → sha256, and open until
-    the folder is left.
+    Every file that was opened is in `digests`, its name → sha256, and open until the folder is
+    left.
     """
 
     def __init__(self, root: Path, max_file_bytes: int) -> None:
@@ -75,7 +75,8 @@ class ImportFolder:
             raise TooLarge(
                 f"{relative} has {size} bytes; the limit for one file is {self.max_file_bytes}"
             )
-        self.digests[str(relative)] = hashlib.file_digest(file, "sha256").hexdigest()
+        name = str(relative) if relative.name in self.digests else relative.name
+        self.digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
         return file
 
@@ -85,10 +86,11 @@ class ImportFolder:
 
     def read(self, relative: PurePosixPath, max_bytes: int) -> bytes:
         """Content of a file of at most `max_bytes`. Raises as `open` does."""
-        content = self.open(relative).read(max_bytes + 1)
-        if len(content) > max_bytes:
-            raise TooLarge(f"{relative} is larger than the limit of {max_bytes} bytes")
-        return content
+        file = self.open(relative)
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise TooLarge(f"{relative} has {size} bytes; the limit is {max_bytes}")
+        return file.read(size)
 
     @contextmanager
     def _folder(self, parts: tuple[str, ...], relative: PurePosixPath) -> Iterator[int]:

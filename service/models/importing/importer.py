@@ -165,7 +165,10 @@ def _how_it_died(returncode: int, limits: ImportLimits) -> str:
         return f"the import was killed; {over_memory(limits.memory_bytes)}"
     if returncode < 0:
         return f"the file crashed the process that read it ({signal.Signals(-returncode).name})"
-    return f"the process that reads checkpoints ended with status {returncode}"
+    return (
+        f"the process that reads checkpoints ended with status {returncode}; it may need more than "
+        f"its {limits.memory_bytes} bytes of memory"
+    )
 
 
 def _environment(output: Path) -> dict[str, str]:

@@ -138,6 +138,7 @@ def _layer_spec(layer: StoredLayer, assumptions: Assumptions) -> LayerSpec:
             _refuse(layer, "it has the peepholes of an LSTM on a GRU")
         cell = Cell.PEEPHOLE_LSTM
     told = layer.config or {}
+    told = told.get("config", told)
     usual = "sigmoid"
     if cell is Cell.PEEPHOLE_LSTM or _is_old_keras_2(assumptions.keras_version):
         usual = "hard_sigmoid_02"

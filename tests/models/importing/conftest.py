@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from service.models.importing.importer import Importer
+from service.models.importing.order import carry_out as child_carry_out
+from service.models.importing.request import ORDERS, ImportLimits, Order
 from service.models.store import ModelStore
 
 HERE = Path(__file__).parent
@@ -56,6 +58,17 @@ def imports(tmp_path):
 @pytest.fixture
 def importer(imports, tmp_path):
     return Importer(imports, ModelStore(tmp_path / "store"))
+
+
+@pytest.fixture
+def carry_out(imports, tmp_path):
+    """A function: what the child answers to a request, but in this process."""
+
+    def outcome_of(request):
+        order = Order(request, ImportLimits(), imports, tmp_path)
+        return child_carry_out(ORDERS.dump_json(order).decode())[1]
+
+    return outcome_of
 
 
 @pytest.fixture(scope="session")

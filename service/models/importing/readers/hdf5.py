@@ -108,7 +108,7 @@ def has_texts(owner: h5py.HLObject, name: str) -> bool:
 
 def _walk(group: h5py.Group, path: str, depth: int) -> Iterator[None]:
     if depth > MAX_DEPTH:
-        raise BadCheckpoint(f"the HDF5 file is nested more than {MAX_DEPTH} deep, at {path[:200]}")
+        raise BadCheckpoint(f"the HDF5 file is nested more than {MAX_DEPTH} deep, at {path[:40]}…")
     for name in group:
         yield
         here = f"{path}/{name}"

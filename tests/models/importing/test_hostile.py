@@ -1,0 +1,84 @@
+"""Every hostile file is refused with its own sentence, and costs next to nothing."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.errors import BadCheckpoint
+from service.models.importing.request import ImportRequest
+from tests.models.importing.hostile import HOSTILE
+from tests.models.importing.tensor_bundle_writer import lstm_arrays, write_bundle
+
+MIB = 1024 * 1024
+REQUEST = {"name": "m", "vocabulary": Path("vocabulary.json")}
+DANGEROUS = ["compressed bomb", "zip bomb", "external storage", "shape beyond the size"]
+
+
+@pytest.fixture
+def bytes_held():
+    """A function: how many bytes more than before this process held during a call, at most."""
+    if sys.platform != "linux":
+        pytest.skip("the peak can only be reset on Linux")
+
+    def held(key):
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition(key + ":")[2].split()[0])
+
+    def during(call):
+        Path("/proc/self/clear_refs").write_text("5")
+        before = held("VmRSS")
+        result = call()
+        return result, held("VmHWM") - before
+
+    return during
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_by_its_own_sentence_and_not_allocated(
+    name, imports, carry_out, bytes_held
+):
+    make, sentence = HOSTILE[name]
+    request = ImportRequest(Path(make(imports)), **REQUEST)
+    outcome, held_bytes = bytes_held(lambda: carry_out(request))
+    assert outcome.code == "bad_checkpoint"
+    assert sentence in outcome.sentence
+    assert len(outcome.sentence) < 500
+    assert held_bytes < 32 * MIB  # the bombs declare 64 MiB to 256 GiB
+
+
+def test_no_two_hostile_files_share_a_sentence():
+    sentences = [sentence for _, sentence in HOSTILE.values()]
+    assert len(sentences) == len(set(sentences))
+
+
+@pytest.mark.parametrize("name", DANGEROUS)
+def test_after_a_hostile_file_the_next_import_succeeds(name, imports, importer):
+    make, sentence = HOSTILE[name]
+    with pytest.raises(BadCheckpoint) as refusal:
+        importer.run(ImportRequest(Path(make(imports)), **REQUEST))
+    assert sentence in str(refusal.value)
+    write_bundle(imports / "good", lstm_arrays())
+    assert importer.run(ImportRequest(Path("good"), **REQUEST)).spec.vocabulary_size == 3
+
+
+@pytest.mark.parametrize("sixteenth", range(16))
+@pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
+def test_a_checkpoint_cut_anywhere_is_refused(sixteenth, suffix, imports, carry_out):
+    path = write_bundle(imports / "ckpt", lstm_arrays()) / f"ckpt_1.{suffix}"
+    content = path.read_bytes()
+    path.write_bytes(content[: sixteenth * len(content) // 16])
+    outcome = carry_out(ImportRequest(Path("ckpt"), **REQUEST))
+    assert outcome.code == "bad_checkpoint"
+    assert "Error" not in outcome.sentence
+
+
+@pytest.mark.parametrize("place", range(0, 700, 23))
+def test_a_flipped_bit_never_changes_what_is_read(place, imports, carry_out):
+    path = write_bundle(imports / "ckpt", lstm_arrays()) / "ckpt_1.index"
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] ^= 0x10
+    path.write_bytes(content)
+    outcome = carry_out(ImportRequest(Path("ckpt"), **REQUEST))
+    assert outcome.code in ("bad_checkpoint", "")  # the padding of the footer means nothing
+    assert "Error" not in outcome.sentence

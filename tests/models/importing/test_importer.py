@@ -1,0 +1,282 @@
+"""The caller's side: requests, limits, versions and what is published."""
+
+import json
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from service.errors import BadCheckpoint, TooLarge, UnknownCharacter, Validation
+from service.models.bundle import Precision
+from service.models.importing.importer import Importer
+from service.models.importing.request import ImportLimits, ImportRequest
+from service.models.spec import Activation
+from service.models.store import ModelStore
+from tests.models.importing.keras_writer import write_archive, write_weights, write_whole
+from tests.models.importing.tensor_bundle_writer import lstm_arrays, write_bundle
+
+VOCABULARY = Path("vocabulary.json")
+
+
+def request(source="ckpt", **options):
+    options = {"vocabulary": VOCABULARY} | options
+    return ImportRequest(Path(source), "m", **options)
+
+
+@pytest.fixture
+def checkpoint(imports):
+    return write_bundle(imports / "ckpt", lstm_arrays())
+
+
+def limited(importer, **limits):
+    return Importer(importer.folder, importer.store, ImportLimits(**limits))
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_versions_count_up_and_never_change(importer):
+    first, second = importer.run(request()), importer.run(request())
+    assert (first.ref.version, second.ref.version) == (1, 2)
+    assert first.manifest.digest == second.manifest.digest
+    with pytest.raises(Validation, match="m@2 exists already"):
+        importer.run(request(version=2))
+    assert importer.store.read(first.ref).manifest == first.manifest
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_nothing_is_left_behind_but_the_bundle(importer):
+    importer.run(request())
+    with pytest.raises(Validation):
+        importer.run(request("nothing"))
+    assert [path.name for path in importer.store.folder.iterdir()] == ["m"]
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_an_import_that_takes_too_long_is_stopped(importer):
+    with pytest.raises(BadCheckpoint, match=r"longer than its 0\.01 seconds and was stopped"):
+        limited(importer, wall_s=0.01).run(request())
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_an_import_that_computes_too_long_is_stopped(importer, imports):
+    (imports / "text").write_bytes(bytes(200_000_000))
+    with pytest.raises(BadCheckpoint, match="more than its 1 seconds of processor time"):
+        limited(importer, cpu_s=1).run(request(vocabulary=None, vocabulary_text=Path("text")))
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_an_import_that_needs_too_much_memory_is_stopped(importer, imports):
+    (imports / "text").touch()
+    os.truncate(imports / "text", 250_000_000)
+    with pytest.raises(BadCheckpoint, match="more than its 700000000 bytes of memory"):
+        limited(importer, memory_bytes=700_000_000).run(
+            request(vocabulary=None, vocabulary_text=Path("text"))
+        )
+
+
+def test_a_file_over_the_limit_is_not_read(importer, imports):
+    (imports / "big").write_bytes(bytes(6000))
+    with pytest.raises(TooLarge, match="big has 6000 bytes; the limit for one file is 5000"):
+        limited(importer, file_bytes=5000).run(request("big"))
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_a_child_that_dies_is_a_refusal(importer, monkeypatch):
+    monkeypatch.setattr("service.models.importing.importer._CHILD", "tests.models.importing.crash")
+    with pytest.raises(BadCheckpoint, match=r"crashed the process that read it \(SIGSEGV\)"):
+        importer.run(request())
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_the_child_sees_nothing_of_the_servers_environment(importer, monkeypatch):
+    monkeypatch.setenv("CAROUSEL_SECRET", "x")
+    monkeypatch.setattr("service.models.importing.importer._CHILD", "tests.models.importing.crash")
+    monkeypatch.setattr(
+        "service.models.importing.importer._how_it_died",
+        lambda _code, _limits: (importer.store.folder / "environment").read_text(),
+    )
+    with pytest.raises(BadCheckpoint) as refusal:
+        importer.run(request())
+    environment = json.loads(str(refusal.value))
+    assert "CAROUSEL_SECRET" not in environment
+    assert environment["HDF5_PLUGIN_PRELOAD"] == "::"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"source": "../secret"}, "source is '../secret'; it must be a path under"),
+        ({"source": "/etc/passwd"}, "source is '/etc/passwd'"),
+        ({"source": "a\0b"}, "it must be a path under"),
+        ({"vocabulary": Path("../v")}, "vocabulary is '../v'"),
+        ({"source": "nothing"}, "source: nothing is not in the import folder"),
+        ({"source": "link"}, "'link' in link is a symbolic link"),
+        ({"source": "linked/ckpt_1"}, "'linked' in linked/ckpt_1.*is a symbolic link"),
+        ({"source": "pipe"}, "pipe is not a regular file"),
+        ({"vocabulary": Path("link")}, "'link' in link is a symbolic link"),
+        ({"vocabulary": Path("nothing")}, "nothing is not in the import folder"),
+        ({"vocabulary": Path("ckpt")}, "ckpt is a folder; name a file"),
+        ({"vocabulary": None}, "give either `vocabulary`"),
+        ({"vocabulary_text": Path("t")}, "give either `vocabulary`"),
+        ({"assume": {"colour": "red"}}, "assume.colour is not known; assume knows"),
+        ({"assume": {"activation": "swish"}}, "assume.activation is 'swish'; it may be"),
+        ({"version": 0}, "version is 0"),
+    ],
+)
+@pytest.mark.usefixtures("checkpoint")
+def test_a_request_without_meaning_is_refused(options, sentence, importer, imports):
+    (imports / "link").symlink_to("/etc/passwd")
+    (imports / "linked").symlink_to(imports / "ckpt")
+    os.mkfifo(imports / "pipe")
+    with pytest.raises(Validation, match=sentence):
+        importer.run(request(**options))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b'["a", "b"]', "the vocabulary has 2 tokens, but the weights are made for 3"),
+        (b'["a", "b", "a"]', "is there twice"),
+        (b"\x80\x04\x95", "the vocabulary is not UTF-8"),
+        (b'{"a": 0, "b": 1, "c": 3}', "ids are not 0 to 2"),
+        (b'["a", "b", "\\ud800"]', "lone surrogate"),
+        (b"[" * 100_000, "the vocabulary"),
+    ],
+)
+def test_a_vocabulary_that_does_not_fit_is_refused(content, sentence, imports, carry_out):
+    write_bundle(imports / "ckpt", lstm_arrays())
+    (imports / "v").write_bytes(content)
+    outcome = carry_out(request(vocabulary=Path("v")))
+    assert outcome.code == "bad_checkpoint"
+    assert sentence in outcome.sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("vocabulary", b'{"b": 1, "a": 0, "c": 2}'), ("vocabulary", b"a\nb\nc\n"),
+     ("vocabulary_text", b"cabbage".replace(b"g", b"").replace(b"e", b""))],
+)  # fmt: skip
+def test_a_vocabulary_comes_in_three_forms(name, content, imports, carry_out, tmp_path):
+    write_bundle(imports / "ckpt", lstm_arrays())
+    (imports / "v").write_bytes(content)
+    assert carry_out(request(**{"vocabulary": None, name: Path("v")})).sentence == ""
+    assert json.loads((tmp_path / "vocabulary.json").read_text()) == ["a", "b", "c"]
+
+
+def test_a_text_that_lacks_only_the_unknown_token_says_so(imports, carry_out):
+    write_bundle(imports / "ckpt", lstm_arrays(vocabulary=4))
+    (imports / "t").write_text("abc")
+    outcome = carry_out(request(vocabulary=None, vocabulary_text=Path("t")))
+    assert 'a JSON list that begins with "[UNK]"' in outcome.sentence
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_what_becomes_of_unknown_characters_is_the_bundles(importer):
+    skips = importer.run(request(assume={"unknown_character": "skip"}))
+    assert skips.tokenizer.encode("axb") == [0, 1]
+    with pytest.raises(UnknownCharacter):
+        importer.run(request()).tokenizer.encode("axb")
+    with pytest.raises(BadCheckpoint, match="the vocabulary has no unknown token"):
+        importer.run(request(assume={"unknown_character": "unk"}))
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_what_is_assumed_can_be_given_and_is_written_down(importer):
+    bundle = importer.run(request(assume={"recurrent_activation": "hard_sigmoid"}))
+    assert bundle.spec.layers[0].recurrent_activation is Activation.HARD_SIGMOID_02
+    assert "recurrent_activation is hard_sigmoid_02, as `assume` says" in str(
+        bundle.manifest.assumptions
+    )
+
+
+def test_assume_may_not_contradict_the_file(imports, carry_out):
+    write_whole(imports / "m.h5")
+    outcome = carry_out(request("m.h5", assume={"recurrent_activation": "hard_sigmoid"}))
+    assert "recurrent_activation is sigmoid, but assume.recurrent_activation" in outcome.sentence
+    agreed = carry_out(request("m.h5", assume={"recurrent_activation": "sigmoid"}))
+    assert agreed.sentence == ""
+
+
+@pytest.mark.usefixtures("checkpoint")
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_precision_that_was_asked_for_is_taken(precision, importer):
+    manifest = importer.run(request(precision=precision)).manifest
+    assert manifest.precision is Precision(precision)
+    assert manifest.precision_reason.startswith(f"{precision} was asked for")
+
+
+def test_int8_is_refused_where_it_cannot_be_exact(imports, carry_out):
+    write_bundle(imports / "ckpt", lstm_arrays())
+    outcome = carry_out(request(precision="int8", assume={"activation": "relu"}))
+    assert outcome.code == "validation"
+    assert "precision int8 needs h within (-1, 1)" in outcome.sentence
+
+
+@pytest.mark.parametrize("writer", [write_whole, write_archive])
+def test_a_file_is_known_by_its_content_not_its_name(writer, imports, carry_out):
+    writer(imports / "m.pkl")
+    assert carry_out(request("m.pkl")).report.architecture["vocabulary_size"] == 3
+
+
+@pytest.mark.usefixtures("checkpoint")
+@pytest.mark.parametrize("source", ["ckpt", "ckpt/ckpt_1", "ckpt/ckpt_1.index"])
+def test_a_checkpoint_is_found_by_folder_prefix_or_index(source, carry_out):
+    assert carry_out(request(source)).sentence == ""
+
+
+def test_the_highest_step_is_taken_where_no_file_names_the_latest(imports, carry_out):
+    for step in (2, 10, 9):
+        write_bundle(imports / "ckpt", lstm_arrays(), f"ckpt_{step}")
+    report = carry_out(request()).report
+    assert "ckpt_10.index" in report.source.files
+    assert report.assumptions[0] == (
+        "the folder has no `checkpoint` file: ckpt_10, the highest, was taken"
+    )
+
+
+def test_a_layers_own_config_in_an_old_checkpoint_is_used(imports, carry_out):
+    config = {"class_name": "LSTM", "config": {"recurrent_activation": "hard_sigmoid"}}
+    write_bundle(
+        imports / "ckpt",
+        lstm_arrays(),
+        texts={"layer_with_weights-1/.ATTRIBUTES/OBJECT_CONFIG_JSON": json.dumps(config).encode()},
+    )
+    (layer,) = carry_out(request()).report.architecture["layers"]
+    assert layer["recurrent_activation"] == "hard_sigmoid_02"
+
+
+@pytest.mark.parametrize(("version", "usual"), [
+    ("2.2.4", "hard_sigmoid_02"), ("2.2.4-tf", "sigmoid"), ("2.15.0", "sigmoid"),
+])  # fmt: skip
+def test_an_old_keras_meant_a_hard_sigmoid(version, usual, imports, carry_out):
+    with h5py.File(imports / "w.h5", "w") as file:
+        write_weights(file).attrs["keras_version"] = version
+    (layer,) = carry_out(request("w.h5")).report.architecture["layers"]
+    assert layer["recurrent_activation"] == usual
+
+
+def test_weights_of_other_widths_are_converted_and_noted(imports, carry_out):
+    with h5py.File(imports / "w.h5", "w") as file:
+        write_weights(file)
+        kernel = file["lstm/lstm/0:0"][()].astype("float64")
+        del file["lstm/lstm/0:0"]
+        file["lstm/lstm/0:0"] = kernel
+    assert (
+        "weights stored as float64 became float32" in carry_out(request("w.h5")).report.assumptions
+    )
+
+
+def test_overflowing_logits_are_refused(imports, carry_out):
+    arrays = {name: np.abs(array) for name, array in lstm_arrays().items()}
+    arrays["layer_with_weights-1/cell/recurrent_kernel"] = np.full((2, 8), 1e30)
+    write_bundle(imports / "ckpt", arrays)
+    assumed = {"activation": "relu", "recurrent_activation": "relu"}
+    outcome = carry_out(request(assume=assumed))
+    assert "overflow" in outcome.sentence
+
+
+def test_a_store_that_is_not_there_yet_is_made(imports, tmp_path):
+    write_bundle(imports / "ckpt", lstm_arrays())
+    store = ModelStore(tmp_path / "new" / "store")
+    assert Importer(imports, store).run(request()).ref == store.refs()[0]
