@@ -35,7 +35,9 @@ def free_port() -> int:
 
 
 def environment(folder: Path, port: int, **settings: str) -> dict[str, str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("CAROUSEL_")}
+    """What a user's shell has: none of our settings, and compiled modules are kept."""
+    odd = {"PYTHONDONTWRITEBYTECODE"}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("CAROUSEL_") and k not in odd}
     return clean | {
         "CAROUSEL_PORT": str(port),
         "CAROUSEL_MODEL_STORE": str(folder / "model_store"),

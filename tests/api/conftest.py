@@ -3,30 +3,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
-import numpy as np
 import pytest
 
-from service.models.bundle import Parity, Precision, Record, Source, compose
-from service.models.spec import Cell, LayerSpec, ModelRef, ModelSpec, Weights
-from service.models.store import ModelStore
-from service.models.tokenizer import Tokenizer
+from service.models.spec import Cell, LayerSpec, ModelSpec
+from tests.bundles import put_model
 from tests.process import ROOT, Server, serving
 
 # Characters that some line readers take for the end of a line, and some that JSON may escape.
 AWKWARD = '\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\n\r\t"\\/<é中😀'
-
-
-def put_model(store: Path, name: str, spec: ModelSpec, weight: float, tokens: str) -> None:
-    """Store `name@1` with every weight the same."""
-    arrays = {n: np.full(s, weight, np.float32) for n, s in spec.weight_shapes.items()}
-    record = Record(
-        precision=Precision.FLOAT32,
-        precision_reason="made by a test",
-        source=Source(format="test", files={}),
-        parity=Parity(tokens=0, largest_logit_difference={}),
-    )
-    ref, weights = ModelRef(name, 1), Weights(spec, arrays)
-    ModelStore(store).write(ref, compose(ref, spec, weights, Tokenizer(tokens), record))
 
 
 def new_home(folder: Path) -> Path:

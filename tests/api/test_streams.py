@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from service.models.spec import Activation, Cell, LayerSpec, ModelSpec
-from tests.api.conftest import new_home, put_model
+from tests.api.conftest import new_home
+from tests.bundles import put_model
 from tests.process import Server, serving
 
 ENDLESS = 1_000_000

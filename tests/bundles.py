@@ -1,0 +1,33 @@
+"""Small models in a store."""
+
+from pathlib import Path
+
+import numpy as np
+
+from service.models.bundle import Parity, Precision, Record, Source, compose
+from service.models.spec import Cell, LayerSpec, ModelRef, ModelSpec, Weights
+from service.models.store import ModelStore
+from service.models.tokenizer import Tokenizer
+
+TINY = ModelSpec(3, None, (LayerSpec(Cell.LSTM, 2),))
+
+
+def put_model(
+    store: Path,
+    name: str,
+    spec: ModelSpec = TINY,
+    weight: float = 0.0,
+    tokens: str = "abc",
+    version: int = 1,
+) -> ModelRef:
+    """Store a version with every weight the same."""
+    arrays = {n: np.full(s, weight, np.float32) for n, s in spec.weight_shapes.items()}
+    record = Record(
+        precision=Precision.FLOAT32,
+        precision_reason="made by a test",
+        source=Source(format="test", files={}),
+        parity=Parity(tokens=0, largest_logit_difference={}),
+    )
+    ref, weights = ModelRef(name, version), Weights(spec, arrays)
+    ModelStore(store).write(ref, compose(ref, spec, weights, Tokenizer(tokens), record))
+    return ref
