@@ -21,7 +21,7 @@ from service.generation.random import uniform
 from service.generation.request import MAX_TOP_TOKENS, PENALTY_WINDOW, GenerationRequest
 from service.models.step import Batch
 
-MAX_STEPS = 16
+MAX_STEPS = 32
 """The longest burst: how many steps may pass before the draws are looked at."""
 
 FAILED = -1

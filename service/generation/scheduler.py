@@ -30,9 +30,6 @@ Key = Hashable
 ROW_STEPS = 1_024
 """Rows times steps of a burst at most: what bounds the wait of a newcomer in a full batch."""
 
-ROWS_A_STEP = 4
-"""A batch of n rows goes n / ROWS_A_STEP steps even where someone waits for a first character."""
-
 
 @dataclass(frozen=True, slots=True)
 class Swap:
@@ -225,11 +222,12 @@ class Scheduler:
     def _burst(running: Sequence[_Row]) -> int:
         """How many steps to go before looking up.
 
-        A lone stream sees its first character at once and then ever longer bursts; a full batch
-        goes long ones throughout, because each look costs something for every row.
+        A lone stream sees its first character at once and then ever longer bursts; n rows go n
+        steps even where someone waits for a first character, because each look costs something
+        for every row.
         """
         most = max(1, min(MAX_STEPS, ROW_STEPS // len(running)))
-        least = min(most, max(1, len(running) // ROWS_A_STEP))
+        least = min(most, len(running))
         steps = max(least, min(most, *(row.ripeness for row in running)))
         return min(steps, max(row.steps_left for row in running))
 

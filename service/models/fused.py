@@ -45,9 +45,7 @@ class FusedProgram:
         if spec.embedding_dim is not None:
             entry = weights["embedding"].astype(np.float64) @ entry
         self._table = (entry + self._layers[0][-1]).astype(np.float32)
-        self._output = weights["output.kernel"].copy()
-        self._output_bias = np.zeros(spec.vocabulary_size, np.float32)
-        self._output_bias += weights.get("output.bias", np.float32(0.0))
+        self._output = self._output_planes(weights)
 
     def _layer(self, weights: Weights, i: int) -> tuple[npt.NDArray[Any], ...]:
         """Bytes and scale of the recurrent kernel and of the input kernel, and the bias.
@@ -68,6 +66,18 @@ class FusedProgram:
             entry.scale,
             bias.astype(np.float32),
         )
+
+    def _output_planes(self, weights: Weights) -> tuple[npt.NDArray[Any], ...]:
+        """Bytes and scale of the output kernel and of what these leave over, and the bias.
+
+        Logits are what is sampled from, so their weights have two bytes.
+        """
+        kernel = weights["output.kernel"]
+        rows, columns = kernel.shape
+        coarse = pack(kernel)
+        fine = pack((kernel - coarse.kernel()[:rows, :columns]).astype(np.float32))
+        bias = weights.get("output.bias", np.zeros(columns)) - (coarse.zero + fine.zero)[:columns]
+        return coarse.bytes, coarse.scale, fine.bytes, fine.scale, bias.astype(np.float32)
 
     @property
     def vocabulary_size(self) -> int:
@@ -104,7 +114,7 @@ class FusedProgram:
             self._layers,
             scratch,
             self._output,
-            self._output_bias,
+            np.zeros((2, capacity, len(self._output[1])), np.int32),
         )
 
 
@@ -164,24 +174,9 @@ def _quantise(h, out):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _dense(h, kernel, bias, out):  # type: ignore[no-untyped-def]
-    """Write h · kernel + bias into out, in an order of additions that is the row's own."""
-    out[:] = bias
-    for k in range(0, len(h) - 3, 4):
-        a, b, c, d = h[k], h[k + 1], h[k + 2], h[k + 3]
-        row_a, row_b, row_c, row_d = kernel[k], kernel[k + 1], kernel[k + 2], kernel[k + 3]
-        for j in range(len(out)):
-            out[j] += a * row_a[j] + b * row_b[j] + (c * row_c[j] + d * row_d[j])
-    for k in range(len(h) - len(h) % 4, len(h)):
-        a, row_a = h[k], kernel[k]
-        for j in range(len(out)):
-            out[j] += a * row_a[j]
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
 def step_rows(arguments, first, last):  # type: ignore[no-untyped-def]
     """One step of the rows from `first` to `last`. Ranges that do not meet may run at once."""
-    tokens, states, logits, table, layers, scratch, output, output_bias = arguments
+    tokens, states, logits, table, layers, scratch, output, output_sums = arguments
     for i in range(len(layers)):
         recurrent, scale, entry, entry_scale, bias = layers[i]
         x, sums, entry_sums = scratch[i]
@@ -202,6 +197,12 @@ def step_rows(arguments, first, last):  # type: ignore[no-untyped-def]
                 _add_product(bias, entry_sums[row], entry_scale, z)
                 _add_product(z, sums[row], scale, z)
             _update(z, h[row], c[row])
-    top = states[len(states) - 2]
+    coarse, coarse_scale, fine, fine_scale, bias = output
+    top, x = states[len(states) - 2], scratch[len(layers) - 1][0]
     for row in range(first, last):
-        _dense(top[row], output, output_bias, logits[row])
+        _quantise(top[row], x[row])
+    multiply(x, coarse, output_sums[0], first, last)
+    multiply(x, fine, output_sums[1], first, last)
+    for row in range(first, last):
+        _add_product(bias, output_sums[0, row], coarse_scale, logits[row])
+        _add_product(logits[row], output_sums[1, row], fine_scale, logits[row])

@@ -40,6 +40,12 @@ class PackedKernel:
         """Columns, made up to whole blocks."""
         return len(self.scale)
 
+    def kernel(self) -> npt.NDArray[np.float64]:
+        """The numbers that the bytes stand for: (inputs, columns), made up to whole blocks."""
+        blocks = self.bytes.reshape(len(self.bytes), -1, VECTORS, LANES, GROUP)
+        columns = blocks.transpose(1, 4, 0, 2, 3).reshape(-1, self.columns)
+        return columns * (127.0 * self.scale.astype(np.float64))
+
 
 def padded(n: int, whole: int) -> int:
     """The next multiple of `whole`."""

@@ -84,10 +84,9 @@ def test_the_tile_is_exact_and_its_weights_cannot_overflow(shape):
     x[0], x[1] = 255, 0
     sums = np.zeros((7, packed.columns), np.int32)
     multiply(x, packed.bytes, sums, 0, 7)
-    blocks = packed.bytes.reshape(packed.columns // 16, -1, 2, 8, 4).astype(np.int64)
-    columns = blocks.transpose(1, 4, 0, 2, 3).reshape(x.shape[1], packed.columns)
+    columns = np.rint(packed.kernel() / (127.0 * packed.scale)).astype(np.int64)
     assert (sums == x.astype(np.int64) @ columns).all()
-    stored = columns[: shape[0], : shape[1]] * (127.0 * packed.scale[: shape[1]])
+    stored = packed.kernel()[: shape[0], : shape[1]]
     assert np.abs(stored - kernel).max() <= 127.0 * packed.scale.max() * 0.51
 
 
