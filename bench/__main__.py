@@ -15,12 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.report import draw, table
+from bench.report import draw, insert, table
 from bench.seed_model import write_seed_model
 from service.models.bundle import Precision
 
 STREAMS = (1, 16, 64)
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
 START_LIMIT_S = 60.0
 
 
@@ -63,8 +64,15 @@ def _wait_until_ready(port: int) -> None:
         time.sleep(0.1)
 
 
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    vnni = " with VNNI" if any("vnni" in line for line in lines) else " without VNNI"
+    return next(names, platform.machine()) + vnni
+
+
 def main() -> None:
-    """Measure, print the table, write JSON and plot."""
+    """Measure; print the table and put it into the README; write JSON and plot."""
     baseline = [_figure("baseline")]
     in_process = {
         precision: {n: _figure("decode", precision, str(n)) for n in STREAMS}
@@ -82,7 +90,7 @@ def main() -> None:
     result = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
-            "processor": platform.processor() or platform.machine(),
+            "processor": _processor(),
             "cores": os.cpu_count(),
         },
         "baseline_characters_per_s": baseline,
@@ -92,6 +100,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "decode.json").write_text(json.dumps(result, indent=2) + "\n")
     print(table(result))
+    insert(table(result), README)
     draw(result, RESULTS / "decode.png")
 
 

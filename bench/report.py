@@ -11,6 +11,9 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 
+BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
+
+
 def baseline(result: Mapping[str, Any]) -> float:
     """The article's loop: the better of its two measurements, before and after all others."""
     return float(max(result["baseline_characters_per_s"]))
@@ -40,6 +43,13 @@ def table(result: Mapping[str, Any]) -> str:
                 f"| {http:,.0f} | {http / one:.0f} | {times} |"
             )
     return "\n".join(lines)
+
+
+def insert(table: str, page: Path) -> None:
+    """Put the table between the page's two marks."""
+    before, rest = page.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    page.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
