@@ -10,7 +10,6 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 
 
