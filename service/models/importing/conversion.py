@@ -1,10 +1,11 @@
 """The whole of an import, inside the child: files in, files and a report out."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from service.errors import BadCheckpoint
-from service.models.bundle import Source, check_vocabulary_fits, content_files
+from service.models.bundle import Source, WantedPrecision, check_vocabulary_fits
 from service.models.importing.architecture import read_architecture
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.convert import convert, match_layers
@@ -14,17 +15,26 @@ from service.models.importing.recognise import read_checkpoint
 from service.models.importing.request import ImportRequest, Report
 from service.models.importing.stored import Checkpoint, StoredLayer
 from service.models.parity import measure
-from service.models.spec import ModelSpec
+from service.models.spec import ModelSpec, Weights
 from service.models.tokenizer import Tokenizer, read_vocabulary, vocabulary_of_text
 
 MAX_VOCABULARY_BYTES = 8 * 1024 * 1024
 MAX_TEXT_BYTES = 256 * 1024 * 1024
 
 
-def import_model(
-    request: ImportRequest, folder: ImportFolder
-) -> tuple[Report, Mapping[str, bytes]]:
-    """Read, convert and measure a checkpoint: what was found, and the bundle's files.
+@dataclass(frozen=True, slots=True)
+class ReadModel:
+    """A model that has been read and not yet measured."""
+
+    format: str
+    spec: ModelSpec
+    weights: Weights
+    tokenizer: Tokenizer
+    assumptions: tuple[str, ...]
+
+
+def read_model(request: ImportRequest, folder: ImportFolder) -> ReadModel:
+    """Read and convert a checkpoint and its vocabulary.
 
     Raises:
         BadCheckpoint: the files cannot be served; the sentence says why.
@@ -37,17 +47,23 @@ def import_model(
     spec, layers = architecture_of(checkpoint, assumptions)
     tokenizer = _tokenizer(request, folder, spec, assumptions)
     weights = convert(spec, layers, assumptions)
-    verdict = measure(spec, weights, request.precision, tokenizer.special_ids)
-    report = Report(
-        architecture=spec.to_json(),
+    return ReadModel(checkpoint.format, spec, weights, tokenizer, tuple(assumptions.sentences))
+
+
+def measure_model(
+    model: ReadModel, precision: WantedPrecision, digests: Mapping[str, str]
+) -> Report:
+    """The report on a model whose sources have these sha256 sums. Raises as `parity.measure`."""
+    verdict = measure(model.spec, model.weights, precision, model.tokenizer.special_ids)
+    return Report(
+        architecture=model.spec.to_json(),
         precision=verdict.precision,
         precision_reason=verdict.reason,
-        assumptions=tuple(assumptions.sentences),
-        unknown_character=tokenizer.unknown,
-        source=Source(format=checkpoint.format, files=folder.digests),
+        assumptions=model.assumptions,
+        unknown_character=model.tokenizer.unknown,
+        source=Source(format=model.format, files=dict(digests)),
         parity=verdict.parity,
     )
-    return report, content_files(weights, tokenizer)
 
 
 def architecture_of(

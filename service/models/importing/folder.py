@@ -76,6 +76,7 @@ class ImportFolder:
                 f"{relative} has {size} bytes; the limit for one file is {self.max_file_bytes}"
             )
         name = str(relative) if relative.name in self.digests else relative.name
+        name = name.encode("utf-8", "backslashreplace").decode()
         self.digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
         return file

@@ -1,6 +1,7 @@
 """The caller's side of an import: starts the child, judges how it ended, publishes the bundle."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -159,6 +160,11 @@ def _read_made(report: Report, made: ImportFolder) -> tuple[ModelSpec, Weights, 
 
 
 def _how_it_died(returncode: int, limits: ImportLimits) -> str:
+    if returncode == -signal.SIGPROF:
+        return (
+            f"reading the files took more than {limits.read_cpu_s} seconds of processor time; "
+            "the checkpoint is damaged, or far larger than what is served"
+        )
     if returncode == -signal.SIGXCPU:
         return f"the import took more than its {limits.cpu_s} seconds of processor time"
     if returncode == -signal.SIGKILL:
@@ -172,8 +178,9 @@ def _how_it_died(returncode: int, limits: ImportLimits) -> str:
 
 
 def _environment(output: Path) -> dict[str, str]:
-    """Nothing of the server's own, and no plug-ins for HDF5."""
-    return {
+    """Nothing of the server's own but where compiled code is kept; no plug-ins for HDF5."""
+    compiled = {name: os.environ[name] for name in ("NUMBA_CACHE_DIR",) if name in os.environ}
+    return compiled | {
         "PYTHONPATH": str(Path(str(service.__file__)).parents[1]),
         "PYTHONDONTWRITEBYTECODE": "1",
         "TMPDIR": str(output),

@@ -1,11 +1,15 @@
 """An order carried out: every way in which it can end becomes an outcome."""
 
 import resource
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from service.errors import BadCheckpoint, CarouselError
-from service.models.importing.conversion import import_model
+from service.models.bundle import content_files
+from service.models.importing.conversion import measure_model, read_model
 from service.models.importing.folder import ImportFolder
 from service.models.importing.request import ORDERS, Order, Outcome, Report, over_memory
 
@@ -32,10 +36,23 @@ def carry_out(text: str) -> tuple[Path, Outcome]:
 
 def _import(order: Order) -> Report:
     with ImportFolder(order.folder, order.limits.file_bytes) as folder:
-        report, files = import_model(order.request, folder)
+        with _killed_after(order.limits.read_cpu_s):
+            model = read_model(order.request, folder)
+        report = measure_model(model, order.request.precision, folder.digests)
+        files = content_files(model.weights, model.tokenizer)
     for name, content in files.items():
         (order.output / name).write_bytes(content)
     return report
+
+
+@contextmanager
+def _killed_after(cpu_s: float) -> Iterator[None]:
+    """End the process by SIGPROF, even inside a library, where a block takes longer."""
+    signal.setitimer(signal.ITIMER_PROF, cpu_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _refusal(code: str, sentence: str) -> Outcome:

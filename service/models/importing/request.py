@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, TypeAdapter
 
 from service.errors import Validation
 from service.models.bundle import Parity, Precision, Source, WantedPrecision
@@ -54,11 +55,13 @@ class ImportRequest:
 class ImportLimits:
     """What one import may use. `memory_bytes` is address space; a parameter takes about 30 bytes.
 
-    `file_bytes` bounds each file that is read or written.
+    `file_bytes` bounds each file that is read or written. `read_cpu_s` is the part of `cpu_s` that
+    may pass until all weights are read: a damaged HDF5 file can send its library into a circle.
     """
 
     memory_bytes: int = 6 * _GIB
     cpu_s: int = 600
+    read_cpu_s: float = 120.0
     file_bytes: int = 6 * _GIB
     wall_s: float = 900.0
 
@@ -73,6 +76,12 @@ class Order:
     output: Path
 
 
+Sentence = Annotated[
+    str, BeforeValidator(lambda text: text.encode("utf-8", "backslashreplace").decode())
+]
+"""Text that may quote a file: what is not a character is written out as \\udc80."""
+
+
 class Report(BaseModel):
     """What the child found; the weights and the vocabulary lie beside it."""
 
@@ -80,7 +89,7 @@ class Report(BaseModel):
     architecture: dict[str, JsonValue]
     precision: Precision
     precision_reason: str
-    assumptions: tuple[str, ...]
+    assumptions: tuple[Sentence, ...]
     unknown_character: UnknownPolicy
     source: Source
     parity: Parity
@@ -92,7 +101,7 @@ class Outcome(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     report: Report | None = None
     code: str = ""
-    sentence: str = ""
+    sentence: Sentence = ""
     peak_memory_bytes: int
 
 

@@ -61,8 +61,20 @@ def test_an_import_that_takes_too_long_is_stopped(importer):
 @pytest.mark.usefixtures("checkpoint")
 def test_an_import_that_computes_too_long_is_stopped(importer, imports):
     (imports / "text").write_bytes(bytes(200_000_000))
+    slow = request(vocabulary=None, vocabulary_text=Path("text"))
     with pytest.raises(BadCheckpoint, match="more than its 1 seconds of processor time"):
-        limited(importer, cpu_s=1).run(request(vocabulary=None, vocabulary_text=Path("text")))
+        limited(importer, cpu_s=1).run(slow)
+    with pytest.raises(BadCheckpoint, match=r"reading the files took more than 0\.1 seconds"):
+        limited(importer, read_cpu_s=0.1).run(slow)
+
+
+def test_a_file_that_sends_the_hdf5_library_in_circles_is_stopped(importer, imports):
+    path = write_whole(imports / "m.h5")
+    content = path.read_bytes()
+    first_object = content.index(b"GCOL") + 24  # a size that, rounded up, becomes zero
+    path.write_bytes(content[:first_object] + b"\xff" * 8 + content[first_object + 8 :])
+    with pytest.raises(BadCheckpoint, match=r"reading the files took more than 1 seconds"):
+        limited(importer, read_cpu_s=1).run(request("m.h5"))
 
 
 @pytest.mark.usefixtures("checkpoint")

@@ -6,6 +6,7 @@ not hold, and name plug-ins to load; none of that is in a file that Keras wrote.
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import h5py  # type: ignore[import-untyped,unused-ignore]
@@ -28,15 +29,21 @@ _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FL
 _FLOATS = ("float16", "float32", "float64")
 
 
+@contextmanager
+def damage_is_refused() -> Iterator[None]:
+    """Whatever the HDF5 library complains of becomes BadCheckpoint."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise BadCheckpoint(f"the HDF5 file is damaged: {str(error)[:200]}") from error
+
+
 def open_hdf5(file: BinaryIO) -> h5py.File:
     """Open a file and walk all of it. Raises BadCheckpoint where it holds anything unusual."""
-    try:
-        root = h5py.File(file, "r")
-        for count, _ in enumerate(_walk(root, "", 0)):
-            if count > MAX_OBJECTS:
-                raise BadCheckpoint(f"the HDF5 file holds more than {MAX_OBJECTS} objects")
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise BadCheckpoint(f"the HDF5 file is damaged: {str(error)[:200]}") from error
+    root = h5py.File(file, "r")
+    for count, _ in enumerate(_walk(root, "", 0)):
+        if count > MAX_OBJECTS:
+            raise BadCheckpoint(f"the HDF5 file holds more than {MAX_OBJECTS} objects")
     return root
 
 
@@ -78,11 +85,9 @@ def text_of(owner: h5py.HLObject, name: str) -> str | None:
     if name not in owner.attrs:
         return None
     value = _attribute(owner, name)
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    if not isinstance(value, str):
+    if not isinstance(value, str | bytes):
         raise BadCheckpoint(f"the attribute {name!r} of {owner.name} is not a string")
-    return value
+    return _as_text(value)
 
 
 def texts_of(owner: h5py.HLObject, name: str) -> list[str]:
@@ -97,7 +102,7 @@ def texts_of(owner: h5py.HLObject, name: str) -> list[str]:
                 raise BadCheckpoint(
                     f"the attribute {part!r} of {owner.name} is not a list of strings"
                 )
-            texts.append(text if isinstance(text, str) else text.decode("utf-8", "replace"))
+            texts.append(_as_text(text))
     return texts
 
 
@@ -156,13 +161,15 @@ def _attribute(owner: h5py.HLObject, name: str) -> Any:
     return owner.attrs[name]
 
 
+def _as_text(value: str | bytes) -> str:
+    """UTF-8; h5py gives bytes that are not as lone surrogates."""
+    content = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+    return content.decode("utf-8", "replace")
+
+
 def _read(dataset: h5py.Dataset) -> Array:
-    try:
+    with damage_is_refused():
         array: Array = dataset[()]
-    except (OSError, RuntimeError, ValueError) as error:
-        raise BadCheckpoint(
-            f"data set {dataset.name} cannot be read: {str(error)[:200]}"
-        ) from error
     return array
 
 

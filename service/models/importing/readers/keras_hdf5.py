@@ -13,6 +13,7 @@ import h5py  # type: ignore[import-untyped,unused-ignore]
 
 from service.errors import BadCheckpoint
 from service.models.importing.readers.hdf5 import (
+    damage_is_refused,
     dataset_at,
     group_at,
     has_texts,
@@ -35,7 +36,11 @@ _WRAPPERS = re.compile(r"/(?:cell|layer)$")
 
 def read_hdf5(file: BinaryIO) -> Checkpoint:
     """Read an HDF5 file that Keras wrote, as far as the shapes. Raises BadCheckpoint."""
-    root = open_hdf5(file)
+    with damage_is_refused():
+        return _read(open_hdf5(file))
+
+
+def _read(root: h5py.File) -> Checkpoint:
     config = text_of(root, "model_config")
     weights = group_at(root, "model_weights") if "model_weights" in root else root
     if config is not None or has_texts(weights, "layer_names"):
