@@ -53,7 +53,7 @@ class ImportRequest:
 
 @dataclass(frozen=True, slots=True)
 class ImportLimits:
-    """What one import may use. `memory_bytes` is address space; a parameter takes about 30 bytes.
+    """What one import may use. `memory_bytes` is address space; a parameter takes about 50 bytes.
 
     `file_bytes` bounds each file that is read or written. `read_cpu_s` is the part of `cpu_s` that
     may pass until all weights are read: a damaged HDF5 file can send its library into a circle.
