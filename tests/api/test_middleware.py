@@ -1,0 +1,117 @@
+"""What stands between the socket and the routes."""
+
+import json
+import logging
+
+import pytest
+from starlette.exceptions import HTTPException
+
+from service.api.body_limit import BodyLimit, Limit
+from service.api.request_log import RequestLog
+
+SCOPE = {"type": "http", "method": "POST", "path": "/x", "headers": []}
+
+
+async def reply_of(app, headers=()) -> list[dict]:
+    sent: list[dict] = []
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    await app(SCOPE | {"headers": list(headers)}, None, send)
+    return sent
+
+
+async def test_a_mistake_of_ours_is_a_500_that_says_nothing_and_a_log_that_says_all(caplog):
+    async def broken(*_) -> None:
+        raise RuntimeError("/secret/path")
+
+    with caplog.at_level(logging.INFO):
+        start, body = await reply_of(RequestLog(broken), [(b"x-request-id", b"mine")])
+    assert start["status"] == 500
+    assert (b"x-request-id", b"mine") in start["headers"]
+    assert json.loads(body["body"])["error_type"] == "internal"
+    assert b"secret" not in body["body"]
+    mistake, request = caplog.records
+    assert "/secret/path" in mistake.exc_text
+    assert mistake.request_id == request.request_id == "mine"
+    assert request.status == 500
+
+
+async def test_a_mistake_after_the_first_byte_cuts_the_connection(caplog):
+    async def broken(_scope, _receive, send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError
+
+    with caplog.at_level(logging.INFO), pytest.raises(RuntimeError):
+        await reply_of(RequestLog(broken))
+    assert caplog.records[-1].status == 200
+
+
+@pytest.mark.parametrize("given", [b"", b"a b", b"a\nb", b"\xff", b"x" * 129, b"a/b"])
+async def test_a_request_id_that_could_do_harm_is_replaced(given, caplog):
+    async def answer(_scope, _receive, send) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+
+    with caplog.at_level(logging.INFO):
+        (start,) = await reply_of(RequestLog(answer), [(b"x-request-id", given)])
+    ((_, made),) = start["headers"]
+    assert made != given
+    assert made.decode().isalnum()
+    assert caplog.records[-1].request_id == made.decode()
+
+
+class Sender:
+    """A client that sends pieces of a body, then is silent for ever."""
+
+    def __init__(self, *pieces: bytes, ends: bool = True) -> None:
+        self._messages = [
+            {"type": "http.request", "body": piece, "more_body": not ends or i < len(pieces) - 1}
+            for i, piece in enumerate(pieces)
+        ]
+
+    async def receive(self) -> dict:
+        if self._messages:
+            return self._messages.pop(0)
+        import asyncio  # noqa: PLC0415
+
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def read(sender: Sender, *, path="/x", headers=(), time_s: float = 5.0) -> bytes:
+    """What an app behind a limit of 10 bytes reads (of 20 on /large)."""
+    body = b""
+
+    async def app(_scope, receive, _send) -> None:
+        nonlocal body
+        while True:
+            message = await receive()
+            body += message["body"]
+            if not message["more_body"]:
+                return
+
+    limit = BodyLimit(app, Limit(10, time_s), {"/large": Limit(20, time_s)})
+    await limit(SCOPE | {"path": path, "headers": list(headers)}, sender.receive, None)
+    return body
+
+
+async def test_a_body_up_to_the_limit_arrives_whole():
+    assert await read(Sender(b"12345", b"67890")) == b"1234567890"
+    assert await read(Sender(b"x" * 20), path="/large") == b"x" * 20
+
+
+@pytest.mark.parametrize(
+    ("sender", "headers", "status"),
+    [
+        (Sender(b"12345", b"678901"), [], 413),
+        (Sender(b"1", b"2"), [(b"content-length", b"11")], 413),
+        (Sender(b"12345678901"), [(b"content-length", b"3")], 413),
+        (Sender(b"1"), [(b"content-encoding", b"gzip")], 415),
+        (Sender(b"1", ends=False), [], 408),
+    ],
+)
+async def test_a_body_that_is_too_much_is_refused_where_it_is_read(sender, headers, status):
+    with pytest.raises(HTTPException) as refused:
+        await read(sender, headers=headers, time_s=0.05)
+    assert refused.value.status_code == status

@@ -1,0 +1,58 @@
+import pytest
+
+from service.errors import BadRequest
+from service.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch):
+    import os  # noqa: PLC0415
+
+    for name in [name for name in os.environ if name.upper().startswith("CAROUSEL_")]:
+        monkeypatch.delenv(name)
+
+
+def test_the_defaults_are_those_of_the_contract():
+    settings = Settings.read()
+    assert (settings.host, settings.port, settings.processes) == ("127.0.0.1", 8000, 1)
+    folders = (settings.model_store, settings.import_dir, settings.data_dir)
+    assert [str(folder) for folder in folders] == ["model_store", "imports", ".data"]
+    assert settings.threads >= 1
+
+
+def test_an_option_comes_before_the_environment(monkeypatch):
+    monkeypatch.setenv("CAROUSEL_PORT", "9000")
+    monkeypatch.setenv("CAROUSEL_PROCESSES", "1")
+    assert Settings.read().port == 9000
+    assert Settings.read(port=9001).port == 9001
+    assert Settings.read(port=None).port == 9000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CAROUSEL_PROT", "8000"),
+        ("carousel_prot", "8000"),
+        ("CAROUSEL_", ""),
+        ("CAROUSEL_PORT", "65536"),
+        ("CAROUSEL_PORT", "8e3"),
+        ("CAROUSEL_THREADS", "0"),
+        ("CAROUSEL_PROCESSES", "2"),
+        ("CAROUSEL_LOG_LEVEL", "INFO"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadRequest, match=f"{name} is "):
+        Settings.read()
+
+
+def test_the_address_of_redis_is_never_printed(monkeypatch):
+    monkeypatch.setenv("CAROUSEL_REDIS_URL", "redis://:password@host")
+    settings = Settings.read()
+    assert "password" not in f"{settings} {settings!r} {settings.model_dump_json()}"
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        Settings.read().port = 1
