@@ -9,7 +9,7 @@ from service.generation.scheduler import Scheduler
 from service.generation.table import SlotTable
 from service.models.step import StepProgram
 
-CAPACITY = 6
+CAPACITY = 3
 
 
 @dataclass
@@ -44,10 +44,12 @@ class Stage:
         self,
         program: StepProgram,
         texts: Sequence[str],
-        table: Callable[[StepProgram, Sampler, int], SlotTable] = SlotTable,
+        table: Callable[[StepProgram, Sampler, int, int], SlotTable] = SlotTable,
+        threads: int = 1,
     ) -> None:
         self.scheduler = Scheduler(texts, CAPACITY, queue_limit=1_000)
-        self._table = table(program, Sampler(program.vocabulary_size, CAPACITY), CAPACITY)
+        sampler = Sampler(program.vocabulary_size, CAPACITY)
+        self._table = table(program, sampler, CAPACITY, threads)
         self.seen: dict[int, Transcript] = {}
 
     def submit(self, request: GenerationRequest) -> int:
@@ -68,17 +70,19 @@ class Stage:
     def work_to_the_end(self) -> None:
         while self.work():
             pass
+        self._table.close()
 
 
 def check_invariance(
     program: StepProgram,
     texts: Sequence[str],
     history: Sequence[tuple[str, object]],
-    table: Callable[[StepProgram, Sampler, int], SlotTable] = SlotTable,
+    table: Callable[[StepProgram, Sampler, int, int], SlotTable] = SlotTable,
+    threads: int = 1,
     alone_program: StepProgram | None = None,
 ) -> None:
     """Play a history; then each generation must equal, or where cancelled begin, the lone one."""
-    stage = Stage(program, texts, table)
+    stage = Stage(program, texts, table, threads)
     asked: list[GenerationRequest] = []
     cancelled = set()
     for deed, what in history:

@@ -11,10 +11,11 @@ from tests.generation.invariance import check_invariance
 from tests.generation.strategies import histories, requests
 
 TEXTS = "abcdefg"
+BUDGET = 400  # examples; the planted faults must be found within what the theorem gets
 HISTORIES = histories(requests(len(TEXTS), TEXTS))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=BUDGET, deadline=None)
 @given(history=HISTORIES)
 def test_a_generation_says_in_any_company_what_it_says_alone(history):
     check_invariance(DigestProgram(len(TEXTS)), TEXTS, history)
@@ -63,7 +64,7 @@ def test_a_planted_fault_is_found(fault):
         return False
 
     quick = settings(
-        max_examples=150,
+        max_examples=BUDGET,
         deadline=None,
         suppress_health_check=list(HealthCheck),
         database=None,

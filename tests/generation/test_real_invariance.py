@@ -25,6 +25,6 @@ def test_a_generation_says_in_any_company_what_it_says_alone(precision, threads)
     )
     @given(history=histories(requests(len(TEXTS), " etaoin")))
     def in_any_company(history):
-        check_invariance(program, TEXTS, history, alone_program=alone)
+        check_invariance(program, TEXTS, history, threads=threads, alone_program=alone)
 
     in_any_company()
