@@ -21,7 +21,7 @@ def test_a_generation_says_in_any_company_what_it_says_alone(precision, threads)
     program = compile_program(BUNDLE.spec, BUNDLE.weights, precision, threads)
 
     @settings(
-        max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+        max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
     )
     @given(history=histories(requests(len(TEXTS), " etaoin")))
     def in_any_company(history):
