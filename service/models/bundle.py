@@ -132,7 +132,7 @@ def compose(
         name=ref.name,
         version=ref.version,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        digest=digest_of(spec, tokenizer.unknown, files),
+        digest=_digest(spec, tokenizer.unknown, files),
         architecture=spec.to_json(),
         unknown_character=tokenizer.unknown,
         files={name: sha256_hex(content) for name, content in files.items()},
@@ -149,7 +149,7 @@ def content_files(weights: Weights, tokenizer: Tokenizer) -> dict[str, bytes]:
     }
 
 
-def digest_of(spec: ModelSpec, unknown: UnknownPolicy, files: dict[str, bytes]) -> str:
+def _digest(spec: ModelSpec, unknown: UnknownPolicy, files: dict[str, bytes]) -> str:
     """Identity of what a model computes: sha256 over architecture, weights and vocabulary."""
     parts = json.dumps([spec.to_json(), unknown], sort_keys=True).encode()
     digest = hashlib.sha256(parts)

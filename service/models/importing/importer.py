@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
@@ -21,10 +20,9 @@ from service.models.bundle import (
     WEIGHTS,
     Bundle,
     Manifest,
+    Record,
     check_vocabulary_fits,
-    content_files,
-    digest_of,
-    sha256_hex,
+    compose,
 )
 from service.models.importing.child import OUTCOME
 from service.models.importing.folder import ImportFolder
@@ -115,24 +113,17 @@ class Importer:
         weights: Weights,
         tokenizer: Tokenizer,
     ) -> Bundle:
-        files = content_files(weights, tokenizer)
+        record = Record(**report.model_dump(exclude={"architecture", "unknown_character"}))
         while True:
             ref = ModelRef(request.name, request.version or self.store.next_version(request.name))
-            manifest = Manifest(
-                name=ref.name,
-                version=ref.version,
-                created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                digest=digest_of(spec, tokenizer.unknown, files),
-                files={name: sha256_hex(content) for name, content in files.items()},
-                **report.model_dump(),
-            )
-            manifest_bytes = manifest.model_dump_json(indent=2).encode()
+            files = compose(ref, spec, weights, tokenizer, record)
             try:
-                self.store.write(ref, files | {MANIFEST: manifest_bytes})
+                self.store.write(ref, files)
             except Validation:
                 if request.version is not None:
                     raise
                 continue  # another import took this version meanwhile
+            manifest = Manifest.model_validate_json(files[MANIFEST])
             return Bundle(spec, weights, tokenizer, manifest)
 
 
