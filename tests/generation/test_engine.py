@@ -11,6 +11,7 @@ from service.errors import Draining, Generation, Overloaded
 from service.generation import engine as engine_module
 from service.generation.engine import Engine
 from service.generation.request import FinishReason, GenerationRequest, SamplingParams
+from service.generation.sampling import MAX_STEPS
 from service.models.step import Batch
 from service.models.tokenizer import Tokenizer
 from tests.fakes.digest_program import DigestProgram
@@ -127,10 +128,10 @@ async def test_a_cancelled_task_takes_its_row_along():
 async def test_a_reader_that_does_not_read_is_not_written_for(monkeypatch):
     monkeypatch.setattr(engine_module, "BACKLOG_LIMIT", 200)
     async with running() as engine:
-        slow, quick = engine.submit(request(5_000, 1)), engine.submit(request(5_000, 2))
-        assert len((await read(quick)).tokens) == 5_000
-        assert slow._backlog <= 200 + 16 * 4
-        assert len((await read(slow)).tokens) == 5_000
+        slow, quick = engine.submit(request(20_000, 1)), engine.submit(request(20_000, 2))
+        assert len((await read(quick)).tokens) == 20_000
+        assert slow._backlog <= 200 + 32 * MAX_STEPS  # the bursts until it was told to pause
+        assert len((await read(slow)).tokens) == 20_000
 
 
 class Poisoned(DigestProgram):
