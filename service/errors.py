@@ -1,10 +1,12 @@
 """Every condition that Carousel reports, on one page.
 
     CarouselError
-    ├── asked wrongly        BadRequest  Validation  UnknownCharacter  TooLarge
-    ├── not there            ModelNotFound
+    ├── asked wrongly        BadRequest  Validation  UnknownCharacter  TooLarge  KeyReused
+    ├── not there            ModelNotFound  SessionNotFound  SessionLost
     ├── not now              ModelNotReady  ModelUnloaded  ModelInUse  Overloaded  Draining
-    ├── does not fit         MemoryBudgetExceeded
+    │                        StoreUnavailable
+    ├── not so               SessionBusy  SessionExists  StateModelMismatch  PositionMismatch
+    ├── does not fit         MemoryBudgetExceeded  StoreFull
     ├── a foreign file       BadCheckpoint
     └── while generating     Generation
 
@@ -97,3 +99,57 @@ class Generation(CarouselError):
     """A generation that had begun could not go on."""
 
     code = "generation"
+
+
+class SessionNotFound(CarouselError):
+    """No session has this id, for this owner."""
+
+    code = "session_not_found"
+
+
+class SessionLost(CarouselError):
+    """The session was there, and the store has it no more."""
+
+    code = "session_lost"
+
+
+class SessionBusy(CarouselError):
+    """A turn of the session is running; one writer at a time."""
+
+    code = "session_busy"
+
+
+class SessionExists(CarouselError):
+    """The id that was asked for is taken."""
+
+    code = "session_exists"
+
+
+class StateModelMismatch(CarouselError):
+    """The session's state belongs to another model than the one that would continue it."""
+
+    code = "state_model_mismatch"
+
+
+class PositionMismatch(CarouselError):
+    """The session is not where the request expects it."""
+
+    code = "position_mismatch"
+
+
+class KeyReused(CarouselError):
+    """An idempotency key came again with another request."""
+
+    code = "key_reused"
+
+
+class StoreUnavailable(CarouselError):
+    """Redis is gone, hung, loading or read-only; the same request may do in a moment."""
+
+    code = "store_unavailable"
+
+
+class StoreFull(CarouselError):
+    """Redis has no room for what was to be kept."""
+
+    code = "store_full"

@@ -13,17 +13,26 @@ from service import errors
 STATUSES: dict[type[errors.CarouselError], int] = {
     errors.BadRequest: 400,
     errors.ModelNotFound: 404,
+    errors.SessionNotFound: 404,
+    errors.SessionBusy: 409,
+    errors.SessionExists: 409,
+    errors.StateModelMismatch: 409,
     errors.ModelInUse: 409,
     errors.ModelUnloaded: 409,
+    errors.SessionLost: 410,
+    errors.PositionMismatch: 412,
     errors.TooLarge: 413,
     errors.Validation: 422,
     errors.UnknownCharacter: 422,
     errors.BadCheckpoint: 422,
+    errors.KeyReused: 422,
     errors.Generation: 424,
     errors.Overloaded: 429,
     errors.ModelNotReady: 503,
     errors.Draining: 503,
+    errors.StoreUnavailable: 503,
     errors.MemoryBudgetExceeded: 507,
+    errors.StoreFull: 507,
 }
 RETRY_AFTER_S = {429: "1", 503: "1"}
 LONGEST_VALUE, MOST_ERRORS = 80, 5

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from service.generation.kept import KeptStates
 from service.generation.sampling import Sampler
 from service.models.step import Batch, KernelProgram, StepProgram
 
@@ -21,23 +22,28 @@ class Burst(Protocol):
 class StepwiseBurst:
     """The network's step, then the sampler's, by turns: what any program can do."""
 
-    def __init__(self, program: StepProgram, batch: Batch, sampler: Sampler) -> None:
-        self._program, self._batch, self._sampler = program, batch, sampler
+    def __init__(
+        self, program: StepProgram, batch: Batch, sampler: Sampler, kept: KeptStates
+    ) -> None:
+        self._program, self._batch, self._sampler, self._kept = program, batch, sampler, kept
 
     def run(self, rows: int, steps: int) -> None:
         """Take `steps` steps with the first `rows` rows."""
         for step in range(steps):
             self._program.step(self._batch, rows)
+            self._kept.keep(rows, step)
             self._sampler.advance(self._batch, rows, step)
 
     def close(self) -> None:
         """Nothing to give back."""
 
 
-def burst_of(program: StepProgram, batch: Batch, sampler: Sampler, threads: int) -> Burst:
+def burst_of(
+    program: StepProgram, batch: Batch, sampler: Sampler, kept: KeptStates, threads: int
+) -> Burst:
     """The fastest way to take steps with a program; `threads` are for one that has none itself."""
     if isinstance(program, KernelProgram):
         from service.generation.lanes import LaneBurst  # noqa: PLC0415 (compiled where it is used)
 
-        return LaneBurst(program, batch, sampler, threads)
-    return StepwiseBurst(program, batch, sampler)
+        return LaneBurst(program, batch, sampler, kept, threads)
+    return StepwiseBurst(program, batch, sampler, kept)

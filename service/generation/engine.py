@@ -211,9 +211,9 @@ class Engine:
     def _run(self) -> None:
         try:
             while (plan := self._next_plan()) is not None:
-                draws = self._table.run(plan)
+                draws, kept = self._table.run(plan)
                 with self._changed:
-                    news = self._scheduler.apply(plan, draws)
+                    news = self._scheduler.apply(plan, draws, kept)
                 if news:
                     self._call(self._deliver, news)
         except Exception:  # noqa: BLE001 (whatever it was, every reader has to hear of it)

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from numba import njit
 
+from service.generation.kept import KeptStates
 from service.generation.sampling import Sampler, advance_rows
 from service.models.fused import step_rows
 from service.models.int8_tile import ROWS, padded
@@ -21,9 +22,15 @@ class LaneBurst:
     """
 
     def __init__(
-        self, program: KernelProgram, batch: Batch, sampler: Sampler, threads: int
+        self,
+        program: KernelProgram,
+        batch: Batch,
+        sampler: Sampler,
+        kept: KeptStates,
+        threads: int,
     ) -> None:
         self._program = program.arguments(batch)
+        self._kept = (kept.after, kept.arrays)
         self._sampler = sampler.arguments
         self._threads = threads
         self._pool = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="lane")
@@ -41,7 +48,7 @@ class LaneBurst:
 
     def _work(self, shares: Iterator[int], size: int, rows: int, steps: int) -> None:
         for first in shares:  # the next of an iterator is taken by one thread alone
-            _share(self._program, self._sampler, first, min(first + size, rows), steps)
+            _share(self._program, self._sampler, self._kept, first, min(first + size, rows), steps)
 
     def close(self) -> None:
         """End the lanes' threads."""
@@ -49,8 +56,13 @@ class LaneBurst:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _share(program, sampler, first, last, steps):  # type: ignore[no-untyped-def]
-    tokens, logits = program[0], program[2]
+def _share(program, sampler, kept, first, last, steps):  # type: ignore[no-untyped-def]
+    tokens, states, logits = program[0], program[1], program[2]
+    after, arrays = kept
     for step in range(steps):
         step_rows(program, first, last)
+        for row in range(first, last):
+            if after[row] == step:
+                for i in range(len(states)):
+                    arrays[i][row] = states[i][row]
         advance_rows(sampler, logits, tokens, first, last, step)

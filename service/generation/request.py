@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from service.models.step import State
+
 PENALTY_WINDOW = 1_024
 """Penalties look at this many of the latest tokens, prompt and output together."""
 
@@ -34,13 +36,22 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One prompt to be turned into text. Whoever makes one has checked every value."""
+    """One prompt to be turned into text. Whoever makes one has checked every value.
+
+    What goes on from an earlier text has an `origin`. Tokens that were drawn before are `replayed`:
+    they stand where draws would, are counted and reported as such, and draws come after them.
+    """
 
     prompt: Sequence[int]  # token ids, at least one
-    max_new_tokens: int
+    max_new_tokens: int  # 0: only consume the prompt, all but its last token
     sampling: SamplingParams
     stop: tuple[str, ...] = ()
     top_tokens: int = 0
+    origin: State | None = None  # where the prompt begins; None: the zero state, position 0
+    recent: Sequence[int] = ()  # the tokens before the prompt, for penalties
+    said: str = ""  # the end of what was generated before `replayed`, for stop strings
+    replayed: Sequence[int] = ()  # at most max_new_tokens
+    keeps_state: bool = False  # whether chunks bring states
 
 
 class FinishReason(StrEnum):
@@ -78,10 +89,14 @@ class Chunk:
     """What one burst added to a stream: tokens in order, and the end if it was reached.
 
     Columns rather than rows: a chunk is turned into bytes once a burst, and this is the hot path.
-    `top_tokens` has one entry a token where the request asked for them, else it is empty.
+    `top_tokens` has one entry a token where the request asked for them, else it is empty. `drawn`
+    is what the network went on with: ahead of `tokens` by what a stop string holds back. `state`
+    is the latest that has consumed nothing but the prompt and tokens drawn so far.
     """
 
     tokens: Sequence[int]
     logprobs: Sequence[float]
     top_tokens: Sequence[Sequence[Token]] = field(default=())
     finish: Finish | None = None
+    drawn: Sequence[int] = field(default=())
+    state: State | None = None

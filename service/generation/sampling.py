@@ -29,7 +29,17 @@ FAILED = -1
 
 # Columns of the two parameter tables: one row for each slot.
 _TEMPERATURE, _TOP_P, _MIN_P, _TYPICAL_P, _REPETITION, _FREQUENCY, _PRESENCE, _REALS = range(8)
-_POSITION, _TOP_K, _TOP_TOKENS, _HAS_BIAS, _HAS_PENALTY, _WINDOW_LENGTH, _FED, _WHOLES = range(8)
+(
+    _POSITION,
+    _TOP_K,
+    _TOP_TOKENS,
+    _HAS_BIAS,
+    _HAS_PENALTY,
+    _WINDOW_LENGTH,
+    _FED,
+    _SILENT,
+    _WHOLES,
+) = range(9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +105,14 @@ class Sampler:
             or params.presence_penalty != 0.0
         )
         self._seeds[row] = params.seed
+        position = (request.origin.position if request.origin else 0) + len(request.prompt)
         self._wholes[row] = (
-            len(request.prompt),
+            position,
             params.top_k,
             request.top_tokens,
             bool(params.logit_bias),
             has_penalty,
+            0,
             0,
             0,
         )
@@ -109,17 +121,19 @@ class Sampler:
             for token, bias in params.logit_bias:
                 self._bias[row, token] = bias
         if has_penalty:
-            recent = np.asarray(request.prompt[-PENALTY_WINDOW:], np.int32)
-            self._window[
-                row, (len(request.prompt) - len(recent) + np.arange(len(recent))) % PENALTY_WINDOW
-            ] = recent
+            recent = np.asarray([*request.recent, *request.prompt][-PENALTY_WINDOW:], np.int32)
+            places = np.arange(position - len(recent), position) % PENALTY_WINDOW
+            self._window[row, places] = recent
             self._counts[row] = np.bincount(recent, minlength=self._counts.shape[1])
             self._wholes[row, _WINDOW_LENGTH] = len(recent)
 
-    def feed(self, row: int, tokens: Sequence[int]) -> None:
-        """Let a row take these prompt tokens before it draws; at most MAX_STEPS, once a burst."""
+    def feed(self, row: int, tokens: Sequence[int], silent: int) -> None:
+        """Let a row take these tokens before it draws; at most MAX_STEPS, once a burst.
+
+        The first `silent` are of its prompt; the others are reported as if they were drawn.
+        """
         self._feed[row, : len(tokens)] = tokens
-        self._wholes[row, _FED] = len(tokens)
+        self._wholes[row, [_FED, _SILENT]] = len(tokens), silent
 
     def swap(self, a: int, b: int) -> None:
         """Exchange two rows."""
@@ -137,7 +151,7 @@ class Sampler:
 
     def draws(self, rows: int, steps: int) -> Draws:
         """What the burst that has just ended drew; also forgets what it was fed."""
-        self._wholes[:rows, _FED] = 0
+        self._wholes[:rows, [_FED, _SILENT]] = 0
         return Draws(
             self._tokens[:rows, :steps],
             self._logprobs[:rows, :steps],
@@ -295,12 +309,14 @@ def advance_rows(arguments, logits, tokens, first, last, step):  # type: ignore[
     scores = np.empty(vocabulary)
     for row in range(first, last):
         whole = wholes[row]
-        if step < whole[_FED]:
+        if step < whole[_SILENT]:
             tokens[row] = feed[row, step]
             continue
         log_total = _log_total(logits[row])
         token = -1
-        if log_total == log_total:  # noqa: PLR0124 (not NaN)
+        if step < whole[_FED] and log_total == log_total:  # noqa: PLR0124 (not NaN)
+            token = feed[row, step]
+        elif log_total == log_total:  # noqa: PLR0124
             for i in range(vocabulary):
                 scores[i] = logits[row, i] if allowed[i] else -np.inf
             if whole[_HAS_PENALTY]:

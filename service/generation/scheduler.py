@@ -11,8 +11,11 @@ There is no clock, no thread and no I/O here; whoever drives this owns those (`e
 """
 
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
 
 from service.errors import Overloaded
 from service.generation.request import (
@@ -24,8 +27,12 @@ from service.generation.request import (
 )
 from service.generation.sampling import FAILED, MAX_STEPS, Draws
 from service.generation.stopping import StopMatcher
+from service.models.step import State
 
 Key = Hashable
+
+UNSEEN: tuple[Token, Sequence[Token]] = (Token(-1, 0.0), ())
+"""Stands for a token of before that a stop string holds back: its place counts, nothing else."""
 
 ROW_STEPS = 1_024
 """Rows times steps of a burst at most: what bounds the wait of a newcomer in a full batch."""
@@ -41,7 +48,7 @@ class Swap:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A request enters a row that was free, in the zero state, fed its first prompt token."""
+    """A request enters a row that was free, in its state, fed its first prompt token."""
 
     row: int
     request: GenerationRequest
@@ -49,10 +56,14 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """A row takes these prompt tokens, one after each step, before it draws."""
+    """A row takes these tokens, one after each step, before it draws.
+
+    The first `silent` are of its prompt; the others count as drawn.
+    """
 
     row: int
     tokens: Sequence[int]
+    silent: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,7 @@ class Plan:
     feeds: tuple[Feed, ...]
     rows: int
     steps: int
+    keeps: tuple[tuple[int, int], ...] = ()  # rows whose state is kept, and after which step
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,13 @@ class _Row:
     drawn: int = 0
     is_over: bool = False
     held: list[tuple[Token, Sequence[Token]]] = field(default_factory=list)
+    state: State | None = None  # the latest that may be shown
+
+    @property
+    def consumed(self) -> int:
+        """The position of the row's state; the last token lies ready and is not in it."""
+        origin = self.request.origin
+        return (origin.position if origin else 0) + self.fed + self.drawn - 1
 
     @property
     def unfed(self) -> int:
@@ -171,12 +190,13 @@ class Scheduler:
         if not running:
             return Plan(tuple(changes), (), 0, 0) if changes else None
         steps = self._burst(running)
-        feeds = [
-            Feed(i, row.request.prompt[row.fed : row.fed + min(row.unfed, steps)])
-            for i, row in enumerate(running)
-            if row.unfed
-        ]
-        return Plan(tuple(changes), tuple(feeds), len(running), steps)
+        feeds, keeps = [], []
+        for i, row in enumerate(running):
+            if row.unfed or row.drawn < len(row.request.replayed):
+                feeds.append(_feed(i, row, steps))
+            if row.request.keeps_state and row.steps_left:
+                keeps.append((i, min(steps, row.steps_left) - 1))
+        return Plan(tuple(changes), tuple(feeds), len(running), steps, tuple(keeps))
 
     def _let_leave(self, changes: list[Swap | Start]) -> None:
         for i in reversed(range(len(self._rows))):
@@ -207,9 +227,7 @@ class Scheduler:
         while self._waiting and len(self._rows) < self._capacity:
             key, request = self._waiting.popleft()
             changes.append(Start(len(self._rows), request))
-            self._rows.append(
-                _Row(key, request, StopMatcher(request.stop) if request.stop else None)
-            )
+            self._rows.append(_new_row(key, request))
             self._swap(changes, len(self._rows) - 1, self._n_running)
             self._n_running += 1
 
@@ -233,24 +251,27 @@ class Scheduler:
 
     # -- apply
 
-    def apply(self, plan: Plan, draws: Draws) -> list[Progress]:
+    def apply(
+        self, plan: Plan, draws: Draws, kept: Mapping[int, tuple[npt.NDArray[Any], ...]]
+    ) -> list[Progress]:
         """Take in what the planned burst drew; return the news, a row each that has any.
 
         `draws` has `plan.rows` rows of `plan.steps` columns. The columns that a row spent on its
-        prompt, and those after its end, mean nothing.
+        prompt, and those after its end, mean nothing. `kept` has what `plan.keeps` asked for.
         """
-        fed = {feed.row: len(feed.tokens) for feed in plan.feeds}
+        fed = {feed.row: feed.silent for feed in plan.feeds}
         news = []
         for i, row in enumerate(self._rows[: plan.rows]):
             first = fed.get(i, 0)
             row.fed += first
             stop = min(plan.steps, first + row.request.max_new_tokens - row.drawn)
-            if row.is_over or stop <= first:
+            is_consumed = not (row.unfed or row.request.max_new_tokens)  # that was all it wanted
+            if row.is_over or (stop <= first and not is_consumed):
                 continue
             tokens = draws.tokens[i, first:stop].tolist()
             logprobs = draws.logprobs[i, first:stop].tolist()
             top = _top_tokens(draws, i, range(first, stop), row.request.top_tokens)
-            progress = self._settle(row, tokens, logprobs, top)
+            progress = self._settle(row, tokens, logprobs, top, kept.get(i))
             row.is_over = progress.is_last
             news.append(progress)
         return news
@@ -261,6 +282,7 @@ class Scheduler:
         tokens: list[int],
         logprobs: list[float],
         top: Sequence[Sequence[Token]],
+        kept: tuple[npt.NDArray[Any], ...] | None,
     ) -> Progress:
         failure = None
         if FAILED in tokens:
@@ -268,12 +290,14 @@ class Scheduler:
             tokens, logprobs, top = tokens[:end], logprobs[:end], top[:end]
             failure = "the network's logits are not finite numbers; the model's weights are damaged"
         if row.stops is not None:
-            return self._settle_held(row, tokens, logprobs, top, failure)
+            return self._settle_held(row, tokens, logprobs, top, kept, failure)
         row.drawn += len(tokens)
+        if kept is not None and failure is None:
+            row.state = State(row.consumed, kept)
         finish = None
         if failure is None and row.drawn == row.request.max_new_tokens:
             finish = Finish(FinishReason.LENGTH, row.drawn)
-        return Progress(row.key, Chunk(tokens, logprobs, top, finish), failure)
+        return Progress(row.key, Chunk(tokens, logprobs, top, finish, tokens, row.state), failure)
 
     def _settle_held(
         self,
@@ -281,12 +305,13 @@ class Scheduler:
         tokens: list[int],
         logprobs: list[float],
         top: Sequence[Sequence[Token]],
+        kept: tuple[npt.NDArray[Any], ...] | None,
         failure: str | None,
     ) -> Progress:
         """As `_settle` without stop strings, but through the matcher."""
         assert row.stops is not None
         shown: list[tuple[Token, Sequence[Token]]] = []
-        finish = None
+        finish, before = None, row.drawn
         for k, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
             row.drawn += 1
             row.held.append((Token(token, logprob), top[k] if top else ()))
@@ -296,6 +321,9 @@ class Scheduler:
             if is_stop:
                 finish = Finish(FinishReason.STOP_SEQUENCE, row.drawn, row.held[-1][0])
                 break
+        drawn = tokens[: row.drawn - before]
+        if kept is not None and failure is None and len(drawn) == len(tokens):
+            row.state = State(row.consumed, kept)
         if finish is None and (failure or row.drawn == row.request.max_new_tokens):
             shown += row.held
             row.held.clear()
@@ -305,8 +333,28 @@ class Scheduler:
             [token.logprob for token, _ in shown],
             [likeliest for _, likeliest in shown] if row.request.top_tokens else (),
             finish,
+            drawn,
+            row.state,
         )
         return Progress(row.key, chunk, failure if finish is None else None)
+
+
+def _new_row(key: Key, request: GenerationRequest) -> _Row:
+    row = _Row(key, request, StopMatcher(request.stop) if request.stop else None)
+    row.state = request.origin
+    if row.stops is not None:
+        for character in request.said:
+            row.held.append(UNSEEN)
+            free, _ = row.stops.push(character)
+            del row.held[:free]
+    return row
+
+
+def _feed(i: int, row: _Row, steps: int) -> Feed:
+    """What a row that has tokens to take takes in a burst."""
+    silent = row.request.prompt[row.fed : row.fed + steps]
+    again = row.request.replayed[row.drawn : row.drawn + steps - len(silent)]
+    return Feed(i, (*silent, *again) if again else silent, len(silent))
 
 
 def _top_tokens(draws: Draws, row: int, steps: range, n: int) -> Sequence[Sequence[Token]]:

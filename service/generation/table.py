@@ -1,6 +1,12 @@
 """The slot table's memory: each row's state, parameters and next token, and a burst over them."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
+
 from service.generation.burst import burst_of
+from service.generation.kept import KeptStates
 from service.generation.sampling import Draws, Sampler
 from service.generation.scheduler import Plan, Start, Swap
 from service.models.step import StepProgram
@@ -15,15 +21,18 @@ class SlotTable:
         """`threads` is for programs that have none of their own."""
         self._batch = program.new_batch(capacity)
         self._sampler = sampler
-        self._burst = burst_of(program, self._batch, sampler, threads)
+        self._kept = KeptStates(self._batch)
+        self._burst = burst_of(program, self._batch, sampler, self._kept, threads)
 
     def warm_up(self) -> None:
         """Take one step for nobody, so that whatever is compiled late is compiled now."""
         self._burst.run(1, 1)
-        self._batch.clear(0)
+        self._batch.put(0, None)
 
-    def run(self, plan: Plan) -> Draws:
-        """Do the plan's changes, feed its prompts, take its steps; return what they drew.
+    def run(self, plan: Plan) -> tuple[Draws, Mapping[int, tuple[npt.NDArray[Any], ...]]]:
+        """Do the plan's changes, feed its prompts, take its steps.
+
+        Returns what they drew, and by row the states that the plan wants kept.
 
         Blocks for the whole burst, nearly all of it without the interpreter's lock. The draws are
         views that the next burst overwrites.
@@ -34,17 +43,18 @@ class SlotTable:
             else:
                 self.swap(change)
         for feed in plan.feeds:
-            self._sampler.feed(feed.row, feed.tokens)
+            self._sampler.feed(feed.row, feed.tokens, feed.silent)
+        self._kept.ask(plan.keeps)
         self._burst.run(plan.rows, plan.steps)
-        return self._sampler.draws(plan.rows, plan.steps)
+        return self._sampler.draws(plan.rows, plan.steps), self._kept.take()
 
     def close(self) -> None:
         """Give back what the bursts run on."""
         self._burst.close()
 
     def start(self, change: Start) -> None:
-        """Put a request into a free row: zero state, its parameters, its first token."""
-        self._batch.clear(change.row)
+        """Put a request into a free row: its state, its parameters, its first token."""
+        self._batch.put(change.row, change.request.origin)
         self._batch.tokens[change.row] = change.request.prompt[0]
         self._sampler.start(change.row, change.request)
 

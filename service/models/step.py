@@ -10,6 +10,14 @@ from service.models.spec import FloatArray, ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
+class State:
+    """Every layer's h and c after `position` tokens: a value, never shared and never written to."""
+
+    position: int
+    arrays: tuple[npt.NDArray[Any], ...]  # each (width,), in the order of ModelSpec.state_units
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """The memory that steps work on: one row for each generation under way.
 
@@ -26,10 +34,10 @@ class Batch:
         for array in (self.tokens, *self.states):
             array[[a, b]] = array[[b, a]]
 
-    def clear(self, row: int) -> None:
-        """Put the zero state into a row."""
-        for state in self.states:
-            state[row] = 0
+    def put(self, row: int, state: State | None) -> None:
+        """Put a state into a row: the zero state where there is none."""
+        for i, array in enumerate(self.states):
+            array[row] = 0 if state is None else state.arrays[i]
 
 
 def zero_batch(spec: ModelSpec, capacity: int) -> Batch:

@@ -7,7 +7,7 @@ from service.generation.request import Chunk, Finish, GenerationRequest, Token
 from service.generation.sampling import Sampler
 from service.generation.scheduler import Scheduler
 from service.generation.table import SlotTable
-from service.models.step import StepProgram
+from service.models.step import State, StepProgram
 
 CAPACITY = 3
 
@@ -20,6 +20,8 @@ class Transcript:
     logprobs: list[float] = field(default_factory=list)
     top_tokens: list[Sequence[Token]] = field(default_factory=list)
     finish: Finish | None = None
+    drawn: list[int] = field(default_factory=list)
+    state: State | None = field(default=None, compare=False)
 
     def add(self, chunk: Chunk) -> None:
         assert self.finish is None, "a stream goes on after its end"
@@ -27,6 +29,8 @@ class Transcript:
         self.logprobs += chunk.logprobs
         self.top_tokens += chunk.top_tokens
         self.finish = chunk.finish
+        self.drawn += chunk.drawn
+        self.state = chunk.state or self.state
 
     def is_prefix_of(self, other: "Transcript") -> bool:
         n = len(self.tokens)
@@ -62,7 +66,7 @@ class Stage:
         plan = self.scheduler.plan()
         if plan is None:
             return False
-        for progress in self.scheduler.apply(plan, self._table.run(plan)):
+        for progress in self.scheduler.apply(plan, *self._table.run(plan)):
             assert progress.failure is None
             self.seen[progress.key].add(progress.chunk)
         return True

@@ -35,7 +35,7 @@ class LostToken(SlotTable):
     """The last prompt token of a burst never goes in."""
 
     def run(self, plan: Plan):
-        feeds = tuple(Feed(f.row, [*f.tokens[:-1], 0]) for f in plan.feeds)
+        feeds = tuple(Feed(f.row, [*f.tokens[:-1], 0], f.silent) for f in plan.feeds)
         return super().run(Plan(plan.changes, feeds, plan.rows, plan.steps))
 
 

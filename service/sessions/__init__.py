@@ -1,0 +1,1 @@
+"""What survives: a recurrent state and the tokens that made it."""
