@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 from service.errors import CarouselError, Draining, Generation
 from service.generation.request import Chunk, GenerationRequest
@@ -26,6 +27,34 @@ BACKLOG_LIMIT = 4_096
 _log = logging.getLogger(__name__)
 
 
+class Source(Protocol):
+    """What a stream's chunks come from."""
+
+    def pause(self, stream: "Stream") -> None:
+        """Make no more for now: the reader is far behind."""
+        ...
+
+    def resume(self, stream: "Stream") -> None:
+        """Go on."""
+        ...
+
+    def forget(self, stream: "Stream") -> None:
+        """The reader has left."""
+        ...
+
+
+class Listener(Protocol):
+    """What an engine tells its news, in the event loop."""
+
+    def deliver(self, progress: Progress) -> None:
+        """Take what a burst made."""
+        ...
+
+    def fail(self, error: CarouselError) -> None:
+        """Hear that there is no more to come."""
+        ...
+
+
 class Stream:
     """The chunks of one generation, to be read by `async for` in the engine's event loop.
 
@@ -33,8 +62,8 @@ class Stream:
     the server stopped first.
     """
 
-    def __init__(self, engine: "Engine") -> None:
-        self._engine = engine
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self._chunks: deque[Chunk] = deque()
         self._backlog = 0
         self._is_paused = False
@@ -58,14 +87,14 @@ class Stream:
         self._backlog -= len(chunk.tokens)
         if self._is_paused and self._backlog < BACKLOG_LIMIT // 2:
             self._is_paused = False
-            self._engine.resume(self)
+            self._source.resume(self)
         return chunk
 
     def cancel(self) -> None:
         """Stop the generation before its next step. Harmless when it is over."""
         if not self._is_over:
             self._finish(None)
-            self._engine.forget(self)
+            self._source.forget(self)
 
     def deliver(self, progress: Progress) -> None:
         """Event loop only: take what a burst made."""
@@ -77,7 +106,7 @@ class Stream:
             self._finish(None if progress.failure is None else Generation(progress.failure))
         elif self._backlog > BACKLOG_LIMIT and not self._is_paused:
             self._is_paused = True
-            self._engine.pause(self)
+            self._source.pause(self)
         else:
             self._wake()
 
@@ -117,7 +146,7 @@ class Engine:
         self._table = SlotTable(program, sampler, rows, threads)
         self._table.warm_up()
         self._scheduler = Scheduler(texts, rows, queue_limit)
-        self._streams: set[Stream] = set()
+        self._listeners: set[Listener] = set()
         self._emptied = asyncio.Event()  # set where a draining engine has lost its last stream
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = threading.Condition()  # guards the scheduler between bursts
@@ -139,7 +168,7 @@ class Engine:
     @property
     def streams(self) -> int:
         """How many streams are open."""
-        return len(self._streams)
+        return len(self._listeners)
 
     def start(self) -> None:
         """Begin to work for the running event loop."""
@@ -147,7 +176,14 @@ class Engine:
         self._thread.start()
 
     def submit(self, request: GenerationRequest) -> Stream:
-        """Begin a generation.
+        """Begin a generation. Raises as `check_room`."""
+        self.check_room()
+        stream = Stream(self)
+        self.enter(request, stream)
+        return stream
+
+    def check_room(self) -> None:
+        """See whether a generation may begin now.
 
         Raises:
             Overloaded: the line is full.
@@ -159,40 +195,45 @@ class Engine:
             raise Generation(self.failure)
         if self._is_draining or self._is_closing:
             raise Draining("the server is stopping and takes no new generations; try another one")
-        stream = Stream(self)
+        self._scheduler.check_room()
+
+    def enter(self, request: GenerationRequest, listener: Listener) -> None:
+        """Begin a generation that is admitted already: it waits even in a line that is full."""
+        self._listeners.add(listener)
         with self._changed:
-            self._scheduler.submit(stream, request)
+            self._scheduler.submit(listener, request)
             self._changed.notify()
-        self._streams.add(stream)
-        return stream
+        if self._is_closing or self.failure is not None:  # since it was admitted
+            self.forget(listener)
+            listener.fail(Draining("the model was closed before the generation began"))
 
-    def forget(self, stream: Stream) -> None:
-        """Take a stream's row out of the batch before the next burst."""
-        self._drop(stream)
+    def forget(self, listener: Listener) -> None:
+        """Take a generation out of the batch before the next burst."""
+        self._drop(listener)
         with self._changed:
-            self._scheduler.cancel(stream)
+            self._scheduler.cancel(listener)
             self._changed.notify()
 
-    def pause(self, stream: Stream) -> None:
-        """Let a stream's row wait for its reader."""
+    def pause(self, listener: Listener) -> None:
+        """Let a generation wait for its reader."""
         with self._changed:
-            self._scheduler.pause(stream)
+            self._scheduler.pause(listener)
 
-    def resume(self, stream: Stream) -> None:
-        """Let a paused row go on."""
+    def resume(self, listener: Listener) -> None:
+        """Let a paused generation go on."""
         with self._changed:
-            self._scheduler.resume(stream)
+            self._scheduler.resume(listener)
             self._changed.notify()
 
     async def drain(self, deadline_s: float) -> None:
         """Take no new work; wait for the running streams, and cut them off at the deadline."""
         self._is_draining = True
-        if self._streams:
+        if self._listeners:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._emptied.wait(), deadline_s)
-        for stream in list(self._streams):
-            self.forget(stream)
-            stream.fail(Draining("the server stopped before the generation was complete"))
+        for listener in list(self._listeners):
+            self.forget(listener)
+            listener.fail(Draining("the server stopped before the generation was complete"))
 
     def close(self) -> None:
         """End the thread. Streams that are still open fail."""
@@ -202,9 +243,9 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
         self._table.close()
-        for stream in list(self._streams):
-            self.forget(stream)
-            stream.fail(Draining("the model was closed before the generation was complete"))
+        for listener in list(self._listeners):
+            self.forget(listener)
+            listener.fail(Draining("the model was closed before the generation was complete"))
 
     # -- the engine's thread
 
@@ -242,19 +283,18 @@ class Engine:
 
     def _deliver(self, news: Sequence[Progress]) -> None:
         for progress in news:
-            stream = progress.key
-            assert isinstance(stream, Stream)
-            stream.deliver(progress)
+            listener: Any = progress.key
+            listener.deliver(progress)
             if progress.is_last:
-                self._drop(stream)
+                self._drop(listener)
 
-    def _drop(self, stream: Stream) -> None:
-        self._streams.discard(stream)
-        if not self._streams and self._is_draining:
+    def _drop(self, listener: Listener) -> None:
+        self._listeners.discard(listener)
+        if not self._listeners and self._is_draining:
             self._emptied.set()
 
     def _fail_all(self) -> None:
         assert self.failure is not None
-        for stream in list(self._streams):
-            stream.fail(Generation(self.failure))
-        self._streams.clear()
+        for listener in list(self._listeners):
+            listener.fail(Generation(self.failure))
+        self._listeners.clear()

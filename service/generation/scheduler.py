@@ -148,10 +148,14 @@ class Scheduler:
         return len(self._waiting)
 
     def submit(self, key: Key, request: GenerationRequest) -> None:
-        """Put a request into the line.
+        """Put a request into the line."""
+        self._waiting.append((key, request))
+
+    def check_room(self) -> None:
+        """See whether the line takes another one.
 
         Raises:
-            Overloaded: the line is full.
+            Overloaded: it is full.
 
         """
         if len(self._waiting) >= self._queue_limit:
@@ -159,7 +163,6 @@ class Scheduler:
                 f"Model is overloaded: {len(self._rows)} generations run and {len(self._waiting)} "
                 f"wait, which is the limit; try again later"
             )
-        self._waiting.append((key, request))
 
     def cancel(self, key: Key) -> None:
         """Let a generation leave before the next step; nothing more is said of it."""

@@ -24,7 +24,8 @@ class StopMatcher:
         starts = [len(self._held) - len(stop) for stop in self._stops if self._held.endswith(stop)]
         if starts:
             return min(starts), True
-        free = next(i for i in range(len(self._held) + 1) if self._may_begin_at(i))
+        length = len(self._held)
+        free = next((i for i in range(length) if self._may_begin_at(i)), length)
         self._held = self._held[free:]
         return free, False
 

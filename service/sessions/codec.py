@@ -1,0 +1,127 @@
+"""Tokens, states and whole sessions as bytes. No pickle: a header, numbers and a checksum.
+
+A state is `CRS1`, its position (u64), the first 16 bytes of the model's digest, the payload's
+length (u32) and its BLAKE2b checksum (8 bytes), then every array as little-endian float32. An
+exported session is `CRX1`, the length of a JSON header (u32), the header, the state, the tokens,
+and a signature over all of it.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from service.errors import Validation
+from service.models.step import State
+from service.sessions.identity import Identity
+
+STATE_MAGIC, EXPORT_MAGIC = b"CRS1", b"CRX1"
+SIGNATURE_BYTES = 32
+MAX_HEADER_BYTES = 4_096
+_STATE_HEAD = struct.Struct("<4sQ16sI8s")
+_LENGTH = struct.Struct("<4sI")
+
+
+class DamagedState(ValueError):
+    """Bytes that are not the state they should be."""
+
+
+def pack_tokens(tokens: Sequence[int], width: int) -> bytes:
+    """Tokens of a log, `width` bytes each."""
+    return bytes(tokens) if width == 1 else np.asarray(tokens, "<u2").tobytes()
+
+
+def unpack_tokens(packed: bytes, width: int) -> list[int]:
+    """The tokens of `pack_tokens`."""
+    return list(packed) if width == 1 else np.frombuffer(packed, "<u2").tolist()
+
+
+def pack_state(state: State, digest: str) -> bytes:
+    """A state with its position, its model and a checksum."""
+    payload = b"".join(array.astype("<f4", copy=False).tobytes() for array in state.arrays)
+    model = bytes.fromhex(digest[:32])
+    return _STATE_HEAD.pack(STATE_MAGIC, state.position, model, len(payload), _sum(payload)) + (
+        payload
+    )
+
+
+def unpack_state(packed: bytes, digest: str, widths: Iterable[int]) -> State:
+    """The state of `pack_state`.
+
+    Raises:
+        DamagedState: it is not whole, or of another model.
+
+    """
+    head, payload = packed[: _STATE_HEAD.size], packed[_STATE_HEAD.size :]
+    if len(head) < _STATE_HEAD.size:
+        raise DamagedState("shorter than its head")
+    magic, position, model, length, checksum = _STATE_HEAD.unpack(head)
+    ends = np.cumsum(list(widths))
+    if magic != STATE_MAGIC or model != bytes.fromhex(digest[:32]):
+        raise DamagedState("not a state of this model")
+    if length != len(payload) or length != 4 * ends[-1] or checksum != _sum(payload):
+        raise DamagedState("its checksum differs")
+    flat = np.frombuffer(payload, "<f4").astype(np.float32)
+    return State(position, tuple(np.split(flat, ends[:-1])))
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A session outside of any store."""
+
+    model: str
+    digest: str
+    seed: int
+    width: int
+    tokens: bytes
+    state: bytes  # as pack_state, or empty where nothing has been consumed
+
+    def pack(self, identity: Identity) -> bytes:
+        """The signed bytes."""
+        header: dict[str, Any] = {
+            "model": self.model,
+            "digest": self.digest,
+            "seed": str(self.seed),
+            "width": self.width,
+            "state_bytes": len(self.state),
+        }
+        text = json.dumps(header).encode()
+        content = _LENGTH.pack(EXPORT_MAGIC, len(text)) + text + self.state + self.tokens
+        return content + identity.sign(content)
+
+    @classmethod
+    def unpack(cls, packed: bytes, identity: Identity) -> "Export":
+        """Read `pack`'s bytes; nothing of them is looked at before the signature holds.
+
+        Raises:
+            Validation: they are not an export, or not one of a server with this secret.
+
+        """
+        content, signature = packed[:-SIGNATURE_BYTES], packed[-SIGNATURE_BYTES:]
+        if not content.startswith(EXPORT_MAGIC):
+            raise Validation("the body is not an exported session")
+        if not identity.is_signed(content, signature):
+            raise Validation(
+                "the signature does not hold: the file is damaged, or it was exported by a server "
+                "with another CAROUSEL_SECRET"
+            )
+        _, length = _LENGTH.unpack(content[: _LENGTH.size])
+        text, rest = content[_LENGTH.size :][:length], content[_LENGTH.size + length :]
+        header = json.loads(text)
+        size = header["state_bytes"]
+        return cls(
+            header["model"],
+            header["digest"],
+            int(header["seed"]),
+            header["width"],
+            rest[size:],
+            rest[:size],
+        )
+
+
+def _sum(payload: bytes) -> bytes:
+    return hashlib.blake2b(payload, digest_size=8).digest()

@@ -1,0 +1,71 @@
+"""The group commit: new tokens of all running turns in one round trip, and only then sent.
+
+While one commit is under way the tokens of the next gather, so the store's pace sets the size of
+the groups and no timer does.
+"""
+
+import asyncio
+import logging
+from typing import Protocol
+
+from service.errors import CarouselError, StoreUnavailable
+from service.sessions.store import Entry, Store, new_name
+
+_log = logging.getLogger(__name__)
+
+
+class Writer(Protocol):
+    """What has something to add to a session."""
+
+    def entry(self, stamp: str, number: int) -> Entry:
+        """What is to be committed now; the writer waits for its settlement before the next."""
+        ...
+
+    def settle(self, outcome: str, position: int, stamp: str) -> None:
+        """Hear what came of the last entry."""
+        ...
+
+    def lose(self, error: CarouselError) -> None:
+        """Hear that nobody knows what came of the last entry."""
+        ...
+
+
+class Ledger:
+    """Commits for every turn of a process. Belongs to one event loop."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._writers: dict[Writer, None] = {}  # in the order of their first token
+        self._has_work = asyncio.Event()
+
+    def add(self, writer: Writer) -> None:
+        """Say that a writer has something to commit."""
+        self._writers[writer] = None
+        self._has_work.set()
+
+    async def run(self) -> None:
+        """Commit until cancelled."""
+        while True:
+            await self._has_work.wait()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Commit what there is now."""
+        writers = list(self._writers)
+        self._writers.clear()
+        self._has_work.clear()
+        if not writers:
+            return
+        stamp = new_name()
+        entries = [writer.entry(stamp, i) for i, writer in enumerate(writers)]
+        try:
+            outcomes = await self._store.commit(stamp, entries)
+        except Exception as error:  # whatever it was, every writer has to hear of it
+            if not isinstance(error, CarouselError):
+                _log.exception("a commit has failed")
+                error = StoreUnavailable("the store has refused a commit; the log says why")
+            for writer in writers:
+                writer.lose(error)
+            return
+        for writer, (outcome, position) in zip(writers, outcomes, strict=True):
+            writer.settle(outcome, position, stamp)

@@ -1,0 +1,193 @@
+"""The way to the store: scripts by name, attempts for a bounded time, named errors.
+
+Every script can be called again after its reply was lost (`scripts/`), so a call is repeated until
+it is answered or its time is up. What the store is, is asked again after each lost connection.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hiredis import ReplyError
+
+from service.errors import BadRequest, CarouselError, StoreFull, StoreUnavailable
+from service.sessions.wire import Value, Wire, open_wire
+
+CALL_LIMIT_S = 2.0
+PAUSE_S = 0.05
+SCRIPTS = Path(__file__).parent / "scripts"
+
+Reply = list[Any]
+
+_EARLIEST = (7, 0)
+
+# A script that only makes room or reads may run where the store is full. All may write, so a
+# replica refuses every one of them: what it would answer may be old.
+_RUNS_WHEN_FULL = {"resume", "release", "read", "state", "rewind", "delete"}
+
+# What a store that cannot be used just now begins its refusal with, and what we make of it.
+_NOT_NOW = {
+    "LOADING": "the store is still loading its data; try again in a moment",
+    "READONLY": "the store is a replica: it may answer with what is no longer so",
+    "MASTERDOWN": "the store is a replica: it may answer with what is no longer so",
+    "MISCONF": "the store cannot write to its disk; its log says why",
+    "BUSY": "the store is busy with a script; try again in a moment",
+    "NOPERM": "the store does not let this server do its work; look at its access list",
+    "NOAUTH": "the store does not let this server in; look at CAROUSEL_REDIS_URL",
+}
+_FULL = "the store has no room for more; delete sessions, or give it more memory"
+_SILENT = "the store of sessions does not answer; try again in a moment"
+
+_log = logging.getLogger(__name__)
+
+
+def read_scripts(folder: Path = SCRIPTS) -> dict[str, str]:
+    """Every script by name, as it is sent."""
+    common = (folder / "common.lua").read_text()
+    return {
+        path.stem: f"#!lua flags={'allow-oom' if path.stem in _RUNS_WHEN_FULL else ''}\n"
+        + common
+        + path.read_text()
+        for path in sorted(folder.glob("*.lua"))
+        if path.stem != "common"
+    }
+
+
+class Link:
+    """Calls scripts over one connection, which it opens again where it is lost.
+
+    Belongs to one event loop.
+    """
+
+    def __init__(self, url: str, scripts: dict[str, str] | None = None) -> None:
+        self._url = url
+        self._scripts = scripts or read_scripts()
+        self._digests = {
+            name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+            for name, text in self._scripts.items()
+        }
+        self._wire: Wire | None = None
+        self._connecting = asyncio.Lock()
+        self.run = ""  # names the store's process; a new one may have lost the old one's end
+
+    async def call(self, script: str, keys: Sequence[str], args: Sequence[Value]) -> Reply:
+        """Run a script.
+
+        Raises:
+            StoreUnavailable: there is no answer in CALL_LIMIT_S, or the store may not be used.
+            StoreFull: it has no room.
+
+        """
+        return await self.insist("EVALSHA", self._digests[script], len(keys), *keys, *args)
+
+    async def insist(self, *command: Value) -> Any:
+        """Send a command until it is answered or CALL_LIMIT_S has passed. Raises as `call`."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + CALL_LIMIT_S
+        while True:
+            try:
+                wire = await self._opened()
+                reply = await wire.call(*command)
+                if not isinstance(reply, ReplyError):
+                    return reply
+                await self._understand(wire, reply)
+            except (OSError, StoreUnavailable) as error:  # TimeoutError is an OSError
+                if loop.time() + PAUSE_S > until_s:
+                    raise _named(error) from error
+                await asyncio.sleep(PAUSE_S)
+
+    async def close(self) -> None:
+        """Hang up."""
+        if self._wire is not None:
+            self._wire.close()
+
+    async def _opened(self) -> Wire:
+        if self._wire is not None and self._wire.is_open:
+            return self._wire
+        async with self._connecting:
+            if self._wire is None or not self._wire.is_open:
+                wire = await open_wire(self._url)
+                try:
+                    found = await wire.call("INFO")
+                    if isinstance(found, ReplyError):
+                        raise _refusal(found)
+                    self.run = check_store(found.decode())
+                except BaseException:
+                    wire.close()
+                    raise
+                self._wire = wire
+            return self._wire
+
+    async def _understand(self, wire: Wire, refusal: ReplyError) -> None:
+        """Raise what a refusal means, or do what makes the next attempt better."""
+        if not str(refusal).startswith("NOSCRIPT"):
+            if str(refusal).split(" ")[0] in {"READONLY", "LOADING"}:
+                wire.close()  # the next connection looks at what the store is
+            raise _refusal(refusal)
+        for text in self._scripts.values():
+            reply = await wire.call("SCRIPT", "LOAD", text)
+            if isinstance(reply, ReplyError):
+                raise _refusal(reply)
+
+
+def check_store(text: str) -> str:
+    """Whether a store of which INFO says this may be used; returns its run's name.
+
+    Raises:
+        BadRequest: it throws keys away, or is older than what is supported.
+        StoreUnavailable: it is not ready, or a replica.
+
+    """
+    found = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    version = tuple(int(part) for part in found["redis_version"].split(".")[:2])
+    if version < _EARLIEST:
+        raise BadRequest(f"the store is Redis {found['redis_version']}; 7.0 is the least")
+    if found.get("loading", "0") != "0":
+        raise StoreUnavailable(_NOT_NOW["LOADING"])
+    if found.get("role") != "master":
+        raise StoreUnavailable(_NOT_NOW["READONLY"])
+    policy = found.get("maxmemory_policy")
+    if policy != "noeviction":
+        raise BadRequest(
+            f"the store's maxmemory-policy is {policy}: it would throw sessions away for room; "
+            "set it to noeviction"
+        )
+    return found["run_id"][:8]
+
+
+async def look_at_store(url: str) -> None:
+    """See whether the store may be used, if it is there at all.
+
+    Raises:
+        BadRequest: it may not, whatever it does next.
+
+    """
+    link = Link(url, {})
+    with contextlib.suppress(OSError, StoreUnavailable):
+        await link._opened()  # noqa: SLF001 (it is the same noun)
+    await link.close()
+
+
+def _refusal(reply: ReplyError) -> CarouselError:
+    text = str(reply)
+    code = text.split(" ")[0].removeprefix("-")
+    if code == "OOM" or "OOM command not allowed" in text:
+        return StoreFull(_FULL)
+    if code in _NOT_NOW:
+        return StoreUnavailable(_NOT_NOW[code])
+    if "READONLY" in text or "read only replica" in text.lower():
+        return StoreUnavailable(_NOT_NOW["READONLY"])
+    _log.error("the store refuses a command: %s", text)
+    return StoreUnavailable("the store refuses its work; the log says why")
+
+
+def _named(error: Exception) -> CarouselError:
+    if isinstance(error, CarouselError):
+        return error
+    if isinstance(error, ConnectionRefusedError):
+        _log.warning("the store cannot be reached: %s", error)
+    return StoreUnavailable(_SILENT)

@@ -1,0 +1,255 @@
+"""A turn that runs in this process: between the engine, the ledger and whoever reads it."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from service.errors import (
+    CarouselError,
+    Generation,
+    PositionMismatch,
+    SessionBusy,
+    SessionLost,
+)
+from service.generation.engine import BACKLOG_LIMIT, Engine, Stream
+from service.generation.request import Chunk, FinishReason, GenerationRequest
+from service.generation.scheduler import Progress
+from service.models.step import State
+from service.sessions.codec import pack_state, pack_tokens
+from service.sessions.hot import Hot
+from service.sessions.session import OnDisconnect, Session, Status
+from service.sessions.store import MARK_EVERY, SNAPSHOT_EVERY, WINDOW, Entry
+
+RECENT = WINDOW + 64
+"""Tokens a turn leaves to the next: those that penalties see and those no state has consumed."""
+
+_STATUSES = {
+    FinishReason.LENGTH: Status.LENGTH,
+    FinishReason.STOP_SEQUENCE: Status.STOP_SEQUENCE,
+}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What a turn leaves behind. `error` where it could not be brought to its end here."""
+
+    turn: "LiveTurn"
+    status: Status | None
+    hot: Hot | None
+    error: CarouselError | None
+
+
+class LiveTurn:
+    """One writer of one session. Belongs to the event loop.
+
+    The engine delivers to it, the ledger commits for it, and only then its reader's stream gets
+    what was committed. It never waits for a reader: one that is too far behind pauses the row.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        nonce: str,
+        engine: Engine,
+        request: GenerationRequest,
+        mode: OnDisconnect,
+        snapshot_position: int,
+        on_end: Callable[[Ending], None],
+    ) -> None:
+        self.session, self.nonce = session, nonce
+        self.stream = Stream(self)
+        self.ended = asyncio.Event()
+        self._engine, self._mode, self._on_end = engine, mode, on_end
+        self._has_reader = True
+        self._waits_for: set[str] = set()  # why the engine's row is paused
+        self._position = session.position  # of the log, as committed
+        self._drawn: list[int] = []  # not in an entry yet
+        self._news: list[Progress] = []  # likewise
+        self._under_way: tuple[list[int], list[Progress]] = ([], [])
+        self._state, self._settled_state = request.origin, request.origin
+        self._recent = deque((*request.recent, *request.prompt), RECENT)
+        self._snapshot_position = snapshot_position
+        self._status: Status | None = None
+        self._sent_status: Status | None = None
+        self._add: Callable[[LiveTurn], None] | None = None
+
+    @property
+    def position(self) -> int:
+        """The log's length, as committed."""
+        return self._position
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, in the store too."""
+        return self.ended.is_set()
+
+    def start(self, request: GenerationRequest, add: Callable[["LiveTurn"], None]) -> None:
+        """Let the engine begin; `add` tells the ledger of news."""
+        self._add = add
+        self._engine.enter(request, self)
+
+    def close(self, status: Status, add: Callable[["LiveTurn"], None]) -> None:
+        """Instead of `start`: there is nothing to generate any more."""
+        self._add, self._status = add, status
+        add(self)
+
+    def detach(self) -> None:
+        """Go on without a reader."""
+        self._has_reader, self._mode = False, OnDisconnect.CONTINUE
+
+    def cancel(self) -> None:
+        """End the turn at what is committed or being committed."""
+        if self._status is None and not self.is_over:
+            self._engine.forget(self)
+            self._drawn.clear()
+            self._news.clear()
+            self._state = self._settled_state
+            self._end_with(Status.CANCELLED)
+
+    # -- the engine's side
+
+    def deliver(self, progress: Progress) -> None:
+        """Take what a burst made."""
+        if self._status is not None or self.is_over:
+            return
+        chunk = progress.chunk
+        self._drawn += chunk.drawn
+        self._news.append(progress)
+        self._state = chunk.state or self._state
+        if progress.failure is not None:
+            self._end_with(Status.FAILED)
+        elif chunk.finish is not None:
+            self._end_with(_STATUSES[chunk.finish.reason])
+        else:
+            if len(self._drawn) > BACKLOG_LIMIT:
+                self._wait_for("store")
+            self._tell()
+
+    def fail(self, error: CarouselError) -> None:
+        """The engine can do no more; somebody else may."""
+        if self._status is None:
+            self._leave(error)
+
+    # -- the reader's side
+
+    def pause(self, _: Stream) -> None:
+        """The reader is far behind."""
+        self._wait_for("reader")
+
+    def resume(self, _: Stream) -> None:
+        """The reader has caught up."""
+        self._go_on("reader")
+
+    def forget(self, _: Stream) -> None:
+        """The reader has left."""
+        if self._mode is OnDisconnect.CANCEL:
+            self.cancel()
+        elif self._has_reader:
+            self.detach()
+            self._go_on("reader")
+
+    # -- the ledger's side
+
+    def entry(self, stamp: str, number: int) -> Entry:
+        """What is new since the last entry."""
+        drawn, self._drawn = self._drawn, []
+        news, self._news = self._news, []
+        self._under_way, self._sent_status = (drawn, news), self._status
+        self._settled_state = state = self._state
+        name, packed, mark = "", b"", ""
+        if state is not None and self._wants_snapshot(state):
+            packed = pack_state(state, self.session.digest)
+            name = f"{stamp}{number}:{state.position}"
+            if state.position // MARK_EVERY > self._snapshot_position // MARK_EVERY:
+                mark = f"{self.session.tail}:{state.position // MARK_EVERY}"
+            self._snapshot_position = state.position
+        return Entry(
+            self.session.key,
+            self.session.fence,
+            self._position,
+            pack_tokens(drawn, self.session.width),
+            self._status,
+            name,
+            packed,
+            mark,
+        )
+
+    def settle(self, outcome: str, position: int, stamp: str) -> None:
+        """Send what is committed, or end."""
+        if self.is_over:
+            return
+        if outcome != "COMMITTED":
+            self._leave(self._refused(outcome, position))
+            return
+        drawn, news = self._under_way
+        self._position = position
+        self._recent.extend(drawn)
+        if len(self._drawn) < BACKLOG_LIMIT // 2:
+            self._go_on("store")
+        if self._sent_status is not None:
+            self._finish(stamp)
+        if self._has_reader:
+            for progress in news:
+                self.stream.deliver(progress)
+            if self._sent_status is Status.CANCELLED:
+                self.stream.fail(Generation("the turn was cancelled"))
+
+    def lose(self, error: CarouselError) -> None:
+        """The store does not say what it has; whoever resumes will see."""
+        if not self.is_over:
+            self._leave(error)
+
+    # --
+
+    def _wants_snapshot(self, state: State) -> bool:
+        news = state.position - self._snapshot_position
+        return news >= SNAPSHOT_EVERY or (self._status is not None and news > 0)
+
+    def _wait_for(self, whom: str) -> None:
+        if not self._waits_for:
+            self._engine.pause(self)
+        self._waits_for.add(whom)
+
+    def _go_on(self, whom: str) -> None:
+        if whom in self._waits_for:
+            self._waits_for.discard(whom)
+            if not self._waits_for:
+                self._engine.resume(self)
+
+    def _end_with(self, status: Status) -> None:
+        self._status = status
+        self._tell()
+
+    def _tell(self) -> None:
+        assert self._add is not None
+        self._add(self)
+
+    def _finish(self, stamp: str) -> None:
+        self.ended.set()
+        hot = None
+        if self._state is not None and self._position - self._state.position <= len(self._recent):
+            hot = Hot(self.session, stamp, self._state, tuple(self._recent), self._position)
+        self._on_end(Ending(self, self._status, hot, None))
+
+    def _leave(self, error: CarouselError) -> None:
+        """End here without an end in the store."""
+        self._engine.forget(self)
+        self.ended.set()
+        self._on_end(Ending(self, None, None, error))
+        self.stream.fail(error)
+
+    def _refused(self, outcome: str, position: int) -> CarouselError:
+        if outcome == "NOT_FOUND":
+            return SessionLost("the session was deleted, or the store has lost it")
+        if outcome == "GAP":
+            return PositionMismatch(
+                f"the store has lost what it had acknowledged; the session is at position "
+                f"{position}, not at {self._position}"
+            )
+        if outcome == "CONFLICT":
+            _log.error("a turn drew other tokens than its log has")
+        return SessionBusy("another process has taken over the turn")

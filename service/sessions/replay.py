@@ -1,0 +1,198 @@
+"""A turn as the log tells it: what its first reader was or would have been sent, from any event on.
+
+The log has the tokens; their logprobs are the network's once more, and the same to the last bit.
+Whichever process runs the turn, or has run it, any process can follow it so.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from service.errors import Generation, PositionMismatch
+from service.generation.request import (
+    Chunk,
+    Finish,
+    FinishReason,
+    GenerationRequest,
+    SamplingParams,
+    Token,
+)
+from service.generation.stopping import StopMatcher
+from service.models.step import State
+from service.sessions.codec import DamagedState, unpack_state, unpack_tokens
+from service.sessions.order import Order
+from service.sessions.session import SessionKey, Status, Turn
+from service.sessions.store import Found, Store
+from service.sessions.voice import Voice
+
+POLL_S = 0.02
+PIECE = 1_024
+"""Tokens computed at a time."""
+
+STOP_CONTEXT = 1_024
+"""Characters before the first event that may belong to the beginning of a stop string."""
+
+_REASONS = {
+    Status.LENGTH: FinishReason.LENGTH,
+    Status.STOP_SEQUENCE: FinishReason.STOP_SEQUENCE,
+}
+_ENDS = {
+    Status.CANCELLED: "the turn was ended before it was complete: its client left, or its process",
+    Status.FAILED: "the turn failed: the network's logits were not finite numbers",
+}
+
+
+class Replay:
+    """The chunks of one turn after an event, to be read by `async for` once.
+
+    Raises what the turn raised, PositionMismatch where the log has been cut, and what the store
+    raises.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        voice: Voice,
+        key: SessionKey,
+        found: Found,
+        turn: Turn,
+        order: Order,
+        after: int,
+        take_over: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`found` has the tokens of the turn from `turn.first` on, as far as they are there."""
+        self.turn, self.order, self.after = turn, order, after
+        self._store, self._voice, self._key = store, voice, key
+        self._take_over = take_over
+        self._width = found.session.width
+        tokens = unpack_tokens(found.tokens, self._width)
+        self.said = tokens[: after - turn.first]
+        self._tokens = tokens[after - turn.first :]  # known and not scored yet
+        self._position = after
+        self._state: State | None = None
+        self._stops = StopMatcher(order.stop)
+        self._held: list[tuple[Token, tuple[Token, ...]]] = []
+        self._is_opened = False
+
+    def cancel(self) -> None:
+        """Nothing: a turn does not depend on who follows it."""
+
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        self._open_stops()
+        while True:
+            end = self.turn.finish if self.turn.is_over else None
+            ready = len(self._tokens) if end is not None else len(self._tokens) - 1
+            while ready > 0:
+                piece = self._tokens[: min(ready, PIECE)]
+                del self._tokens[: len(piece)]
+                ready -= len(piece)
+                is_last = end is not None and not self._tokens
+                async for chunk in self._score(piece):
+                    yield self._shown(chunk, is_last and chunk.finish is not None)
+            if self.turn.is_over:
+                if self.turn.status in _ENDS:
+                    raise Generation(_ENDS[self.turn.status])
+                return
+            await self._look()
+
+    def _open_stops(self) -> None:
+        text = self._voice.tokenizer.decode(self.said[-STOP_CONTEXT:])
+        for character in text:
+            free, _ = self._stops.push(character)
+            self._held.append((Token(-1, 0.0), ()))
+            del self._held[:free]
+
+    async def _look(self) -> None:
+        """Read what has come since; take the turn over where nobody runs it."""
+        known = self._position + len(self._tokens)
+        found = await self._store.read(self._key, known)
+        turn = found.session.turn
+        if (turn.number, turn.epoch) != (self.turn.number, self.turn.epoch):
+            raise PositionMismatch(
+                f"turn {self.turn.number} is not the session's last one any more; that is "
+                f"{turn.number}"
+            )
+        check_whole(turn)
+        self.turn = turn
+        end = found.session.position if turn.finish is None else turn.finish
+        new = unpack_tokens(found.tokens, self._width)[: max(0, end - known)]
+        self._tokens += new
+        if not new and not turn.is_over:
+            if not found.is_held:
+                await self._take_over()
+            await asyncio.sleep(POLL_S)
+
+    async def _score(self, tokens: list[int]) -> AsyncIterator[Chunk]:
+        """The chunks that drawing these tokens would have made."""
+        if self._state is None or self._state.position >= self._position:
+            self._state = await self._state_before(self._position)
+        first = self._state.position if self._state else 0
+        before = await self._store.read(self._key, first, self._position)
+        request = GenerationRequest(
+            unpack_tokens(before.tokens, self._width),
+            len(tokens),
+            SamplingParams(seed=0, temperature=0.0),
+            top_tokens=self.order.top_tokens,
+            origin=self._state,
+            replayed=tokens,
+            keeps_state=True,
+        )
+        stream = self._voice.engine.submit(request)
+        try:
+            async for chunk in stream:
+                self._position += len(chunk.tokens)
+                self._state = chunk.state
+                yield chunk
+        finally:
+            stream.cancel()
+
+    async def _state_before(self, position: int) -> State | None:
+        for latest_is_damaged in (False, True):
+            packed = await self._store.state_before(
+                self._key, position, latest_is_damaged=latest_is_damaged
+            )
+            if not packed:
+                return None
+            try:
+                return unpack_state(packed, self._voice.digest, self._voice.state_units)
+            except DamagedState:
+                continue
+        return None
+
+    def _shown(self, chunk: Chunk, is_last: bool) -> Chunk:  # noqa: FBT001
+        """The chunk as stop strings let it be seen, and the turn's own end."""
+        shown: list[tuple[Token, tuple[Token, ...]]] = []
+        tops = chunk.top_tokens or [()] * len(chunk.tokens)
+        for token, logprob, top in zip(chunk.tokens, chunk.logprobs, tops, strict=True):
+            self._held.append((Token(token, logprob), tuple(top)))
+            free, _ = self._stops.push(self._voice.tokenizer.text_of(token))
+            shown += self._held[:free]
+            del self._held[:free]
+        finish = None
+        is_stop = self.turn.status is Status.STOP_SEQUENCE
+        if is_last and not is_stop:
+            shown += self._held
+            self._held.clear()
+        if is_last and self.turn.status in _REASONS:
+            generated = self._position - self.turn.first
+            stop_token = self._held[-1][0] if is_stop else None
+            finish = Finish(_REASONS[self.turn.status], generated, stop_token)
+        shown = [one for one in shown if one[0].id >= 0]
+        return Chunk(
+            [token.id for token, _ in shown],
+            [token.logprob for token, _ in shown],
+            [top for _, top in shown] if self.order.top_tokens else (),
+            finish,
+        )
+
+
+def check_whole(turn: Turn) -> None:
+    """Whether the log still has all of a turn. Raises PositionMismatch."""
+    if turn.status is Status.REWOUND:
+        raise PositionMismatch(
+            f"the session was rewound to before the end of turn {turn.number}, at {turn.finish}"
+        )
+    if turn.status is Status.LOST:
+        raise PositionMismatch(
+            f"the store has lost the end of turn {turn.number}; it has what came before position "
+            f"{turn.finish}"
+        )

@@ -1,0 +1,123 @@
+-- What every script begins with. Keys: `docs/reference/store.md` has the list.
+-- Positions count tokens; a segment's bytes are its tokens, `width` bytes each, little endian.
+
+local PREFIX = 'carousel:'
+local TRIM_LIMIT = 1048576
+local MOST_SEGMENTS = 12
+
+local function key(kind, name) return PREFIX .. kind .. ':' .. name end
+
+local function fields_of(name)
+  local flat, record = redis.call('HGETALL', name), {}
+  for i = 1, #flat, 2 do record[flat[i]] = flat[i + 1] end
+  return #flat > 0 and record or nil
+end
+
+-- A session's record with its numbers as numbers, or nil.
+local function load(name)
+  local r = fields_of(name)
+  if r then
+    r.name = name
+    for _, field in ipairs({'width', 'epoch', 'turn', 'position', 'fence', 'base', 'ttl'}) do
+      r[field] = tonumber(r[field])
+    end
+  end
+  return r
+end
+
+-- The log is a chain of segments that only grow. Forks and rewinds share what lies before them.
+local function segments(r)
+  local list, first = {}, 0
+  for id, last, shared in string.gmatch(r.chain, '([^:,]+):(%d+):(%d)') do
+    list[#list + 1] = {id = id, first = first, last = tonumber(last), shared = shared == '1'}
+    first = tonumber(last)
+  end
+  list[#list + 1] = {id = r.tail, first = r.base, last = r.position, shared = r.shared == '1'}
+  return list
+end
+
+local function chain_of(list)
+  local parts = {}
+  for i, s in ipairs(list) do parts[i] = s.id .. ':' .. s.last .. ':' .. (s.shared and 1 or 0) end
+  return table.concat(parts, ',')
+end
+
+-- The part of the chain that lies before `position`, the tail included as far as it reaches.
+local function before(r, position)
+  local list = {}
+  for _, s in ipairs(segments(r)) do
+    local last = math.min(s.last, position)
+    if s.first < last then
+      list[#list + 1] = {id = s.id, first = s.first, last = last, shared = s.shared}
+    end
+  end
+  return list
+end
+
+local function tokens(r, from, to)
+  local parts = {}
+  for _, s in ipairs(segments(r)) do
+    local a, b = math.max(from, s.first), math.min(to, s.last)
+    if a < b then
+      parts[#parts + 1] = redis.call('GETRANGE', key('log', s.id),
+        (a - s.first) * r.width, (b - s.first) * r.width - 1)
+    end
+  end
+  return table.concat(parts)
+end
+
+-- A chain that has grown long is copied into one segment; few operations pay for it.
+local function flat(r, list, position, id)
+  if #list <= MOST_SEGMENTS then return list end
+  redis.call('SET', key('log', id), tokens(r, 0, position), 'EX', r.ttl)
+  return {{id = id, first = 0, last = position, shared = false}}
+end
+
+local function keep(name, ttl)
+  if redis.call('EXPIRE', name, ttl, 'GT') == 0 then redis.call('EXPIRE', name, ttl, 'NX') end
+end
+
+-- What a session uses lives as long as the session that uses it longest.
+local function touch(r, turn)
+  redis.call('EXPIRE', r.name, r.ttl)
+  if turn then redis.call('EXPIRE', turn, r.ttl) end
+  for _, s in ipairs(segments(r)) do keep(key('log', s.id), r.ttl) end
+  if r.snapshot ~= '' then keep(key('state', r.snapshot), r.ttl) end
+end
+
+local function is_alive(holder)
+  return holder ~= '' and redis.call('EXISTS', key('process', holder)) == 1
+end
+
+local function snapshot_position(r)
+  return tonumber(string.match(r.snapshot, ':(%d+)$') or 0)
+end
+
+local function finish(r, status)
+  redis.call('HSET', r.name, 'active', '', 'holder', '')
+  if r.active == 'turn' then
+    redis.call('HSET', r.name, 'status', status, 'finish', r.position)
+    if r.request_key ~= '' and redis.call('EXISTS', r.request_key) == 1 then
+      redis.call('HSET', r.request_key, 'status', status, 'finish', r.position, 'tail', r.tail)
+    end
+    r.status = status
+  end
+  r.active, r.holder = '', ''
+end
+
+local function drop_snapshot(r)
+  if r.snapshot ~= '' and r.state_shared ~= '1' then redis.call('DEL', key('state', r.snapshot)) end
+end
+
+local function as_list(r)
+  local list = {}
+  for field, value in pairs(r) do
+    if field ~= 'name' then
+      list[#list + 1] = field
+      list[#list + 1] = tostring(value)
+    end
+  end
+  list[#list + 1] = 'left_ms'
+  list[#list + 1] = tostring(redis.call('PTTL', r.name))
+  return list
+end

@@ -1,0 +1,483 @@
+"""Sessions of one process: turns begin, run, are taken over and followed here."""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import secrets
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from service.errors import CarouselError, PositionMismatch, StateModelMismatch, Validation
+from service.generation.request import GenerationRequest, SamplingParams
+from service.generation.stopping import StopMatcher
+from service.models.step import State
+from service.sessions.codec import (
+    DamagedState,
+    Export,
+    pack_state,
+    pack_tokens,
+    unpack_state,
+    unpack_tokens,
+)
+from service.sessions.hot import Hot, HotStates
+from service.sessions.identity import Identity
+from service.sessions.ledger import Ledger
+from service.sessions.live import Ending, LiveTurn
+from service.sessions.order import Order
+from service.sessions.replay import STOP_CONTEXT, Replay, check_whole
+from service.sessions.session import (
+    DEFAULT_TTL_S,
+    EventId,
+    OnDisconnect,
+    Session,
+    SessionKey,
+    Status,
+    token_width,
+)
+from service.sessions.store import MARK_EVERY, WINDOW, Earlier, Retry, Store, Tail, new_name
+from service.sessions.voice import Voice
+
+BEAT_S, LIFE_MS = 1.0, 3_000
+"""A process that has not been heard of for LIFE_MS may lose its turns to another."""
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a turn is to do, and on which conditions."""
+
+    request: GenerationRequest  # its prompt is what is new; may be empty
+    mode: OnDisconnect
+    reply: dict[str, Any]
+    retry: Retry | None = None
+    expected_position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What a turn goes on from: a state, and the log's last tokens from `first` on."""
+
+    state: State | None
+    first: int
+    tokens: Sequence[int]
+    snapshot_position: int
+
+
+class Sessions:
+    """Every operation on sessions. Belongs to one event loop. Raises what `Store` raises."""
+
+    def __init__(self, store: Store, ledger: Ledger, identity: Identity) -> None:
+        self._store, self._ledger, self._identity = store, ledger, identity
+        self._hot = HotStates()
+        self._live: dict[SessionKey, LiveTurn] = {}
+        self._to_release: dict[SessionKey, str] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self.problem: str | None = "the store has not been asked yet"
+
+    def start(self) -> None:
+        """Begin to commit and to say that this process lives."""
+        self._tasks = [
+            asyncio.create_task(self._ledger.run()),
+            asyncio.create_task(self._beat()),
+        ]
+
+    async def close(self) -> None:
+        """Leave what still runs to others."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._store.close()
+
+    def running(self, digest: str) -> int:
+        """How many turns of a model run here."""
+        return sum(live.session.digest == digest for live in self._live.values())
+
+    # -- a session
+
+    async def create(
+        self,
+        owner: str,
+        voice: Voice,
+        session_id: str | None,
+        *,
+        seed: int | None = None,
+        ttl_s: int = DEFAULT_TTL_S,
+    ) -> Session:
+        """Make a session without a text. Raises SessionExists, Validation."""
+        key = SessionKey(owner, session_id or self._identity.new_id(owner))
+        return await self._store.create(
+            key,
+            model=voice.ref,
+            digest=voice.digest,
+            width=token_width(len(voice.tokenizer)),
+            seed=secrets.randbits(64) if seed is None else seed,
+            ttl_s=ttl_s,
+        )
+
+    async def find(self, key: SessionKey) -> Session:
+        """A session; its model and seed are right, the rest may be of a moment ago."""
+        hot = self._hot.get(key)
+        return hot.session if hot else await self.look(key)
+
+    async def look(self, key: SessionKey) -> Session:
+        """A session as it stands."""
+        return (await self._store.read(key, 0, 0)).session
+
+    async def text(self, key: SessionKey, voice: Voice, first: int) -> tuple[str, int]:
+        """What it has consumed and said from position `first` on, and its position."""
+        found = await self._store.read(key, first)
+        if first > found.session.position:
+            raise PositionMismatch(
+                f"the session is at position {found.session.position}, before {first}"
+            )
+        tokens = unpack_tokens(found.tokens, found.session.width)
+        return voice.tokenizer.decode(tokens), found.session.position
+
+    async def fork(
+        self, key: SessionKey, n: int, at: int | None, seeds: str
+    ) -> list[Session]:
+        """Make `n` sessions that share what this one has said. Raises PositionMismatch."""
+        children = [SessionKey(key.owner, self._identity.new_id(key.owner)) for _ in range(n)]
+        return await self._store.fork(key, children, at, seeds)
+
+    async def rewind(self, key: SessionKey, to: int) -> Session:
+        """Cut it back to `to` tokens. Raises SessionBusy, PositionMismatch."""
+        self._hot.drop(key)
+        return await self._store.rewind(key, to)
+
+    async def delete(self, key: SessionKey) -> None:
+        """Remove it; a turn of it that runs ends."""
+        self._hot.drop(key)
+        await self._store.delete(key)
+
+    async def export(self, key: SessionKey, voice: Voice) -> bytes:
+        """All of it, signed; the state has consumed every token but the last."""
+        found = await self._store.read(key)
+        session = found.session
+        _check_voice(session, voice)
+        state = b""
+        if session.position > 1:
+            packed = await self._store.state_before(key, session.position)
+            past = await self._past(session, voice, Tail(packed, 0, found.tokens))
+            settled = await self._settle(voice, past)
+            state = pack_state(settled, session.digest)
+        whole = Export(
+            session.model, session.digest, session.seed, session.width, found.tokens, state
+        )
+        return whole.pack(self._identity)
+
+    async def import_(self, owner: str, exported: Export, voice: Voice) -> Session:
+        """Make a session of an exported one. Raises StateModelMismatch, Validation."""
+        if exported.digest != voice.digest:
+            raise StateModelMismatch(
+                f"the session was exported from {exported.model} with the digest "
+                f"{exported.digest}; {voice.ref} here has {voice.digest}"
+            )
+        state_position = 0
+        if exported.state:
+            try:
+                state = unpack_state(exported.state, voice.digest, voice.state_units)
+            except DamagedState as error:
+                raise Validation(f"the exported state is damaged: {error}") from error
+            state_position = state.position
+        return await self._store.create(
+            SessionKey(owner, self._identity.new_id(owner)),
+            model=voice.ref,
+            digest=voice.digest,
+            width=exported.width,
+            seed=exported.seed,
+            ttl_s=DEFAULT_TTL_S,
+            tokens=exported.tokens,
+            state=exported.state,
+            state_position=state_position,
+        )
+
+    # -- a turn
+
+    async def begin(self, session: Session, voice: Voice, ask: Ask) -> LiveTurn | Replay:
+        """Begin a turn, or follow the one that the same idempotency key began.
+
+        Raises:
+            SessionBusy, PositionMismatch, StateModelMismatch, KeyReused, Overloaded, Draining.
+
+        """
+        _check_voice(session, voice)
+        voice.engine.check_room()
+        begun = await _unbroken(self._begin(session, voice, ask, "turn"), _cancel)
+        if isinstance(begun, LiveTurn):
+            return begun
+        if begun.turn is None:
+            raise Validation("the Idempotency-Key belongs to an append, not to a turn")
+        return await self._replay(
+            voice, begun.session.key, begun.turn, Order.from_json(begun.request), begun.turn.first
+        )
+
+    async def append(
+        self,
+        session: Session,
+        voice: Voice,
+        prompt: Sequence[int],
+        retry: Retry | None = None,
+        expected_position: int | None = None,
+    ) -> int:
+        """Feed a session without generating; return its position. Raises as `begin`."""
+        _check_voice(session, voice)
+        voice.engine.check_room()
+        request = GenerationRequest(prompt, 0, SamplingParams(session.seed))
+        ask = Ask(request, OnDisconnect.CONTINUE, {}, retry, expected_position)
+        begun = await _unbroken(self._begin(session, voice, ask, "append"), _cancel)
+        if not isinstance(begun, LiveTurn):
+            return begun.position
+        async for _ in begun.stream:
+            pass
+        return begun.position
+
+    async def follow(
+        self, key: SessionKey, voice: Voice, after: EventId | None
+    ) -> Replay | None:
+        """The running or last turn after an event; None where nothing comes after it.
+
+        Raises:
+            PositionMismatch: the event is not of the last turn, or its log has been cut.
+
+        """
+        session = await self.look(key)
+        turn = session.turn
+        if turn.status is Status.NONE:
+            return None
+        if after is not None and (after.epoch, after.turn) != (turn.epoch, turn.number):
+            raise PositionMismatch(
+                f"the last event is of turn {after.turn} in epoch {after.epoch}; the session's "
+                f"last turn is {turn.number} in epoch {turn.epoch}"
+            )
+        check_whole(turn)
+        position = turn.first if after is None else max(turn.first, after.position)
+        if position > (session.position if turn.finish is None else turn.finish):
+            raise PositionMismatch(
+                f"the last event brought the session to {position}; the store has it at "
+                f"{session.position}: it has lost what came after"
+            )
+        if turn.is_over and position == turn.finish and turn.status is not Status.CANCELLED:
+            return None
+        return await self._replay(voice, key, turn, None, position)
+
+    async def _replay(
+        self, voice: Voice, key: SessionKey, turn: Any, order: Order | None, after: int
+    ) -> Replay:
+        check_whole(turn)
+        found = await self._store.read(key, turn.first, turn.finish)
+        last = found.session.turn
+        if order is None:
+            order = Order.from_json(found.request)
+        if last.number == turn.number:
+            turn = last
+
+        async def take_over() -> None:
+            await _unbroken(self._resume(key, voice), lambda _: None)
+
+        return Replay(self._store, voice, key, found, turn, order, after, take_over)
+
+    async def _begin(
+        self, session: Session, voice: Voice, ask: Ask, kind: str
+    ) -> LiveTurn | Earlier:
+        key, nonce = session.key, new_name()
+        hot = self._hot.get(key)
+        order = Order.of(ask.request, ask.mode, ask.reply)
+        try:
+            begun = await self._store.begin(
+                key,
+                nonce=nonce,
+                kind=kind,
+                digest=session.digest,
+                prompt=pack_tokens(ask.request.prompt, session.width),
+                request=order.to_json(),
+                expected_position=ask.expected_position,
+                known=hot.stamp if hot else "",
+                retry=ask.retry,
+            )
+            if isinstance(begun, Earlier):
+                return begun
+            if begun.tail is not None:
+                past = await self._past(begun.session, voice, begun.tail)
+            else:
+                assert hot is not None
+                tokens = (*hot.tokens, *ask.request.prompt)
+                first = hot.position - len(hot.tokens)
+                past = _Past(hot.state, first, tokens, hot.state.position)
+        except CarouselError:
+            self._to_release[key] = nonce  # it may have begun: nobody here goes on with it
+            raise
+        return self._run(begun.session, nonce, voice, ask.request, ask.mode, past)
+
+    async def _resume(self, key: SessionKey, voice: Voice) -> None:
+        """Go on with a turn that no living process runs, for whoever follows its log."""
+        nonce = new_name()
+        try:
+            resumed = await self._store.resume(key, nonce)
+            if resumed is None:
+                return
+            session, text, tail = resumed
+            _check_voice(session, voice)
+            past = await self._past(session, voice, tail)
+        except CarouselError:
+            self._to_release[key] = nonce
+            raise
+        order = Order.from_json(text)
+        n_said = session.position - session.turn.first
+        said = past.tokens[-min(n_said, STOP_CONTEXT) :] if n_said else ()
+        said_text = voice.tokenizer.decode(said)
+        request = replace(
+            order.request(()), max_new_tokens=order.max_new_tokens - n_said, said=said_text
+        )
+        status = _end_of(order, said_text, request.max_new_tokens)
+        self._run(session, nonce, voice, request, OnDisconnect.CONTINUE, past, status).detach()
+
+    def _run(
+        self,
+        session: Session,
+        nonce: str,
+        voice: Voice,
+        request: GenerationRequest,
+        mode: OnDisconnect,
+        past: _Past,
+        status: Status | None = None,
+    ) -> LiveTurn:
+        consumed = past.state.position if past.state else 0
+        request = replace(
+            request,
+            prompt=tuple(past.tokens[consumed - past.first :]),
+            recent=tuple(past.tokens[max(0, consumed - WINDOW - past.first) : consumed - past.first]),
+            origin=past.state,
+            keeps_state=True,
+        )
+        live = LiveTurn(
+            session, nonce, voice.engine, request, mode, past.snapshot_position, self._ended
+        )
+        self._live[session.key] = live
+        if status is None:
+            live.start(request, self._ledger.add)
+        else:
+            live.close(status, self._ledger.add)
+        return live
+
+    async def _past(self, session: Session, voice: Voice, tail: Tail) -> _Past:
+        """Restore what a turn goes on from, from an older state where the latest is damaged."""
+        state, is_damaged = _unpacked(tail.state, voice)
+        snapshot_position = state.position if state else 0
+        first, packed = tail.first, tail.tokens
+        if state is None and (is_damaged or session.position > MARK_EVERY):
+            older = await self._store.state_before(
+                session.key, session.position, latest_is_damaged=True
+            )
+            state, _ = _unpacked(older, voice)
+        base = state.position if state else 0
+        if base < first or len(packed) != (session.position - first) * session.width:
+            found = await self._store.read(session.key, base, session.position)
+            first, packed = base, found.tokens
+        return _Past(state, first, unpack_tokens(packed, session.width), snapshot_position)
+
+    async def _settle(self, voice: Voice, past: _Past) -> State:
+        """The state that has consumed every token but the last."""
+        consumed = past.state.position if past.state else 0
+        request = GenerationRequest(
+            past.tokens[consumed - past.first :],
+            0,
+            SamplingParams(0),
+            origin=past.state,
+            keeps_state=True,
+        )
+        state = past.state
+        async for chunk in voice.engine.submit(request):
+            state = chunk.state
+        assert state is not None
+        return state
+
+    # -- what happens by itself
+
+    def _ended(self, ending: Ending) -> None:
+        key = ending.turn.session.key
+        if self._live.get(key) is ending.turn:
+            del self._live[key]
+        self._hot.drop(key)
+        if ending.hot is not None:
+            self._hot.put(key, ending.hot)
+        if ending.error is not None:
+            self._to_release[key] = ending.turn.nonce
+
+    async def _beat(self) -> None:
+        """Say that this process lives, and let go what it cannot go on with."""
+        while True:
+            try:
+                await self._store.beat(LIFE_MS)
+                for key, nonce in list(self._to_release.items()):
+                    await self._store.release(key, nonce)
+                    del self._to_release[key]
+                self.problem = None
+            except CarouselError as error:
+                self.problem = str(error)
+            except Exception as error:  # noqa: BLE001 (it must go on)
+                self.problem = "the store does not answer"
+                _log.debug("a heartbeat was lost: %s", error)
+            await asyncio.sleep(BEAT_S)
+
+
+def retry_of(key: str | None, *asked: object) -> Retry | None:
+    """An idempotency key with the fingerprint of what was asked."""
+    if key is None:
+        return None
+    if not 1 <= len(key) <= 255:
+        raise Validation(f"the Idempotency-Key has {len(key)} characters; 1 to 255 are allowed")
+    return Retry(key, hashlib.sha256(repr(asked).encode()).hexdigest()[:32])
+
+
+def _check_voice(session: Session, voice: Voice) -> None:
+    if session.digest != voice.digest:
+        raise StateModelMismatch(
+            f"the session's state belongs to {session.model} with the digest {session.digest}; "
+            f"{voice.ref} has {voice.digest}"
+        )
+
+
+def _unpacked(packed: bytes, voice: Voice) -> tuple[State | None, bool]:
+    """A state, or None and whether that is because it is damaged."""
+    if not packed:
+        return None, False
+    try:
+        return unpack_state(packed, voice.digest, voice.state_units), False
+    except DamagedState as error:
+        _log.warning("a state in the store is damaged (%s); it is made again from the log", error)
+        return None, True
+
+
+def _end_of(order: Order, said: str, left: int) -> Status | None:
+    """How a turn has ended, if all that it was to say is in the log already."""
+    matcher, is_stop = StopMatcher(order.stop), False
+    for character in said:
+        _, is_stop = matcher.push(character)
+    if is_stop:
+        return Status.STOP_SEQUENCE
+    return Status.LENGTH if left <= 0 else None
+
+
+def _cancel(begun: LiveTurn | Earlier) -> None:
+    if isinstance(begun, LiveTurn):
+        begun.cancel()
+
+
+async def _unbroken(work: Coroutine[Any, Any, T], undo: Any) -> T:
+    """Do the work to its end even where the caller is cancelled; then undo it."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+
+        def done(finished: "asyncio.Future[T]") -> None:
+            with contextlib.suppress(BaseException):
+                undo(finished.result())
+
+        task.add_done_callback(done)
+        raise
