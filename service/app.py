@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
-from service.api import admin, generation, health, problems, tokens
+from service.api import admin, generation, health, problems, sessions, tokens
 from service.api.bodies import MAX_BODY_BYTES
 from service.api.body_limit import BodyLimit, Limit
 from service.api.event_stream import EventWriter
@@ -19,6 +19,13 @@ from service.models.compile import compile_program
 from service.models.parity import check_here
 from service.models.registry import Registry
 from service.models.store import ModelStore
+from service.sessions.embedded import EmbeddedValkey
+from service.sessions.identity import Identity, read_secret
+from service.sessions.ledger import Ledger
+from service.sessions.link import Link, look_at_store
+from service.sessions.sessions import Sessions
+from service.sessions.store import Store, new_name
+from service.sessions.watch import Watch
 from service.settings import Settings
 
 DRAIN_S = 10.0
@@ -27,21 +34,54 @@ SWITCH_INTERVAL_S = 0.0005
 """How long the event loop may keep the interpreter from an engine that wants its next step."""
 
 
-def create_app(settings: Settings) -> FastAPI:
+def everybody(_: Request) -> str:
+    """The owner of every session, as long as there are no keys."""
+    return ""
+
+
+@contextlib.contextmanager
+def open_store(settings: Settings) -> Iterator[str]:
+    """The URL of the store of sessions: the one that is set, else a private Valkey's.
+
+    Raises:
+        BadRequest: the store may not be used.
+        StoreUnavailable: the private Valkey cannot be started.
+
+    """
+    if settings.redis_url is not None:
+        url = settings.redis_url.get_secret_value()
+        asyncio.run(look_at_store(url))
+        yield url
+        return
+    valkey = EmbeddedValkey(settings.data_dir / "valkey")
+    watch = Watch(valkey)
+    watch.start()
+    try:
+        yield valkey.url
+    finally:
+        watch.stop()
+
+
+def create_app(
+    settings: Settings, redis_url: str, owner_of: Callable[[Request], str] = everybody
+) -> FastAPI:
     """Put the service together. It answers at once, and is ready when its models are loaded."""
     store = ModelStore(settings.model_store)
     registry = Registry(store, _make_runtime(settings.threads))
-    serving = Serving(registry, store, settings.import_dir)
+    conversations = _make_sessions(settings, redis_url)
+    serving = Serving(registry, conversations, owner_of, store, settings.import_dir)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         settings.model_store.mkdir(parents=True, exist_ok=True)
         settings.import_dir.mkdir(parents=True, exist_ok=True)
+        conversations.start()
         opening = asyncio.create_task(_open(serving))
         yield
         opening.cancel()
         await drain(serving)
+        await conversations.close()
 
     app = FastAPI(
         title="Carousel",
@@ -52,13 +92,14 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.serving = serving
     problems.install(app)
-    for room in (generation, tokens, health, admin):
+    for room in (generation, sessions, tokens, health, admin):
         app.include_router(room.router)
     upload = Limit(admin.MAX_UPLOAD_BYTES, UPLOAD_LIMIT_S)
+    exported = Limit(sessions.MAX_IMPORT_BYTES, BODY_LIMIT_S)
     app.add_middleware(
         BodyLimit,
         limit=Limit(MAX_BODY_BYTES, BODY_LIMIT_S),
-        exceptions={"/admin/models/upload": upload},
+        exceptions={"/admin/models/upload": upload, "/sessions/import": exported},
     )
     app.add_middleware(RequestLog)
     return app
@@ -74,6 +115,13 @@ async def drain(serving: Serving) -> None:
     if not serving.is_draining:
         serving.is_draining = True
         await serving.registry.close(DRAIN_S)
+
+
+def _make_sessions(settings: Settings, redis_url: str) -> Sessions:
+    given = settings.secret.get_secret_value() if settings.secret else None
+    identity = Identity(read_secret(settings.data_dir, given))
+    store = Store(Link(redis_url), Link(redis_url), identity, process=new_name())
+    return Sessions(store, Ledger(store), identity)
 
 
 def _make_runtime(threads: int) -> Callable[[Bundle, Precision], ModelRuntime]:

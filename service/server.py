@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.app import DRAIN_S, create_app, drain
+from service.app import DRAIN_S, create_app, drain, open_store
 from service.settings import Settings
 from service.telemetry import log_to_stderr
 
@@ -163,7 +163,11 @@ def _give_up() -> None:
 def run(settings: Settings) -> None:
     """Serve until a signal says stop."""
     log_to_stderr(settings.log_level)
-    app = create_app(settings)
+    with open_store(settings) as redis_url:
+        _serve(settings, create_app(settings, redis_url))
+
+
+def _serve(settings: Settings, app: FastAPI) -> None:
     config = uvicorn.Config(
         app,
         host=settings.host,

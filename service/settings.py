@@ -21,7 +21,8 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65535)
     processes: int = 1
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
-    redis_url: SecretStr | None = None  # for sessions, which are to come
+    redis_url: SecretStr | None = None  # None: a private Valkey in data_dir
+    secret: SecretStr | None = None  # None: one of its own in data_dir
     model_store: Path = Path("model_store")
     import_dir: Path = Path("imports")
     data_dir: Path = Path(".data")

@@ -33,10 +33,11 @@ router = APIRouter(prefix="/admin", tags=["admin"])
 @router.get("/models")
 async def list_models(request: Request) -> dict[str, Any]:
     """Every stored version, and the aliases."""
-    registry = serving_of(request).registry
+    serving = serving_of(request)
+    registry = serving.registry
     registry.refresh()
     return {
-        "models": [_row(listing) for listing in registry.listings()],
+        "models": [_row(serving, listing) for listing in registry.listings()],
         "aliases": {alias: str(ref) for alias, ref in sorted(registry.aliases.items())},
     }
 
@@ -74,21 +75,23 @@ async def upload_model(request: Request) -> dict[str, Any]:
 @router.post("/models/{ref}/load")
 async def load_model(request: Request, ref: str, body: LoadBody | None = None) -> dict[str, Any]:
     """Load a stored version; one that is loaded serves until the new one is ready."""
-    registry = serving_of(request).registry
+    serving = serving_of(request)
+    registry = serving.registry
     registry.refresh()
     chosen = registry.resolve(ref)
     precision = body.precision if body else None
     await registry.load(chosen, None if precision is None else Precision(precision))
-    return _row(registry.listing(chosen))
+    return _row(serving, registry.listing(chosen))
 
 
 @router.post("/models/{ref}/unload")
 async def unload_model(request: Request, ref: str) -> dict[str, Any]:
     """Take a model out of memory when what runs on it has ended."""
-    registry = serving_of(request).registry
+    serving = serving_of(request)
+    registry = serving.registry
     chosen = registry.resolve(ref)
     await registry.unload(chosen)
-    return _row(registry.listing(chosen))
+    return _row(serving, registry.listing(chosen))
 
 
 @router.delete("/models/{ref}", status_code=204)
@@ -127,7 +130,7 @@ async def _import(serving: Serving, body: ImportBody, folder: Path) -> dict[str,
     await registry.load(bundle.ref)
     if body.alias is not None:
         registry.set_alias(body.alias, bundle.ref)
-    return _row(registry.listing(bundle.ref))
+    return _row(serving, registry.listing(bundle.ref))
 
 
 def _save(form: FormData, folder: Path) -> None:
@@ -168,7 +171,7 @@ def _upload_body(form: FormData) -> ImportBody:
         raise Validation("Input validation error: `assume` is not JSON") from error
 
 
-def _row(listing: Listing) -> dict[str, Any]:
+def _row(serving: Serving, listing: Listing) -> dict[str, Any]:
     """One model as the contract shows it."""
     manifest = listing.manifest
     row: dict[str, Any] = {
@@ -180,7 +183,7 @@ def _row(listing: Listing) -> dict[str, Any]:
         "bytes": listing.size_bytes,
         "architecture": ModelSpec.from_json(manifest.architecture).summary if manifest else None,
         "vocabulary_size": manifest.architecture.get("vocabulary_size") if manifest else None,
-        "sessions": 0,
+        "sessions": serving.sessions.running(manifest.digest) if manifest else 0,
         "assumptions": list(manifest.assumptions) if manifest else [],
         "precision_reason": manifest.precision_reason if manifest else None,
         "parity": manifest.parity.model_dump(mode="json") if manifest else None,

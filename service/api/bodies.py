@@ -5,16 +5,20 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from service.generation.request import MAX_TOP_TOKENS
+from service.sessions.session import DEFAULT_TTL_S, LEAST_TTL_S, MAX_FORKS, MOST_TTL_S
 
 MAX_NEW_TOKENS = 1_000_000
 DEFAULT_NEW_TOKENS = 100
 MAX_PROMPT_CHARACTERS = 1_000_000
 MAX_STOPS, MAX_STOP_CHARACTERS = 4, 256
+MAX_POSITION = 10**12
 MAX_BODY_BYTES = 8 * 1024 * 1024
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
 Name = Annotated[str, Field(max_length=80)]
+Id = Annotated[str, Field(max_length=80)]
+Position = Annotated[int, Field(ge=0, le=MAX_POSITION)]
 
 
 class Body(BaseModel):
@@ -100,22 +104,40 @@ class GenerateBody(Body):
     parameters: Parameters | None = None
     stream: bool = False
     model: Name | None = None
-    session_id: Any = None
-    expected_position: Any = None
+    session_id: Id | None = None
+    expected_position: Position | None = None
+    on_disconnect: Literal["cancel", "continue"] = "cancel"
 
-    @field_validator("inputs")
-    @classmethod
-    def _not_empty(cls, inputs: str) -> str:
-        if not inputs:
-            raise ValueError("`inputs` cannot be empty")
-        return inputs
 
-    @field_validator("session_id", "expected_position")
-    @classmethod
-    def _absent(cls, value: object, info: ValidationInfo) -> object:
-        if value is not None:
-            raise ValueError(f"`{info.field_name}` is not supported: there are no sessions yet")
-        return value
+class CreateSessionBody(Body):
+    """The body of POST /sessions."""
+
+    model: Name | None = None
+    session_id: Id | None = None
+    text: Text = ""
+    ttl_s: int = Field(DEFAULT_TTL_S, ge=LEAST_TTL_S, le=MOST_TTL_S)
+    seed: int | None = Field(None, ge=0, lt=2**64)
+
+
+class AppendBody(Body):
+    """The body of POST /sessions/{id}/append."""
+
+    text: Annotated[Text, Field(min_length=1)]
+    expected_position: Position | None = None
+
+
+class ForkBody(Body):
+    """The body of POST /sessions/{id}/fork."""
+
+    n: int = Field(1, ge=1, le=MAX_FORKS)
+    at: int | None = Field(None, ge=1, le=MAX_POSITION)
+    seeds: Literal["derive", "same"] = "derive"
+
+
+class RewindBody(Body):
+    """The body of POST /sessions/{id}/rewind."""
+
+    to: Position
 
 
 class TokenizeBody(Body):

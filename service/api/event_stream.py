@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -25,6 +26,18 @@ _MIDDLE = ',"special":false}'
 _REST = ',"generated_text":null,"details":null}\n\n'
 
 
+@dataclass(frozen=True, slots=True)
+class EventIds:
+    """How the events of a session's turn are called: `prefix` and the position they bring it to."""
+
+    prefix: str
+    first: int  # the position before the event with index 1
+
+    def line(self, index: int) -> str:
+        """The line before an event's data."""
+        return f"id: {self.prefix}{self.first + index}\n"
+
+
 class EventWriter:
     """Makes the events of one model. JSON in ASCII, so that no client can split a line wrongly."""
 
@@ -34,14 +47,15 @@ class EventWriter:
             f',"token":{{"id":{i},"text":{text},"logprob":' for i, text in enumerate(self._texts)
         ]
 
-    def events(self, first: int, chunk: Chunk) -> bytes:
+    def events(self, first: int, chunk: Chunk, ids: EventIds | None = None) -> bytes:
         """One event for each token of a chunk; `first` is the index of the first, from 1."""
         heads, rest = self._heads, _MIDDLE + _REST
-        if chunk.top_tokens:
+        if chunk.top_tokens or ids is not None:
+            tops = chunk.top_tokens or [()] * len(chunk.tokens)
             return b"".join(
-                self._event(first + i, Token(token, logprob), top, _REST)
+                self._event(first + i, Token(token, logprob), top, _REST, ids)
                 for i, (token, logprob, top) in enumerate(
-                    zip(chunk.tokens, chunk.logprobs, chunk.top_tokens, strict=True)
+                    zip(chunk.tokens, chunk.logprobs, tops, strict=True)
                 )
             )
         return "".join(
@@ -53,7 +67,7 @@ class EventWriter:
             ]
         ).encode("ascii")
 
-    def last_event(
+    def last_event(  # noqa: PLR0913 (an event is made of these)
         self,
         index: int,
         token: Token,
@@ -62,25 +76,37 @@ class EventWriter:
         details: dict[str, object],
         *,
         is_hidden: bool,
+        ids: EventIds | None = None,
+        session: dict[str, object] | None = None,
     ) -> bytes:
         """The event that ends a stream: the last token, all text and the details.
 
         A token that is hidden is the end of a stop string: it shows no text.
         """
-        rest = f',"generated_text":{json.dumps(text)},"details":{json.dumps(details)}}}\n\n'
+        rest = f',"generated_text":{json.dumps(text)},"details":{json.dumps(details)}'
+        rest += f',"session":{json.dumps(session)}}}\n\n' if session else "}\n\n"
         if not is_hidden:
-            return self._event(index, token, top, rest)
+            return self._event(index, token, top, rest, ids)
         shown = {"id": token.id, "text": "", "logprob": rounded(token.logprob), "special": True}
-        return f'data: {{"index":{index},"token":{json.dumps(shown)}{rest}'.encode("ascii")
+        head = ids.line(index) if ids else ""
+        return f'{head}data: {{"index":{index},"token":{json.dumps(shown)}{rest}'.encode("ascii")
 
-    def _event(self, index: int, token: Token, top: Sequence[Token], rest: str) -> bytes:
+    def _event(
+        self,
+        index: int,
+        token: Token,
+        top: Sequence[Token],
+        rest: str,
+        ids: EventIds | None,
+    ) -> bytes:
         tops = ",".join(
             f'{{"id":{t.id},"text":{self._texts[t.id]},"logprob":{t.logprob:.7f},"special":false}}'
             for t in top
         )
         inserted = f',"top_tokens":[{tops}]' if top else ""
         head = f'data: {{"index":{index}{self._heads[token.id]}{token.logprob:.7f}{_MIDDLE}'
-        return f"{head}{inserted}{rest}".encode("ascii")
+        line = ids.line(index) if ids else ""
+        return f"{line}{head}{inserted}{rest}".encode("ascii")
 
 
 def rounded(logprob: float) -> float:

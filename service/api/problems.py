@@ -34,7 +34,8 @@ STATUSES: dict[type[errors.CarouselError], int] = {
     errors.MemoryBudgetExceeded: 507,
     errors.StoreFull: 507,
 }
-RETRY_AFTER_S = {429: "1", 503: "1"}
+RETRY_AFTER_S = "1"
+_SOON = {429, 503, 507}
 LONGEST_VALUE, MOST_ERRORS = 80, 5
 LONGEST_SENTENCE_BYTES = 900
 
@@ -52,19 +53,21 @@ _TGI_SENTENCES = {
 _RANGE_ERRORS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 
 
-def problem_body(error: errors.CarouselError) -> bytes:
+def problem_body(error: errors.CarouselError, more: dict[str, str] | None = None) -> bytes:
     """The body that says what is wrong: of a reply, or of the last event of a stream."""
-    return _body(str(error), error.code)
+    return _body(str(error), error.code, more)
 
 
-def _body(sentence: str, code: str) -> bytes:
+def _body(sentence: str, code: str, more: dict[str, str] | None = None) -> bytes:
     while len(json.dumps(sentence)) > LONGEST_SENTENCE_BYTES:
         sentence = sentence[: len(sentence) * 9 // 10] + "…"
-    return json.dumps({"error": sentence, "error_type": code}, ensure_ascii=True).encode("ascii")
+    body = {"error": sentence, "error_type": code} | (more or {})
+    return json.dumps(body, ensure_ascii=True).encode("ascii")
 
 
 def _reply(status: int, sentence: str, code: str) -> Response:
-    headers = {"Retry-After": RETRY_AFTER_S[status]} if status in RETRY_AFTER_S else None
+    is_soon = status in _SOON or code == errors.SessionBusy.code
+    headers = {"Retry-After": RETRY_AFTER_S} if is_soon else None
     return Response(_body(sentence, code), status, headers, "application/json")
 
 

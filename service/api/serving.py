@@ -1,16 +1,20 @@
 """What the routes stand on: the models that are served, and whether they are."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastapi import Request
 
 from service.api.event_stream import EventWriter
-from service.errors import Draining
+from service.errors import Draining, StateModelMismatch
 from service.generation.engine import Engine
 from service.models.registry import LoadedModel, Registry
 from service.models.store import ModelStore
+from service.sessions.session import Session, SessionKey
+from service.sessions.sessions import Sessions
+from service.sessions.voice import Voice
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class Serving:
     """The one value that changes while the process lives; it belongs to the event loop."""
 
     registry: Registry[ModelRuntime]
+    sessions: Sessions
+    owner_of: Callable[[Request], str]
     store: ModelStore
     import_dir: Path
     importing: asyncio.Lock = field(default_factory=asyncio.Lock)  # one at a time: they are large
@@ -52,13 +58,45 @@ class Serving:
         """Whether a generate request would be taken."""
         loaded = list(self.registry.loaded())
         is_sound = all(model.runtime.engine.failure is None for model in loaded)
-        return self.opened.is_set() and not self.is_draining and bool(loaded) and is_sound
+        is_up = self.opened.is_set() and not self.is_draining and self.sessions.problem is None
+        return is_up and bool(loaded) and is_sound
 
     def get(self, name: str | None) -> ServedModel:
         """The loaded model called so. Raises as Registry.get does, and Draining."""
         if self.is_draining:
             raise Draining("the server is stopping and takes no new requests; try another one")
         return self.registry.get(name)
+
+    def get_for(self, session: Session, name: str | None = None) -> ServedModel:
+        """The loaded model that a session's state belongs to.
+
+        Raises:
+            StateModelMismatch: `name` is another model, or the session's was replaced.
+            ModelNotFound, ModelNotReady, ModelUnloaded, Draining.
+
+        """
+        model = self.get(name or session.model)
+        if model.manifest.digest != session.digest:
+            raise StateModelMismatch(
+                f"the session's state belongs to {session.model} with the digest "
+                f"{session.digest}; {model.ref} has {model.manifest.digest}"
+            )
+        return model
+
+    def key(self, request: Request, session_id: str) -> SessionKey:
+        """A session's key for whoever asks. Raises Validation."""
+        return SessionKey(self.owner_of(request), session_id)
+
+
+def voice_of(model: ServedModel) -> Voice:
+    """What sessions need to know of a loaded model."""
+    return Voice(
+        str(model.ref),
+        model.manifest.digest,
+        model.spec.state_units,
+        model.tokenizer,
+        model.runtime.engine,
+    )
 
 
 def serving_of(request: Request) -> Serving:

@@ -11,7 +11,7 @@ There is no clock, no thread and no I/O here; whoever drives this owns those (`e
 """
 
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ from service.generation.sampling import FAILED, MAX_STEPS, Draws
 from service.generation.stopping import StopMatcher
 from service.models.step import State
 
-Key = Hashable
+Key = object
 
 UNSEEN: tuple[Token, Sequence[Token]] = (Token(-1, 0.0), ())
 """Stands for a token of before that a stop string holds back: its place counts, nothing else."""

@@ -60,7 +60,7 @@ class Ledger:
         entries = [writer.entry(stamp, i) for i, writer in enumerate(writers)]
         try:
             outcomes = await self._store.commit(stamp, entries)
-        except Exception as error:  # whatever it was, every writer has to hear of it
+        except Exception as error:  # noqa: BLE001 (whatever it was, every writer has to hear of it)
             if not isinstance(error, CarouselError):
                 _log.exception("a commit has failed")
                 error = StoreUnavailable("the store has refused a commit; the log says why")

@@ -82,7 +82,8 @@ class Link:
             StoreFull: it has no room.
 
         """
-        return await self.insist("EVALSHA", self._digests[script], len(keys), *keys, *args)
+        reply: Reply = await self.insist("EVALSHA", self._digests[script], len(keys), *keys, *args)
+        return reply
 
     async def insist(self, *command: Value) -> Any:
         """Send a command until it is answered or CALL_LIMIT_S has passed. Raises as `call`."""
@@ -174,7 +175,7 @@ async def look_at_store(url: str) -> None:
 
 def _refusal(reply: ReplyError) -> CarouselError:
     text = str(reply)
-    code = text.split(" ")[0].removeprefix("-")
+    code = text.split(" ", maxsplit=1)[0].removeprefix("-")
     if code == "OOM" or "OOM command not allowed" in text:
         return StoreFull(_FULL)
     if code in _NOT_NOW:

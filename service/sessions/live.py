@@ -14,7 +14,7 @@ from service.errors import (
     SessionLost,
 )
 from service.generation.engine import BACKLOG_LIMIT, Engine, Stream
-from service.generation.request import Chunk, FinishReason, GenerationRequest
+from service.generation.request import FinishReason, GenerationRequest
 from service.generation.scheduler import Progress
 from service.models.step import State
 from service.sessions.codec import pack_state, pack_tokens

@@ -1,5 +1,7 @@
-"""What a turn was asked to do, kept with the session until the next turn, so that any process
-can go on with it or say again what it said."""
+"""What a turn was asked to do, kept with its session until the next one.
+
+With it any process can go on with the turn, or say again what it said.
+"""
 
 import json
 from dataclasses import asdict, dataclass
@@ -7,7 +9,6 @@ from typing import Any
 
 from service.generation.request import GenerationRequest, SamplingParams
 from service.sessions.session import OnDisconnect
-
 
 _PLAIN: dict[str, Any] = {"stop": (), "top_tokens": 0, "mode": OnDisconnect.CANCEL, "reply": {}}
 

@@ -20,7 +20,7 @@ from service.generation.stopping import StopMatcher
 from service.models.step import State
 from service.sessions.codec import DamagedState, unpack_state, unpack_tokens
 from service.sessions.order import Order
-from service.sessions.session import SessionKey, Status, Turn
+from service.sessions.session import Status, Turn
 from service.sessions.store import Found, Store
 from service.sessions.voice import Voice
 
@@ -52,7 +52,6 @@ class Replay:
         self,
         store: Store,
         voice: Voice,
-        key: SessionKey,
         found: Found,
         turn: Turn,
         order: Order,
@@ -60,8 +59,8 @@ class Replay:
         take_over: Callable[[], Awaitable[None]],
     ) -> None:
         """`found` has the tokens of the turn from `turn.first` on, as far as they are there."""
-        self.turn, self.order, self.after = turn, order, after
-        self._store, self._voice, self._key = store, voice, key
+        self.turn, self.order = turn, order
+        self._store, self._voice, self._key = store, voice, found.session.key
         self._take_over = take_over
         self._width = found.session.width
         tokens = unpack_tokens(found.tokens, self._width)

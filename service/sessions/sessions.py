@@ -21,7 +21,7 @@ from service.sessions.codec import (
     unpack_state,
     unpack_tokens,
 )
-from service.sessions.hot import Hot, HotStates
+from service.sessions.hot import HotStates
 from service.sessions.identity import Identity
 from service.sessions.ledger import Ledger
 from service.sessions.live import Ending, LiveTurn
@@ -127,19 +127,17 @@ class Sessions:
         """A session as it stands."""
         return (await self._store.read(key, 0, 0)).session
 
-    async def text(self, key: SessionKey, voice: Voice, first: int) -> tuple[str, int]:
-        """What it has consumed and said from position `first` on, and its position."""
-        found = await self._store.read(key, first)
+    async def text(self, key: SessionKey, voice: Voice, first: int, most: int) -> tuple[str, int]:
+        """At most `most` tokens' text from position `first` on, and the position after it."""
+        found = await self._store.read(key, first, first + most)
         if first > found.session.position:
             raise PositionMismatch(
                 f"the session is at position {found.session.position}, before {first}"
             )
         tokens = unpack_tokens(found.tokens, found.session.width)
-        return voice.tokenizer.decode(tokens), found.session.position
+        return voice.tokenizer.decode(tokens), first + len(tokens)
 
-    async def fork(
-        self, key: SessionKey, n: int, at: int | None, seeds: str
-    ) -> list[Session]:
+    async def fork(self, key: SessionKey, n: int, at: int | None, seeds: str) -> list[Session]:
         """Make `n` sessions that share what this one has said. Raises PositionMismatch."""
         children = [SessionKey(key.owner, self._identity.new_id(key.owner)) for _ in range(n)]
         return await self._store.fork(key, children, at, seeds)
@@ -169,6 +167,10 @@ class Sessions:
             session.model, session.digest, session.seed, session.width, found.tokens, state
         )
         return whole.pack(self._identity)
+
+    def open_export(self, content: bytes) -> Export:
+        """Read an exported session. Raises Validation."""
+        return Export.unpack(content, self._identity)
 
     async def import_(self, owner: str, exported: Export, voice: Voice) -> Session:
         """Make a session of an exported one. Raises StateModelMismatch, Validation."""
@@ -236,9 +238,7 @@ class Sessions:
             pass
         return begun.position
 
-    async def follow(
-        self, key: SessionKey, voice: Voice, after: EventId | None
-    ) -> Replay | None:
+    async def follow(self, key: SessionKey, voice: Voice, after: EventId | None) -> Replay | None:
         """The running or last turn after an event; None where nothing comes after it.
 
         Raises:
@@ -279,7 +279,7 @@ class Sessions:
         async def take_over() -> None:
             await _unbroken(self._resume(key, voice), lambda _: None)
 
-        return Replay(self._store, voice, key, found, turn, order, after, take_over)
+        return Replay(self._store, voice, found, turn, order, after, take_over)
 
     async def _begin(
         self, session: Session, voice: Voice, ask: Ask, kind: str
@@ -347,10 +347,11 @@ class Sessions:
         status: Status | None = None,
     ) -> LiveTurn:
         consumed = past.state.position if past.state else 0
+        n_before = consumed - past.first  # tokens that the state has consumed
         request = replace(
             request,
-            prompt=tuple(past.tokens[consumed - past.first :]),
-            recent=tuple(past.tokens[max(0, consumed - WINDOW - past.first) : consumed - past.first]),
+            prompt=tuple(past.tokens[n_before:]),
+            recent=tuple(past.tokens[max(0, n_before - WINDOW) : n_before]),
             origin=past.state,
             keeps_state=True,
         )

@@ -23,7 +23,7 @@ from service.errors import (
 from service.sessions.identity import Identity
 from service.sessions.link import Link, Reply
 from service.sessions.session import Session, SessionKey, Status, Turn
-from service.sessions.wire import Value
+from service.sessions.wire import Value  # noqa: TC001 (as every import here)
 
 PREFIX = "carousel:"
 SNAPSHOT_EVERY = 4_096
@@ -310,9 +310,7 @@ class Store:
             )
         return SessionNotFound(f"there is no session {key.id!r}")
 
-    def _refusal(
-        self, key: SessionKey, reply: Reply, wanted: int | None = None
-    ) -> CarouselError:
+    def _refusal(self, key: SessionKey, reply: Reply, wanted: int | None = None) -> CarouselError:
         match reply[0]:
             case b"NOT_FOUND":
                 return self.missing(key)
@@ -329,8 +327,10 @@ class Store:
                     f"the session is at position {int(reply[1])}, not at {wanted}"
                 )
             case b"EMPTY":
-                return Validation("Input validation error: `inputs` cannot be empty in a session "
-                                  "that has no text yet")
+                return Validation(
+                    "Input validation error: `inputs` cannot be empty in a session "
+                    "that has no text yet"
+                )
         raise AssertionError(reply[0])
 
 

@@ -19,6 +19,7 @@ ANSWER_LIMIT_S = 1.0
 """A store that has not answered the oldest call for so long is hung: every call in line fails."""
 
 Value = str | bytes | int | float
+"""What a command is made of."""
 
 
 class Wire(asyncio.Protocol):
@@ -42,7 +43,7 @@ class Wire(asyncio.Protocol):
             future.set_exception(ConnectionError("the connection is closed"))
             return future
         self._line.append((future, time.monotonic()))
-        self._transport.write(hiredis.pack_command(command))
+        self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]
         return future
 
     def close(self) -> None:

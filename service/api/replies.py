@@ -1,0 +1,218 @@
+"""What generate routes answer with: from chunks to a reply or a stream of events."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fastapi import Request, Response
+
+from service.api.event_stream import EventIds, EventStream, EventWriter, rounded
+from service.api.problems import problem_body
+from service.api.serving import ServedModel
+from service.errors import CarouselError
+from service.generation.request import Chunk, Finish, GenerationRequest, Token
+from service.models.tokenizer import Tokenizer
+from service.sessions.replay import Replay
+from service.sessions.session import SessionKey, Turn
+
+
+class Chunks(Protocol):
+    """Where a reply's chunks come from."""
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        """The chunks, once."""
+        ...
+
+    def cancel(self) -> None:
+        """Nobody reads them any more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One generation that has been admitted, with what its reply needs."""
+
+    model: ServedModel
+    request: GenerationRequest
+    chunks: Chunks
+    prefix: str  # what `generated_text` begins with
+    has_details: bool
+    began_s: float
+    session_id: str | None = None
+    turn: Turn | None = None  # where there is a session
+    said: Sequence[int] = ()  # tokens of the turn that an earlier stream has shown
+    admitted_s: float = field(default_factory=time.perf_counter)
+
+    @property
+    def ids(self) -> EventIds | None:
+        """How the events are called, in a session."""
+        turn = self.turn
+        return EventIds(f"{turn.epoch}.{turn.number}.", turn.first) if turn else None
+
+    @property
+    def input_length(self) -> int:
+        """How many tokens the prompt had."""
+        return self.turn.first - self.turn.start if self.turn else len(self.request.prompt)
+
+    def session(self, generated: int) -> dict[str, object] | None:
+        """The reply's `session`."""
+        if self.turn is None:
+            return None
+        position = self.turn.first + generated
+        return {"id": self.session_id, "position": position, "turn": self.turn.number}
+
+
+def job_of_replay(model: ServedModel, key: SessionKey, replay: Replay, began_s: float) -> Job:
+    """The job that a turn was, from the event on that the replay begins with."""
+    order, turn = replay.order, replay.turn
+    return Job(
+        model,
+        order.request(()),
+        replay,
+        prefix=order.reply.get("prefix", ""),
+        has_details=order.reply.get("details", False),
+        began_s=began_s,
+        session_id=key.id,
+        turn=turn,
+        said=replay.said,
+    )
+
+
+# -- a stream
+
+
+def streamed(job: Job) -> Response:
+    """One event for each token; an error on the way is the last one."""
+    headers = {
+        "x-compute-type": "cpu",
+        "x-compute-characters": str(job.input_length),
+    }
+    return EventStream(_pieces(job), headers, on_end=job.chunks.cancel)
+
+
+async def _pieces(job: Job) -> AsyncGenerator[bytes, None]:
+    """The bytes of a stream, a piece each burst; an error on the way is its last event."""
+    writer, index = job.model.runtime.writer, 1 + len(job.said)
+    shown = list(job.said)
+    try:
+        async for chunk in job.chunks:
+            shown.extend(chunk.tokens)
+            if chunk.finish is None:
+                yield writer.events(index, chunk, job.ids)
+            else:
+                yield _last_piece(writer, index, chunk, chunk.finish, job, shown)
+            index += len(chunk.tokens)
+    except CarouselError as error:
+        more = {"resume": f"{job.ids.prefix}{job.ids.first + index - 1}"} if job.ids else {}
+        yield b"data: " + problem_body(error, more) + b"\n\n"
+
+
+def _last_piece(
+    writer: EventWriter, index: int, chunk: Chunk, finish: Finish, job: Job, shown: Sequence[int]
+) -> bytes:
+    text = job.prefix + job.model.tokenizer.decode(shown)
+    details = _details(finish, job) | {"input_length": job.input_length}
+    last, top, plain = finish.stop_token, chunk.top_tokens[-1:], chunk
+    is_hidden = last is not None
+    if last is None:
+        last = Token(chunk.tokens[-1], chunk.logprobs[-1])
+        plain = Chunk(chunk.tokens[:-1], chunk.logprobs[:-1], chunk.top_tokens[:-1])
+    end = writer.last_event(
+        finish.generated_tokens if job.ids else index + len(plain.tokens),
+        last,
+        top[0] if top else (),
+        text,
+        details,
+        is_hidden=is_hidden,
+        ids=job.ids,
+        session=job.session(finish.generated_tokens),
+    )
+    return writer.events(index, plain, job.ids) + end
+
+
+def _details(finish: Finish, job: Job) -> dict[str, Any]:
+    return {
+        "finish_reason": finish.reason,
+        "generated_tokens": finish.generated_tokens,
+        "seed": job.request.sampling.seed,
+    }
+
+
+# -- a whole reply
+
+
+async def whole(http: Request, job: Job, *, in_list: bool = False) -> Response:
+    """All of it at once, unless the client leaves before."""
+    chunks: list[Chunk] = []
+    first_s = job.admitted_s
+    watch = asyncio.ensure_future(_cancel_when_gone(http, job.chunks))
+    try:
+        async for chunk in job.chunks:
+            first_s = first_s if chunks else time.perf_counter()
+            chunks.append(chunk)
+    finally:
+        watch.cancel()
+        job.chunks.cancel()
+    tokens = [token for chunk in chunks for token in chunk.tokens]
+    text = job.prefix + job.model.tokenizer.decode(tokens)
+    reply: dict[str, Any] = {"generated_text": text}
+    if chunks and chunks[-1].finish is not None and job.turn is not None:
+        reply["session"] = job.session(chunks[-1].finish.generated_tokens)
+    if job.has_details and chunks:
+        reply["details"] = _whole_details(chunks, job)
+    content = json.dumps([reply] if in_list else reply, ensure_ascii=True)
+    headers = _times(job, first_s, len(tokens))
+    return Response(content, headers=headers, media_type="application/json")
+
+
+async def _cancel_when_gone(http: Request, chunks: Chunks) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+    chunks.cancel()
+
+
+def _whole_details(chunks: Sequence[Chunk], job: Job) -> dict[str, Any]:
+    """The same tokens as a stream's events, that of a stop string's end included."""
+    finish = chunks[-1].finish
+    if finish is None:  # the client has gone
+        return {}
+    tokenizer = job.model.tokenizer
+    tokens = [
+        _token(tokenizer, Token(*one))
+        for chunk in chunks
+        for one in zip(chunk.tokens, chunk.logprobs, strict=True)
+    ]
+    if finish.stop_token is not None:
+        tokens.append(_token(tokenizer, finish.stop_token) | {"text": "", "special": True})
+    details = _details(finish, job) | {"prefill": [], "tokens": tokens}
+    top = [likeliest for chunk in chunks for likeliest in chunk.top_tokens]
+    if top:
+        details["top_tokens"] = [[_token(tokenizer, token) for token in one] for one in top]
+    return details
+
+
+def _token(tokenizer: Tokenizer, token: Token) -> dict[str, Any]:
+    text = tokenizer.text_of(token.id)
+    return {"id": token.id, "text": text, "logprob": rounded(token.logprob), "special": False}
+
+
+def _times(job: Job, first_s: float, generated: int) -> dict[str, str]:
+    """TGI's timing headers, in milliseconds."""
+    now_s = time.perf_counter()
+    spans_s = {
+        "total-time": now_s - job.began_s,
+        "validation-time": job.admitted_s - job.began_s,
+        "queue-time": first_s - job.admitted_s,
+        "inference-time": now_s - first_s,
+        "time-per-token": (now_s - first_s) / max(1, generated),
+    }
+    return {
+        "x-compute-type": "cpu",
+        "x-compute-time": f"{now_s - job.began_s:.6f}",
+        "x-compute-characters": str(job.input_length),
+        "x-prompt-tokens": str(job.input_length),
+        "x-generated-tokens": str(generated),
+    } | {f"x-{name}": str(round(1e3 * span_s)) for name, span_s in spans_s.items()}

@@ -1,0 +1,198 @@
+"""Sessions: made, looked at, fed, forked, rewound, moved, followed."""
+
+import time
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Header, Query, Request, Response
+from pydantic import BaseModel
+
+from service.api.bodies import (
+    MAX_POSITION,
+    AppendBody,
+    CreateSessionBody,
+    ForkBody,
+    RewindBody,
+)
+from service.api.replies import job_of_replay, streamed
+from service.api.serving import Serving, serving_of, voice_of
+from service.errors import CarouselError
+from service.models.spec import ModelRef, ModelSpec
+from service.sessions.session import EventId, Session
+from service.sessions.sessions import retry_of
+
+MAX_IMPORT_BYTES = 64 * 1024 * 1024
+MAX_TEXT = 1_000_000
+
+router = APIRouter(prefix="/sessions", tags=["sessions"])
+
+IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key")]
+
+
+class SessionReply(BaseModel):
+    """A session as it stands."""
+
+    id: str
+    model: str
+    digest: str
+    position: int
+    turn: int
+    seed: int
+    state_bytes: int | None  # None where the model is not stored any more
+    created_at: datetime
+    expires_at: datetime
+
+
+class ForksReply(BaseModel):
+    """The sessions that a fork has made."""
+
+    sessions: list[SessionReply]
+
+
+class TextReply(BaseModel):
+    """A part of what a session has consumed and said, and the position after it."""
+
+    text: str
+    position: int
+
+
+@router.post("", status_code=201)
+async def create(request: Request, body: CreateSessionBody) -> SessionReply:
+    """Make a session, and feed it a text if there is one."""
+    serving = serving_of(request)
+    model = serving.get(body.model)
+    voice = voice_of(model)
+    prompt = model.tokenizer.encode(body.text)
+    session = await serving.sessions.create(
+        serving.owner_of(request), voice, body.session_id, seed=body.seed, ttl_s=body.ttl_s
+    )
+    if prompt:
+        await serving.sessions.append(session, voice, prompt)
+        session = await serving.sessions.look(session.key)
+    return _reply(serving, session)
+
+
+@router.post("/import", status_code=201)
+async def import_(
+    request: Request, content: Annotated[bytes, Body(media_type="application/octet-stream")]
+) -> SessionReply:
+    """Make a session of one that was exported here or on a server with the same secret."""
+    serving = serving_of(request)
+    exported = serving.sessions.open_export(content)
+    model = serving.get(exported.model)
+    owner = serving.owner_of(request)
+    return _reply(serving, await serving.sessions.import_(owner, exported, voice_of(model)))
+
+
+@router.get("/{session_id}")
+async def look(request: Request, session_id: str) -> SessionReply:
+    """A session as it stands."""
+    serving = serving_of(request)
+    return _reply(serving, await serving.sessions.look(serving.key(request, session_id)))
+
+
+@router.delete("/{session_id}", status_code=204)
+async def delete(request: Request, session_id: str) -> Response:
+    """Remove a session; its turn ends, if one runs. What forks share of its text stays theirs."""
+    serving = serving_of(request)
+    await serving.sessions.delete(serving.key(request, session_id))
+    return Response(status_code=204)
+
+
+@router.get("/{session_id}/text")
+async def text(
+    request: Request,
+    session_id: str,
+    first: Annotated[int, Query(alias="from", ge=0, le=MAX_POSITION)] = 0,
+) -> TextReply:
+    """What a session has consumed and said; a million characters at a time."""
+    serving = serving_of(request)
+    key = serving.key(request, session_id)
+    model = serving.get_for(await serving.sessions.find(key))
+    said, position = await serving.sessions.text(key, voice_of(model), first, MAX_TEXT)
+    return TextReply(text=said, position=position)
+
+
+@router.post("/{session_id}/append")
+async def append(
+    request: Request, session_id: str, body: AppendBody, retry_key: IdempotencyKey = None
+) -> SessionReply:
+    """Feed a session without generating."""
+    serving = serving_of(request)
+    session = await serving.sessions.find(serving.key(request, session_id))
+    model = serving.get_for(session)
+    prompt = model.tokenizer.encode(body.text)
+    retry = retry_of(retry_key, "append", body.model_dump_json())
+    await serving.sessions.append(session, voice_of(model), prompt, retry, body.expected_position)
+    return _reply(serving, await serving.sessions.look(session.key))
+
+
+@router.post("/{session_id}/fork", status_code=201)
+async def fork(request: Request, session_id: str, body: ForkBody) -> ForksReply:
+    """Make sessions that go on from here, or from an earlier position, each on its own."""
+    serving = serving_of(request)
+    key = serving.key(request, session_id)
+    forks = await serving.sessions.fork(key, body.n, body.at, body.seeds)
+    return ForksReply(sessions=[_reply(serving, one) for one in forks])
+
+
+@router.post("/{session_id}/rewind")
+async def rewind(request: Request, session_id: str, body: RewindBody) -> SessionReply:
+    """Cut a session back to how it was at a position."""
+    serving = serving_of(request)
+    session = await serving.sessions.rewind(serving.key(request, session_id), body.to)
+    return _reply(serving, session)
+
+
+@router.get("/{session_id}/state", response_class=Response)
+async def export(request: Request, session_id: str) -> Response:
+    """All of a session as signed bytes."""
+    serving = serving_of(request)
+    key = serving.key(request, session_id)
+    model = serving.get_for(await serving.sessions.find(key))
+    content = await serving.sessions.export(key, voice_of(model))
+    return Response(content, media_type="application/octet-stream")
+
+
+@router.get("/{session_id}/events", response_class=Response)
+async def events(
+    request: Request,
+    session_id: str,
+    after: str | None = None,
+    last_event_id: Annotated[str | None, Header(alias="Last-Event-ID")] = None,
+) -> Response:
+    """The running or last turn's events after one of them; 204 where none is to come."""
+    began_s = time.perf_counter()
+    serving = serving_of(request)
+    key = serving.key(request, session_id)
+    last = last_event_id or after
+    position = EventId.parse(last) if last else None
+    model = serving.get_for(await serving.sessions.find(key))
+    replay = await serving.sessions.follow(key, voice_of(model), position)
+    if replay is None:
+        return Response(status_code=204)
+    return streamed(job_of_replay(model, key, replay, began_s))
+
+
+def _reply(serving: Serving, session: Session) -> SessionReply:
+    return SessionReply(
+        id=session.key.id,
+        model=session.model,
+        digest=session.digest,
+        position=session.position,
+        turn=session.turn.number,
+        seed=session.seed,
+        state_bytes=_state_bytes(serving, session),
+        created_at=datetime.fromtimestamp(session.created_s, UTC),
+        expires_at=datetime.fromtimestamp(round(time.time() + session.left_s), UTC),
+    )
+
+
+def _state_bytes(serving: Serving, session: Session) -> int | None:
+    try:
+        listing = serving.registry.listing(ModelRef.parse(session.model))
+    except CarouselError:
+        return None
+    if listing.manifest is None:
+        return None
+    return ModelSpec.from_json(listing.manifest.architecture).state_bytes
