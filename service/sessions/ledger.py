@@ -17,6 +17,11 @@ _log = logging.getLogger(__name__)
 class Writer(Protocol):
     """What has something to add to a session."""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has left: what it had to add is no longer wanted."""
+        ...
+
     def entry(self, stamp: str, number: int) -> Entry:
         """What is to be committed now; the writer waits for its settlement before the next."""
         ...
@@ -51,7 +56,7 @@ class Ledger:
 
     async def flush(self) -> None:
         """Commit what there is now."""
-        writers = list(self._writers)
+        writers = [writer for writer in self._writers if not writer.is_over]
         self._writers.clear()
         self._has_work.clear()
         if not writers:

@@ -315,6 +315,9 @@ class Sessions:
 
     async def _resume(self, key: SessionKey, voice: Voice) -> None:
         """Go on with a turn that no living process runs, for whoever follows its log."""
+        if key in self._live:
+            return  # it runs here; a store that was away has forgotten that this process lives
+        voice.engine.check_room()
         nonce = new_name()
         try:
             resumed = await self._store.resume(key, nonce)
@@ -368,6 +371,8 @@ class Sessions:
     async def _past(self, session: Session, voice: Voice, tail: Tail) -> _Past:
         """Restore what a turn goes on from, from an older state where the latest is damaged."""
         state, is_damaged = _unpacked(tail.state, voice)
+        if state is not None and state.position >= session.position:
+            state, is_damaged = None, True  # a state of another log than this
         snapshot_position = state.position if state else 0
         first, packed = tail.first, tail.tokens
         if state is None and (is_damaged or session.position > MARK_EVERY):
