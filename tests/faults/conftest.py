@@ -1,0 +1,158 @@
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.api.conftest import new_home
+from tests.faults.client import Said, Stream, said
+from tests.faults.proxy import Proxy
+from tests.faults.store import KINDS, OwnStore
+from tests.process import Server, serving
+
+INPUTS, SEED, TRUTH = "The ", 7, 45_000
+FIRST = len(INPUTS)
+SAMPLING = {"temperature": 0.8}
+
+
+def until(is_so: Callable[[], bool], limit_s: float = 10.0) -> None:
+    """Wait for something that is to become so."""
+    end = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < end, "it has not become so"
+        time.sleep(0.01)
+
+
+@dataclass
+class Place:
+    """A server with what a test does to it."""
+
+    server: Server
+    http: httpx2.Client
+    streams: list[Stream] = field(default_factory=list)
+
+    def session(self, **body: Any) -> str:
+        reply = self.http.post("/sessions", json={"seed": SEED} | body)
+        assert reply.status_code == 201, reply.text
+        return reply.json()["id"]
+
+    def body(self, session_id: str, n: int, inputs: str = INPUTS, **more: Any) -> dict[str, Any]:
+        parameters = {"max_new_tokens": n, **SAMPLING}
+        return {"inputs": inputs, "session_id": session_id, "parameters": parameters} | more
+
+    def turn(
+        self,
+        session_id: str,
+        n: int,
+        inputs: str = INPUTS,
+        *,
+        key: str | None = None,
+        receive_bytes: int | None = None,
+        **more: Any,
+    ) -> Stream:
+        body, headers = self.body(session_id, n, inputs, **more), {"Idempotency-Key": key or "x"}
+        stream = Stream(
+            self.server, "/generate_stream", body, headers if key else None, receive_bytes
+        )
+        self.streams.append(stream)
+        return stream
+
+    def follow(self, session_id: str, last_id: str | None) -> Stream:
+        headers = {"Last-Event-ID": last_id} if last_id else None
+        stream = Stream(self.server, f"/sessions/{session_id}/events", None, headers)
+        self.streams.append(stream)
+        return stream
+
+    def ask(self, session_id: str, n: int, inputs: str = INPUTS, **more: Any) -> httpx2.Response:
+        return self.http.post("/generate", json=self.body(session_id, n, inputs, **more))
+
+    def position(self, session_id: str) -> int:
+        return int(self.http.get(f"/sessions/{session_id}").json()["position"])
+
+    @property
+    def is_ready(self) -> bool:
+        return self.http.get("/health/ready").status_code == 200
+
+    @property
+    def running(self) -> int:
+        models = self.http.get("/info").json()["models"]
+        return sum(model["running"] + model["waiting"] for model in models)
+
+    def close(self) -> None:
+        for stream in self.streams:
+            stream.close()
+        self.streams.clear()
+
+
+@dataclass
+class House(Place):
+    """A server, its store, and the way between them."""
+
+    store: OwnStore = None  # type: ignore[assignment]
+    proxy: Proxy = None  # type: ignore[assignment]
+
+    def heal(self) -> None:
+        """As it was, but for sessions."""
+        self.close()
+        self.proxy.heal()
+        if self.store.is_alive:
+            self.store.go_on()
+        else:
+            self.store.start()
+        self.store.client.replicaof("NO", "ONE")
+        self.store.client.config_set("maxmemory", 0)
+        self.store.client.config_set("maxmemory-policy", "noeviction")
+        self.store.client.flushall()
+        until(lambda: self.is_ready and self.running == 0, 30)
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def own_store(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnStore]:
+    store = OwnStore(tmp_path_factory.mktemp("store"), request.param)
+    store.start()
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="session")
+def whole_house(own_store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    proxy = Proxy(own_store.port)
+    home = new_home(tmp_path_factory.mktemp("house"))
+    url = f"redis://127.0.0.1:{proxy.port}"
+    with (
+        serving(home, CAROUSEL_REDIS_URL=url) as server,
+        httpx2.Client(base_url=server.url, timeout=30) as http,
+    ):
+        yield House(server, http, store=own_store, proxy=proxy)
+    proxy.close()
+
+
+@pytest.fixture(scope="session")
+def truth(whole_house: House) -> Said:
+    """What a session with the seed SEED says after INPUTS where nothing disturbs it."""
+    stream = whole_house.turn(whole_house.session(), TRUTH)
+    stream.rest()
+    found = said(stream)
+    assert [position for position, _, _ in found] == list(range(FIRST + 1, FIRST + 1 + TRUTH))
+    whole_house.close()
+    return found
+
+
+@pytest.fixture
+def house(whole_house: House, truth: Said) -> Iterator[House]:
+    yield whole_house
+    whole_house.heal()
+    assert "Traceback" not in whole_house.server.log.read_text()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return new_home(tmp_path)
+
+
+@pytest.fixture
+def own_url(own_store) -> str:
+    return f"redis://127.0.0.1:{own_store.port}"

