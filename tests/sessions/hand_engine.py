@@ -1,0 +1,52 @@
+"""An engine without a thread: the real scheduler and table, a burst only when a test says so."""
+
+from typing import Any
+
+from service.generation.engine import Stream
+from service.generation.request import GenerationRequest
+from service.generation.sampling import Sampler
+from service.generation.scheduler import Scheduler
+from service.generation.table import SlotTable
+from service.models.step import StepProgram
+from service.models.tokenizer import Tokenizer
+
+ROWS = 8
+
+
+class HandEngine:
+    """Has what sessions use of an `Engine`; `work` is the thread's loop body."""
+
+    def __init__(self, program: StepProgram, tokenizer: Tokenizer) -> None:
+        texts = [tokenizer.text_of(i) for i in range(len(tokenizer))]
+        sampler = Sampler(program.vocabulary_size, ROWS, tokenizer.special_ids)
+        self._table = SlotTable(program, sampler, ROWS)
+        self._scheduler = Scheduler(texts, ROWS, queue_limit=1_000)
+
+    def check_room(self) -> None:
+        self._scheduler.check_room()
+
+    def submit(self, request: GenerationRequest) -> Stream:
+        stream = Stream(self)
+        self.enter(request, stream)
+        return stream
+
+    def enter(self, request: GenerationRequest, listener: Any) -> None:
+        self._scheduler.submit(listener, request)
+
+    def forget(self, listener: Any) -> None:
+        self._scheduler.cancel(listener)
+
+    def pause(self, listener: Any) -> None:
+        self._scheduler.pause(listener)
+
+    def resume(self, listener: Any) -> None:
+        self._scheduler.resume(listener)
+
+    def work(self) -> bool:
+        """One burst; whether there was anything to do."""
+        plan = self._scheduler.plan()
+        if plan is None:
+            return False
+        for progress in self._scheduler.apply(plan, *self._table.run(plan)):
+            progress.key.deliver(progress)
+        return True

@@ -1,0 +1,147 @@
+"""The session protocol over a real store, under every fault that a test can make by hand."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from service.sessions import link, replay
+from service.sessions.ledger import Ledger
+from service.sessions.link import read_scripts
+from tests.sessions.stories import play, stories
+from tests.sessions.valkey import SERVERS, OwnValkey
+from tests.sessions.world import World, make_program
+
+BUDGET = 300
+"""Stories that a test plays: the slowest of the mutants below is found within it."""
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def valkey(request, tmp_path_factory):
+    own = OwnValkey(tmp_path_factory.mktemp("valkey"), request.param)
+    own.start()
+    yield own
+    own.close()
+
+
+@pytest.fixture(scope="module")
+def alike():
+    return [make_program()]
+
+
+@pytest.fixture(scope="module")
+def drifting():
+    return [make_program(drift) for drift in (1, 2, 3)]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    """Time passes in stories by deeds."""
+    monkeypatch.setattr(link, "CALL_LIMIT_S", 0.02)
+    monkeypatch.setattr(link, "PAUSE_S", 0.0)
+    monkeypatch.setattr(replay, "POLL_S", 0.0)
+
+
+def tell_stories(check) -> None:
+    """Hand stories to `check`, always the same ones."""
+    budget = settings(
+        max_examples=BUDGET,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    budget(given(stories)(check))()
+
+
+def tell(valkey, programs, story, scripts=None, ledger=Ledger) -> None:
+    world = World(valkey, programs, scripts, ledger)
+    try:
+        play(world, story)
+    finally:
+        world.close()
+
+
+def is_found(valkey, programs, **mutant) -> bool:
+    """Whether a broken promise shows within the budget."""
+    found = []
+
+    def check(story):
+        if not found:
+            try:
+                tell(valkey, programs, story, **mutant)
+            except AssertionError as error:
+                found.append(error)
+
+    tell_stories(check)
+    return bool(found)
+
+
+def test_every_promise_holds_in_every_story(valkey, alike):
+    tell_stories(lambda story: tell(valkey, alike, story))
+
+
+def test_the_log_is_one_writers_even_where_processes_compute_differently(valkey, drifting):
+    tell_stories(lambda story: tell(valkey, drifting, story))
+
+
+class SendsFirst(Ledger):
+    """A ledger that sends before it commits."""
+
+    async def flush(self) -> None:
+        for writer in list(self._writers):
+            for progress in writer._news:
+                writer.stream.deliver(progress)
+        await super().flush()
+
+
+MUTANTS = {
+    "no idempotency": ("begin", "if earlier then\n", "if false then\n"),
+    "doubled tokens": (
+        "commit",
+        "  local there = math.min(r.position, to)",
+        "  if from < r.position then from, to = r.position, r.position + #added / r.width end"
+        + "\n  local there = from",
+    ),
+    "no fence for tokens": (
+        "commit",
+        "if r.fence ~= fence then",
+        "if r.fence ~= fence and status ~= '' then",
+    ),
+    "no fence for the end": (
+        "commit",
+        "if r.fence ~= fence then",
+        "if r.fence ~= fence and status == '' then",
+    ),
+    "a fork writes into its parent's log": (
+        "fork",
+        "'tail', ARGV[4 + i],\n      'base', at, 'chain', chain_of(list)",
+        "'tail', r.tail,\n      'base', r.base, 'chain', r.chain",
+    ),
+    "a fork from before keeps a later state": (
+        "fork",
+        "snapshot_position(r) < at then",
+        "true then",
+    ),
+    "a rewind keeps a later state": (
+        "rewind",
+        "if snapshot_position(r) >= to then",
+        "if false then",
+    ),
+    "a resumed turn keeps its fence": ("resume", "= r.fence + 1, holder", "= r.fence, holder"),
+}
+
+NEEDS_DRIFT = {"a resumed turn keeps its fence"}
+"""Two processes that compute the same would write the same: only then is it seen."""
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_of_a_script_is_found(valkey, alike, drifting, name):
+    script, right, wrong = MUTANTS[name]
+    scripts = read_scripts()
+    assert scripts[script].count(right) == 1
+    scripts[script] = scripts[script].replace(right, wrong)
+    programs = drifting if name in NEEDS_DRIFT else alike
+    assert is_found(valkey, programs, scripts=scripts)
+
+
+def test_sending_before_the_commit_is_found(valkey, alike):
+    assert is_found(valkey, alike, ledger=SendsFirst)

