@@ -142,7 +142,7 @@ def truth(whole_house: House) -> Said:
 
 
 @pytest.fixture
-def house(whole_house: House, truth: Said) -> Iterator[House]:
+def house(whole_house: House) -> Iterator[House]:
     yield whole_house
     whole_house.heal()
     assert "Traceback" not in whole_house.server.log.read_text()

@@ -22,6 +22,7 @@ class Proxy:
     def __init__(self, target: int) -> None:
         self._target = target
         self._calls: set[_Call] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -56,7 +57,10 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         call = _Call(self, writer)
+        task = asyncio.current_task()
+        assert task is not None
         self._calls.add(call)
+        self._tasks.add(task)
         try:
             if not self.is_cut:
                 await call.run(reader, self._target)
@@ -64,6 +68,7 @@ class Proxy:
             pass
         finally:
             self._calls.discard(call)
+            self._tasks.discard(task)
             call.reset()
 
     def is_lost(self, command: Command) -> bool:
@@ -78,8 +83,7 @@ class Proxy:
 
     async def _end(self) -> None:
         self._listener.close()
-        while self._calls:
-            await asyncio.sleep(0.01)
+        await asyncio.gather(*self._tasks)
 
     def _do(self, work):
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)

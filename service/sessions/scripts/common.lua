@@ -100,7 +100,7 @@ local function finish(r, status)
     if r.request_key ~= '' and redis.call('EXISTS', r.request_key) == 1 then
       redis.call('HSET', r.request_key, 'status', status, 'finish', r.position, 'tail', r.tail)
     end
-    r.status = status
+    r.status, r.finish = status, r.position
   end
   r.active, r.holder = '', ''
 end
