@@ -108,9 +108,9 @@ class Sessions:
         ttl_s: int = DEFAULT_TTL_S,
     ) -> Session:
         """Make a session without a text. Raises SessionExists, Validation."""
-        key = SessionKey(owner, session_id or self._identity.new_id(owner))
+        new_id = self._identity.new_id(owner) if session_id is None else session_id
         return await self._store.create(
-            key,
+            SessionKey(owner, new_id),
             model=voice.ref,
             digest=voice.digest,
             width=token_width(len(voice.tokenizer)),

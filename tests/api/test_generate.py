@@ -235,13 +235,6 @@ def test_an_unknown_character_is_named_with_its_offset(http):
     assert "offset 2" in reply.json()["error"]
 
 
-def test_sessions_are_refused_and_not_ignored(http):
-    body = {"inputs": "The ", "session_id": "s"}
-    assert http.post("/generate", json=body).status_code == 422
-    headers = {"X-Session-Id": "s"}
-    assert http.post("/generate", json={"inputs": "The "}, headers=headers).status_code == 422
-
-
 @pytest.mark.parametrize("name", ["nobody", "demo@77", "nobody@1"])
 def test_an_unknown_model_is_not_found(http, name):
     reply = generate(http, model=name)

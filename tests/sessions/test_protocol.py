@@ -98,8 +98,10 @@ MUTANTS = {
     "doubled tokens": (
         "commit",
         "  local there = math.min(r.position, to)",
-        "  if from < r.position then from, to = r.position, r.position + #added / r.width end"
-        + "\n  local there = from",
+        (
+            "  if from < r.position then from, to = r.position, r.position + #added / r.width end\n"
+            "  local there = from"
+        ),
     ),
     "no fence for tokens": (
         "commit",

@@ -1,0 +1,199 @@
+"""One text, made in two pieces with anything between them: the same to the last bit."""
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import httpx2
+import pytest
+
+from tests.api.conftest import new_home
+from tests.process import Server, serving
+from tests.sessions.valkey import SERVERS, OwnValkey
+
+SECRET = "a secret that two servers share, long enough"
+PARAMETERS = {
+    "temperature": 0.9,
+    "top_p": 0.95,
+    "repetition_penalty": 1.2,
+    "frequency_penalty": 0.1,
+    "logit_bias": {"3": 0.7, "40": -1.0},
+    "details": True,
+    "top_n_tokens": 2,
+}
+OTHERS = 63
+
+
+class Place:
+    """A store and servers over it, all of which can be killed."""
+
+    def __init__(self, folder, store: str) -> None:
+        self.home = new_home(folder)
+        (folder / "valkey").mkdir()
+        self.valkey = OwnValkey(folder / "valkey", store)
+        self.valkey.start()
+        self._servers = ExitStack()
+        self.server = self._serve()
+
+    def _serve(self) -> Server:
+        settings = {"CAROUSEL_REDIS_URL": self.valkey.url, "CAROUSEL_SECRET": SECRET}
+        return self._servers.enter_context(serving(self.home, **settings))
+
+    def kill_all_and_restart(self) -> None:
+        os.kill(self.server.process.pid, signal.SIGKILL)
+        self.server.process.wait()
+        self.valkey.restart()
+        self.server = self._serve()
+
+    def close(self) -> None:
+        self._servers.close()
+        self.valkey.close()
+
+    @property
+    def http(self) -> httpx2.Client:
+        return httpx2.Client(base_url=self.server.url, timeout=60)
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def place(request, tmp_path_factory) -> Iterator[Place]:
+    made = Place(tmp_path_factory.mktemp("one"), request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory) -> Iterator[Place]:
+    made = Place(tmp_path_factory.mktemp("two"), "valkey")
+    yield made
+    made.close()
+
+
+def make(place: Place) -> str:
+    with place.http as http:
+        reply = http.post("/sessions", json={"text": "The following ", "seed": 1234})
+        return reply.json()["id"]
+
+
+def say(place: Place, session: str, n: int) -> list[dict]:
+    """What `n` more tokens are: ids, texts, logprobs and the likeliest."""
+    body = {
+        "inputs": "",
+        "session_id": session,
+        "parameters": PARAMETERS | {"max_new_tokens": n},
+    }
+    with place.http as http:
+        reply = http.post("/generate", json=body)
+        assert reply.status_code == 200, reply.text
+    details = reply.json()["details"]
+    return list(zip(details["tokens"], details["top_tokens"], strict=True))
+
+
+def state(place: Place, session: str) -> bytes:
+    with place.http as http:
+        return http.get(f"/sessions/{session}/state").content
+
+
+@contextmanager
+def company(place: Place) -> Iterator[None]:
+    """63 other streams."""
+    end = threading.Event()
+    started = threading.Barrier(OTHERS + 1)
+
+    def listen(seed: int) -> None:
+        parameters = {"max_new_tokens": 1_000_000, "seed": seed, "temperature": 1.0}
+        body = {"inputs": "x", "parameters": parameters}
+        with place.http as http, http.stream("POST", "/generate_stream", json=body) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            started.wait(30)
+            for _ in lines:
+                if end.is_set():
+                    return
+
+    threads = [threading.Thread(target=listen, args=(seed,)) for seed in range(OTHERS)]
+    for thread in threads:
+        thread.start()
+    started.wait(30)
+    yield
+    end.set()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def whole(place) -> tuple[list[dict], bytes]:
+    """200 tokens in one turn, and the state they leave."""
+    session = make(place)
+    return say(place, session, 200), state(place, session)
+
+
+def test_undisturbed(place, whole):
+    session = make(place)
+    assert say(place, session, 77) + say(place, session, 123) == whole[0]
+    assert state(place, session) == whole[1]
+
+
+def test_every_process_killed_between_the_turns(place, whole):
+    session = make(place)
+    first = say(place, session, 77)
+    place.kill_all_and_restart()
+    assert first + say(place, session, 123) == whole[0]
+    assert state(place, session) == whole[1]
+
+
+def test_in_company_of_63_other_streams(place, whole):
+    session = make(place)
+    first = say(place, session, 77)
+    with company(place):
+        second = say(place, session, 123)
+    assert first + second == whole[0]
+    assert state(place, session) == whole[1]
+
+
+def test_across_a_fork(place, whole):
+    session = make(place)
+    first = say(place, session, 77)
+    with place.http as http:
+        body = {"n": 2, "seeds": "same"}
+        forks = http.post(f"/sessions/{session}/fork", json=body).json()["sessions"]
+    for fork in forks:
+        assert first + say(place, fork["id"], 123) == whole[0]
+        assert state(place, fork["id"]) == whole[1]
+
+
+def test_across_a_rewind(place, whole):
+    session = make(place)
+    first = say(place, session, 177)[:77]
+    with place.http as http:
+        http.post(f"/sessions/{session}/rewind", json={"to": len("The following ") + 77})
+    assert first + say(place, session, 123) == whole[0]
+    assert state(place, session) == whole[1]
+
+
+def test_across_an_export_to_a_second_server(place, elsewhere, whole):
+    session = make(place)
+    first = say(place, session, 77)
+    with elsewhere.http as http:
+        headers = {"Content-Type": "application/octet-stream"}
+        moved = http.post("/sessions/import", content=state(place, session), headers=headers)
+    assert first + say(elsewhere, moved.json()["id"], 123) == whole[0]
+    assert state(elsewhere, moved.json()["id"]) == whole[1]
+
+
+def test_by_turns_of_two_processes_on_one_store(place, whole, tmp_path):
+    settings = {"CAROUSEL_REDIS_URL": place.valkey.url, "CAROUSEL_SECRET": SECRET}
+    session = make(place)
+    said = []
+    with serving(new_home(tmp_path), **settings) as other:
+        here, there = place.http, httpx2.Client(base_url=other.url, timeout=60)
+        with here, there:
+            for turn, n in enumerate([50, 27, 60, 63]):
+                parameters = PARAMETERS | {"max_new_tokens": n}
+                body = {"inputs": "", "session_id": session, "parameters": parameters}
+                details = (here, there)[turn % 2].post("/generate", json=body).json()["details"]
+                said += zip(details["tokens"], details["top_tokens"], strict=True)
+    assert json.dumps(said) == json.dumps(whole[0])
+    assert state(place, session) == whole[1]
