@@ -71,7 +71,7 @@ class Link:
             for name, text in self._scripts.items()
         }
         self._wire: Wire | None = None
-        self._connecting = asyncio.Lock()
+        self._opening: asyncio.Task[Wire] | None = None
         self.run = ""  # names the store's process; a new one may have lost the old one's end
 
     async def call(self, script: str, keys: Sequence[str], args: Sequence[Value]) -> Reply:
@@ -96,6 +96,10 @@ class Link:
                 if not isinstance(reply, ReplyError):
                     return reply
                 await self._understand(wire, reply)
+            except BadRequest as error:  # whoever asks cannot help it
+                raise StoreUnavailable(str(error)) from error
+            except BadRequest as error:  # it was another store when we started
+                raise StoreUnavailable(str(error)) from error
             except (OSError, StoreUnavailable) as error:  # TimeoutError is an OSError
                 if loop.time() + PAUSE_S > until_s:
                     raise _named(error) from error
@@ -109,19 +113,22 @@ class Link:
     async def _opened(self) -> Wire:
         if self._wire is not None and self._wire.is_open:
             return self._wire
-        async with self._connecting:
-            if self._wire is None or not self._wire.is_open:
-                wire = await open_wire(self._url)
-                try:
-                    found = await wire.call("INFO")
-                    if isinstance(found, ReplyError):
-                        raise _refusal(found)
-                    self.run = check_store(found.decode())
-                except BaseException:
-                    wire.close()
-                    raise
-                self._wire = wire
-            return self._wire
+        if self._opening is None or self._opening.done():  # one attempt for all who wait
+            self._opening = asyncio.create_task(self._open())
+        return await asyncio.shield(self._opening)
+
+    async def _open(self) -> Wire:
+        wire = await open_wire(self._url)
+        try:
+            found = await wire.call("INFO")
+            if isinstance(found, ReplyError):
+                raise _refusal(found)
+            self.run = check_store(found.decode())
+        except BaseException:
+            wire.close()
+            raise
+        self._wire = wire
+        return wire
 
     async def _understand(self, wire: Wire, refusal: ReplyError) -> None:
         """Raise what a refusal means, or do what makes the next attempt better."""

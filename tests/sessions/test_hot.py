@@ -1,0 +1,31 @@
+import numpy as np
+
+from service.models.step import State
+from service.sessions.hot import Hot, HotStates
+from service.sessions.session import SessionKey
+
+
+def hot(stamp: str) -> Hot:
+    return Hot(None, stamp, State(1, (np.zeros(250, np.float32),)), (), 1)
+
+
+def test_the_ones_not_used_for_longest_go():
+    states = HotStates(budget_bytes=3_500)
+    for name in "abc":
+        states.put(SessionKey("", name), hot(name))
+    assert states.get(SessionKey("", "a")).stamp == "a"
+    states.put(SessionKey("", "d"), hot("d"))
+    assert states.get(SessionKey("", "b")) is None
+    assert [states.get(SessionKey("", name)).stamp for name in "acd"] == ["a", "c", "d"]
+
+
+def test_a_newer_one_takes_the_place_of_the_older():
+    states = HotStates(budget_bytes=3_500)
+    for turn in range(100):
+        states.put(SessionKey("", "a"), hot(str(turn)))
+    assert len(states) == 1
+    assert states.get(SessionKey("", "a")).stamp == "99"
+    states.drop(SessionKey("", "a"))
+    states.drop(SessionKey("", "a"))
+    assert states.get(SessionKey("", "a")) is None
+    assert states._used_bytes == 0

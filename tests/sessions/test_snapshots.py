@@ -1,0 +1,136 @@
+"""How far back a state lies: what a crash, a rewind or a stop string has to compute again."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from service.generation.request import GenerationRequest
+from service.sessions import live, sessions, store
+from tests.generation.invariance import Stage
+from tests.sessions.valkey import OwnValkey
+from tests.sessions.world import TOKENS, World, an_ask, make_program
+
+SNAPSHOT_EVERY, MARK_EVERY = 40, 100
+BURST = 32
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory) -> Iterator[OwnValkey]:
+    own = OwnValkey(tmp_path_factory.mktemp("valkey"))
+    own.start()
+    yield own
+    own.close()
+
+
+@pytest.fixture
+def world(valkey, monkeypatch) -> Iterator[World]:
+    for module in (live, sessions, store):
+        for name, value in (("SNAPSHOT_EVERY", SNAPSHOT_EVERY), ("MARK_EVERY", MARK_EVERY)):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
+    made = World(valkey, [make_program()])
+    made.create((1, 2), seed=3)
+    yield made
+    made.close()
+
+
+def run(world: World, n: int, flushes: int = 10**6) -> list[int]:
+    """A turn of n tokens; the lengths of the prompts that the engine was given for it."""
+    given = []
+    engine = world.processes[0].engine
+    enter = engine.enter
+
+    def noting(request: GenerationRequest, listener: object) -> None:
+        given.append(len(request.prompt))
+        enter(request, listener)
+
+    engine.enter = noting
+    world.begin(0, 0, an_ask(n, seed=5))
+    while engine.work() and flushes:
+        world.flush(0)
+        flushes -= 1
+    engine.enter = enter
+    world.check()
+    return given
+
+
+def test_a_turn_goes_on_from_its_end_without_computing_anything_again(world):
+    run(world, 300)
+    assert run(world, 10) == [1]
+    world.crash(0)
+    assert run(world, 10) == [1], "nor does another process"
+
+
+def test_a_crash_costs_the_distance_of_snapshots_at_most(world):
+    run(world, 1_000, flushes=12)
+    before = len(world._log_now(world.keys[0]))
+    assert before > 200
+    world.crash(0)
+    (again,) = run(world, 10)
+    assert again <= SNAPSHOT_EVERY + BURST
+    assert world._log_now(world.keys[0])[:before]
+
+
+@pytest.mark.parametrize("to", [0, 1, 2, 3, 99, 100, 101, 250, 333, 400, 498, 501])
+def test_a_rewind_costs_the_distance_of_marks_at_most(world, to):
+    run(world, 500)
+    if to == 0:
+        world.append(0, 0, (1, 2))
+    world.rewind(0, 0, to)
+    if to == 0:
+        world.append(0, 0, (1, 2))
+    (again,) = run(world, 20)
+    assert again <= MARK_EVERY + 2 * SNAPSHOT_EVERY + BURST
+    assert run(world, 20) == [1]
+
+
+def test_marks_of_what_was_cut_off_are_not_used(world):
+    """A rewind to 120, other words, then a rewind to where the old words had left a mark."""
+    run(world, 500)
+    for to in (120, 180, 250, 230, 210):
+        world.rewind(0, 0, to)
+        world.begin(0, 0, an_ask(150, seed=to))
+        while world.processes[0].engine.work():
+            world.flush(0)
+        world.check()
+    world.rewind(0, 0, 205)
+    run(world, 30)
+
+
+def test_a_fork_of_the_past_uses_the_marks_of_its_parent(world):
+    run(world, 500)
+    world.fork(0, 0, 320, "same")
+    world.keys.reverse()
+    (again,) = run(world, 20)
+    assert again <= MARK_EVERY + 2 * SNAPSHOT_EVERY + BURST
+
+
+def test_a_damaged_or_missing_snapshot_is_made_again_from_the_log(world):
+    run(world, 250)
+    (name,) = world.valkey.client.keys("carousel:state:*")
+    whole = world.valkey.client.get(name)
+    changes = [whole[:-1], whole[:20], b"", whole[:60] + b"\x00\x01" + whole[62:], b"x" * 9_000]
+    for content in [*changes, None]:
+        world.crash(0)
+        (name,) = world.valkey.client.keys("carousel:state:*")
+        if content is None:
+            world.valkey.client.delete(name)
+        else:
+            world.valkey.client.set(name, content)
+        world.begin(0, 0, an_ask(10, seed=5))
+        while world.processes[0].engine.work():
+            world.flush(0)
+        world.check()
+
+
+def test_what_penalties_look_at_reaches_across_turns_and_processes(world):
+    asks = [an_ask(n, seed=5, penalty=1.5) for n in (30, 1, 45)]
+    for ask in asks:
+        world.begin(0, 0, ask)
+        while world.processes[0].engine.work():
+            world.flush(0)
+        world.crash(0)
+    alone = Stage(world.programs[0], TOKENS)
+    alone.submit(an_ask(76, prompt=(1, 2), seed=5, penalty=1.5).request)
+    alone.work_to_the_end()
+    assert world._log_now(world.keys[0]) == [1, 2, *alone.seen[0].tokens]
