@@ -134,3 +134,12 @@ def test_what_penalties_look_at_reaches_across_turns_and_processes(world):
     alone.submit(an_ask(76, prompt=(1, 2), seed=5, penalty=1.5).request)
     alone.work_to_the_end()
     assert world._log_now(world.keys[0]) == [1, 2, *alone.seen[0].tokens]
+
+
+def test_a_mark_beyond_a_cut_is_not_used_even_where_it_is_the_only_one(world):
+    run(world, 500)
+    world.rewind(0, 0, 102)  # the mark that the first turn left lies a little later
+    world.begin(0, 0, an_ask(10, prompt=[3] * 60, seed=9))
+    world.crash(0)
+    run(world, 20)
+    run(world, 20)
