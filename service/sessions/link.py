@@ -96,8 +96,6 @@ class Link:
                 if not isinstance(reply, ReplyError):
                     return reply
                 await self._understand(wire, reply)
-            except BadRequest as error:  # whoever asks cannot help it
-                raise StoreUnavailable(str(error)) from error
             except BadRequest as error:  # it was another store when we started
                 raise StoreUnavailable(str(error)) from error
             except (OSError, StoreUnavailable) as error:  # TimeoutError is an OSError

@@ -181,7 +181,7 @@ class Store:
         `known` is the stamp of the record whose tail the caller has. `nonce` names this call.
 
         Raises:
-            SessionBusy, PositionMismatch, StateModelMismatch, KeyReused, Validation.
+            SessionBusy, PositionMismatch, StateModelMismatch, KeyReused, SessionLost, Validation.
 
         """
         expected: Value = "" if expected_position is None else expected_position
@@ -196,10 +196,11 @@ class Store:
         )
         if reply[0] == b"BEGUN":
             session = _session(key, reply[1])
-            is_known = not reply[4]
-            return Begun(session, None if is_known else Tail(reply[2], int(reply[3]), reply[4]))
+            return Begun(session, Tail(reply[2], int(reply[3]), reply[4]) if reply[2:] else None)
         if reply[0] == b"ATTACH":
             return _earlier(key, reply)
+        if reply[0] == b"LOST":
+            raise _lost_log(key)
         raise self._refusal(key, reply, expected_position)
 
     async def commit(self, stamp: str, entries: Sequence[Entry]) -> list[tuple[str, int]]:
@@ -241,7 +242,7 @@ class Store:
         session, tokens = _session(key, reply[1]), reply[4]
         ends = session.position if last is None else min(last, session.position)
         if len(tokens) != max(0, ends - first) * session.width:
-            raise SessionLost(f"the log of the session {key.id!r} is not whole any more")
+            raise _lost_log(key)
         return Found(session, reply[2].decode(), bool(reply[3]), tokens)
 
     async def state_before(
@@ -332,6 +333,10 @@ class Store:
                     "that has no text yet"
                 )
         raise AssertionError(reply[0])
+
+
+def _lost_log(key: SessionKey) -> SessionLost:
+    return SessionLost(f"the log of the session {key.id!r} is not whole any more")
 
 
 def _record(key: SessionKey) -> str:

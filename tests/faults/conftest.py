@@ -133,8 +133,10 @@ def whole_house(own_store, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="session")
 def truth(whole_house: House) -> Said:
     """What a session with the seed SEED says after INPUTS where nothing disturbs it."""
-    stream = whole_house.turn(whole_house.session(), TRUTH)
+    session = whole_house.session()
+    stream = whole_house.turn(session, TRUTH)
     stream.rest()
+    assert whole_house.http.delete(f"/sessions/{session}").is_success
     found = said(stream)
     assert [position for position, _, _ in found] == list(range(FIRST + 1, FIRST + 1 + TRUTH))
     whole_house.close()

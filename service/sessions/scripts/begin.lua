@@ -1,7 +1,8 @@
 -- KEYS: record, turn, idempotency record. ARGV: see Store.begin.
 -- → BEGUN record, snapshot, first position of the tokens, tokens
 --   | NOT_FOUND | KEY_REUSED | ATTACH request record, record | MODEL digest | BUSY
---   | POSITION position | EMPTY
+--   | POSITION position | EMPTY | LOST
+-- The last three of BEGUN are left out where the caller knows them.
 local nonce, stamp, holder, run, kind = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local digest, expected, prompt, request = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local known, window, fingerprint, key_ttl = ARGV[10], tonumber(ARGV[11]), ARGV[12], ARGV[13]
@@ -9,7 +10,7 @@ local r = load(KEYS[1])
 if not r then return {'NOT_FOUND'} end
 
 local function begun(is_known)
-  if is_known then return {'BEGUN', as_list(r), '', 0, ''} end
+  if is_known then return {'BEGUN', as_list(r)} end
   local state = r.snapshot ~= '' and redis.call('GET', key('state', r.snapshot)) or ''
   local from = math.max(0, math.min(snapshot_position(r), r.position - #prompt / r.width - window))
   return {'BEGUN', as_list(r), state or '', from, tokens(r, from, r.position)}
@@ -34,6 +35,8 @@ if r.active ~= '' then
   if is_alive(r.holder) then return {'BUSY'} end
   finish(r, 'cancelled') -- its process is gone: what it had committed is the turn
 end
+local log = key('log', r.tail)
+if redis.call('STRLEN', log) ~= (r.position - r.base) * r.width then return {'LOST'} end
 if expected ~= '' and tonumber(expected) ~= r.position then return {'POSITION', r.position} end
 if #prompt == 0 and r.position == 0 then return {'EMPTY'} end
 
@@ -45,7 +48,7 @@ if kind == 'turn' then
   r.turn_epoch, r.start, r.first, r.finish, r.status = r.epoch, r.position, r.position + n, '', ''
   redis.call('SET', KEYS[2], request, 'EX', r.ttl)
 end
-if n > 0 then redis.call('APPEND', key('log', r.tail), prompt) end
+if n > 0 then redis.call('APPEND', log, prompt) end
 r.position, r.fence = r.position + n, r.fence + 1
 r.active, r.holder, r.nonce, r.stamp, r.run = kind, holder, nonce, stamp, run
 r.request_key = fingerprint ~= '' and KEYS[3] or ''

@@ -26,7 +26,12 @@ local function commit(name, fence, from, added, status, snapshot, state, mark)
   end
   local log = key('log', r.tail)
   if to > r.position then
-    redis.call('APPEND', log, string.sub(added, (there - from) * r.width + 1))
+    local length = redis.call('APPEND', log, string.sub(added, (there - from) * r.width + 1))
+    if length ~= (to - r.base) * r.width then -- a log that somebody has taken away
+      finish(r, 'lost')
+      touch(r)
+      return 'NOT_FOUND', r.position
+    end
     r.position = to
   end
   redis.call('HSET', name, 'position', r.position, 'stamp', ARGV[1])
