@@ -33,7 +33,8 @@ DEEDS = {
     deed("flush", WHICH, faults): 2,
     deed("leave", WHICH): 1,
     deed("crash", WHICH): 1,
-    deed("sleep", WHICH): 2,
+    deed("sleep", WHICH): 1,
+    deed("usurp", WHICH): 2,
     deed("beat", WHICH): 1,
     deed("follow", WHICH, WHICH): 2,
     deed("append", WHICH, WHICH, st.lists(st.integers(0, 6), min_size=1, max_size=3)): 1,
@@ -49,7 +50,7 @@ stories = st.lists(
     max_size=40,
 )
 
-_OF_A_TURN = {"work", "flush", "sleep", "crash", "beat"}
+_OF_A_TURN = {"work", "flush", "sleep", "usurp", "crash", "beat"}
 _OF_A_SESSION = {"begin", "append", "fork", "rewind"}
 MOST_SESSIONS = 4
 

@@ -1,5 +1,7 @@
 """The session protocol over a real store, under every fault that a test can make by hand."""
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 
@@ -14,12 +16,21 @@ BUDGET = 300
 """Stories that a test plays: the slowest of the mutants below is found within it."""
 
 
-@pytest.fixture(scope="module", params=SERVERS)
-def valkey(request, tmp_path_factory):
-    own = OwnValkey(tmp_path_factory.mktemp("valkey"), request.param)
+def a_store(folder, server: str) -> Iterator[OwnValkey]:
+    own = OwnValkey(folder, server)
     own.start()
     yield own
     own.close()
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def store(request, tmp_path_factory):
+    yield from a_store(tmp_path_factory.mktemp("store"), request.param)
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory):
+    yield from a_store(tmp_path_factory.mktemp("valkey"), "valkey")
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +86,12 @@ def is_found(valkey, programs, **mutant) -> bool:
     return bool(found)
 
 
-def test_every_promise_holds_in_every_story(valkey, alike):
-    tell_stories(lambda story: tell(valkey, alike, story))
+def test_every_promise_holds_in_every_story(store, alike):
+    tell_stories(lambda story: tell(store, alike, story))
 
 
-def test_the_log_is_one_writers_even_where_processes_compute_differently(valkey, drifting):
-    tell_stories(lambda story: tell(valkey, drifting, story))
+def test_the_log_is_one_writers_even_where_processes_compute_differently(store, drifting):
+    tell_stories(lambda story: tell(store, drifting, story))
 
 
 class SendsFirst(Ledger):

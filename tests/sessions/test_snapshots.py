@@ -31,6 +31,7 @@ def world(valkey, monkeypatch) -> Iterator[World]:
     made = World(valkey, [make_program()])
     made.create((1, 2), seed=3)
     yield made
+    assert made.refusals == []
     made.close()
 
 

@@ -39,6 +39,8 @@ TOKENS = "abcdefg"
 SPEC = ModelSpec(len(TOKENS), None, (LayerSpec(Cell.LSTM, 8),))
 DIGEST = "ab" * 32
 FAULTS = ("request lost", "reply lost")
+APPEND_LIMIT_S, IDLE_LIMIT_S = 10.0, 0.03
+"""A replay may wait for a process that does nothing; an append waits for the store alone."""
 
 
 def make_program(drift: int = 0) -> Any:
@@ -152,6 +154,7 @@ class World:
         self.turns_by_key: dict[tuple[SessionKey, str], tuple[int, int]] = {}
         self.logs: dict[SessionKey, tuple[int, list[int]]] = {}  # cuts so far, and the log
         self.cuts: dict[SessionKey, int] = {}
+        self.refusals: list[CarouselError] = []
 
     def close(self) -> None:
         async def close() -> None:
@@ -193,7 +196,8 @@ class World:
 
         async def append() -> None:
             session = await process.sessions.find(self.keys[s])
-            await self._driven(process, process.sessions.append(session, process.voice, text))
+            appending = process.sessions.append(session, process.voice, text)
+            await self._driven(process, appending, APPEND_LIMIT_S)
 
         self._tried(append())
 
@@ -211,7 +215,7 @@ class World:
                 client.first = begun.turn.first
                 self._note_key(client)
                 self.clients.append(client)
-                await self._driven(process, self._read_replay(client, begun))
+                await self._driven(process, self._read_replay(client, begun), IDLE_LIMIT_S)
             else:
                 turn = begun.session.turn
                 client.turn, client.first = begun, turn.first
@@ -299,25 +303,32 @@ class World:
             if replay is None:
                 client.is_over = True
             else:
-                await self._driven(process, self._read_replay(client, replay))
+                await self._driven(process, self._read_replay(client, replay), IDLE_LIMIT_S)
 
         self._tried(follow())
+
+    def usurp(self, p: int) -> None:
+        """A process stands still; another one takes its turns over, and has come no further yet."""
+        self.sleep(p)
+        other = self.processes[1 - p]
+        for key in list(self.processes[p].sessions._live):
+            self._tried(other.sessions._resume(key, other.voice))
 
     async def _read_replay(self, client: Client, replay: Replay) -> None:
         async for chunk in replay:
             self._take(client, chunk)
         client.is_over = True
 
-    async def _driven(self, process: Process, work: Any) -> None:
-        """Do some work while every living process works, and give up where nothing moves."""
+    async def _driven(self, process: Process, work: Any, patience_s: float) -> None:
+        """Do some work while its process works, and give up where nothing moves for so long."""
         task = asyncio.ensure_future(work)
-        for _ in range(400):
-            if task.done():
-                break
-            process.engine.work()
+        until = self.loop.time() + patience_s
+        while not task.done() and self.loop.time() < until:
+            if process.engine.work():
+                until = self.loop.time() + patience_s
             await process.ledger.flush()
             await asyncio.sleep(0)
-        else:
+        if not task.done():
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
@@ -356,8 +367,10 @@ class World:
             self._tried(process.beat())
 
     def _tried(self, work: Any) -> None:
-        with contextlib.suppress(CarouselError):
+        try:
             self.do(work)
+        except CarouselError as error:
+            self.refusals.append(error)
 
     # -- promises
 
