@@ -1,3 +1,4 @@
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -130,16 +131,27 @@ def whole_house(own_store, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     proxy.close()
 
 
+@contextlib.contextmanager
+def a_server(home: Path, **settings: str) -> Iterator[Place]:
+    with (
+        serving(home, **settings) as server,
+        httpx2.Client(base_url=server.url, timeout=30) as http,
+    ):
+        place = Place(server, http)
+        try:
+            yield place
+        finally:
+            place.close()
+
+
 @pytest.fixture(scope="session")
-def truth(whole_house: House) -> Said:
+def truth(tmp_path_factory: pytest.TempPathFactory) -> Said:
     """What a session with the seed SEED says after INPUTS where nothing disturbs it."""
-    session = whole_house.session()
-    stream = whole_house.turn(session, TRUTH)
-    stream.rest()
-    assert whole_house.http.delete(f"/sessions/{session}").is_success
+    with a_server(new_home(tmp_path_factory.mktemp("truth"))) as place:
+        stream = place.turn(place.session(), TRUTH)
+        stream.rest()
     found = said(stream)
     assert [position for position, _, _ in found] == list(range(FIRST + 1, FIRST + 1 + TRUTH))
-    whole_house.close()
     return found
 
 
@@ -153,8 +165,3 @@ def house(whole_house: House) -> Iterator[House]:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return new_home(tmp_path)
-
-
-@pytest.fixture
-def own_url(own_store) -> str:
-    return f"redis://127.0.0.1:{own_store.port}"

@@ -30,7 +30,7 @@ DEEDS = {
     deed("again", WHICH, WHICH): 1,
     deed("work", WHICH): 4,
     deed("flush", WHICH): 3,
-    deed("flush", WHICH, faults): 2,
+    deed("stumble", WHICH, faults): 3,
     deed("leave", WHICH): 1,
     deed("crash", WHICH): 1,
     deed("sleep", WHICH): 1,
@@ -50,7 +50,7 @@ stories = st.lists(
     max_size=40,
 )
 
-_OF_A_TURN = {"work", "flush", "sleep", "usurp", "crash", "beat"}
+_OF_A_TURN = {"work", "flush", "stumble", "sleep", "usurp", "crash", "beat"}
 _OF_A_SESSION = {"begin", "append", "fork", "rewind"}
 MOST_SESSIONS = 4
 

@@ -10,7 +10,7 @@ from service.sessions.ledger import Ledger
 from service.sessions.link import read_scripts
 from tests.sessions.stories import play, stories
 from tests.sessions.valkey import SERVERS, OwnValkey
-from tests.sessions.world import World, make_program
+from tests.sessions.world import World, an_ask, make_program
 
 BUDGET = 300
 """Stories that a test plays: the slowest of the mutants below is found within it."""
@@ -90,8 +90,8 @@ def test_every_promise_holds_in_every_story(store, alike):
     tell_stories(lambda story: tell(store, alike, story))
 
 
-def test_the_log_is_one_writers_even_where_processes_compute_differently(store, drifting):
-    tell_stories(lambda story: tell(store, drifting, story))
+def test_the_log_is_one_writers_even_where_processes_compute_differently(valkey, drifting):
+    tell_stories(lambda story: tell(valkey, drifting, story))
 
 
 class SendsFirst(Ledger):
@@ -139,22 +139,46 @@ MUTANTS = {
         "if snapshot_position(r) >= to then",
         "if false then",
     ),
-    "a resumed turn keeps its fence": ("resume", "= r.fence + 1, holder", "= r.fence, holder"),
 }
-
-NEEDS_DRIFT = {"a resumed turn keeps its fence"}
-"""Two processes that compute the same would write the same: only then is it seen."""
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_mutant_of_a_script_is_found(valkey, alike, drifting, name):
-    script, right, wrong = MUTANTS[name]
+def test_a_mutant_of_a_script_is_found(valkey, alike, name):
+    assert is_found(valkey, alike, scripts=mutated(*MUTANTS[name]))
+
+
+def mutated(script: str, right: str, wrong: str) -> dict[str, str]:
     scripts = read_scripts()
     assert scripts[script].count(right) == 1
-    scripts[script] = scripts[script].replace(right, wrong)
-    programs = drifting if name in NEEDS_DRIFT else alike
-    assert is_found(valkey, programs, scripts=scripts)
+    return scripts | {script: scripts[script].replace(right, wrong)}
 
 
 def test_sending_before_the_commit_is_found(valkey, alike):
     assert is_found(valkey, alike, ledger=SendsFirst)
+
+
+def usurped(valkey, drifting, seed: int, scripts=None) -> None:
+    """A turn with two processes that both think it theirs, and compute a little differently."""
+    world = World(valkey, drifting, scripts)
+    try:
+        world.create((1, 2), seed=3)
+        world.begin(0, 0, an_ask(20, seed=seed))
+        for _ in range(3):
+            world.work(0)
+        world.usurp(0)
+        for _ in range(3):
+            world.work(1)
+        for p in (1, 0, 1):
+            world.flush(p)
+            world.check()
+    finally:
+        world.close()
+
+
+def test_of_two_processes_that_run_one_turn_only_the_later_writes(valkey, drifting):
+    for seed in range(20):
+        usurped(valkey, drifting, seed)
+    scripts = mutated("resume", "= r.fence + 1, holder", "= r.fence, holder")
+    with pytest.raises(AssertionError, match="two writers"):
+        for seed in range(20):
+            usurped(valkey, drifting, seed, scripts)

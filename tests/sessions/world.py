@@ -251,6 +251,11 @@ class World:
         assert not process.store.conflicts, "two writers"
         self.read()
 
+    def stumble(self, p: int, faults: Sequence[str]) -> None:
+        """A commit that has something to lose, and loses it or its reply."""
+        self.work(p)
+        self.flush(p, faults)
+
     def read(self) -> None:
         """Every client takes what has been sent to it."""
         for client in self.clients:
@@ -308,11 +313,13 @@ class World:
         self._tried(follow())
 
     def usurp(self, p: int) -> None:
-        """A process stands still; another one takes its turns over, and has come no further yet."""
+        """A process stands still before a commit; another one takes its turns over, and draws."""
+        self.work(p)
         self.sleep(p)
         other = self.processes[1 - p]
         for key in list(self.processes[p].sessions._live):
             self._tried(other.sessions._resume(key, other.voice))
+        self.work(1 - p)
 
     async def _read_replay(self, client: Client, replay: Replay) -> None:
         async for chunk in replay:

@@ -1,0 +1,123 @@
+"""What becomes of sessions whose clients race, repeat themselves, leave or fall asleep."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import psutil
+import pytest
+
+from tests.faults.client import said
+from tests.faults.conftest import FIRST, INPUTS, until
+
+
+@pytest.mark.parametrize("n_clients", [2, 10, 50])
+def test_of_clients_that_continue_one_session_at_once_one_is_heard(house, n_clients):
+    session = house.session(text=INPUTS)
+    body = house.body(session, 300, "Go. ", expected_position=FIRST)
+
+    def ask(_) -> httpx2.Response:
+        return httpx2.post(f"{house.server.url}/generate", json=body, timeout=30)
+
+    with ThreadPoolExecutor(n_clients) as pool:
+        replies = list(pool.map(ask, range(n_clients)))
+    statuses = [reply.status_code for reply in replies]
+    assert statuses.count(200) == 1, [reply.text for reply in replies]
+    assert set(statuses) <= {200, 409, 412}
+    codes = {reply.json().get("error_type") for reply in replies if reply.status_code == 409}
+    assert codes <= {"session_busy"}
+    [winner] = [reply.json() for reply in replies if reply.status_code == 200]
+    text = house.http.get(f"/sessions/{session}/text").json()
+    assert text["text"] == INPUTS + "Go. " + winner["generated_text"]
+    assert house.http.get(f"/sessions/{session}").json()["turn"] == 1
+
+
+def test_an_idempotency_key_that_comes_often_is_one_turn(house, truth):
+    session = house.session()
+    body, headers = house.body(session, 3_000), {"Idempotency-Key": "once"}
+
+    def ask(route: str) -> httpx2.Response:
+        return httpx2.post(house.server.url + route, json=body, headers=headers, timeout=30)
+
+    with ThreadPoolExecutor(20) as pool:
+        replies = list(pool.map(ask, ["/generate"] * 20))
+        streams = list(pool.map(ask, ["/generate_stream"] * 3))
+    replies.append(ask("/generate"))
+    assert {reply.status_code for reply in (*replies, *streams)} == {200}
+    assert len({reply.text for reply in replies}) == 1
+    assert len({reply.text for reply in streams}) == 1
+    assert house.position(session) == FIRST + 3_000
+    again = house.turn(session, 3_000, key="once")
+    again.rest()
+    assert said(again) == truth[:3_000]
+    other = house.turn(session, 3_001, key="once")
+    assert other.status == 422
+    assert house.http.get(f"/sessions/{session}").json()["turn"] == 1
+
+
+def test_a_client_that_leaves_ends_its_turn_after_what_it_was_sent(house, truth):
+    session = house.session()
+    stream = house.turn(session, 1_000_000)
+    stream.take(300)
+    assert house.running == 1
+    stream.close()
+    left_s = time.monotonic()
+    until(lambda: house.running == 0)
+    assert time.monotonic() - left_s < 3
+    until(lambda: house.ask(session, 1, "").status_code == 200)
+    position = house.position(session) - FIRST
+    assert position > 300
+    on = house.turn(session, 300, "")
+    on.rest()
+    assert said(on) == truth[position : position + 300]
+
+
+def test_a_turn_that_shall_go_on_without_its_client_does(house, truth):
+    session = house.session()
+    stream = house.turn(session, 20_000, on_disconnect="continue")
+    stream.take(300)
+    stream.close()
+    until(lambda: house.position(session) == FIRST + 20_000)
+    until(lambda: house.running == 0)
+    more = house.follow(session, stream.last_id)
+    more.rest()
+    assert said(stream, more) == truth[:20_000]
+
+
+def test_a_follower_that_leaves_changes_nothing(house, truth):
+    session = house.session()
+    stream = house.turn(session, 20_000)
+    stream.take(300)
+    for _ in range(5):
+        follower = house.follow(session, stream.last_id)
+        follower.take(100)
+        assert said(follower) == truth[300:400]
+        follower.close()
+    stream.rest()
+    assert said(stream) == truth[:20_000]
+
+
+@pytest.mark.parametrize("mode", ["cancel", "continue"])
+def test_a_reader_that_stands_still_costs_others_nothing(house, truth, mode):
+    session = house.session()
+    still = house.turn(session, 1_000_000, receive_bytes=4_096, on_disconnect=mode)
+    assert still.status == 200
+    before = -1
+
+    def stands_still() -> bool:
+        nonlocal before
+        last, before = before, house.position(session)
+        time.sleep(0.2)
+        return last == before
+
+    until(stands_still, 20)
+    process = psutil.Process(house.server.process.pid)
+    memory = process.memory_info().rss
+    other = house.turn(house.session(), 40_000)
+    other.rest()
+    assert said(other) == truth[:40_000]
+    assert house.position(session) == before  # it waits for its reader
+    assert process.memory_info().rss - memory < 32 * 1024 * 1024
+    still.take(2_000)
+    assert said(still) == truth[:2_000]
+    assert house.http.delete(f"/sessions/{session}").status_code == 204

@@ -1,0 +1,155 @@
+"""What becomes of sessions and streams where the server is killed or stopped."""
+
+import signal
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from tests.faults.client import said
+from tests.faults.conftest import FIRST, Place, a_server, until
+from tests.faults.store import OwnStore
+
+
+def kill(place: Place) -> None:
+    place.server.process.kill()
+    place.server.process.wait()
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """A store that outlives every server."""
+    store = OwnStore(tmp_path_factory.mktemp("store"), "valkey")
+    store.start()
+    yield {"CAROUSEL_REDIS_URL": f"redis://127.0.0.1:{store.port}"}
+    store.close()
+
+
+def test_streams_of_a_server_that_was_killed_go_on_without_a_gap(home, settings, truth):
+    """Killed twice: before the first event of some, after many of others, after the end of one.
+
+    What a client was sent before, in between and afterwards is what one stream would have said.
+    """
+    taken = [0, 1, 40, 700]
+    n = 12_000
+    with a_server(home, **settings) as first:
+        quiet, over = first.session(), first.session()
+        assert first.ask(quiet, 300).status_code == 200
+        ended = first.turn(over, 300)
+        ended.rest()
+        sessions = [first.session() for _ in taken]
+        streams = [first.turn(session, n, key="once") for session in sessions]
+        for stream, k in zip(streams, taken, strict=True):
+            stream.take(k)
+        kill(first)
+        before = [list(stream.events) for stream in streams]
+
+    with a_server(home, **settings) as second:
+        assert second.follow(over, ended.last_id).status == 204
+        again = second.follow(over, None)
+        again.rest()
+        assert again.events == ended.events
+        on = second.turn(quiet, 300, "")
+        on.rest()
+        assert said(on) == truth[300:600]
+        follows = []
+        for session, stream in zip(sessions, streams, strict=True):
+            if stream.last_id is None:  # perhaps it had not even begun
+                follows.append(second.turn(session, n, key="once"))
+            else:
+                follows.append(second.follow(session, stream.last_id))
+        for follow in follows:
+            follow.take(400)
+        kill(second)
+        between = [list(follow.events) for follow in follows]
+
+    with a_server(home, **settings) as third:
+        for i, session in enumerate(sessions):
+            assert len(between[i]) == 400
+            last = third.follow(session, between[i][-1].id)
+            last.rest()
+            assert said(before[i], between[i], last) == truth[:n]
+            assert last.events[-1].data["details"]["finish_reason"] == "length"
+            assert third.position(session) == FIRST + n
+
+
+def test_a_turn_that_nobody_follows_gives_way_to_the_next(home, settings, truth):
+    """After a crash a new turn goes on from all that the last one had committed."""
+    with a_server(home, **settings) as first:
+        session = first.session()
+        stream = first.turn(session, 20_000)
+        stream.take(500)
+        kill(first)
+    with a_server(home, **settings) as second:
+        until(lambda: second.ask(session, 1, "").status_code == 200)  # its life lasts 3 s
+        position = second.position(session) - FIRST
+        assert position > len(said(stream))
+        on = second.turn(session, 300, "")
+        on.rest()
+        assert said(on) == truth[position : position + 300]
+
+
+def test_a_stop_tells_every_stream_where_to_go_on(home, settings, truth):
+    """Ten streams: half read on and end, half have a reader that waits; and a silent connection."""
+    n = 45_000
+    with a_server(home, **settings) as first:
+        sessions = [first.session() for _ in range(10)]
+        streams = []
+        for i, session in enumerate(sessions):
+            n_here, receive_bytes = (n, 4_096) if i % 2 else (9_000, None)
+            streams.append(first.turn(session, n_here, receive_bytes=receive_bytes))
+        for stream in streams:
+            stream.take(10)
+        assert first.http.get("/health/live").status_code == 200  # a connection that stays
+        began_s = time.monotonic()
+        first.server.process.send_signal(signal.SIGTERM)
+        until(lambda: not first.is_ready)
+        refused = first.ask(sessions[0], 9, "")
+        assert (refused.status_code, refused.json()["error_type"]) == (503, "draining")
+        for stream in streams[::2]:
+            stream.rest()
+            assert said(stream) == truth[:9_000]
+        until(lambda: first.server.process.poll() is not None, 20)
+        assert time.monotonic() - began_s < 12 + 3  # and a slow machine's share
+        for stream in streams[1::2]:
+            stream.rest()
+            assert stream.error is None or stream.error["error_type"] == "draining"
+            assert stream.error is None or stream.error["resume"] == stream.last_id
+        parts = [list(stream.events) for stream in streams]
+
+    with a_server(home, **settings) as second:
+        for i in range(1, 10, 2):
+            more = second.follow(sessions[i], streams[i].last_id)
+            more.take(n if i == 1 else 300)
+            heard = said(parts[i], more)
+            assert heard == truth[: n if i == 1 else len(heard)]
+            assert len(more.events) == 300 or len(heard) == n
+
+
+def children(place: Place) -> list[psutil.Process]:
+    return psutil.Process(place.server.process.pid).children(recursive=True)
+
+
+def test_the_private_store_outlives_its_own_crash_and_never_its_server(home, truth):
+    with a_server(home) as first:
+        session = first.session()
+        stream = first.turn(session, 20_000)
+        stream.take(500)
+        [valkey] = children(first)
+        valkey.kill()
+        stream.rest()
+        assert said(stream) == truth[:20_000]
+        [valkey] = children(first)
+        kill(first)
+        psutil.wait_procs([valkey], 10)
+        assert not valkey.is_running()
+    with a_server(home) as second:
+        assert second.position(session) == FIRST + 20_000
+        on = second.turn(session, 300, "")
+        on.rest()
+        assert said(on) == truth[20_000:20_300]
+        [valkey] = children(second)
+        second.server.process.send_signal(signal.SIGTERM)
+        until(lambda: second.server.process.poll() is not None, 20)
+        assert not valkey.is_running()
