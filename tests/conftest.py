@@ -1,0 +1,31 @@
+"""What holds for the whole suite."""
+
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+LAST_WORDS_S = 10.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_store_outlives_its_server(tmp_path_factory) -> Iterator[None]:
+    """Every server that any test has started, killed or not, has taken its Valkey along."""
+    folder = str(tmp_path_factory.getbasetemp())
+    yield
+    until = time.monotonic() + LAST_WORDS_S
+    while (left := stores_under(folder)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert left == []
+
+
+def stores_under(folder: str) -> list[int]:
+    """Processes of stores that work in a folder."""
+    found = []
+    for process in psutil.process_iter(["name", "cwd"]):
+        cwd = process.info["cwd"] or ""
+        is_store = process.info["name"] in {"valkey-server", "redis-server"}
+        if is_store and cwd.startswith(folder) and process.status() != psutil.STATUS_ZOMBIE:
+            found.append(process.pid)
+    return found
