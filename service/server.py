@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 from typing import Any
@@ -160,9 +161,15 @@ def _give_up() -> None:
     os._exit(1)
 
 
+def _leave(*_: object) -> None:
+    """End as a program that has done its work, so that the private store is ended too."""
+    raise SystemExit(0)
+
+
 def run(settings: Settings) -> None:
     """Serve until a signal says stop."""
     log_to_stderr(settings.log_level)
+    signal.signal(signal.SIGTERM, _leave)  # uvicorn raises what it has caught again at its end
     with open_store(settings) as redis_url:
         _serve(settings, create_app(settings, redis_url))
 

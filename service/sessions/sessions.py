@@ -36,11 +36,19 @@ from service.sessions.session import (
     Status,
     token_width,
 )
-from service.sessions.store import MARK_EVERY, WINDOW, Earlier, Retry, Store, Tail, new_name
+from service.sessions.store import (
+    LIFE_MS,
+    MARK_EVERY,
+    WINDOW,
+    Earlier,
+    Retry,
+    Store,
+    Tail,
+    new_name,
+)
 from service.sessions.voice import Voice
 
-BEAT_S, LIFE_MS = 1.0, 3_000
-"""A process that has not been heard of for LIFE_MS may lose its turns to another."""
+BEAT_S = 1.0
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)

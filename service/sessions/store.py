@@ -33,6 +33,9 @@ MARK_EVERY = 32_768
 """Tokens between two snapshots that stay: what a rewind has to compute again at most."""
 
 RETRY_TTL_S = 86_400
+LIFE_MS = 3_000
+"""A process that has not been heard of for so long may lose its turns to another."""
+
 WINDOW = 1_024
 """Tokens before the prompt that a turn is given: those that penalties look at."""
 
@@ -191,7 +194,7 @@ class Store:
             [_record(key), _request(key), _retry(key, retry)],
             [
                 *(nonce, new_name(), self._process, self._link.run, kind, digest, expected),
-                *(prompt, request, known, WINDOW, fingerprint, RETRY_TTL_S),
+                *(prompt, request, known, WINDOW, fingerprint, RETRY_TTL_S, LIFE_MS),
             ],
         )
         if reply[0] == b"BEGUN":
@@ -219,7 +222,9 @@ class Store:
     async def resume(self, key: SessionKey, nonce: str) -> tuple[Session, str, Tail] | None:
         """Take over a turn that no living process runs; None where there is no such turn."""
         reply = await self._link.call(
-            "resume", [_record(key), _request(key)], [nonce, new_name(), self._process, WINDOW]
+            "resume",
+            [_record(key), _request(key)],
+            [nonce, new_name(), self._process, WINDOW, LIFE_MS],
         )
         if reply[0] in {b"IDLE", b"BUSY"}:
             return None

@@ -291,7 +291,9 @@ def test_a_store_that_loads_has_lost_nothing(house, truth):
         return False
 
     until(is_loading)
-    replies = [house.http.get(f"/sessions/{session}"), house.ask(session, 9, "")]
+    with ThreadPoolExecutor() as pool:
+        looked = pool.submit(house.http.get, f"/sessions/{session}")
+        replies = [house.ask(session, 9, ""), looked.result()]
     assert is_loading()
     for reply in replies:
         assert (reply.status_code, reply.json()["error_type"]) == (503, "store_unavailable")

@@ -6,6 +6,7 @@
 local nonce, stamp, holder, run, kind = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local digest, expected, prompt, request = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local known, window, fingerprint, key_ttl = ARGV[10], tonumber(ARGV[11]), ARGV[12], ARGV[13]
+local life_ms = ARGV[14]
 local r = load(KEYS[1])
 if not r then return {'NOT_FOUND'} end
 
@@ -63,4 +64,5 @@ if fingerprint ~= '' then
   redis.call('EXPIRE', KEYS[3], key_ttl)
 end
 touch(r, KEYS[2])
+give_life(holder, life_ms)
 return begun(is_known)

@@ -89,6 +89,11 @@ local function is_alive(holder)
   return holder ~= '' and redis.call('EXISTS', key('process', holder)) == 1
 end
 
+-- Who takes a turn lives, whatever the store has forgotten since its last heartbeat.
+local function give_life(holder, life_ms)
+  redis.call('SET', key('process', holder), '1', 'PX', life_ms, 'NX')
+end
+
 local function snapshot_position(r)
   return tonumber(string.match(r.snapshot, ':(%d+)$') or 0)
 end
