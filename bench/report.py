@@ -10,8 +10,6 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
-
 
 def baseline(result: Mapping[str, Any]) -> float:
     """The article's loop: the better of its two measurements, before and after all others."""
@@ -44,11 +42,12 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def insert(table: str, page: Path) -> None:
-    """Put the table between the page's two marks."""
-    before, rest = page.read_text().split(BEGIN)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+def insert(table: str, page: Path, name: str) -> None:
+    """Put the table between the page's two marks of that name."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, rest = page.read_text().split(begin)
+    after = rest.split(end)[1]
+    page.write_text(f"{before}{begin}\n{table}\n{end}{after}")
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:

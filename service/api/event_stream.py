@@ -50,22 +50,26 @@ class EventWriter:
     def events(self, first: int, chunk: Chunk, ids: EventIds | None = None) -> bytes:
         """One event for each token of a chunk; `first` is the index of the first, from 1."""
         heads, rest = self._heads, _MIDDLE + _REST
-        if chunk.top_tokens or ids is not None:
-            tops = chunk.top_tokens or [()] * len(chunk.tokens)
+        if chunk.top_tokens:
             return b"".join(
                 self._event(first + i, Token(token, logprob), top, _REST, ids)
                 for i, (token, logprob, top) in enumerate(
-                    zip(chunk.tokens, chunk.logprobs, tops, strict=True)
+                    zip(chunk.tokens, chunk.logprobs, chunk.top_tokens, strict=True)
                 )
             )
-        return "".join(
-            [
+        numbered = enumerate(zip(chunk.tokens, chunk.logprobs, strict=True), first)
+        if ids is None:
+            events = [
                 f'data: {{"index":{index}{heads[token]}{logprob:.7f}{rest}'
-                for index, (token, logprob) in enumerate(
-                    zip(chunk.tokens, chunk.logprobs, strict=True), first
-                )
+                for index, (token, logprob) in numbered
             ]
-        ).encode("ascii")
+        else:
+            start, before = f"id: {ids.prefix}", ids.first
+            events = [
+                f'{start}{before + index}\ndata: {{"index":{index}{heads[token]}{logprob:.7f}{rest}'
+                for index, (token, logprob) in numbered
+            ]
+        return "".join(events).encode("ascii")
 
     def last_event(  # noqa: PLR0913 (an event is made of these)
         self,

@@ -9,7 +9,7 @@ import logging
 from typing import Protocol
 
 from service.errors import CarouselError, StoreUnavailable
-from service.sessions.store import Entry, Store, new_name
+from service.sessions.store import Entry, Store, new_stamp
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Ledger:
         self._has_work.clear()
         if not writers:
             return
-        stamp = new_name()
+        stamp = new_stamp()
         entries = [writer.entry(stamp, i) for i, writer in enumerate(writers)]
         try:
             outcomes = await self._store.commit(stamp, entries)

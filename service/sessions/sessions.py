@@ -44,7 +44,7 @@ from service.sessions.store import (
     Retry,
     Store,
     Tail,
-    new_name,
+    new_stamp,
 )
 from service.sessions.voice import Voice
 
@@ -292,7 +292,7 @@ class Sessions:
     async def _begin(
         self, session: Session, voice: Voice, ask: Ask, kind: str
     ) -> LiveTurn | Earlier:
-        key, nonce = session.key, new_name()
+        key, nonce = session.key, new_stamp()
         hot = self._hot.get(key)
         order = Order.of(ask.request, ask.mode, ask.reply)
         try:
@@ -326,7 +326,7 @@ class Sessions:
         if key in self._live:
             return  # it runs here; a store that was away has forgotten that this process lives
         voice.engine.check_room()
-        nonce = new_name()
+        nonce = new_stamp()
         try:
             resumed = await self._store.resume(key, nonce)
             if resumed is None:

@@ -3,6 +3,7 @@
 The protocol is `docs/explanation/sessions.md`; the scripts hold it. Positions count tokens.
 """
 
+import base64
 import contextlib
 import hashlib
 import secrets
@@ -100,8 +101,13 @@ class Found:
 
 
 def new_name() -> str:
-    """A name that nothing else has: for segments, stamps and calls."""
+    """A name that no other segment or process has."""
     return secrets.token_urlsafe(9)
+
+
+def new_stamp() -> str:
+    """A name that no other change of the same record has, nor any other snapshot."""
+    return secrets.token_urlsafe(6)
 
 
 class Store:
@@ -133,7 +139,7 @@ class Store:
         position = len(tokens) // width
         fields: dict[str, Value] = {
             "model": model,
-            "digest": digest,
+            "digest": _short(digest),
             "width": width,
             "seed": f"{seed:016x}",
             "epoch": 0,
@@ -145,13 +151,13 @@ class Store:
             "status": Status.NONE,
             "position": position,
             "fence": 0,
-            "stamp": new_name(),
+            "stamp": new_stamp(),
             "run": self._link.run,
             "tail": new_name(),
             "base": 0,
             "chain": "",
             "shared": 0,
-            "snapshot": f"{new_name()}:{state_position}" if state else "",
+            "snapshot": f"{new_stamp()}:{state_position}" if state else "",
             "state_shared": 0,
             "active": "",
             "holder": "",
@@ -160,7 +166,7 @@ class Store:
         }
         pairs = [part for pair in fields.items() for part in pair]
         reply = await self._link.call(
-            "create", [_record(key)], [new_name(), ttl_s, tokens, state, *pairs]
+            "create", [_record(key)], [new_stamp(), ttl_s, tokens, state, *pairs]
         )
         if reply[0] == b"EXISTS":
             raise SessionExists(f"a session {key.id!r} exists; take another id, or delete it")
@@ -193,8 +199,8 @@ class Store:
             "begin",
             [_record(key), _request(key), _retry(key, retry)],
             [
-                *(nonce, new_name(), self._process, self._link.run, kind, digest, expected),
-                *(prompt, request, known, WINDOW, fingerprint, RETRY_TTL_S, LIFE_MS),
+                *(nonce, new_stamp(), self._process, self._link.run, kind, _short(digest)),
+                *(expected, prompt, request, known, WINDOW, fingerprint, RETRY_TTL_S, LIFE_MS),
             ],
         )
         if reply[0] == b"BEGUN":
@@ -224,7 +230,7 @@ class Store:
         reply = await self._link.call(
             "resume",
             [_record(key), _request(key)],
-            [nonce, new_name(), self._process, WINDOW, LIFE_MS],
+            [nonce, new_stamp(), self._process, WINDOW, LIFE_MS],
         )
         if reply[0] in {b"IDLE", b"BUSY"}:
             return None
@@ -274,7 +280,7 @@ class Store:
             "fork",
             [_record(key), *map(_record, children)],
             [
-                *(new_name(), new_name(), "" if at is None else at, seeds),
+                *(new_stamp(), new_stamp(), "" if at is None else at, seeds),
                 *(new_name() for _ in range(len(children) + 1)),
             ],
         )
@@ -285,7 +291,7 @@ class Store:
     async def rewind(self, key: SessionKey, to: int) -> Session:
         """Cut the log back to `to` tokens. Raises SessionBusy, PositionMismatch."""
         reply = await self._link.call(
-            "rewind", [_record(key)], [new_name(), new_name(), to, new_name(), new_name()]
+            "rewind", [_record(key)], [new_stamp(), new_stamp(), to, new_name(), new_name()]
         )
         if reply[0] != b"REWOUND":
             raise self._refusal(key, reply, to)
@@ -326,7 +332,8 @@ class Store:
                 return KeyReused("the Idempotency-Key was used before with another request")
             case b"MODEL":
                 return StateModelMismatch(
-                    f"the session's state belongs to the model with the digest {reply[1].decode()}"
+                    "the session's state belongs to the model with the digest "
+                    f"{_long(reply[1].decode())}"
                 )
             case b"POSITION":
                 return PositionMismatch(
@@ -365,7 +372,7 @@ def _session(key: SessionKey, pairs: list[bytes]) -> Session:
     return Session(
         key=key,
         model=fields["model"],
-        digest=fields["digest"],
+        digest=_long(fields["digest"]),
         width=int(fields["width"]),
         seed=int(fields["seed"], 16),
         epoch=int(fields["epoch"]),
@@ -378,6 +385,15 @@ def _session(key: SessionKey, pairs: list[bytes]) -> Session:
         created_s=created_s,
         left_s=left_s,
     )
+
+
+def _short(digest: str) -> str:
+    """A digest in fewer characters than hexadecimal ones: every record has one."""
+    return base64.urlsafe_b64encode(bytes.fromhex(digest)).decode().rstrip("=")
+
+
+def _long(digest: str) -> str:
+    return base64.urlsafe_b64decode(digest + "=" * (-len(digest) % 4)).hex()
 
 
 def _turn(fields: dict[str, str]) -> Turn:

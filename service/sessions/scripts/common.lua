@@ -2,7 +2,7 @@
 -- Positions count tokens; a segment's bytes are its tokens, `width` bytes each, little endian.
 
 local PREFIX = 'carousel:'
-local TRIM_LIMIT = 1048576
+local TRIM_LIMIT = 65536
 local MOST_SEGMENTS = 12
 
 local function key(kind, name) return PREFIX .. kind .. ':' .. name end

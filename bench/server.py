@@ -1,0 +1,47 @@
+"""A server of its own on a free port, as `make run` starts it."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+START_LIMIT_S = 60.0
+
+
+@contextlib.contextmanager
+def server(store: Path, **settings: str) -> Iterator[int]:
+    """The port of a server over a model store; it ends with the context."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CAROUSEL_")}
+    environment |= {
+        "CAROUSEL_PORT": str(port),
+        "CAROUSEL_MODEL_STORE": str(store),
+        "CAROUSEL_DATA_DIR": str(store / "data"),
+        "CAROUSEL_LOG_LEVEL": "warning",
+        **settings,
+    }
+    command = [sys.executable, "-m", "service", "serve"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        try:
+            _wait_until_ready(port)
+            yield port
+        finally:
+            process.terminate()
+
+
+def _wait_until_ready(port: int) -> None:
+    until = time.monotonic() + START_LIMIT_S
+    while True:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5).close()
+            return
+        if time.monotonic() > until:
+            raise TimeoutError("the server did not become ready")
+        time.sleep(0.1)

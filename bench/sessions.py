@@ -1,0 +1,267 @@
+"""What sessions cost: turns, first events, forks, long texts, and bytes at rest."""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+
+from bench import turns
+from bench.seed_model import SPEC, VOCABULARY, write_seed_model
+from bench.server import server
+from service.models.bundle import Precision
+from service.models.spec import ModelRef
+from service.models.step import State
+from service.models.store import ModelStore
+from service.sessions.codec import pack_state, pack_tokens
+from service.sessions.embedded import EmbeddedValkey
+from service.sessions.identity import Identity
+from service.sessions.link import Link
+from service.sessions.session import SessionKey, token_width
+from service.sessions.store import Store
+
+LENGTHS = (100, 10_000, 1_000_000)
+AT_REST, AT_REST_LENGTH, AT_REST_TURN = 10_000, 1_000, 8
+REPEATS = 150
+FIRST = 9
+"""Characters of the turns whose first events are timed."""
+
+Numbers = dict[str, float]
+
+
+class Maker:
+    """Makes sessions of any length in the store, as if they had been talked to for long."""
+
+    def __init__(self, url: str, ref: ModelRef, digest: str) -> None:
+        self._url, self._ref, self._digest = url, ref, digest
+        self._random = np.random.default_rng(7)
+
+    def make(self, lengths: list[int]) -> list[str]:
+        """Sessions of random text, with a random state after all but the last token."""
+        return asyncio.run(self._make(lengths))
+
+    async def _make(self, lengths: list[int]) -> list[str]:
+        identity = Identity(b"b" * 32)
+        link = Link(self._url)
+        store = Store(link, link, identity, "bench")
+        names = [f"bench-{secrets.token_hex(8)}" for _ in lengths]
+        for first in range(0, len(names), 64):
+            part = zip(names[first : first + 64], lengths[first : first + 64], strict=True)
+            await asyncio.gather(*(self._one(store, name, length) for name, length in part))
+        await link.close()
+        await asyncio.sleep(0.01)
+        return names
+
+    async def _one(self, store: Store, name: str, length: int) -> None:
+        arrays = [self._random.uniform(-0.5, 0.5, n).astype(np.float32) for n in SPEC.state_units]
+        width = token_width(len(VOCABULARY))
+        tokens = self._random.integers(0, len(VOCABULARY), length).tolist()
+        await store.create(
+            SessionKey("", name),
+            model=str(self._ref),
+            digest=self._digest,
+            width=width,
+            seed=1,
+            ttl_s=86_400,
+            tokens=pack_tokens(tokens, width),
+            state=pack_state(State(length - 1, tuple(arrays)), self._digest),
+            state_position=length - 1,
+        )
+
+
+def median_ms(deed: Callable[[], float], repeats: int = REPEATS) -> float:
+    """Of many times in seconds, the middle one in milliseconds."""
+    return 1e3 * statistics.median(deed() for _ in range(repeats))
+
+
+def _timed(deed: Callable[[], httpx2.Response]) -> float:
+    begin_s = time.perf_counter()
+    reply = deed()
+    elapsed_s = time.perf_counter() - begin_s
+    reply.raise_for_status()
+    return elapsed_s
+
+
+def _first_event_s(http: httpx2.Client, body: Mapping[str, object]) -> float:
+    parameters = {"max_new_tokens": FIRST, "do_sample": True}
+    begin_s = time.perf_counter()
+    with http.stream("POST", "/generate_stream", json={**body, "parameters": parameters}) as reply:
+        chunks = reply.iter_raw()
+        next(chunks)
+        elapsed_s = time.perf_counter() - begin_s
+        for _ in chunks:
+            pass
+    reply.raise_for_status()
+    return elapsed_s
+
+
+def first_events(ports: tuple[int, int], model: str, session: str) -> Numbers:
+    """Time to the first event: without a session, hot, and by turns of two processes."""
+    base = "http://127.0.0.1:{}"
+    continued = {"inputs": "", "session_id": session}
+    with (
+        httpx2.Client(base_url=base.format(ports[0])) as one,
+        httpx2.Client(base_url=base.format(ports[1])) as two,
+    ):
+        for http in (one, two):
+            _first_event_s(http, continued)
+        cold = []
+        for _ in range(REPEATS // 2):
+            cold += [_first_event_s(one, continued), _first_event_s(two, continued)]
+        return {
+            "without_ms": median_ms(lambda: _first_event_s(one, {"inputs": "R", "model": model})),
+            "hot_ms": median_ms(lambda: _first_event_s(one, continued)),
+            "cold_ms": 1e3 * statistics.median(cold),
+        }
+
+
+def by_length(port: int, maker: Maker) -> dict[str, Numbers]:
+    """Fork and continue sessions of very different lengths."""
+    result: dict[str, Numbers] = {"fork_ms": {}, "continue_ms": {}}
+    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+        sessions = maker.make(list(LENGTHS))
+        for length, session in zip(LENGTHS, sessions, strict=True):
+            path = f"/sessions/{session}/fork"
+            result["fork_ms"][str(length)] = median_ms(
+                lambda path=path: _timed(lambda: http.post(path, json={}))  # type: ignore[misc]
+            )
+        one = {"max_new_tokens": 1, "do_sample": True}
+        for length, session in zip(LENGTHS, sessions, strict=True):
+            body = {"inputs": "", "session_id": session, "parameters": one}
+            result["continue_ms"][str(length)] = median_ms(
+                lambda body=body: _timed(lambda: http.post("/generate", json=body))  # type: ignore[misc]
+            )
+    return result
+
+
+def at_rest(port: int, maker: Maker, used_bytes: Callable[[], int]) -> Numbers:
+    """Bytes that a session takes in the store after a real turn."""
+    before = used_bytes()
+    sessions = maker.make([AT_REST_LENGTH] * AT_REST)
+    asyncio.run(_one_turn_each(port, sessions))
+    per_session = (used_bytes() - before) / AT_REST
+    characters = AT_REST_LENGTH + AT_REST_TURN
+    return {
+        "sessions": AT_REST,
+        "characters": characters,
+        "bytes": per_session,
+        "state_bytes": SPEC.state_bytes,
+        "overhead_bytes": per_session - SPEC.state_bytes - characters,
+    }
+
+
+async def _one_turn_each(port: int, sessions: list[str]) -> None:
+    waiting = iter(sessions)
+    parameters = {"max_new_tokens": AT_REST_TURN, "do_sample": True, "temperature": 0.8}
+    base = f"http://127.0.0.1:{port}"
+
+    async def work() -> None:
+        async with httpx2.AsyncClient(base_url=base, timeout=60) as http:
+            for session in waiting:
+                body = {"inputs": "", "session_id": session, "parameters": parameters}
+                (await http.post("/generate", json=body)).raise_for_status()
+
+    await asyncio.gather(*(work() for _ in range(32)))
+
+
+@contextlib.contextmanager
+def _valkey(folder: Path) -> Iterator[EmbeddedValkey]:
+    own = EmbeddedValkey(folder)
+    own.start()
+    try:
+        yield own
+    finally:
+        own.stop()
+
+
+def measure() -> dict[str, Any]:
+    """All of it on two servers over one store."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "models"
+        ref = write_seed_model(store, Precision.INT8)
+        digest = ModelStore(store).read(ref).manifest.digest
+        with _valkey(Path(folder) / "valkey") as valkey:
+            maker = Maker(valkey.url, ref, digest)
+
+            def used_bytes() -> int:
+                return asyncio.run(_used_bytes(valkey.url))
+
+            settings = {"CAROUSEL_REDIS_URL": valkey.url}
+            with server(store, **settings) as one:
+                rest = at_rest(one, maker, used_bytes)
+                many = maker.make([100] * turns.CLIENTS * turns.ROUNDS * 2)
+                half = len(many) // 2
+                streamed = turns.run(one, str(ref), many[:half], "/generate_stream")
+                whole = turns.run(one, str(ref), many[half:], "/generate")
+                lengths = by_length(one, maker)
+                with server(store, **settings) as two:
+                    (session,) = maker.make([100])
+                    events = first_events((one, two), str(ref), session)
+    return {
+        "turns": {"streamed": asdict(streamed), "whole": asdict(whole)},
+        "first_event": events,
+        "by_length": lengths,
+        "at_rest": rest,
+        "how": "sessions of random text and state, made in the store; figures after real turns",
+    }
+
+
+async def _used_bytes(url: str) -> int:
+    link = Link(url)
+    text = (await link.insist("INFO", "memory")).decode()
+    await link.close()
+    await asyncio.sleep(0.01)
+    return int(text.split("used_memory:")[1].split("\r\n")[0])
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures in Markdown, each against its own baseline."""
+    events, lengths, rest = result["first_event"], result["by_length"], result["at_rest"]
+    lines = ["| sessions cost | | against |", "|---|--:|---|"]
+    for name, kind in (("streamed", "streamed"), ("whole", "not streamed")):
+        ratio = result["turns"][name]["ratio"]
+        lines.append(
+            f"| turns of {turns.CHARACTERS} characters on {turns.CLIENTS} sessions, {kind} "
+            f"| {ratio:.2f}× the speed | the same without sessions |"
+        )
+    for name, kind in (("hot", "in the same process"), ("cold", "in another process")):
+        lines.append(
+            f"| first event of a continued session, {kind} | {events[f'{name}_ms']:.1f} ms "
+            f"| {events['without_ms']:.1f} ms for one character without a session |"
+        )
+    for name, deed in (("fork_ms", "fork"), ("continue_ms", "one more character")):
+        times = " / ".join(f"{lengths[name][str(n)]:.1f}" for n in LENGTHS)
+        ratio = lengths[name][str(LENGTHS[-1])] / lengths[name][str(LENGTHS[0])]
+        lines.append(
+            f"| {deed} after 10² / 10⁴ / 10⁶ characters | {times} ms | {ratio:.2f}× from first to "
+            "last |"
+        )
+    lines.append(
+        f"| bytes at rest, {rest['sessions']:,} sessions of {rest['characters']:,} characters "
+        f"| {rest['bytes']:,.0f} | {rest['state_bytes']:,} of state, 1 a character, "
+        f"{rest['overhead_bytes']:.0f} more |"
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """`python -m bench.sessions` prints the figures as JSON, and the table on the other side."""
+    result = measure()
+    print(json.dumps(result))
+    print(table(result), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    os.environ.pop("CAROUSEL_REDIS_URL", None)
+    main()
