@@ -81,7 +81,7 @@ async def _admit_turn(http: Request, body: GenerateBody, session_id: str, began_
         request,
         OnDisconnect(body.on_disconnect),
         reply | ({"prefix": prefix} if prefix else {}),
-        retry_of(http.headers.get("idempotency-key"), body.model_dump_json()),
+        retry_of(http.headers.get("idempotency-key"), body),
         body.expected_position,
     )
     turn = await serving.sessions.begin(session, voice_of(model), ask)

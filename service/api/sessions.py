@@ -122,7 +122,7 @@ async def append(
     session = await serving.sessions.find(serving.key(request, session_id))
     model = serving.get_for(session)
     prompt = model.tokenizer.encode(body.text)
-    retry = retry_of(retry_key, "append", body.model_dump_json())
+    retry = retry_of(retry_key, "append", body)
     await serving.sessions.append(session, voice_of(model), prompt, retry, body.expected_position)
     return _reply(serving, await serving.sessions.look(session.key))
 

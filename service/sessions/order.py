@@ -4,13 +4,16 @@ With it any process can go on with the turn, or say again what it said.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from service.generation.request import GenerationRequest, SamplingParams
 from service.sessions.session import OnDisconnect
 
 _PLAIN: dict[str, Any] = {"stop": (), "top_tokens": 0, "mode": OnDisconnect.CANCEL, "reply": {}}
+_PLAIN_SAMPLING = [
+    (one.name, getattr(SamplingParams(0), one.name)) for one in fields(SamplingParams)
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +42,26 @@ class Order:
 
     def to_json(self) -> str:
         """As text, without what is as it is by default: every session keeps one."""
-        fields = _without(asdict(self), _PLAIN)
-        fields["sampling"] = _without(asdict(self.sampling), asdict(SamplingParams(0)))
-        return json.dumps(fields, separators=(",", ":"))
+        sampling = {
+            name: value
+            for name, plain in _PLAIN_SAMPLING
+            if (value := getattr(self.sampling, name)) != plain
+        }
+        order = {"max_new_tokens": self.max_new_tokens, "sampling": sampling}
+        order |= {
+            name: value for name, plain in _PLAIN.items() if (value := getattr(self, name)) != plain
+        }
+        return json.dumps(order, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "Order":
         """Of `to_json`'s text."""
-        fields = _PLAIN | json.loads(text)
-        sampling = {"seed": 0} | fields.pop("sampling")
+        order = _PLAIN | json.loads(text)
+        sampling = {"seed": 0} | order.pop("sampling")
         bias = tuple((int(token), value) for token, value in sampling.pop("logit_bias", ()))
         return cls(
             sampling=SamplingParams(logit_bias=bias, **sampling),
-            stop=tuple(fields.pop("stop")),
-            mode=OnDisconnect(fields.pop("mode")),
-            **fields,
+            stop=tuple(order.pop("stop")),
+            mode=OnDisconnect(order.pop("mode")),
+            **order,
         )
-
-
-def _without(fields: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value != plain.get(name)}

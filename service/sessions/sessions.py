@@ -1,11 +1,10 @@
 """Sessions of one process: turns begin, run, are taken over and followed here."""
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -82,7 +81,7 @@ class Sessions:
         self._store, self._ledger, self._identity = store, ledger, identity
         self._hot = HotStates()
         self._live: dict[SessionKey, LiveTurn] = {}
-        self._to_release: dict[SessionKey, str] = {}
+        self._to_release: set[tuple[SessionKey, str]] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self.problem: str | None = "the store has not been asked yet"
 
@@ -217,7 +216,7 @@ class Sessions:
         """
         _check_voice(session, voice)
         voice.engine.check_room()
-        begun = await _unbroken(self._begin(session, voice, ask, "turn"), _cancel)
+        begun = await self._begin(session, voice, ask, "turn")
         if isinstance(begun, LiveTurn):
             return begun
         if begun.turn is None:
@@ -239,7 +238,7 @@ class Sessions:
         voice.engine.check_room()
         request = GenerationRequest(prompt, 0, SamplingParams(session.seed))
         ask = Ask(request, OnDisconnect.CONTINUE, {}, retry, expected_position)
-        begun = await _unbroken(self._begin(session, voice, ask, "append"), _cancel)
+        begun = await self._begin(session, voice, ask, "append")
         if not isinstance(begun, LiveTurn):
             return begun.position
         async for _ in begun.stream:
@@ -285,7 +284,7 @@ class Sessions:
             turn = last
 
         async def take_over() -> None:
-            await _unbroken(self._resume(key, voice), lambda _: None)
+            await self._resume(key, voice)
 
         return Replay(self._store, voice, found, turn, order, after, take_over)
 
@@ -316,8 +315,8 @@ class Sessions:
                 tokens = (*hot.tokens, *ask.request.prompt)
                 first = hot.position - len(hot.tokens)
                 past = _Past(hot.state, first, tokens, hot.state.position)
-        except CarouselError:
-            self._to_release[key] = nonce  # it may have begun: nobody here goes on with it
+        except BaseException:  # a cancelled caller's too
+            self._to_release.add((key, nonce))  # it may have begun: nobody here goes on with it
             raise
         return self._run(begun.session, nonce, voice, ask.request, ask.mode, past)
 
@@ -334,8 +333,8 @@ class Sessions:
             session, text, tail = resumed
             _check_voice(session, voice)
             past = await self._past(session, voice, tail)
-        except CarouselError:
-            self._to_release[key] = nonce
+        except BaseException:
+            self._to_release.add((key, nonce))
             raise
         order = Order.from_json(text)
         n_said = session.position - session.turn.first
@@ -420,16 +419,16 @@ class Sessions:
         if ending.hot is not None:
             self._hot.put(key, ending.hot)
         if ending.error is not None:
-            self._to_release[key] = ending.turn.nonce
+            self._to_release.add((key, ending.turn.nonce))
 
     async def _beat(self) -> None:
         """Say that this process lives, and let go what it cannot go on with."""
         while True:
             try:
                 await self._store.beat(LIFE_MS)
-                for key, nonce in list(self._to_release.items()):
+                for key, nonce in list(self._to_release):
                     await self._store.release(key, nonce)
-                    del self._to_release[key]
+                    self._to_release.discard((key, nonce))
                 self.problem = None
             except CarouselError as error:
                 self.problem = str(error)
@@ -475,23 +474,3 @@ def _end_of(order: Order, said: str, left: int) -> Status | None:
     if is_stop:
         return Status.STOP_SEQUENCE
     return Status.LENGTH if left <= 0 else None
-
-
-def _cancel(begun: LiveTurn | Earlier) -> None:
-    if isinstance(begun, LiveTurn):
-        begun.cancel()
-
-
-async def _unbroken(work: Coroutine[Any, Any, T], undo: Any) -> T:
-    """Do the work to its end even where the caller is cancelled; then undo it."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-
-        def done(finished: "asyncio.Future[T]") -> None:
-            with contextlib.suppress(BaseException):
-                undo(finished.result())
-
-        task.add_done_callback(done)
-        raise

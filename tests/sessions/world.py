@@ -124,9 +124,9 @@ class Process:
 
     async def beat(self) -> None:
         await self.store.beat(10**7)
-        for key, nonce in list(self.sessions._to_release.items()):
+        for key, nonce in list(self.sessions._to_release):
             await self.store.release(key, nonce)
-            del self.sessions._to_release[key]
+            self.sessions._to_release.discard((key, nonce))
 
 
 class World:
