@@ -88,6 +88,16 @@ class Place:
         self.streams.clear()
 
 
+def wait_until_still(place: Place, session_id: str) -> int:
+    """The position at which a turn waits for its reader."""
+    before, end = -1, time.monotonic() + 20
+    while (position := place.position(session_id)) != before:
+        assert time.monotonic() < end, "it does not wait for its reader"
+        before = position
+        time.sleep(0.2)
+    return position
+
+
 @dataclass
 class House(Place):
     """A server, its store, and the way between them."""

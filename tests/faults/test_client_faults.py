@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from tests.faults.client import said
-from tests.faults.conftest import FIRST, INPUTS, until
+from tests.faults.conftest import FIRST, INPUTS, until, wait_until_still
 
 
 @pytest.mark.parametrize("n_clients", [2, 10, 50])
@@ -102,15 +102,7 @@ def test_a_reader_that_stands_still_costs_others_nothing(house, truth, mode):
     session = house.session()
     still = house.turn(session, 1_000_000, receive_bytes=4_096, on_disconnect=mode)
     assert still.status == 200
-    before = -1
-
-    def stands_still() -> bool:
-        nonlocal before
-        last, before = before, house.position(session)
-        time.sleep(0.2)
-        return last == before
-
-    until(stands_still, 20)
+    before = wait_until_still(house, session)
     process = psutil.Process(house.server.process.pid)
     memory = process.memory_info().rss
     other = house.turn(house.session(), 40_000)

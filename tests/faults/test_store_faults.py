@@ -11,7 +11,7 @@ import redis
 
 from service.sessions.link import Link
 from tests.faults.client import said
-from tests.faults.conftest import FIRST, until
+from tests.faults.conftest import FIRST, until, wait_until_still
 from tests.process import ROOT, environment, free_port
 
 LINK = Link("redis://127.0.0.1:1")  # for the names of scripts
@@ -428,3 +428,35 @@ def test_a_running_turn_whose_log_is_taken_away_ends(house, truth):
     assert said(stream) == truth[: len(said(stream))]
     assert house.ask(session, 9, "").status_code == 410
     assert house.store.client.ttl(log) > 0
+
+
+def test_a_state_from_beyond_the_log_is_not_gone_on_from(house, truth):
+    """It would be fed nothing at all, and an engine cannot live on that."""
+    short, long = house.session(), house.session()
+    assert house.ask(short, 300).status_code == 200
+    [state] = house.store.client.keys("carousel:state:*")
+    assert house.ask(long, 600).status_code == 200
+    [other] = set(house.store.client.keys("carousel:state:*")) - {state}
+    house.store.client.set(state, house.store.client.get(other))
+    forget_what_is_hot(house, short)
+    stream = house.turn(short, 300, "")
+    stream.rest()
+    assert said(stream) == truth[300:600]
+
+
+def test_a_server_does_not_take_over_its_own_turn(house, truth):
+    """A store that was away has forgotten who lives, until the next heartbeat."""
+    session = house.session()
+    asleep = house.turn(session, 45_000, receive_bytes=4_096)
+    asleep.take(10)
+    position = wait_until_still(house, session)
+    follower = house.follow(session, f"0.1.{position - 2}")
+    follower.take(1)  # the last is not shown before it is known whether it is the turn's last
+    [process] = house.store.client.keys("carousel:process:*")
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end:
+        house.store.client.delete(process)
+    asleep.rest()
+    assert said(asleep) == truth[:45_000]
+    follower.rest()
+    assert said(follower) == truth[position - 2 - FIRST :]
