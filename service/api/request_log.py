@@ -11,6 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.problems import mistake
 
 HEADER = "X-Request-Id"
+_SESSION = re.compile(r"^(/sessions/[^/]{6})[^/]+")
+"""Whoever has a session's id may go on with it, so no log has it whole."""
+
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _log = logging.getLogger("carousel.requests")
@@ -53,7 +56,7 @@ class RequestLog:
             record = {
                 "request_id": request_id,
                 "method": scope["method"],
-                "path": scope["path"],
+                "path": _SESSION.sub(r"\1…", scope["path"]),
                 "status": status,
                 "duration_ms": round(1e3 * (time.perf_counter() - began_s), 1),
             }

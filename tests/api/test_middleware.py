@@ -115,3 +115,14 @@ async def test_a_body_that_is_too_much_is_refused_where_it_is_read(sender, heade
     with pytest.raises(HTTPException) as refused:
         await read(sender, headers=headers, time_s=0.05)
     assert refused.value.status_code == status
+
+
+def test_no_log_has_a_sessions_id_whole(server, http):
+    session = http.post("/sessions", json={"text": "The "}).json()["id"]
+    body = {"inputs": "", "session_id": session, "parameters": {"max_new_tokens": 3}}
+    assert http.post("/generate", json=body).status_code == 200
+    for path in ("", "/text", "/events", "/state", "/nothing"):
+        http.get(f"/sessions/{session}{path}")
+    log = server.log.read_text()
+    assert f"/sessions/{session[:6]}" in log
+    assert session not in log
