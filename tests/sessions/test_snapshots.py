@@ -144,3 +144,18 @@ def test_a_mark_beyond_a_cut_is_not_used_even_where_it_is_the_only_one(world):
     world.crash(0)
     run(world, 20)
     run(world, 20)
+
+
+def test_nothing_in_the_store_lives_for_ever(world):
+    """Also where a process dies between a fork's first tokens and the end of its turn."""
+    run(world, 300)
+    world.fork(0, 0, None, "derive")
+    world.keys.reverse()
+    run(world, 30, flushes=2)
+    world.rewind(0, 1, 120)
+    world.begin(1, 1, an_ask(5, key="k"))
+    world.work(1)
+    world.flush(1)
+    keys = world.valkey.client.keys("*")
+    assert len(keys) > 8
+    assert [key for key in keys if world.valkey.client.ttl(key) < 0] == []

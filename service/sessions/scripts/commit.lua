@@ -32,6 +32,7 @@ local function commit(name, fence, from, added, status, snapshot, state, mark)
       touch(r)
       return 'NOT_FOUND', r.position
     end
+    if r.position == r.base then keep(log, r.ttl) end -- the segment's first tokens
     r.position = to
   end
   redis.call('HSET', name, 'position', r.position, 'stamp', ARGV[1])
