@@ -21,7 +21,7 @@ local function commit(name, fence, from, added, status, snapshot, state, mark)
     return 'GAP', r.position
   end
   local there = math.min(r.position, to) -- a lost reply: these came before
-  if tokens(r, from, there) ~= string.sub(added, 1, (there - from) * r.width) then
+  if there > from and tokens(r, from, there) ~= string.sub(added, 1, (there - from) * r.width) then
     return 'CONFLICT', r.position
   end
   local log = key('log', r.tail)
