@@ -34,7 +34,7 @@ class OwnValkey:
             "unixsocket": str(self._folder / "socket"),
             "dir": str(self._folder),
             "appendonly": "yes",
-            "appendfsync": "everysec",
+            "appendfsync": "no",  # a write is with the kernel when it is acknowledged, always
             "save": "",
             "maxmemory-policy": "noeviction",
         }
