@@ -4,7 +4,7 @@ import argparse
 import json
 import math
 import platform
-from dataclasses import asdict
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,12 @@ from service.models.store import ModelStore
 from service.models.tokenizer import Tokenizer
 from service.training.card import CARD, model_card
 from service.training.corpus import Corpus, Tokens
+from service.training.events import TrainEvent
+from service.training.events import Validation as Judgement
+from service.training.recipe import Architecture, Recipe, Schedule
 from service.training.topics import ALPHABET, topics_text
-from service.training.trainer import Epoch, Recipe, framework_versions, train
+from service.training.trainer import framework_versions, train
 
-RECIPE = Recipe(embedding_dim=64, units=(448,), epochs=22)
 TEMPERATURE = 0.8
 PROMPTS = ("The with statement ", "class ")
 SAMPLE_CHARACTERS = 400
@@ -32,6 +34,16 @@ SAMPLE_CHARACTERS = 400
 # `comparisons` and nine short ones, a fair mixture of what the text holds.
 ORDER_SEED = 3
 VALIDATION_SHARE = 0.06
+RECIPE = Recipe(
+    Architecture(embedding_dim=64, units=448, layers=1),
+    Schedule(
+        epochs=22,
+        batch_size=32,
+        sequence_length=64,
+        validation_fraction=VALIDATION_SHARE,
+        validations_per_epoch=1,
+    ),
+)
 
 
 def main() -> None:
@@ -45,7 +57,8 @@ def main() -> None:
         # Training takes minutes and what follows seconds: it can be done over from this file.
         kept = Path("build/demo.safetensors")
         kept.parent.mkdir(exist_ok=True)
-        kept.write_bytes(trained_file(text, RECIPE))
+        with tempfile.TemporaryDirectory() as folder:
+            kept.write_bytes(trained_file(text, RECIPE, Path(folder)))
     ref = ModelRef(out.parent.name, int(out.name))
     files = bundle_files(ref, text, kept)
     store = ModelStore(out.parent.parent)
@@ -55,36 +68,35 @@ def main() -> None:
     print(f"{store.write(ref, files)}: {sum(map(len, files.values())):,} bytes")
 
 
-def demo_corpus(text: str) -> Corpus:
-    """The text as tokens of `ALPHABET`, cut into the part to learn and the part to check on."""
-    return Corpus.cut(np.array(Tokenizer(ALPHABET).encode(text), np.int32), VALIDATION_SHARE)
-
-
-def trained_file(text: str, recipe: Recipe) -> bytes:
+def trained_file(text: str, recipe: Recipe, folder: Path) -> bytes:
     """Train, and return the best weights as safetensors whose metadata say how they came about."""
-    trained = train(demo_corpus(text), len(ALPHABET), recipe, _print_epoch)
+    corpus = Corpus.of(text)
+    trained = train(
+        corpus, ALPHABET, recipe, folder, report=_print_validation, should_stop=lambda: False
+    )
+    if trained.weights is None or trained.best is None:
+        raise Validation("nothing was judged: raise epochs")
     training = {
         "corpus": "pydoc_data.topics",
-        "corpus_sha256": sha256_hex(text.encode()),
+        "corpus_sha256": corpus.sha256,
         "python": platform.python_version(),
-        "characters": len(text),
-        "validation_share": VALIDATION_SHARE,
-        "best_epoch": trained.best.number,
-        "seconds": round(trained.seconds),
-        "recipe": {**asdict(recipe), "units": list(recipe.units)},
+        "characters": len(corpus.text),
+        "validation_share": recipe.schedule.validation_fraction,
+        "best_epoch": round(trained.best.epoch, 2),
+        "seconds": round(trained.elapsed_s),
+        "recipe": recipe.to_json(),
         **framework_versions(),
     }
-    spec = recipe.spec(len(ALPHABET))
-    metadata = {"training": json.dumps(training), "architecture": json.dumps(spec.to_json())}
+    metadata = {
+        "training": json.dumps(training),
+        "architecture": json.dumps(trained.spec.to_json()),
+    }
     return save(dict(trained.weights), metadata)
 
 
-def _print_epoch(epoch: Epoch) -> None:
-    print(
-        f"epoch {epoch.number}: {epoch.training_nats:.4f} nats a character in training, "
-        f"{epoch.validation_nats:.4f} in validation, {epoch.seconds:.0f} s",
-        flush=True,
-    )
+def _print_validation(event: TrainEvent) -> None:
+    if isinstance(event, Judgement):
+        print(event.summary, flush=True)
 
 
 def bundle_files(ref: ModelRef, text: str, kept: Path) -> dict[str, bytes]:
@@ -106,7 +118,8 @@ def bundle_files(ref: ModelRef, text: str, kept: Path) -> dict[str, bytes]:
             f"not on those of Python {platform.python_version()}: train again"
         )
     reference = ReferenceModel(spec, weights)
-    nats = _nats_per_character(reference, demo_corpus(text).validation)
+    split = Corpus.of(text).split(ALPHABET, VALIDATION_SHARE)
+    nats = _nats_per_character(reference, split.validation)
     training["validation_nats"] = round(nats, 4)
     training["validation_bits_per_character"] = round(nats / math.log(2), 4)
     verdict = measure(spec, weights, "auto")

@@ -1,99 +1,98 @@
-"""A language model learnt from a text: plain Keras and TensorFlow, states handed in and out."""
+"""The loop that learns a text: steps, validations, checkpoints, and when to stop."""
 
+import hashlib
+import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
-from service.errors import Validation
-from service.models.spec import Cell, LayerSpec, ModelSpec, Weights
-from service.training.corpus import Corpus, Lanes, Window
+from service import errors
+from service.models.spec import ModelSpec, Weights
+from service.training import checkpoint
+from service.training.corpus import Corpus, JudgedLanes, Lanes, Split
+from service.training.events import Checkpoint, Progress, TrainEvent, Validation, perplexity
+from service.training.initial import initial_weights
+from service.training.learner import Learner
+from service.training.precision import resolved
+from service.training.recipe import Architecture, Recipe, Schedule
 
-Arrays = dict[str, npt.NDArray[np.float32]]
+__all__ = [
+    "Architecture",
+    "Checkpoint",
+    "Ending",
+    "Progress",
+    "Recipe",
+    "Schedule",
+    "TrainEvent",
+    "Trained",
+    "Validation",
+    "framework_versions",
+    "train",
+]
 
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What is trained and how: everything but the text that decides the outcome."""
-
-    embedding_dim: int
-    units: tuple[int, ...]
-    epochs: int
-    lanes: int = 32
-    window_characters: int = 64
-    learning_rate: float = 3e-3
-    warm_up_share: float = 0.03
-    final_rate_share: float = 0.01
-    weight_decay: float = 1e-2
-    gradient_norm: float = 1.0
-    embedding_dropout: float = 0.1
-    output_dropout: float = 0.3
-    recurrent_weight_drop: float = 0.3
-    validation_lanes: int = 8
-    seed: int = 0
-
-    def spec(self, vocabulary_size: int) -> ModelSpec:
-        """The architecture that this recipe trains."""
-        layers = tuple(LayerSpec(Cell.LSTM, units) for units in self.units)
-        return ModelSpec(vocabulary_size, self.embedding_dim, layers)
+PROGRESS_EVERY_S = 1.0
+CHECKPOINT_EVERY_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """What one pass over the text came to. Losses are nats a character."""
+class Ending(StrEnum):
+    """Why a training is over."""
 
-    number: int
-    training_nats: float
-    validation_nats: float
-    seconds: float
+    COMPLETED = "completed"
+    OUT_OF_PATIENCE = "out_of_patience"
+    OUT_OF_TIME = "out_of_time"
+    STOPPED = "stopped"
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The weights of the epoch that did best on the validation text."""
+    """What came out: the weights that did best on the validation text, if any were judged.
 
-    weights: Weights
-    best: Epoch
-    seconds: float
+    `elapsed_s` counts every run of the training, `history` every validation.
+    """
+
+    spec: ModelSpec
+    weights: Weights | None
+    best: Validation | None
+    ending: Ending
+    step: int
+    n_steps: int
+    history: tuple[Validation, ...]
+    elapsed_s: float
+    precision: str
 
 
 def train(
-    corpus: Corpus, vocabulary_size: int, recipe: Recipe, report: Callable[[Epoch], None]
+    corpus: Corpus,
+    vocabulary: Sequence[str],
+    recipe: Recipe,
+    folder: Path,
+    *,
+    initial: Weights | None = None,
+    report: Callable[[TrainEvent], None],
+    should_stop: Callable[[], bool],
 ) -> Trained:
-    """Train for `recipe.epochs` passes, each reported, and return the best of them.
+    """Learn the text, or go on from the checkpoint in `folder`.
 
-    Blocks. Two runs agree up to rounding, not bit for bit: TensorFlow's threads add in any order.
+    Blocks. `should_stop` is asked between two steps. A training that goes on ends with the very
+    bits of one that was never interrupted, on the same machine.
 
     Raises:
-        Validation: the text is too short for its lanes, or the loss is no longer a number.
+        Validation: the text is too short for its lanes, the loss is no longer a number, or the
+            folder holds another training.
+        UnknownCharacter: the vocabulary does not cover the text.
+        BadCheckpoint: the model is beyond its limits, `initial` does not fit it, or the checkpoint
+            cannot be read.
 
     """
-    rng = np.random.default_rng(recipe.seed)
-    starts = rng.integers(recipe.window_characters, size=recipe.epochs)
-    epochs = [_training_lanes(corpus, recipe, int(start)) for start in starts]
-    checks = Lanes(corpus.validation, recipe.validation_lanes, recipe.window_characters)
-    learner = Learner(recipe, vocabulary_size, sum(lanes.n_windows for lanes in epochs))
-    began = time.monotonic()
-    best: Epoch | None = None
-    for number, lanes in enumerate(epochs, start=1):
-        training_nats = learner.learn(lanes)
-        validation_nats = learner.judge(checks)
-        if not math.isfinite(training_nats + validation_nats):
-            raise Validation(f"the loss of epoch {number} is not a number; lower the learning rate")
-        epoch = Epoch(number, training_nats, validation_nats, time.monotonic() - began)
-        report(epoch)
-        if best is None or validation_nats < best.validation_nats:
-            best, arrays = epoch, learner.arrays()
-    if best is None:
-        raise Validation("epochs is 0; it must be at least 1")
-    weights = Weights(recipe.spec(vocabulary_size), arrays)
-    return Trained(weights, best, time.monotonic() - began)
+    return _Training(corpus, vocabulary, recipe, folder, initial).run(report, should_stop)
 
 
 def framework_versions() -> dict[str, str]:
@@ -101,113 +100,209 @@ def framework_versions() -> dict[str, str]:
     return {"tensorflow": tf.__version__, "keras": keras.__version__}
 
 
-def _training_lanes(corpus: Corpus, recipe: Recipe, start: int) -> Lanes:
-    return Lanes(corpus.training, recipe.lanes, recipe.window_characters, start)
-
-
-class Learner:
-    """A Keras model and its optimiser; `learn` changes the weights, `judge` does not."""
-
-    def __init__(self, recipe: Recipe, vocabulary_size: int, n_steps: int) -> None:
-        keras.utils.set_random_seed(recipe.seed)
+class _Training:
+    def __init__(
+        self,
+        corpus: Corpus,
+        vocabulary: Sequence[str],
+        recipe: Recipe,
+        folder: Path,
+        initial: Weights | None,
+    ) -> None:
+        schedule = recipe.schedule
         self._recipe = recipe
-        self._model = _build(recipe, vocabulary_size)
-        self._optimizer = _optimizer(recipe, n_steps)
-        self._optimizer.build(self._model.trainable_variables)
-        self._learn_window = tf.function(self._learn_eagerly, reduce_retracing=True)
-        self._judge_window = tf.function(self._judge_eagerly, reduce_retracing=True)
+        self._folder = folder
+        self._spec = recipe.architecture.spec(len(vocabulary))
+        split = corpus.split(vocabulary, schedule.validation_fraction)
+        self._lanes = Lanes(split.training, schedule.batch_size, schedule.sequence_length)
+        self._judged = JudgedLanes(split.validation)
+        self._bytes_per_character = _bytes_per_character(split)
+        self._n_steps = self._lanes.n_windows * schedule.epochs
+        if self._n_steps < 1:
+            raise errors.Validation(f"epochs is {schedule.epochs}; it must be at least 1")
+        self._validate_every = max(1, self._lanes.n_windows // schedule.validations_per_epoch)
+        weights = initial_weights(self._spec, recipe.seed) if initial is None else initial
+        weights = Weights(self._spec, weights)
+        self._precision = resolved(recipe.precision)
+        self._learner = Learner(self._spec, recipe, self._n_steps, weights, self._precision)
+        self._identity = {
+            "recipe": recipe.to_json(),
+            "precision": self._precision,
+            "corpus_sha256": corpus.sha256,
+            "vocabulary_sha256": _sha256(json.dumps(list(vocabulary)).encode()),
+            "initial_sha256": None if initial is None else _weights_sha256(weights),
+        }
+        self._history: list[Validation] = []
+        self._losses: list[float] = []  # since the last validation
+        self._elapsed_before_s = 0.0
+        self._began = self._saved = self._reported = time.monotonic()
+        self._resume()
 
-    def learn(self, lanes: Lanes) -> float:
-        """One pass over a text, from the zero state; return the mean loss on the way."""
-        return self._read(lanes, self._recipe.lanes, self._learn_window)
+    def run(self, report: Callable[[TrainEvent], None], should_stop: Callable[[], bool]) -> Trained:
+        ran = 0
+        self._began = self._saved = self._reported = time.monotonic()
+        while (ending := self._ending(should_stop)) is None:
+            self._one_step()
+            ran += 1
+            self._progress(report, ran)
+            if self._learner.step % self._validate_every == 0 or self._is_through:
+                self._validate(report)
+            elif time.monotonic() - self._saved >= CHECKPOINT_EVERY_S:
+                self._save_last(report)
+        if ran:
+            self._save_last(report)
+        best = checkpoint.read(self._folder / checkpoint.BEST)
+        return Trained(
+            self._spec,
+            None if best is None else Weights(self._spec, best.arrays),
+            None if best is None else Validation(**best.facts["validation"]),
+            ending,
+            self._learner.step,
+            self._n_steps,
+            tuple(self._history),
+            self._elapsed_s,
+            self._precision,
+        )
 
-    def judge(self, lanes: Lanes) -> float:
-        """The mean loss on a text, nothing dropped out and nothing learnt."""
-        return self._read(lanes, self._recipe.validation_lanes, self._judge_window)
+    def _ending(self, should_stop: Callable[[], bool]) -> Ending | None:
+        if self._is_through:
+            return Ending.COMPLETED
+        if self._validations_since_best >= self._recipe.schedule.patience:
+            return Ending.OUT_OF_PATIENCE
+        limit = self._recipe.schedule.max_seconds
+        if limit is not None and self._elapsed_s >= limit:
+            return Ending.OUT_OF_TIME
+        return Ending.STOPPED if should_stop() else None
 
-    def arrays(self) -> Arrays:
-        """A copy of the weights by their canonical names (see `ModelSpec.weight_shapes`)."""
-        # Keras calls them embedding/embeddings, layers.0/lstm_cell/kernel, output/bias.
-        arrays = {}
-        for variable in self._model.trainable_variables:
-            layer, *_, weight = variable.path.split("/")
-            name = layer if weight == "embeddings" else f"{layer}.{weight}"
-            arrays[name] = variable.value.numpy().copy()
-        return arrays
-
-    def _read(self, lanes: Lanes, n_lanes: int, window_loss: Callable[..., Any]) -> float:
-        state = [tf.zeros((n_lanes, units)) for units in self._recipe.units for _ in "hc"]
-        total = tf.zeros(())
-        for window in lanes:
-            loss, state = window_loss(*_tensors(window), state)
-            total += loss  # stays a tensor: asking for its value would wait for the step
-        return float(total) / lanes.n_windows
-
-    def _learn_eagerly(self, inputs: Any, targets: Any, state: list[Any]) -> tuple[Any, list[Any]]:
-        variables = self._model.trainable_variables
-        with tf.GradientTape() as tape:
-            dropped = [self._weight_drop(variable) for variable in variables]
-            (logits, *state), others = self._model.stateless_call(
-                dropped, self._model.non_trainable_variables, [inputs, *state], training=True
+    def _one_step(self) -> None:
+        epoch, index = divmod(self._learner.step, self._lanes.n_windows)
+        rng = np.random.default_rng((self._recipe.seed, epoch))
+        start = int(rng.integers(self._lanes.n_spare + 1))
+        loss = self._learner.learn(self._lanes.window(index, start), is_first=index == 0)
+        if not math.isfinite(loss):
+            raise errors.Validation(
+                f"the loss of step {self._learner.step} is {loss}; lower learning_rate, which is "
+                f"{self._recipe.schedule.learning_rate}"
             )
-            loss = _cross_entropy(targets, logits)
-        self._optimizer.apply(tape.gradient(loss, variables), variables)
-        # Among them the dropout layers' seeds, which must move on.
-        for variable, value in zip(self._model.non_trainable_variables, others, strict=True):
-            variable.assign(value)
-        return loss, state
+        self._losses.append(loss)
 
-    def _judge_eagerly(self, inputs: Any, targets: Any, state: list[Any]) -> tuple[Any, list[Any]]:
-        logits, *state = self._model([inputs, *state], training=False)
-        return _cross_entropy(targets, logits), state
+    def _progress(self, report: Callable[[TrainEvent], None], ran: int) -> None:
+        now = time.monotonic()
+        if now - self._reported < PROGRESS_EVERY_S:
+            return
+        self._reported = now
+        schedule = self._recipe.schedule
+        seconds = (now - self._began) / ran
+        report(
+            Progress(
+                step=self._learner.step,
+                n_steps=self._n_steps,
+                epoch=self._epoch,
+                training_nats=float(np.mean(self._losses[-20:])),
+                characters_per_second=schedule.batch_size * schedule.sequence_length / seconds,
+                eta_s=seconds * (self._n_steps - self._learner.step),
+                elapsed_s=self._elapsed_s,
+            )
+        )
 
-    def _weight_drop(self, variable: Any) -> Any:
-        """Recurrent weights leave by chance for one window: the only dropout h → h bears well.
+    def _validate(self, report: Callable[[TrainEvent], None]) -> None:
+        nats = self._learner.judge(self._judged)
+        if not math.isfinite(nats):
+            raise errors.Validation(
+                f"the validation loss after step {self._learner.step} is {nats}; "
+                f"lower learning_rate, which is {self._recipe.schedule.learning_rate}"
+            )
+        bits = nats / math.log(2.0)
+        best = min((v.validation_nats for v in self._history), default=math.inf)
+        validation = Validation(
+            step=self._learner.step,
+            n_steps=self._n_steps,
+            epoch=self._epoch,
+            training_nats=float(np.mean(self._losses)),
+            validation_nats=nats,
+            bits_per_character=bits,
+            bits_per_byte=bits / self._bytes_per_character,
+            perplexity=perplexity(nats),
+            elapsed_s=self._elapsed_s,
+            is_best=nats < best,
+        )
+        self._history.append(validation)
+        self._losses.clear()
+        report(validation)
+        if validation.is_best:
+            facts = {"identity": self._identity, "validation": asdict(validation)}
+            self._write(checkpoint.BEST, self._learner.weights(), facts, report)
+        self._save_last(report)
 
-        Source: Merity, Keskar & Socher 2018, "Regularizing and optimizing LSTM language models".
-        """
-        rate = self._recipe.recurrent_weight_drop
-        if not rate or not variable.path.endswith("recurrent_kernel"):
-            return variable.value
-        return tf.nn.dropout(variable.value, rate)
+    def _save_last(self, report: Callable[[TrainEvent], None]) -> None:
+        facts = {
+            "identity": self._identity,
+            "step": self._learner.step,
+            "elapsed_s": self._elapsed_s,
+            "losses": self._losses,
+            "history": [asdict(validation) for validation in self._history],
+        }
+        self._write(checkpoint.LAST, self._learner.arrays(), facts, report)
+        self._saved = time.monotonic()
+
+    def _write(
+        self,
+        name: str,
+        arrays: checkpoint.Arrays,
+        facts: dict[str, Any],
+        report: Callable[[TrainEvent], None],
+    ) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / name
+        checkpoint.write(path, arrays, facts)
+        report(Checkpoint(self._learner.step, path.stem, str(path)))
+
+    def _resume(self) -> None:
+        last = checkpoint.read(self._folder / checkpoint.LAST)
+        if last is None:
+            return
+        if last.facts["identity"] != self._identity:
+            other = sorted(k for k, v in self._identity.items() if last.facts["identity"][k] != v)
+            raise errors.Validation(
+                f"the folder holds another training: {', '.join(other)} differs; take a new folder"
+            )
+        self._learner.restore(last.arrays, last.facts["step"])
+        self._losses = last.facts["losses"]
+        self._history = [Validation(**validation) for validation in last.facts["history"]]
+        self._elapsed_before_s = last.facts["elapsed_s"]
+
+    @property
+    def _is_through(self) -> bool:
+        return self._learner.step >= self._n_steps
+
+    @property
+    def _epoch(self) -> float:
+        return self._learner.step / self._lanes.n_windows
+
+    @property
+    def _elapsed_s(self) -> float:
+        return self._elapsed_before_s + time.monotonic() - self._began
+
+    @property
+    def _validations_since_best(self) -> int:
+        since = 0
+        for validation in reversed(self._history):
+            if validation.is_best:
+                break
+            since += 1
+        return since
 
 
-def _build(recipe: Recipe, vocabulary_size: int) -> Any:
-    layers = keras.layers
-    tokens = keras.Input((None,), dtype="int32")  # (lanes, characters)
-    state = [keras.Input((units,)) for units in recipe.units for _ in "hc"]  # each (lanes, units)
-    x = layers.Embedding(vocabulary_size, recipe.embedding_dim, name="embedding")(tokens)
-    x = layers.Dropout(recipe.embedding_dropout)(x)
-    after = []
-    for i, units in enumerate(recipe.units):
-        lstm = layers.LSTM(units, return_sequences=True, return_state=True, name=f"layers.{i}")
-        x, h, c = lstm(x, initial_state=state[2 * i : 2 * i + 2])
-        x = layers.Dropout(recipe.output_dropout)(x)
-        after += [h, c]
-    logits = layers.Dense(vocabulary_size, name="output")(x)  # (lanes, characters, vocabulary)
-    return keras.Model([tokens, *state], [logits, *after])
+def _bytes_per_character(split: Split) -> float:
+    return split.validation_bytes / max(1, len(split.validation))
 
 
-def _optimizer(recipe: Recipe, n_steps: int) -> Any:
-    warm_up = max(1, round(recipe.warm_up_share * n_steps))
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0,
-        max(1, n_steps - warm_up),
-        alpha=recipe.final_rate_share,
-        warmup_target=recipe.learning_rate,
-        warmup_steps=warm_up,
-    )
-    optimizer = keras.optimizers.AdamW(
-        rate, weight_decay=recipe.weight_decay, global_clipnorm=recipe.gradient_norm
-    )
-    optimizer.exclude_from_weight_decay(var_names=["embedding", "bias"])
-    return optimizer
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
-def _tensors(window: Window) -> tuple[Any, Any]:
-    return tf.constant(window.inputs), tf.constant(window.targets)
-
-
-def _cross_entropy(targets: Any, logits: Any) -> Any:
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
-    return tf.reduce_mean(losses)
+def _weights_sha256(weights: Weights) -> str:
+    digest = hashlib.sha256()
+    for weight in weights.values():
+        digest.update(weight.tobytes())
+    return digest.hexdigest()

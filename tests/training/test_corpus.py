@@ -3,76 +3,159 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from service.errors import Validation
-from service.training.corpus import Corpus, Lanes
-from service.training.topics import ALPHABET, topics_text
+from service.errors import UnknownCharacter, Validation
+from service.training.corpus import Corpus, JudgedLanes, Lanes, Window, encoded
+
+
+class StartsAnew(Lanes):
+    """A bug planted: every second window is of another pass, so no window goes on."""
+
+    def window(self, index, start=0):
+        return super().window(index ^ 1 if self.n_windows > 1 else index, start)
+
+
+class WrapsInWindow(Lanes):
+    """A bug planted: the last target of a window is the window's own first character."""
+
+    def window(self, index, start=0):
+        inputs = super().window(index, start).inputs
+        return Window(inputs, np.roll(inputs, -1, axis=1))
+
+
+class WrapsAround(Lanes):
+    """A bug planted: the targets are the text turned by one, so the last target is the first."""
+
+    def window(self, index, start=0):
+        window = super().window(index, start)
+        targets = window.targets.copy()
+        if index == self.n_windows - 1:
+            targets[-1, -1] = super().window(0, start).inputs[0, 0]
+        return Window(window.inputs, targets)
 
 
 def numbers(n):
     return np.arange(n, dtype=np.int32)
 
 
+def goes_on(lanes):
+    """Whether every window begins with what the one before it had to predict last."""
+    return all(
+        (after.inputs[:, 0] == before.targets[:, -1]).all()
+        for before, after in pairwise(lanes.windows())
+    )
+
+
+def targets_follow(lanes):
+    """Whether every target is the character after its input; the text is 0, 1, 2, …"""
+    return all((window.targets == window.inputs + 1).all() for window in lanes.windows())
+
+
 def test_a_window_begins_where_the_one_before_it_ended():
-    windows = list(Lanes(numbers(61), n_lanes=3, window_characters=5))
-    assert len(windows) == 4
-    for before, after in pairwise(windows):
-        assert (after.inputs[:, 0] == before.inputs[:, -1] + 1).all()
+    lanes = Lanes(numbers(61), n_lanes=3, window_characters=5)
+    assert lanes.n_windows == 4
+    assert goes_on(lanes)
+    assert not goes_on(StartsAnew(numbers(61), n_lanes=3, window_characters=5))
 
 
 def test_targets_come_from_the_text_across_every_edge():
-    for window in Lanes(numbers(61), n_lanes=3, window_characters=5):
-        assert (window.targets == window.inputs + 1).all()
+    assert targets_follow(Lanes(numbers(61), n_lanes=3, window_characters=5))
+    for planted in (WrapsInWindow, WrapsAround):
+        assert not targets_follow(planted(numbers(61), n_lanes=3, window_characters=5))
 
 
 def test_lanes_are_equal_stretches_and_nothing_wraps_around():
-    windows = list(Lanes(numbers(61), n_lanes=3, window_characters=5))
+    windows = list(Lanes(numbers(61), n_lanes=3, window_characters=5).windows())
     lanes = np.hstack([window.inputs for window in windows])
     assert (lanes == numbers(60).reshape(3, 20)).all()
     assert windows[-1].targets[-1, -1] == 60
 
 
-def test_a_later_start_moves_the_edges():
-    first = next(iter(Lanes(numbers(61), n_lanes=3, window_characters=5, start=4)))
-    assert first.inputs[0].tolist() == [4, 5, 6, 7, 8]
+def test_a_later_start_moves_the_edges_up_to_the_end_of_the_text():
+    lanes = Lanes(numbers(65), n_lanes=3, window_characters=5)
+    assert lanes.window(0, start=4).inputs[0].tolist() == [4, 5, 6, 7, 8]
+    assert lanes.n_spare == 4
+    assert lanes.window(3, start=4).targets[-1, -1] == 64
 
 
 def test_the_shortest_text_fills_one_window_and_a_shorter_one_is_refused():
     assert Lanes(numbers(16), n_lanes=3, window_characters=5).n_windows == 1
-    with pytest.raises(Validation, match="15 characters; 3 lanes of 5 from 0 on need 16"):
+    with pytest.raises(Validation, match="has 15 characters; 3 lanes of 5 need at least 16"):
         Lanes(numbers(15), n_lanes=3, window_characters=5)
 
 
-def test_the_cut_loses_nothing_and_shares_nothing():
-    corpus = Corpus.cut(numbers(100), 0.06)
-    assert corpus.training.tolist() == list(range(94))
-    assert corpus.validation.tolist() == list(range(94, 100))
+@pytest.mark.parametrize("n", [2, 3, 399, 400, 801, 4001, 30_000])
+def test_judged_lanes_predict_every_character_but_the_first_once(n):
+    predicted = np.zeros(n, int)
+    for window in JudgedLanes(numbers(n), window_characters=70):
+        counted = window.counted > 0
+        assert (window.targets == window.inputs + 1).all()
+        np.add.at(predicted, window.targets[counted], 1)
+    assert predicted[0] == 0
+    assert (predicted[1:] == 1).all()
+
+
+def test_a_judged_lane_has_read_what_is_before_its_stretch():
+    inputs = np.hstack([w.inputs for w in JudgedLanes(numbers(4001))])
+    counted = np.hstack([w.counted for w in JudgedLanes(numbers(4001))])
+    assert counted.argmax(axis=1).tolist() == [0] + [100] * 9
+    assert (np.diff(inputs[:, :500]) == 1).all()
+
+
+def test_nothing_to_predict_is_refused():
+    with pytest.raises(Validation, match="has 1 characters; it needs at least 2"):
+        JudgedLanes(numbers(1))
+
+
+def test_the_split_loses_nothing_and_shares_nothing():
+    corpus = Corpus.of("abcdefghij" * 10)
+    split = corpus.split(corpus.vocabulary, 0.06)
+    assert len(split.training) == 94
+    assert np.concatenate([split.training, split.validation]).tolist() == list(range(10)) * 10
+    assert split.validation_bytes == 6
 
 
 def test_training_windows_hold_no_character_of_the_validation_part():
-    corpus = Corpus.cut(numbers(1000), 0.1)
-    lanes = Lanes(corpus.training, n_lanes=4, window_characters=7)
-    assert max(window.targets.max() for window in lanes) < corpus.validation.min()
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 1000)))
+    split = Corpus.of(text).split(Corpus.of(text).vocabulary, 0.1)
+    lanes = Lanes(split.training, n_lanes=4, window_characters=7)
+    targets = [lanes.window(i, lanes.n_spare).targets.max() for i in range(lanes.n_windows)]
+    assert max(targets) == 899
+    assert split.validation.min() == 900
 
 
-def test_a_topic_that_repeats_part_of_a_longer_one_is_left_out():
-    topics = {
-        "compound": "Beginning.\n\nThe if.\n\nThe else.",
-        "if": "The if.\n\nThe\nelse.",
-        "x": "X.",
-    }
-    text = topics_text(0, topics)
-    assert text.count("The if.") == 1
-    assert "X." in text
+def test_a_text_that_is_not_utf_8_is_refused_where_it_stops_being_it():
+    with pytest.raises(Validation, match="not UTF-8: byte 4 is 0xff"):
+        Corpus.decode(b"caf\n\xff\xfe")
 
 
-def test_typographic_signs_are_written_in_ascii_and_what_is_left_of_others_goes():
-    text = "“It’s” – fine… 20° ß"  # noqa: RUF001 (the point of it)
-    assert topics_text(0, {"a": text}) == '"It\'s" - fine... 20 \n'
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(b"", "0 different characters in 0"), (b"aaaa", "1 different characters in 4")],
+)
+def test_a_text_of_fewer_than_two_different_characters_is_refused(content, sentence):
+    with pytest.raises(Validation, match=f"{sentence}; it needs at least 2"):
+        Corpus.decode(content)
 
 
-def test_cpythons_topics_need_no_character_outside_the_alphabet():
-    text = topics_text(3)
-    assert set(text) <= set(ALPHABET)
-    assert len(text) > 300_000
-    assert text == topics_text(3)
-    assert text != topics_text(4)
+def test_newlines_and_composition_are_normalised_and_recorded():
+    corpus = Corpus.decode(b"\xef\xbb\xbfcafe\xcc\x81\r\nx\ry\n")
+    assert corpus.text == "caf\u00e9\nx\ny\n"
+    assert corpus.n_newlines_replaced == 2
+    assert not corpus.was_composed
+    same = Corpus.decode("caf\u00e9\nx\ny\n".encode())
+    assert corpus.sha256 == same.sha256
+    assert corpus.n_bytes == 10
+    assert same.n_newlines_replaced == 0
+    assert same.was_composed
+
+
+def test_the_vocabulary_is_the_characters_in_order_with_their_counts():
+    corpus = Corpus.of("banana\n")
+    assert corpus.vocabulary == ("\n", "a", "b", "n")
+    assert corpus.counts == {"\n": 1, "a": 3, "b": 1, "n": 2}
+
+
+def test_tokens_are_places_in_the_vocabulary_and_special_ones_are_never_used():
+    assert encoded("ba\U0001f600", ["[UNK]", "a", "b", "\U0001f600"]).tolist() == [2, 1, 3]
+    with pytest.raises(UnknownCharacter, match=r"U\+0063\) at offset 2"):
+        encoded("abc", ["a", "b"])

@@ -46,16 +46,19 @@ def test_the_card_says_what_the_manifest_says():
 def test_a_few_steps_make_a_bundle_that_reads_and_has_learnt(tmp_path, capsys):
     # Imported here, since with them comes TensorFlow.
     from service.training.demo import bundle_files, trained_file  # noqa: PLC0415
-    from service.training.trainer import Recipe  # noqa: PLC0415
+    from service.training.recipe import Architecture, Recipe, Schedule  # noqa: PLC0415
 
     text = "def f(x):\n    return x + 1\n\n" * 200
-    recipe = Recipe(embedding_dim=8, units=(16,), epochs=6, lanes=4, window_characters=16)
+    recipe = Recipe(
+        Architecture(embedding_dim=8, units=16, layers=1),
+        Schedule(epochs=6, batch_size=4, sequence_length=16, validations_per_epoch=1),
+    )
     kept = tmp_path / "trained.safetensors"
-    kept.write_bytes(trained_file(text, recipe))
+    kept.write_bytes(trained_file(text, recipe, tmp_path / "run"))
     ref = ModelRef("tiny", 1)
     store = ModelStore(tmp_path / "store")
     store.write(ref, bundle_files(ref, text, kept))
     bundle = store.read(ref)
     assert bundle.manifest.training["validation_nats"] < 0.7 * math.log(len(ALPHABET))
     assert bits_per_character(bundle, text[:500]) < 0.7 * math.log2(len(ALPHABET))
-    assert capsys.readouterr().out.count("epoch ") == recipe.epochs
+    assert capsys.readouterr().out.count("epoch ") == recipe.schedule.epochs

@@ -1,0 +1,64 @@
+"""AdamW with its rate over time, and the running average of the weights that it moves."""
+
+import math
+from typing import Any
+
+import tensorflow as tf
+
+from service.training.recipe import Schedule
+
+BETA_1, BETA_2, EPSILON = 0.9, 0.99, 1e-8
+
+
+def learning_rate(schedule: Schedule, step: int, n_steps: int) -> float:
+    """Linear from 0 in the first steps, then half a cosine down to the final share.
+
+    `step` counts from 0; the rate of the last step is the lowest.
+    """
+    warm_up = max(1, round(schedule.warm_up_share * n_steps))
+    if step < warm_up:
+        return schedule.learning_rate * (step + 1) / (warm_up + 1)
+    done = (step - warm_up) / max(1, n_steps - 1 - warm_up)
+    lowest = schedule.final_rate_share
+    return schedule.learning_rate * (
+        lowest + (1.0 - lowest) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+    )
+
+
+def averaging(schedule: Schedule, step: int) -> float:
+    """The share of the average that stays at a step; small at first, when weights are far off."""
+    return min(schedule.averaging, (1.0 + step) / (10.0 + step))
+
+
+class AdamW:
+    """Adam with decoupled weight decay, for the kernels only, and a clipped global norm.
+
+    Source: Kingma & Ba 2015; Loshchilov & Hutter 2019, "Decoupled weight decay regularization".
+    """
+
+    def __init__(self, schedule: Schedule, weights: dict[str, Any]) -> None:
+        self._schedule = schedule
+        self._weights = weights
+        self.slots = {
+            f"{slot}/{name}": tf.Variable(tf.zeros_like(weight))
+            for slot in ("mean", "square")
+            for name, weight in weights.items()
+        }
+
+    def apply(self, gradients: dict[str, Any], step: Any, rate: Any) -> None:
+        """Move every weight by its gradient; `step` counts from 0, float32."""
+        norm = tf.sqrt(tf.add_n([tf.reduce_sum(g * g) for g in gradients.values()]))
+        scale = self._schedule.gradient_norm / tf.maximum(norm, self._schedule.gradient_norm)
+        unbias_1 = 1.0 / (1.0 - tf.pow(BETA_1, step + 1.0))
+        unbias_2 = 1.0 / (1.0 - tf.pow(BETA_2, step + 1.0))
+        for name, weight in self._weights.items():
+            gradient = gradients[name] * scale
+            mean, square = self.slots[f"mean/{name}"], self.slots[f"square/{name}"]
+            m = BETA_1 * mean + (1.0 - BETA_1) * gradient
+            v = BETA_2 * square + (1.0 - BETA_2) * gradient * gradient
+            move = m * unbias_1 / (tf.sqrt(v * unbias_2) + EPSILON)
+            if name.endswith("kernel"):
+                move += self._schedule.weight_decay * weight
+            mean.assign(m)
+            square.assign(v)
+            weight.assign(weight - rate * move)

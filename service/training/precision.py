@@ -1,0 +1,27 @@
+"""Which operands a machine multiplies fastest."""
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from service.training.product import Product
+from service.training.recipe import WantedArithmetic
+
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
+def resolved(wanted: WantedArithmetic, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """`float32` or `bfloat16`: what was asked for, or what this machine multiplies in hardware."""
+    if wanted != "auto":
+        return wanted
+    if tf.config.list_physical_devices("GPU"):
+        return "bfloat16"
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return "bfloat16" if flags & _BFLOAT16_FLAGS else "float32"
+
+
+def product(precision: str) -> Product:
+    """The product of a resolved precision."""
+    operand_type: Any = tf.bfloat16 if precision == "bfloat16" else tf.float32
+    return Product(operand_type)
