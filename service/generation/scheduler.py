@@ -34,6 +34,9 @@ Key = object
 UNSEEN: tuple[Token, Sequence[Token]] = (Token(-1, 0.0), ())
 """Stands for a token of before that a stop string holds back: its place counts, nothing else."""
 
+KEEP_EVERY = 256
+"""Tokens between two states that a running generation shows; a cancelled one goes on from there."""
+
 ROW_STEPS = 1_024
 """Rows times steps of a burst at most: what bounds the wait of a newcomer in a full batch."""
 
@@ -118,6 +121,13 @@ class _Row:
     def steps_left(self) -> int:
         return self.unfed + self.request.max_new_tokens - self.drawn
 
+    def keeps_state_after(self, steps: int) -> bool:
+        """Whether the state is worth its copy: at the end, where there may be one, and at times."""
+        if not self.request.keeps_state:
+            return False
+        is_end = self.stops is not None or steps == self.steps_left
+        return is_end or (self.consumed + steps) // KEEP_EVERY > self.consumed // KEEP_EVERY
+
     @property
     def ripeness(self) -> int:
         """Steps to the first character, or, where it is out, how many are."""
@@ -197,8 +207,9 @@ class Scheduler:
         for i, row in enumerate(running):
             if row.unfed or row.drawn < len(row.request.replayed):
                 feeds.append(_feed(i, row, steps))
-            if row.request.keeps_state and row.steps_left:
-                keeps.append((i, min(steps, row.steps_left) - 1))
+            taken = min(steps, row.steps_left)
+            if taken and row.keeps_state_after(taken):
+                keeps.append((i, taken - 1))
         return Plan(tuple(changes), tuple(feeds), len(running), steps, tuple(keeps))
 
     def _let_leave(self, changes: list[Swap | Start]) -> None:

@@ -12,13 +12,11 @@ _TOKEN_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class Hot:
-    """A session as this process left it. Of use only while the record still has the stamp."""
+    """A session as this process left it. Of use only while the record still has its stamp."""
 
-    session: Session  # its model and seed are right, its position is not
-    stamp: str
+    session: Session
     state: State
     tokens: tuple[int, ...]  # the log's last ones; those that the state has not consumed included
-    position: int  # the log's length
 
     @property
     def size_bytes(self) -> int:

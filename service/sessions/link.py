@@ -27,7 +27,7 @@ _EARLIEST = (7, 0)
 
 # A script that only makes room or reads may run where the store is full. All may write, so a
 # replica refuses every one of them: what it would answer may be old.
-_RUNS_WHEN_FULL = {"resume", "release", "read", "state", "rewind", "delete"}
+_RUNS_WHEN_FULL = {"beat", "resume", "release", "read", "state", "rewind", "delete"}
 
 # What a store that cannot be used just now begins its refusal with, and what we make of it.
 _NOT_NOW = {
@@ -72,6 +72,7 @@ class Link:
         }
         self._wire: Wire | None = None
         self._opening: asyncio.Task[Wire] | None = None
+        self.greeting: Sequence[Value] = ()  # a command that each new connection begins with
         self.run = ""  # names the store's process; a new one may have lost the old one's end
 
     async def call(self, script: str, keys: Sequence[str], args: Sequence[Value]) -> Reply:
@@ -105,6 +106,9 @@ class Link:
 
     async def close(self) -> None:
         """Hang up."""
+        if self._opening is not None and not self._opening.done():
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
         if self._wire is not None:
             self._wire.close()
 
@@ -122,6 +126,8 @@ class Link:
             if isinstance(found, ReplyError):
                 raise _refusal(found)
             self.run = check_store(found.decode())
+            if self.greeting:
+                await wire.call(*self.greeting)  # a store that has no room may refuse it
         except BaseException:
             wire.close()
             raise

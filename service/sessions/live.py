@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.errors import (
     CarouselError,
@@ -25,12 +25,23 @@ from service.sessions.store import MARK_EVERY, SNAPSHOT_EVERY, WINDOW, Entry
 RECENT = WINDOW + 64
 """Tokens a turn leaves to the next: those that penalties see and those no state has consumed."""
 
+WHOLE_NEWS = 512
+"""Tokens a commit of a turn that is read whole: nobody waits for them, only a crash would."""
+
 _STATUSES = {
     FinishReason.LENGTH: Status.LENGTH,
     FinishReason.STOP_SEQUENCE: Status.STOP_SEQUENCE,
 }
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a turn is read: what if its reader leaves, and whether he waits for its end anyway."""
+
+    on_disconnect: OnDisconnect
+    is_whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +67,15 @@ class LiveTurn:
         nonce: str,
         engine: Engine,
         request: GenerationRequest,
-        mode: OnDisconnect,
+        reading: Reading,
         snapshot_position: int,
         on_end: Callable[[Ending], None],
     ) -> None:
         self.session, self.nonce = session, nonce
         self.stream = Stream(self)
         self.ended = asyncio.Event()
-        self._engine, self._mode, self._on_end = engine, mode, on_end
+        self._engine, self._mode, self._on_end = engine, reading.on_disconnect, on_end
+        self._least_news = WHOLE_NEWS if reading.is_whole else 1
         self._has_reader = True
         self._waits_for: set[str] = set()  # why the engine's row is paused
         self._position = session.position  # of the log, as committed
@@ -127,7 +139,8 @@ class LiveTurn:
         else:
             if len(self._drawn) > BACKLOG_LIMIT:
                 self._wait_for("store")
-            self._tell()
+            if len(self._drawn) >= self._least_news:
+                self._tell()
 
     def fail(self, error: CarouselError) -> None:
         """The engine can do no more; somebody else may."""
@@ -232,8 +245,14 @@ class LiveTurn:
         self.ended.set()
         hot = None
         if self._state is not None and self._position - self._state.position <= len(self._recent):
-            hot = Hot(self.session, stamp, self._state, tuple(self._recent), self._position)
+            hot = Hot(self._as_left(stamp), self._state, tuple(self._recent))
         self._on_end(Ending(self, self._status, hot, None))
+
+    def _as_left(self, stamp: str) -> Session:
+        turn = self.session.turn
+        if self.session.active == "turn" and self._status is not None:
+            turn = replace(turn, finish=self._position, status=self._status)
+        return replace(self.session, stamp=stamp, position=self._position, active="", turn=turn)
 
     def _leave(self, error: CarouselError) -> None:
         """End here without an end in the store."""

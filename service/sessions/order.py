@@ -14,6 +14,7 @@ _PLAIN: dict[str, Any] = {"stop": (), "top_tokens": 0, "mode": OnDisconnect.CANC
 _PLAIN_SAMPLING = [
     (one.name, getattr(SamplingParams(0), one.name)) for one in fields(SamplingParams)
 ]
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Order:
         order |= {
             name: value for name, plain in _PLAIN.items() if (value := getattr(self, name)) != plain
         }
-        return json.dumps(order, separators=(",", ":"))
+        return _ENCODER.encode(order)
 
     @classmethod
     def from_json(cls, text: str) -> "Order":

@@ -23,7 +23,7 @@ from service.sessions.codec import (
 from service.sessions.hot import HotStates
 from service.sessions.identity import Identity
 from service.sessions.ledger import Ledger
-from service.sessions.live import Ending, LiveTurn
+from service.sessions.live import Ending, LiveTurn, Reading
 from service.sessions.order import Order
 from service.sessions.replay import STOP_CONTEXT, Replay, check_whole
 from service.sessions.session import (
@@ -62,6 +62,7 @@ class Ask:
     reply: dict[str, Any]
     retry: Retry | None = None
     expected_position: int | None = None
+    is_whole: bool = False  # whether nobody reads it before its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +304,7 @@ class Sessions:
                 prompt=pack_tokens(ask.request.prompt, session.width),
                 request=order.to_json(),
                 expected_position=ask.expected_position,
-                known=hot.stamp if hot else "",
+                known=hot.session if hot else None,
                 retry=ask.retry,
             )
             if isinstance(begun, Earlier):
@@ -313,12 +314,13 @@ class Sessions:
             else:
                 assert hot is not None
                 tokens = (*hot.tokens, *ask.request.prompt)
-                first = hot.position - len(hot.tokens)
+                first = hot.session.position - len(hot.tokens)
                 past = _Past(hot.state, first, tokens, hot.state.position)
         except BaseException:  # a cancelled caller's too
             self._to_release.add((key, nonce))  # it may have begun: nobody here goes on with it
             raise
-        return self._run(begun.session, nonce, voice, ask.request, ask.mode, past)
+        reading = Reading(ask.mode, ask.is_whole)
+        return self._run(begun.session, nonce, voice, ask.request, reading, past)
 
     async def _resume(self, key: SessionKey, voice: Voice) -> None:
         """Go on with a turn that no living process runs, for whoever follows its log."""
@@ -344,7 +346,8 @@ class Sessions:
             order.request(()), max_new_tokens=order.max_new_tokens - n_said, said=said_text
         )
         status = _end_of(order, said_text, request.max_new_tokens)
-        self._run(session, nonce, voice, request, OnDisconnect.CONTINUE, past, status).detach()
+        reading = Reading(OnDisconnect.CONTINUE)
+        self._run(session, nonce, voice, request, reading, past, status).detach()
 
     def _run(
         self,
@@ -352,7 +355,7 @@ class Sessions:
         nonce: str,
         voice: Voice,
         request: GenerationRequest,
-        mode: OnDisconnect,
+        reading: Reading,
         past: _Past,
         status: Status | None = None,
     ) -> LiveTurn:
@@ -366,7 +369,7 @@ class Sessions:
             keeps_state=True,
         )
         live = LiveTurn(
-            session, nonce, voice.engine, request, mode, past.snapshot_position, self._ended
+            session, nonce, voice.engine, request, reading, past.snapshot_position, self._ended
         )
         self._live[session.key] = live
         if status is None:

@@ -6,9 +6,10 @@ The protocol is `docs/explanation/sessions.md`; the scripts hold it. Positions c
 import base64
 import contextlib
 import hashlib
+import random
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.errors import (
     CarouselError,
@@ -107,7 +108,8 @@ def new_name() -> str:
 
 def new_stamp() -> str:
     """A name that no other change of the same record has, nor any other snapshot."""
-    return secrets.token_urlsafe(6)
+    # No secret, and every turn takes some: no call of the system for each.
+    return base64.urlsafe_b64encode(random.randbytes(6)).decode()  # noqa: S311
 
 
 class Store:
@@ -121,6 +123,8 @@ class Store:
         """`commits` is a link of its own, so that no request delays a token."""
         self._link, self._commits, self._identity = link, commits, identity
         self._process, self._own_name = process, f"{PREFIX}process:{process}"
+        # A store that was away has forgotten us, and the next heartbeat is a second off.
+        link.greeting = ("SET", self._own_name, "1", "PX", LIFE_MS)
 
     async def create(  # noqa: PLR0913 (a session is made of these)
         self,
@@ -182,12 +186,12 @@ class Store:
         prompt: bytes,
         request: str,
         expected_position: int | None = None,
-        known: str = "",
+        known: Session | None = None,
         retry: Retry | None = None,
     ) -> Begun | Earlier:
         """Begin a turn or an append: log the prompt, keep other writers out.
 
-        `known` is the stamp of the record whose tail the caller has. `nonce` names this call.
+        `known` is the session whose tail the caller has. `nonce` names this call.
 
         Raises:
             SessionBusy, PositionMismatch, StateModelMismatch, KeyReused, SessionLost, Validation.
@@ -195,17 +199,19 @@ class Store:
         """
         expected: Value = "" if expected_position is None else expected_position
         fingerprint = retry.fingerprint if retry else ""
+        known_stamp, stamp = known.stamp if known else "", new_stamp()
         reply = await self._link.call(
             "begin",
             [_record(key), _request(key), _retry(key, retry)],
             [
-                *(nonce, new_stamp(), self._process, self._link.run, kind, _short(digest)),
-                *(expected, prompt, request, known, WINDOW, fingerprint, RETRY_TTL_S, LIFE_MS),
+                *(nonce, stamp, self._process, self._link.run, kind, _short(digest), expected),
+                *(prompt, request, known_stamp, WINDOW, fingerprint, RETRY_TTL_S, LIFE_MS),
             ],
         )
+        if reply[0] == b"KNOWN" and known is not None:
+            return Begun(_gone_on(known, stamp, kind, *reply[1:]), None)
         if reply[0] == b"BEGUN":
-            session = _session(key, reply[1])
-            return Begun(session, Tail(reply[2], int(reply[3]), reply[4]) if reply[2:] else None)
+            return Begun(_session(key, reply[1]), Tail(reply[2], int(reply[3]), reply[4]))
         if reply[0] == b"ATTACH":
             return _earlier(key, reply)
         if reply[0] == b"LOST":
@@ -305,7 +311,7 @@ class Store:
 
     async def beat(self, life_ms: int) -> None:
         """Say that this process lives."""
-        await self._link.insist("SET", self._own_name, "1", "PX", life_ms)
+        await self._link.call("beat", [self._own_name], [life_ms])
 
     async def close(self) -> None:
         """Say that this process has ended: its turns may be taken over."""
@@ -384,6 +390,18 @@ def _session(key: SessionKey, pairs: list[bytes]) -> Session:
         turn=_turn(fields),
         created_s=created_s,
         left_s=left_s,
+    )
+
+
+def _gone_on(
+    known: Session, stamp: str, kind: str, epoch: int, number: int, fence: int, first: int
+) -> Session:
+    """A session as the record is, of which nothing else has changed."""
+    turn = known.turn
+    if kind == "turn":
+        turn = Turn(epoch, number, known.position, first, None, Status.RUNNING)
+    return replace(
+        known, epoch=epoch, position=first, fence=fence, stamp=stamp, active=kind, turn=turn
     )
 
 

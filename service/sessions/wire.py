@@ -31,6 +31,7 @@ class Wire(asyncio.Protocol):
         self._unsent: list[bytes] = []  # of this round of the event loop: one write for all
         self._transport: asyncio.Transport | None = None
         self._watch: asyncio.TimerHandle | None = None
+        self._was_late = False
         self.is_open = False
 
     def call(self, *command: Value) -> "asyncio.Future[Any]":
@@ -87,11 +88,14 @@ class Wire(asyncio.Protocol):
         self._unsent.clear()
 
     def _look(self) -> None:
-        if self._line and time.monotonic() - self._line[0][1] > ANSWER_LIMIT_S:
+        is_late = bool(self._line) and time.monotonic() - self._line[0][1] > ANSWER_LIMIT_S
+        if (
+            is_late and self._was_late
+        ):  # once alone may be us: what has come is read before the next
             self.close()
-        else:
-            loop = asyncio.get_running_loop()
-            self._watch = loop.call_later(ANSWER_LIMIT_S / 4, self._look)
+            return
+        self._was_late = is_late
+        self._watch = asyncio.get_running_loop().call_later(ANSWER_LIMIT_S / 4, self._look)
 
 
 async def open_wire(url: str) -> Wire:

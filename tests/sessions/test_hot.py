@@ -5,18 +5,18 @@ from service.sessions.hot import Hot, HotStates
 from service.sessions.session import SessionKey
 
 
-def hot(stamp: str) -> Hot:
-    return Hot(None, stamp, State(1, (np.zeros(250, np.float32),)), (), 1)
+def hot(name: str) -> Hot:
+    return Hot(name, State(1, (np.zeros(250, np.float32),)), ())
 
 
 def test_the_ones_not_used_for_longest_go():
     states = HotStates(budget_bytes=3_500)
     for name in "abc":
         states.put(SessionKey("", name), hot(name))
-    assert states.get(SessionKey("", "a")).stamp == "a"
+    assert states.get(SessionKey("", "a")).session == "a"
     states.put(SessionKey("", "d"), hot("d"))
     assert states.get(SessionKey("", "b")) is None
-    assert [states.get(SessionKey("", name)).stamp for name in "acd"] == ["a", "c", "d"]
+    assert [states.get(SessionKey("", name)).session for name in "acd"] == ["a", "c", "d"]
 
 
 def test_a_newer_one_takes_the_place_of_the_older():
@@ -24,7 +24,7 @@ def test_a_newer_one_takes_the_place_of_the_older():
     for turn in range(100):
         states.put(SessionKey("", "a"), hot(str(turn)))
     assert len(states) == 1
-    assert states.get(SessionKey("", "a")).stamp == "99"
+    assert states.get(SessionKey("", "a")).session == "99"
     states.drop(SessionKey("", "a"))
     states.drop(SessionKey("", "a"))
     assert states.get(SessionKey("", "a")) is None

@@ -82,6 +82,16 @@ async def test_a_store_that_comes_back_is_used_again_and_named_anew(valkey, link
     assert link.run not in {"", before}
 
 
+async def test_each_new_connection_begins_with_the_greeting(valkey, link):
+    link.greeting = ("SET", "greeted", "1")
+    await link.insist("PING")
+    valkey.client.flushall()
+    valkey.client.client_kill_filter(_type="normal", skipme=True)
+    await asyncio.sleep(0.1)
+    await link.insist("PING")
+    assert valkey.client.exists("greeted") == 1
+
+
 async def test_a_script_that_the_store_has_forgotten_is_sent_again(valkey, link):
     await link.insist("PING")
     valkey.client.script_flush()

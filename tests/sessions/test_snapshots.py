@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from service.generation import scheduler
 from service.generation.request import GenerationRequest
 from service.sessions import live, sessions, store
 from tests.generation.invariance import Stage
@@ -28,6 +29,7 @@ def world(valkey, monkeypatch) -> Iterator[World]:
         for name, value in (("SNAPSHOT_EVERY", SNAPSHOT_EVERY), ("MARK_EVERY", MARK_EVERY)):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(scheduler, "KEEP_EVERY", BURST)
     made = World(valkey, [make_program()])
     made.create((1, 2), seed=3)
     yield made

@@ -15,6 +15,17 @@ START_LIMIT_S = 20.0
 SERVERS = ["valkey", *(["redis"] if shutil.which("redis-server") else [])]
 
 
+def wait_for(client: redis.Redis) -> None:
+    """Until a store that has just been started answers."""
+    until = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < until:
+        with contextlib.suppress(redis.ConnectionError):
+            if client.ping():
+                return
+        time.sleep(0.005)
+    raise RuntimeError("the store did not start")
+
+
 class OwnValkey:
     """A store in `folder`, on a socket there."""
 
@@ -42,13 +53,7 @@ class OwnValkey:
         self._process = subprocess.Popen(
             [self._binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        until = time.monotonic() + START_LIMIT_S
-        while time.monotonic() < until:
-            with contextlib.suppress(redis.ConnectionError):
-                if self.client.ping():
-                    return
-            time.sleep(0.005)
-        raise RuntimeError("the store did not start")
+        wait_for(self.client)
 
     def kill(self) -> None:
         """End it as a crash does: what it had acknowledged is in its log of writes."""

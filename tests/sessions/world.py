@@ -487,9 +487,11 @@ def an_ask(
     stop: tuple[str, ...] = (),
     expected: int | None = None,
     penalty: float = 1.0,
+    *,
+    is_whole: bool = False,
 ) -> Ask:
     request = GenerationRequest(
         tuple(prompt), n, SamplingParams(seed, repetition_penalty=penalty), stop
     )
     retry = retry_of(key, request) if key else None
-    return Ask(request, OnDisconnect.CANCEL, {}, retry, expected)
+    return Ask(request, OnDisconnect.CANCEL, {}, retry, expected, is_whole=is_whole)

@@ -1,8 +1,8 @@
 -- KEYS: record, turn, idempotency record. ARGV: see Store.begin.
 -- → BEGUN record, snapshot, first position of the tokens, tokens
+--   | KNOWN epoch, turn, fence, position: the caller knows the rest
 --   | NOT_FOUND | KEY_REUSED | ATTACH request record, record | MODEL digest | BUSY
 --   | POSITION position | EMPTY | LOST
--- The last three of BEGUN are left out where the caller knows them.
 local nonce, stamp, holder, run, kind = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local digest, expected, prompt, request = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local known, window, fingerprint, key_ttl = ARGV[10], tonumber(ARGV[11]), ARGV[12], ARGV[13]
@@ -10,14 +10,13 @@ local life_ms = ARGV[14]
 local r = load(KEYS[1])
 if not r then return {'NOT_FOUND'} end
 
-local function begun(is_known)
-  if is_known then return {'BEGUN', as_list(r)} end
+local function begun()
   local state = r.snapshot ~= '' and redis.call('GET', key('state', r.snapshot)) or ''
   local from = math.max(0, math.min(snapshot_position(r), r.position - #prompt / r.width - window))
   return {'BEGUN', as_list(r), state or '', from, tokens(r, from, r.position)}
 end
 
-if r.nonce == nonce then return begun(false) end -- our own, whose reply was lost
+if r.nonce == nonce then return begun() end -- our own, whose reply was lost
 if fingerprint ~= '' then
   local earlier = fields_of(KEYS[3])
   if earlier and earlier.fingerprint ~= fingerprint then return {'KEY_REUSED'} end
@@ -65,4 +64,4 @@ if fingerprint ~= '' then
 end
 touch(r, KEYS[2])
 give_life(holder, life_ms)
-return begun(is_known)
+return is_known and {'KNOWN', r.epoch, r.turn, r.fence, r.position} or begun()
