@@ -8,16 +8,18 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from fastapi import FastAPI, Request
 
 from service.api import admin, generation, health, problems, sessions, tokens
+from service.api import training as training_routes
 from service.api.bodies import MAX_BODY_BYTES
 from service.api.body_limit import BodyLimit, Limit
 from service.api.event_stream import EventWriter
 from service.api.request_log import RequestLog
-from service.api.serving import ModelRuntime, Serving
+from service.api.serving import ModelRuntime, Serving, Training
 from service.generation.engine import Engine
 from service.models.bundle import Bundle, Precision
 from service.models.compile import compile_program
 from service.models.parity import check_here
 from service.models.registry import Registry
+from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from service.sessions.embedded import EmbeddedValkey
 from service.sessions.identity import Identity, read_secret
@@ -27,6 +29,9 @@ from service.sessions.sessions import Sessions
 from service.sessions.store import Store, new_name
 from service.sessions.watch import Watch
 from service.settings import Settings
+from service.training.corpora import Corpora
+from service.training.queue import JobQueue
+from service.training.tender import Load, Tender
 
 DRAIN_S = 10.0
 BODY_LIMIT_S, UPLOAD_LIMIT_S = 60.0, 3_600.0
@@ -69,7 +74,9 @@ def create_app(
     store = ModelStore(settings.model_store)
     registry = Registry(store, _make_runtime(settings.threads))
     conversations = _make_sessions(settings, redis_url)
-    serving = Serving(registry, conversations, owner_of, store, settings.import_dir)
+    training = _make_training(settings, redis_url)
+    serving = Serving(registry, conversations, owner_of, store, settings.import_dir, training)
+    tender = Tender(training.queue, _loader(registry))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -77,9 +84,10 @@ def create_app(
         settings.model_store.mkdir(parents=True, exist_ok=True)
         settings.import_dir.mkdir(parents=True, exist_ok=True)
         conversations.start()
-        opening = asyncio.create_task(_open(serving))
+        tasks = [asyncio.create_task(_open(serving)), asyncio.create_task(tender.run())]
         yield
-        opening.cancel()
+        for task in tasks:
+            task.cancel()
         await drain(serving)
         await conversations.close()
 
@@ -92,14 +100,18 @@ def create_app(
     )
     app.state.serving = serving
     problems.install(app)
-    for room in (generation, sessions, tokens, health, admin):
+    for room in (generation, sessions, tokens, health, admin, training_routes):
         app.include_router(room.router)
     upload = Limit(admin.MAX_UPLOAD_BYTES, UPLOAD_LIMIT_S)
     exported = Limit(sessions.MAX_IMPORT_BYTES, BODY_LIMIT_S)
     app.add_middleware(
         BodyLimit,
         limit=Limit(MAX_BODY_BYTES, BODY_LIMIT_S),
-        exceptions={"/admin/models/upload": upload, "/sessions/import": exported},
+        exceptions={
+            "/admin/models/upload": upload,
+            "/sessions/import": exported,
+            "/corpora": Limit(training_routes.MAX_CORPUS_BYTES, UPLOAD_LIMIT_S),
+        },
     )
     app.add_middleware(RequestLog)
     return app
@@ -122,6 +134,22 @@ def _make_sessions(settings: Settings, redis_url: str) -> Sessions:
     identity = Identity(read_secret(settings.data_dir, given))
     store = Store(Link(redis_url), Link(redis_url), identity, process=new_name())
     return Sessions(store, Ledger(store), identity)
+
+
+def _make_training(settings: Settings, redis_url: str) -> Training:
+    folder = settings.data_dir / "corpora"
+    return Training(JobQueue(redis_url), Corpora(folder), folder)
+
+
+def _loader(registry: Registry[ModelRuntime]) -> Load:
+    async def load(model: str, alias: str | None) -> None:
+        registry.refresh()
+        ref = ModelRef.parse(model)
+        await registry.load(ref)
+        if alias is not None:
+            registry.set_alias(alias, ref)
+
+    return load
 
 
 def _make_runtime(threads: int) -> Callable[[Bundle, Precision], ModelRuntime]:

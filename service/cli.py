@@ -29,6 +29,7 @@ def serve(  # noqa: PLR0913, PLR0917 (a command takes its options so)
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     processes: Annotated[int | None, typer.Option(help="API processes.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the network.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Training workers beside it.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="Where Redis is.")] = None,
     model_store: Annotated[Path | None, typer.Option(help="Folder of bundles.")] = None,
     import_dir: Annotated[Path | None, typer.Option(help="Folder of checkpoints.")] = None,
@@ -44,6 +45,7 @@ def serve(  # noqa: PLR0913, PLR0917 (a command takes its options so)
         port=port,
         processes=processes,
         threads=threads,
+        workers=workers,
         redis_url=redis_url,
         model_store=model_store,
         import_dir=import_dir,
@@ -51,6 +53,27 @@ def serve(  # noqa: PLR0913, PLR0917 (a command takes its options so)
         log_level=log_level,
     )
     run(settings)
+
+
+@app.command()
+def worker(
+    redis_url: Annotated[str | None, typer.Option(help="Where Redis is.")] = None,
+    model_store: Annotated[Path | None, typer.Option(help="Folder of bundles.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of everything else.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
+    *,
+    child: Annotated[bool, typer.Option("--child", hidden=True)] = False,
+) -> None:
+    """Train what is submitted, one job at a time."""
+    from service.app import open_store  # noqa: PLC0415
+    from service.settings import Settings  # noqa: PLC0415
+    from service.worker import work  # noqa: PLC0415
+
+    settings = Settings.read(
+        redis_url=redis_url, model_store=model_store, data_dir=data_dir, log_level=log_level
+    )
+    with open_store(settings) as url:
+        work(settings, url, ends_with_parent=child)
 
 
 @app.command(name="import")

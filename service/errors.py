@@ -1,14 +1,16 @@
 """Every condition that Carousel reports, on one page.
 
     CarouselError
-    ├── asked wrongly        BadRequest  Validation  UnknownCharacter  TooLarge  KeyReused
-    ├── not there            ModelNotFound  SessionNotFound  SessionLost
+    ├── asked wrongly        BadRequest  Validation  Exists  UnknownCharacter  TooLarge  KeyReused
+    ├── not there            ModelNotFound  SessionNotFound  SessionLost  JobNotFound
+    │                        CorpusNotFound
     ├── not now              ModelNotReady  ModelUnloaded  ModelInUse  Overloaded  Draining
     │                        StoreUnavailable
     ├── not so               SessionBusy  SessionExists  StateModelMismatch  PositionMismatch
     ├── does not fit         MemoryBudgetExceeded  StoreFull
     ├── a foreign file       BadCheckpoint
-    └── while generating     Generation
+    ├── while generating     Generation
+    └── while training       OutOfTime
 
 A condition knows its code and its sentence, not HTTP: `api/problems.py` holds the one table
 from conditions to statuses. The sentence says what was received, the limit, and what to do.
@@ -89,6 +91,16 @@ class MemoryBudgetExceeded(CarouselError):
     code = "memory_budget_exceeded"
 
 
+class Exists(Validation):
+    """The version is stored already, and versions never change."""
+
+
+class OutOfTime(CarouselError):
+    """A train job's time was up before it had anything to show."""
+
+    code = "out_of_time"
+
+
 class BadCheckpoint(CarouselError):
     """The file is not a checkpoint that can be served, and the sentence says why."""
 
@@ -105,6 +117,18 @@ class SessionNotFound(CarouselError):
     """No session has this id, for this owner."""
 
     code = "session_not_found"
+
+
+class JobNotFound(CarouselError):
+    """No train job has this id, for this owner."""
+
+    code = "job_not_found"
+
+
+class CorpusNotFound(CarouselError):
+    """No corpus has this id, for this owner."""
+
+    code = "corpus_not_found"
 
 
 class SessionLost(CarouselError):

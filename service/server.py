@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from service.app import DRAIN_S, create_app, drain, open_store
 from service.settings import Settings
 from service.telemetry import log_to_stderr
+from service.workforce import Workforce
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_LIMIT_S = 10.0
@@ -171,7 +172,12 @@ def run(settings: Settings) -> None:
     log_to_stderr(settings.log_level)
     signal.signal(signal.SIGTERM, _leave)  # uvicorn raises what it has caught again at its end
     with open_store(settings) as redis_url:
-        _serve(settings, create_app(settings, redis_url))
+        workforce = Workforce(settings, redis_url, settings.workers)
+        workforce.start()
+        try:
+            _serve(settings, create_app(settings, redis_url))
+        finally:
+            workforce.stop()
 
 
 def _serve(settings: Settings, app: FastAPI) -> None:

@@ -21,6 +21,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65535)
     processes: int = 1
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
+    workers: int = Field(default=0, ge=0, le=64)  # of training, each one job at a time
     redis_url: SecretStr | None = None  # None: a private Valkey in data_dir
     secret: SecretStr | None = None  # None: one of its own in data_dir
     model_store: Path = Path("model_store")

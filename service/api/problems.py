@@ -14,6 +14,8 @@ STATUSES: dict[type[errors.CarouselError], int] = {
     errors.BadRequest: 400,
     errors.ModelNotFound: 404,
     errors.SessionNotFound: 404,
+    errors.JobNotFound: 404,
+    errors.CorpusNotFound: 404,
     errors.SessionBusy: 409,
     errors.SessionExists: 409,
     errors.StateModelMismatch: 409,

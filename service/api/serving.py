@@ -1,6 +1,7 @@
 """What the routes stand on: the models that are served, and whether they are."""
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from service.models.store import ModelStore
 from service.sessions.session import Session, SessionKey
 from service.sessions.sessions import Sessions
 from service.sessions.voice import Voice
+from service.training.corpora import Corpora
+from service.training.queue import JobQueue
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,20 @@ class ModelRuntime:
 ServedModel = LoadedModel[ModelRuntime]
 
 
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The rooms that the training routes stand on."""
+
+    queue: JobQueue
+    corpora: Corpora
+    folder: Path
+
+    def incoming(self) -> Path:
+        """A new place for a text that is being uploaded."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self.folder / f".upload-{secrets.token_hex(8)}"
+
+
 @dataclass(slots=True)
 class Serving:
     """The one value that changes while the process lives; it belongs to the event loop."""
@@ -49,6 +66,7 @@ class Serving:
     owner_of: Callable[[Request], str]
     store: ModelStore
     import_dir: Path
+    training: Training
     importing: asyncio.Lock = field(default_factory=asyncio.Lock)  # one at a time: they are large
     opened: asyncio.Event = field(default_factory=asyncio.Event)  # the first models are loaded
     is_draining: bool = False

@@ -6,7 +6,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from service.errors import ModelNotFound, Validation
+from service.errors import Exists, ModelNotFound, Validation
 from service.models.bundle import MANIFEST, Bundle, Manifest
 from service.models.spec import ModelRef
 
@@ -51,7 +51,7 @@ class ModelStore:
         """Put a version's files in place by one rename: complete or absent, never half.
 
         Raises:
-            Validation: the version exists already.
+            Exists: the version is there already.
 
         """
         target = self.path(ref)
@@ -69,7 +69,7 @@ class ModelStore:
             except OSError as error:
                 if not target.exists():
                     raise
-                raise Validation(
+                raise Exists(
                     f"{ref} exists already and versions never change; "
                     "leave `version` out to get the next one"
                 ) from error

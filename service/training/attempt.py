@@ -1,0 +1,167 @@
+"""One attempt at a train job: from the text to the stored model, or to where the next goes on."""
+
+import errno
+import logging
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from service.errors import CarouselError, Exists, OutOfTime
+from service.models.spec import ModelRef, Weights
+from service.models.store import ModelStore
+from service.training.corpora import Corpora
+from service.training.corpus import Corpus
+from service.training.events import Checkpoint, Progress, TrainEvent, Validation
+from service.training.job import Change, Job, JobKey
+from service.training.publication import Publication
+from service.training.pulse import Pulse
+from service.training.queue import JobQueue, Superseded
+
+_log = logging.getLogger(__name__)
+
+
+class Attempt:
+    """Runs once, in a process of its own."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        corpora: Corpora,
+        store: ModelStore,
+        folder: Path,
+        key: JobKey,
+        number: int,
+    ) -> None:
+        """`folder` is where the job's attempts have their checkpoints."""
+        self._queue, self._corpora, self._store = queue, corpora, store
+        self._folder, self._key, self._number = folder, key, number
+        self._pulse = Pulse(queue, key, number)
+
+    def leave(self) -> None:
+        """Stop at the end of the step, for another worker to go on. From any thread."""
+        self._pulse.shall_leave = True
+
+    def run(self) -> None:
+        """Train and publish. Blocks; whatever goes wrong is in the job's record, or its end is."""
+        try:
+            job = self._queue.claim(self._key, self._number)
+        except Superseded:
+            return
+        self._pulse.start()
+        change: Change | None = Change.FAIL
+        error: dict[str, str] | None = None
+        try:
+            change = self._train(job)
+        except Superseded:
+            return
+        except CarouselError as failure:
+            error = _error(str(failure), failure.code)
+        except MemoryError:
+            error = _error("the machine has no memory left for this job", "out_of_memory")
+        except OSError as failure:
+            if failure.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            error = _error("the disk has no room left for this job", "disk_full")
+        except Exception:  # noqa: BLE001 (the record has to say that it ended)
+            _log.exception("the job %s has failed", self._key.id)
+            error = _error("the training has failed; the worker's log says why", "training_failed")
+        finally:
+            self._pulse.stop()
+        try:
+            self._settle(change, error)
+        except Superseded:
+            return
+        if change in {None, Change.SUCCEED}:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _settle(self, change: Change | None, error: dict[str, str] | None) -> None:
+        if change is Change.RELEASE:
+            self._queue.release(self._key, self._number)
+        elif change is not None:
+            self._queue.settle(self._key, self._number, change, error)
+
+    def _train(self, job: Job) -> Change | None:
+        """Train; returns what becomes of the job, None where its loading is still to come."""
+        from service.training.trainer import Ending, train  # noqa: PLC0415 (TensorFlow: seconds)
+
+        corpus = self._corpora.read(self._key.owner, job.order.corpus)
+        vocabulary, initial = self._beginning(job, corpus)
+        trained = train(
+            corpus,
+            vocabulary,
+            job.order.recipe,
+            self._checkpoints(),
+            initial=initial,
+            report=self._report,
+            should_stop=self._pulse.shall_stop,
+        )
+        if trained.ending is Ending.STOPPED:
+            return Change.CANCEL if self._pulse.is_cancelled else Change.RELEASE
+        if trained.weights is None:
+            raise OutOfTime("nothing was judged before the time was up: raise max_seconds")
+        ref = self._publish(job, Publication.of(job.order, job.key.id, corpus, vocabulary, trained))
+        loads = job.order.load_when_done
+        told = {"model": str(ref)}
+        self._queue.tell(
+            self._key, self._number, "published", told, model=str(ref), published=loads
+        )
+        return None if loads else Change.SUCCEED
+
+    def _beginning(self, job: Job, corpus: Corpus) -> tuple[tuple[str, ...], Weights | None]:
+        if job.order.initial_model is None:
+            return corpus.vocabulary, None
+        bundle = self._store.read(ModelRef.parse(job.order.initial_model))
+        return bundle.tokenizer.tokens, bundle.weights
+
+    def _checkpoints(self) -> Path:
+        """This attempt's own folder, with what the one before had: a zombie writes into its own."""
+        own = self._folder / f"attempt-{self._number}"
+        own.mkdir(parents=True, exist_ok=True)
+        for number in range(self._number - 1, 0, -1):
+            before = self._folder / f"attempt-{number}"
+            if before.is_dir() and any(before.iterdir()):
+                for path in before.iterdir():
+                    if path.is_file() and not (own / path.name).exists():
+                        os.link(path, own / path.name)  # files are replaced, never changed
+                break
+        return own
+
+    def _report(self, event: TrainEvent) -> None:
+        data: dict[str, Any] = asdict(event)
+        fields: dict[str, Any] = {}
+        match event:
+            case Progress():
+                fields["progress"] = data
+            case Validation():
+                fields["validation"] = data
+                if event.is_best:
+                    fields["best"] = data
+            case Checkpoint():
+                data.pop("path")  # of this machine, not for people
+        try:
+            self._queue.tell(self._key, self._number, type(event).__name__.lower(), data, **fields)
+        except CarouselError as error:  # the text is learnt all the same
+            _log.warning("an event of the job %s was lost: %s", self._key.id, error)
+
+    def _publish(self, job: Job, publication: Publication) -> ModelRef:
+        """Store the model once, under the version that the record keeps for this job."""
+        version = job.version
+        while True:
+            if version is None:
+                version = self._store.next_version(job.order.name)
+                self._queue.tell(self._key, self._number, "", {}, version=version)
+            ref = ModelRef(job.order.name, version)
+            try:
+                self._store.write(ref, publication.files(ref))
+            except Exists:
+                manifest = self._store.manifest(ref)
+                if manifest is None or manifest.training.get("job") != job.key.id:
+                    version = None  # somebody else's: the next one
+                    continue
+            return ref  # of this attempt or, the same to the bit, of an earlier one
+
+
+def _error(sentence: str, code: str) -> dict[str, str]:
+    return {"error": sentence, "error_type": code}

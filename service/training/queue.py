@@ -1,0 +1,373 @@
+"""Train jobs in Redis: their records, events and leases, and RQ, which carries them to workers.
+
+The record is the truth and RQ only the carrier: an RQ job is one attempt, called `<id>-<attempt>`,
+and what it does to the record passes the fence, which is the number of the latest attempt.
+"""
+
+import contextlib
+import json
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+import rq
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from rq.exceptions import NoSuchJobError
+from rq.job import JobStatus
+from rq.registry import StartedJobRegistry
+
+from service.errors import JobNotFound, StoreFull, StoreUnavailable, Validation
+from service.training.job import MAX_CRASHES, Change, Job, JobKey, Order, Status, after
+
+PREFIX = "carousel:"
+QUEUE = "carousel-train"
+LEASE_MS = 8_000
+"""An attempt that has not been heard of for so long is lost, and another may begin."""
+
+ANSWER_LIMIT_S = 2.0
+MAX_OPEN_JOBS = 100
+MAX_EVENTS = 500
+_SCRIPTS = Path(__file__).parent / "scripts"
+_ATTEMPT = "service.worker.run_attempt"
+_LOST = {JobStatus.FAILED, JobStatus.FINISHED, JobStatus.STOPPED, JobStatus.CANCELED}
+
+
+class Superseded(Exception):
+    """Another attempt has the job: this one may change nothing any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that was told of a job. Ids grow."""
+
+    id: str
+    name: str
+    data: str  # JSON
+
+
+class JobQueue:
+    """Operations on train jobs. Methods block for ANSWER_LIMIT_S at most; safe from any thread.
+
+    All raise StoreUnavailable and StoreFull; those that name a job raise JobNotFound.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.connection = redis.Redis.from_url(
+            url,
+            protocol=2,
+            socket_timeout=ANSWER_LIMIT_S,
+            socket_connect_timeout=ANSWER_LIMIT_S,
+            retry=Retry(NoBackoff(), 1),
+        )
+        self._change = self.connection.register_script((_SCRIPTS / "change.lua").read_text())
+        self._beat = self.connection.register_script((_SCRIPTS / "beat.lua").read_text())
+
+    def worker_connection(self) -> redis.Redis:
+        """A connection for RQ's worker, which waits for jobs on it as long as it likes."""
+        return redis.Redis.from_url(self._url, protocol=2)
+
+    # -- a user's side
+
+    def submit(self, owner: str, order: Order) -> Job:
+        """Take a job. Raises Validation where the owner has MAX_OPEN_JOBS that are not over."""
+        n_open = sum(not job.status.is_over for job in self.jobs(owner, MAX_OPEN_JOBS))
+        if n_open >= MAX_OPEN_JOBS:
+            raise Validation(f"{n_open} jobs are not over, which is the limit; cancel one")
+        key = JobKey(owner, secrets.token_hex(8))
+        record: dict[str, Any] = {
+            "order": json.dumps(order.to_json()),
+            "status": Status.QUEUED,
+            "attempt": 1,
+            "crashes": 0,
+            "created": f"{time.time():.3f}",
+        }
+        with _named(), self.connection.pipeline(transaction=True) as pipe:
+            pipe.hset(_record(key), items=[part for pair in record.items() for part in pair])
+            pipe.zadd(_index(owner), {key.id: time.time()})
+            pipe.sadd(_open(), _record(key))
+            pipe.execute()
+            with contextlib.suppress(redis.RedisError):  # who tends the jobs sees to it later
+                self._enqueue(key, 1)
+        return self.get(key)
+
+    def get(self, key: JobKey) -> Job:
+        """A job as it stands."""
+        with _named():
+            fields: dict[bytes, bytes] = self.connection.hgetall(_record(key))  # type: ignore[assignment]
+        if not fields:
+            raise JobNotFound(f"there is no train job {key.id[:80]!r}")
+        return _job(key, {name.decode(): value.decode() for name, value in fields.items()})
+
+    def jobs(self, owner: str, most: int = 1_000) -> list[Job]:
+        """An owner's jobs, the newest first."""
+        with _named():
+            ids: list[bytes] = self.connection.zrevrange(_index(owner), 0, most - 1)  # type: ignore[assignment]
+        jobs = []
+        for job_id in ids:
+            with contextlib.suppress(JobNotFound):
+                jobs.append(self.get(JobKey(owner, job_id.decode())))
+        return jobs
+
+    def cancel(self, key: JobKey) -> Job:
+        """End a job: at once where it waits, at the end of its step where it runs."""
+        self.get(key)  # or JobNotFound
+        told = ("done", {"status": Status.CANCELLED, "model": None})
+        if not self._try(key, Status.QUEUED, Change.CANCEL, event=told):
+            with _named():
+                self._change(
+                    keys=self._keys(key),
+                    args=["", Status.RUNNING, "", 0, "", "", "cancel", 1],
+                )
+        return self.get(key)
+
+    def events(self, key: JobKey, after_id: str) -> list[Event]:
+        """What was told after an event; '0' is the beginning."""
+        with _named():
+            try:
+                found: Any = self.connection.xrange(_events(key), f"({after_id}", "+", MAX_EVENTS)
+            except redis.ResponseError as error:
+                if "Invalid stream ID" not in str(error):
+                    raise
+                raise Validation(
+                    f"{after_id[:80]!r} is no event id; one looks like 1795468800000-0"
+                ) from error
+        return [
+            Event(event_id.decode(), fields[b"name"].decode(), fields[b"data"].decode())
+            for event_id, fields in found
+        ]
+
+    # -- an attempt's side
+
+    def claim(self, key: JobKey, attempt: int) -> Job:
+        """Begin an attempt. Raises Superseded where it is not the latest, or not wanted."""
+        fields = {"started": f"{time.time():.3f}"}
+        if not self._try(key, Status.QUEUED, Change.CLAIM, fields, attempt, str(LEASE_MS)):
+            raise Superseded
+        return self.get(key)
+
+    def beat(self, key: JobKey, attempt: int) -> bool:
+        """Say that the attempt lives; whether it is to end. Raises Superseded."""
+        with _named():
+            verdict = self._beat(keys=[_record(key), _lease(key)], args=[attempt, LEASE_MS])
+        if verdict == b"FENCED":
+            raise Superseded
+        return bool(verdict == b"CANCEL")
+
+    def tell(
+        self, key: JobKey, attempt: int, name: str, data: dict[str, Any], **fields: Any
+    ) -> None:
+        """Tell of an event, and keep JSON `fields` of the record. Raises Superseded."""
+        flat = [part for one, value in fields.items() for part in (one, json.dumps(value))]
+        with _named():
+            reply = self._change(
+                keys=self._keys(key),
+                args=[attempt, Status.RUNNING, "", 0, name, json.dumps(data), *flat],
+            )
+        if reply[0] != b"OK":
+            raise Superseded
+
+    def release(self, key: JobKey, attempt: int) -> None:
+        """Leave a job to another worker. Raises Superseded."""
+        fields = {"attempt": attempt + 1}
+        if not self._try(key, Status.RUNNING, Change.RELEASE, fields, attempt, "0"):
+            raise Superseded
+        with _named():
+            self._enqueue(key, attempt + 1)
+
+    def settle(
+        self, key: JobKey, attempt: int, change: Change, error: dict[str, str] | None = None
+    ) -> None:
+        """Bring a job to its end. Raises Superseded."""
+        fields: dict[str, Any] = {}
+        status, model = after(Status.RUNNING, change), self.get(key).model
+        told: dict[str, Any] = {"status": status, "model": model}
+        if error is not None:
+            fields["error"] = json.dumps(error)
+            told["error"] = error
+        if not self._try(key, Status.RUNNING, change, fields, attempt, "0", ("done", told)):
+            raise Superseded
+
+    # -- who tends the jobs
+
+    def open(self) -> list[Job]:
+        """Every job that is not over, whoever owns it."""
+        with _named():
+            names: set[bytes] = self.connection.smembers(_open())  # type: ignore[assignment]
+        jobs = []
+        for name in names:
+            owner, _, job_id = name.decode().removeprefix(f"{PREFIX}job:").rpartition("/")
+            with contextlib.suppress(JobNotFound):
+                jobs.append(self.get(JobKey(owner, job_id)))
+        return jobs
+
+    def sweep(self) -> list[Job]:
+        """Give jobs whose attempt is lost to the next one, or up after MAX_CRASHES.
+
+        Returns the jobs that were open.
+        """
+        jobs = self.open()
+        for job in jobs:
+            if job.status is Status.RUNNING and not job.is_published:
+                self._sweep_running(job)
+            elif job.status is Status.QUEUED and self._is_lost(job):
+                self._begin_next(job, {})
+        return jobs
+
+    def _sweep_running(self, job: Job) -> None:
+        with _named():
+            if self.connection.exists(_lease(job.key)):
+                return
+        crashes = job.crashes + 1
+        fields: dict[str, Any] = {"crashes": crashes, "attempt": job.attempt + 1}
+        told: dict[str, Any] = {"status": Status.CANCELLED, "model": None}
+        if job.is_cancelled:
+            change = Change.CANCEL
+        elif crashes >= MAX_CRASHES:
+            change = Change.FAIL
+            error = {
+                "error": f"the job's process has died {crashes} times; it is not tried again",
+                "error_type": "poisoned",
+            }
+            fields["error"] = json.dumps(error)
+            told |= {"status": Status.FAILED, "error": error}
+        else:
+            self._begin_next(job, fields)
+            return
+        self._try(job.key, job.status, change, fields, job.attempt, "gone", ("done", told))
+
+    def _begin_next(self, job: Job, fields: dict[str, Any]) -> None:
+        fields = {"attempt": job.attempt + 1} | fields
+        if self._try(job.key, job.status, Change.LOSE, fields, job.attempt, "gone"):
+            with _named():
+                self._enqueue(job.key, job.attempt + 1)
+
+    def _is_lost(self, job: Job) -> bool:
+        """Whether RQ does not carry the attempt that is next."""
+        with _named():
+            queue = self._queue()
+            StartedJobRegistry(queue=queue, serializer=_JSON).cleanup()
+            try:
+                carried = rq.job.Job.fetch(
+                    _carried(job.key, job.attempt), self.connection, serializer=_JSON
+                )
+            except NoSuchJobError:
+                return True
+            return carried.get_status() in _LOST
+
+    # --
+
+    def _try(
+        self,
+        key: JobKey,
+        status: Status,
+        change: Change,
+        fields: dict[str, Any] | None = None,
+        attempt: int | None = None,
+        lease: str = "",
+        event: tuple[str, dict[str, Any]] | None = None,
+    ) -> bool:
+        """Make a change if the status is still this one and the fence lets it; whether it did."""
+        target = after(status, change)
+        assert target is not None
+        fields = {"status": target} | (fields or {})
+        if target.is_over:
+            fields["ended"] = f"{time.time():.3f}"
+        name, data = event or ("", {})
+        flat = [part for pair in fields.items() for part in pair]
+        with _named():
+            reply = self._change(
+                keys=self._keys(key),
+                args=[
+                    *("" if attempt is None else attempt, status, lease, int(target.is_over)),
+                    *(name, json.dumps(data), *flat),
+                ],
+            )
+        return bool(reply[0] == b"OK")
+
+    def _keys(self, key: JobKey) -> Sequence[str]:
+        return [_record(key), _lease(key), _events(key), _open()]
+
+    def _queue(self) -> rq.Queue:
+        return rq.Queue(QUEUE, self.connection, serializer=_JSON)
+
+    def _enqueue(self, key: JobKey, attempt: int) -> None:
+        self._queue().enqueue_call(
+            _ATTEMPT,
+            args=[key.owner, key.id, attempt],
+            timeout=-1,
+            result_ttl=0,
+            failure_ttl=3_600,
+            job_id=_carried(key, attempt),
+        )
+
+
+_JSON = "json"
+
+
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    """Turn what Redis says into named conditions."""
+    try:
+        yield
+    except redis.OutOfMemoryError as error:
+        raise StoreFull("the store has no room for more train jobs") from error
+    except redis.ResponseError as error:
+        if "OOM" in str(error):
+            raise StoreFull("the store has no room for more train jobs") from error
+        raise StoreUnavailable(f"the store refuses its work: {error}") from error
+    except redis.RedisError as error:
+        raise StoreUnavailable("the store of train jobs does not answer; try again") from error
+
+
+def _record(key: JobKey) -> str:
+    return f"{PREFIX}job:{key}"
+
+
+def _lease(key: JobKey) -> str:
+    return f"{PREFIX}job-lease:{key}"
+
+
+def _events(key: JobKey) -> str:
+    return f"{PREFIX}job-events:{key}"
+
+
+def _index(owner: str) -> str:
+    return f"{PREFIX}jobs:{owner}"
+
+
+def _open() -> str:
+    return f"{PREFIX}jobs-open"
+
+
+def _carried(key: JobKey, attempt: int) -> str:
+    return f"{key.id}-{attempt}"
+
+
+def _job(key: JobKey, fields: dict[str, str]) -> Job:
+    def value(name: str) -> Any:
+        return json.loads(fields[name]) if name in fields else None
+
+    return Job(
+        key=key,
+        order=Order.from_json(value("order")),
+        status=Status(fields["status"]),
+        attempt=int(fields["attempt"]),
+        crashes=int(fields["crashes"]),
+        is_cancelled=fields.get("cancel") == "1",
+        is_published=value("published") is True,
+        created_s=float(fields["created"]),
+        started_s=value("started"),
+        ended_s=value("ended"),
+        progress=value("progress"),
+        validation=value("validation"),
+        best=value("best"),
+        version=value("version"),
+        model=value("model"),
+        error=value("error"),
+    )
