@@ -37,8 +37,8 @@ class Learner:
         self._optimizer = AdamW(recipe.schedule, self._weights)
         n_lanes = recipe.schedule.batch_size
         self._state = [tf.Variable(zeros) for zeros in initial_state(spec, n_lanes)]
-        self._learn = tf.function(self._learn_window, jit_compile=True)
-        self._judge = tf.function(self._judge_window, jit_compile=True)
+        self._learn = tf.function(self._learn_window, jit_compile=True, autograph=False)
+        self._judge = tf.function(self._judge_window, jit_compile=True, autograph=False)
 
     def learn(self, window: Window, *, is_first: bool) -> float:
         """One step on a window; return what it cost in nats a character.
@@ -106,7 +106,10 @@ class Learner:
             tape.watch(weights)
             logits, after = self._network.logits(weights, inputs, state, dropping, seed)
             loss = tf.reduce_mean(cross_entropy(targets, logits))
-        self._optimizer.apply(tape.gradient(loss, weights), step, rate)
+        gradients = tape.gradient(loss, weights)
+        # An embedding that is not folded has a gradient in slices.
+        dense = {name: tf.convert_to_tensor(gradient) for name, gradient in gradients.items()}
+        self._optimizer.apply(dense, step, rate)
         for name, average in self._average.items():
             average.assign(averaging * average + (1.0 - averaging) * self._weights[name])
         for variable, value in zip(self._state, after, strict=True):

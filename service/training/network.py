@@ -1,6 +1,6 @@
 """The language model while it learns: tokens and a state in, logits and the next state out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +29,12 @@ class Dropping:
 
 
 def initial_state(spec: ModelSpec, n_lanes: int) -> list[Any]:
-    """Zeros for every state tensor, each (lanes, units)."""
-    return [tf.zeros((n_lanes, units)) for units in spec.state_units]
+    """Zeros for every state tensor, each (units, lanes)."""
+    return [tf.zeros((units, n_lanes)) for units in spec.state_units]
 
 
 class Network:
-    """A ModelSpec as a differentiable function of its weights."""
+    """A ModelSpec as a differentiable function of its weights. Arrays: (features, time, lanes)."""
 
     def __init__(self, spec: ModelSpec, product: Product) -> None:
         self.spec = spec
@@ -44,7 +44,7 @@ class Network:
         self,
         weights: Mapping[str, Any],
         tokens: Any,
-        state: list[Any],
+        state: Sequence[Any],
         dropping: Dropping,
         seed: Any,
     ) -> tuple[Any, list[Any]]:
@@ -53,41 +53,43 @@ class Network:
         `tokens` is (time, lanes) int32. `seed`, (2,) int32, fixes what is left out.
         """
         left, after = list(state), []
-        embedding = _dropped(weights["embedding"], dropping.embedding, seed, 0)
-        x = None
+        x: Any = None
         for i, layer in enumerate(self.spec.layers):
-            kernel, bias = weights[f"layers.{i}.kernel"], weights[f"layers.{i}.bias"]
-            recurrent_kernel = _dropped(
-                weights[f"layers.{i}.recurrent_kernel"], dropping.recurrent_weights, seed, 2 * i + 1
-            )
-            extras = []
+            mine: dict[str, Any] = {part: weights.get(f"layers.{i}.{part}") for part in _PARTS}
+            bias, extras = mine["bias"], []
             if layer.cell is Cell.GRU:
                 bias, recurrent_bias = tf.unstack(bias)
                 extras = [recurrent_bias]
-            if layer.cell is Cell.PEEPHOLE_LSTM:
-                extras = [weights[f"layers.{i}.peephole"]]
+            elif layer.cell is Cell.PEEPHOLE_LSTM:
+                extras = [mine["peephole"]]
             if x is None:
-                entered = self._looked_up(tokens, embedding, kernel, bias)
+                embedding = _dropped(weights["embedding"], dropping.embedding, seed, 0)
+                x = self._looked_up(embedding, tokens, mine["kernel"], bias)
             else:
-                entered = self._product.dense(x, kernel) + bias
-            mine = [left.pop(0) for _ in layer.states]
-            run = recurrence(layer.cell, self._product)
-            x, *mine = run(entered, recurrent_kernel, *extras, *mine)
-            after += mine
+                x = self._product.dense(x, mine["kernel"]) + bias[:, None, None]
+            kernel = _dropped(mine["recurrent_kernel"], dropping.recurrent_weights, seed, 2 * i + 1)
+            before = [left.pop(0) for _ in layer.states]
+            x, *last = recurrence(layer.cell, self._product, x, kernel, *extras, *before)
+            after += last
             x = _locked(x, dropping.output, seed, 2 * i + 2)
         logits = self._product.dense(x, weights["output.kernel"])
-        return logits + weights["output.bias"], after
+        return tf.transpose(logits, (1, 2, 0)) + weights["output.bias"], after
 
-    def _looked_up(self, tokens: Any, embedding: Any, kernel: Any, bias: Any) -> Any:
-        """X W + b of the first layer, (time, lanes, columns).
+    def _looked_up(self, embedding: Any, tokens: Any, kernel: Any, bias: Any) -> Any:
+        """X W + b of the first layer.
 
-        Folded, it is a row of E W + b for each token, and its gradient one product with the
-        one-hot tokens: cheaper than x W while the vocabulary is below three embeddings.
+        Folded, it is the one-hot tokens times the table E W + b, as cheap as looking its columns
+        up and adding to them in the gradient, while the vocabulary is below three embeddings.
         """
         vocabulary, dim = embedding.shape
         if vocabulary < 3 * dim:
-            return self._product.rows(tf.matmul(embedding, kernel) + bias, tokens)
-        return self._product.dense(tf.gather(embedding, tokens), kernel) + bias
+            one_hot = tf.one_hot(tokens, vocabulary, axis=0)  # (vocabulary, time, lanes)
+            return self._product.dense(one_hot, tf.matmul(embedding, kernel) + bias)
+        x = tf.transpose(tf.gather(embedding, tokens), (2, 0, 1))
+        return self._product.dense(x, kernel) + bias[:, None, None]
+
+
+_PARTS = ("kernel", "recurrent_kernel", "bias", "peephole")
 
 
 def cross_entropy(targets: Any, logits: Any) -> Any:
@@ -105,7 +107,8 @@ def _dropped(weight: Any, rate: float, seed: Any, place: int) -> Any:
 def _locked(x: Any, rate: float, seed: Any, place: int) -> Any:
     if not rate:
         return x
-    return x * _mask((1, *x.shape[1:]), rate, seed, place)
+    units, _, lanes = x.shape
+    return x * _mask((units, 1, lanes), rate, seed, place)
 
 
 def _mask(shape: Any, rate: float, seed: Any, place: int) -> Any:

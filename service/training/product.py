@@ -1,12 +1,13 @@
-"""Matrix products with operands in float32 or bfloat16, always summed into float32."""
+"""Matrix products for compiled functions: operands in float32 or bfloat16, sums in float32."""
 
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.compiler.tf2xla.python import xla
 
 
 class Product:
-    """One way to multiply: `product(a, product.operand(b))` is a @ b in float32."""
+    """One way to multiply: `product(product.operand(a), b)` is a @ b in float32."""
 
     def __init__(self, operand_type: Any = tf.float32) -> None:
         self._type = operand_type
@@ -15,50 +16,40 @@ class Product:
         """The matrix in the operands' type, for a product that is taken many times."""
         return tf.cast(matrix, self._type)
 
-    def __call__(self, a: Any, b: Any, *, transpose_a: bool = False) -> Any:
-        """`a @ b` in float32. Not differentiable by itself in bfloat16: see `dense`."""
+    def __call__(self, a: Any, b: Any, *, transpose_b: bool = False) -> Any:
+        """`a @ b` in float32."""
+        a, b = self.operand(a), self.operand(b)
         if self._type == tf.float32:
-            return tf.matmul(a, b, transpose_a=transpose_a)
-        return tf.raw_ops.BatchMatMulV3(
-            x=self.operand(a), y=self.operand(b), Tout=tf.float32, adj_x=transpose_a
-        )
-
-    def weight_gradient(self, inputs: Any, outputs: Any) -> Any:
-        """`inputsᵀ @ outputs` over all leading axes, (in, out), as one product.
-
-        Taken as outputsᵀ @ inputs and transposed: XLA spreads the taller result over the cores.
-        """
-        return tf.transpose(self(_flat(outputs), _flat(inputs), transpose_a=True))
+            return tf.matmul(a, b, transpose_b=transpose_b)
+        return tf.raw_ops.BatchMatMulV3(x=a, y=b, Tout=tf.float32, adj_y=transpose_b)
 
     def dense(self, x: Any, kernel: Any) -> Any:
-        """`x @ kernel` over the last axis, differentiable: (…, in) to (…, out)."""
+        """`kernelᵀ @ x` over the first axis, differentiable: (in, …) to (out, …)."""
 
         @tf.custom_gradient
         def multiply(x: Any, kernel: Any) -> tuple[Any, Any]:
             def gradient(dy: Any) -> tuple[Any, Any]:
-                dx = self._over_last(dy, tf.transpose(kernel))
-                return dx, self.weight_gradient(x, dy)
+                return self._over_first(kernel, dy), self.over_columns(x, dy)
 
-            return self._over_last(x, kernel), gradient
+            return self._over_first(fixed(tf.transpose(kernel)), x), gradient
 
         return multiply(x, kernel)
 
-    def rows(self, table: Any, indices: Any) -> Any:
-        """`table[indices]`, differentiable by one product with the one-hot indices."""
+    def over_columns(self, a: Any, b: Any) -> Any:
+        """`a @ bᵀ` summed over all axes but the first: a weight's gradient in one product."""
+        return self(_flat(a), _flat(b), transpose_b=True)
 
-        @tf.custom_gradient
-        def look_up(table: Any) -> tuple[Any, Any]:
-            def gradient(dy: Any) -> Any:
-                one_hot = tf.one_hot(tf.reshape(indices, (-1,)), table.shape[0])
-                return self.weight_gradient(one_hot, dy)
+    def _over_first(self, matrix: Any, x: Any) -> Any:
+        return tf.reshape(self(matrix, _flat(x)), (matrix.shape[0], *x.shape[1:]))
 
-            return tf.gather(table, indices), gradient
 
-        return look_up(table)
+def fixed(x: Any) -> Any:
+    """`x` laid out in memory as it stands: XLA folds no transposition into what reads it.
 
-    def _over_last(self, x: Any, matrix: Any) -> Any:
-        return tf.reshape(self(_flat(x), self.operand(matrix)), (*x.shape[:-1], matrix.shape[-1]))
+    A product of transposed operands takes XLA on a CPU up to twice as long.
+    """
+    return xla.optimization_barrier(x)[0]
 
 
 def _flat(x: Any) -> Any:
-    return tf.reshape(x, (-1, x.shape[-1]))
+    return tf.reshape(x, (x.shape[0], -1))

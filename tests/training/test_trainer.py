@@ -1,0 +1,255 @@
+import json
+import math
+from dataclasses import replace
+from itertools import count
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from service.errors import BadCheckpoint, UnknownCharacter, Validation
+from service.models.spec import Weights
+from service.training import checkpoint
+from service.training.corpus import Corpus, JudgedLanes, Window
+from service.training.events import Checkpoint, Progress
+from service.training.events import Validation as Judgement
+from service.training.initial import initial_weights
+from service.training.learner import Learner
+from service.training.precision import resolved
+from service.training.recipe import Architecture, Recipe, Schedule
+from service.training.trainer import Ending, train
+
+pytestmark = pytest.mark.tf
+
+CORPUS = Corpus.of("".join(f"{i} times {i} is {i * i}.\n" for i in range(260)))
+RECIPE = Recipe(
+    Architecture(embedding_dim=8, units=24, layers=1, dropout=0.2),
+    Schedule(
+        epochs=3, batch_size=8, sequence_length=16, learning_rate=1e-2, validation_fraction=0.2
+    ),
+    seed=5,
+)
+
+
+def run(folder, recipe=RECIPE, corpus=CORPUS, *, steps=None, initial=None, events=None):
+    """Train, stopped before the step that would be one more than `steps` in this run."""
+    asked = count(1)
+    events = [] if events is None else events
+    return train(
+        corpus,
+        corpus.vocabulary,
+        recipe,
+        folder,
+        initial=initial,
+        report=events.append,
+        should_stop=lambda: steps is not None and next(asked) > steps,
+    )
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    events = []
+    return run(folder, events=events), folder, events
+
+
+def test_a_training_stopped_anywhere_ends_with_the_same_bits(undisturbed, tmp_path):
+    whole, folder, _ = undisturbed
+    # In the first pass, at a window's edge before a validation, and in the last pass.
+    for steps in (1, whole.n_steps // 2 - 2, 4):
+        assert run(tmp_path, steps=steps).ending is Ending.STOPPED
+    trained = run(tmp_path)
+    assert same(trained.weights, whole.weights)
+    last, expected = (checkpoint.read(f / checkpoint.LAST) for f in (tmp_path, folder))
+    assert same(last.arrays, expected.arrays)
+    for mine, theirs in zip(trained.history, whole.history, strict=True):
+        assert replace(mine, elapsed_s=0.0) == replace(theirs, elapsed_s=0.0)
+
+
+def test_another_seed_is_another_training(undisturbed, tmp_path):
+    whole, _, _ = undisturbed
+    other = run(tmp_path, replace(RECIPE, seed=6))
+    assert not same(other.weights, whole.weights)
+
+
+def test_a_state_that_was_not_restored_would_be_seen(undisturbed, tmp_path):
+    # What the test of the same bits relies on.
+    whole, folder, _ = undisturbed
+    run(tmp_path, steps=whole.n_steps - 2)
+    path = tmp_path / checkpoint.LAST
+    snapshot = checkpoint.read(path)
+    snapshot.arrays["state/0"] = np.zeros_like(snapshot.arrays["state/0"])
+    checkpoint.write(path, snapshot.arrays, snapshot.facts)
+    run(tmp_path)
+    assert not same(checkpoint.read(path).arrays, checkpoint.read(folder / checkpoint.LAST).arrays)
+
+
+def test_a_finished_training_is_returned_without_another_step(undisturbed):
+    whole, folder, _ = undisturbed
+    events = []
+    again = run(folder, events=events)
+    assert again.ending is Ending.COMPLETED
+    assert again.step == whole.step
+    assert same(again.weights, whole.weights)
+    assert events == []
+
+
+def test_it_learns_and_says_so(undisturbed):
+    whole, _, events = undisturbed
+    judged = [event for event in events if isinstance(event, Judgement)]
+    assert tuple(judged) == whole.history
+    assert whole.history[-1].validation_nats < 0.8 * math.log(len(CORPUS.vocabulary))
+    assert whole.best == min(whole.history, key=lambda v: v.validation_nats)
+    last = judged[-1]
+    assert last.step == last.n_steps == whole.n_steps
+    assert last.epoch == 3
+    assert last.bits_per_character == pytest.approx(last.validation_nats / math.log(2))
+    assert last.bits_per_byte == pytest.approx(last.bits_per_character)
+    assert last.perplexity == pytest.approx(math.exp(last.validation_nats))
+    assert {e.name for e in events if isinstance(e, Checkpoint)} == {"best", "last"}
+
+
+def test_progress_is_said_about_once_a_second(undisturbed):
+    whole, _, events = undisturbed
+    progress = [event for event in events if isinstance(event, Progress)]
+    assert len(progress) <= whole.elapsed_s + 1
+    assert all(0 < event.step <= event.n_steps for event in progress)
+
+
+def test_bits_per_byte_count_what_utf_8_needs(tmp_path):
+    corpus = Corpus.of("".join(f"{i}é" for i in range(600)))
+    share = len("é".encode()) + sum(len(str(i)) for i in range(540, 600)) / 60
+    recipe = replace(RECIPE, schedule=replace(RECIPE.schedule, epochs=1, validations_per_epoch=1))
+    best = run(tmp_path, recipe, corpus).best
+    assert best.bits_per_character / best.bits_per_byte == pytest.approx(share / 4, rel=0.01)
+
+
+def test_a_folder_of_another_training_is_refused(undisturbed):
+    _, folder, _ = undisturbed
+    with pytest.raises(Validation, match="another training: recipe differs"):
+        run(folder, replace(RECIPE, seed=6))
+    with pytest.raises(Validation, match="another training: corpus_sha256 differs"):
+        run(folder, corpus=Corpus.of(CORPUS.text[:-1]))
+
+
+def test_a_checkpoint_that_is_cut_short_is_refused(tmp_path):
+    run(tmp_path, steps=2)
+    path = tmp_path / checkpoint.LAST
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BadCheckpoint, match=r"last\.safetensors cannot be read"):
+        run(tmp_path)
+
+
+def test_a_crash_while_writing_leaves_the_checkpoint_before(tmp_path):
+    run(tmp_path, steps=2)
+    (tmp_path / "last.part").write_bytes(b"half a file")
+    assert run(tmp_path, steps=3).step == 5
+
+
+def test_a_rate_far_too_high_ends_with_a_sentence(tmp_path):
+    recipe = replace(RECIPE, schedule=replace(RECIPE.schedule, learning_rate=1e38))
+    with pytest.raises(Validation, match=r"loss .* is (nan|inf); lower learning_rate.*1e\+38"):
+        run(tmp_path, recipe)
+
+
+def test_patience_ends_a_training_that_gets_no_better(tmp_path):
+    schedule = replace(RECIPE.schedule, learning_rate=0.0, patience=2, averaging=0.0, epochs=9)
+    trained = run(tmp_path, replace(RECIPE, schedule=schedule))
+    assert trained.ending is Ending.OUT_OF_PATIENCE
+    assert len(trained.history) == 3
+    assert trained.best == trained.history[0]
+    assert run(tmp_path, replace(RECIPE, schedule=schedule)).step == trained.step
+
+
+def test_seconds_count_over_all_runs_of_a_training(tmp_path):
+    recipe = replace(RECIPE, schedule=replace(RECIPE.schedule, max_seconds=3600.0, epochs=10_000))
+    first = run(tmp_path, recipe, steps=1)
+    assert first.ending is Ending.STOPPED
+    path = tmp_path / checkpoint.LAST
+    snapshot = checkpoint.read(path)
+    assert 0 < snapshot.facts["elapsed_s"] < 3600
+    checkpoint.write(path, snapshot.arrays, snapshot.facts | {"elapsed_s": 3600.0})
+    second = run(tmp_path, recipe)
+    assert second.ending is Ending.OUT_OF_TIME
+    assert second.step == first.step
+
+
+def test_a_training_stopped_before_it_was_judged_has_no_weights(tmp_path):
+    trained = run(tmp_path, steps=1)
+    assert trained.weights is None
+    assert trained.best is None
+    assert trained.ending is Ending.STOPPED
+
+
+def test_it_starts_from_weights_that_are_given(undisturbed, tmp_path):
+    whole, _, _ = undisturbed
+    schedule = replace(RECIPE.schedule, learning_rate=0.0, epochs=1)
+    trained = run(tmp_path, replace(RECIPE, schedule=schedule), initial=whole.weights)
+    assert trained.best.validation_nats == pytest.approx(whole.best.validation_nats, abs=1e-5)
+    other = initial_weights(Architecture(units=3, layers=1).spec(4), 0)
+    with pytest.raises(BadCheckpoint):
+        run(tmp_path, initial=other)
+
+
+def test_a_text_beyond_the_vocabulary_is_refused(tmp_path):
+    with pytest.raises(UnknownCharacter):
+        train(CORPUS, ["0", "1"], RECIPE, tmp_path, report=print, should_stop=lambda: True)
+
+
+def test_a_text_too_short_for_its_lanes_is_refused(tmp_path):
+    with pytest.raises(Validation, match="need at least 129: lower batch_size"):
+        run(tmp_path, corpus=Corpus.of("abc" * 40))
+
+
+def test_the_best_checkpoint_is_the_weights_that_are_served(undisturbed):
+    whole, folder, _ = undisturbed
+    with safe_open(folder / checkpoint.BEST, "numpy") as file:
+        facts = json.loads(file.metadata()["facts"])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert same(Weights(whole.spec, arrays), whole.weights)
+    assert facts["validation"]["validation_nats"] == whole.best.validation_nats
+
+
+def learner(recipe, vocabulary_size=11):
+    spec = recipe.architecture.spec(vocabulary_size)
+    return Learner(spec, recipe, 100, initial_weights(spec, 1), "float32")
+
+
+def test_lanes_of_a_judgement_cost_what_one_lane_would(undisturbed):
+    whole, _, _ = undisturbed
+    spec, tokens = whole.spec, CORPUS.split(CORPUS.vocabulary, 0.5).validation
+    judge = Learner(spec, RECIPE, 1, whole.weights, "float32")
+    one = JudgedLanes(tokens, warm_up=len(tokens))
+    many = JudgedLanes(tokens)
+    assert (one.n_lanes, many.n_lanes > 4) == (1, True)
+    assert judge.judge(many) == pytest.approx(judge.judge(one), abs=2e-3)
+
+
+def test_the_first_loss_is_that_of_a_guess():
+    recipe = replace(RECIPE, architecture=replace(RECIPE.architecture, dropout=0.0))
+    tokens = np.random.default_rng(0).integers(11, size=(8, 17)).astype(np.int32)
+    loss = learner(recipe).learn(Window(tokens[:, :-1], tokens[:, 1:]), is_first=True)
+    assert loss == pytest.approx(math.log(11), abs=0.05)
+
+
+def test_a_large_vocabulary_is_learnt_without_folding():
+    tokens = np.random.default_rng(0).integers(40, size=(8, 17)).astype(np.int32)
+    window = Window(tokens[:, :-1], tokens[:, 1:])
+    mine = learner(RECIPE, 40)
+    losses = [mine.learn(window, is_first=True) for _ in range(60)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_auto_is_bfloat16_only_where_the_processor_has_it(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("flags\t: fpu avx2 fma\n")
+    assert resolved("auto", cpuinfo) == "float32"
+    assert resolved("bfloat16", cpuinfo) == "bfloat16"
+    cpuinfo.write_text("flags\t: fpu avx512_bf16 fma\n")
+    assert resolved("auto", cpuinfo) == "bfloat16"
+    assert resolved("float32", cpuinfo) == "float32"
+    assert resolved("auto", tmp_path / "none") == "float32"
