@@ -1,0 +1,42 @@
+"""The keyword arguments of a generation and of an import."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypedDict
+
+
+class Parameters(TypedDict, total=False):
+    """How to generate: what is not given is the server's default.
+
+    Where none at all is given, the model's own defaults apply; with one, the likeliest token is
+    taken unless `do_sample` or a parameter of sampling is there. Their limits and meaning:
+    docs/reference/http.md.
+    """
+
+    max_new_tokens: int
+    do_sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    typical_p: float
+    repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: Mapping[str, float]
+    seed: int
+    stop: Sequence[str]
+    details: bool
+    top_n_tokens: int
+    return_full_text: bool
+    truncate: int
+
+
+class ImportOptions(TypedDict, total=False):
+    """How to import a checkpoint. Paths are those under the server's import folder."""
+
+    version: int
+    vocabulary: str
+    vocabulary_text: str
+    precision: Literal["auto", "float32", "int8"]
+    assume: Mapping[str, str]
+    alias: str
