@@ -1,4 +1,4 @@
-# The serving image: API and engine, no TensorFlow, no compiler. Linted by `make image-lint`.
+# The serving image: API and engine, no compiler, and TensorFlow only where workers are built. Linted by `make image-lint`.
 # The base is pinned by tag. Pin it by digest (python:3.11-slim-bookworm@sha256:…) where you build:
 # this file was written where no registry of images can be reached, so no digest is known here.
 FROM python:3.11-slim-bookworm AS base
@@ -9,11 +9,13 @@ ENV PATH=/app/.venv/bin:$PATH \
 FROM base AS builder
 WORKDIR /app
 RUN python -m venv .venv
-COPY requirements/serve.txt requirements/
+# `serve` is the API and the engine; `cpu` and `gpu` add TensorFlow, for `carousel worker`.
+ARG REQUIREMENTS=serve
+COPY requirements/${REQUIREMENTS}.txt requirements/
 # Wheels alone, each with the digest that uv.lock names: nothing is compiled, nothing else fits.
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
-        -r requirements/serve.txt
+        -r requirements/${REQUIREMENTS}.txt
 COPY docker/healthcheck.py ./
 COPY service/ service/
 # The root file system may be read-only, so bytecode is made now.

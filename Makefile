@@ -9,8 +9,8 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --re
 
 .PHONY: run test check lint fix bench soak demo-model image-lint lock
 
-run: $(VENV)/.serve  ## serve the bundled model on 127.0.0.1:$(PORT)
-	CAROUSEL_PORT=$(PORT) $(BIN)/python -m service serve
+run: $(VENV)/.run  ## serve the bundled model on 127.0.0.1:$(PORT), and train
+	CAROUSEL_PORT=$(PORT) $(BIN)/python -m service serve --workers 1
 
 test: $(VENV)/.dev  ## every test that CI runs
 	$(BIN)/python -m pytest -m "not soak"
@@ -57,11 +57,11 @@ $(DCLINT): docker/package-lock.json
 	npm ci --prefix docker --no-audit --no-fund --silent
 	touch $@
 
-$(VENV)/.serve: requirements/serve.txt | $(VENV)/bin/python
-	$(INSTALL) -r requirements/serve.txt
+$(VENV)/.run: requirements/cpu.txt | $(VENV)/bin/python
+	$(INSTALL) -r requirements/cpu.txt
 	$(BIN)/python -m service doctor  # compile once here, not at the first start
 	touch $@
 
 $(VENV)/.dev: requirements/dev.txt | $(VENV)/bin/python
 	$(INSTALL) -r requirements/dev.txt
-	touch $@ $(VENV)/.serve
+	touch $@ $(VENV)/.run

@@ -23,10 +23,10 @@ from service.training.corpus import Corpus, Tokens
 from service.training.events import TrainEvent
 from service.training.events import Validation as Judgement
 from service.training.recipe import Architecture, Recipe, Schedule
+from service.training.sample import TEMPERATURE, sample_text
 from service.training.topics import ALPHABET, topics_text
 from service.training.trainer import framework_versions, train
 
-TEMPERATURE = 0.8
 PROMPTS = ("The with statement ", "class ")
 SAMPLE_CHARACTERS = 400
 
@@ -145,15 +145,8 @@ def _nats_per_character(reference: ReferenceModel, tokens: Tokens) -> float:
 
 
 def _sample(reference: ReferenceModel, tokenizer: Tokenizer, prompt: str) -> str:
-    """The prompt and what the reference makes of it at `TEMPERATURE`, always the same."""
-    rng, state, tokens = np.random.default_rng(0), reference.initial_state(), []
-    for token in tokenizer.encode(prompt):
-        logits, state = reference.step(token, state)
-    for _ in range(SAMPLE_CHARACTERS):
-        weights = np.exp((logits - logits.max()) / TEMPERATURE)
-        tokens.append(int(rng.choice(len(weights), p=weights / weights.sum())))
-        logits, state = reference.step(tokens[-1], state)
-    return prompt + tokenizer.decode(tokens)
+    tokens = tokenizer.encode(prompt)
+    return prompt + sample_text(reference, tokenizer, tokens, characters=SAMPLE_CHARACTERS)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,15 @@ class Checkpoint:
     path: str
 
 
-TrainEvent = Progress | Validation | Checkpoint
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the model writes, from the same draws each time."""
+
+    step: int
+    text: str
+
+
+TrainEvent = Progress | Validation | Sample | Checkpoint
 
 
 def perplexity(nats: float) -> float:

@@ -11,11 +11,11 @@ from service.models.tokenizer import Tokenizer
 from service.training.corpus import Corpus
 from service.training.curve import loss_curve
 from service.training.job import Order
+from service.training.sample import TEMPERATURE
 
 if TYPE_CHECKING:
     from service.training.trainer import Trained
 
-TEMPERATURE = 0.8
 CURVE = "loss.png"
 
 

@@ -15,14 +15,24 @@ import numpy as np
 import tensorflow as tf
 
 from service import errors
+from service.models.reference import ReferenceModel
 from service.models.spec import ModelSpec, Weights
+from service.models.tokenizer import Tokenizer
 from service.training import checkpoint
 from service.training.corpus import Corpus, JudgedLanes, Lanes, Split
-from service.training.events import Checkpoint, Progress, TrainEvent, Validation, perplexity
+from service.training.events import (
+    Checkpoint,
+    Progress,
+    Sample,
+    TrainEvent,
+    Validation,
+    perplexity,
+)
 from service.training.initial import initial_weights
 from service.training.learner import Learner
 from service.training.precision import resolved
 from service.training.recipe import Architecture, Recipe, Schedule
+from service.training.sample import sample_text
 
 __all__ = [
     "Architecture",
@@ -30,6 +40,7 @@ __all__ = [
     "Ending",
     "Progress",
     "Recipe",
+    "Sample",
     "Schedule",
     "TrainEvent",
     "Trained",
@@ -116,6 +127,7 @@ class _Training:
         split = corpus.split(vocabulary, schedule.validation_fraction)
         self._lanes = Lanes(split.training, schedule.batch_size, schedule.sequence_length)
         self._judged = JudgedLanes(split.validation)
+        self._tokenizer, self._prompt = Tokenizer(vocabulary), split.validation[:1].tolist()
         self._bytes_per_character = _bytes_per_character(split)
         self._n_steps = self._lanes.n_windows * schedule.epochs
         if self._n_steps < 1:
@@ -229,9 +241,12 @@ class _Training:
         self._history.append(validation)
         self._losses.clear()
         report(validation)
+        weights = self._learner.weights()
+        reference = ReferenceModel(self._spec, weights)
+        report(Sample(self._learner.step, sample_text(reference, self._tokenizer, self._prompt)))
         if validation.is_best:
             facts = {"identity": self._identity, "validation": asdict(validation)}
-            self._write(checkpoint.BEST, self._learner.weights(), facts, report)
+            self._write(checkpoint.BEST, weights, facts, report)
         self._save_last(report)
 
     def _save_last(self, report: Callable[[TrainEvent], None]) -> None:

@@ -1,0 +1,97 @@
+"""From a text file to streamed text, over HTTP alone: upload, submit, follow, generate.
+
+    python docs/examples/train_over_http.py FILE [--url http://127.0.0.1:8000] [--units 512] …
+
+Needs nothing but Python.
+"""
+
+import argparse
+import json
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    """Train a model on a file and let it write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--name", default="mine")
+    for option in ("units", "layers", "embedding-dim", "epochs", "batch-size", "sequence-length"):
+        parser.add_argument(f"--{option}", type=int)
+    parser.add_argument("--max-seconds", type=float)
+    parser.add_argument("--characters", type=int, default=400)
+    asked = parser.parse_args()
+
+    text = asked.file.read_bytes()
+    place = f"{asked.url}/corpora?name={urllib.parse.quote(asked.name)}"
+    corpus = json.load(send(place, text, "text/plain; charset=utf-8"))
+    print(f"corpus {corpus['id']}: {corpus['characters']:,} characters", file=sys.stderr)
+
+    body = {
+        "name": asked.name,
+        "corpus": corpus["id"],
+        "architecture": given(asked, "units", "layers", "embedding_dim"),
+        "training": given(asked, "epochs", "batch_size", "sequence_length", "max_seconds"),
+    }
+    job = json.load(send_json(f"{asked.url}/train-jobs", body))
+    end: dict[str, Any] = {}
+    for name, data in events(urllib.request.urlopen(f"{asked.url}/train-jobs/{job['id']}/events")):
+        if name == "validation":
+            print(
+                f"epoch {data['epoch']:.2f}: {data['validation_nats']:.4f} nats, "
+                f"{data['bits_per_character']:.4f} bits a character, "
+                f"{data['bits_per_byte']:.4f} a byte",
+                file=sys.stderr,
+            )
+        elif name == "sample":
+            print(f"  {data['text'][:100]!r}", file=sys.stderr)
+        elif name == "done":
+            end = data
+    if end.get("model") is None:
+        raise SystemExit(f"{end['status']}: {end.get('error')}")
+
+    prompt = text.decode().strip()[:1]
+    parameters = {"max_new_tokens": asked.characters, "do_sample": True, "temperature": 0.8}
+    wanted = {"inputs": prompt, "model": end["model"], "parameters": parameters}
+    for _, data in events(send_json(f"{asked.url}/generate_stream", wanted)):
+        print(data["token"]["text"], end="", flush=True)
+    print()
+
+
+def given(asked: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The options that were given; the server has a default for each other."""
+    return {name: value for name in names if (value := getattr(asked, name)) is not None}
+
+
+def send(url: str, body: bytes, kind: str) -> Any:
+    """POST a body."""
+    request = urllib.request.Request(url, body, {"Content-Type": kind})
+    return urllib.request.urlopen(request)
+
+
+def send_json(url: str, body: dict[str, Any]) -> Any:
+    """POST a JSON object."""
+    return send(url, json.dumps(body).encode(), "application/json")
+
+
+def events(stream: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Server-sent events: each one's name and data."""
+    name, data = "message", ""
+    for raw in stream:
+        line = raw.decode().rstrip("\n")
+        if line.startswith("event:"):
+            name = line[6:].strip()
+        elif line.startswith("data:"):
+            data = line[5:]
+        elif not line and data:
+            yield name, json.loads(data)
+            name, data = "message", ""
+
+
+if __name__ == "__main__":
+    main()

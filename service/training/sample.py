@@ -1,0 +1,29 @@
+"""A few lines that a model under training writes, always from the same draws."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from service.models.reference import ReferenceModel
+from service.models.tokenizer import Tokenizer
+
+CHARACTERS, TEMPERATURE = 200, 0.8
+
+
+def sample_text(
+    reference: ReferenceModel,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    *,
+    characters: int = CHARACTERS,
+    seed: int = 0,
+) -> str:
+    """What the model makes of a prompt at TEMPERATURE; the same weights write the same text."""
+    rng, state, tokens = np.random.default_rng(seed), reference.initial_state(), []
+    for token in prompt:
+        logits, state = reference.step(token, state)
+    for _ in range(characters):
+        weights = np.exp((logits - logits.max()) / TEMPERATURE)
+        tokens.append(int(rng.choice(len(weights), p=weights / weights.sum())))
+        logits, state = reference.step(tokens[-1], state)
+    return tokenizer.decode(tokens)

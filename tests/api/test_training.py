@@ -1,0 +1,277 @@
+"""Train jobs as their users have them: a server with workers, real kills, real models."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from tests.process import ROOT, Server, serving
+
+WORDS = "the cat sat on a mat and saw an owl in its oak by moon light then ran".split()  # noqa: SIM905
+SMALL = {"embedding_dim": 16, "units": 48, "layers": 1}
+SHORT = {"epochs": 2, "batch_size": 16, "sequence_length": 50, "validations_per_epoch": 4}
+
+
+def a_text(characters: int, seed: int = 0) -> str:
+    rng = random.Random(seed)
+    words = " ".join(rng.choice(WORDS) for _ in range(characters // 3))
+    return (words.replace(" and ", ",\n"))[:characters]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("training")
+    shutil.copytree(ROOT / "model_store" / "demo", folder / "model_store" / "demo")
+    with serving(folder, CAROUSEL_WORKERS="2") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def http(server: Server) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=server.url, timeout=60) as client:
+        yield client
+
+
+def upload(http: httpx2.Client, text: str, name: str = "words") -> str:
+    reply = http.post("/corpora", params={"name": name}, content=text.encode())
+    assert reply.status_code == 201, reply.text
+    return reply.json()["id"]
+
+
+def submit(http: httpx2.Client, corpus: str, **more: object) -> str:
+    body = {"name": "owl", "corpus": corpus, "architecture": SMALL, "training": SHORT, "seed": 7}
+    reply = http.post("/train-jobs", json=body | more)
+    assert reply.status_code == 202, reply.text
+    assert reply.headers["location"] == f"/train-jobs/{reply.json()['id']}"
+    return reply.json()["id"]
+
+
+def follow(http: httpx2.Client, job: str, after: str | None = None) -> Iterator[tuple]:
+    headers = {} if after is None else {"Last-Event-ID": after}
+    with http.stream("GET", f"/train-jobs/{job}/events", headers=headers, timeout=120) as stream:
+        event: dict[str, str] = {}
+        for line in stream.iter_lines():
+            if line:
+                name, _, value = line.partition(": ")
+                event[name] = value
+            elif "data" in event:
+                yield event["event"], event["id"], json.loads(event["data"])
+                event = {}
+
+
+def end_of(http: httpx2.Client, job: str) -> dict:
+    for name, _, _ in follow(http, job):
+        if name == "done":
+            break
+    return http.get(f"/train-jobs/{job}").json()
+
+
+def horses(server: Server) -> list[psutil.Process]:
+    """The processes that train."""
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    return [one for one in children if "main_work_horse" in " ".join(one.cmdline())]
+
+
+def workers(server: Server) -> list[psutil.Process]:
+    children = psutil.Process(server.process.pid).children()
+    return [one for one in children if one.cmdline()[-2:] == ["worker", "--child"]]
+
+
+def weights_of(server: Server, model: str) -> bytes:
+    folder = server.log.parent / "model_store" / model.replace("@", "/")
+    return (folder / "weights.safetensors").read_bytes()
+
+
+def versions_of(server: Server, name: str) -> list[str]:
+    return [path.name for path in (server.log.parent / "model_store" / name).iterdir()]
+
+
+@pytest.fixture(scope="module")
+def corpus(http) -> str:
+    return upload(http, a_text(60_000))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(http, server, corpus) -> bytes:
+    """The weights of a job that nobody disturbed."""
+    job = end_of(http, submit(http, corpus, name="calm"))
+    assert job["status"] == "succeeded", job
+    return weights_of(server, job["model"])
+
+
+def test_from_a_text_to_a_stream(http, server, corpus):
+    job = submit(http, corpus, alias="bird")
+    told = list(follow(http, job))
+    names = [name for name, _, _ in told]
+    assert names[-1] == "done"
+    assert {"progress", "validation", "checkpoint", "sample"} <= set(names)
+    losses = [data["validation_nats"] for name, _, data in told if name == "validation"]
+    assert losses[-1] < losses[0] < 4
+    ended = http.get(f"/train-jobs/{job}").json()
+    assert (ended["status"], ended["error"]) == ("succeeded", None)
+    body = {"inputs": "the ", "model": "bird", "parameters": {"max_new_tokens": 50}}
+    with http.stream("POST", "/generate_stream", json=body) as stream:
+        assert sum(line.startswith("data:") for line in stream.iter_lines()) == 50
+    manifest = json.loads(
+        (
+            server.log.parent / "model_store" / ended["model"].replace("@", "/") / "manifest.json"
+        ).read_text()
+    )["training"]
+    assert manifest["corpus_sha256"].startswith(corpus)
+    assert len(manifest["history"]) == len(losses)
+    assert manifest["order"]["seed"] == 7
+
+    # A reader who has lost the stream has the rest, once and in order.
+    middle = len(told) // 2
+    assert list(follow(http, job, told[middle][1])) == told[middle + 1 :]
+    last = {"Last-Event-ID": told[-1][1]}
+    assert http.get(f"/train-jobs/{job}/events", headers=last).status_code == 204
+
+
+def test_a_worker_killed_twice_changes_no_bit_and_one_model_is_published(
+    http, server, corpus, undisturbed
+):
+    job = submit(http, corpus, name="stormy", training=SHORT)
+    kills, last_step = 0, 0
+    for name, _, data in follow(http, job):
+        last_step = data.get("step", last_step)
+        if name == "checkpoint" and kills < 2 and data["step"] > 30 * (kills + 1):
+            for process in [*workers(server)]:
+                process.kill()
+            kills += 1
+    assert kills == 2
+    ended = http.get(f"/train-jobs/{job}").json()
+    assert (ended["status"], ended["attempt"]) == ("succeeded", 3)
+    assert weights_of(server, ended["model"]) == undisturbed
+    assert versions_of(server, "stormy") == ["1"]
+
+
+def test_a_zombie_publishes_nothing(http, server, corpus, undisturbed):
+    job = submit(http, corpus, name="walker")
+    for name, _, _ in follow(http, job):
+        if name == "checkpoint":
+            break
+    (zombie,) = horses(server)
+    zombie.suspend()
+    try:
+        ended = end_of(http, job)
+        assert (ended["status"], ended["attempt"]) == ("succeeded", 2)
+    finally:
+        zombie.resume()
+    zombie.wait(20)
+    assert weights_of(server, ended["model"]) == undisturbed
+    assert versions_of(server, "walker") == ["1"]
+    assert http.get(f"/train-jobs/{job}").json() == ended
+
+
+def test_cancel_ends_a_job_in_seconds_and_keeps_the_best_checkpoint(http, server, corpus):
+    job = submit(http, corpus, training=SHORT | {"epochs": 5_000})
+    for name, _, data in follow(http, job):
+        if name == "checkpoint" and data["name"] == "best":
+            break
+    began = time.monotonic()
+    assert http.post(f"/train-jobs/{job}/cancel").status_code == 202
+    ended = end_of(http, job)
+    assert ended["status"] == "cancelled"
+    assert time.monotonic() - began < 5
+    assert list((server.log.parent / "data" / "jobs" / job).glob("*/best*"))
+    assert http.post(f"/train-jobs/{job}/cancel").status_code == 202
+
+
+def test_training_goes_on_from_a_served_model(http, corpus):
+    first = end_of(http, submit(http, corpus, name="base"))
+    order = {"name": "more", "initial_model": "base", "architecture": {}, "seed": 8}
+    more = end_of(http, submit(http, corpus, **order))
+    assert more["status"] == "succeeded"
+    assert more["initial_model"] == first["model"]
+    assert more["architecture"]["units"] == SMALL["units"]
+    assert more["best"]["validation_nats"] < first["best"]["validation_nats"]
+    strange = upload(http, a_text(20_000) + "Ω" * 9)
+    body = {"name": "x", "corpus": strange, "initial_model": "base"}
+    refused = http.post("/train-jobs", json=body)
+    assert refused.status_code == 422
+    assert "'Ω'" in refused.json()["error"]
+
+
+def test_the_example_trains_on_chinese_and_streams(server, tmp_path):
+    rng = random.Random(3)
+    lines = [
+        "明月几时有",
+        "把酒问青天",
+        "不知天上宫阙",
+        "今夕是何年",
+        "我欲乘风归去",
+        "又恐琼楼玉宇",
+    ]
+    text = "\n".join(rng.choice(lines) for _ in range(20_000))
+    file = tmp_path / "poem.txt"
+    file.write_text(text)
+    command = [sys.executable, str(ROOT / "docs/examples/train_over_http.py"), str(file)]
+    options = {"url": server.url, "name": "poem", "units": "48", "layers": "1", "epochs": "2"}
+    options |= {"embedding-dim": "16", "characters": "60"}
+    done = subprocess.run(
+        [*command, *(part for k, v in options.items() for part in (f"--{k}", v))],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout) >= 60
+    assert set(done.stdout) <= set(text)
+    assert "bits a character" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("abc\xff".encode("latin-1"), "byte 3 is 0xff"),
+        (b"aaaa", "1 different characters in 4; it needs at least 2"),
+        (b"", "0 different characters"),
+    ],
+)
+def test_a_text_that_cannot_be_learnt_is_refused(http, content, sentence):
+    reply = http.post("/corpora", params={"name": "x"}, content=content)
+    assert reply.status_code == 422
+    assert sentence in reply.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "sentence"),
+    [
+        ({"corpus": "0" * 32}, 404, "there is no corpus"),
+        ({"corpus": "../../etc"}, 404, "there is no corpus"),
+        ({"name": "No Name"}, 422, "is not a name"),
+        ({"architecture": {"units": 10**9}}, 422, "`units` is 1000000000"),
+        ({"training": {"epochs": 0}}, 422, "`epochs` is 0"),
+        ({"training": {"batch_size": 4_000, "sequence_length": 50}}, 422, "needs 200,001"),
+        ({"architecture": {"cell": "rnn"}}, 422, "cell"),
+        ({"initial_model": "nobody"}, 404, "nobody"),
+        ({"colour": "red"}, 422, "colour"),
+    ],
+)
+def test_a_job_that_cannot_be_done_is_refused(http, corpus, change, status, sentence):
+    body = {"name": "x", "corpus": corpus} | change
+    reply = http.post("/train-jobs", json=body)
+    assert (reply.status_code, sentence in reply.json()["error"]) == (status, True), reply.text
+
+
+def test_a_job_that_never_was_is_404_on_every_route(http):
+    for method, path in (("GET", ""), ("GET", "/events"), ("POST", "/cancel")):
+        reply = http.request(method, f"/train-jobs/nobody{path}")
+        assert (reply.status_code, reply.json()["error_type"]) == (404, "job_not_found")
+
+
+def test_the_same_text_has_the_same_id_however_it_is_written(http):
+    unix, windows = "one\ntwo\n" * 50, "one\r\ntwo\r\n" * 50
+    first = http.post("/corpora", params={"name": "a"}, content=unix.encode()).json()
+    second = http.post("/corpora", params={"name": "b"}, content=windows.encode()).json()
+    assert first == second

@@ -1,0 +1,166 @@
+"""Records, fences and leases of train jobs, on a real store."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import rq
+
+from service.errors import JobNotFound, StoreUnavailable, Validation
+from service.training import queue as queue_module
+from service.training.job import Change, JobKey, Order, Status
+from service.training.queue import QUEUE, JobQueue, Superseded
+from service.training.recipe import Recipe
+from tests.sessions.valkey import OwnValkey
+
+ORDER = Order("name", "c" * 32, Recipe())
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory) -> Iterator[OwnValkey]:
+    own = OwnValkey(tmp_path_factory.mktemp("valkey"))
+    own.start()
+    yield own
+    own.close()
+
+
+@pytest.fixture
+def queue(valkey, monkeypatch) -> Iterator[JobQueue]:
+    monkeypatch.setattr(queue_module, "LEASE_MS", 200)
+    valkey.client.flushall()
+    made = JobQueue(valkey.url)
+    yield made
+    made.connection.close()
+
+
+def carried(queue: JobQueue) -> list[str]:
+    return rq.Queue(QUEUE, queue.connection, serializer="json").job_ids
+
+
+def test_a_job_is_taken_carried_and_listed(queue):
+    job = queue.submit("me", ORDER)
+    assert (job.status, job.attempt, job.order) == (Status.QUEUED, 1, ORDER)
+    assert carried(queue) == [f"{job.key.id}-1"]
+    assert queue.jobs("me") == [job]
+    assert queue.jobs("you") == []
+
+
+def test_another_owners_job_is_as_one_that_never_was(queue):
+    job = queue.submit("me", ORDER)
+    sentences = []
+    for job_id in (job.key.id, "0" * 16):
+        with pytest.raises(JobNotFound) as missing:
+            queue.get(JobKey("you", job_id))
+        sentences.append(str(missing.value).replace(job_id, ""))
+    assert sentences[0] == sentences[1]
+
+
+def test_only_the_latest_attempt_may_change_anything(queue):
+    key = queue.submit("", ORDER).key
+    queue.claim(key, 1)
+    with pytest.raises(Superseded):
+        queue.claim(key, 1)
+    queue.release(key, 1)
+    queue.claim(key, 2)
+    for deed in (
+        lambda: queue.beat(key, 1),
+        lambda: queue.tell(key, 1, "progress", {}),
+        lambda: queue.settle(key, 1, Change.SUCCEED),
+        lambda: queue.release(key, 1),
+    ):
+        with pytest.raises(Superseded):
+            deed()
+    assert queue.get(key).status is Status.RUNNING
+    assert queue.events(key, "0") == []
+
+
+def test_a_lost_attempt_begins_again_and_a_living_one_does_not(queue):
+    key = queue.submit("", ORDER).key
+    queue.claim(key, 1)
+    queue.sweep()
+    assert queue.get(key).status is Status.RUNNING
+    time.sleep(0.15)
+    queue.beat(key, 1)
+    time.sleep(0.15)
+    queue.sweep()
+    assert queue.get(key).attempt == 1
+    time.sleep(0.1)
+    queue.sweep()
+    job = queue.get(key)
+    assert (job.status, job.attempt, job.crashes) == (Status.QUEUED, 2, 1)
+    assert f"{key.id}-2" in carried(queue)
+    with pytest.raises(Superseded):
+        queue.beat(key, 1)
+
+
+def test_a_job_that_kills_its_process_thrice_is_given_up(queue):
+    key = queue.submit("", ORDER).key
+    for attempt in (1, 2, 3):
+        queue.claim(key, attempt)
+        time.sleep(0.25)
+        queue.sweep()
+    job = queue.get(key)
+    assert job.status is Status.FAILED
+    assert job.error is not None
+    assert job.error["error_type"] == "poisoned"
+    assert queue.events(key, "0")[-1].name == "done"
+    assert queue.open() == []
+
+
+def test_what_the_queue_has_lost_is_carried_again(queue):
+    key = queue.submit("", ORDER).key
+    rq.Queue(QUEUE, queue.connection, serializer="json").empty()
+    queue.sweep()
+    assert carried(queue) == [f"{key.id}-2"]
+    queue.sweep()
+    assert carried(queue) == [f"{key.id}-2"]
+    queue.claim(key, 2)
+
+
+def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_is_told(queue):
+    waiting, running = queue.submit("", ORDER).key, queue.submit("", ORDER).key
+    assert queue.cancel(waiting).status is Status.CANCELLED
+    with pytest.raises(Superseded):
+        queue.claim(waiting, 1)
+    queue.claim(running, 1)
+    assert not queue.beat(running, 1)
+    assert queue.cancel(running).status is Status.RUNNING
+    assert queue.beat(running, 1)
+    queue.settle(running, 1, Change.CANCEL)
+    assert queue.cancel(running).status is Status.CANCELLED
+
+
+def test_a_cancelled_job_whose_process_dies_is_cancelled(queue):
+    key = queue.submit("", ORDER).key
+    queue.claim(key, 1)
+    queue.cancel(key)
+    time.sleep(0.25)
+    queue.sweep()
+    assert queue.get(key).status is Status.CANCELLED
+
+
+def test_events_come_in_order_after_any_of_them(queue):
+    key = queue.submit("", ORDER).key
+    queue.claim(key, 1)
+    for n in range(700):
+        queue.tell(key, 1, "progress", {"n": n}, progress={"n": n})
+    told, after = [], "0"
+    while found := queue.events(key, after):
+        told += found
+        after = found[-1].id
+    assert [event.data for event in told] == [f'{{"n": {n}}}' for n in range(700)]
+    assert queue.events(key, told[-3].id) == told[-2:]
+    assert queue.get(key).progress == {"n": 699}
+    with pytest.raises(Validation, match="no event id"):
+        queue.events(key, "yesterday")
+
+
+def test_a_store_that_is_away_is_named(valkey, queue):
+    queue.submit("", ORDER)
+    valkey.kill()
+    try:
+        with pytest.raises(StoreUnavailable):
+            queue.submit("", ORDER)
+    finally:
+        valkey.start()
+    assert queue.jobs("")
