@@ -14,6 +14,7 @@ from bench.report import draw, insert, table
 from bench.seed_model import write_seed_model
 from bench.server import server
 from bench.sessions import table as sessions_table
+from bench.training import table as training_table
 from service.models.bundle import Precision
 
 STREAMS = (1, 16, 64)
@@ -50,6 +51,8 @@ def main() -> None:
         _decode()
     if "sessions" in parts:
         _sessions()
+    if "training" in parts:
+        _training()
 
 
 def _sessions() -> None:
@@ -57,6 +60,12 @@ def _sessions() -> None:
     (RESULTS / "sessions.json").write_text(json.dumps(result, indent=2) + "\n")
     print(sessions_table(result))
     insert(sessions_table(result), README, "sessions")
+
+
+def _training() -> None:
+    result = {"when": _now(), "machine": _machine(), **_figure("training")}
+    (RESULTS / "training.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    print(training_table(result))
 
 
 def _decode() -> None:

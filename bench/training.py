@@ -1,0 +1,200 @@
+"""Characters learnt a second: Keras's LSTM, PyTorch's and ours, one step of each in turn.
+
+`python -m bench.training` prints the figures; every contender is a process of its own that waits
+for its turn, so that a busy machine slows all of them alike. Nobody drops anything out.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import numpy as np
+
+VOCABULARY, EMBEDDING_DIM, LANES, CHARACTERS = 65, 256, 64, 100
+MODELS = ((1, 1024), (2, 512))
+CONTENDERS = ("keras", "torch", "torch, ours allocator", "float32", "bfloat16")
+ROUNDS, STEPS = 9, 2
+TORCH_PYTHON = "CAROUSEL_BENCH_TORCH"
+"""Names the Python that has PyTorch 2.13, where it is not this one."""
+
+Window = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+
+
+def measured() -> dict[str, Any]:
+    """Every model by every contender: the best and the median of the rounds."""
+    speeds: dict[str, dict[str, Any]] = {}
+    for layers, units in MODELS:
+        contenders = [_Contender(name, layers, units) for name in CONTENDERS]
+        for _ in range(ROUNDS):
+            for contender in contenders:
+                contender.take_a_turn()
+        for contender in contenders:
+            contender.stop()
+        speeds[f"{layers} × {units}"] = {
+            contender.name: {
+                "best": round(max(contender.speeds)),
+                "median": round(float(np.median(contender.speeds))),
+            }
+            for contender in contenders
+        }
+    return {"lanes": LANES, "characters": CHARACTERS, "characters_per_s": speeds}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures in Markdown; × is against PyTorch as it is installed."""
+    lines = ["| model | contender | best | median | × |", "|---|---|--:|--:|--:|"]
+    for model, contenders in result["characters_per_s"].items():
+        one = contenders["torch"]["best"]
+        lines += [
+            f"| {model} | {_TITLES[name]} | {speed['best']:,} | {speed['median']:,} "
+            f"| {speed['best'] / one:.2f} |"
+            for name, speed in contenders.items()
+        ]
+    return "\n".join(lines)
+
+
+_TITLES = {
+    "keras": "`keras.layers.LSTM`, `fit`",
+    "torch": "PyTorch `nn.LSTM`, float32",
+    "torch, ours allocator": "the same, with our allocator's settings",
+    "float32": "ours, float32",
+    "bfloat16": "ours, bfloat16",
+}
+
+
+@dataclass
+class _Contender:
+    name: str
+    layers: int
+    units: int
+    speeds: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        from service.training.allocator import ENVIRONMENT  # noqa: PLC0415 (not for PyTorch's)
+
+        kind = self.name.partition(",")[0]
+        python = os.environ.get(TORCH_PYTHON, sys.executable) if kind == "torch" else sys.executable
+        plain = self.name in {"torch", "keras"}
+        environment = {**os.environ, **({} if plain else ENVIRONMENT)}
+        command = [python, "-m", "bench.training", kind, str(self.layers), str(self.units)]
+        self._process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self._answer()  # warm
+
+    def take_a_turn(self) -> None:
+        print("go", file=_open(self._process.stdin), flush=True)
+        self.speeds.append(float(self._answer()))
+
+    def stop(self) -> None:
+        _open(self._process.stdin).close()
+        self._process.wait()
+
+    def _answer(self) -> str:
+        line = _open(self._process.stdout).readline()
+        if not line:
+            raise SystemExit(f"{self.name} has ended; try `python -m bench.training {self.name}`")
+        return line
+
+
+def _open(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None
+    return stream
+
+
+def _compete(learn: Callable[[Window], None]) -> None:
+    """Learn two windows to be warm, then `STEPS` for every line that is read."""
+    tokens = np.random.default_rng(0).integers(VOCABULARY, size=(LANES, CHARACTERS + 1))
+    window = tokens[:, :-1].astype(np.int32), tokens[:, 1:].astype(np.int32)
+    learn(window)
+    learn(window)
+    print("warm", flush=True)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        for _ in range(STEPS):
+            learn(window)
+        print(STEPS * LANES * CHARACTERS / (time.perf_counter() - began), flush=True)
+
+
+def _keras(layers: int, units: int) -> Callable[[Window], None]:
+    import keras  # noqa: PLC0415
+
+    model = keras.Sequential([keras.layers.Embedding(VOCABULARY, EMBEDDING_DIM)])
+    for _ in range(layers):
+        model.add(keras.layers.LSTM(units, return_sequences=True))
+    model.add(keras.layers.Dense(VOCABULARY))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.AdamW(1e-3, global_clipnorm=1.0), loss)
+
+    def learn(window: Window) -> None:
+        model.fit(*window, batch_size=LANES, epochs=1, shuffle=False, verbose=0)
+
+    return learn
+
+
+def _torch(layers: int, units: int) -> Callable[[Window], None]:
+    import torch  # noqa: PLC0415
+
+    embedding = torch.nn.Embedding(VOCABULARY, EMBEDDING_DIM)
+    lstm = torch.nn.LSTM(EMBEDDING_DIM, units, layers)
+    dense = torch.nn.Linear(units, VOCABULARY)
+    parameters = [*embedding.parameters(), *lstm.parameters(), *dense.parameters()]
+    optimizer = torch.optim.AdamW(parameters, 1e-3)
+    cross_entropy = torch.nn.CrossEntropyLoss()
+
+    def learn(window: Window) -> None:
+        inputs, targets = (torch.from_numpy(part).T.long() for part in window)
+        outputs, _ = lstm(embedding(inputs))
+        loss = cross_entropy(dense(outputs).flatten(0, 1), targets.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        loss.item()
+
+    return learn
+
+
+def _ours(precision: str, layers: int, units: int) -> Callable[[Window], None]:
+    from service.training import corpus, recipe  # noqa: PLC0415
+    from service.training.initial import initial_weights  # noqa: PLC0415
+    from service.training.learner import Learner  # noqa: PLC0415
+
+    architecture = recipe.Architecture("lstm", EMBEDDING_DIM, units, layers, dropout=0.0)
+    schedule = recipe.Schedule(embedding_dropout=0.0, recurrent_weight_drop=0.0)
+    spec = architecture.spec(VOCABULARY)
+    weights = initial_weights(spec, 0)
+    learner = Learner(spec, recipe.Recipe(architecture, schedule), 10_000, weights, precision)
+
+    def learn(window: Window) -> None:
+        learner.learn(corpus.Window(*window), is_first=False)
+
+    return learn
+
+
+def main() -> None:
+    """Measure all, or be one contender."""
+    if len(sys.argv) == 1:
+        print(json.dumps(measured()))
+        return
+    kind, layers, units = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    if kind == "keras":
+        _compete(_keras(layers, units))
+    elif kind == "torch":
+        _compete(_torch(layers, units))
+    else:
+        _compete(_ours(kind, layers, units))
+
+
+if __name__ == "__main__":
+    main()
