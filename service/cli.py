@@ -1,4 +1,4 @@
-"""The command `carousel`: serve, import, generate. Imports what a command needs when it runs."""
+"""The command `carousel`. Each command imports what it needs when it runs."""
 
 import sys
 from enum import StrEnum
@@ -109,6 +109,67 @@ def import_(
     print(bundle.manifest.precision_reason)
     for assumption in bundle.manifest.assumptions:
         print(f"assumed: {assumption}")
+
+
+@app.command()
+def train(  # noqa: PLR0913, PLR0917
+    file: Annotated[Path, typer.Argument(help="A text, UTF-8.")],
+    name: Annotated[str, typer.Option(help="Name of the model.")],
+    cell: Annotated[str | None, typer.Option(help="lstm, peephole_lstm or gru.")] = None,
+    units: Annotated[int | None, typer.Option(help="Width of each recurrent layer.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Recurrent layers.")] = None,
+    embedding_dim: Annotated[int | None, typer.Option()] = None,
+    dropout: Annotated[float | None, typer.Option()] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the text.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Lanes read side by side.")] = None,
+    sequence_length: Annotated[int | None, typer.Option(help="Characters a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option()] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Stop after so long.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    initial_model: Annotated[str | None, typer.Option(help="name@version to go on from.")] = None,
+    model_store: Store = Path("model_store"),
+    data_dir: Annotated[Path, typer.Option(envvar="CAROUSEL_DATA_DIR")] = Path(".data"),
+) -> None:
+    """Train a model on a text file and store it."""
+    from service.models.store import ModelStore  # noqa: PLC0415
+    from service.training.job import order_of  # noqa: PLC0415
+    from service.training.local import train_file  # noqa: PLC0415
+
+    architecture = {
+        "cell": cell,
+        "units": units,
+        "layers": layers,
+        "embedding_dim": embedding_dim,
+        "dropout": dropout,
+    }
+    schedule = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "sequence_length": sequence_length,
+        "learning_rate": learning_rate,
+        "max_seconds": max_seconds,
+    }
+    order = order_of(name, architecture, schedule, seed, precision, initial_model)
+    print(train_file(order, file, ModelStore(model_store), data_dir / "training"))
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="name@version.")],
+    folder: Annotated[Path, typer.Argument(help="Where the files go.")],
+    model_store: Store = Path("model_store"),
+) -> None:
+    """Write a model as a .keras file, which Keras loads by itself."""
+    from service.models.spec import ModelRef  # noqa: PLC0415
+    from service.models.store import ModelStore  # noqa: PLC0415
+    from service.training.export import exported  # noqa: PLC0415
+
+    bundle = ModelStore(model_store).read(ModelRef.parse(model))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in exported(bundle.spec, bundle.weights).items():
+        (folder / name).write_bytes(content)
+        print(folder / name)
 
 
 @app.command()

@@ -2,11 +2,11 @@
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from service.errors import Validation
 from service.models.spec import Cell, check_name
-from service.training.recipe import Architecture, Recipe, Schedule
+from service.training.recipe import Architecture, Recipe, Schedule, WantedArithmetic
 
 MAX_CRASHES = 3
 """A job whose process has died so often is the likely cause, and is not tried again."""
@@ -154,6 +154,26 @@ class Job:
             "model": self.model,
             "error": self.error,
         }
+
+
+def order_of(
+    name: str,
+    architecture: dict[str, Any],
+    schedule: dict[str, Any],
+    seed: int,
+    precision: str,
+    initial_model: str | None,
+) -> Order:
+    """An order with the default for everything that is None. Raises Validation."""
+    if precision not in {"auto", "float32", "bfloat16"}:
+        raise Validation(f"`precision` is {precision!r}; there are auto, float32 and bfloat16")
+    recipe = Recipe(
+        Architecture(**{k: v for k, v in architecture.items() if v is not None}),
+        Schedule(**{k: v for k, v in schedule.items() if v is not None}),
+        seed,
+        cast("WantedArithmetic", precision),
+    )
+    return Order(name, "", recipe, initial_model, load_when_done=False)
 
 
 def _check_recipe(recipe: Recipe) -> None:
