@@ -1,6 +1,6 @@
 """A model that learns a window at a time: its weights, its optimiser, its state between windows."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -59,11 +59,16 @@ class Learner:
         self.step += 1
         return float(loss)
 
-    def judge(self, lanes: JudgedLanes) -> float:
-        """What the averaged weights pay for a text, in nats a character; nothing is learnt."""
+    def judge(self, lanes: JudgedLanes, should_stop: Callable[[], bool]) -> float | None:
+        """What the averaged weights pay for a text, in nats a character; nothing is learnt.
+
+        None where `should_stop`, asked before each window, says so.
+        """
         state = initial_state(self._spec, lanes.n_lanes)
         total = 0.0
         for window in lanes:
+            if should_stop():
+                return None
             loss, state = self._judge(
                 tf.constant(window.inputs.T),
                 tf.constant(window.targets.T),

@@ -92,7 +92,8 @@ def train(
 ) -> Trained:
     """Learn the text, or go on from the checkpoint in `folder`.
 
-    Blocks. `should_stop` is asked between two steps. A training that goes on ends with the very
+    Blocks. `should_stop` is asked between two steps, and between the windows of a validation. A
+    training that goes on ends with the very
     bits of one that was never interrupted, on the same machine.
 
     Raises:
@@ -112,6 +113,11 @@ def framework_versions() -> dict[str, str]:
 
 
 class _Training:
+    """One run of `train`: its learner, its clock, and what it has said so far."""
+
+    _report: Callable[[TrainEvent], None]
+    _should_stop: Callable[[], bool]
+
     def __init__(
         self,
         corpus: Corpus,
@@ -151,18 +157,21 @@ class _Training:
         self._resume()
 
     def run(self, report: Callable[[TrainEvent], None], should_stop: Callable[[], bool]) -> Trained:
-        ran = 0
+        self._report, self._should_stop = report, should_stop
         self._began = self._saved = self._reported = time.monotonic()
-        while (ending := self._ending(should_stop)) is None:
+        began_at = self._learner.step
+        while (ending := self._ending()) is None:
+            if self._is_validation_due:
+                self._validate()
+                continue
             self._one_step()
-            ran += 1
-            self._progress(report, ran)
-            if self._learner.step % self._validate_every == 0 or self._is_through:
-                self._validate(report)
-            elif time.monotonic() - self._saved >= CHECKPOINT_EVERY_S:
-                self._save_last(report)
-        if ran:
-            self._save_last(report)
+            self._progress(self._learner.step - began_at)
+            if time.monotonic() - self._saved >= CHECKPOINT_EVERY_S:
+                self._save_last()
+        if ending is Ending.OUT_OF_TIME and self._is_unjudged:
+            self._validate()
+        if self._learner.step > began_at:
+            self._save_last()
         best = checkpoint.read(self._folder / checkpoint.BEST)
         return Trained(
             self._spec,
@@ -176,15 +185,15 @@ class _Training:
             self._precision,
         )
 
-    def _ending(self, should_stop: Callable[[], bool]) -> Ending | None:
-        if self._is_through:
+    def _ending(self) -> Ending | None:
+        if self._is_through and not self._is_unjudged:
             return Ending.COMPLETED
         if self._validations_since_best >= self._recipe.schedule.patience:
             return Ending.OUT_OF_PATIENCE
         limit = self._recipe.schedule.max_seconds
         if limit is not None and self._elapsed_s >= limit:
             return Ending.OUT_OF_TIME
-        return Ending.STOPPED if should_stop() else None
+        return Ending.STOPPED if self._should_stop() else None
 
     def _one_step(self) -> None:
         epoch, index = divmod(self._learner.step, self._lanes.n_windows)
@@ -198,14 +207,14 @@ class _Training:
             )
         self._losses.append(loss)
 
-    def _progress(self, report: Callable[[TrainEvent], None], ran: int) -> None:
+    def _progress(self, ran: int) -> None:
         now = time.monotonic()
         if now - self._reported < PROGRESS_EVERY_S:
             return
         self._reported = now
         schedule = self._recipe.schedule
         seconds = (now - self._began) / ran
-        report(
+        self._report(
             Progress(
                 step=self._learner.step,
                 n_steps=self._n_steps,
@@ -217,8 +226,11 @@ class _Training:
             )
         )
 
-    def _validate(self, report: Callable[[TrainEvent], None]) -> None:
-        nats = self._learner.judge(self._judged)
+    def _validate(self) -> None:
+        """Judge, tell and keep; nothing, where it is stopped: it is due again then."""
+        nats = self._learner.judge(self._judged, self._should_stop)
+        if nats is None:
+            return
         if not math.isfinite(nats):
             raise errors.Validation(
                 f"the validation loss after step {self._learner.step} is {nats}; "
@@ -240,16 +252,17 @@ class _Training:
         )
         self._history.append(validation)
         self._losses.clear()
-        report(validation)
+        self._report(validation)
         weights = self._learner.weights()
         reference = ReferenceModel(self._spec, weights)
-        report(Sample(self._learner.step, sample_text(reference, self._tokenizer, self._prompt)))
+        text = sample_text(reference, self._tokenizer, self._prompt)
+        self._report(Sample(self._learner.step, text))
         if validation.is_best:
             facts = {"identity": self._identity, "validation": asdict(validation)}
-            self._write(checkpoint.BEST, weights, facts, report)
-        self._save_last(report)
+            self._write(checkpoint.BEST, weights, facts)
+        self._save_last()
 
-    def _save_last(self, report: Callable[[TrainEvent], None]) -> None:
+    def _save_last(self) -> None:
         facts = {
             "identity": self._identity,
             "step": self._learner.step,
@@ -257,20 +270,14 @@ class _Training:
             "losses": self._losses,
             "history": [asdict(validation) for validation in self._history],
         }
-        self._write(checkpoint.LAST, self._learner.arrays(), facts, report)
+        self._write(checkpoint.LAST, self._learner.arrays(), facts)
         self._saved = time.monotonic()
 
-    def _write(
-        self,
-        name: str,
-        arrays: checkpoint.Arrays,
-        facts: dict[str, Any],
-        report: Callable[[TrainEvent], None],
-    ) -> None:
+    def _write(self, name: str, arrays: checkpoint.Arrays, facts: dict[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / name
         checkpoint.write(path, arrays, facts)
-        report(Checkpoint(self._learner.step, path.stem, str(path)))
+        self._report(Checkpoint(self._learner.step, path.stem, str(path)))
 
     def _resume(self) -> None:
         last = checkpoint.read(self._folder / checkpoint.LAST)
@@ -289,6 +296,17 @@ class _Training:
     @property
     def _is_through(self) -> bool:
         return self._learner.step >= self._n_steps
+
+    @property
+    def _is_unjudged(self) -> bool:
+        """Whether a step was taken since the last validation."""
+        judged_at = self._history[-1].step if self._history else 0
+        return self._learner.step > judged_at
+
+    @property
+    def _is_validation_due(self) -> bool:
+        is_time = self._is_through or self._learner.step % self._validate_every == 0
+        return is_time and self._is_unjudged
 
     @property
     def _epoch(self) -> float:

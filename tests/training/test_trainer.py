@@ -50,6 +50,10 @@ def same(a, b):
     return a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
 
 
+def never():
+    return False
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -68,6 +72,17 @@ def test_a_training_stopped_anywhere_ends_with_the_same_bits(undisturbed, tmp_pa
     assert same(last.arrays, expected.arrays)
     for mine, theirs in zip(trained.history, whole.history, strict=True):
         assert replace(mine, elapsed_s=0.0) == replace(theirs, elapsed_s=0.0)
+
+
+def test_a_validation_that_is_stopped_is_made_up_for(undisturbed, tmp_path):
+    whole, _, _ = undisturbed
+    every = whole.history[0].step
+    # Asked before each step, then before the validation and before its windows.
+    stopped = run(tmp_path, steps=every + 2)
+    assert (stopped.ending, stopped.step, stopped.history) == (Ending.STOPPED, every, ())
+    trained = run(tmp_path)
+    assert [v.step for v in trained.history] == [v.step for v in whole.history]
+    assert same(trained.weights, whole.weights)
 
 
 def test_another_seed_is_another_training(undisturbed, tmp_path):
@@ -176,6 +191,7 @@ def test_seconds_count_over_all_runs_of_a_training(tmp_path):
     second = run(tmp_path, recipe)
     assert second.ending is Ending.OUT_OF_TIME
     assert second.step == first.step
+    assert second.best.step == first.step  # what was learnt in time is judged
 
 
 def test_a_training_stopped_before_it_was_judged_has_no_weights(tmp_path):
@@ -226,7 +242,7 @@ def test_lanes_of_a_judgement_cost_what_one_lane_would(undisturbed):
     one = JudgedLanes(tokens, warm_up=len(tokens))
     many = JudgedLanes(tokens)
     assert (one.n_lanes, many.n_lanes > 4) == (1, True)
-    assert judge.judge(many) == pytest.approx(judge.judge(one), abs=2e-3)
+    assert judge.judge(many, never) == pytest.approx(judge.judge(one, never), abs=2e-3)
 
 
 def test_the_first_loss_is_that_of_a_guess():
