@@ -1,4 +1,7 @@
-"""`make bench`: the article's loop as 1.0, the engine, the whole way through HTTP; sessions."""
+"""`make bench`: the article's loop as 1.0, the engine, the whole way through HTTP; sessions.
+
+`python -m bench training` and `python -m bench quality TEXT` are for what is trained.
+"""
 
 import json
 import os
@@ -16,16 +19,20 @@ from bench.server import server
 from bench.sessions import table as sessions_table
 from bench.training import table as training_table
 from service.models.bundle import Precision
+from service.training.allocator import ENVIRONMENT
 
 STREAMS = (1, 16, 64)
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
 
 
-def _figure(module: str, *arguments: str) -> Any:
+def _figure(module: str, *arguments: str, **environment: str) -> Any:
     """What a module of this package prints, each in a process of its own."""
     command = [sys.executable, "-m", f"bench.{module}", *arguments]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    process = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, env={**os.environ, **environment}
+    )
+    return json.loads(process.stdout)
 
 
 def _processor() -> str:
@@ -47,6 +54,9 @@ def main() -> None:
     """Measure all, or what is named; print the tables, put them into the README, write JSON."""
     RESULTS.mkdir(exist_ok=True)
     parts = sys.argv[1:] or ["decode", "sessions"]
+    if parts[0] == "quality":
+        _quality(Path(parts[1]))
+        return
     if "decode" in parts:
         _decode()
     if "sessions" in parts:
@@ -66,6 +76,13 @@ def _training() -> None:
     result = {"when": _now(), "machine": _machine(), **_figure("training")}
     (RESULTS / "training.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     print(training_table(result))
+
+
+def _quality(text: Path) -> None:
+    figures = _figure("quality", str(text), **ENVIRONMENT)
+    result = {"when": _now(), "machine": _machine(), **figures}
+    (RESULTS / "quality.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(f"{result['validation_nats']} nats a character after {result['elapsed_s']} s")
 
 
 def _decode() -> None:
