@@ -130,16 +130,16 @@ class AsyncSessions:
         text: str = "",
         ttl_s: int | None = None,
         seed: int | None = None,
+        timeout_s: float | None = None,
     ) -> SessionState:
         """Make a session, and feed it a text if there is one.
 
         With an id of your own a lost reply is not asked for again, for the session may be there.
         """
-        return await self._link.do(
-            calls.create_session(
-                model=model, session_id=session_id, text=text, ttl_s=ttl_s, seed=seed
-            )
+        call = calls.create_session(
+            model=model, session_id=session_id, text=text, ttl_s=ttl_s, seed=seed
         )
+        return await self._link.do(call, timeout_s)
 
     async def get(self, session_id: str) -> SessionState:
         """A session as it stands."""
@@ -160,10 +160,14 @@ class AsyncSessions:
             first = position
 
     async def append(
-        self, session_id: str, text: str, expected_position: int | None = None
+        self,
+        session_id: str,
+        text: str,
+        expected_position: int | None = None,
+        timeout_s: float | None = None,
     ) -> SessionState:
         """Feed a session without generating."""
-        return await self._link.do(calls.append(session_id, text, expected_position))
+        return await self._link.do(calls.append(session_id, text, expected_position), timeout_s)
 
     async def fork(
         self, session_id: str, n: int = 1, at: int | None = None, seeds: Seeds = "derive"

@@ -169,8 +169,8 @@ def events(session_id: str, after: str | None) -> Request:
 
 
 def session_path(session_id: str, rest: str = "") -> str:
-    """Where a session is; an id that is none cannot lead elsewhere."""
-    return f"/sessions/{quote(session_id, safe='')}{rest}"
+    """Where a session is."""
+    return f"/sessions/{_segment(session_id)}{rest}"
 
 
 # -- models
@@ -207,7 +207,7 @@ def import_model(source: str, name: str, options: ImportOptions) -> Call[Model]:
 
 def set_alias(alias: str, ref: str) -> Call[Mapping[str, str]]:
     """A name that is to stand for a model."""
-    path = f"/admin/aliases/{quote(alias, safe='')}"
+    path = f"/admin/aliases/{_segment(alias)}"
     headers = {"Content-Type": "application/json"}
     request = Request("PUT", path, json.dumps({"model": ref}).encode(), headers)
     return Call(request, _of(lambda body: dict(body["aliases"])))
@@ -258,4 +258,11 @@ def _nothing(_: bytes) -> None:
 
 
 def _model_path(ref: str, rest: str = "") -> str:
-    return f"/admin/models/{quote(ref, safe='@')}{rest}"
+    return f"/admin/models/{_segment(ref)}{rest}"
+
+
+def _segment(name: str) -> str:
+    """A name as one part of a path. Raises ValueError where it would lead elsewhere."""
+    if not name.strip("."):
+        raise ValueError(f"{name!r} is no name of anything on the server")
+    return quote(name, safe="@")

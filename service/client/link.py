@@ -141,7 +141,7 @@ def _sent(request: Request, headers: Mapping[str, str] | None = None) -> dict[st
 def _read(call: Call[T], reply: httpx2.Response) -> T:
     try:
         return call.read(reply.content)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnknownReply(
             f"the reply to {call.request.method} {call.request.path} is not one of Carousel's: "
             f"{reply.text[:200]!r}"

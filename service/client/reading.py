@@ -137,8 +137,6 @@ class Reading:
             if body.get("error"):
                 self._end_with(refusal_of_event(body, self._request_id))
                 return
-            if event.id and not self._is_new(event.id):
-                return
             token = Token.of(body["token"], body.get("top_tokens"), event.id or None)
             is_last = body["generated_text"] is not None
             generation = Generation.of(body) if is_last else None
@@ -146,6 +144,8 @@ class Reading:
             raise self._with_text(
                 UnknownReply(f"an event is not one of Carousel's: {event.data[:200]!r}")
             ) from error
+        if event.id and not self._is_new(event.id):
+            return
         self._last_id, self._begins_again = event.id, False
         self._said.append(token.text)
         self._has_come = True

@@ -1,0 +1,213 @@
+"""Every call against a running server."""
+
+import inspect
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+
+import pytest
+
+from service.client import (
+    AsyncClient,
+    Client,
+    Conflict,
+    Invalid,
+    NotFound,
+    PositionMismatch,
+    SessionLost,
+)
+from service.client.async_client import AsyncModelStore, AsyncSessions
+from service.client.client import ModelStore, Sessions
+from tests.client.conftest import INPUTS, SEED
+
+HOW = {"max_new_tokens": 30, "temperature": 0.8, "seed": 1}
+
+
+def test_generate(kind, server):
+    said = kind.call(server.url, lambda to: to.generate(INPUTS, details=True, **HOW))
+    assert len(said.text) == 30
+    assert "".join(token.text for token in said.details.tokens) == said.text
+    assert (said.details.finish_reason, said.details.generated_tokens) == ("length", 30)
+    assert (said.details.seed, said.session) == (1, None)
+    assert all(token.logprob <= 0 and not token.top for token in said.details.tokens)
+    full = kind.call(server.url, lambda to: to.generate(INPUTS, return_full_text=True, **HOW))
+    assert (full.text, full.details) == (INPUTS + said.text, None)
+    defaults = kind.call(server.url, lambda to: to.generate(INPUTS))
+    assert len(defaults.text) == 100
+
+
+def test_stream(kind, server, client):
+    said = kind.stream(server.url, top_n_tokens=3, **HOW)
+    assert said.text == said.end.text == client.generate(INPUTS, **HOW).text
+    assert said.end.details.generated_tokens == 30
+    assert all(len(token.top) == 3 for token in said.tokens)
+    assert said.tokens[0].event_id is None
+
+
+def test_likeliest_tokens_of_a_whole_reply(client):
+    said = client.generate(INPUTS, details=True, top_n_tokens=2, **HOW)
+    assert all(len(token.top) == 2 for token in said.details.tokens)
+
+
+def test_every_parameter_is_taken(client):
+    said = client.generate(
+        INPUTS,
+        model="demo@1",
+        max_new_tokens=20,
+        do_sample=True,
+        temperature=0.9,
+        top_k=50,
+        top_p=0.9,
+        min_p=0.01,
+        typical_p=0.99,
+        repetition_penalty=1.1,
+        frequency_penalty=0.1,
+        presence_penalty=0.1,
+        logit_bias={"3": -100.0},
+        seed=3,
+        stop=["~~"],
+        details=True,
+        top_n_tokens=1,
+        return_full_text=True,
+        truncate=3,
+        timeout_s=20,
+    )
+    assert said.details.generated_tokens == 20
+
+
+def test_a_session_from_its_making_to_its_end(kind, server):
+    def ask(of):
+        return kind.call(server.url, of)
+
+    made = ask(lambda to: to.sessions.create(text=INPUTS, seed=SEED, ttl_s=3_600))
+    assert (made.position, made.turn, made.seed, made.model) == (4, 0, SEED, "demo@1")
+    assert abs(made.expires_at - made.created_at - timedelta(hours=1)) < timedelta(minutes=5)
+    turn = ask(lambda to: to.generate("", session_id=made.id, expected_position=4, **HOW))
+    assert (turn.session.id, turn.session.position, turn.session.turn) == (made.id, 34, 1)
+    with pytest.raises(PositionMismatch):
+        ask(lambda to: to.generate("", session_id=made.id, expected_position=4, **HOW))
+    state = ask(lambda to: to.sessions.append(made.id, "Go. ", expected_position=34))
+    assert (state.position, state) == (38, ask(lambda to: to.sessions.get(made.id)))
+    text = INPUTS + turn.text + "Go. "
+    assert ask(lambda to: to.sessions.text(made.id)) == text
+    assert ask(lambda to: to.sessions.text(made.id, 30)) == text[30:]
+    forks = ask(lambda to: to.sessions.fork(made.id, 2, at=10, seeds="same"))
+    assert [fork.position for fork in forks] == [10, 10]
+    assert {fork.seed for fork in forks} == {SEED}
+    exported = ask(lambda to: to.sessions.export(made.id))
+    moved = ask(lambda to: to.sessions.import_(exported))
+    assert moved.id != made.id
+    assert ask(lambda to: to.sessions.text(moved.id)) == text
+    assert ask(lambda to: to.sessions.rewind(made.id, 4)).position == 4
+    again = ask(lambda to: to.generate("", session_id=made.id, **HOW))
+    assert again.text == turn.text
+    assert ask(lambda to: to.sessions.delete(made.id)) is None
+    with pytest.raises(SessionLost):
+        ask(lambda to: to.sessions.get(made.id))
+
+
+def test_an_id_of_one_s_own(client):
+    assert client.sessions.create(session_id="my-own").id == "my-own"
+    with pytest.raises(Conflict) as caught:
+        client.sessions.create(session_id="my-own")
+    assert caught.value.error_type == "session_exists"
+    for odd in ("a/b", "a?b=c", "é", "a#b", "../info"):
+        with pytest.raises((Invalid, NotFound)):
+            client.sessions.get(odd)
+    for elsewhere in ("", ".", ".."):
+        with pytest.raises(ValueError, match="is no name"):
+            client.sessions.delete(elsewhere)
+
+
+def test_a_session_that_is_busy_is_waited_for(kind, server, client):
+    session = client.sessions.create(text=INPUTS, seed=SEED).id
+    first = client.stream("", session_id=session, max_new_tokens=20_000, temperature=0.8)
+    next(first)
+    said = kind.stream(server.url, "", session_id=session, **HOW)
+    assert said.end.session.turn == 2
+    assert said.end.session.position == 4 + 20_000 + 30
+    first.close()
+
+
+def test_threads_share_a_client(client):
+    texts = []
+
+    def ask() -> None:
+        texts.append(client.generate(INPUTS, **HOW).text)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(texts) == 8
+    assert len(set(texts)) == 1
+
+
+def test_tokens(kind, server):
+    tokens = kind.call(server.url, lambda to: to.tokenize("The é"[:4]))
+    assert [(token.text, token.start, token.stop) for token in tokens] == [
+        ("T", 0, 1),
+        ("h", 1, 2),
+        ("e", 2, 3),
+        (" ", 3, 4),
+    ]
+    ids = [token.id for token in tokens]
+    assert kind.call(server.url, lambda to: to.detokenize(ids, "demo")) == "The "
+
+
+def test_models(kind, server):
+    def ask(of):
+        return kind.call(server.url, of)
+
+    listed = ask(lambda to: to.models.list())
+    [demo] = [model for model in listed.models if model.name == "demo"]
+    assert (demo.ref, demo.status, demo.vocabulary_size) == ("demo@1", "ready", 96)
+    assert listed.aliases["default"] == "demo@1"
+    assert ask(lambda to: to.models.unload("awkward")).status == "stored"
+    with pytest.raises(Conflict):
+        ask(lambda to: to.generate("é", model="awkward"))
+    assert ask(lambda to: to.models.load("awkward", "float32")).status == "ready"
+    assert ask(lambda to: to.models.set_alias("other", "awkward"))["other"] == "awkward@1"
+    with pytest.raises(Conflict):
+        ask(lambda to: to.models.delete("awkward@1"))
+    with pytest.raises(Invalid):
+        ask(lambda to: to.models.import_("nothing-there", "name", vocabulary="none", version=2))
+
+
+def test_the_service(kind, server):
+    assert kind.call(server.url, lambda to: to.is_ready()) is True
+    info = kind.call(server.url, lambda to: to.info())
+    assert info.model == "demo@1"
+    assert "awkward@1" in info.models
+    assert info.max_stop_sequences == 4
+
+
+@pytest.mark.parametrize(
+    ("waiting", "async_"),
+    [(Client, AsyncClient), (Sessions, AsyncSessions), (ModelStore, AsyncModelStore)],
+)
+def test_both_clients_have_the_same_calls(waiting, async_):
+    def calls(of: type) -> dict[str, list[tuple[str, object, object]]]:
+        return {
+            name: [
+                (one.name, one.default, one.annotation)
+                for one in inspect.signature(method).parameters.values()
+            ]
+            for name, method in inspect.getmembers(of, inspect.isfunction)
+            if not name.startswith("_")
+        }
+
+    assert calls(waiting) == calls(async_)
+
+
+def test_the_client_brings_nothing_of_the_server_along():
+    script = "import service.client, sys; print(*sorted(sys.modules))"
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
+    ours = [name for name in found if name.split(".")[0] == "service"]
+    assert [name for name in ours if not name.startswith("service.client")] == ["service"]
+    heavy = {"numpy", "pydantic", "fastapi", "redis", "numba", "onnx", "onnxruntime", "tensorflow"}
+    assert heavy.isdisjoint(found)
