@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from service.constraints.constraint import Constraint
 from service.models.step import State
 
 PENALTY_WINDOW = 1_024
@@ -40,6 +41,9 @@ class GenerationRequest:
 
     What goes on from an earlier text has an `origin`. Tokens that were drawn before are `replayed`:
     they stand where draws would, are counted and reported as such, and draws come after them.
+
+    A constraint is about all of these tokens, the replayed ones included, and about nothing before
+    them; it fits into `max_new_tokens` (`Constraint.check_fits`).
     """
 
     prompt: Sequence[int]  # token ids, at least one
@@ -52,11 +56,13 @@ class GenerationRequest:
     said: str = ""  # the end of what was generated before `replayed`, for stop strings
     replayed: Sequence[int] = ()  # at most max_new_tokens
     keeps_state: bool = False  # whether chunks bring states
+    constraint: Constraint | None = None
 
 
 class FinishReason(StrEnum):
     """Why a generation ended by itself."""
 
+    EOS_TOKEN = "eos_token"  # noqa: S105 (TGI's word for a text that its constraint has closed)
     LENGTH = "length"
     STOP_SEQUENCE = "stop_sequence"
 

@@ -1,8 +1,9 @@
 """From logits to the next token of every row, in float64, without the interpreter's lock.
 
-Order of what a request may ask for: repetition, frequency and presence penalty, logit bias,
-temperature, then top-k, top-p, min-p and typical-p, each on what the one before has left; then
-one inverse-CDF draw in the order of token ids. Ties go to the smaller id everywhere.
+Order of what a request may ask for: its constraint, which leaves some tokens out altogether;
+repetition, frequency and presence penalty, logit bias, temperature, then top-k, top-p, min-p and
+typical-p, each on what the one before has left; then one inverse-CDF draw in the order of token
+ids. Ties go to the smaller id everywhere.
 
 Sources: repetition penalty, Keskar et al. 2019 (CTRL); nucleus (top-p), Holtzman et al. 2020;
 locally typical sampling, Meister et al. 2023; min-p, Nguyen et al. 2024; frequency and presence
@@ -17,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from service.constraints.constraint import START, Constraint
+from service.generation.masking import follow, is_over, mask
 from service.generation.random import uniform
 from service.generation.request import MAX_TOP_TOKENS, PENALTY_WINDOW, GenerationRequest
 from service.models.step import Batch
@@ -26,6 +29,9 @@ MAX_STEPS = 32
 
 FAILED = -1
 """The draw of a row whose logits are not finite."""
+
+ENDED = -2
+"""The draw of a row whose text is complete: nothing that its constraint allows could follow."""
 
 # Columns of the two parameter tables: one row for each slot.
 _TEMPERATURE, _TOP_P, _MIN_P, _TYPICAL_P, _REPETITION, _FREQUENCY, _PRESENCE, _REALS = range(8)
@@ -38,18 +44,23 @@ _TEMPERATURE, _TOP_P, _MIN_P, _TYPICAL_P, _REPETITION, _FREQUENCY, _PRESENCE, _R
     _WINDOW_LENGTH,
     _FED,
     _SILENT,
+    _TABLE,  # address of the constraint's table; 0: none
+    _TABLE_SIZE,
+    _STATE,
+    _REMAINING,  # tokens that the text may still get
     _WHOLES,
-) = range(9)
+) = range(13)
 
 
 @dataclass(frozen=True, slots=True)
 class Draws:
     """What a burst drew. Views into the sampler's memory: valid until the next burst."""
 
-    tokens: npt.NDArray[np.int32]  # (rows, steps); FAILED where a row failed
+    tokens: npt.NDArray[np.int32]  # (rows, steps); FAILED where a row failed, ENDED after its end
     logprobs: npt.NDArray[np.float64]  # (rows, steps)
     top_tokens: npt.NDArray[np.int32]  # (rows, steps, MAX_TOP_TOKENS), likeliest first
     top_logprobs: npt.NDArray[np.float64]  # (rows, steps, MAX_TOP_TOKENS)
+    is_over: npt.NDArray[np.bool_]  # (rows,), whether the constraint lets nothing follow
 
 
 class Sampler:
@@ -65,6 +76,7 @@ class Sampler:
         self._bias = np.zeros((capacity, vocabulary_size))
         self._counts = np.zeros((capacity, vocabulary_size), np.int32)
         self._window = np.zeros((capacity, PENALTY_WINDOW), np.int32)
+        self._constraints: list[Constraint | None] = [None] * capacity  # keeps the tables
         self._allowed = np.ones(vocabulary_size, np.bool_)
         self._allowed[list(never_drawn)] = False
         shape = (capacity, MAX_STEPS)
@@ -106,6 +118,9 @@ class Sampler:
         )
         self._seeds[row] = params.seed
         position = (request.origin.position if request.origin else 0) + len(request.prompt)
+        constraint = self._constraints[row] = request.constraint
+        table = None if constraint is None else constraint.table
+        assert constraint is None or len(constraint.token_class) == self._bias.shape[1]
         self._wholes[row] = (
             position,
             params.top_k,
@@ -115,6 +130,10 @@ class Sampler:
             0,
             0,
             0,
+            0 if table is None else table.ctypes.data,
+            0 if table is None else table.size,
+            START,
+            request.max_new_tokens,
         )
         if params.logit_bias:
             self._bias[row] = 0.0
@@ -144,6 +163,8 @@ class Sampler:
             tables += [self._counts, self._window]
         for table in tables:
             table[[a, b]] = table[[b, a]]
+        constraints = self._constraints
+        constraints[a], constraints[b] = constraints[b], constraints[a]
 
     def advance(self, batch: Batch, rows: int, step: int) -> None:
         """After step number `step` of a burst: give each row its next token, fed or drawn."""
@@ -152,11 +173,17 @@ class Sampler:
     def draws(self, rows: int, steps: int) -> Draws:
         """What the burst that has just ended drew; also forgets what it was fed."""
         self._wholes[:rows, [_FED, _SILENT]] = 0
+        is_over = np.zeros(rows, np.bool_)
+        for row in np.flatnonzero(self._wholes[:rows, _TABLE]).tolist():
+            constraint = self._constraints[row]
+            state, remaining = self._wholes[row, [_STATE, _REMAINING]].tolist()
+            is_over[row] = constraint is not None and constraint.is_over(state, remaining)
         return Draws(
             self._tokens[:rows, :steps],
             self._logprobs[:rows, :steps],
             self._top_tokens[:rows, :steps],
             self._top_logprobs[:rows, :steps],
+            is_over,
         )
 
 
@@ -312,13 +339,21 @@ def advance_rows(arguments, logits, tokens, first, last, step):  # type: ignore[
         if step < whole[_SILENT]:
             tokens[row] = feed[row, step]
             continue
+        table, size, state = whole[_TABLE], whole[_TABLE_SIZE], whole[_STATE]
+        is_drawn = step >= whole[_FED]
+        if table and is_drawn and is_over(table, size, vocabulary, state, whole[_REMAINING]):
+            out_tokens[row, step] = ENDED
+            tokens[row] = 0
+            continue
         log_total = _log_total(logits[row])
         token = -1
-        if step < whole[_FED] and log_total == log_total:  # noqa: PLR0124 (not NaN)
+        if not is_drawn and log_total == log_total:  # noqa: PLR0124 (not NaN)
             token = feed[row, step]
         elif log_total == log_total:  # noqa: PLR0124
             for i in range(vocabulary):
                 scores[i] = logits[row, i] if allowed[i] else -np.inf
+            if table:
+                mask(scores, table, size, state, whole[_REMAINING])
             if whole[_HAS_PENALTY]:
                 _penalise(scores, counts[row], reals[row])
             if whole[_HAS_BIAS]:
@@ -342,4 +377,7 @@ def advance_rows(arguments, logits, tokens, first, last, step):  # type: ignore[
             window[row, place] = token
             counts[row, token] += 1
         whole[_POSITION] += 1
+        if table:
+            whole[_STATE] = follow(table, size, vocabulary, state, token)
+            whole[_REMAINING] -= 1
         tokens[row] = token

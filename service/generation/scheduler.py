@@ -34,6 +34,8 @@ Key = object
 UNSEEN: tuple[Token, Sequence[Token]] = (Token(-1, 0.0), ())
 """Stands for a token of before that a stop string holds back: its place counts, nothing else."""
 
+_FAILURE = "the network's logits are not finite numbers; the model's weights are damaged"
+
 KEEP_EVERY = 256
 """Tokens between two states that a running generation shows; a cancelled one goes on from there."""
 
@@ -104,6 +106,7 @@ class _Row:
     fed: int = 1  # prompt tokens that have gone in, or lie ready to
     drawn: int = 0
     is_over: bool = False
+    is_complete: bool = False  # whether its constraint lets nothing follow
     held: list[tuple[Token, Sequence[Token]]] = field(default_factory=list)
     state: State | None = None  # the latest that may be shown
 
@@ -125,8 +128,16 @@ class _Row:
         """Whether the state is worth its copy: at the end, where there may be one, and at times."""
         if not self.request.keeps_state:
             return False
-        is_end = self.stops is not None or steps == self.steps_left
+        may_end = self.stops is not None or self.request.constraint is not None
+        is_end = may_end or steps == self.steps_left
         return is_end or (self.consumed + steps) // KEEP_EVERY > self.consumed // KEEP_EVERY
+
+    @property
+    def end(self) -> FinishReason | None:
+        """Why it is at its end, if it is; stop strings aside."""
+        if self.is_complete:
+            return FinishReason.EOS_TOKEN
+        return FinishReason.LENGTH if self.drawn == self.request.max_new_tokens else None
 
     @property
     def ripeness(self) -> int:
@@ -282,10 +293,15 @@ class Scheduler:
             is_consumed = not (row.unfed or row.request.max_new_tokens)  # that was all it wanted
             if row.is_over or (stop <= first and not is_consumed):
                 continue
-            tokens = draws.tokens[i, first:stop].tolist()
+            tokens, state, failure = draws.tokens[i, first:stop].tolist(), kept.get(i), None
+            row.is_complete = bool(draws.is_over[i]) and not row.unfed
+            if tokens and min(tokens) < 0:
+                end = next(k for k, token in enumerate(tokens) if token < 0)
+                failure = _FAILURE if tokens[end] == FAILED else None
+                tokens, stop, state = tokens[:end], first + end, None
             logprobs = draws.logprobs[i, first:stop].tolist()
             top = _top_tokens(draws, i, range(first, stop), row.request.top_tokens)
-            progress = self._settle(row, tokens, logprobs, top, kept.get(i))
+            progress = self._settle(row, tokens, logprobs, top, state, failure)
             row.is_over = progress.is_last
             news.append(progress)
         return news
@@ -297,20 +313,16 @@ class Scheduler:
         logprobs: list[float],
         top: Sequence[Sequence[Token]],
         kept: tuple[npt.NDArray[Any], ...] | None,
+        failure: str | None,
     ) -> Progress:
-        failure = None
-        if FAILED in tokens:
-            end = tokens.index(FAILED)
-            tokens, logprobs, top = tokens[:end], logprobs[:end], top[:end]
-            failure = "the network's logits are not finite numbers; the model's weights are damaged"
         if row.stops is not None:
             return self._settle_held(row, tokens, logprobs, top, kept, failure)
         row.drawn += len(tokens)
-        if kept is not None and failure is None:
+        if kept is not None:
             row.state = State(row.consumed, kept)
         finish = None
-        if failure is None and row.drawn == row.request.max_new_tokens:
-            finish = Finish(FinishReason.LENGTH, row.drawn)
+        if failure is None and row.end is not None:
+            finish = Finish(row.end, row.drawn)
         return Progress(row.key, Chunk(tokens, logprobs, top, finish, tokens, row.state), failure)
 
     def _settle_held(
@@ -336,12 +348,12 @@ class Scheduler:
                 finish = Finish(FinishReason.STOP_SEQUENCE, row.drawn, row.held[-1][0])
                 break
         drawn = tokens[: row.drawn - before]
-        if kept is not None and failure is None and len(drawn) == len(tokens):
+        if kept is not None and len(drawn) == len(tokens):
             row.state = State(row.consumed, kept)
-        if finish is None and (failure or row.drawn == row.request.max_new_tokens):
+        if finish is None and (failure or row.end is not None):
             shown += row.held
             row.held.clear()
-            finish = None if failure else Finish(FinishReason.LENGTH, row.drawn)
+            finish = None if failure or row.end is None else Finish(row.end, row.drawn)
         chunk = Chunk(
             [token.id for token, _ in shown],
             [token.logprob for token, _ in shown],

@@ -1,0 +1,40 @@
+"""The characters that texts may be made of."""
+
+from collections.abc import Iterable
+from functools import cached_property
+
+
+class Alphabet:
+    r"""A set of characters and what the classes `\d`, `\w`, `\s` and `.` mean in it.
+
+    They mean what Python's `re` means by them: digits, letters and spaces of all of Unicode.
+    """
+
+    def __init__(self, members: Iterable[str]) -> None:
+        self.members = frozenset(members)
+
+    @cached_property
+    def digits(self) -> frozenset[str]:
+        r"""Of `\d`."""
+        return frozenset(filter(str.isdecimal, self.members))
+
+    @cached_property
+    def word(self) -> frozenset[str]:
+        r"""Of `\w`."""
+        return frozenset(c for c in self.members if c.isalnum() or c == "_")
+
+    @cached_property
+    def spaces(self) -> frozenset[str]:
+        r"""Of `\s`."""
+        return frozenset(filter(str.isspace, self.members))
+
+    @cached_property
+    def line(self) -> frozenset[str]:
+        """Of the dot: all but the line feed."""
+        return self.members - {"\n"}
+
+    def between(self, first: str, last: str) -> frozenset[str]:
+        """The characters from `first` to `last`."""
+        if ord(last) - ord(first) < len(self.members):
+            return frozenset(map(chr, range(ord(first), ord(last) + 1))) & self.members
+        return frozenset(c for c in self.members if first <= c <= last)

@@ -1,0 +1,121 @@
+"""From what was asked for to a constraint over one model's vocabulary, once for each."""
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from service.constraints.alphabet import Alphabet
+from service.constraints.constraint import Constraint
+from service.constraints.dialect import read_regex
+from service.constraints.pattern import NOTHING, Pattern, characters, choice, positions, sequence
+from service.constraints.program import program_of
+from service.constraints.schema import read_schema
+from service.constraints.source import Kind, Source
+from service.errors import Validation
+
+MAX_POSITIONS = 32_768
+"""Characters of a pattern whose repetitions are written out."""
+
+CACHE_BYTES = 64 * 1024 * 1024
+AT_ONCE = 2
+"""Compilations at once in one process; others wait."""
+
+_REFUSAL_BYTES = 1_024  # what a remembered refusal counts for
+
+
+def compile_constraint(source: Source, vocabulary: Sequence[str | None]) -> Constraint:
+    """The constraint that a source is over a vocabulary.
+
+    Tokens of one character may be drawn; None and tokens of any other length never are. Takes
+    milliseconds, and at most about a second.
+
+    Raises:
+        Validation: the source is malformed, asks for what is not served, is over a limit, or the
+            vocabulary cannot spell a single text of it.
+
+    """
+    alphabet = Alphabet(token for token in vocabulary if token is not None and len(token) == 1)
+    pattern = _read(source, alphabet)
+    n = positions(pattern)
+    if n > MAX_POSITIONS:
+        raise Validation(
+            f"the {source.kind} has {n} characters when its repetitions are written out; "
+            f"{MAX_POSITIONS} is the limit, so use smaller bounds of repetition"
+        )
+    if pattern is NOTHING:
+        raise Validation(
+            f"no text matches the {source.kind} and is made of the model's {len(alphabet.members)} "
+            "characters; ask for one that these can spell"
+        )
+    from service.constraints.automaton import automaton_of  # noqa: PLC0415 (compiled where it is used)
+
+    program = program_of(pattern)
+    automaton = automaton_of(program)
+    return Constraint(program.token_classes(vocabulary), automaton.next_state, automaton.distance)
+
+
+def _read(source: Source, alphabet: Alphabet) -> Pattern:
+    match source.kind:
+        case Kind.REGEX:
+            return read_regex(source.text, alphabet)
+        case Kind.JSON_SCHEMA:
+            return read_schema(json.loads(source.text), alphabet, MAX_POSITIONS)
+        case Kind.CHOICE:
+            texts = json.loads(source.text)
+            return choice(
+                *(sequence(*(characters({c} & alphabet.members) for c in text)) for text in texts)
+            )
+
+
+class ConstraintCompiler:
+    """Compiles for one vocabulary and remembers; any thread may ask."""
+
+    def __init__(self, vocabulary: Sequence[str | None], cache_bytes: int = CACHE_BYTES) -> None:
+        self._vocabulary = tuple(vocabulary)
+        self._known: OrderedDict[Source, Constraint | str] = OrderedDict()
+        self._bytes, self._cache_bytes = 0, cache_bytes
+        self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(AT_ONCE)
+
+    @property
+    def size_bytes(self) -> int:
+        """What it remembers, in memory."""
+        return self._bytes
+
+    def compile(self, source: Source) -> Constraint:
+        """As `compile_constraint`; what was asked for lately costs nothing, refused or not."""
+        found = self._remembered(source)
+        if found is None:
+            with self._places:
+                found = self._remembered(source)  # by one that we have waited for
+                if found is None:
+                    found = self._compiled(source)
+        if isinstance(found, str):
+            raise Validation(found)
+        return found
+
+    def _compiled(self, source: Source) -> Constraint | str:
+        found: Constraint | str
+        try:
+            found = compile_constraint(source, self._vocabulary)
+        except Validation as refusal:
+            found = str(refusal)
+        with self._lock:
+            self._known[source] = found
+            self._bytes += _size(source, found)
+            while self._bytes > self._cache_bytes and len(self._known) > 1:
+                self._bytes -= _size(*self._known.popitem(last=False))
+        return found
+
+    def _remembered(self, source: Source) -> Constraint | str | None:
+        with self._lock:
+            found = self._known.get(source)
+            if found is not None:
+                self._known.move_to_end(source)
+            return found
+
+
+def _size(source: Source, found: Constraint | str) -> int:
+    size = _REFUSAL_BYTES if isinstance(found, str) else found.size_bytes
+    return size + 4 * len(source.text)
