@@ -321,7 +321,7 @@ def test_an_event_of_something_else(kind, script, data):
 
 def test_a_session_that_never_says_anything_is_given_up(kind, script):
     script.answers = [stream(event("a", 8)), *[stream()] * 99]
-    with pytest.raises(Unreachable, match="ended before the turn did") as caught:
+    with pytest.raises(Unreachable, match="no reply within 1 s") as caught:
         kind.stream(script.url, session_id="s", timeout_s=1)
     assert caught.value.text == "a"
     assert 3 <= len(script.asked) < 12
@@ -332,9 +332,9 @@ def test_a_session_that_never_says_anything_is_given_up(kind, script):
 
 def test_a_reader_who_takes_his_time_has_as_long_to_go_on_as_any(script):
     script.answers = [stream(event("a", 8)), stream(event("b", 9, end="ab"))]
-    with Client(script.url, timeout_s=0.5) as client, client.stream("", session_id="s") as said:
+    with Client(script.url, timeout_s=2) as client, client.stream("", session_id="s") as said:
         next(said)
-        time.sleep(1)
+        time.sleep(2.1)
         assert next(said).text == "b"
 
 

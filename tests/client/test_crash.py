@@ -12,7 +12,7 @@ from tests.client.cutter import Cutter
 from tests.faults.store import OwnStore
 from tests.process import Server, serving
 
-N = 60_000
+N = 30_000
 
 
 @pytest.fixture(scope="module")
