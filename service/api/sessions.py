@@ -4,7 +4,7 @@ import time
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Header, Query, Request, Response
+from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 from pydantic import BaseModel
 
 from service.api.bodies import (
@@ -23,6 +23,16 @@ from service.sessions.sessions import retry_of
 
 MAX_IMPORT_BYTES = 64 * 1024 * 1024
 MAX_TEXT = 1_000_000
+
+BINARY = "application/octet-stream"
+
+# Read by the route itself: FastAPI would take one that calls itself JSON apart in the event loop.
+_BINARY_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
 
 router = APIRouter(prefix="/sessions", tags=["sessions"])
 
@@ -72,13 +82,14 @@ async def create(request: Request, body: CreateSessionBody) -> SessionReply:
     return _reply(serving, session)
 
 
-@router.post("/import", status_code=201)
-async def import_(
-    request: Request, content: Annotated[bytes, Body(media_type="application/octet-stream")]
-) -> SessionReply:
+@router.post("/import", status_code=201, openapi_extra=_BINARY_BODY)
+async def import_(request: Request) -> SessionReply:
     """Make a session of one that was exported here or on a server with the same secret."""
+    kind = request.headers.get("content-type", BINARY).partition(";")[0].strip().lower()
+    if kind != BINARY:
+        raise HTTPException(415, f"an exported session is {BINARY}, not {kind[:80]}")
     serving = serving_of(request)
-    exported = serving.sessions.open_export(content)
+    exported = serving.sessions.open_export(await request.body())
     model = serving.get(exported.model)
     owner = serving.owner_of(request)
     return _reply(serving, await serving.sessions.import_(owner, exported, voice_of(model)))

@@ -225,6 +225,22 @@ def test_an_exported_session_goes_on_where_it_is_imported(http):
     assert say(http, moved.json()["id"], 40)["details"] == say(http, session, 40)["details"]
 
 
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", "application/x+json; a=b"])
+def test_an_export_is_bytes_and_never_parsed_as_anything_else(http, kind):
+    content = b"[" + b"[]," * 1_000_000 + b"[]]"
+    reply = http.post("/sessions/import", content=content, headers={"Content-Type": kind})
+    assert kind.partition(";")[0] in problem(reply, 415, "bad_request")
+    assert reply.elapsed < timedelta(seconds=0.5)
+
+
+def test_an_export_may_come_without_a_media_type(http):
+    session = new(http, text="The ", seed=11)["id"]
+    content = http.get(f"/sessions/{session}/state").content
+    assert http.post("/sessions/import", content=content).status_code == 201
+    schema = http.get("/openapi.json").json()["paths"]["/sessions/import"]["post"]
+    assert list(schema["requestBody"]["content"]) == ["application/octet-stream"]
+
+
 @pytest.mark.parametrize("place", [0, 5, 60, 200, -40, -1])
 def test_a_changed_export_is_refused(http, place):
     session = new(http, text="The ", seed=11)["id"]
