@@ -73,6 +73,8 @@ async def create(request: Request, body: CreateSessionBody) -> SessionReply:
     model = serving.get(body.model)
     voice = voice_of(model)
     prompt = model.tokenizer.encode(body.text)
+    if prompt:
+        voice.engine.check_room()  # before there is a session whose text would be refused
     session = await serving.sessions.create(
         serving.owner_of(request), voice, body.session_id, seed=body.seed, ttl_s=body.ttl_s
     )
@@ -119,8 +121,12 @@ async def text(
     """What a session has consumed and said; a million characters at a time."""
     serving = serving_of(request)
     key = serving.key(request, session_id)
-    model = serving.get_for(await serving.sessions.find(key))
-    said, position = await serving.sessions.text(key, voice_of(model), first, MAX_TEXT)
+
+    async def read(session: Session) -> tuple[str, int]:
+        voice = voice_of(serving.get_for(session))
+        return await serving.sessions.text(key, voice, first, MAX_TEXT)
+
+    said, position = await serving.sessions.using(key, read)
     return TextReply(text=said, position=position)
 
 
@@ -130,12 +136,16 @@ async def append(
 ) -> SessionReply:
     """Feed a session without generating."""
     serving = serving_of(request)
-    session = await serving.sessions.find(serving.key(request, session_id))
-    model = serving.get_for(session)
-    prompt = model.tokenizer.encode(body.text)
+    key = serving.key(request, session_id)
     retry = retry_of(retry_key, "append", body)
-    await serving.sessions.append(session, voice_of(model), prompt, retry, body.expected_position)
-    return _reply(serving, await serving.sessions.look(session.key))
+
+    async def feed(session: Session) -> None:
+        model = serving.get_for(session)
+        prompt, voice = model.tokenizer.encode(body.text), voice_of(model)
+        await serving.sessions.append(session, voice, prompt, retry, body.expected_position)
+
+    await serving.sessions.using(key, feed)
+    return _reply(serving, await serving.sessions.look(key))
 
 
 @router.post("/{session_id}/fork", status_code=201)
@@ -160,9 +170,11 @@ async def export(request: Request, session_id: str) -> Response:
     """All of a session as signed bytes."""
     serving = serving_of(request)
     key = serving.key(request, session_id)
-    model = serving.get_for(await serving.sessions.find(key))
-    content = await serving.sessions.export(key, voice_of(model))
-    return Response(content, media_type="application/octet-stream")
+
+    async def export_it(session: Session) -> bytes:
+        return await serving.sessions.export(key, voice_of(serving.get_for(session)))
+
+    return Response(await serving.sessions.using(key, export_it), media_type=BINARY)
 
 
 @router.get("/{session_id}/events", response_class=Response)
@@ -178,11 +190,15 @@ async def events(
     key = serving.key(request, session_id)
     last = last_event_id or after
     position = EventId.parse(last) if last else None
-    model = serving.get_for(await serving.sessions.find(key))
-    replay = await serving.sessions.follow(key, voice_of(model), position)
-    if replay is None:
-        return Response(status_code=204)
-    return streamed(job_of_replay(model, key, replay, began_s))
+
+    async def follow(session: Session) -> Response:
+        model = serving.get_for(session)
+        replay = await serving.sessions.follow(key, voice_of(model), position)
+        if replay is None:
+            return Response(status_code=204)
+        return streamed(job_of_replay(model, key, replay, began_s))
+
+    return await serving.sessions.using(key, follow)
 
 
 def _reply(serving: Serving, session: Session) -> SessionReply:

@@ -351,6 +351,12 @@ def test_return_full_text_and_a_whole_replay_agree(http):
     first = say(http, session, 20, "x ", **options)
     assert first["generated_text"].startswith("x ")
     assert say(http, session, 20, "x ", **options) == first
+    options["parameters"]["truncate"] = 3
+    options["headers"] = {"Idempotency-Key": "cut"}
+    cut = say(http, session, 20, "The fox ", **options)
+    assert cut["generated_text"].startswith("The fox ")
+    assert cut["session"]["position"] == first["session"]["position"] + 23
+    assert say(http, session, 20, "The fox ", **options) == cut
 
 
 def test_fifty_clients_continue_one_session_and_one_of_them_does(http):
