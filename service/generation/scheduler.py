@@ -125,7 +125,7 @@ class _Row:
         """Whether the state is worth its copy: at the end, where there may be one, and at times."""
         if not self.request.keeps_state:
             return False
-        is_end = self.stops is not None or steps == self.steps_left
+        is_end = steps == self.steps_left or (self.stops is not None and steps > self.unfed)
         return is_end or (self.consumed + steps) // KEEP_EVERY > self.consumed // KEEP_EVERY
 
     @property
@@ -280,7 +280,12 @@ class Scheduler:
             row.fed += first
             stop = min(plan.steps, first + row.request.max_new_tokens - row.drawn)
             is_consumed = not (row.unfed or row.request.max_new_tokens)  # that was all it wanted
-            if row.is_over or (stop <= first and not is_consumed):
+            if row.is_over:
+                continue
+            if stop <= first and not is_consumed:
+                if i in kept:  # of the prompt so far
+                    row.state = State(row.consumed, kept[i])
+                    news.append(Progress(row.key, Chunk((), (), state=row.state)))
                 continue
             tokens = draws.tokens[i, first:stop].tolist()
             logprobs = draws.logprobs[i, first:stop].tolist()
