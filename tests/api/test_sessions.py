@@ -3,10 +3,18 @@
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import httpx2
 import pytest
+
+from service.api.bodies import CreateSessionBody
+from service.api.serving import Serving
+from service.api.sessions import create
+from service.errors import Overloaded, UnknownCharacter
+from service.models.tokenizer import Tokenizer
 
 SAMPLED = {"temperature": 0.8, "details": True}
 
@@ -308,6 +316,32 @@ def test_a_taken_id_and_an_impossible_one_are_refused(http):
     http.delete("/sessions/a-game.1")
     problem(http.get("/sessions/a-game.1"), 404, "session_not_found")
     assert new(http, session_id="a-game.1")["position"] == 0
+
+
+class Full:
+    """A model whose line is full."""
+
+    ref, tokenizer = "full@1", Tokenizer("ab")
+    manifest = SimpleNamespace(digest="ab" * 32)
+    spec = SimpleNamespace(state_units=(8,))
+
+    @property
+    def runtime(self) -> SimpleNamespace:
+        return SimpleNamespace(engine=self)
+
+    def check_room(self) -> None:
+        raise Overloaded("the line is full")
+
+
+async def test_a_text_that_is_refused_leaves_no_session_behind():
+    """Its id would be taken, and the same request refused for ever."""
+    serving = Serving(**dict.fromkeys(one.name for one in fields(Serving)))
+    serving.registry = SimpleNamespace(get=lambda _: Full())
+    request = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(serving=serving)))
+    with pytest.raises(Overloaded):
+        await create(request, CreateSessionBody(session_id="a", text="ab"))
+    with pytest.raises(UnknownCharacter):
+        await create(request, CreateSessionBody(session_id="a", text="c"))
 
 
 def test_a_session_belongs_to_its_model(http):
