@@ -224,9 +224,15 @@ async def test_a_turn_whose_beginning_was_lost_has_no_say(valkey, tmp_path):
     await close(one, two)
 
 
-async def test_a_beginning_that_waited_for_the_store_is_of_a_new_epoch(valkey, tmp_path):
+@pytest.mark.parametrize("is_of_an_earlier_run", [False, True])
+async def test_a_beginning_that_waited_for_the_store_is_of_a_new_epoch(
+    valkey, tmp_path, is_of_an_earlier_run
+):
+    """Also where the beginning that was lost had raised the epoch itself."""
     one = a_store(valkey, "one")
     birth = await a_session(one)
+    if is_of_an_earlier_run:
+        valkey.restart()
     shutil.copytree(tmp_path / "appendonlydir", tmp_path / "saved")
     first = (await one.begin(KEY, **turn_of(birth))).session.turn
     lose_what_came_since(valkey, tmp_path)
