@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from service.generation.request import MAX_TOP_TOKENS
 from service.sessions.session import DEFAULT_TTL_S, LEAST_TTL_S, MAX_FORKS, MOST_TTL_S
@@ -12,7 +20,8 @@ DEFAULT_NEW_TOKENS = 100
 MAX_PROMPT_CHARACTERS = 1_000_000
 MAX_STOPS, MAX_STOP_CHARACTERS = 4, 256
 MAX_POSITION = 10**12
-MAX_BODY_BYTES = 8 * 1024 * 1024
+MAX_BODY_BYTES = 8 * 1024 * 1024  # a million characters as JSON escapes them, and room
+MOST_FIELDS = 64
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
@@ -25,6 +34,14 @@ class Body(BaseModel):
     """A JSON object without fields that nobody reads."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, values: Any) -> Any:
+        """An error for each of a million unknown fields would take seconds to make."""
+        if isinstance(values, dict) and len(values) > MOST_FIELDS:
+            raise ValueError(f"an object has at most {MOST_FIELDS} fields. Given: {len(values)}")
+        return values
 
 
 class Parameters(Body):

@@ -5,7 +5,6 @@ here is Python for each event, so all that is known of a token is escaped once, 
 """
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
@@ -181,13 +180,17 @@ class EventStream(Response):
 
     async def _beat(self, send: Send, sender: "asyncio.Future[None]") -> None:
         """Show proxies that a silent stream is alive, and give up a reader that stands still."""
-        with contextlib.suppress(OSError):
+        ping: Message = {"type": "http.response.body", "body": b": ping\n\n", "more_body": True}
+        try:
             while True:
                 before = self._sent
                 await asyncio.sleep(BEAT_S)
-                if self._sent == before and self._is_sending:
-                    sender.cancel()
-                elif self._sent == before:
-                    await send(
-                        {"type": "http.response.body", "body": b": ping\n\n", "more_body": True}
-                    )
+                if self._sent != before:
+                    continue
+                if self._is_sending:
+                    break
+                async with asyncio.timeout(BEAT_S):  # the ping's own reader may stand still
+                    await send(ping)
+        except OSError:  # TimeoutError is one
+            pass
+        sender.cancel()

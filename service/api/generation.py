@@ -15,7 +15,7 @@ from service.errors import Validation
 from service.generation.request import GenerationRequest, SamplingParams
 from service.models.tokenizer import Tokenizer
 from service.sessions.live import LiveTurn
-from service.sessions.session import OnDisconnect
+from service.sessions.session import OnDisconnect, Session
 from service.sessions.sessions import Ask, retry_of
 
 router = APIRouter(tags=["generate"])
@@ -73,33 +73,38 @@ async def _admit_turn(
 ) -> Job:
     """As `_admit`, in a session; the same idempotency key leads to the turn that it began."""
     serving = serving_of(http)
-    session = await serving.sessions.find(serving.key(http, session_id))
-    model = serving.get_for(session, body.model)
-    parameters = body.parameters or _defaults(model.manifest.generation_defaults)
-    request = _request(parameters, body.inputs, model.tokenizer, session.seed)
-    prefix = body.inputs if parameters.return_full_text else ""
-    reply = {"details": True} if parameters.details else {}
-    ask = Ask(
-        request,
-        OnDisconnect(body.on_disconnect),
-        reply | ({"prefix": prefix} if prefix else {}),
-        retry_of(_header(http, b"idempotency-key"), body),
-        body.expected_position,
-        is_whole=is_whole,
-    )
-    turn = await serving.sessions.begin(session, voice_of(model), ask)
-    if not isinstance(turn, LiveTurn):
-        return job_of_replay(model, session.key, turn, began_s)
-    return Job(
-        model,
-        request,
-        turn.stream,
-        prefix=prefix,
-        has_details=bool(parameters.details),
-        began_s=began_s,
-        session_id=session_id,
-        turn=turn.session.turn,
-    )
+
+    async def admit(session: Session) -> Job:
+        model = serving.get_for(session, body.model)
+        parameters = body.parameters or _defaults(model.manifest.generation_defaults)
+        request = _request(parameters, body.inputs, model.tokenizer, session.seed)
+        prefix = body.inputs if parameters.return_full_text else ""
+        is_in_log = bool(prefix) and prefix == model.tokenizer.decode(request.prompt)
+        reply = {"details": True} if parameters.details else {}
+        ask = Ask(
+            request,
+            OnDisconnect(body.on_disconnect),
+            reply if is_in_log or not prefix else reply | {"prefix": prefix},  # truncated
+            retry_of(_header(http, b"idempotency-key"), body),
+            body.expected_position,
+            is_whole=is_whole,
+            shows_prompt=is_in_log,
+        )
+        turn = await serving.sessions.begin(session, voice_of(model), ask)
+        if not isinstance(turn, LiveTurn):
+            return job_of_replay(model, session.key, turn, began_s)
+        return Job(
+            model,
+            request,
+            turn.stream,
+            prefix=prefix,
+            has_details=bool(parameters.details),
+            began_s=began_s,
+            session_id=session_id,
+            turn=turn.session.turn,
+        )
+
+    return await serving.sessions.using(serving.key(http, session_id), admit)
 
 
 def _session_id(http: Request, body: GenerateBody) -> str | None:

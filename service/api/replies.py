@@ -72,7 +72,7 @@ def job_of_replay(model: ServedModel, key: SessionKey, replay: Replay, began_s: 
         model,
         order.request(()),
         replay,
-        prefix=order.reply.get("prefix", ""),
+        prefix=replay.prompt or order.reply.get("prefix", ""),
         has_details=order.reply.get("details", False),
         began_s=began_s,
         session_id=key.id,
@@ -100,6 +100,8 @@ async def _pieces(job: Job) -> AsyncGenerator[bytes, None]:
     try:
         async for chunk in job.chunks:
             shown.extend(chunk.tokens)
+            if chunk.finish is None and not chunk.tokens:
+                continue  # a stop string holds back what there is
             if chunk.finish is None:
                 yield writer.events(index, chunk, job.ids)
             else:

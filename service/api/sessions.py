@@ -4,7 +4,7 @@ import time
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Header, Query, Request, Response
+from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 from pydantic import BaseModel
 
 from service.api.bodies import (
@@ -23,6 +23,16 @@ from service.sessions.sessions import retry_of
 
 MAX_IMPORT_BYTES = 64 * 1024 * 1024
 MAX_TEXT = 1_000_000
+
+BINARY = "application/octet-stream"
+
+# Read by the route itself: FastAPI would take one that calls itself JSON apart in the event loop.
+_BINARY_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
 
 router = APIRouter(prefix="/sessions", tags=["sessions"])
 
@@ -63,6 +73,8 @@ async def create(request: Request, body: CreateSessionBody) -> SessionReply:
     model = serving.get(body.model)
     voice = voice_of(model)
     prompt = model.tokenizer.encode(body.text)
+    if prompt:
+        voice.engine.check_room()  # before there is a session whose text would be refused
     session = await serving.sessions.create(
         serving.owner_of(request), voice, body.session_id, seed=body.seed, ttl_s=body.ttl_s
     )
@@ -72,13 +84,14 @@ async def create(request: Request, body: CreateSessionBody) -> SessionReply:
     return _reply(serving, session)
 
 
-@router.post("/import", status_code=201)
-async def import_(
-    request: Request, content: Annotated[bytes, Body(media_type="application/octet-stream")]
-) -> SessionReply:
+@router.post("/import", status_code=201, openapi_extra=_BINARY_BODY)
+async def import_(request: Request) -> SessionReply:
     """Make a session of one that was exported here or on a server with the same secret."""
+    kind = request.headers.get("content-type", BINARY).partition(";")[0].strip().lower()
+    if kind != BINARY:
+        raise HTTPException(415, f"an exported session is {BINARY}, not {kind[:80]}")
     serving = serving_of(request)
-    exported = serving.sessions.open_export(content)
+    exported = serving.sessions.open_export(await request.body())
     model = serving.get(exported.model)
     owner = serving.owner_of(request)
     return _reply(serving, await serving.sessions.import_(owner, exported, voice_of(model)))
@@ -108,8 +121,12 @@ async def text(
     """What a session has consumed and said; a million characters at a time."""
     serving = serving_of(request)
     key = serving.key(request, session_id)
-    model = serving.get_for(await serving.sessions.find(key))
-    said, position = await serving.sessions.text(key, voice_of(model), first, MAX_TEXT)
+
+    async def read(session: Session) -> tuple[str, int]:
+        voice = voice_of(serving.get_for(session))
+        return await serving.sessions.text(key, voice, first, MAX_TEXT)
+
+    said, position = await serving.sessions.using(key, read)
     return TextReply(text=said, position=position)
 
 
@@ -119,12 +136,16 @@ async def append(
 ) -> SessionReply:
     """Feed a session without generating."""
     serving = serving_of(request)
-    session = await serving.sessions.find(serving.key(request, session_id))
-    model = serving.get_for(session)
-    prompt = model.tokenizer.encode(body.text)
+    key = serving.key(request, session_id)
     retry = retry_of(retry_key, "append", body)
-    await serving.sessions.append(session, voice_of(model), prompt, retry, body.expected_position)
-    return _reply(serving, await serving.sessions.look(session.key))
+
+    async def feed(session: Session) -> None:
+        model = serving.get_for(session)
+        prompt, voice = model.tokenizer.encode(body.text), voice_of(model)
+        await serving.sessions.append(session, voice, prompt, retry, body.expected_position)
+
+    await serving.sessions.using(key, feed)
+    return _reply(serving, await serving.sessions.look(key))
 
 
 @router.post("/{session_id}/fork", status_code=201)
@@ -149,9 +170,11 @@ async def export(request: Request, session_id: str) -> Response:
     """All of a session as signed bytes."""
     serving = serving_of(request)
     key = serving.key(request, session_id)
-    model = serving.get_for(await serving.sessions.find(key))
-    content = await serving.sessions.export(key, voice_of(model))
-    return Response(content, media_type="application/octet-stream")
+
+    async def export_it(session: Session) -> bytes:
+        return await serving.sessions.export(key, voice_of(serving.get_for(session)))
+
+    return Response(await serving.sessions.using(key, export_it), media_type=BINARY)
 
 
 @router.get("/{session_id}/events", response_class=Response)
@@ -167,11 +190,15 @@ async def events(
     key = serving.key(request, session_id)
     last = last_event_id or after
     position = EventId.parse(last) if last else None
-    model = serving.get_for(await serving.sessions.find(key))
-    replay = await serving.sessions.follow(key, voice_of(model), position)
-    if replay is None:
-        return Response(status_code=204)
-    return streamed(job_of_replay(model, key, replay, began_s))
+
+    async def follow(session: Session) -> Response:
+        model = serving.get_for(session)
+        replay = await serving.sessions.follow(key, voice_of(model), position)
+        if replay is None:
+            return Response(status_code=204)
+        return streamed(job_of_replay(model, key, replay, began_s))
+
+    return await serving.sessions.using(key, follow)
 
 
 def _reply(serving: Serving, session: Session) -> SessionReply:

@@ -140,6 +140,7 @@ class Engine:
         max_rows: int = MAX_ROWS,
         queue_limit: int = QUEUE_LIMIT,
     ) -> None:
+        self._vocabulary_size = program.vocabulary_size
         rows = max(1, min(max_rows, TABLE_LIMIT // program.vocabulary_size))
         texts = [tokenizer.text_of(i) for i in range(len(tokenizer))]
         sampler = Sampler(program.vocabulary_size, rows, tokenizer.special_ids)
@@ -199,6 +200,11 @@ class Engine:
 
     def enter(self, request: GenerationRequest, listener: Listener) -> None:
         """Begin a generation that is admitted already: it waits even in a line that is full."""
+        given = (request.prompt, request.recent, request.replayed)
+        if max(max(tokens, default=0) for tokens in given) >= self._vocabulary_size:
+            # Another model's, by whatever mistake: in the table it would end everybody's.
+            listener.fail(Generation("the text holds a token that the model does not have"))
+            return
         self._listeners.add(listener)
         with self._changed:
             self._scheduler.submit(listener, request)

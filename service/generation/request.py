@@ -97,7 +97,8 @@ class Chunk:
     Columns rather than rows: a chunk is turned into bytes once a burst, and this is the hot path.
     `top_tokens` has one entry a token where the request asked for them, else it is empty. `drawn`
     is what the network went on with: ahead of `tokens` by what a stop string holds back. `state`
-    is the latest that has consumed nothing but the prompt and tokens drawn so far.
+    is the latest that has consumed nothing but the prompt and tokens drawn so far. A chunk may have
+    a state alone, while the prompt is fed.
     """
 
     tokens: Sequence[int]

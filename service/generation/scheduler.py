@@ -129,7 +129,7 @@ class _Row:
         if not self.request.keeps_state:
             return False
         may_end = self.stops is not None or self.request.constraint is not None
-        is_end = may_end or steps == self.steps_left
+        is_end = steps == self.steps_left or (may_end and steps > self.unfed)
         return is_end or (self.consumed + steps) // KEEP_EVERY > self.consumed // KEEP_EVERY
 
     @property
@@ -291,7 +291,12 @@ class Scheduler:
             row.fed += first
             stop = min(plan.steps, first + row.request.max_new_tokens - row.drawn)
             is_consumed = not (row.unfed or row.request.max_new_tokens)  # that was all it wanted
-            if row.is_over or (stop <= first and not is_consumed):
+            if row.is_over:
+                continue
+            if stop <= first and not is_consumed:
+                if i in kept:  # of the prompt so far
+                    row.state = State(row.consumed, kept[i])
+                    news.append(Progress(row.key, Chunk((), (), state=row.state)))
                 continue
             tokens, state, failure = draws.tokens[i, first:stop].tolist(), kept.get(i), None
             row.is_complete = bool(draws.is_over[i]) and not row.unfed

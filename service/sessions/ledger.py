@@ -5,7 +5,9 @@ the groups and no timer does.
 """
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from service.errors import CarouselError, StoreUnavailable
@@ -52,7 +54,10 @@ class Ledger:
         """Commit until cancelled."""
         while True:
             await self._has_work.wait()
-            await self.flush()
+            try:
+                await self.flush()
+            except Exception:  # noqa: BLE001 (it must go on, for every other turn)
+                _log.exception("the ledger has made a mistake")
 
     async def flush(self) -> None:
         """Commit what there is now."""
@@ -61,16 +66,26 @@ class Ledger:
         self._has_work.clear()
         if not writers:
             return
-        stamp = new_stamp()
-        entries = [writer.entry(stamp, i) for i, writer in enumerate(writers)]
-        try:
-            outcomes = await self._store.commit(stamp, entries)
-        except Exception as error:  # noqa: BLE001 (whatever it was, every writer has to hear of it)
-            if not isinstance(error, CarouselError):
-                _log.exception("a commit has failed")
-                error = StoreUnavailable("the store has refused a commit; the log says why")
-            for writer in writers:
-                writer.lose(error)
-            return
-        for writer, (outcome, position) in zip(writers, outcomes, strict=True):
-            writer.settle(outcome, position, stamp)
+        stamp, entries = new_stamp(), {}
+        for i, writer in enumerate(writers):
+            with _heard_by(writer):
+                entries[writer] = writer.entry(stamp, i)
+        outcomes: Iterable[tuple[str, int]] = ()
+        with _heard_by(*entries):
+            outcomes = await self._store.commit(stamp, list(entries.values()))
+        for writer, (outcome, position) in zip(entries, outcomes, strict=False):
+            with _heard_by(writer):
+                writer.settle(outcome, position, stamp)
+
+
+@contextlib.contextmanager
+def _heard_by(*writers: Writer) -> Iterator[None]:
+    """Whatever goes wrong here, these writers lose by it and nobody else."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001
+        if not isinstance(error, CarouselError):
+            _log.exception("a commit has failed")
+            error = StoreUnavailable("the store has refused a commit; the log says why")
+        for writer in writers:
+            writer.lose(error)

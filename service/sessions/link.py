@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,25 +75,39 @@ class Link:
         self.greeting: Sequence[Value] = ()  # a command that each new connection begins with
         self.run = ""  # names the store's process; a new one may have lost the old one's end
 
-    async def call(self, script: str, keys: Sequence[str], args: Sequence[Value]) -> Reply:
-        """Run a script.
+    async def call(
+        self,
+        script: str,
+        keys: Sequence[str],
+        args: Sequence[Value] | Callable[[], Sequence[Value]],
+    ) -> Reply:
+        """Run a script. Arguments that depend on `run` come from a function, once an attempt.
 
         Raises:
             StoreUnavailable: there is no answer in CALL_LIMIT_S, or the store may not be used.
             StoreFull: it has no room.
 
         """
-        reply: Reply = await self.insist("EVALSHA", self._digests[script], len(keys), *keys, *args)
+        digest = self._digests[script]
+
+        def command() -> Sequence[Value]:
+            made = args() if callable(args) else args
+            return ("EVALSHA", digest, len(keys), *keys, *made)
+
+        reply: Reply = await self._insist(command)
         return reply
 
     async def insist(self, *command: Value) -> Any:
         """Send a command until it is answered or CALL_LIMIT_S has passed. Raises as `call`."""
+        return await self._insist(lambda: command)
+
+    async def _insist(self, command: Callable[[], Sequence[Value]]) -> Any:
         loop = asyncio.get_running_loop()
         until_s = loop.time() + CALL_LIMIT_S
         while True:
             try:
                 wire = await self._opened()
-                reply = await wire.call(*command)
+                reply = await wire.call(*command())
                 if not isinstance(reply, ReplyError):
                     return reply
                 await self._understand(wire, reply)

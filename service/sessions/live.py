@@ -16,7 +16,6 @@ from service.errors import (
 from service.generation.engine import BACKLOG_LIMIT, Engine, Stream
 from service.generation.request import FinishReason, GenerationRequest
 from service.generation.scheduler import Progress
-from service.models.step import State
 from service.sessions.codec import pack_state, pack_tokens
 from service.sessions.hot import Hot
 from service.sessions.session import OnDisconnect, Session, Status
@@ -77,6 +76,7 @@ class LiveTurn:
         self._engine, self._mode, self._on_end = engine, reading.on_disconnect, on_end
         self._least_news = WHOLE_NEWS if reading.is_whole else 1
         self._has_reader = True
+        self._followers: set[object] = set()
         self._waits_for: set[str] = set()  # why the engine's row is paused
         self._position = session.position  # of the log, as committed
         self._drawn: list[int] = []  # not in an entry yet
@@ -99,6 +99,12 @@ class LiveTurn:
         """Whether it has ended, in the store too."""
         return self.ended.is_set()
 
+    def is_of(self, session: Session) -> bool:
+        """Whether it is the last turn of a session as the store has it."""
+        mine, its = self.session.turn, session.turn
+        is_same = (mine.epoch, mine.number) == (its.epoch, its.number)
+        return is_same and self.session.birth == session.birth
+
     def start(self, request: GenerationRequest, add: Callable[["LiveTurn"], None]) -> None:
         """Let the engine begin; `add` tells the ledger of news."""
         self._add = add
@@ -112,6 +118,17 @@ class LiveTurn:
     def detach(self) -> None:
         """Go on without a reader."""
         self._has_reader, self._mode = False, OnDisconnect.CONTINUE
+
+    def follow(self) -> Callable[[], None]:
+        """Count one who reads the log here as a reader; returns how he leaves, even twice."""
+        follower = object()
+        self._followers.add(follower)
+
+        def leave() -> None:
+            self._followers.discard(follower)
+            self._end_unread()
+
+        return leave
 
     def cancel(self) -> None:
         """End the turn at what is committed or being committed."""
@@ -130,7 +147,8 @@ class LiveTurn:
             return
         chunk = progress.chunk
         self._drawn += chunk.drawn
-        self._news.append(progress)
+        if chunk.tokens or progress.is_last:  # else it has fed the prompt, or holds a stop string
+            self._news.append(progress)
         self._state = chunk.state or self._state
         if progress.failure is not None:
             self._end_with(Status.FAILED)
@@ -139,7 +157,7 @@ class LiveTurn:
         else:
             if len(self._drawn) > BACKLOG_LIMIT:
                 self._wait_for("store")
-            if len(self._drawn) >= self._least_news:
+            if len(self._drawn) >= self._least_news or self._wants_snapshot():
                 self._tell()
 
     def fail(self, error: CarouselError) -> None:
@@ -159,11 +177,9 @@ class LiveTurn:
 
     def forget(self, _: Stream) -> None:
         """The reader has left."""
-        if self._mode is OnDisconnect.CANCEL:
-            self.cancel()
-        elif self._has_reader:
-            self.detach()
-            self._go_on("reader")
+        self._has_reader = False
+        self._end_unread()
+        self._go_on("reader")
 
     # -- the ledger's side
 
@@ -174,15 +190,15 @@ class LiveTurn:
         self._under_way, self._sent_status = (drawn, news), self._status
         self._settled_state = state = self._state
         name, packed, mark = "", b"", ""
-        if state is not None and self._wants_snapshot(state):
+        if state is not None and self._wants_snapshot():
             packed = pack_state(state, self.session.digest)
             name = f"{stamp}{number}:{state.position}"
             if state.position // MARK_EVERY > self._snapshot_position // MARK_EVERY:
-                mark = f"{self.session.tail}:{state.position // MARK_EVERY}"
+                mark = str(state.position // MARK_EVERY)
             self._snapshot_position = state.position
         return Entry(
             self.session.key,
-            self.session.fence,
+            self.nonce,
             self._position,
             pack_tokens(drawn, self.session.width),
             self._status,
@@ -213,13 +229,18 @@ class LiveTurn:
 
     def lose(self, error: CarouselError) -> None:
         """The store does not say what it has; whoever resumes will see."""
-        if not self.is_over:
+        is_known = not self._under_way[0] and self._sent_status is None  # nothing that counts
+        if not self.is_over and not is_known:
             self._leave(error)
 
     # --
 
-    def _wants_snapshot(self, state: State) -> bool:
-        news = state.position - self._snapshot_position
+    def _end_unread(self) -> None:
+        if self._mode is OnDisconnect.CANCEL and not self._has_reader and not self._followers:
+            self.cancel()
+
+    def _wants_snapshot(self) -> bool:
+        news = self._state.position - self._snapshot_position if self._state is not None else 0
         return news >= SNAPSHOT_EVERY or (self._status is not None and news > 0)
 
     def _wait_for(self, whom: str) -> None:

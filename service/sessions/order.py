@@ -10,7 +10,13 @@ from typing import Any
 from service.generation.request import GenerationRequest, SamplingParams
 from service.sessions.session import OnDisconnect
 
-_PLAIN: dict[str, Any] = {"stop": (), "top_tokens": 0, "mode": OnDisconnect.CANCEL, "reply": {}}
+_PLAIN: dict[str, Any] = {
+    "stop": (),
+    "top_tokens": 0,
+    "mode": OnDisconnect.CANCEL,
+    "reply": {},
+    "shows_prompt": False,
+}
 _PLAIN_SAMPLING = [
     (one.name, getattr(SamplingParams(0), one.name)) for one in fields(SamplingParams)
 ]
@@ -27,12 +33,26 @@ class Order:
     top_tokens: int
     mode: OnDisconnect
     reply: dict[str, Any]
+    shows_prompt: bool = False
 
     @classmethod
-    def of(cls, request: GenerationRequest, mode: OnDisconnect, reply: dict[str, Any]) -> "Order":
+    def of(
+        cls,
+        request: GenerationRequest,
+        mode: OnDisconnect,
+        reply: dict[str, Any],
+        *,
+        shows_prompt: bool = False,
+    ) -> "Order":
         """The order that a request is."""
         return cls(
-            request.max_new_tokens, request.sampling, request.stop, request.top_tokens, mode, reply
+            max_new_tokens=request.max_new_tokens,
+            sampling=request.sampling,
+            stop=request.stop,
+            top_tokens=request.top_tokens,
+            mode=mode,
+            reply=reply,
+            shows_prompt=shows_prompt,
         )
 
     def request(self, prompt: tuple[int, ...]) -> GenerationRequest:

@@ -7,7 +7,8 @@ Whichever process runs the turn, or has run it, any process can follow it so.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from service.errors import Generation, PositionMismatch
+from service.errors import Generation, PositionMismatch, SessionLost
+from service.generation.engine import Stream  # noqa: TC001 (as every import here)
 from service.generation.request import (
     Chunk,
     Finish,
@@ -53,40 +54,52 @@ class Replay:
         store: Store,
         voice: Voice,
         found: Found,
-        turn: Turn,
-        order: Order,
         after: int,
+        prompt: str,
         take_over: Callable[[], Awaitable[None]],
+        leave: Callable[[], None],
     ) -> None:
-        """`found` has the tokens of the turn from `turn.first` on, as far as they are there."""
-        self.turn, self.order = turn, order
-        self._store, self._voice, self._key = store, voice, found.session.key
-        self._take_over = take_over
+        """`found` has the turn as the session's last one, and its tokens as far as they are there.
+
+        `leave` is called when nobody reads any more.
+        """
+        self.turn, self.order = found.session.turn, Order.from_json(found.request)
+        self.prompt = prompt
+        self._store, self._voice = store, voice
+        self._key, self._birth = found.session.key, found.session.birth
+        self._take_over, self._leave = take_over, leave
         self._width = found.session.width
         tokens = unpack_tokens(found.tokens, self._width)
-        self.said = tokens[: after - turn.first]
-        self._tokens = tokens[after - turn.first :]  # known and not scored yet
+        self.said = tokens[: after - self.turn.first]
+        self._tokens = tokens[after - self.turn.first :]  # known and not scored yet
         self._position = after
         self._state: State | None = None
-        self._stops = StopMatcher(order.stop)
+        self._stops = StopMatcher(self.order.stop)
         self._held: list[tuple[Token, tuple[Token, ...]]] = []
-        self._is_opened = False
+        self._stream: Stream | None = None  # what computes just now
+        self._is_cancelled = False
 
     def cancel(self) -> None:
-        """Nothing: a turn does not depend on who follows it."""
+        """Nobody reads any more. Harmless when it is over."""
+        self._is_cancelled = True
+        if self._stream is not None:
+            self._stream.cancel()
+        self._leave()
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         self._open_stops()
-        while True:
+        while not self._is_cancelled:
             end = self.turn.finish if self.turn.is_over else None
             ready = len(self._tokens) if end is not None else len(self._tokens) - 1
-            while ready > 0:
+            while ready > 0 and not self._is_cancelled:
                 piece = self._tokens[: min(ready, PIECE)]
                 del self._tokens[: len(piece)]
                 ready -= len(piece)
                 is_last = end is not None and not self._tokens
                 async for chunk in self._score(piece):
                     yield self._shown(chunk, is_last and chunk.finish is not None)
+            if self._is_cancelled:
+                return
             if self.turn.is_over:
                 if self.turn.status in _ENDS:
                     raise Generation(_ENDS[self.turn.status])
@@ -103,7 +116,7 @@ class Replay:
     async def _look(self) -> None:
         """Read what has come since; take the turn over where nobody runs it."""
         known = self._position + len(self._tokens)
-        found = await self._store.read(self._key, known)
+        found = await self._read(known)
         turn = found.session.turn
         if (turn.number, turn.epoch) != (self.turn.number, self.turn.epoch):
             raise PositionMismatch(
@@ -125,7 +138,7 @@ class Replay:
         if self._state is None or self._state.position >= self._position:
             self._state = await self._state_before(self._position)
         first = self._state.position if self._state else 0
-        before = await self._store.read(self._key, first, self._position)
+        before = await self._read(first, self._position)
         request = GenerationRequest(
             unpack_tokens(before.tokens, self._width),
             len(tokens),
@@ -135,14 +148,23 @@ class Replay:
             replayed=tokens,
             keeps_state=True,
         )
-        stream = self._voice.engine.submit(request)
+        self._stream = stream = self._voice.engine.submit(request)
+        if self._is_cancelled:  # meanwhile
+            stream.cancel()
         try:
             async for chunk in stream:
                 self._position += len(chunk.tokens)
                 self._state = chunk.state
-                yield chunk
+                if chunk.tokens:  # else it has fed what comes before
+                    yield chunk
         finally:
             stream.cancel()
+
+    async def _read(self, first: int, last: int | None = None) -> Found:
+        found = await self._store.read(self._key, first, last)
+        if found.session.birth != self._birth:
+            raise SessionLost(f"the session {self._key.id!r} was deleted and made again")
+        return found
 
     async def _state_before(self, position: int) -> State | None:
         for latest_is_damaged in (False, True):

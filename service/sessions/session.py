@@ -103,9 +103,8 @@ class Session:
     seed: int
     epoch: int
     position: int
-    fence: int
+    birth: str  # no other session that was ever called so has the same
     stamp: str  # changes with every change of the record
-    tail: str  # the segment of the log that grows
     active: str  # "", "turn" or "append"
     turn: Turn
     created_s: int

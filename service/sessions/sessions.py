@@ -1,14 +1,27 @@
 """Sessions of one process: turns begin, run, are taken over and followed here."""
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from service.errors import CarouselError, PositionMismatch, StateModelMismatch, Validation
+from service.errors import (
+    CarouselError,
+    KeyReused,
+    ModelNotFound,
+    ModelNotReady,
+    ModelUnloaded,
+    PositionMismatch,
+    SessionBusy,
+    SessionLost,
+    SessionNotFound,
+    StateModelMismatch,
+    Validation,
+)
 from service.generation.request import GenerationRequest, SamplingParams
 from service.generation.stopping import StopMatcher
 from service.models.step import State
@@ -39,7 +52,10 @@ from service.sessions.store import (
     LIFE_MS,
     MARK_EVERY,
     WINDOW,
+    Begun,
+    Busy,
     Earlier,
+    Found,
     Retry,
     Store,
     Tail,
@@ -48,6 +64,20 @@ from service.sessions.store import (
 from service.sessions.voice import Voice
 
 BEAT_S = 1.0
+
+# What is said of a model that is not the session's, or not that of the session as it is now.
+_OF_ITS_MODEL = (StateModelMismatch, ModelNotFound, ModelNotReady, ModelUnloaded)
+
+# What the store says where nothing has begun.
+_REFUSALS = (
+    SessionBusy,
+    PositionMismatch,
+    StateModelMismatch,
+    KeyReused,
+    SessionLost,
+    SessionNotFound,
+    Validation,
+)
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -63,6 +93,7 @@ class Ask:
     retry: Retry | None = None
     expected_position: int | None = None
     is_whole: bool = False  # whether nobody reads it before its end
+    shows_prompt: bool = False  # whether the answer begins with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +113,7 @@ class Sessions:
         self._store, self._ledger, self._identity = store, ledger, identity
         self._hot = HotStates()
         self._live: dict[SessionKey, LiveTurn] = {}
+        self._beginning: set[str] = set()  # nonces of which it is not known yet what they became
         self._to_release: set[tuple[SessionKey, str]] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self.problem: str | None = "the store has not been asked yet"
@@ -117,8 +149,10 @@ class Sessions:
     ) -> Session:
         """Make a session without a text. Raises SessionExists, Validation."""
         new_id = self._identity.new_id(owner) if session_id is None else session_id
+        key = SessionKey(owner, new_id)
+        self._hot.drop(key)  # of one that was called so, and has expired
         return await self._store.create(
-            SessionKey(owner, new_id),
+            key,
             model=voice.ref,
             digest=voice.digest,
             width=token_width(len(voice.tokenizer)),
@@ -126,10 +160,17 @@ class Sessions:
             ttl_s=ttl_s,
         )
 
-    async def find(self, key: SessionKey) -> Session:
-        """A session; its model and seed are right, the rest may be of a moment ago."""
+    async def using(self, key: SessionKey, work: Callable[[Session], Awaitable[T]]) -> T:
+        """Do what needs to know a session's model, which may be known here already.
+
+        `work` begins once more where the session was made again elsewhere, with another model.
+        """
         hot = self._hot.get(key)
-        return hot.session if hot else await self.look(key)
+        if hot is not None:
+            with contextlib.suppress(*_OF_ITS_MODEL):
+                return await work(hot.session)
+            self._hot.drop(key)
+        return await work(await self.look(key))
 
     async def look(self, key: SessionKey) -> Session:
         """A session as it stands."""
@@ -138,6 +179,7 @@ class Sessions:
     async def text(self, key: SessionKey, voice: Voice, first: int, most: int) -> tuple[str, int]:
         """At most `most` tokens' text from position `first` on, and the position after it."""
         found = await self._store.read(key, first, first + most)
+        _check_voice(found.session, voice)
         if first > found.session.position:
             raise PositionMismatch(
                 f"the session is at position {found.session.position}, before {first}"
@@ -159,6 +201,8 @@ class Sessions:
         """Remove it; a turn of it that runs ends."""
         self._hot.drop(key)
         await self._store.delete(key)
+        if key in self._live:
+            self._ledger.add(self._live[key])  # it hears that it is gone
 
     async def export(self, key: SessionKey, voice: Voice) -> bytes:
         """All of it, signed; the state has consumed every token but the last."""
@@ -220,11 +264,11 @@ class Sessions:
         begun = await self._begin(session, voice, ask, "turn")
         if isinstance(begun, LiveTurn):
             return begun
-        if begun.turn is None:
+        if not begun.is_turn:
             raise Validation("the Idempotency-Key belongs to an append, not to a turn")
-        return await self._replay(
-            voice, begun.session.key, begun.turn, Order.from_json(begun.request), begun.turn.first
-        )
+        turn = begun.found.session.turn
+        check_whole(turn)
+        return await self._replay(voice, begun.found, turn.first)
 
     async def append(
         self,
@@ -253,10 +297,9 @@ class Sessions:
             PositionMismatch: the event is not of the last turn, or its log has been cut.
 
         """
-        session = await self.look(key)
-        turn = session.turn
-        if turn.status is Status.NONE:
-            return None
+        found = await self._store.read_turn(key)
+        session, turn = found.session, found.session.turn
+        _check_voice(session, voice)
         if after is not None and (after.epoch, after.turn) != (turn.epoch, turn.number):
             raise PositionMismatch(
                 f"the last event is of turn {after.turn} in epoch {after.epoch}; the session's "
@@ -269,38 +312,40 @@ class Sessions:
                 f"the last event brought the session to {position}; the store has it at "
                 f"{session.position}: it has lost what came after"
             )
-        if turn.is_over and position == turn.finish and turn.status is not Status.CANCELLED:
+        if turn.is_over and position == turn.finish:
             return None
-        return await self._replay(voice, key, turn, None, position)
+        return await self._replay(voice, found, position)
 
-    async def _replay(
-        self, voice: Voice, key: SessionKey, turn: Any, order: Order | None, after: int
-    ) -> Replay:
-        check_whole(turn)
-        found = await self._store.read(key, turn.first, turn.finish)
-        last = found.session.turn
-        if order is None:
-            order = Order.from_json(found.request)
-        if last.number == turn.number:
-            turn = last
+    async def _replay(self, voice: Voice, found: Found, after: int) -> Replay:
+        session, turn = found.session, found.session.turn
+        if not found.request:
+            raise SessionLost("the store has lost what the session's last turn was asked to do")
+        prompt = ""
+        if Order.from_json(found.request).shows_prompt:
+            prompt, _ = await self.text(session.key, voice, turn.start, turn.first - turn.start)
 
         async def take_over() -> None:
-            await self._resume(key, voice)
+            await self._resume(session.key, voice)
 
-        return Replay(self._store, voice, found, turn, order, after, take_over)
+        live, leave = self._live.get(session.key), lambda: None
+        if live is not None and live.is_of(session):
+            leave = live.follow()
+        return Replay(self._store, voice, found, after, prompt, take_over, leave)
 
     async def _begin(
         self, session: Session, voice: Voice, ask: Ask, kind: str
     ) -> LiveTurn | Earlier:
         key, nonce = session.key, new_stamp()
         hot = self._hot.get(key)
-        order = Order.of(ask.request, ask.mode, ask.reply)
+        order = Order.of(ask.request, ask.mode, ask.reply, shows_prompt=ask.shows_prompt)
+        begun = None
+        self._beginning.add(nonce)
         try:
             begun = await self._store.begin(
                 key,
                 nonce=nonce,
                 kind=kind,
-                digest=session.digest,
+                birth=session.birth,
                 prompt=pack_tokens(ask.request.prompt, session.width),
                 request=order.to_json(),
                 expected_position=ask.expected_position,
@@ -309,6 +354,9 @@ class Sessions:
             )
             if isinstance(begun, Earlier):
                 return begun
+            if isinstance(begun, Busy):
+                self._let_go(key, begun.nonce)
+                raise SessionBusy("a turn of the session is running; wait for its end")
             if begun.tail is not None:
                 past = await self._past(begun.session, voice, begun.tail)
             else:
@@ -316,11 +364,15 @@ class Sessions:
                 tokens = (*hot.tokens, *ask.request.prompt)
                 first = hot.session.position - len(hot.tokens)
                 past = _Past(hot.state, first, tokens, hot.state.position)
-        except BaseException:  # a cancelled caller's too
-            self._to_release.add((key, nonce))  # it may have begun: nobody here goes on with it
+            reading = Reading(ask.mode, ask.is_whole)
+            return self._run(begun.session, nonce, voice, ask.request, reading, past)
+        except BaseException as error:  # a cancelled caller's too
+            is_refused = isinstance(error, _REFUSALS) and not isinstance(begun, Begun)
+            if not is_refused:  # it may have begun: nobody here goes on with it
+                self._to_release.add((key, nonce))
             raise
-        reading = Reading(ask.mode, ask.is_whole)
-        return self._run(begun.session, nonce, voice, ask.request, reading, past)
+        finally:
+            self._beginning.discard(nonce)
 
     async def _resume(self, key: SessionKey, voice: Voice) -> None:
         """Go on with a turn that no living process runs, for whoever follows its log."""
@@ -328,6 +380,7 @@ class Sessions:
             return  # it runs here; a store that was away has forgotten that this process lives
         voice.engine.check_room()
         nonce = new_stamp()
+        self._beginning.add(nonce)
         try:
             resumed = await self._store.resume(key, nonce)
             if resumed is None:
@@ -335,19 +388,28 @@ class Sessions:
             session, text, tail = resumed
             _check_voice(session, voice)
             past = await self._past(session, voice, tail)
+            order = Order.from_json(text)
+            n_said = session.position - session.turn.first
+            said = past.tokens[-min(n_said, STOP_CONTEXT) :] if n_said else ()
+            said_text = voice.tokenizer.decode(said)
+            request = replace(
+                order.request(()), max_new_tokens=order.max_new_tokens - n_said, said=said_text
+            )
+            status = _end_of(order, said_text, request.max_new_tokens)
+            reading = Reading(OnDisconnect.CONTINUE)
+            self._run(session, nonce, voice, request, reading, past, status).detach()
         except BaseException:
             self._to_release.add((key, nonce))
             raise
-        order = Order.from_json(text)
-        n_said = session.position - session.turn.first
-        said = past.tokens[-min(n_said, STOP_CONTEXT) :] if n_said else ()
-        said_text = voice.tokenizer.decode(said)
-        request = replace(
-            order.request(()), max_new_tokens=order.max_new_tokens - n_said, said=said_text
-        )
-        status = _end_of(order, said_text, request.max_new_tokens)
-        reading = Reading(OnDisconnect.CONTINUE)
-        self._run(session, nonce, voice, request, reading, past, status).detach()
+        finally:
+            self._beginning.discard(nonce)
+
+    def _let_go(self, key: SessionKey, nonce: str) -> None:
+        """Release a turn that is said to run here and does not: its beginning came too late."""
+        live = self._live.get(key)
+        is_known = nonce in self._beginning or (live is not None and live.nonce == nonce)
+        if nonce and not is_known:
+            self._to_release.add((key, nonce))
 
     def _run(
         self,
@@ -424,14 +486,19 @@ class Sessions:
         if ending.error is not None:
             self._to_release.add((key, ending.turn.nonce))
 
+    async def beat(self) -> None:
+        """Say that this process lives, keep its turns, and let go what it cannot go on with."""
+        for live in self._live.values():
+            self._ledger.add(live)  # a turn that waits or is fed has no news for long
+        await self._store.beat(LIFE_MS)
+        for key, nonce in list(self._to_release):
+            await self._store.release(key, nonce)
+            self._to_release.discard((key, nonce))
+
     async def _beat(self) -> None:
-        """Say that this process lives, and let go what it cannot go on with."""
         while True:
             try:
-                await self._store.beat(LIFE_MS)
-                for key, nonce in list(self._to_release):
-                    await self._store.release(key, nonce)
-                    self._to_release.discard((key, nonce))
+                await self.beat()
                 self.problem = None
             except CarouselError as error:
                 self.problem = str(error)

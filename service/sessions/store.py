@@ -68,27 +68,27 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
-    """What the same idempotency key began before. `turn` is None where it was an append."""
+class Busy:
+    """A turn runs. `nonce` is that of its beginning, where this process is said to run it."""
 
-    session: Session
-    turn: Turn | None
-    request: str
-    position: int  # after its prompt
+    nonce: str
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a turn adds to its session: tokens from `position` on, a state, its end."""
+    """What a turn adds to its session: tokens from `position` on, a state, its end.
+
+    One that adds nothing says that the turn goes on: its session does not expire.
+    """
 
     key: SessionKey
-    fence: int
+    nonce: str  # of the turn's beginning: whoever began later has another, and this one no say
     position: int
     tokens: bytes
     status: Status | None
     snapshot: str = ""  # name, which ends in the state's position
     state: bytes = b""
-    mark: str = ""
+    mark: str = ""  # the number of the mark that the state is too
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,15 @@ class Found:
     request: str
     is_held: bool  # whether the process that runs its turn lives
     tokens: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What the same idempotency key began before: a turn, or an append."""
+
+    found: Found  # the session, with that turn as its last one
+    is_turn: bool
+    position: int  # after its prompt
 
 
 def new_name() -> str:
@@ -151,12 +160,10 @@ class Store:
             "turn_epoch": 0,
             "start": 0,
             "first": 0,
-            "finish": "",
+            "finish": 0,
             "status": Status.NONE,
             "position": position,
-            "fence": 0,
             "stamp": new_stamp(),
-            "run": self._link.run,
             "tail": new_name(),
             "base": 0,
             "chain": "",
@@ -165,12 +172,15 @@ class Store:
             "state_shared": 0,
             "active": "",
             "holder": "",
+            "nonce": "",
             "request_key": "",
             "forks": 0,
         }
-        pairs = [part for pair in fields.items() for part in pair]
+        birth, pairs = new_stamp(), [part for pair in fields.items() for part in pair]
         reply = await self._link.call(
-            "create", [_record(key)], [new_stamp(), ttl_s, tokens, state, *pairs]
+            "create",
+            [_record(key)],
+            lambda: [birth, ttl_s, tokens, state, "run", self._link.run, *pairs],
         )
         if reply[0] == b"EXISTS":
             raise SessionExists(f"a session {key.id!r} exists; take another id, or delete it")
@@ -182,19 +192,20 @@ class Store:
         *,
         nonce: str,
         kind: str,
-        digest: str,
+        birth: str,
         prompt: bytes,
         request: str,
         expected_position: int | None = None,
         known: Session | None = None,
         retry: Retry | None = None,
-    ) -> Begun | Earlier:
+    ) -> Begun | Earlier | Busy:
         """Begin a turn or an append: log the prompt, keep other writers out.
 
-        `known` is the session whose tail the caller has. `nonce` names this call.
+        `birth` is that of the session as the caller knows it, and `known` that of which he has the
+        tail too. `nonce` names this call.
 
         Raises:
-            SessionBusy, PositionMismatch, StateModelMismatch, KeyReused, SessionLost, Validation.
+            PositionMismatch, StateModelMismatch, KeyReused, SessionLost, Validation.
 
         """
         expected: Value = "" if expected_position is None else expected_position
@@ -202,9 +213,9 @@ class Store:
         known_stamp, stamp = known.stamp if known else "", new_stamp()
         reply = await self._link.call(
             "begin",
-            [_record(key), _request(key), _retry(key, retry)],
-            [
-                *(nonce, stamp, self._process, self._link.run, kind, _short(digest), expected),
+            [_record(key), _retry(key, retry)],
+            lambda: [  # the run's name at the moment of sending: it may have waited for a restart
+                *(nonce, stamp, self._process, self._link.run, kind, birth, expected),
                 *(prompt, request, known_stamp, WINDOW, fingerprint, RETRY_TTL_S, LIFE_MS),
             ],
         )
@@ -214,6 +225,8 @@ class Store:
             return Begun(_session(key, reply[1]), Tail(reply[2], int(reply[3]), reply[4]))
         if reply[0] == b"ATTACH":
             return _earlier(key, reply)
+        if reply[0] == b"BUSY":
+            return Busy(reply[1].decode())
         if reply[0] == b"LOST":
             raise _lost_log(key)
         raise self._refusal(key, reply, expected_position)
@@ -223,7 +236,7 @@ class Store:
         args: list[Value] = [stamp]
         for entry in entries:
             status = entry.status or ""
-            args += [entry.fence, entry.position, entry.tokens, status]
+            args += [entry.nonce, entry.position, entry.tokens, status]
             args += [entry.snapshot, entry.state, entry.mark]
         reply = await self._commits.call("commit", [_record(one.key) for one in entries], args)
         return [
@@ -235,7 +248,7 @@ class Store:
         """Take over a turn that no living process runs; None where there is no such turn."""
         reply = await self._link.call(
             "resume",
-            [_record(key), _request(key)],
+            [_record(key)],
             [nonce, new_stamp(), self._process, WINDOW, LIFE_MS],
         )
         if reply[0] in {b"IDLE", b"BUSY"}:
@@ -251,12 +264,20 @@ class Store:
 
     async def read(self, key: SessionKey, first: int = 0, last: int | None = None) -> Found:
         """The session, and its log's tokens from `first` to `last`."""
-        reply = await self._link.call(
-            "read", [_record(key), _request(key)], [first, "" if last is None else last]
-        )
+        return await self._read(key, first, last)
+
+    async def read_turn(self, key: SessionKey) -> Found:
+        """The session, and its last turn's own tokens."""
+        return await self._read(key, None, None)
+
+    async def _read(self, key: SessionKey, first: int | None, last: int | None) -> Found:
+        limits: list[Value] = ["" if limit is None else limit for limit in (first, last)]
+        reply = await self._link.call("read", [_record(key)], limits)
         if reply[0] != b"FOUND":
             raise self._refusal(key, reply)
         session, tokens = _session(key, reply[1]), reply[4]
+        if first is None:
+            first, last = session.turn.first, session.turn.finish
         ends = session.position if last is None else min(last, session.position)
         if len(tokens) != max(0, ends - first) * session.width:
             raise _lost_log(key)
@@ -286,8 +307,8 @@ class Store:
             "fork",
             [_record(key), *map(_record, children)],
             [
-                *(new_stamp(), new_stamp(), "" if at is None else at, seeds),
-                *(new_name() for _ in range(len(children) + 1)),
+                *(new_stamp(), new_stamp(), "" if at is None else at, seeds, MARK_EVERY),
+                *(new_name() for _ in range(len(children) + 2)),
             ],
         )
         if reply[0] != b"FORKED":
@@ -297,7 +318,9 @@ class Store:
     async def rewind(self, key: SessionKey, to: int) -> Session:
         """Cut the log back to `to` tokens. Raises SessionBusy, PositionMismatch."""
         reply = await self._link.call(
-            "rewind", [_record(key)], [new_stamp(), new_stamp(), to, new_name(), new_name()]
+            "rewind",
+            [_record(key)],
+            [new_stamp(), new_stamp(), to, new_name(), new_name(), MARK_EVERY],
         )
         if reply[0] != b"REWOUND":
             raise self._refusal(key, reply, to)
@@ -305,7 +328,7 @@ class Store:
 
     async def delete(self, key: SessionKey) -> None:
         """Remove a session, with all of its log that no other shares."""
-        reply = await self._link.call("delete", [_record(key), _request(key)], [MARK_EVERY])
+        reply = await self._link.call("delete", [_record(key)], [MARK_EVERY])
         if reply[0] != b"DELETED":
             raise self._refusal(key, reply)
 
@@ -336,10 +359,9 @@ class Store:
                 return SessionBusy("a turn of the session is running; wait for its end")
             case b"KEY_REUSED":
                 return KeyReused("the Idempotency-Key was used before with another request")
-            case b"MODEL":
+            case b"CHANGED":
                 return StateModelMismatch(
-                    "the session's state belongs to the model with the digest "
-                    f"{_long(reply[1].decode())}"
+                    f"the session {key.id!r} was made again just now; it is not the one it was"
                 )
             case b"POSITION":
                 return PositionMismatch(
@@ -361,10 +383,6 @@ def _record(key: SessionKey) -> str:
     return f"{PREFIX}session:{key}"
 
 
-def _request(key: SessionKey) -> str:
-    return f"{PREFIX}request:{key}"
-
-
 def _retry(key: SessionKey, retry: Retry | None) -> str:
     if retry is None:
         return f"{PREFIX}retry:"
@@ -383,9 +401,8 @@ def _session(key: SessionKey, pairs: list[bytes]) -> Session:
         seed=int(fields["seed"], 16),
         epoch=int(fields["epoch"]),
         position=int(fields["position"]),
-        fence=int(fields["fence"]),
+        birth=fields["birth"],
         stamp=fields["stamp"],
-        tail=fields["tail"],
         active=fields["active"],
         turn=_turn(fields),
         created_s=created_s,
@@ -393,16 +410,12 @@ def _session(key: SessionKey, pairs: list[bytes]) -> Session:
     )
 
 
-def _gone_on(
-    known: Session, stamp: str, kind: str, epoch: int, number: int, fence: int, first: int
-) -> Session:
+def _gone_on(known: Session, stamp: str, kind: str, epoch: int, number: int, first: int) -> Session:
     """A session as the record is, of which nothing else has changed."""
     turn = known.turn
     if kind == "turn":
         turn = Turn(epoch, number, known.position, first, None, Status.RUNNING)
-    return replace(
-        known, epoch=epoch, position=first, fence=fence, stamp=stamp, active=kind, turn=turn
-    )
+    return replace(known, epoch=epoch, position=first, stamp=stamp, active=kind, turn=turn)
 
 
 def _short(digest: str) -> str:
@@ -428,8 +441,9 @@ def _turn(fields: dict[str, str]) -> Turn:
 
 def _earlier(key: SessionKey, reply: Reply) -> Earlier:
     fields, session = _fields(reply[1]), _session(key, reply[2])
-    turn = _turn(fields) if fields["kind"] == "turn" else None
-    return Earlier(session, turn, fields["request"], int(fields["position"]))
+    session = replace(session, turn=_turn(fields))
+    found = Found(session, fields["request"], bool(reply[3]), reply[4])
+    return Earlier(found, fields["kind"] == "turn", int(fields["position"]))
 
 
 def _fields(pairs: list[bytes]) -> dict[str, str]:

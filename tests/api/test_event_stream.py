@@ -173,6 +173,18 @@ async def test_a_reader_that_stands_still_is_let_go(monkeypatch):
     assert source.ends == 1
 
 
+async def test_a_reader_that_stands_still_at_a_ping_is_let_go(monkeypatch):
+    monkeypatch.setattr(event_stream, "BEAT_S", 0.02)
+    source, client = Source(), Client()
+    serving = source.serve(client)
+    await until(lambda: client.got)
+    client.reads.clear()
+    await asyncio.sleep(0.03)
+    source.queue.put_nowait(b"a")
+    await asyncio.wait_for(serving, 5)
+    assert source.ends == 1
+
+
 async def test_a_fault_while_streaming_is_not_swallowed():
     async def faulty() -> AsyncGenerator[bytes, None]:
         yield b"a"

@@ -6,6 +6,7 @@ import logging
 import pytest
 from starlette.exceptions import HTTPException
 
+from service.api import body_limit
 from service.api.body_limit import BodyLimit, Limit
 from service.api.request_log import RequestLog
 
@@ -115,6 +116,15 @@ async def test_a_body_that_is_too_much_is_refused_where_it_is_read(sender, heade
     with pytest.raises(HTTPException) as refused:
         await read(sender, headers=headers, time_s=0.05)
     assert refused.value.status_code == status
+
+
+async def test_json_that_takes_long_to_take_apart_is_refused(monkeypatch):
+    monkeypatch.setattr(body_limit, "MAX_BRACKETS", 3)
+    json_body = [(b"content-type", b"application/json")]
+    assert await read(Sender(b"[{[", b"]}]"), headers=json_body) == b"[{[]}]"
+    assert await read(Sender(b"[[", b"[["), headers=[(b"content-type", b"text/plain")]) == b"[[[["
+    with pytest.raises(HTTPException, match="brackets"):
+        await read(Sender(b"[[", b"[["), headers=json_body)
 
 
 def test_no_log_has_a_sessions_id_whole(server, http):

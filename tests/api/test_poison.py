@@ -4,6 +4,9 @@ import json
 import socket
 
 import pytest
+from pydantic import ValidationError
+
+from service.api.bodies import GenerateBody
 
 DEEP = "[" * 100_000
 HUGE = "9" * 5_000
@@ -44,6 +47,12 @@ def test_a_poisonous_body_is_refused_in_the_contracts_shape(http, path, body, st
     assert reply.json().keys() == {"error", "error_type"}
     assert len(reply.content) < 1024
     assert reply.content.isascii()
+
+
+def test_very_many_fields_are_one_mistake():
+    with pytest.raises(ValidationError) as refused:
+        GenerateBody.model_validate({str(i): 1 for i in range(10_000)})
+    assert refused.value.error_count() == 1
 
 
 def test_the_last_of_two_equal_fields_counts(http):

@@ -3,10 +3,18 @@
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import httpx2
 import pytest
+
+from service.api.bodies import CreateSessionBody
+from service.api.serving import Serving
+from service.api.sessions import create
+from service.errors import Overloaded, UnknownCharacter
+from service.models.tokenizer import Tokenizer
 
 SAMPLED = {"temperature": 0.8, "details": True}
 
@@ -225,6 +233,22 @@ def test_an_exported_session_goes_on_where_it_is_imported(http):
     assert say(http, moved.json()["id"], 40)["details"] == say(http, session, 40)["details"]
 
 
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", "application/x+json; a=b"])
+def test_an_export_is_bytes_and_never_parsed_as_anything_else(http, kind):
+    content = b"[" + b"[]," * 1_000_000 + b"[]]"
+    reply = http.post("/sessions/import", content=content, headers={"Content-Type": kind})
+    assert kind.partition(";")[0] in problem(reply, 415, "bad_request")
+    assert reply.elapsed < timedelta(seconds=0.5)
+
+
+def test_an_export_may_come_without_a_media_type(http):
+    session = new(http, text="The ", seed=11)["id"]
+    content = http.get(f"/sessions/{session}/state").content
+    assert http.post("/sessions/import", content=content).status_code == 201
+    schema = http.get("/openapi.json").json()["paths"]["/sessions/import"]["post"]
+    assert list(schema["requestBody"]["content"]) == ["application/octet-stream"]
+
+
 @pytest.mark.parametrize("place", [0, 5, 60, 200, -40, -1])
 def test_a_changed_export_is_refused(http, place):
     session = new(http, text="The ", seed=11)["id"]
@@ -294,6 +318,32 @@ def test_a_taken_id_and_an_impossible_one_are_refused(http):
     assert new(http, session_id="a-game.1")["position"] == 0
 
 
+class Full:
+    """A model whose line is full."""
+
+    ref, tokenizer = "full@1", Tokenizer("ab")
+    manifest = SimpleNamespace(digest="ab" * 32)
+    spec = SimpleNamespace(state_units=(8,))
+
+    @property
+    def runtime(self) -> SimpleNamespace:
+        return SimpleNamespace(engine=self)
+
+    def check_room(self) -> None:
+        raise Overloaded("the line is full")
+
+
+async def test_a_text_that_is_refused_leaves_no_session_behind():
+    """Its id would be taken, and the same request refused for ever."""
+    serving = Serving(**dict.fromkeys(one.name for one in fields(Serving)))
+    serving.registry = SimpleNamespace(get=lambda _: Full())
+    request = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(serving=serving)))
+    with pytest.raises(Overloaded):
+        await create(request, CreateSessionBody(session_id="a", text="ab"))
+    with pytest.raises(UnknownCharacter):
+        await create(request, CreateSessionBody(session_id="a", text="c"))
+
+
 def test_a_session_belongs_to_its_model(http):
     session = new(http, text="The ")["id"]
     body = {"inputs": "a", "session_id": session, "model": "awkward"}
@@ -335,6 +385,12 @@ def test_return_full_text_and_a_whole_replay_agree(http):
     first = say(http, session, 20, "x ", **options)
     assert first["generated_text"].startswith("x ")
     assert say(http, session, 20, "x ", **options) == first
+    options["parameters"]["truncate"] = 3
+    options["headers"] = {"Idempotency-Key": "cut"}
+    cut = say(http, session, 20, "The fox ", **options)
+    assert cut["generated_text"].startswith("The fox ")
+    assert cut["session"]["position"] == first["session"]["position"] + 23
+    assert say(http, session, 20, "The fox ", **options) == cut
 
 
 def test_fifty_clients_continue_one_session_and_one_of_them_does(http):

@@ -72,6 +72,61 @@ def test_a_client_that_leaves_ends_its_turn_after_what_it_was_sent(house, truth)
     assert said(on) == truth[position : position + 300]
 
 
+def test_a_turn_that_was_left_has_no_more_events(house):
+    """A browser asks again until it hears 204."""
+    session = house.session()
+    stream = house.turn(session, 1_000_000)
+    stream.take(300)
+    stream.close()
+    until(lambda: house.running == 0)
+    until(lambda: house.follow(session, f"0.1.{house.position(session)}").status == 204)
+
+
+def test_a_retry_that_follows_is_not_cut_off_where_the_first_one_leaves(house, truth):
+    session = house.session()
+    first = house.turn(session, 20_000, key="k")
+    first.take(300)
+    second = house.turn(session, 20_000, key="k")
+    second.take(10)
+    first.close()
+    second.rest()
+    assert second.error is None
+    assert said(second) == truth[:20_000]
+
+
+def test_a_retry_ends_its_turn_where_it_is_the_last_to_leave(house):
+    session = house.session()
+    streams = [house.turn(session, 1_000_000, key="k") for _ in range(2)]
+    for stream in streams:
+        stream.take(10)
+    for stream in streams:
+        stream.close()
+    until(lambda: house.running == 0)
+    assert house.position(session) < 500_000
+
+
+def test_a_retry_of_a_whole_reply_ends_with_its_client(house):
+    session = house.session()
+    body, headers = house.body(session, 100_000), {"Idempotency-Key": "k"}
+    assert house.http.post("/generate", json=body, headers=headers).status_code == 200
+    for _ in range(2):
+        with pytest.raises(httpx2.ReadTimeout):
+            httpx2.post(f"{house.server.url}/generate", json=body, headers=headers, timeout=0.3)
+    until(lambda: house.running == 0, 2.0)
+
+
+def test_a_prompt_that_is_shown_is_not_kept_twice(house):
+    session, inputs = house.session(), "A long prompt. " * 1_000
+    body = house.body(session, 9, inputs)
+    body["parameters"]["return_full_text"] = True
+    headers = {"Idempotency-Key": "k"}
+    replies = [house.http.post("/generate", json=body, headers=headers) for _ in range(2)]
+    assert replies[0].json()["generated_text"].startswith(inputs)
+    assert replies[0].json() == replies[1].json()
+    client = house.store.client
+    assert max(client.strlen(name) for name in client.keys("carousel:request:*")) < 200
+
+
 def test_a_turn_that_shall_go_on_without_its_client_does(house, truth):
     session = house.session()
     stream = house.turn(session, 20_000, on_disconnect="continue")

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import dataclasses
 import random
 from collections.abc import AsyncIterator, Callable
 
@@ -151,6 +152,17 @@ async def test_logits_that_are_not_finite_fail_their_own_stream_alone():
         with pytest.raises(Generation, match="not finite"):
             await read(engine.submit(request(300, prompt=(1, 6))))
         assert len((await well).tokens) == 300
+
+
+@pytest.mark.parametrize("where", ["prompt", "recent", "replayed"])
+async def test_a_token_that_the_model_does_not_have_fails_its_own_stream_alone(where):
+    async with running() as engine:
+        well = asyncio.create_task(read(engine.submit(request(300))))
+        foreign = dataclasses.replace(request(9), **{where: (1, DigestProgram().vocabulary_size)})
+        with pytest.raises(Generation, match="does not have"):
+            await read(engine.submit(foreign))
+        assert len((await well).tokens) == 300
+        assert engine.failure is None
 
 
 class Broken(DigestProgram):

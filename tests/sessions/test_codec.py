@@ -121,7 +121,7 @@ def test_a_secret_is_made_once_and_read_ever_after(tmp_path):
 @settings(max_examples=50)
 def test_an_order_comes_back_as_it_was(n, seed, temperature, bias, stop, mode):
     sampling = SamplingParams(seed, temperature, logit_bias=tuple(bias))
-    order = Order(n, sampling, tuple(stop), 3, mode, {"prefix": "x"})
+    order = Order(n, sampling, tuple(stop), 3, mode, {"prefix": "x"}, shows_prompt=True)
     assert Order.from_json(order.to_json()) == order
 
 

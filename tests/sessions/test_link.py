@@ -95,7 +95,7 @@ async def test_each_new_connection_begins_with_the_greeting(valkey, link):
 async def test_a_script_that_the_store_has_forgotten_is_sent_again(valkey, link):
     await link.insist("PING")
     valkey.client.script_flush()
-    assert await link.call("delete", ["nothing", "nothing:r"], [1]) == [b"NOT_FOUND"]
+    assert await link.call("delete", ["nothing"], [1]) == [b"NOT_FOUND"]
 
 
 async def test_nobody_there_is_unavailable_in_bounded_time(tmp_path):
@@ -122,14 +122,14 @@ async def test_a_wrong_password_is_said_so(valkey, caplog):
 
 async def test_a_full_store_is_full_for_what_writes_and_open_for_what_reads(valkey, link):
     fields = ["model", "m", "tail", "t", "base", 0, "chain", "", "width", 1, "position", 0]
-    fields += ["snapshot", "", "shared", 0, "holder", "", "active", "", "fence", 0, "nonce2", ""]
+    fields += ["snapshot", "", "shared", 0, "holder", "", "active", "", "first", 0, "finish", 0]
     await link.call("create", ["s"], ["n", 100, b"", b"", *fields])
     valkey.client.config_set("maxmemory", 1)
     try:
         with pytest.raises(StoreFull):
             await link.call("create", ["k"], ["n", 100, b"", b"", *fields])
-        assert (await link.call("read", ["s", "s:r"], [0, ""]))[0] == b"FOUND"
-        assert await link.call("delete", ["s", "s:r"], [1]) == [b"DELETED"]
+        assert (await link.call("read", ["s"], [0, ""]))[0] == b"FOUND"
+        assert await link.call("delete", ["s"], [1]) == [b"DELETED"]
     finally:
         valkey.client.config_set("maxmemory", 0)
     assert valkey.client.exists("k") == 0
@@ -140,7 +140,7 @@ async def test_a_replica_is_not_even_read_from(valkey, link):
     valkey.client.replicaof("127.0.0.1", 1)
     try:
         with pytest.raises(StoreUnavailable, match="replica"):
-            await link.call("read", ["s", "s:r"], [0, ""])
+            await link.call("read", ["s"], [0, ""])
         with pytest.raises(StoreUnavailable, match="replica"):
             await Link(valkey.url).insist("PING")
     finally:

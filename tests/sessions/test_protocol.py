@@ -105,7 +105,7 @@ class SendsFirst(Ledger):
 
 
 MUTANTS = {
-    "no idempotency": ("begin", "if earlier then\n", "if false then\n"),
+    "no idempotency": ("begin", "if earlier and earlier.birth", "if false and earlier.birth"),
     "doubled tokens": (
         "commit",
         "  local there = math.min(r.position, to)",
@@ -116,17 +116,17 @@ MUTANTS = {
     ),
     "no fence for tokens": (
         "commit",
-        "if r.fence ~= fence then",
-        "if r.fence ~= fence and status ~= '' then",
+        "if r.nonce ~= nonce then",
+        "if r.nonce ~= nonce and status ~= '' then",
     ),
     "no fence for the end": (
         "commit",
-        "if r.fence ~= fence then",
-        "if r.fence ~= fence and status == '' then",
+        "if r.nonce ~= nonce then",
+        "if r.nonce ~= nonce and status == '' then",
     ),
     "a fork writes into its parent's log": (
         "fork",
-        "'tail', ARGV[4 + i],\n      'base', at, 'chain', chain_of(list)",
+        "'tail', ARGV[5 + i],\n      'base', at, 'chain', chain_of(list)",
         "'tail', r.tail,\n      'base', r.base, 'chain', r.chain",
     ),
     "a fork from before keeps a later state": (
@@ -178,6 +178,6 @@ def usurped(valkey, drifting, scripts=None) -> None:
 
 def test_of_two_processes_that_run_one_turn_only_the_later_writes(valkey, drifting):
     usurped(valkey, drifting)
-    scripts = mutated("resume", "= r.fence + 1, holder", "= r.fence, holder")
+    scripts = mutated("commit", "if r.nonce ~= nonce then", "if false then")
     with pytest.raises(AssertionError, match="two writers"):
         usurped(valkey, drifting, scripts)

@@ -161,3 +161,22 @@ def test_nothing_in_the_store_lives_for_ever(world):
     keys = world.valkey.client.keys("*")
     assert len(keys) > 8
     assert [key for key in keys if world.valkey.client.ttl(key) < 0] == []
+
+
+def test_a_text_that_is_fed_leaves_snapshots_and_marks_too(world):
+    """So a crash while it is fed costs as little, and so does a fork into its middle."""
+    text = tuple(i % 7 for i in range(1_000))
+    world.begin(0, 0, an_ask(5, prompt=text))
+    for _ in range(12):
+        world.work(0)
+        world.flush(0)
+    world.crash(0)
+    (again,) = run(world, 10)
+    fed = 12 * 32
+    assert again <= 1_000 - fed + SNAPSHOT_EVERY + BURST
+    world.append(0, 0, text)
+    assert len(world.valkey.client.keys("carousel:mark:*")) >= 1_500 // MARK_EVERY
+    world.fork(0, 0, 1_700, "same")
+    world.keys.reverse()
+    (again,) = run(world, 20)
+    assert again <= MARK_EVERY + 2 * SNAPSHOT_EVERY + BURST

@@ -26,7 +26,7 @@ from service.sessions.link import Link, read_scripts
 from service.sessions.live import LiveTurn
 from service.sessions.order import Order
 from service.sessions.replay import Replay
-from service.sessions.session import EventId, OnDisconnect, SessionKey, Status
+from service.sessions.session import EventId, OnDisconnect, Session, SessionKey, Status
 from service.sessions.sessions import Ask, Sessions, retry_of
 from service.sessions.store import Entry, Found, Store
 from service.sessions.voice import Voice
@@ -122,11 +122,15 @@ class Process:
         self.voice = Voice("tiny@1", DIGEST, SPEC.state_units, world.tokenizer, self.engine)
         self.is_zombie = False
 
+    async def begin(self, key: SessionKey, ask: Ask) -> LiveTurn | Replay:
+        async def begin(session: Session) -> LiveTurn | Replay:
+            return await self.sessions.begin(session, self.voice, ask)
+
+        return await self.sessions.using(key, begin)
+
     async def beat(self) -> None:
+        await self.sessions.beat()
         await self.store.beat(10**7)
-        for key, nonce in list(self.sessions._to_release):
-            await self.store.release(key, nonce)
-            self.sessions._to_release.discard((key, nonce))
 
 
 class World:
@@ -195,9 +199,11 @@ class World:
         process = self.processes[p]
 
         async def append() -> None:
-            session = await process.sessions.find(self.keys[s])
-            appending = process.sessions.append(session, process.voice, text)
-            await self._driven(process, appending, APPEND_LIMIT_S)
+            async def feed(session: Session) -> None:
+                appending = process.sessions.append(session, process.voice, text)
+                await self._driven(process, appending, APPEND_LIMIT_S)
+
+            await process.sessions.using(self.keys[s], feed)
 
         self._tried(append())
 
@@ -208,8 +214,7 @@ class World:
             self.asked.append((s, ask))
 
         async def begin() -> None:
-            session = await process.sessions.find(client.key)
-            begun = await process.sessions.begin(session, process.voice, ask)
+            begun = await process.begin(client.key, ask)
             if isinstance(begun, Replay):
                 client.number = (begun.turn.epoch, begun.turn.number)
                 client.first = begun.turn.first
@@ -322,8 +327,11 @@ class World:
         self.work(1 - p)
 
     async def _read_replay(self, client: Client, replay: Replay) -> None:
-        async for chunk in replay:
-            self._take(client, chunk)
+        try:
+            async for chunk in replay:
+                self._take(client, chunk)
+        finally:
+            replay.cancel()
         client.is_over = True
 
     async def _driven(self, process: Process, work: Any, patience_s: float) -> None:

@@ -1,14 +1,15 @@
--- KEYS: record, turn, idempotency record. ARGV: see Store.begin.
+-- KEYS: record, idempotency record. ARGV: see Store.begin.
 -- → BEGUN record, snapshot, first position of the tokens, tokens
---   | KNOWN epoch, turn, fence, position: the caller knows the rest
---   | NOT_FOUND | KEY_REUSED | ATTACH request record, record | MODEL digest | BUSY
---   | POSITION position | EMPTY | LOST
+--   | KNOWN epoch, turn, position: the caller knows the rest
+--   | NOT_FOUND | CHANGED | KEY_REUSED | ATTACH request record, record, whether its holder lives,
+--     tokens | BUSY nonce if it is the caller's | POSITION position | EMPTY | LOST
 local nonce, stamp, holder, run, kind = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local digest, expected, prompt, request = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local birth, expected, prompt, request = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local known, window, fingerprint, key_ttl = ARGV[10], tonumber(ARGV[11]), ARGV[12], ARGV[13]
 local life_ms = ARGV[14]
 local r = load(KEYS[1])
 if not r then return {'NOT_FOUND'} end
+if r.birth ~= birth then return {'CHANGED'} end -- deleted and made again, or expired
 
 local function begun()
   local state = r.snapshot ~= '' and redis.call('GET', key('state', r.snapshot)) or ''
@@ -18,50 +19,52 @@ end
 
 if r.nonce == nonce then return begun() end -- our own, whose reply was lost
 if fingerprint ~= '' then
-  local earlier = fields_of(KEYS[3])
-  if earlier and earlier.fingerprint ~= fingerprint then return {'KEY_REUSED'} end
-  if earlier then
-    earlier.name = KEYS[3]
-    local is_whole = earlier.finish == ''
-    for _, s in ipairs(segments(r)) do
-      is_whole = is_whole or (s.id == earlier.tail and s.last >= tonumber(earlier.finish))
+  local earlier = fields_of(KEYS[2])
+  if earlier and earlier.birth == birth then -- else of another session that was called so
+    if earlier.fingerprint ~= fingerprint then return {'KEY_REUSED'} end
+    local first, finish, said = tonumber(earlier.first), tonumber(earlier.finish), ''
+    if earlier.kind == 'turn' then
+      said = tokens(r, first, finish or r.position)
+      local is_whole = not finish or finish <= r.position and redis.sha1hex(said) == earlier.sum
+      if not is_whole then earlier.status, said = 'rewound', '' end
     end
-    if not is_whole then earlier.status = 'rewound' end
-    return {'ATTACH', as_list(earlier), as_list(r)}
+    earlier.name = KEYS[2]
+    return {'ATTACH', as_list(earlier), as_list(r), is_alive(r.holder) and 1 or 0, said}
   end
 end
-if r.digest ~= digest then return {'MODEL', r.digest} end
-if r.active ~= '' then
-  if is_alive(r.holder) then return {'BUSY'} end
-  finish(r, 'cancelled') -- its process is gone: what it had committed is the turn
+if r.active ~= '' and is_alive(r.holder) then
+  return {'BUSY', r.holder == holder and r.nonce or ''}
 end
 local log = key('log', r.tail)
 if redis.call('STRLEN', log) ~= (r.position - r.base) * r.width then return {'LOST'} end
 if expected ~= '' and tonumber(expected) ~= r.position then return {'POSITION', r.position} end
 if #prompt == 0 and r.position == 0 then return {'EMPTY'} end
+if r.active ~= '' then finish(r, 'cancelled') end -- what its process had committed is the turn
 
 local is_known = known ~= '' and known == r.stamp
 local n = #prompt / r.width
-if r.run ~= run then r.epoch = r.epoch + 1 end -- a restarted store may have lost its last second
+if r.run ~= run then -- a restarted store may have lost its end, and epochs with it: no run's again
+  r.epoch = r.epoch + 1 + tonumber(string.sub(run, 1, 4), 16)
+end
 if kind == 'turn' then
   r.turn = r.turn + 1
   r.turn_epoch, r.start, r.first, r.finish, r.status = r.epoch, r.position, r.position + n, '', ''
-  redis.call('SET', KEYS[2], request, 'EX', r.ttl)
+  redis.call('SET', request_of(r), request, 'EX', r.ttl)
 end
-if n > 0 then redis.call('APPEND', log, prompt) end
-r.position, r.fence = r.position + n, r.fence + 1
+if n > 0 then append(r, prompt) end
+r.position = r.position + n
 r.active, r.holder, r.nonce, r.stamp, r.run = kind, holder, nonce, stamp, run
-r.request_key = fingerprint ~= '' and KEYS[3] or ''
+r.request_key = fingerprint ~= '' and KEYS[2] or ''
 redis.call('HSET', KEYS[1], 'turn', r.turn, 'epoch', r.epoch, 'turn_epoch', r.turn_epoch,
   'start', r.start, 'first', r.first, 'finish', r.finish, 'status', r.status,
-  'position', r.position, 'fence', r.fence, 'active', r.active, 'holder', r.holder,
+  'position', r.position, 'active', r.active, 'holder', r.holder,
   'nonce', nonce, 'stamp', stamp, 'run', run, 'request_key', r.request_key)
 if fingerprint ~= '' then
-  redis.call('HSET', KEYS[3], 'fingerprint', fingerprint, 'turn', r.turn, 'kind', kind,
-    'turn_epoch', r.turn_epoch, 'start', r.start, 'first', r.first, 'finish', '', 'status', '',
-    'tail', r.tail, 'position', r.position, 'request', request)
-  redis.call('EXPIRE', KEYS[3], key_ttl)
+  redis.call('HSET', KEYS[2], 'fingerprint', fingerprint, 'birth', birth, 'turn', r.turn,
+    'kind', kind, 'turn_epoch', r.turn_epoch, 'start', r.start, 'first', r.first, 'finish', '',
+    'status', '', 'position', r.position, 'request', request)
+  redis.call('EXPIRE', KEYS[2], key_ttl)
 end
-touch(r, KEYS[2])
+touch(r)
 give_life(holder, life_ms)
-return is_known and {'KNOWN', r.epoch, r.turn, r.fence, r.position} or begun()
+return is_known and {'KNOWN', r.epoch, r.turn, r.position} or begun()

@@ -1,16 +1,25 @@
 -- One round trip for every running turn of a process. KEYS: records. ARGV: stamp, then for each
--- record: fence, from, tokens, status or '', name of the snapshot or '', its bytes, mark or ''.
+-- record: nonce of the turn's beginning, from, tokens, status or '', name of the snapshot or '', its
+-- bytes, number of the mark that it is too or ''. Without tokens it keeps the session.
 -- → for each: COMMITTED position | NOT_FOUND | FENCED | CONFLICT | GAP position
-local NAMES = {'fence', 'position', 'width', 'tail', 'base', 'snapshot', 'state_shared', 'ttl',
+local TRIM_LIMIT = 8192
+local NAMES = {'nonce', 'position', 'width', 'tail', 'base', 'snapshot', 'state_shared', 'ttl',
   'active', 'status', 'chain', 'shared', 'request_key', 'epoch'}
 
-local function commit(name, fence, from, added, status, snapshot, state, mark)
+-- Gives back what APPEND has reserved, where that costs no more than the turn's snapshot did.
+local function trim(log)
+  if redis.call('STRLEN', log) > TRIM_LIMIT then return end
+  local whole = redis.call('GET', log)
+  if whole then redis.call('SET', log, whole, 'KEEPTTL') end
+end
+
+local function commit(name, nonce, from, added, status, snapshot, state, mark)
   local values, r = redis.call('HMGET', name, unpack(NAMES)), {name = name}
   if not values[1] then return 'NOT_FOUND', 0 end
   for i, field in ipairs(NAMES) do r[field] = values[i] end
   for _, field in ipairs({'position', 'width', 'base', 'ttl'}) do r[field] = tonumber(r[field]) end
   local to = from + #added / r.width
-  if r.fence ~= fence then return 'FENCED', r.position end
+  if r.nonce ~= nonce then return 'FENCED', r.position end
   if r.active == '' then -- ended: by this very call, if its reply was lost
     local is_ours = status ~= '' and r.position == to and tokens(r, from, to) == added
     return is_ours and 'COMMITTED' or 'FENCED', r.position
@@ -24,15 +33,13 @@ local function commit(name, fence, from, added, status, snapshot, state, mark)
   if there > from and tokens(r, from, there) ~= string.sub(added, 1, (there - from) * r.width) then
     return 'CONFLICT', r.position
   end
-  local log = key('log', r.tail)
   if to > r.position then
-    local length = redis.call('APPEND', log, string.sub(added, (there - from) * r.width + 1))
-    if length ~= (to - r.base) * r.width then -- a log that somebody has taken away
+    local length = append(r, string.sub(added, (there - from) * r.width + 1))
+    if length ~= to - r.base then -- a log that somebody has taken away
       finish(r, 'lost')
       touch(r)
       return 'NOT_FOUND', r.position
     end
-    if r.position == r.base then keep(log, r.ttl) end -- the segment's first tokens
     r.position = to
   end
   redis.call('HSET', name, 'position', r.position, 'stamp', ARGV[1])
@@ -43,20 +50,19 @@ local function commit(name, fence, from, added, status, snapshot, state, mark)
       redis.call('HSET', name, 'snapshot', snapshot, 'state_shared', '0')
       r.snapshot = snapshot
     end
-    if mark ~= '' then
-      local value = snapshot_position(r) .. ':' .. state
-      redis.call('SET', key('mark', mark), value, 'EX', r.ttl, 'NX')
+    local position = snapshot_position(r)
+    for _, s in ipairs(mark ~= '' and segments(r) or {}) do
+      if s.first < position and position <= s.last then
+        local value = position .. ':' .. state
+        redis.call('SET', key('mark', s.id .. ':' .. mark), value, 'EX', r.ttl, 'NX')
+      end
     end
-    touch(r)
   end
   if status ~= '' then
-    if redis.call('STRLEN', log) <= TRIM_LIMIT then -- what APPEND has reserved
-      local whole = redis.call('GET', log)
-      if whole then redis.call('SET', log, whole, 'KEEPTTL') end
-    end
+    trim(key('log', r.tail))
     finish(r, status)
-    touch(r)
   end
+  touch(r)
   return 'COMMITTED', r.position
 end
 

@@ -2,7 +2,6 @@
 -- Positions count tokens; a segment's bytes are its tokens, `width` bytes each, little endian.
 
 local PREFIX = 'carousel:'
-local TRIM_LIMIT = 65536
 local MOST_SEGMENTS = 12
 
 local function key(kind, name) return PREFIX .. kind .. ':' .. name end
@@ -18,7 +17,7 @@ local function load(name)
   local r = fields_of(name)
   if r then
     r.name = name
-    for _, field in ipairs({'width', 'epoch', 'turn', 'position', 'fence', 'base', 'ttl'}) do
+    for _, field in ipairs({'width', 'epoch', 'turn', 'position', 'base', 'ttl'}) do
       r[field] = tonumber(r[field])
     end
   end
@@ -66,23 +65,69 @@ local function tokens(r, from, to)
   return table.concat(parts)
 end
 
--- A chain that has grown long is copied into one segment; few operations pay for it.
-local function flat(r, list, position, id)
+-- The marks of a segment: states at positions in it.
+local function marks(s, distance)
+  local list = {}
+  for k = math.floor(s.first / distance), math.floor(s.last / distance) do
+    local name = key('mark', s.id .. ':' .. k)
+    local position = tonumber(string.match(redis.call('GETRANGE', name, 0, 19), '^%d+'))
+    if position then list[#list + 1] = {name = name, k = k, position = position} end
+  end
+  return list
+end
+
+-- A chain that has grown long is copied into one segment, marks and all; few operations pay for it.
+local function flat(r, list, position, id, distance)
   if #list <= MOST_SEGMENTS then return list end
   redis.call('SET', key('log', id), tokens(r, 0, position), 'EX', r.ttl)
+  for _, s in ipairs(list) do
+    for _, mark in ipairs(marks(s, distance)) do
+      if mark.position <= s.last then
+        redis.call('COPY', mark.name, key('mark', id .. ':' .. mark.k))
+      end
+    end
+  end
   return {{id = id, first = 0, last = position, shared = false}}
+end
+
+-- Throw away what only this session has and the new chain does not name.
+local function drop_all_but(r, list, distance)
+  local kept = {}
+  for _, s in ipairs(list) do kept[s.id] = s.last end
+  for _, s in ipairs(segments(r)) do
+    if not s.shared then
+      if not kept[s.id] then redis.call('DEL', key('log', s.id)) end
+      for _, mark in ipairs(marks(s, distance)) do
+        if mark.position > (kept[s.id] or s.first) then redis.call('DEL', mark.name) end
+      end
+    end
+  end
+end
+
+local function request_of(r)
+  return key('request', string.sub(r.name, #key('session', '') + 1))
 end
 
 local function keep(name, ttl)
   if redis.call('EXPIRE', name, ttl, 'GT') == 0 then redis.call('EXPIRE', name, ttl, 'NX') end
 end
 
--- What a session uses lives as long as the session that uses it longest.
-local function touch(r, turn)
+-- What a session uses lives as long as the session that uses it longest. What is made between two
+-- touches gets the whole time by itself; who only looks writes nothing before a sixteenth is over.
+local function touch(r)
+  if redis.call('PTTL', r.name) * 16 > r.ttl * 15000 then return end
   redis.call('EXPIRE', r.name, r.ttl)
-  if turn then redis.call('EXPIRE', turn, r.ttl) end
+  redis.call('EXPIRE', request_of(r), r.ttl)
   for _, s in ipairs(segments(r)) do keep(key('log', s.id), r.ttl) end
   if r.snapshot ~= '' then keep(key('state', r.snapshot), r.ttl) end
+end
+
+-- Adds to the log; returns its tail's length in tokens.
+local function append(r, added)
+  local log = key('log', r.tail)
+  local length = redis.call('APPEND', log, added)
+  if r.position == r.base then keep(log, r.ttl) end -- the segment's first tokens
+  return length / r.width
 end
 
 local function is_alive(holder)
@@ -102,8 +147,10 @@ local function finish(r, status)
   redis.call('HSET', r.name, 'active', '', 'holder', '')
   if r.active == 'turn' then
     redis.call('HSET', r.name, 'status', status, 'finish', r.position)
-    if r.request_key ~= '' and redis.call('EXISTS', r.request_key) == 1 then
-      redis.call('HSET', r.request_key, 'status', status, 'finish', r.position, 'tail', r.tail)
+    local first = r.request_key ~= '' and tonumber(redis.call('HGET', r.request_key, 'first'))
+    if first then
+      redis.call('HSET', r.request_key, 'status', status, 'finish', r.position,
+        'sum', redis.sha1hex(tokens(r, first, r.position)))
     end
     r.status, r.finish = status, r.position
   end

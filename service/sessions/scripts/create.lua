@@ -1,11 +1,11 @@
--- KEYS: record. ARGV: nonce, ttl, tokens, state or '', then the record's fields in pairs.
+-- KEYS: record. ARGV: birth, ttl, tokens, state or '', then the record's fields in pairs.
 -- → CREATED record | EXISTS
-local nonce, ttl, log = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local birth, ttl, log = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local r = load(KEYS[1])
-if r and r.nonce ~= nonce then return {'EXISTS'} end
+if r and r.birth ~= birth then return {'EXISTS'} end
 if not r then
   local now = redis.call('TIME')
-  redis.call('HSET', KEYS[1], 'nonce', nonce, 'ttl', ttl, 'created', now[1], unpack(ARGV, 5))
+  redis.call('HSET', KEYS[1], 'birth', birth, 'ttl', ttl, 'created', now[1], unpack(ARGV, 5))
   r = load(KEYS[1])
   if #log > 0 then redis.call('SET', key('log', r.tail), log, 'EX', ttl) end
   if ARGV[4] ~= '' then redis.call('SET', key('state', r.snapshot), ARGV[4], 'EX', ttl) end

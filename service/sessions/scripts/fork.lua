@@ -1,17 +1,26 @@
--- KEYS: parent, children. ARGV: nonce, stamp, position or '', 'derive' or 'same', then a segment's
--- name for each child and one more. → FORKED records of the children | NOT_FOUND | POSITION position
-local nonce, stamp, at, seeds = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+-- KEYS: parent, children. ARGV: birth, stamp, position or '', 'derive' or 'same', distance of marks,
+-- then a segment's name for each child and two more.
+-- → FORKED records of the children | NOT_FOUND | POSITION position
+local birth, stamp, at, seeds = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local distance = tonumber(ARGV[5])
 local r = load(KEYS[1])
 if not r then return {'NOT_FOUND'} end
 at = at or r.position
 if at > r.position then return {'POSITION', r.position} end
 local children = #KEYS - 1
-if redis.call('HGET', KEYS[2], 'nonce') ~= nonce then
-  local list = flat(r, before(r, at), at, ARGV[4 + children + 1])
+if redis.call('HGET', KEYS[2], 'birth') ~= birth then
+  local whole = before(r, r.position)
+  local short = flat(r, whole, r.position, ARGV[#ARGV], distance)
+  if short ~= whole then -- the parent's own, so that the next fork need not copy it again
+    drop_all_but(r, short, distance)
+    r.chain, r.tail, r.base, r.shared = chain_of(short), ARGV[#ARGV - 1], r.position, '0'
+    redis.call('HSET', KEYS[1], 'tail', r.tail, 'base', r.base)
+  end
+  local list, own = before(r, at), before(r, r.base)
   for _, s in ipairs(list) do s.shared = true end
-  local own = before(r, r.base)
   for _, s in ipairs(own) do s.shared = true end
-  redis.call('HSET', KEYS[1], 'chain', chain_of(own), 'shared', '1')
+  local is_shared = r.shared == '1' or r.base < at
+  redis.call('HSET', KEYS[1], 'chain', chain_of(own), 'shared', is_shared and '1' or '0')
   local snapshot = ''
   if r.snapshot ~= '' and snapshot_position(r) < at then
     snapshot = r.snapshot
@@ -25,11 +34,11 @@ if redis.call('HGET', KEYS[2], 'nonce') ~= nonce then
       seed = string.sub(redis.sha1hex(r.seed .. ':' .. (forks + i)), 1, 16)
     end
     redis.call('HSET', KEYS[1 + i], 'model', r.model, 'digest', r.digest, 'width', r.width,
-      'seed', seed, 'epoch', 0, 'turn', 0, 'turn_epoch', 0, 'start', 0, 'first', 0, 'finish', '',
-      'status', 'none', 'position', at, 'fence', 0, 'stamp', stamp, 'run', r.run, 'tail', ARGV[4 + i],
+      'seed', seed, 'epoch', 0, 'turn', 0, 'turn_epoch', 0, 'start', 0, 'first', 0, 'finish', 0,
+      'status', 'none', 'position', at, 'stamp', stamp, 'run', r.run, 'tail', ARGV[5 + i],
       'base', at, 'chain', chain_of(list), 'shared', '0', 'snapshot', snapshot,
-      'state_shared', '1', 'active', '', 'holder', '', 'nonce', nonce, 'request_key', '',
-      'ttl', r.ttl, 'created', now[1], 'forks', 0)
+      'state_shared', '1', 'active', '', 'holder', '', 'birth', birth, 'nonce', '',
+      'request_key', '', 'ttl', r.ttl, 'created', now[1], 'forks', 0)
   end
   touch(r)
 end

@@ -1,0 +1,471 @@
+"""What the store keeps of a session, for how long, and of which session that was called so."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from service.errors import (
+    CarouselError,
+    PositionMismatch,
+    SessionBusy,
+    SessionLost,
+    StateModelMismatch,
+)
+from service.generation import scheduler
+from service.sessions import live, replay, sessions, store
+from service.sessions.identity import Identity
+from service.sessions.link import Link
+from service.sessions.live import LiveTurn
+from service.sessions.replay import Replay
+from service.sessions.session import EventId, Session, SessionKey, Status
+from service.sessions.sessions import Ask
+from service.sessions.store import Entry, Store, new_stamp
+from tests.sessions.valkey import OwnValkey
+from tests.sessions.world import World, an_ask, make_program
+
+KEY = SessionKey("", "abc")
+DIGEST = "ab" * 32
+
+
+@pytest.fixture
+def valkey(tmp_path) -> Iterator[OwnValkey]:
+    own = OwnValkey(tmp_path)
+    own.start()
+    yield own
+    own.close()
+
+
+@pytest.fixture
+def world(valkey, monkeypatch) -> Iterator[World]:
+    monkeypatch.setattr(replay, "POLL_S", 0.0)
+    made = World(valkey, [make_program()])
+    yield made
+    made.close()
+
+
+def make(world: World, p: int, seed: int = 1) -> None:
+    process = world.processes[p]
+    world.do(process.sessions.create("", process.voice, KEY.id, seed=seed))
+
+
+def begin(world: World, p: int, ask: Ask) -> LiveTurn | Replay:
+    return world.do(world.processes[p].begin(KEY, ask))
+
+
+def flush(world: World, p: int) -> None:
+    world.do(world.processes[p].ledger.flush())
+
+
+def drive(world: World, p: int) -> None:
+    while world.processes[p].engine.work():
+        flush(world, p)
+
+
+def begun(world: World, n: int = 400) -> LiveTurn:
+    """A turn of process 0 that has said something and more in store."""
+    turn = begin(world, 0, an_ask(n, prompt=(1, 2)))
+    world.work(0)
+    flush(world, 0)
+    world.work(0)
+    return turn
+
+
+def delete(world: World, p: int) -> None:
+    world.do(world.processes[p].sessions.delete(KEY))
+
+
+def record(world: World) -> dict[str, str]:
+    fields = world.valkey.client.hgetall(f"carousel:session:{KEY}")
+    return {name.decode(): value.decode() for name, value in fields.items()}
+
+
+# -- sessions of one name
+
+
+def test_a_turn_of_a_deleted_session_has_no_say_in_the_next(world):
+    make(world, 0)
+    begun(world)
+    delete(world, 1)
+    make(world, 1, seed=2)
+    begin(world, 1, an_ask(400, prompt=(3, 4)))
+    before = record(world)
+    flush(world, 0)
+    assert record(world) == before
+
+
+def seed_of_the_next(world: World, p: int) -> int:
+    """Of the session that a turn is asked of."""
+    process = world.processes[p]
+
+    async def begin(session: Session) -> int:
+        await process.sessions.begin(session, process.voice, an_ask(5, prompt=(1, 2)))
+        return session.seed
+
+    return world.do(process.sessions.using(KEY, begin))
+
+
+def test_what_is_hot_of_a_deleted_session_is_not_the_nexts(world):
+    make(world, 0)
+    begin(world, 0, an_ask(5, prompt=(1, 2)))
+    drive(world, 0)
+    delete(world, 1)
+    make(world, 1, seed=2)
+    assert seed_of_the_next(world, 0) == 2
+
+
+def test_what_is_hot_of_an_expired_session_is_not_the_nexts(world):
+    make(world, 0)
+    begin(world, 0, an_ask(5, prompt=(1, 2)))
+    drive(world, 0)
+    world.valkey.client.delete(f"carousel:session:{KEY}")
+    make(world, 0, seed=2)
+    assert seed_of_the_next(world, 0) == 2
+
+
+def test_a_text_is_read_by_the_model_that_has_said_it(world):
+    make(world, 0)
+    begin(world, 0, an_ask(5, prompt=(1, 2)))
+    drive(world, 0)
+    process = world.processes[0]
+    other = replace(process.voice, digest="cd" * 32)
+    for reading in (
+        process.sessions.text(KEY, other, 0, 9),
+        process.sessions.follow(KEY, other, None),
+    ):
+        with pytest.raises(StateModelMismatch):
+            world.do(reading)
+
+
+def test_a_key_of_a_deleted_session_begins_a_turn_of_the_next(world):
+    make(world, 0)
+    begin(world, 0, an_ask(5, prompt=(1, 2), key="k"))
+    delete(world, 0)
+    make(world, 0)
+    begin(world, 0, an_ask(7, prompt=(3, 4)))
+    drive(world, 0)
+    for _ in range(2):
+        again = begin(world, 0, an_ask(5, prompt=(1, 2), key="k"))
+        drive(world, 0)
+    assert isinstance(again, Replay)
+    assert again.turn.number == 2
+
+
+def test_a_waiting_turn_hears_that_its_session_is_gone(world):
+    make(world, 0)
+    turn = begin(world, 0, an_ask(5, prompt=(1, 2)))
+    delete(world, 0)
+    flush(world, 0)
+    assert turn.is_over
+    with pytest.raises(SessionLost):
+        world.do(anext(turn.stream))
+
+
+def test_a_replay_does_not_go_on_with_the_next_session(world):
+    make(world, 0)
+    begun(world)
+    followed = world.do(world.processes[1].sessions.follow(KEY, world.processes[1].voice, None))
+    delete(world, 0)
+    make(world, 0)
+    begun(world)
+
+    async def read() -> None:
+        async for _ in followed:
+            pass
+
+    with pytest.raises(SessionLost):
+        world.do(world._driven(world.processes[1], read(), 0.5))
+
+
+# -- after a power cut
+
+
+def a_store(valkey: OwnValkey, name: str) -> Store:
+    return Store(Link(valkey.url), Link(valkey.url), Identity(b"x" * 32), name)
+
+
+async def a_session(on: Store) -> str:
+    made = await on.create(
+        KEY, model="m@1", digest=DIGEST, width=1, seed=1, ttl_s=600, tokens=b"\1\2"
+    )
+    return made.birth
+
+
+def turn_of(birth: str, nonce: str = "") -> dict[str, object]:
+    nonce = nonce or new_stamp()
+    return {"nonce": nonce, "kind": "turn", "birth": birth, "prompt": b"\3", "request": "{}"}
+
+
+async def close(*stores: Store) -> None:
+    for one in stores:
+        await one._link.close()
+        await one._commits.close()
+
+
+def lose_what_came_since(valkey: OwnValkey, folder) -> None:
+    valkey.kill()
+    shutil.rmtree(folder / "appendonlydir")
+    shutil.copytree(folder / "saved", folder / "appendonlydir")
+
+
+async def test_a_turn_whose_beginning_was_lost_has_no_say(valkey, tmp_path):
+    one, two = a_store(valkey, "one"), a_store(valkey, "two")
+    birth = await a_session(one)
+    shutil.copytree(tmp_path / "appendonlydir", tmp_path / "saved")
+    first = (await one.begin(KEY, **turn_of(birth, "first"))).session
+    lose_what_came_since(valkey, tmp_path)
+    valkey.start()
+    await two.begin(KEY, **turn_of(birth, "second"))
+    entry = Entry(KEY, "first", first.position, b"\4\4", Status.LENGTH)
+    assert await one.commit(new_stamp(), [entry]) == [("FENCED", first.position)]
+    await close(one, two)
+
+
+@pytest.mark.parametrize("is_of_an_earlier_run", [False, True])
+async def test_a_beginning_that_waited_for_the_store_is_of_a_new_epoch(
+    valkey, tmp_path, is_of_an_earlier_run
+):
+    """Also where the beginning that was lost had raised the epoch itself."""
+    one = a_store(valkey, "one")
+    birth = await a_session(one)
+    if is_of_an_earlier_run:
+        valkey.restart()
+    shutil.copytree(tmp_path / "appendonlydir", tmp_path / "saved")
+    first = (await one.begin(KEY, **turn_of(birth))).session.turn
+    lose_what_came_since(valkey, tmp_path)
+    waiting = asyncio.create_task(one.begin(KEY, **turn_of(birth)))
+    await asyncio.sleep(0.1)
+    await asyncio.to_thread(valkey.start)
+    second = (await waiting).session.turn
+    assert (first.epoch, first.number) != (second.epoch, second.number), "an id means two tokens"
+    await close(one)
+
+
+def test_events_of_a_turn_that_was_lost_are_not_there(world):
+    make(world, 0)
+    process = world.processes[0]
+    assert world.do(process.sessions.follow(KEY, process.voice, None)) is None
+    with pytest.raises(PositionMismatch):
+        world.do(process.sessions.follow(KEY, process.voice, EventId(0, 1, 500)))
+
+
+# -- what is refused changes nothing
+
+
+def test_a_refused_turn_leaves_one_that_can_be_resumed(world):
+    make(world, 0)
+    begun(world)
+    world.crash(0)
+    with pytest.raises(PositionMismatch):
+        begin(world, 1, an_ask(4, expected=999))
+    with pytest.raises(PositionMismatch):
+        world.do(world.processes[1].sessions.rewind(KEY, 999))
+    assert record(world)["active"] == "turn"
+    assert world.processes[1].sessions._to_release == set()
+
+
+def test_a_beginning_that_comes_after_its_release_does_not_stick(world):
+    make(world, 0)
+    process = world.processes[0]
+
+    async def come_late() -> None:
+        birth = (await process.sessions.look(KEY)).birth
+        await process.store.release(KEY, "late")
+        await process.store.begin(KEY, **turn_of(birth, "late"))
+
+    world.do(come_late())
+    with pytest.raises(SessionBusy):
+        begin(world, 0, an_ask(4))
+    world.do(process.beat())
+    turn = begin(world, 0, an_ask(4))
+    with pytest.raises(SessionBusy):
+        begin(world, 0, an_ask(4))
+    world.do(process.beat())
+    with pytest.raises(SessionBusy):  # a turn that does run here is not let go
+        begin(world, 0, an_ask(4))
+    drive(world, 0)
+    assert turn._status is Status.LENGTH
+
+
+def test_a_take_over_of_a_turn_that_nobody_can_tell_ends_it(world):
+    make(world, 0)
+    begun(world)
+    world.crash(0)
+    world.valkey.client.delete(f"carousel:request:{KEY}")
+    process = world.processes[1]
+    with pytest.raises(SessionLost):
+        world.do(process.sessions.follow(KEY, process.voice, None))
+    world.do(process.sessions._resume(KEY, process.voice))
+    assert record(world)["status"] == "cancelled"
+    assert begin(world, 1, an_ask(4)).session.turn.number == 2
+
+
+# -- how long it lives
+
+
+def test_a_turn_keeps_its_session_whether_it_has_news_or_not(world):
+    make(world, 0)
+    begin(world, 0, an_ask(4_000, prompt=(1, 2)))
+    client, name = world.valkey.client, f"carousel:session:{KEY}"
+    (log,) = client.keys("carousel:log:*")
+    for has_news in (True, False):
+        for kind in (name, f"carousel:request:{KEY}", log):
+            client.expire(kind, 100)
+        if has_news:
+            world.work(0)
+        else:
+            world.do(world.processes[0].sessions.beat())
+        flush(world, 0)
+        assert min(client.ttl(kind) for kind in (name, f"carousel:request:{KEY}", log)) > 1_000
+
+
+async def test_who_looks_often_writes_nothing(valkey):
+    one = a_store(valkey, "one")
+    await a_session(one)
+    before = valkey.client.info("persistence")["aof_current_size"]
+    for _ in range(50):
+        await one.read(KEY)
+    assert valkey.client.info("persistence")["aof_current_size"] == before
+    await close(one)
+
+
+def test_a_heartbeat_without_a_store_ends_no_turn(world):
+    make(world, 0)
+    turn = begin(world, 0, an_ask(4, prompt=(1, 2)))
+    turn._add(turn)
+    turn.entry(new_stamp(), 0)
+    turn.lose(CarouselError("gone"))
+    assert not turn.is_over
+
+
+# -- long chains
+
+
+def closer(monkeypatch) -> None:
+    """Marks that a short test has some of."""
+    monkeypatch.setattr(scheduler, "KEEP_EVERY", 32)
+    monkeypatch.setattr(live, "SNAPSHOT_EVERY", 40)
+    for module in (live, sessions, store):
+        monkeypatch.setattr(module, "MARK_EVERY", 100)
+
+
+def lengthen(world: World, times: int) -> None:
+    for _ in range(times):
+        position = int(record(world)["position"])
+        begin(world, 0, an_ask(3, prompt=(1,)))
+        drive(world, 0)
+        world.do(world.processes[0].sessions.rewind(KEY, position + 2))
+
+
+def test_a_retry_survives_the_copying_of_a_long_chain(world):
+    make(world, 0)
+    ask = an_ask(5, prompt=(1, 2), key="k")
+    begin(world, 0, ask)
+    drive(world, 0)
+    lengthen(world, 14)
+    assert len(record(world)["chain"].split(",")) < 12
+    assert isinstance(begin(world, 0, ask), Replay)
+
+
+def test_forks_of_a_long_chain_share_one_copy_and_its_marks(world, monkeypatch):
+    closer(monkeypatch)
+    make(world, 0)
+    begin(world, 0, an_ask(700, prompt=(1, 2)))
+    drive(world, 0)
+    lengthen(world, 12)
+    begin(world, 0, an_ask(3, prompt=(1,)))
+    drive(world, 0)
+    client = world.valkey.client
+    assert record(world)["chain"].count(",") == 11
+    said = world._log_now(KEY)
+    client.delete(f"carousel:state:{record(world)['snapshot']}")
+    for _ in range(3):
+        world.do(world.processes[0].sessions.fork(KEY, 1, None, "derive"))
+    assert sum(client.strlen(log) for log in client.keys("carousel:log:*")) == len(said)
+    assert world._log_now(KEY) == said
+    assert len(client.keys("carousel:mark:*")) == 7
+    packed = world.do(world.processes[0].store.state_before(KEY, 500, latest_is_damaged=True))
+    assert len(packed) > 0
+
+
+@pytest.mark.parametrize("to", [0, 150])
+def test_marks_go_with_what_is_rewound_or_deleted(world, monkeypatch, to):
+    closer(monkeypatch)
+    make(world, 0)
+    for _ in range(3):
+        begin(world, 0, an_ask(500, prompt=(1, 2)))
+        drive(world, 0)
+        assert len(world.valkey.client.keys("carousel:mark:*")) >= 4
+        world.do(world.processes[0].sessions.rewind(KEY, to))
+        assert len(world.valkey.client.keys("carousel:mark:*")) == to // 100
+    delete(world, 0)
+    assert world.valkey.client.keys("carousel:mark:*") == []
+
+
+# -- who follows
+
+
+def test_a_replay_never_shows_the_next_turns_prompt(world):
+    """Between finding a turn and reading it on, it ends and another one begins."""
+    make(world, 0)
+    begin(world, 0, an_ask(40, prompt=(1, 2)))
+    world.work(0)
+    flush(world, 0)
+    one, other = world.processes
+    call, reads, said = other.store._link.call, [], []
+
+    async def slow(script, *args):
+        reads.append(script)
+        if reads.count("read") == 2:
+            while one.engine.work():
+                await one.ledger.flush()
+            await one.begin(KEY, an_ask(4, prompt=(6,) * 9))
+        return await call(script, *args)
+
+    async def read() -> None:
+        async for chunk in await other.sessions.follow(KEY, other.voice, None):
+            said.extend(chunk.tokens)
+
+    other.store._link.call = slow
+    with pytest.raises(PositionMismatch):
+        world.do(world._driven(other, read(), 0.5))
+    assert said == world._log_now(KEY)[2:42][: len(said)]
+
+
+def test_a_turn_goes_on_while_anybody_here_reads_it(world):
+    make(world, 0)
+    ask = an_ask(4_000, prompt=(1, 2), key="k")
+    turn = begin(world, 0, ask)
+    world.work(0)
+    flush(world, 0)
+    followers = [begin(world, 0, ask) for _ in range(2)]
+    turn.stream.cancel()
+    followers[0].cancel()
+    followers[0].cancel()
+    assert turn._status is None
+    followers[1].cancel()
+    assert turn._status is Status.CANCELLED
+
+
+def test_a_replay_that_nobody_reads_stops_computing(world):
+    make(world, 0)
+    ask = an_ask(4_000, prompt=(1, 2), key="k")
+    begin(world, 0, ask)
+    drive(world, 0)
+    followed, seen = begin(world, 0, ask), []
+
+    async def read() -> None:
+        async for chunk in followed:
+            seen.extend(chunk.tokens)
+            if len(seen) > 100:
+                followed.cancel()
+
+    began = time.monotonic()
+    world.do(world._driven(world.processes[0], read(), 5.0))
+    assert 100 < len(seen) < 1_000
+    assert time.monotonic() - began < 4
+    world.work(0)
+    assert not world.processes[0].engine.work()
