@@ -126,7 +126,7 @@ end
 local function append(r, added)
   local log = key('log', r.tail)
   local length = redis.call('APPEND', log, added)
-  if r.position == r.base then keep(log, r.ttl) end -- the segment's first tokens
+  if length == #added then keep(log, r.ttl) end -- there was none before
   return length / r.width
 end
 
