@@ -1,4 +1,7 @@
-"""Characters per second of the engine alone: no HTTP, streams read in its own event loop."""
+"""Characters per second of the engine alone: no HTTP, streams read in its own event loop.
+
+Under a constraint, too: one that lets every text go on to its limit.
+"""
 
 import asyncio
 import json
@@ -7,6 +10,9 @@ import sys
 import time
 
 from bench.seed_model import SPEC, VOCABULARY, seed_weights
+from service.constraints.compiler import compile_constraint
+from service.constraints.constraint import Constraint
+from service.constraints.source import regex
 from service.generation.engine import Engine
 from service.generation.request import GenerationRequest, SamplingParams
 from service.models.bundle import Precision
@@ -16,33 +22,39 @@ from service.models.tokenizer import Tokenizer
 CHARACTERS, ROUNDS = 512, 3
 
 
-async def _read(engine: Engine, seed: int) -> int:
+async def _read(engine: Engine, seed: int, constraint: Constraint | None) -> int:
     params = SamplingParams(seed=seed, temperature=0.8)
+    request = GenerationRequest((1, 2, 3), CHARACTERS, params, constraint=constraint)
     n = 0
-    async for chunk in engine.submit(GenerationRequest((1, 2, 3), CHARACTERS, params)):
+    async for chunk in engine.submit(request):
         n += len(chunk.tokens)
     return n
 
 
-async def measure(precision: Precision, streams: int) -> float:
-    """Best of a few rounds of `streams` generations side by side, in characters per second."""
+async def measure(precision: Precision, streams: int, pattern: str = "") -> float:
+    """Best of a few rounds of `streams` generations side by side, in characters per second.
+
+    With a pattern they are under it.
+    """
+    constraint = compile_constraint(regex(pattern), list(VOCABULARY)) if pattern else None
     threads = os.cpu_count() or 1
     program = compile_program(SPEC, seed_weights(), precision, threads)
     engine = Engine(program, Tokenizer(VOCABULARY), name="bench", threads=threads)
     engine.start()
-    await _read(engine, 0)
+    await _read(engine, 0, constraint)
     best = 0.0
     for _ in range(ROUNDS):
         start = time.perf_counter()
-        n = sum(await asyncio.gather(*(_read(engine, i) for i in range(streams))))
+        n = sum(await asyncio.gather(*(_read(engine, i, constraint) for i in range(streams))))
         best = max(best, n / (time.perf_counter() - start))
     engine.close()
     return best
 
 
 def main() -> None:
-    """`python -m bench.decode int8 64` prints one figure as JSON."""
-    print(json.dumps(asyncio.run(measure(Precision(sys.argv[1]), int(sys.argv[2])))))
+    """`python -m bench.decode int8 64 [pattern]` prints one figure as JSON."""
+    figure = measure(Precision(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:4])
+    print(json.dumps(asyncio.run(figure)))
 
 
 if __name__ == "__main__":

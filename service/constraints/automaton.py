@@ -22,7 +22,7 @@ from service.errors import Validation
 
 MAX_STATES = 32_768
 MAX_TABLE_BYTES = 16 * 1024 * 1024
-MAX_WORK = 100_000_000
+MAX_WORK = 50_000_000
 """Instructions looked at, about a second."""
 
 _NOWHERE = -1

@@ -1,4 +1,8 @@
-"""A burst without the interpreter: the rows shared out to lanes of one thread each."""
+"""A burst without the interpreter: the rows shared out to lanes of one thread each.
+
+Numba keeps the compiled kernel until this file changes, and does not see that what it calls has
+changed. Whoever changes the sampler's or the network's kernels changes this number: 2.
+"""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
