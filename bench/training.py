@@ -18,7 +18,7 @@ import numpy as np
 VOCABULARY, EMBEDDING_DIM, LANES, CHARACTERS = 65, 256, 64, 100
 MODELS = ((1, 1024), (2, 512))
 CONTENDERS = ("keras", "torch", "torch, ours allocator", "float32", "bfloat16")
-ROUNDS, STEPS = 9, 2
+ROUNDS, STEPS = 12, 1
 TORCH_PYTHON = "CAROUSEL_BENCH_TORCH"
 """Names the Python that has PyTorch 2.13, where it is not this one."""
 
@@ -28,6 +28,7 @@ Window = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 def measured() -> dict[str, Any]:
     """Every model by every contender: the best and the median of the rounds."""
     speeds: dict[str, dict[str, Any]] = {}
+    load_before = os.getloadavg()[0]
     for layers, units in MODELS:
         contenders = [_Contender(name, layers, units) for name in CONTENDERS]
         for _ in range(ROUNDS):
@@ -42,12 +43,23 @@ def measured() -> dict[str, Any]:
             }
             for contender in contenders
         }
-    return {"lanes": LANES, "characters": CHARACTERS, "characters_per_s": speeds}
+    return {
+        "lanes": LANES,
+        "characters": CHARACTERS,
+        "load_before": round(load_before, 1),
+        "characters_per_s": speeds,
+    }
 
 
 def table(result: dict[str, Any]) -> str:
     """The figures in Markdown; × is against PyTorch as it is installed."""
-    lines = ["| model | contender | best | median | × |", "|---|---|--:|--:|--:|"]
+    lines = [
+        f"batch {result['lanes']} × {result['characters']} characters, embedding {EMBEDDING_DIM}; "
+        f"load of the machine before: {result['load_before']}",
+        "",
+        "| model | contender | best | median | × |",
+        "|---|---|--:|--:|--:|",
+    ]
     for model, contenders in result["characters_per_s"].items():
         one = contenders["torch"]["best"]
         lines += [
