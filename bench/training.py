@@ -53,9 +53,9 @@ def measured() -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The figures in Markdown; × is against PyTorch as it is installed."""
+    setting = f"batch {result['lanes']} × {result['characters']}, embedding {EMBEDDING_DIM}"
     lines = [
-        f"batch {result['lanes']} × {result['characters']} characters, embedding {EMBEDDING_DIM}; "
-        f"load of the machine before: {result['load_before']}",
+        f"{setting}; load of the machine before: {result['load_before']}",
         "",
         "| model | contender | best | median | × |",
         "|---|---|--:|--:|--:|",
