@@ -14,6 +14,7 @@ from rq.worker import SpawnWorker
 from service.models.store import ModelStore
 from service.settings import PREFIX, Settings
 from service.telemetry import log_to_stderr
+from service.training.allocator import ENVIRONMENT
 from service.training.attempt import Attempt
 from service.training.corpora import Corpora
 from service.training.job import JobKey
@@ -47,6 +48,8 @@ def work(settings: Settings, redis_url: str, *, ends_with_parent: bool = False) 
     os.environ[f"{PREFIX}REDIS_URL"] = redis_url
     for name in ("model_store", "data_dir"):
         os.environ[PREFIX + name.upper()] = str(getattr(settings, name))
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)  # for the process that trains
     if ends_with_parent:
         threading.Thread(target=_end_with_parent, args=[os.getppid()], daemon=True).start()
     connection = JobQueue(redis_url).worker_connection()

@@ -35,13 +35,16 @@ SAMPLE_CHARACTERS = 400
 ORDER_SEED = 3
 VALIDATION_SHARE = 0.06
 RECIPE = Recipe(
-    Architecture(embedding_dim=64, units=448, layers=1),
+    Architecture(embedding_dim=64, units=448, layers=1, dropout=0.3),
     Schedule(
         epochs=22,
         batch_size=32,
         sequence_length=64,
+        learning_rate=3e-3,
         validation_fraction=VALIDATION_SHARE,
         validations_per_epoch=1,
+        embedding_dropout=0.1,
+        recurrent_weight_drop=0.3,
     ),
 )
 
