@@ -3,6 +3,7 @@ import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from service.constraints.compiler import compile_constraint
 from service.constraints.constraint import DEAD
@@ -25,6 +26,37 @@ def test_the_automaton_has_the_texts_that_fullmatch_finds_to_match(pattern):
     for text in TEXTS:
         state = constraint.state_after(map(VOCABULARY.index, text))
         assert (state != DEAD and constraint.distance[state] == 0) == (text in wanted), text
+
+
+PIECES = [*"ab1-{},^$[]()|\\?*+.:dwsDx0", "(?:", "[^", "{1,2}", r"\d", "[a-b]"]
+KNOWN = "ab1-{},^$[]|\\"
+SHORT = ["".join(t) for n in range(3) for t in itertools.product("ab1-{^]", repeat=n)]
+
+
+@pytest.mark.filterwarnings("ignore:Possible")  # sets in sets, of which Python warns
+@settings(max_examples=2_000, deadline=None)
+@given(pieces=st.lists(st.sampled_from(PIECES), min_size=1, max_size=9))
+def test_any_text_is_read_as_python_reads_it_or_refused(pieces):
+    pattern = "".join(pieces)
+    try:
+        read = re.compile(pattern)
+    except re.error:
+        read = None
+    try:
+        constraint = compile_constraint(regex(pattern), KNOWN)
+    except Validation as refusal:
+        constraint, reason = None, str(refusal)
+    if constraint is not None:
+        assert read is not None
+        for text in SHORT:
+            state = constraint.state_after(map(KNOWN.index, text))
+            is_match = state != DEAD and constraint.distance[state] == 0
+            assert is_match == bool(read.fullmatch(text)), text
+    elif "no text matches" in reason:
+        assert read is not None
+        assert not any(map(read.fullmatch, SHORT))
+    else:
+        assert ("not a regular expression" in reason) == (read is None) or "not served" in reason
 
 
 @pytest.mark.parametrize(
