@@ -25,6 +25,8 @@ STATUSES: dict[type[errors.CarouselError], int] = {
     errors.PositionMismatch: 412,
     errors.TooLarge: 413,
     errors.Validation: 422,
+    errors.Exists: 422,
+    errors.OutOfTime: 422,  # of a job's record, never of a reply
     errors.UnknownCharacter: 422,
     errors.BadCheckpoint: 422,
     errors.KeyReused: 422,

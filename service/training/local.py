@@ -45,9 +45,9 @@ def train_file(order: Order, file: Path, store: ModelStore, folder: Path) -> Mod
                     text = f"{event.training_nats:.4f} nats, {event.characters_per_second:,.0f}/s"
                     bar.update(task, description=text, completed=event.step, total=event.n_steps)
                 case Validation():
-                    console.print(event.summary, highlight=False)
+                    console.print(event.summary, highlight=False, markup=False, soft_wrap=True)
                 case Sample():
-                    console.print(f"  {event.text[:100]!r}", highlight=False, markup=False)
+                    console.print(f"  {event.text[:100]!r}", highlight=False, markup=False, soft_wrap=True)
 
         trained = train(
             corpus,
@@ -62,5 +62,6 @@ def train_file(order: Order, file: Path, store: ModelStore, folder: Path) -> Mod
     publication = Publication.of(order, name, corpus, vocabulary, trained)
     ref = ModelRef(order.name, store.next_version(order.name))
     path = store.write(ref, publication.files(ref))
-    console.print(f"{ref} is stored; its losses are drawn in {path / CURVE}", highlight=False)
+    stored = f"{ref} is stored; its losses are drawn in {path / CURVE}"
+    console.print(stored, highlight=False, markup=False, soft_wrap=True)
     return ref
