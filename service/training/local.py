@@ -47,7 +47,9 @@ def train_file(order: Order, file: Path, store: ModelStore, folder: Path) -> Mod
                 case Validation():
                     console.print(event.summary, highlight=False, markup=False, soft_wrap=True)
                 case Sample():
-                    console.print(f"  {event.text[:100]!r}", highlight=False, markup=False, soft_wrap=True)
+                    console.print(
+                        f"  {event.text[:100]!r}", highlight=False, markup=False, soft_wrap=True
+                    )
 
         trained = train(
             corpus,
