@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 from fastapi import FastAPI, Request
 
-from service.api import admin, generation, health, problems, sessions, tokens
+from service.api import admin, generation, health, problems, score, sessions, tokens
 from service.api import training as training_routes
 from service.api.bodies import MAX_BODY_BYTES
 from service.api.body_limit import BodyLimit, Limit
@@ -100,7 +100,7 @@ def create_app(
     )
     app.state.serving = serving
     problems.install(app)
-    for room in (generation, sessions, tokens, health, admin, training_routes):
+    for room in (generation, sessions, tokens, score, health, admin, training_routes):
         app.include_router(room.router)
     upload = Limit(admin.MAX_UPLOAD_BYTES, UPLOAD_LIMIT_S)
     exported = Limit(sessions.MAX_IMPORT_BYTES, BODY_LIMIT_S)
@@ -110,6 +110,7 @@ def create_app(
         exceptions={
             "/admin/models/upload": upload,
             "/sessions/import": exported,
+            "/score/text": Limit(score.MAX_TEXT_BYTES, UPLOAD_LIMIT_S),
             "/corpora": Limit(training_routes.MAX_CORPUS_BYTES, UPLOAD_LIMIT_S),
         },
     )

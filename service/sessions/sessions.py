@@ -187,6 +187,24 @@ class Sessions:
         tokens = unpack_tokens(found.tokens, found.session.width)
         return voice.tokenizer.decode(tokens), first + len(tokens)
 
+    async def past(self, key: SessionKey, voice: Voice) -> tuple[State | None, Sequence[int]]:
+        """A state of the session as it stands, and the tokens that this state has not consumed.
+
+        Nothing is changed by it, and a turn that runs goes on. Raises StateModelMismatch.
+        """
+        session = await self.look(key)
+        _check_voice(session, voice)
+        if session.position == 0:
+            return None, ()
+        packed = await self._store.state_before(key, session.position)
+        past = await self._past(session, voice, Tail(packed, session.position, b""))
+        if past.first + len(past.tokens) != session.position:
+            raise PositionMismatch(
+                f"the session was at position {session.position} and is being cut back"
+            )
+        consumed = past.state.position if past.state else 0
+        return past.state, past.tokens[consumed - past.first :]
+
     async def fork(self, key: SessionKey, n: int, at: int | None, seeds: str) -> list[Session]:
         """Make `n` sessions that share what this one has said. Raises PositionMismatch."""
         children = [SessionKey(key.owner, self._identity.new_id(key.owner)) for _ in range(n)]
