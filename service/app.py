@@ -14,6 +14,7 @@ from service.api.body_limit import BodyLimit, Limit
 from service.api.event_stream import EventWriter
 from service.api.request_log import RequestLog
 from service.api.serving import ModelRuntime, Serving, Training
+from service.constraints.compiler import ConstraintCompiler
 from service.generation.engine import Engine
 from service.models.bundle import Bundle, Precision
 from service.models.compile import compile_program
@@ -158,6 +159,7 @@ def _make_runtime(threads: int) -> Callable[[Bundle, Precision], ModelRuntime]:
         program = compile_program(bundle.spec, bundle.weights, precision, threads)
         check_here(program, bundle, precision)
         engine = Engine(program, bundle.tokenizer, name=str(bundle.ref), threads=threads)
-        return ModelRuntime(engine, EventWriter(bundle.tokenizer))
+        constraints = ConstraintCompiler(bundle.tokenizer.tokens)
+        return ModelRuntime(engine, EventWriter(bundle.tokenizer), constraints)
 
     return make

@@ -28,6 +28,7 @@ WHOLE_NEWS = 512
 """Tokens a commit of a turn that is read whole: nobody waits for them, only a crash would."""
 
 _STATUSES = {
+    FinishReason.EOS_TOKEN: Status.EOS_TOKEN,
     FinishReason.LENGTH: Status.LENGTH,
     FinishReason.STOP_SEQUENCE: Status.STOP_SEQUENCE,
 }

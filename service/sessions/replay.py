@@ -33,6 +33,7 @@ STOP_CONTEXT = 1_024
 """Characters before the first event that may belong to the beginning of a stop string."""
 
 _REASONS = {
+    Status.EOS_TOKEN: FinishReason.EOS_TOKEN,
     Status.LENGTH: FinishReason.LENGTH,
     Status.STOP_SEQUENCE: FinishReason.STOP_SEQUENCE,
 }
@@ -103,6 +104,8 @@ class Replay:
             if self.turn.is_over:
                 if self.turn.status in _ENDS:
                     raise Generation(_ENDS[self.turn.status])
+                if self.turn.finish == self.turn.first:  # it had nothing to say
+                    yield Chunk((), (), finish=Finish(_REASONS[self.turn.status], 0))
                 return
             await self._look()
 

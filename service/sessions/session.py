@@ -19,6 +19,7 @@ class Status(StrEnum):
 
     NONE = "none"
     RUNNING = "running"
+    EOS_TOKEN = "eos_token"  # noqa: S105 (its constraint has closed the text)
     LENGTH = "length"
     STOP_SEQUENCE = "stop_sequence"
     CANCELLED = "cancelled"  # its client left, or its process died and nobody took it over

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from service.constraints.constraint import START, Constraint
 from service.errors import (
     CarouselError,
     KeyReused,
@@ -410,10 +411,13 @@ class Sessions:
             n_said = session.position - session.turn.first
             said = past.tokens[-min(n_said, STOP_CONTEXT) :] if n_said else ()
             said_text = voice.tokenizer.decode(said)
+            constraint = await self._constraint(session, voice, order)
             request = replace(
-                order.request(()), max_new_tokens=order.max_new_tokens - n_said, said=said_text
+                order.request((), constraint),
+                max_new_tokens=order.max_new_tokens - n_said,
+                said=said_text,
             )
-            status = _end_of(order, said_text, request.max_new_tokens)
+            status = _end_of(request)
             reading = Reading(OnDisconnect.CONTINUE)
             self._run(session, nonce, voice, request, reading, past, status).detach()
         except BaseException:
@@ -421,6 +425,20 @@ class Sessions:
             raise
         finally:
             self._beginning.discard(nonce)
+
+    async def _constraint(self, session: Session, voice: Voice, order: Order) -> Constraint | None:
+        """What the running turn's constraint lets follow what it has said."""
+        source = order.constraint
+        if source is None:
+            return None
+        first, width = session.turn.first, session.width
+        said = (await self._store.read(session.key, first, session.position)).tokens
+
+        def compile_() -> Constraint:
+            whole = voice.constraints.compile(source)
+            return whole.after(unpack_tokens(said, width))
+
+        return await asyncio.to_thread(compile_)
 
     def _let_go(self, key: SessionKey, nonce: str) -> None:
         """Release a turn that is said to run here and does not: its beginning came too late."""
@@ -554,11 +572,17 @@ def _unpacked(packed: bytes, voice: Voice) -> tuple[State | None, bool]:
         return None, True
 
 
-def _end_of(order: Order, said: str, left: int) -> Status | None:
-    """How a turn has ended, if all that it was to say is in the log already."""
-    matcher, is_stop = StopMatcher(order.stop), False
-    for character in said:
+def _end_of(request: GenerationRequest) -> Status | None:
+    """How a turn has ended, if all that it was to say is in the log already.
+
+    `request` is what is left of it; the log's end is what it has `said`.
+    """
+    matcher, is_stop = StopMatcher(request.stop), False
+    for character in request.said:
         _, is_stop = matcher.push(character)
     if is_stop:
         return Status.STOP_SEQUENCE
+    constraint, left = request.constraint, request.max_new_tokens
+    if constraint is not None and constraint.is_over(START, left):
+        return Status.EOS_TOKEN
     return Status.LENGTH if left <= 0 else None
