@@ -165,6 +165,21 @@ async def rewind(request: Request, session_id: str, body: RewindBody) -> Session
     return _reply(serving, session)
 
 
+@router.post("/{session_id}/cancel")
+async def cancel(
+    request: Request,
+    session_id: str,
+    turn: Annotated[int | None, Query(ge=0, le=MAX_POSITION)] = None,
+) -> SessionReply:
+    """End the turn that runs, or only the one with this number; harmless where none does.
+
+    The session keeps what had been said until then.
+    """
+    serving = serving_of(request)
+    session = await serving.sessions.cancel(serving.key(request, session_id), turn)
+    return _reply(serving, session)
+
+
 @router.get("/{session_id}/state", response_class=Response)
 async def export(request: Request, session_id: str) -> Response:
     """All of a session as signed bytes."""

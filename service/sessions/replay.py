@@ -38,7 +38,8 @@ _REASONS = {
     Status.STOP_SEQUENCE: FinishReason.STOP_SEQUENCE,
 }
 _ENDS = {
-    Status.CANCELLED: "the turn was ended before it was complete: its client left, or its process",
+    Status.CANCELLED: "the turn was ended before it was complete: it was cancelled, or its client "
+    "or its process has left",
     Status.FAILED: "the turn failed: the network's logits were not finite numbers",
 }
 

@@ -216,6 +216,17 @@ class Sessions:
         self._hot.drop(key)
         return await self._store.rewind(key, to)
 
+    async def cancel(self, key: SessionKey, turn: int | None = None) -> Session:
+        """End the turn that runs, or only this one, at what it has committed; else do nothing."""
+        session = await self.look(key)
+        if session.active != "turn" or turn not in {None, session.turn.number}:
+            return session
+        live = self._live.get(key)
+        if live is not None and live.is_of(session):  # it leaves a state, which the store cannot
+            live.cancel()
+            await live.ended.wait()
+        return await self._store.cancel(key, session.turn)
+
     async def delete(self, key: SessionKey) -> None:
         """Remove it; a turn of it that runs ends."""
         self._hot.drop(key)

@@ -42,6 +42,7 @@ DEEDS = {
     deed("append", WHICH, WHICH, st.lists(st.integers(0, 6), min_size=1, max_size=3)): 1,
     deed("fork", WHICH, WHICH, NEAR, st.sampled_from(["same", "derive"])): 1,
     deed("rewind", WHICH, WHICH, NEAR): 1,
+    deed("cancel", WHICH, WHICH): 1,
     deed("restart_store"): 1,
 }
 stories = st.lists(
@@ -53,7 +54,7 @@ stories = st.lists(
 )
 
 _OF_A_TURN = {"work", "flush", "stumble", "sleep", "usurp", "crash", "beat"}
-_OF_A_SESSION = {"begin", "append", "fork", "rewind"}
+_OF_A_SESSION = {"begin", "append", "fork", "rewind", "cancel"}
 MOST_SESSIONS = 4
 
 

@@ -381,6 +381,17 @@ class World:
 
         self._tried(rewind())
 
+    def cancel(self, p: int, s: int) -> None:
+        process, key = self.processes[p], self.keys[s]
+        before = len(self._log_now(key))
+
+        async def cancel() -> None:
+            await self._driven(process, process.sessions.cancel(key), APPEND_LIMIT_S)
+            assert (await process.store.read(key)).session.active != "turn"
+            assert len(self._log_now(key)) >= before, "cancelled at less than what was committed"
+
+        self._tried(cancel())
+
     def restart_store(self) -> None:
         self.valkey.restart()
         for process in self.processes:
