@@ -23,6 +23,7 @@ from service.client.errors import (
     UnknownReply,
     Unreachable,
 )
+from service.client.job_replies import Corpus, Job, JobEvent
 from service.client.parameters import Parameters
 from service.client.replies import (
     Details,
@@ -30,6 +31,8 @@ from service.client.replies import (
     Info,
     Model,
     Models,
+    Score,
+    ScoredToken,
     SessionPosition,
     SessionState,
     TextToken,
@@ -44,11 +47,14 @@ __all__ = [
     "CarouselError",
     "Client",
     "Conflict",
+    "Corpus",
     "Details",
     "Generation",
     "GenerationFailed",
     "Info",
     "Invalid",
+    "Job",
+    "JobEvent",
     "Model",
     "Models",
     "NoRoom",
@@ -58,6 +64,8 @@ __all__ = [
     "Parameters",
     "PositionMismatch",
     "Refused",
+    "Score",
+    "ScoredToken",
     "SessionLost",
     "SessionPosition",
     "SessionState",

@@ -31,6 +31,17 @@ class Parameters(TypedDict, total=False):
     truncate: int
 
 
+class JobOptions(TypedDict, total=False):
+    """How to train. The members of both mappings, and their defaults: docs/how-to/train.md."""
+
+    architecture: Mapping[str, str | int | float]
+    training: Mapping[str, str | int | float]
+    seed: int
+    initial_model: str
+    load_when_done: bool
+    alias: str
+
+
 class ImportOptions(TypedDict, total=False):
     """How to import a checkpoint. Paths are those under the server's import folder."""
 
