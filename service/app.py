@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import json
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 from fastapi import FastAPI, Request
+from pydantic import SecretStr
 
-from service.api import admin, generation, health, problems, score, sessions, tokens
+from service.api import admin, document, generation, health, problems, score, sessions, tokens
 from service.api import training as training_routes
 from service.api.bodies import MAX_BODY_BYTES
 from service.api.body_limit import BodyLimit, Limit
@@ -103,6 +107,7 @@ def create_app(
     problems.install(app)
     for room in (generation, sessions, tokens, score, health, admin, training_routes):
         app.include_router(room.router)
+    document.complete(app)
     upload = Limit(admin.MAX_UPLOAD_BYTES, UPLOAD_LIMIT_S)
     exported = Limit(sessions.MAX_IMPORT_BYTES, BODY_LIMIT_S)
     app.add_middleware(
@@ -117,6 +122,15 @@ def create_app(
     )
     app.add_middleware(RequestLog)
     return app
+
+
+def described() -> str:
+    """The OpenAPI document, as JSON. Nothing is opened, and nothing is written."""
+    with tempfile.TemporaryDirectory() as folder:
+        secret = SecretStr("0" * 32)  # else one of its own would be made
+        settings = Settings(model_store=Path(folder), data_dir=Path(folder), secret=secret)
+        app = create_app(settings, "redis://localhost")
+        return json.dumps(app.openapi(), indent=1, ensure_ascii=False)
 
 
 async def _open(serving: Serving) -> None:

@@ -205,6 +205,14 @@ def score(
 
 
 @app.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the HTTP interface."""
+    from service.app import described  # noqa: PLC0415
+
+    print(described())
+
+
+@app.command()
 def doctor() -> None:
     """Say what this machine does int8 with, and compile what would be compiled at a first start."""
     from service.checkup import check_up  # noqa: PLC0415

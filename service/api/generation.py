@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from service.api.bodies import DEFAULT_NEW_TOKENS, GenerateBody, Parameters
+from service.api.generated import GENERATED, STREAMED
 from service.api.replies import Job, job_of_replay, streamed, whole
 from service.api.serving import serving_of, voice_of
 from service.errors import Validation
@@ -21,14 +22,14 @@ from service.sessions.sessions import Ask, retry_of
 router = APIRouter(tags=["generate"])
 
 
-@router.post("/generate", response_class=Response)
+@router.post("/generate", response_class=Response, responses=GENERATED)
 async def generate(request: Request, body: GenerateBody) -> Response:
     """Generate text; with `stream` as server-sent events."""
     job = await _admit(request, body, is_whole=not body.stream)
     return streamed(job) if body.stream else await whole(request, job)
 
 
-@router.post("/generate_stream", response_class=Response)
+@router.post("/generate_stream", response_class=Response, responses=STREAMED)
 async def generate_stream(request: Request, body: GenerateBody) -> Response:
     """Generate text as server-sent events, one for each token."""
     return streamed(await _admit(request, body, is_whole=False))

@@ -12,14 +12,14 @@ from service.generation.engine import MAX_ROWS, QUEUE_LIMIT
 router = APIRouter(tags=["service"])
 
 
-@router.get("/health/live")
+@router.get("/health/live", response_class=Response)
 async def live() -> Response:
     """200 while the event loop turns."""
     return Response()
 
 
-@router.get("/health/ready")
-@router.get("/health")
+@router.get("/health/ready", response_class=Response)
+@router.get("/health", response_class=Response)
 @router.get("/", include_in_schema=False)
 async def ready(request: Request) -> Response:
     """200 where a generate request would be taken, else 503."""

@@ -4,13 +4,14 @@ import asyncio
 import codecs
 import json
 from collections.abc import AsyncGenerator
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from service.api.bodies import Body, Id, Name, Text
 from service.api.event_stream import EventStream
+from service.api.generated import Responses, events_of
 from service.api.problems import problem_body
 from service.api.serving import ServedModel, serving_of, voice_of
 from service.errors import CarouselError, Validation
@@ -63,15 +64,17 @@ class ScoreReply(SumsReply):
     tokens: list[ScoredToken] | None = None
 
 
-_SCORE: dict[int | str, dict[str, Any]] = {
+_SCORE: Responses = {
     200: {
         "model": ScoreReply,
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-        "description": "The score. With `stream` it is an event for each burst, with the tokens "
-        "that are new and the sums so far, `done` being true in the last.",
+        "content": events_of(
+            "One event a burst, with the tokens that are new and the sums so far; `done` is true "
+            "in the last."
+        ),
+        "description": "The score; with `stream`, events.",
     }
 }
-_SUMS: dict[int | str, dict[str, Any]] = {200: {"model": SumsReply}}
+_SUMS: Responses = {200: {"model": SumsReply}}
 _TEXT_BODY = {
     "requestBody": {"required": True, "content": {"text/plain": {"schema": {"type": "string"}}}}
 }

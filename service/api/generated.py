@@ -1,0 +1,89 @@
+"""What generate routes answer with, as the OpenAPI document says it.
+
+The replies are written by hand, token by token; tests hold them to this.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+class GeneratedToken(BaseModel):
+    """A generated token. One that is special is the end of a stop string and has no text."""
+
+    id: int
+    text: str
+    logprob: float
+    special: bool
+
+
+class PrefillToken(BaseModel):
+    """A token of the prompt; `logprob` is null where nothing came before it."""
+
+    id: int
+    text: str
+    logprob: float | None
+
+
+class SessionPosition(BaseModel):
+    """Where a turn has brought its session."""
+
+    id: str
+    position: int
+    turn: int
+
+
+class StreamDetails(BaseModel):
+    """How a generation went."""
+
+    finish_reason: Literal["length", "eos_token", "stop_sequence"]
+    generated_tokens: int
+    seed: int | None
+    input_length: int | None = None
+
+
+class GenerateDetails(StreamDetails):
+    """How it went, token by token."""
+
+    prefill: list[PrefillToken]
+    tokens: list[GeneratedToken]
+    top_tokens: list[list[GeneratedToken]] | None = None
+
+
+class GenerateReply(BaseModel):
+    """A text; `details` where they were asked for, `session` where it is a turn of one."""
+
+    generated_text: str
+    details: GenerateDetails | None = None
+    session: SessionPosition | None = None
+
+
+class StreamReply(BaseModel):
+    """An event of a stream, one for each token; the last has the text and the details."""
+
+    index: int
+    token: GeneratedToken
+    top_tokens: list[GeneratedToken] | None = None
+    generated_text: str | None
+    details: StreamDetails | None
+    session: SessionPosition | None = None
+
+
+def events_of(what: str) -> dict[str, Any]:
+    """The content of a reply that is a stream of server-sent events."""
+    return {"text/event-stream": {"schema": {"type": "string", "description": what}}}
+
+
+_EVENTS = events_of("One event a token; the data of each is a JSON object.")
+
+GENERATED: Responses = {
+    200: {
+        "model": GenerateReply,
+        "content": _EVENTS,
+        "description": "The text; with `stream`, events.",
+    }
+}
+STREAMED: Responses = {200: {"content": _EVENTS, "description": "The events."}}
+NOTHING_COMES: Responses = {204: {"description": "Nothing is to come."}}
