@@ -5,12 +5,16 @@ what an operation takes and by its tag. Whoever adds a route with a known tag ne
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
+from service.api.generated import StreamReply
 from service.api.problems import STATUSES
+from service.api.score import ScoreEvent
+from service.api.training import JobEvent
 from service.errors import BadRequest, TooLarge
 
 Json = dict[str, Any]
@@ -63,10 +67,8 @@ class OpenAIProblem(BaseModel):
     error: OpenAIError
 
 
-_FAMILIES: dict[Literal["Problem", "OpenAIProblem"], type[BaseModel]] = {
-    "Problem": Problem,
-    "OpenAIProblem": OpenAIProblem,
-}
+# Every reply that no route returns as a value.
+_REPLIES: tuple[type[BaseModel], ...] = (Problem, OpenAIProblem, StreamReply, ScoreEvent, JobEvent)
 
 
 def complete(app: FastAPI) -> None:
@@ -89,10 +91,11 @@ def completed(document: Json) -> Json:
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    for family, model in _FAMILIES.items():
-        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= schema.pop("$defs", {})
-        schemas[family] = schema
+    _, replies = models_json_schema(
+        [(reply, "serialization") for reply in _REPLIES],
+        ref_template="#/components/schemas/{model}",
+    )
+    schemas |= replies["$defs"]
     used: set[tuple[str, int]] = set()
     for path, operations in document["paths"].items():
         family = "OpenAIProblem" if path.startswith("/v1/") else "Problem"

@@ -71,12 +71,28 @@ class StreamReply(BaseModel):
     session: SessionPosition | None = None
 
 
-def events_of(what: str) -> dict[str, Any]:
-    """The content of a reply that is a stream of server-sent events."""
-    return {"text/event-stream": {"schema": {"type": "string", "description": what}}}
+def events_of(what: str, *names: str) -> dict[str, Any]:
+    """The content of a reply that is a stream of server-sent events, whose data is one of these.
+
+    Each is a schema of the document. OpenAPI 3.1 has no place for what
+    one event of a stream is: as tools read it, the schema is that of each.
+    """
+    kinds = [{"$ref": f"#/components/schemas/{name}"} for name in names]
+    data = {"type": "string", "contentMediaType": "application/json"}
+    schema = {
+        "type": "object",
+        "description": f"Each event: {what}",
+        "properties": {
+            "id": {"type": "string"},
+            "event": {"type": "string"},
+            "data": data | {"contentSchema": {"anyOf": kinds}},
+        },
+        "required": ["data"],
+    }
+    return {"text/event-stream": {"schema": schema}}
 
 
-_EVENTS = events_of("One event a token; the data of each is a JSON object.")
+_EVENTS = events_of("a token, or the end.", "StreamReply", "Problem")
 
 GENERATED: Responses = {
     200: {

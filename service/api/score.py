@@ -64,13 +64,16 @@ class ScoreReply(SumsReply):
     tokens: list[ScoredToken] | None = None
 
 
+class ScoreEvent(ScoreReply):
+    """An event of a stream: the tokens that are new, and the sums so far."""
+
+    done: bool  # true in the last one
+
+
 _SCORE: Responses = {
     200: {
         "model": ScoreReply,
-        "content": events_of(
-            "One event a burst, with the tokens that are new and the sums so far; `done` is true "
-            "in the last."
-        ),
+        "content": events_of("a burst's tokens, or the end.", "ScoreEvent", "Problem"),
         "description": "The score; with `stream`, events.",
     }
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel
 
 from service.api.bodies import Body, Name, Number
 from service.api.event_stream import EventStream
@@ -29,7 +29,7 @@ MAX_CORPUS_BYTES = 64 * 1024 * 1024
 POLL_S = 0.25
 
 _TOLD: Responses = {
-    200: {"content": events_of("`event`, `id` and `data`, a JSON object.")},
+    200: {"content": events_of("something that was told of the job.", "JobEvent")},
     **NOTHING_COMES,
 }
 _TEXT_BODY = {
@@ -118,6 +118,10 @@ class JobReply(BaseModel):
     best: dict[str, Any] | None
     model: str | None
     error: dict[str, str] | None
+
+
+class JobEvent(RootModel[dict[str, Any]]):
+    """What was told: its members are the event's own."""
 
 
 class JobsReply(BaseModel):
