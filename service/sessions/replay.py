@@ -76,7 +76,7 @@ class Replay:
         self._tokens = tokens[after - self.turn.first :]  # known and not scored yet
         self._position = after
         self._state: State | None = None
-        self._stops = StopMatcher(self.order.stop)
+        self._stops = StopMatcher(self.order.asked.stop)
         self._held: list[tuple[Token, tuple[Token, ...]]] = []
         self._stream: Stream | None = None  # what computes just now
         self._is_cancelled = False
@@ -147,7 +147,7 @@ class Replay:
             unpack_tokens(before.tokens, self._width),
             len(tokens),
             SamplingParams(seed=0, temperature=0.0),
-            top_tokens=self.order.top_tokens,
+            top_tokens=self.order.asked.top_tokens,
             origin=self._state,
             replayed=tokens,
             keeps_state=True,
@@ -205,7 +205,7 @@ class Replay:
         return Chunk(
             [token.id for token, _ in shown],
             [token.logprob for token, _ in shown],
-            [top for _, top in shown] if self.order.top_tokens else (),
+            [top for _, top in shown] if self.order.asked.top_tokens else (),
             finish,
         )
 

@@ -425,7 +425,7 @@ class Sessions:
             constraint = await self._constraint(session, voice, order)
             request = replace(
                 order.request((), constraint),
-                max_new_tokens=order.max_new_tokens - n_said,
+                max_new_tokens=order.asked.max_new_tokens - n_said,
                 said=said_text,
             )
             status = _end_of(request)

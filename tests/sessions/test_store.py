@@ -304,6 +304,11 @@ def test_a_take_over_of_a_turn_that_nobody_can_tell_ends_it(world):
     assert begin(world, 1, an_ask(4)).session.turn.number == 2
 
 
+async def read_to_the_end(turn: LiveTurn) -> None:
+    async for _ in turn.stream:
+        pass
+
+
 def cancel(world: World, p: int, turn: int | None = None) -> None:
     async def cancelled() -> None:
         process = world.processes[p]
@@ -329,8 +334,7 @@ def test_a_turn_is_cancelled_from_any_process_at_what_it_had_committed(world, p)
     assert int(record(world)["finish"]) == int(record(world)["position"]) == position
     assert world.processes[0].sessions._live == {}
     with pytest.raises(Generation, match="cancelled"):
-        while True:
-            world.do(anext(turn.stream))
+        world.do(read_to_the_end(turn))
     later = begin(world, 1, an_ask(4))
     cancel(world, 0, turn=1)
     world.do(world.processes[0].store.cancel(KEY, turn.session.turn))  # a call that comes late
