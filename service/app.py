@@ -12,8 +12,11 @@ from service.api import training as training_routes
 from service.api.bodies import MAX_BODY_BYTES
 from service.api.body_limit import BodyLimit, Limit
 from service.api.event_stream import EventWriter
+from service.api.openai import completions as openai_completions
+from service.api.openai import models as openai_models
 from service.api.request_log import RequestLog
 from service.api.serving import ModelRuntime, Serving, Training
+from service.constraints.compiler import ConstraintCompiler
 from service.generation.engine import Engine
 from service.models.bundle import Bundle, Precision
 from service.models.compile import compile_program
@@ -100,7 +103,8 @@ def create_app(
     )
     app.state.serving = serving
     problems.install(app)
-    for room in (generation, sessions, tokens, health, admin, training_routes):
+    openai_routes = (openai_completions, openai_models)
+    for room in (generation, *openai_routes, sessions, tokens, health, admin, training_routes):
         app.include_router(room.router)
     upload = Limit(admin.MAX_UPLOAD_BYTES, UPLOAD_LIMIT_S)
     exported = Limit(sessions.MAX_IMPORT_BYTES, BODY_LIMIT_S)
@@ -157,6 +161,7 @@ def _make_runtime(threads: int) -> Callable[[Bundle, Precision], ModelRuntime]:
         program = compile_program(bundle.spec, bundle.weights, precision, threads)
         check_here(program, bundle, precision)
         engine = Engine(program, bundle.tokenizer, name=str(bundle.ref), threads=threads)
-        return ModelRuntime(engine, EventWriter(bundle.tokenizer))
+        constraints = ConstraintCompiler(bundle.tokenizer.tokens)
+        return ModelRuntime(engine, EventWriter(bundle.tokenizer), constraints)
 
     return make
