@@ -101,6 +101,13 @@ def is_openai(path: str) -> bool:
     return path == "/v1" or path.startswith("/v1/")
 
 
+def body_for(path: str, status: int, sentence: str, code: str, field: str | None = None) -> bytes:
+    """The body of a refusal, as the family of its route has it."""
+    if is_openai(path):
+        return _openai_body(status, sentence, code, field)
+    return _native_body(sentence, code)
+
+
 def _reply(
     path: str,
     status: int,
@@ -118,10 +125,9 @@ def _reply(
     is_soon = status in _SOON or code == errors.SessionBusy.code
     wait_s = _BUSY_S if code == errors.SessionBusy.code else RETRY_AFTER_S
     headers = {"Retry-After": "1", "retry-after-ms": f"{1e3 * wait_s:.0f}"} if is_soon else {}
-    if not is_openai(path):
-        return Response(_native_body(sentence, code), status, headers, "application/json")
-    headers["x-should-retry"] = "true" if is_soon and may_repeat else "false"
-    content = _openai_body(status, sentence, code, field)
+    if is_openai(path):
+        headers["x-should-retry"] = "true" if is_soon and may_repeat else "false"
+    content = body_for(path, status, sentence, code, field)
     return Response(content, status, headers, "application/json")
 
 
