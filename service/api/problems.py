@@ -9,6 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from service import errors
+from service.api.bodies import MAX_BEAMS, MAX_CHOICES, MAX_NEW_TOKENS
+from service.generation.request import MAX_TOP_TOKENS
 
 STATUSES: dict[type[errors.CarouselError], int] = {
     errors.BadRequest: 400,
@@ -63,6 +65,10 @@ _TGI_SENTENCES = {
     "repetition_penalty": "`repetition_penalty` must be strictly positive",
     "frequency_penalty": "`frequency_penalty` must be >= -2.0 and <= 2.0",
     "presence_penalty": "`presence_penalty` must be >= -2.0 and <= 2.0",
+    "max_new_tokens": f"`max_new_tokens` must be strictly positive, and <= {MAX_NEW_TOKENS}",
+    "best_of": f"`best_of` must be > 0 and <= {MAX_CHOICES}",
+    "num_beams": f"`num_beams` must be > 0 and <= {MAX_BEAMS}",
+    "top_n_tokens": f"`top_n_tokens` must be >= 0 and <= {MAX_TOP_TOKENS}",
 }
 _RANGE_ERRORS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 
