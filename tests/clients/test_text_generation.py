@@ -29,11 +29,9 @@ def test_it_generates_and_reads_every_detail(client):
 
 
 def test_it_streams_the_same(client):
+    text = client.generate("The ", **DRAWN).generated_text
     events = list(client.generate_stream("The ", **DRAWN))
-    assert (
-        "".join(event.token.text for event in events)
-        == client.generate("The ", **DRAWN).generated_text
-    )
+    assert "".join(event.token.text for event in events) == text
     assert events[-1].generated_text == text
     assert events[-1].details.seed == 5
 
