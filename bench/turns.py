@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 CHARACTERS, CLIENTS = 64, 64
-WARM_UP_S, ROUND_S, ROUNDS = 1.0, 3.0, 7
+WARM_UP_S, ROUND_S, ROUNDS = 1.0, 3.0, 13
 END = b"\r\n0\r\n\r\n"
 
 

@@ -16,6 +16,8 @@ from service.api import training as training_routes
 from service.api.bodies import MAX_BODY_BYTES
 from service.api.body_limit import BodyLimit, Limit
 from service.api.event_stream import EventWriter
+from service.api.openai import completions as openai_completions
+from service.api.openai import models as openai_models
 from service.api.request_log import RequestLog
 from service.api.serving import ModelRuntime, Serving, Training
 from service.constraints.compiler import ConstraintCompiler
@@ -105,7 +107,9 @@ def create_app(
     )
     app.state.serving = serving
     problems.install(app)
-    for room in (generation, sessions, tokens, score, health, admin, training_routes):
+    openai_routes = (openai_completions, openai_models)
+    others = (sessions, tokens, score, health, admin, training_routes)
+    for room in (generation, *openai_routes, *others):
         app.include_router(room.router)
     document.complete(app)
     upload = Limit(admin.MAX_UPLOAD_BYTES, UPLOAD_LIMIT_S)

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.api.generated import StreamReply
-from service.api.problems import STATUSES
+from service.api.openai.generated import CompletionEvent
+from service.api.problems import STATUSES, is_openai
 from service.api.score import ScoreEvent
 from service.api.training import JobEvent
 from service.errors import BadRequest, TooLarge
@@ -68,7 +69,14 @@ class OpenAIProblem(BaseModel):
 
 
 # Every reply that no route returns as a value.
-_REPLIES: tuple[type[BaseModel], ...] = (Problem, OpenAIProblem, StreamReply, ScoreEvent, JobEvent)
+_REPLIES: tuple[type[BaseModel], ...] = (
+    Problem,
+    OpenAIProblem,
+    StreamReply,
+    CompletionEvent,
+    ScoreEvent,
+    JobEvent,
+)
 
 
 def complete(app: FastAPI) -> None:
@@ -98,7 +106,7 @@ def completed(document: Json) -> Json:
     schemas |= replies["$defs"]
     used: set[tuple[str, int]] = set()
     for path, operations in document["paths"].items():
-        family = "OpenAIProblem" if path.startswith("/v1/") else "Problem"
+        family = "OpenAIProblem" if is_openai(path) else "Problem"
         for operation in operations.values():
             responses = operation["responses"]
             responses.pop("422", None)

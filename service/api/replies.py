@@ -3,12 +3,13 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import Request, Response
 
+from service.api.choices import Choices, Leaves, Only
 from service.api.event_stream import EventIds, EventStream, EventWriter, rounded
 from service.api.problems import problem_body
 from service.api.serving import ServedModel
@@ -19,25 +20,13 @@ from service.sessions.replay import Replay
 from service.sessions.session import SessionKey, Turn
 
 
-class Chunks(Protocol):
-    """Where a reply's chunks come from."""
-
-    def __aiter__(self) -> AsyncIterator[Chunk]:
-        """The chunks, once."""
-        ...
-
-    def cancel(self) -> None:
-        """Nobody reads them any more."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Job:
     """One generation that has been admitted, with what its reply needs."""
 
     model: ServedModel
     request: GenerationRequest
-    chunks: Chunks
+    choices: Choices
     prefix: str  # what `generated_text` begins with
     has_details: bool
     began_s: float
@@ -71,7 +60,7 @@ def job_of_replay(model: ServedModel, key: SessionKey, replay: Replay, began_s: 
     return Job(
         model,
         order.request(()),
-        replay,
+        Only(replay),
         prefix=replay.prompt or order.reply.get("prefix", ""),
         has_details=order.reply.get("details", False),
         began_s=began_s,
@@ -90,7 +79,7 @@ def streamed(job: Job) -> Response:
         "x-compute-type": "cpu",
         "x-compute-characters": str(job.input_length),
     }
-    return EventStream(_pieces(job), headers, on_end=job.chunks.cancel)
+    return EventStream(_pieces(job), headers, on_end=job.choices.cancel)
 
 
 async def _pieces(job: Job) -> AsyncGenerator[bytes, None]:
@@ -98,7 +87,7 @@ async def _pieces(job: Job) -> AsyncGenerator[bytes, None]:
     writer, index = job.model.runtime.writer, 1 + len(job.said)
     shown = list(job.said)
     try:
-        async for chunk in job.chunks:
+        async for _, chunk in job.choices:
             shown.extend(chunk.tokens)
             if chunk.finish is None and not chunk.tokens:
                 continue  # a stop string holds back what there is
@@ -150,14 +139,14 @@ async def whole(http: Request, job: Job, *, in_list: bool = False) -> Response:
     """All of it at once, unless the client leaves before."""
     chunks: list[Chunk] = []
     first_s = job.admitted_s
-    watch = asyncio.ensure_future(_cancel_when_gone(http, job.chunks))
+    watch = asyncio.ensure_future(cancel_when_gone(http, job.choices))
     try:
-        async for chunk in job.chunks:
+        async for _, chunk in job.choices:
             first_s = first_s if chunks else time.perf_counter()
             chunks.append(chunk)
     finally:
         watch.cancel()
-        job.chunks.cancel()
+        job.choices.cancel()
     tokens = [token for chunk in chunks for token in chunk.tokens]
     text = job.prefix + job.model.tokenizer.decode(tokens)
     reply: dict[str, Any] = {"generated_text": text}
@@ -170,10 +159,11 @@ async def whole(http: Request, job: Job, *, in_list: bool = False) -> Response:
     return Response(content, headers=headers, media_type="application/json")
 
 
-async def _cancel_when_gone(http: Request, chunks: Chunks) -> None:
+async def cancel_when_gone(http: Request, source: Leaves) -> None:
+    """Stop what a request waits for, once its client has gone."""
     while (await http.receive())["type"] != "http.disconnect":
         pass
-    chunks.cancel()
+    source.cancel()
 
 
 def _whole_details(chunks: Sequence[Chunk], job: Job) -> dict[str, Any]:

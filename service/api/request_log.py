@@ -51,7 +51,7 @@ class RequestLog:
             _log.exception("a mistake of the server's", extra={"request_id": request_id})
             if status:  # the reply has begun: only a cut connection tells that it is not whole
                 raise
-            await mistake()(scope, receive, tagged)
+            await mistake(scope["path"])(scope, receive, tagged)
         finally:
             record = {
                 "request_id": request_id,

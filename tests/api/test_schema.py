@@ -130,7 +130,7 @@ def check_events(case: Case, text: str) -> None:
     schema = event["properties"]["data"]["contentSchema"]
     validator = jsonschema.Draft202012Validator(schema | {"components": DOCUMENT["components"]})
     for line in text.split("\n"):
-        if line.startswith("data: "):
+        if line.startswith("data: ") and line != "data: [DONE]":
             validator.validate(json.loads(line.removeprefix("data: ")))
 
 
