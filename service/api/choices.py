@@ -1,24 +1,32 @@
 """The choices of a request, of one prompt or of several, read as one stream."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from service.generation.choices import Scored, Source, merged
 from service.generation.request import Chunk
 
-READ_AHEAD = 64
-"""Chunks of several prompts' choices that wait for the reader."""
 
-News = tuple[int, Chunk] | Exception | None
+class Leaves(Protocol):
+    """What is told that nobody reads it any more."""
+
+    def cancel(self) -> None:
+        """Stop."""
+        ...
 
 
 class Choices(Protocol):
-    """One or more texts that grow together."""
+    """One or more texts of one prompt that grow together."""
 
     @property
     def cached_tokens(self) -> int:
         """How many tokens of the prompt were not computed."""
+        ...
+
+    @property
+    def prompt(self) -> Scored | None:
+        """The prompt's tokens with their logprobs, where they were asked for."""
         ...
 
     def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
@@ -30,32 +38,13 @@ class Choices(Protocol):
         ...
 
 
-class Leaves(Protocol):
-    """What is told that nobody reads it any more."""
-
-    def cancel(self) -> None:
-        """Stop."""
-        ...
-
-
-class Chunks(Protocol):
-    """Where the chunks of one text come from."""
-
-    def __aiter__(self) -> AsyncIterator[Chunk]:
-        """The chunks, once."""
-        ...
-
-    def cancel(self) -> None:
-        """Nobody reads them any more."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Only:
     """The one choice of a turn."""
 
-    chunks: Chunks
+    chunks: Source[Chunk]
     cached_tokens: int = 0
+    prompt: None = None
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
         async for chunk in self.chunks:
@@ -66,51 +55,31 @@ class Only:
         self.chunks.cancel()
 
 
+@dataclass(frozen=True, slots=True)
 class Together:
-    """The choices of several prompts: those of the second come after those of the first."""
+    """The choices of several prompts, `n` each: those of the second come after the first's."""
 
-    def __init__(self, prompts: Sequence[Choices], n: int) -> None:
-        """`n` choices each."""
-        self._prompts, self._n = prompts, n
-        self._tasks: list[asyncio.Task[None]] = []
+    prompts: Sequence[Choices]
+    n: int
 
     @property
     def cached_tokens(self) -> int:
         """How many tokens of all prompts were not computed."""
-        return sum(choices.cached_tokens for choices in self._prompts)
+        return sum(choices.cached_tokens for choices in self.prompts)
+
+    def scored(self, index: int) -> Scored | None:
+        """The tokens of the prompt of a choice."""
+        return self.prompts[index // self.n].prompt
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
-        queue: asyncio.Queue[News] = asyncio.Queue(READ_AHEAD)
-        self._tasks = [
-            asyncio.create_task(self._read(choices, i * self._n, queue))
-            for i, choices in enumerate(self._prompts)
-        ]
-        n_open = len(self._tasks)
-        try:
-            while n_open:
-                news = await queue.get()
-                if isinstance(news, Exception):
-                    raise news
-                if news is None:
-                    n_open -= 1
-                else:
-                    yield news
-        finally:
-            for task in self._tasks:
-                task.cancel()
-            self.cancel()
-
-    @staticmethod
-    async def _read(choices: Choices, first: int, queue: "asyncio.Queue[News]") -> None:
-        end: Exception | None = None
-        try:
-            async for index, chunk in choices:
-                await queue.put((first + index, chunk))
-        except Exception as error:  # noqa: BLE001 (the reader raises it)
-            end = error
-        await queue.put(end)
+        if len(self.prompts) == 1:
+            async for news in self.prompts[0]:
+                yield news
+            return
+        async for i, (index, chunk) in merged(self.prompts):
+            yield i * self.n + index, chunk
 
     def cancel(self) -> None:
         """Nobody reads them any more."""
-        for choices in self._prompts:
+        for choices in self.prompts:
             choices.cancel()

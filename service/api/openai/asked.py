@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from service.api.bodies import MAX_BEAMS
 from service.api.grammar import of_response_format, of_structured_outputs
 from service.api.openai.bodies import DEFAULT_MAX_TOKENS, CompletionBody
+from service.api.pending import check_served
 from service.api.token_ids import logit_bias, token_ids
 from service.constraints.constraint import Constraint
 from service.constraints.source import Source
@@ -38,6 +39,13 @@ class Clash:
 
 def check_together(body: CompletionBody, *, is_turn: bool) -> None:
     """See whether a body's fields go together. Raises Validation."""
+    check_served(
+        use_beam_search=body.use_beam_search,
+        min_tokens=body.min_tokens,
+        allowed_token_ids=body.allowed_token_ids,
+        bad_words=body.bad_words,
+        max_time=body.max_time,
+    )
     for clash in _clashes(body):
         raise Validation(clash.why, clash.field)
     if not is_turn:
@@ -132,6 +140,13 @@ def source_of(body: CompletionBody) -> tuple[Source, str] | None:
 def max_tokens_of(body: CompletionBody) -> int:
     """The limit of new tokens; OpenAI's default is short."""
     return DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+
+
+def prompt_logprobs_of(body: CompletionBody) -> int | None:
+    """How many likely tokens are told beside each of the prompt's; None: nothing is."""
+    echoed = body.logprobs if body.echo else None
+    asked = [n for n in (body.prompt_logprobs, echoed) if n is not None]
+    return max(asked, default=None)
 
 
 def request_of(

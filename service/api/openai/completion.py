@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.api.choices import Choices
+from service.api.choices import Together
 from service.api.event_stream import EventIds
 from service.api.openai.bodies import CompletionBody
 from service.api.openai.growing import Growing
@@ -16,14 +16,13 @@ from service.sessions.session import Turn
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """Its choices, `n` for each prompt's request, and the turn where it is one."""
+    """Its choices, some for each prompt's request, and the turn where it is one."""
 
     id: str
     model: ServedModel
     body: CompletionBody
     requests: Sequence[GenerationRequest]
-    choices: Choices
-    n: int = 1
+    choices: Together
     session_id: str | None = None
     turn: Turn | None = None
     created_s: int = field(default_factory=lambda: int(time.time()))
@@ -48,11 +47,11 @@ class Completion:
 
     def growing(self) -> list[Growing]:
         """Every choice, before it has grown."""
-        return [Growing(request.stop) for request in self.requests for _ in range(self.n)]
+        return [Growing(request.stop) for request in self.requests for _ in range(self.choices.n)]
 
     def prompt(self, index: int) -> Sequence[int]:
         """The prompt of a choice."""
-        return self.requests[index // self.n].prompt
+        return self.requests[index // self.choices.n].prompt
 
     @property
     def prompt_tokens(self) -> int:

@@ -8,7 +8,13 @@ from fastapi import APIRouter, Request, Response
 from service.api.choices import Choices, Only, Together
 from service.api.grammar import compiled
 from service.api.headers import header, session_id_of
-from service.api.openai.asked import check_together, max_tokens_of, request_of, source_of
+from service.api.openai.asked import (
+    check_together,
+    max_tokens_of,
+    prompt_logprobs_of,
+    request_of,
+    source_of,
+)
 from service.api.openai.bodies import CompletionBody
 from service.api.openai.completion import Completion
 from service.api.openai.generated import COMPLETED
@@ -19,6 +25,7 @@ from service.api.problems import mark_unkeyed_turn
 from service.api.serving import ServedModel, Serving, serving_of, voice_of
 from service.constraints.constraint import Constraint
 from service.errors import Validation, about
+from service.generation.choices import begin
 from service.generation.request import GenerationRequest
 from service.sessions.live import LiveTurn
 from service.sessions.session import OnDisconnect, Session
@@ -50,8 +57,7 @@ async def _admit(serving: Serving, body: CompletionBody) -> Completion:
     for request in requests:
         if not request.prompt:
             raise Validation("`prompt` has no character that the model knows", "prompt")
-    choices = _begin(model, body, requests)
-    return Completion(_id(body), model, body, requests, choices, body.n or 1)
+    return Completion(_id(body), model, body, requests, _begin(model, body, requests))
 
 
 async def _admit_turn(
@@ -77,7 +83,8 @@ async def _admit_turn(
         )
         begun = await serving.sessions.begin(session, voice_of(model), ask)
         turn = begun.session.turn if isinstance(begun, LiveTurn) else begun.turn
-        choices = Only(begun.stream if isinstance(begun, LiveTurn) else begun)
+        only = Only(begun.stream if isinstance(begun, LiveTurn) else begun)
+        choices = Together([only], 1)
         return Completion(
             _id(body), model, body, [request], choices, session_id=session_id, turn=turn
         )
@@ -110,17 +117,25 @@ def _request(
 
 def _begin(
     model: ServedModel, body: CompletionBody, requests: Sequence[GenerationRequest]
-) -> Choices:
+) -> Together:
     """Every prompt's choices; all of them or none."""
+    n = body.n or 1
     begun: list[Choices] = []
     try:
         for request in requests:
-            begun.append(Only(model.runtime.engine.submit(request)))  # noqa: PERF401
+            choices = begin(
+                model.runtime.engine,
+                request,
+                n=n,
+                best_of=body.best_of or n,
+                prompt_logprobs=prompt_logprobs_of(body),
+            )
+            begun.append(choices)
     except BaseException:
-        for choices in begun:
-            choices.cancel()
+        for one in begun:
+            one.cancel()
         raise
-    return begun[0] if len(begun) == 1 else Together(begun, body.n or 1)
+    return Together(begun, n)
 
 
 def _id(body: CompletionBody) -> str:

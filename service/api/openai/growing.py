@@ -6,6 +6,7 @@ from typing import Any
 
 from service.api.event_stream import rounded
 from service.api.openai.bodies import CompletionBody
+from service.generation.choices import Scored
 from service.generation.request import Chunk, Finish, FinishReason, Token
 from service.models.tokenizer import Tokenizer
 
@@ -59,6 +60,7 @@ class LogprobsWriter:
 
     def __init__(self, body: CompletionBody, tokenizer: Tokenizer) -> None:
         self._tokenizer, self._as_ids = tokenizer, bool(body.return_tokens_as_token_ids)
+        self._n = body.logprobs or 0
 
     def of(
         self,
@@ -87,6 +89,11 @@ class LogprobsWriter:
             "text_offset": offsets,
         }
 
+    def of_prompt(self, prompt: Sequence[int], scored: Scored) -> dict[str, Any]:
+        """Of a prompt that is echoed, as many likely tokens each as for the text."""
+        tops = [top[: self._n] for top in scored.top_tokens]
+        return self.of(prompt, scored.logprobs, tops, 0)
+
     def _likeliest(self, token: int, logprob: float, top: Sequence[Token]) -> dict[str, float]:
         """The likeliest tokens, and the one that was drawn, which may be none of them."""
         named = {self._name(one.id): rounded(one.logprob) for one in top}
@@ -94,3 +101,29 @@ class LogprobsWriter:
 
     def _name(self, token: int) -> str:
         return f"token_id:{token}" if self._as_ids else self._tokenizer.text_of(token)
+
+
+def prompt_logprobs(
+    prompt: Sequence[int], scored: Scored, n: int, tokenizer: Tokenizer
+) -> list[dict[str, Any] | None]:
+    """What vLLM calls so: for each token of the prompt the `n` likeliest and itself, by id."""
+    told: list[dict[str, Any] | None] = []
+    for token, logprob, top in zip(prompt, scored.logprobs, scored.top_tokens, strict=True):
+        if logprob is None:
+            told.append(None)
+            continue
+        ranked: dict[int, tuple[int | None, float]] = {
+            one.id: (rank, one.logprob) for rank, one in enumerate(top[:n], 1)
+        }
+        ranked.setdefault(token, (None, logprob))
+        told.append(
+            {
+                str(i): {
+                    "logprob": rounded(of),
+                    "rank": rank,
+                    "decoded_token": tokenizer.text_of(i),
+                }
+                for i, (rank, of) in ranked.items()
+            }
+        )
+    return told

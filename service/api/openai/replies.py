@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Request, Response
 
 from service.api.openai.completion import Completion
-from service.api.openai.growing import Growing, LogprobsWriter
+from service.api.openai.growing import Growing, LogprobsWriter, prompt_logprobs
 from service.api.replies import cancel_when_gone
 from service.generation.request import Chunk
 
@@ -38,15 +38,20 @@ def _choice(
     body, tokenizer = completion.body, completion.model.tokenizer
     tokens = [token for chunk in chunks for token in chunk.tokens]
     shown = tokens + (growing.held if body.include_stop_str_in_output else [])
-    before = tokenizer.decode(completion.prompt(index)) if body.echo else ""
+    prompt, scored = completion.prompt(index), completion.choices.scored(index)
+    before = tokenizer.decode(prompt) if body.echo else ""
     choice: dict[str, Any] = {"index": index, "text": before + tokenizer.decode(shown)}
     choice["logprobs"] = None
     if completion.has_logprobs:
         writer = LogprobsWriter(body, tokenizer)
         logprobs = [logprob for chunk in chunks for logprob in chunk.logprobs]
         tops = [top for chunk in chunks for top in chunk.top_tokens]
-        choice["logprobs"] = writer.of(tokens, logprobs, tops, len(before))
+        of_text = writer.of(tokens, logprobs, tops, len(before))
+        of_prompt = writer.of_prompt(prompt, scored) if body.echo and scored else {}
+        choice["logprobs"] = {name: of_prompt.get(name, []) + of_text[name] for name in of_text}
     choice |= growing.ending(tokenizer)
     if body.return_token_ids:
-        choice |= {"token_ids": shown, "prompt_token_ids": list(completion.prompt(index))}
+        choice |= {"token_ids": shown, "prompt_token_ids": list(prompt)}
+    if body.prompt_logprobs is not None and scored:
+        choice["prompt_logprobs"] = prompt_logprobs(prompt, scored, body.prompt_logprobs, tokenizer)
     return choice
