@@ -52,11 +52,23 @@ class GenerateDetails(StreamDetails):
     top_tokens: list[list[GeneratedToken]] | None = None
 
 
+class BestOfSequence(GenerateDetails):
+    """One of the texts that were not the best."""
+
+    generated_text: str
+
+
+class BestOfDetails(GenerateDetails):
+    """As of a text alone, and those that `best_of` has left."""
+
+    best_of_sequences: list[BestOfSequence] | None = None
+
+
 class GenerateReply(BaseModel):
     """A text; `details` where they were asked for, `session` where it is a turn of one."""
 
     generated_text: str
-    details: GenerateDetails | None = None
+    details: BestOfDetails | None = None
     session: SessionPosition | None = None
 
 
@@ -71,21 +83,22 @@ class StreamReply(BaseModel):
     session: SessionPosition | None = None
 
 
-def events_of(what: str, *names: str) -> dict[str, Any]:
+def events_of(what: str, *names: str, last: str | None = None) -> dict[str, Any]:
     """The content of a reply that is a stream of server-sent events, whose data is one of these.
 
-    Each is a schema of the document. OpenAPI 3.1 has no place for what
+    Each is a schema of the document; `last` is the data of one that is no JSON. OpenAPI 3.1 has no place for what
     one event of a stream is: as tools read it, the schema is that of each.
     """
     kinds = [{"$ref": f"#/components/schemas/{name}"} for name in names]
-    data = {"type": "string", "contentMediaType": "application/json"}
+    json = {"contentMediaType": "application/json", "contentSchema": {"anyOf": kinds}}
+    data = json if last is None else {"anyOf": [{"const": last}, json]}
     schema = {
         "type": "object",
         "description": f"Each event: {what}",
         "properties": {
             "id": {"type": "string"},
             "event": {"type": "string"},
-            "data": data | {"contentSchema": {"anyOf": kinds}},
+            "data": {"type": "string"} | data,
         },
         "required": ["data"],
     }

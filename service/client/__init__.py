@@ -24,7 +24,7 @@ from service.client.errors import (
     Unreachable,
 )
 from service.client.job_replies import Corpus, Job, JobEvent
-from service.client.parameters import Parameters
+from service.client.parameters import Grammar, Parameters
 from service.client.replies import (
     Details,
     Generation,
@@ -51,6 +51,7 @@ __all__ = [
     "Details",
     "Generation",
     "GenerationFailed",
+    "Grammar",
     "Info",
     "Invalid",
     "Job",

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import jsonschema
 import pytest
 import requests
 import schemathesis
@@ -123,17 +122,6 @@ def bounded(value: Any, name: str = "") -> Any:
     return value
 
 
-def check_events(case: Case, text: str) -> None:
-    """The data of each event, which is JSON in a text: schemas of documents end at the text."""
-    responses = DOCUMENT["paths"][case.path][case.method.lower()]["responses"]
-    event = responses["200"]["content"]["text/event-stream"]["schema"]
-    schema = event["properties"]["data"]["contentSchema"]
-    validator = jsonschema.Draft202012Validator(schema | {"components": DOCUMENT["components"]})
-    for line in text.split("\n"):
-        if line.startswith("data: ") and line != "data: [DONE]":
-            validator.validate(json.loads(line.removeprefix("data: ")))
-
-
 def check(place: Place, label: str, examples: int) -> None:
     operation, there_is = OPERATIONS[label], place.there_is()
     strategy = operation.as_strategy
@@ -143,8 +131,6 @@ def check(place: Place, label: str, examples: int) -> None:
             case.body = bounded(case.body)
         reply = case.call(base_url=place.url, session=place.http, timeout=20)
         case.validate_response(reply, checks=CHECKS)
-        if reply.headers.get("content-type", [""])[0].startswith("text/event-stream"):
-            check_events(case, reply.text)
 
     def ask_for_what_is_there(case: Case) -> None:
         if isinstance(case.body, dict | list):
@@ -167,6 +153,55 @@ def check(place: Place, label: str, examples: int) -> None:
 @pytest.mark.parametrize("label", OPERATIONS)
 def test_every_reply_is_one_that_the_document_has(place, label):
     check(place, label, EXAMPLES)
+
+
+# What generated requests rarely put together: what all that a reply may have is made of.
+RICH: dict[str, list[dict[str, Any]]] = {
+    "POST /generate": [
+        {"details": True, "top_n_tokens": 3, "seed": 1, "decoder_input_details": True},
+        {"details": True, "do_sample": True, "stop": ["e"], "return_full_text": True},
+        {"details": True, "grammar": {"type": "regex", "value": "[ab]{3}"}},
+        {"details": True, "grammar": {"type": "regex", "value": "(ab){0}"}},
+        {"details": True, "do_sample": True, "best_of": 3, "top_n_tokens": 2},
+        {"details": True, "num_beams": 3},
+        {"bad_words": ["th"], "min_new_tokens": 4, "max_time": 5.0, "allowed_token_ids": [40, 41]},
+    ],
+    "POST /v1/completions": [
+        {"logprobs": 2, "echo": True, "n": 2, "seed": 1},
+        {"logprobs": 0, "echo": True, "max_tokens": 0},
+        {"prompt_logprobs": 2, "return_token_ids": True},
+        {"stop": ["e"], "include_stop_str_in_output": True, "best_of": 3},
+        {"structured_outputs": {"json": {"type": "object"}}, "max_tokens": 30},
+        {"structured_outputs": {"regex": "(ab){0}"}, "logprobs": 1},
+        {"use_beam_search": True, "n": 2, "best_of": 3},
+        {"prompt": ["The ", "A "], "stream_options": {"include_usage": True}},
+        {"allowed_token_ids": [40, 41], "return_tokens_as_token_ids": True, "logprobs": 2},
+    ],
+}
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("label", RICH)
+def test_every_reply_with_all_that_it_may_have_is_one_that_the_document_has(
+    place, label, is_stream
+):
+    session = place.there_is()["session_id"]
+    statuses = set()
+    for asked in RICH[label]:
+        for here in ({}, {"session_id": session}):
+            if label == "POST /generate":
+                of_length = {"max_new_tokens": MOST_TOKENS} | asked
+                body = {"inputs": "The ", "parameters": of_length, "stream": is_stream, **here}
+            else:
+                options = {"stream": True} if is_stream else {}
+                body = {"prompt": "The ", **asked, **options, **here}
+                if not is_stream:
+                    body.pop("stream_options", None)
+            case = OPERATIONS[label].Case(body=body, media_type="application/json")
+            reply = case.call(base_url=place.url, session=place.http, timeout=20)
+            case.validate_response(reply, checks=CHECKS)
+            statuses.add(reply.status_code)
+    assert statuses <= {200, 422}
 
 
 @pytest.mark.soak

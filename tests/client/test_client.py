@@ -74,6 +74,7 @@ def test_every_parameter_is_taken(client):
         top_n_tokens=1,
         return_full_text=True,
         truncate=3,
+        grammar={"type": "regex", "value": ".{20}"},
         timeout_s=20,
     )
     assert said.details.generated_tokens == 20

@@ -16,6 +16,14 @@ class CompletionLogprobs(BaseModel):
     text_offset: list[int]
 
 
+class PromptLogprob(BaseModel):
+    """A token where one of the prompt stands; `rank` counts from 1, the likeliest."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
 class CompletionChoice(BaseModel):
     """One text, or in a stream what is new of it, whose reason is null until its end."""
 
@@ -26,6 +34,7 @@ class CompletionChoice(BaseModel):
     stop_reason: str | None
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None
 
 
 class PromptTokensDetails(BaseModel):
@@ -67,12 +76,12 @@ class CompletionEvent(CompletionHead):
     usage: CompletionUsage | None = None
 
 
+_EVENTS = ("CompletionEvent", "OpenAIProblem")
+
 COMPLETED: Responses = {
     200: {
         "model": CompletionReply,
-        "content": events_of(
-            "a token, or the end; `[DONE]` comes last.", "CompletionEvent", "OpenAIProblem"
-        ),
+        "content": events_of("a token, or the end.", *_EVENTS, last="[DONE]"),
         "description": "The choices; with `stream`, events.",
     }
 }
