@@ -86,8 +86,8 @@ class StreamReply(BaseModel):
 def events_of(what: str, *names: str, last: str | None = None) -> dict[str, Any]:
     """The content of a reply that is a stream of server-sent events, whose data is one of these.
 
-    Each is a schema of the document; `last` is the data of one that is no JSON. OpenAPI 3.1 has no place for what
-    one event of a stream is: as tools read it, the schema is that of each.
+    Each is a schema of the document; `last` is the data of one that is no JSON. OpenAPI 3.1 has no
+    place for what one event of a stream is: as tools read it, the schema is that of each.
     """
     kinds = [{"$ref": f"#/components/schemas/{name}"} for name in names]
     json = {"contentMediaType": "application/json", "contentSchema": {"anyOf": kinds}}
