@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from service.errors import Draining, UnknownCharacter
+from service.errors import Draining, UnknownCharacter, Validation
 from service.generation import score as score_module
 from service.generation.engine import Engine
 from service.generation.score import Score, Scorer
@@ -14,6 +14,7 @@ from service.models.reference import ReferenceModel
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from service.models.tokenizer import Tokenizer, UnknownPolicy
+from service.terminal import score_file
 from tests.fakes.digest_program import DigestProgram
 from tests.process import ROOT
 
@@ -100,6 +101,16 @@ async def test_a_scorer_that_is_cancelled_leaves_the_engine():
         await engine.drain(1.0)
         with pytest.raises(Draining):
             Scorer(engine, Tokenizer("abcdefg"))
+
+
+def test_a_file_is_scored_without_a_server(tmp_path):
+    path = tmp_path / "text"
+    path.write_text(TEXT * 60, encoding="utf-8")
+    found = score_file(ROOT / "model_store", "demo@1", path)
+    assert found.characters == len(TEXT) * 60 - 1
+    assert 1.0 < found.bits_per_character < 5.0
+    with pytest.raises(Validation, match="cannot be read"):
+        score_file(ROOT / "model_store", "demo@1", tmp_path / "nothing")
 
 
 def test_a_sum_that_is_no_number_is_none():
