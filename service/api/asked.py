@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from service.api.bodies import DEFAULT_NEW_TOKENS, Parameters
 from service.api.grammar import compiled, of_grammar
+from service.api.pending import check_served
 from service.api.token_ids import logit_bias
 from service.constraints.compiler import ConstraintCompiler
 from service.constraints.constraint import Constraint
@@ -42,6 +43,13 @@ def defaults_of(defaults: Mapping[str, Any]) -> Parameters:
 
 def check_together(parameters: Parameters, *, is_stream: bool, is_turn: bool) -> None:
     """See whether parameters go together, in TGI's words where it has some. Raises Validation."""
+    check_served(
+        num_beams=parameters.num_beams,
+        min_new_tokens=parameters.min_new_tokens,
+        allowed_token_ids=parameters.allowed_token_ids,
+        bad_words=parameters.bad_words,
+        max_time=parameters.max_time,
+    )
     best_of, beams = parameters.best_of or 1, parameters.num_beams or 1
     limit = parameters.max_new_tokens or DEFAULT_NEW_TOKENS
     lengths = f"{parameters.min_new_tokens} and {limit}"

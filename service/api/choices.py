@@ -25,6 +25,11 @@ class Choices(Protocol):
         ...
 
     @property
+    def dropped_tokens(self) -> int:
+        """How many tokens texts have that are not told, because others are better."""
+        ...
+
+    @property
     def prompt(self) -> Scored | None:
         """The prompt's tokens with their logprobs, where they were asked for."""
         ...
@@ -44,6 +49,7 @@ class Only:
 
     chunks: Source[Chunk]
     cached_tokens: int = 0
+    dropped_tokens: int = 0
     prompt: None = None
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
@@ -66,6 +72,11 @@ class Together:
     def cached_tokens(self) -> int:
         """How many tokens of all prompts were not computed."""
         return sum(choices.cached_tokens for choices in self.prompts)
+
+    @property
+    def dropped_tokens(self) -> int:
+        """How many tokens texts of all prompts have that are not told."""
+        return sum(choices.dropped_tokens for choices in self.prompts)
 
     def scored(self, index: int) -> Scored | None:
         """The tokens of the prompt of a choice."""

@@ -13,6 +13,7 @@ from service.api.headers import header, session_id_of
 from service.api.replies import Job, job_of_replay, streamed, whole
 from service.api.serving import ServedModel, serving_of, voice_of
 from service.errors import Validation
+from service.generation.choices import begin
 from service.generation.request import GenerationRequest
 from service.sessions.live import LiveTurn
 from service.sessions.session import OnDisconnect, Session
@@ -59,9 +60,14 @@ async def _admit(http: Request, body: GenerateBody, *, is_whole: bool) -> Job:
     return Job(
         model,
         request,
-        Only(model.runtime.engine.submit(request)),
+        begin(
+            model.runtime.engine,
+            request,
+            n=parameters.best_of or 1,
+            prompt_logprobs=0 if parameters.decoder_input_details else None,
+        ),
         prefix=body.inputs if parameters.return_full_text else "",
-        has_details=bool(parameters.details),
+        has_details=bool(parameters.details or parameters.decoder_input_details),
         began_s=began_s,
     )
 

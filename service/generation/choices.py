@@ -38,6 +38,7 @@ class Choices:
     """
 
     cached_tokens = 0
+    dropped_tokens = 0
 
     def __init__(
         self, engine: Engine, request: GenerationRequest, n: int, prompt_logprobs: int | None
@@ -107,7 +108,7 @@ class Best:
 
     def __init__(self, choices: Choices, n: int) -> None:
         self._choices, self._n = choices, n
-        self.generated_tokens = 0  # of all of them
+        self.dropped_tokens = 0  # of those that are not told
 
     @property
     def cached_tokens(self) -> int:
@@ -124,9 +125,8 @@ class Best:
         async for index, chunk in self._choices:
             chunks.setdefault(index, []).append(chunk)
         ranked = sorted(sorted(chunks), key=lambda i: mean_logprob(chunks[i]), reverse=True)
-        self.generated_tokens = sum(
-            one.finish.generated_tokens for all_ in chunks.values() for one in all_ if one.finish
-        )
+        ends = [chunk.finish for index in ranked[self._n :] for chunk in chunks[index]]
+        self.dropped_tokens = sum(end.generated_tokens for end in ends if end)
         for rank, index in enumerate(ranked[: self._n]):
             for chunk in chunks[index]:
                 yield rank, chunk

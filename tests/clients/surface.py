@@ -63,6 +63,11 @@ def details(reply: Reply) -> dict[str, Any]:
     return reply.json()["details"]
 
 
+def mean_logprob(reply: Reply) -> float:
+    logprobs = choices(reply)[0]["logprobs"]["token_logprobs"]
+    return sum(logprobs) / len(logprobs)
+
+
 def another_text(plain: Reply, given: Reply) -> bool:
     return text(plain) != text(given)
 
@@ -133,6 +138,23 @@ OPENAI: tuple[Row, ...] = (
         another_text,
     ),
     Row("top_p", "OpenAI", HONOURED, "(0, 1]", {"top_p": 0.1}, another_text),
+    Row(
+        "n",
+        "OpenAI",
+        HONOURED,
+        "1 to 128; the prompt is fed once; choice 0 is what `n` 1 says; not in a session",
+        {"n": 2},
+        lambda plain, given: len(choices(given)) == 2 and text(given) == text(plain),
+    ),
+    Row(
+        "best_of",
+        "OpenAI",
+        HONOURED,
+        "`n` to 128, the highest mean logprob first; not streamed where it is more than `n`",
+        {"best_of": 8},
+        lambda plain, given: mean_logprob(given) > mean_logprob(plain),
+        {"logprobs": 0},
+    ),
     Row(
         "echo",
         "OpenAI",
@@ -205,6 +227,40 @@ OPENAI: tuple[Row, ...] = (
     Row("top_k", "vLLM", HONOURED, "≥ 1; 0 and -1 are all", {"top_k": 1}, another_text),
     Row("min_p", "vLLM", HONOURED, "[0, 1)", {"min_p": 0.9}, another_text),
     Row("repetition_penalty", "vLLM", HONOURED, "> 0", {"repetition_penalty": 3.0}, another_text),
+    Row(
+        "use_beam_search",
+        "vLLM",
+        REFUSED,
+        "not yet",
+        {"use_beam_search": True},
+        nothing=False,
+    ),
+    Row(
+        "length_penalty",
+        "vLLM",
+        REFUSED,
+        "of `use_beam_search`; 1 is taken",
+        {"length_penalty": 2.0},
+        nothing=1.0,
+    ),
+    Row("min_tokens", "vLLM", REFUSED, "not yet", {"min_tokens": 3}, nothing=0),
+    Row("allowed_token_ids", "vLLM", REFUSED, "not yet", {"allowed_token_ids": [1]}),
+    Row("bad_words", "vLLM", REFUSED, "not yet", {"bad_words": ["e"]}, nothing=[]),
+    Row(
+        "prompt_logprobs",
+        "vLLM",
+        HONOURED,
+        "0 to 20; not streamed, not in a session (`POST /score` does)",
+        {"prompt_logprobs": 1},
+        shows(lambda reply: choices(reply)[0].get("prompt_logprobs", [1])[0] is None),
+    ),
+    Row(
+        "cache_salt",
+        "vLLM",
+        IGNORED,
+        "there is no prefix cache yet",
+        {"cache_salt": "mine"},
+    ),
     Row(
         "stop_token_ids",
         "vLLM",
@@ -358,6 +414,7 @@ OPENAI: tuple[Row, ...] = (
     Row(
         "vllm_xargs", "vLLM", REFUSED, "there are no plugins", {"vllm_xargs": {"a": 1}}, nothing={}
     ),
+    Row("max_time", "ours", REFUSED, "not yet", {"max_time": 1.0}),
     Row("typical_p", "ours", HONOURED, "(0, 1)", {"typical_p": 0.05}, another_text),
     Row(
         "session_id",
@@ -501,6 +558,23 @@ TGI: tuple[Row, ...] = (
         shows(lambda reply: len(details(reply).get("top_tokens", [[]])[0]) == 2),
     ),
     Row(
+        "best_of",
+        "TGI",
+        HONOURED,
+        "1 to 128, the others in `best_of_sequences`; TGI's rules: with sampling, without a seed, "
+        "not streamed; not in a session",
+        parameters(best_of=3, seed=None),
+        shows(lambda reply: len(details(reply).get("best_of_sequences", [])) == 2),
+    ),
+    Row(
+        "decoder_input_details",
+        "TGI",
+        HONOURED,
+        "the prompt's tokens and their logprobs in `prefill`; not streamed, not in a session",
+        parameters(decoder_input_details=True),
+        shows(lambda reply: len(details(reply)["prefill"]) == 4),
+    ),
+    Row(
         "grammar",
         "TGI",
         HONOURED,
@@ -529,6 +603,19 @@ NATIVE: tuple[Row, ...] = (
         {"model": "awkward", "inputs": "<"},
         another_text,
     ),
+    Row("num_beams", "ours", REFUSED, "not yet; 1 is taken", parameters(num_beams=4), nothing=1),
+    Row(
+        "length_penalty",
+        "ours",
+        REFUSED,
+        "of `num_beams`; 1 is taken",
+        parameters(length_penalty=2.0),
+        nothing=1.0,
+    ),
+    Row("min_new_tokens", "ours", REFUSED, "not yet", parameters(min_new_tokens=3), nothing=0),
+    Row("allowed_token_ids", "ours", REFUSED, "not yet", parameters(allowed_token_ids=[1])),
+    Row("bad_words", "ours", REFUSED, "not yet", parameters(bad_words=["e"]), nothing=[]),
+    Row("max_time", "ours", REFUSED, "not yet", parameters(max_time=1.0)),
     Row("min_p", "ours", HONOURED, "[0, 1)", parameters(min_p=0.9), another_text),
     Row(
         "presence_penalty",

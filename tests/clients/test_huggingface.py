@@ -84,6 +84,30 @@ def test_a_grammar_is_kept_and_its_end_is_an_eos_token(client, grammar, is_it):
     assert events[-1].details.finish_reason == reply.details.finish_reason
 
 
+def test_the_best_of_several_comes_with_the_others(client):
+    options = {"max_new_tokens": 30, "do_sample": True, "details": True}
+    reply = client.text_generation("The ", best_of=4, top_n_tokens=1, **options)
+    texts = [reply.details, *reply.details.best_of_sequences]
+    means = [sum(token.logprob for token in one.tokens) / len(one.tokens) for one in texts]
+    assert len(means) == 4
+    assert means == sorted(means, reverse=True)
+    assert len({one.seed for one in texts}) == 4
+    for one in reply.details.best_of_sequences:
+        assert (one.finish_reason, one.generated_tokens) == ("length", 30)
+        alone = client.text_generation("The ", seed=one.seed, **options)
+        assert alone.generated_text == one.generated_text
+
+
+def test_the_prompts_own_tokens_are_told(client):
+    reply = client.text_generation(
+        "The ", max_new_tokens=3, details=True, decoder_input_details=True
+    )
+    assert "".join(token.text for token in reply.details.prefill) == "The "
+    first, *rest = [token.logprob for token in reply.details.prefill]
+    assert first is None
+    assert all(logprob < 0 for logprob in rest)
+
+
 def test_stop_strings_end_it(client):
     text = client.text_generation("The ", **DRAWN)
     reply = client.text_generation("The ", stop=[text[20:22]], details=True, **DRAWN)

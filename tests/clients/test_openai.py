@@ -166,6 +166,64 @@ def test_logprobs_are_the_same_streamed_and_their_offsets_go_on(client, echo):
     assert parts == told.model_dump()
 
 
+def test_several_choices_grow_together_and_the_first_is_the_only_one(client):
+    alone = text_of(client)
+    reply = complete(client, n=3)
+    texts = [choice.text for choice in reply.choices]
+    assert [choice.index for choice in reply.choices] == [0, 1, 2]
+    assert texts[0] == alone
+    assert len(set(texts)) == 3
+    assert reply.usage.completion_tokens == 120
+    assert reply.usage.prompt_tokens == 4
+    growing, order = ["", "", ""], []
+    for chunk in complete(client, n=3, stream=True):
+        growing[chunk.choices[0].index] += chunk.choices[0].text
+        order.append(chunk.choices[0].index)
+    assert growing == texts
+    assert sorted(order) != order  # interleaved
+
+
+def test_choices_of_several_prompts_are_in_order(client):
+    prompts = ["The ", "class A"]
+    alone = [choice.text for one in prompts for choice in complete(client, prompt=one, n=2).choices]
+    reply = complete(client, prompt=prompts, n=2)
+    assert [choice.index for choice in reply.choices] == [0, 1, 2, 3]
+    assert [choice.text for choice in reply.choices] == alone
+
+
+def test_the_best_of_many_are_those_with_the_highest_mean_logprob(client):
+    every = complete(client, n=8, logprobs=0).choices
+    means = {
+        choice.text: sum(choice.logprobs.token_logprobs) / len(choice.logprobs.token_logprobs)
+        for choice in every
+    }
+    best = complete(client, n=2, best_of=8)
+    ranked = sorted(means, key=means.__getitem__, reverse=True)
+    assert [choice.text for choice in best.choices] == ranked[:2]
+    assert best.usage.completion_tokens == 8 * 40
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        complete(client, best_of=2, stream=True)
+    assert refused.value.param == "best_of"
+
+
+def test_a_prompt_is_scored_without_a_text(client):
+    options = {"echo": True, "logprobs": 1, "max_tokens": 0}
+    choice = complete(client, **options).choices[0]
+    assert (choice.text, choice.finish_reason) == ("The ", "length")
+    assert choice.logprobs.tokens == list("The ")
+    assert choice.logprobs.text_offset == [0, 1, 2, 3]
+    said = complete(client, prompt="T", logprobs=1, temperature=0, max_tokens=5).choices[0]
+    again = complete(client, prompt=f"T{said.text}", **options).choices[0]
+    assert again.logprobs.token_logprobs[1:] == said.logprobs.token_logprobs
+    many = complete(client, prompt=["The ", "T"], **options)
+    assert many.choices[0].logprobs == choice.logprobs
+    assert many.choices[1].logprobs.token_logprobs == [None]
+    assert many.usage.completion_tokens == 0
+    vllm = complete(client, max_tokens=1, extra_body={"prompt_logprobs": 0}).choices[0]
+    told = [None if one is None else next(iter(one.values())) for one in vllm.prompt_logprobs]
+    assert [one and one["logprob"] for one in told] == choice.logprobs.token_logprobs
+
+
 def test_logprobs_zero_is_the_drawn_token_alone(client):
     told = complete(client, logprobs=0).choices[0].logprobs
     assert all(

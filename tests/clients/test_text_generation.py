@@ -70,6 +70,16 @@ def test_its_grammars_are_kept(client, stream):
         assert read(text) is not None
 
 
+def test_the_best_of_several_and_the_prompts_own_tokens(client):
+    reply = client.generate(
+        "The ", do_sample=True, max_new_tokens=9, best_of=3, decoder_input_details=True
+    )
+    assert len(reply.details.best_of_sequences) == 2
+    assert [token.text for token in reply.details.prefill] == list("The ")
+    assert reply.details.prefill[0].logprob is None
+    assert reply.details.prefill == reply.details.best_of_sequences[0].prefill
+
+
 def test_every_knob_of_sampling_is_taken(client):
     options = {
         "temperature": 0.5,

@@ -94,7 +94,7 @@ async def test_the_best_have_the_highest_mean_logprob():
         seen = await read_all(best)
         ranked = sorted(every.values(), key=lambda one: sum(one.logprobs) / 40, reverse=True)
         assert [seen[0], seen[1]] == ranked[:2]
-        assert best.generated_tokens == 8 * 40
+        assert best.dropped_tokens == 6 * 40
 
 
 async def test_of_equals_the_first_is_the_best():

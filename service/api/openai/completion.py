@@ -67,7 +67,8 @@ class Completion:
         return EventIds(f"{turn.epoch}.{turn.number}.", turn.first) if turn else None
 
     def usage(self, generated: int) -> dict[str, Any]:
-        """What the request took."""
+        """What the request took, where choices that are told have so many tokens."""
+        generated += self.choices.dropped_tokens
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": generated,
