@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DCLINT := docker/node_modules/.bin/dclint
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 
-.PHONY: run test check lint fix bench bench-train soak demo-model image-lint lock
+.PHONY: run test check lint fix bench bench-train soak openapi demo-model image-lint lock
 
 run: $(VENV)/.run  ## serve the bundled model on 127.0.0.1:$(PORT), and train
 	CAROUSEL_PORT=$(PORT) $(BIN)/python -m service serve --workers 1
@@ -33,6 +33,9 @@ bench: $(VENV)/.dev  ## speed against the article's loop, one run, into bench/re
 
 bench-train: $(VENV)/.dev  ## speed of training against Keras and PyTorch, which you install: pip install torch==2.13.0
 	$(BIN)/python -m bench training
+
+openapi: $(VENV)/.run  ## write docs/reference/openapi.json again, which a test compares
+	$(BIN)/python -m service openapi > docs/reference/openapi.json
 
 soak: $(VENV)/.dev  ## the long tests
 	$(BIN)/python -m pytest -m soak

@@ -2,18 +2,25 @@
 
 import asyncio
 import contextlib
+import json
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 from fastapi import FastAPI, Request
+from pydantic import SecretStr
 
-from service.api import admin, generation, health, problems, sessions, tokens
+from service.api import admin, document, generation, health, problems, score, sessions, tokens
 from service.api import training as training_routes
 from service.api.bodies import MAX_BODY_BYTES
 from service.api.body_limit import BodyLimit, Limit
 from service.api.event_stream import EventWriter
+from service.api.openai import completions as openai_completions
+from service.api.openai import models as openai_models
 from service.api.request_log import RequestLog
 from service.api.serving import ModelRuntime, Serving, Training
+from service.constraints.compiler import ConstraintCompiler
 from service.generation.engine import Engine
 from service.models.bundle import Bundle, Precision
 from service.models.compile import compile_program
@@ -100,8 +107,11 @@ def create_app(
     )
     app.state.serving = serving
     problems.install(app)
-    for room in (generation, sessions, tokens, health, admin, training_routes):
+    openai_routes = (openai_completions, openai_models)
+    others = (sessions, tokens, score, health, admin, training_routes)
+    for room in (generation, *openai_routes, *others):
         app.include_router(room.router)
+    document.complete(app)
     upload = Limit(admin.MAX_UPLOAD_BYTES, UPLOAD_LIMIT_S)
     exported = Limit(sessions.MAX_IMPORT_BYTES, BODY_LIMIT_S)
     app.add_middleware(
@@ -110,11 +120,21 @@ def create_app(
         exceptions={
             "/admin/models/upload": upload,
             "/sessions/import": exported,
+            "/score/text": Limit(score.MAX_TEXT_BYTES, UPLOAD_LIMIT_S),
             "/corpora": Limit(training_routes.MAX_CORPUS_BYTES, UPLOAD_LIMIT_S),
         },
     )
     app.add_middleware(RequestLog)
     return app
+
+
+def described() -> str:
+    """The OpenAPI document, as JSON. Nothing is opened, and nothing is written."""
+    with tempfile.TemporaryDirectory() as folder:
+        secret = SecretStr("0" * 32)  # else one of its own would be made
+        settings = Settings(model_store=Path(folder), data_dir=Path(folder), secret=secret)
+        app = create_app(settings, "redis://localhost")
+        return json.dumps(app.openapi(), indent=1, ensure_ascii=False)
 
 
 async def _open(serving: Serving) -> None:
@@ -157,6 +177,7 @@ def _make_runtime(threads: int) -> Callable[[Bundle, Precision], ModelRuntime]:
         program = compile_program(bundle.spec, bundle.weights, precision, threads)
         check_here(program, bundle, precision)
         engine = Engine(program, bundle.tokenizer, name=str(bundle.ref), threads=threads)
-        return ModelRuntime(engine, EventWriter(bundle.tokenizer))
+        constraints = ConstraintCompiler(bundle.tokenizer.tokens)
+        return ModelRuntime(engine, EventWriter(bundle.tokenizer), constraints)
 
     return make

@@ -188,6 +188,31 @@ def generate(
 
 
 @app.command()
+def score(
+    file: Annotated[Path, typer.Argument(help="A text, UTF-8.")],
+    model: Annotated[str, typer.Option(help="name@version.")] = "demo@1",
+    model_store: Store = Path("model_store"),
+) -> None:
+    """Say how likely a model finds a text."""
+    from service.terminal import score_file  # noqa: PLC0415
+
+    found = score_file(model_store, model, file)
+    if found.bits_per_character is None or found.bits_per_byte is None:
+        print("the text is too short for a score")
+    else:
+        print(f"{found.characters} characters, {found.nats / found.characters:.4f} nats each")
+        print(f"{found.bits_per_character:.4f} bits a character, {found.bits_per_byte:.4f} a byte")
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the HTTP interface."""
+    from service.app import described  # noqa: PLC0415
+
+    print(described())
+
+
+@app.command()
 def doctor() -> None:
     """Say what this machine does int8 with, and compile what would be compiled at a first start."""
     from service.checkup import check_up  # noqa: PLC0415

@@ -16,13 +16,22 @@ A condition knows its code and its sentence, not HTTP: `api/problems.py` holds t
 from conditions to statuses. The sentence says what was received, the limit, and what to do.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import ClassVar
 
 
 class CarouselError(Exception):
-    """A named condition: `code` for programs, the message for people."""
+    """A named condition: `code` for programs, the message for people.
+
+    `field` is the field of the request that it is about, where somebody knows it (`about`).
+    """
 
     code: ClassVar[str]
+
+    def __init__(self, sentence: str = "", field: str | None = None) -> None:
+        super().__init__(sentence)
+        self.field = field
 
 
 class BadRequest(CarouselError):
@@ -177,3 +186,13 @@ class StoreFull(CarouselError):
     """Redis has no room for what was to be kept."""
 
     code = "store_full"
+
+
+@contextlib.contextmanager
+def about(field: str) -> Iterator[None]:
+    """Note on every condition raised inside that it is about a field of the request."""
+    try:
+        yield
+    except CarouselError as error:
+        error.field = error.field or field
+        raise

@@ -1,7 +1,6 @@
 """uvicorn around the app: limits of what may come in, and a stop that lets streams end."""
 
 import asyncio
-import json
 import logging
 import os
 import signal
@@ -13,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.api.problems import body_for
 from service.app import DRAIN_S, create_app, drain, open_store
 from service.settings import Settings
 from service.telemetry import log_to_stderr
@@ -35,6 +35,7 @@ class HeadTooLarge(Exception):
 class GuardedProtocol(HttpToolsProtocol):
     """uvicorn's fast parser, with a limit of bytes and of time for each request's head."""
 
+    url = b""  # of the request that is being read
     _head_bytes = 0  # of the fields that are complete
     _raw_bytes = 0  # of a head that goes on and on
     _head_timer: asyncio.TimerHandle | None = None
@@ -115,7 +116,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: bytes, sentence: str, code: str) -> None:
         self._stop_timer()
-        body = json.dumps({"error": sentence, "error_type": code}).encode()
+        path = self.url.decode("latin-1")
+        body = body_for(path, int(status[:3]), sentence, code)
         head = b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Type: application/json\r\n" % status
         self.transport.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         self.transport.close()

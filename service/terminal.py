@@ -1,11 +1,13 @@
-"""Text in a terminal, without a server."""
+"""Text in a terminal, written or scored, without a server."""
 
 import asyncio
 import secrets
 from pathlib import Path
 
+from service.errors import Validation
 from service.generation.engine import Engine
 from service.generation.request import GenerationRequest, SamplingParams
+from service.generation.score import PIECE, Score, Scorer
 from service.models.compile import compile_program
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
@@ -40,3 +42,32 @@ def write_text(
     asyncio.run(write())
     print()
     engine.close()
+
+
+def score_file(model_store: Path, model: str, path: Path) -> Score:
+    """What a model thinks of a text file.
+
+    Raises:
+        ModelNotFound, BadCheckpoint, UnknownCharacter, Validation.
+
+    """
+    bundle = ModelStore(model_store).read(ModelRef.parse(model))
+    program = compile_program(bundle.spec, bundle.weights, bundle.manifest.precision)
+    engine = Engine(program, bundle.tokenizer, name=model)
+
+    async def read() -> Score:
+        engine.start()
+        scorer = Scorer(engine, bundle.tokenizer)
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                while piece := file.read(PIECE):
+                    async for _ in scorer.read(piece):
+                        pass
+        except (OSError, UnicodeDecodeError) as error:
+            raise Validation(f"{path} cannot be read as a text in UTF-8: {error}") from error
+        return scorer.score
+
+    try:
+        return asyncio.run(read())
+    finally:
+        engine.close()

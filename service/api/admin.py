@@ -6,10 +6,10 @@ import json
 import secrets
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from service.api.bodies import AliasBody, ImportBody, LoadBody
@@ -19,7 +19,7 @@ from service.errors import TooLarge, Validation
 from service.models.bundle import Precision
 from service.models.importing.importer import Importer
 from service.models.importing.request import ImportRequest
-from service.models.registry import Listing
+from service.models.registry import Listing, Status
 from service.models.spec import ModelRef, ModelSpec, check_name
 
 MAX_UPLOAD_BYTES = 1024 * 1024 * 1024
@@ -27,10 +27,67 @@ MAX_UPLOAD_FILES = 32
 MAX_FILE_NAME_BYTES = 200
 _COPY_BYTES = 1024 * 1024
 
+_FILE = {"type": "string", "format": "binary"}
+_UPLOAD_FIELDS = {
+    "source": {"type": "array", "items": _FILE},
+    "name": {"type": "string"},
+    "version": {"type": "string"},
+    "vocabulary": _FILE,
+    "vocabulary_text": _FILE,
+    "precision": {"enum": ["auto", "float32", "int8"]},
+    "assume": {"type": "string", "description": "a JSON object"},
+    "alias": {"type": "string"},
+}
+_UPLOAD_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": _UPLOAD_FIELDS,
+                    "required": ["source", "name"],
+                }
+            }
+        },
+    }
+}
+
 router = APIRouter(prefix="/admin", tags=["admin"])
 
 
-@router.get("/models")
+class StoredModel(BaseModel):
+    """A stored version. What is not known of a damaged one is null."""
+
+    name: str
+    version: int
+    status: Status
+    digest: str | None
+    precision: Literal["float32", "int8"] | None  # as it is loaded
+    bytes: int
+    architecture: str | None
+    vocabulary_size: int | None
+    sessions: int  # whose turns run on it here
+    assumptions: list[str]
+    precision_reason: str | None
+    parity: dict[str, Any] | None
+    error: str | None = None
+
+
+class StoredModels(BaseModel):
+    """Every stored version, and the aliases."""
+
+    models: list[StoredModel]
+    aliases: dict[str, str]
+
+
+class Aliases(BaseModel):
+    """Every alias and the version it stands for."""
+
+    aliases: dict[str, str]
+
+
+@router.get("/models", responses={200: {"model": StoredModels}})
 async def list_models(request: Request) -> dict[str, Any]:
     """Every stored version, and the aliases."""
     serving = serving_of(request)
@@ -42,14 +99,19 @@ async def list_models(request: Request) -> dict[str, Any]:
     }
 
 
-@router.post("/models", status_code=201)
+@router.post("/models", status_code=201, responses={201: {"model": StoredModel}})
 async def import_model(request: Request, body: ImportBody) -> dict[str, Any]:
     """Import a checkpoint that lies under the import folder, and load it."""
     serving = serving_of(request)
     return await _import(serving, body, serving.import_dir)
 
 
-@router.post("/models/upload", status_code=201)
+@router.post(
+    "/models/upload",
+    status_code=201,
+    responses={201: {"model": StoredModel}},
+    openapi_extra=_UPLOAD_BODY,
+)
 async def upload_model(request: Request) -> dict[str, Any]:
     """As POST /admin/models, with the files as parts of the form.
 
@@ -72,7 +134,7 @@ async def upload_model(request: Request) -> dict[str, Any]:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
-@router.post("/models/{ref}/load")
+@router.post("/models/{ref}/load", responses={200: {"model": StoredModel}})
 async def load_model(request: Request, ref: str, body: LoadBody | None = None) -> dict[str, Any]:
     """Load a stored version; one that is loaded serves until the new one is ready."""
     serving = serving_of(request)
@@ -84,7 +146,7 @@ async def load_model(request: Request, ref: str, body: LoadBody | None = None) -
     return _row(serving, registry.listing(chosen))
 
 
-@router.post("/models/{ref}/unload")
+@router.post("/models/{ref}/unload", responses={200: {"model": StoredModel}})
 async def unload_model(request: Request, ref: str) -> dict[str, Any]:
     """Take a model out of memory when what runs on it has ended."""
     serving = serving_of(request)
@@ -101,7 +163,7 @@ async def delete_model(request: Request, ref: str) -> Response:
     return Response(status_code=204)
 
 
-@router.put("/aliases/{alias}")
+@router.put("/aliases/{alias}", responses={200: {"model": Aliases}})
 async def set_alias(request: Request, alias: str, body: AliasBody) -> dict[str, Any]:
     """Let new requests for an alias go to a model."""
     registry = serving_of(request).registry

@@ -19,6 +19,10 @@ MAX_NEW_TOKENS = 1_000_000
 DEFAULT_NEW_TOKENS = 100
 MAX_PROMPT_CHARACTERS = 1_000_000
 MAX_STOPS, MAX_STOP_CHARACTERS = 4, 256
+MAX_BAD_WORDS, MAX_BAD_WORD_CHARACTERS = 256, 256
+MAX_CHOICES, MAX_BEAMS = 128, 10
+MAX_TOKEN_IDS = 1_024
+MAX_TIME_S = 24 * 3_600.0
 MAX_POSITION = 10**12
 MAX_BODY_BYTES = 8 * 1024 * 1024  # a million characters as JSON escapes them, and room
 MOST_FIELDS = 64
@@ -28,6 +32,32 @@ Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
 Name = Annotated[str, Field(max_length=80)]
 Id = Annotated[str, Field(max_length=80)]
 Position = Annotated[int, Field(ge=0, le=MAX_POSITION)]
+Bias = Annotated[Number, Field(ge=-100.0, le=100.0)]
+TokenIds = Annotated[list[int], Field(min_length=1, max_length=MAX_TOKEN_IDS)]
+
+
+def check_stops(stop: list[str]) -> list[str]:
+    """Stop strings within their limits. Raises ValueError."""
+    if len(stop) > MAX_STOPS:
+        raise ValueError(f"`stop` supports up to {MAX_STOPS} stop sequences. Given: {len(stop)}")
+    for one in stop:
+        if not 1 <= len(one) <= MAX_STOP_CHARACTERS:
+            raise ValueError(
+                f"`stop` sequences have 1 to {MAX_STOP_CHARACTERS} characters. Given: {len(one)}"
+            )
+    return stop
+
+
+def check_bad_words(words: list[str]) -> list[str]:
+    """Bad words within their limits. Raises ValueError."""
+    if len(words) > MAX_BAD_WORDS:
+        raise ValueError(f"`bad_words` are {MAX_BAD_WORDS} at most. Given: {len(words)}")
+    for one in words:
+        if not 1 <= len(one) <= MAX_BAD_WORD_CHARACTERS:
+            raise ValueError(
+                f"`bad_words` have 1 to {MAX_BAD_WORD_CHARACTERS} characters. Given: {len(one)}"
+            )
+    return words
 
 
 class Body(BaseModel):
@@ -45,10 +75,10 @@ class Body(BaseModel):
 
 
 class Parameters(Body):
-    """TGI's `parameters`, and min_p, presence_penalty and logit_bias.
+    """TGI's `parameters`, and what else decoding here can do.
 
-    What other servers of this interface do and this one does not (yet) may be given as the value
-    that means nothing, and is refused by name otherwise.
+    What TGI does and this server does not may be given as the value that means nothing, and is
+    refused by name otherwise.
     """
 
     max_new_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS)
@@ -61,49 +91,39 @@ class Parameters(Body):
     repetition_penalty: Number | None = Field(None, gt=0.0)
     frequency_penalty: Number | None = Field(None, ge=-2.0, le=2.0)
     presence_penalty: Number | None = Field(None, ge=-2.0, le=2.0)
-    logit_bias: dict[str, Annotated[Number, Field(ge=-100.0, le=100.0)]] | None = Field(
-        None, max_length=1_024
-    )
+    logit_bias: dict[str, Bias] | None = Field(None, max_length=MAX_TOKEN_IDS)
+    allowed_token_ids: TokenIds | None = None
+    bad_words: list[str] | None = None
+    min_new_tokens: int | None = Field(None, ge=0, le=MAX_NEW_TOKENS)
+    max_time: Number | None = Field(None, gt=0.0, le=MAX_TIME_S)
     seed: int | None = Field(None, ge=0, lt=2**64)
     stop: list[str] | None = Field(None, validation_alias=AliasChoices("stop", "stop_sequences"))
     details: bool | None = None
+    decoder_input_details: bool | None = None
     top_n_tokens: int | None = Field(None, ge=0, le=MAX_TOP_TOKENS)
     return_full_text: bool | None = None
     truncate: int | None = Field(None, ge=1)
-    best_of: int | None = None
-    num_beams: int | None = None
+    best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    num_beams: int | None = Field(None, ge=1, le=MAX_BEAMS)
+    length_penalty: Number | None = Field(None, ge=-10.0, le=10.0)
+    grammar: dict[str, Any] | None = None
     watermark: bool | None = None
-    decoder_input_details: bool | None = None
-    grammar: Any = None
-    adapter_id: Any = None
+    adapter_id: str | None = None
 
     @field_validator("stop")
     @classmethod
-    def _stop(cls, stop: list[str] | None) -> list[str] | None:
-        stop = stop or []
-        if len(stop) > MAX_STOPS:
-            raise ValueError(
-                f"`stop` supports up to {MAX_STOPS} stop sequences. Given: {len(stop)}"
-            )
-        for one in stop:
-            if not 1 <= len(one) <= MAX_STOP_CHARACTERS:
-                raise ValueError(
-                    f"`stop` sequences have 1 to {MAX_STOP_CHARACTERS} characters. "
-                    f"Given: {len(one)}"
-                )
-        return stop
+    def _stop(cls, stop: list[str] | None) -> list[str]:
+        return check_stops(stop or [])
 
-    @field_validator("best_of", "num_beams")
+    @field_validator("bad_words")
     @classmethod
-    def _one(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value not in {None, 1}:
-            raise ValueError(f"`{info.field_name}` other than 1 is not supported. Given: {value}")
-        return value
+    def _bad_words(cls, words: list[str] | None) -> list[str]:
+        return check_bad_words(words or [])
 
-    @field_validator("grammar", "adapter_id", "watermark", "decoder_input_details")
+    @field_validator("adapter_id", "watermark")
     @classmethod
     def _absent(cls, value: object, info: ValidationInfo) -> object:
-        if value is not None and value is not False:
+        if value:
             raise ValueError(f"`{info.field_name}` is not supported")
         return value
 

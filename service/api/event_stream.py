@@ -38,12 +38,15 @@ class EventIds:
 
 
 class EventWriter:
-    """Makes the events of one model. JSON in ASCII, so that no client can split a line wrongly."""
+    """Makes the events of one model. JSON in ASCII, so that no client can split a line wrongly.
+
+    `texts` is every token's text as JSON.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._texts = [json.dumps(tokenizer.text_of(i)) for i in range(len(tokenizer))]
+        self.texts = [json.dumps(tokenizer.text_of(i)) for i in range(len(tokenizer))]
         self._heads = [
-            f',"token":{{"id":{i},"text":{text},"logprob":' for i, text in enumerate(self._texts)
+            f',"token":{{"id":{i},"text":{text},"logprob":' for i, text in enumerate(self.texts)
         ]
 
     def events(self, first: int, chunk: Chunk, ids: EventIds | None = None) -> bytes:
@@ -103,7 +106,7 @@ class EventWriter:
         ids: EventIds | None,
     ) -> bytes:
         tops = ",".join(
-            f'{{"id":{t.id},"text":{self._texts[t.id]},"logprob":{t.logprob:.7f},"special":false}}'
+            f'{{"id":{t.id},"text":{self.texts[t.id]},"logprob":{t.logprob:.7f},"special":false}}'
             for t in top
         )
         inserted = f',"top_tokens":[{tops}]' if top else ""

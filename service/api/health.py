@@ -5,21 +5,22 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.bodies import MAX_NEW_TOKENS, MAX_PROMPT_CHARACTERS, MAX_STOPS
+from service.api.bodies import MAX_CHOICES, MAX_NEW_TOKENS, MAX_PROMPT_CHARACTERS, MAX_STOPS
 from service.api.serving import serving_of
 from service.generation.engine import MAX_ROWS, QUEUE_LIMIT
 
 router = APIRouter(tags=["service"])
 
 
-@router.get("/health/live")
+@router.get("/health/live", response_class=Response)
 async def live() -> Response:
     """200 while the event loop turns."""
     return Response()
 
 
-@router.get("/health/ready")
-@router.get("/health")
+@router.get("/health/ready", response_class=Response)
+@router.get("/health", response_class=Response)
+@router.get("/ping", include_in_schema=False)
 @router.get("/", include_in_schema=False)
 async def ready(request: Request) -> Response:
     """200 where a generate request would be taken, else 503."""
@@ -43,7 +44,7 @@ async def info(request: Request) -> dict[str, Any]:
         "model_sha": default.manifest.digest if default else None,
         "model_pipeline_tag": "text-generation",
         "max_concurrent_requests": MAX_ROWS + QUEUE_LIMIT,
-        "max_best_of": 1,
+        "max_best_of": MAX_CHOICES,
         "max_stop_sequences": MAX_STOPS,
         "max_input_tokens": MAX_PROMPT_CHARACTERS,
         "max_total_tokens": MAX_PROMPT_CHARACTERS + MAX_NEW_TOKENS,

@@ -3,32 +3,25 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import Request, Response
 
+from service.api.choices import Choices, Leaves, Only
 from service.api.event_stream import EventIds, EventStream, EventWriter, rounded
 from service.api.problems import problem_body
 from service.api.serving import ServedModel
 from service.errors import CarouselError
+from service.generation.choices import mean_logprob, seed_of
 from service.generation.request import Chunk, Finish, GenerationRequest, Token
 from service.models.tokenizer import Tokenizer
 from service.sessions.replay import Replay
 from service.sessions.session import SessionKey, Turn
 
-
-class Chunks(Protocol):
-    """Where a reply's chunks come from."""
-
-    def __aiter__(self) -> AsyncIterator[Chunk]:
-        """The chunks, once."""
-        ...
-
-    def cancel(self) -> None:
-        """Nobody reads them any more."""
-        ...
+NO_TOKEN = Token(0, 0.0)
+"""Stands where a text ends without one more: an empty one that is complete, one out of time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +30,7 @@ class Job:
 
     model: ServedModel
     request: GenerationRequest
-    chunks: Chunks
+    choices: Choices
     prefix: str  # what `generated_text` begins with
     has_details: bool
     began_s: float
@@ -71,7 +64,7 @@ def job_of_replay(model: ServedModel, key: SessionKey, replay: Replay, began_s: 
     return Job(
         model,
         order.request(()),
-        replay,
+        Only(replay),
         prefix=replay.prompt or order.reply.get("prefix", ""),
         has_details=order.reply.get("details", False),
         began_s=began_s,
@@ -90,7 +83,7 @@ def streamed(job: Job) -> Response:
         "x-compute-type": "cpu",
         "x-compute-characters": str(job.input_length),
     }
-    return EventStream(_pieces(job), headers, on_end=job.chunks.cancel)
+    return EventStream(_pieces(job), headers, on_end=job.choices.cancel)
 
 
 async def _pieces(job: Job) -> AsyncGenerator[bytes, None]:
@@ -98,7 +91,7 @@ async def _pieces(job: Job) -> AsyncGenerator[bytes, None]:
     writer, index = job.model.runtime.writer, 1 + len(job.said)
     shown = list(job.said)
     try:
-        async for chunk in job.chunks:
+        async for _, chunk in job.choices:
             shown.extend(chunk.tokens)
             if chunk.finish is None and not chunk.tokens:
                 continue  # a stop string holds back what there is
@@ -118,8 +111,10 @@ def _last_piece(
     text = job.prefix + job.model.tokenizer.decode(shown)
     details = _details(finish, job) | {"input_length": job.input_length}
     last, top, plain = finish.stop_token, chunk.top_tokens[-1:], chunk
-    is_hidden = last is not None
-    if last is None:
+    is_hidden = last is not None or not chunk.tokens
+    if not chunk.tokens:
+        last = last or NO_TOKEN
+    elif last is None:
         last = Token(chunk.tokens[-1], chunk.logprobs[-1])
         plain = Chunk(chunk.tokens[:-1], chunk.logprobs[:-1], chunk.top_tokens[:-1])
     end = writer.last_event(
@@ -148,36 +143,48 @@ def _details(finish: Finish, job: Job) -> dict[str, Any]:
 
 async def whole(http: Request, job: Job, *, in_list: bool = False) -> Response:
     """All of it at once, unless the client leaves before."""
-    chunks: list[Chunk] = []
+    texts: dict[int, list[Chunk]] = {0: []}
     first_s = job.admitted_s
-    watch = asyncio.ensure_future(_cancel_when_gone(http, job.chunks))
+    watch = asyncio.ensure_future(cancel_when_gone(http, job.choices))
     try:
-        async for chunk in job.chunks:
-            first_s = first_s if chunks else time.perf_counter()
-            chunks.append(chunk)
+        async for index, chunk in job.choices:
+            first_s = first_s if texts[0] else time.perf_counter()
+            texts.setdefault(index, []).append(chunk)
     finally:
         watch.cancel()
-        job.chunks.cancel()
-    tokens = [token for chunk in chunks for token in chunk.tokens]
-    text = job.prefix + job.model.tokenizer.decode(tokens)
-    reply: dict[str, Any] = {"generated_text": text}
+        job.choices.cancel()
+    ranked = sorted(sorted(texts), key=lambda i: mean_logprob(texts[i]), reverse=True)
+    best, chunks = ranked[0], texts[ranked[0]]
+    reply: dict[str, Any] = {"generated_text": _text(chunks, job)}
     if chunks and chunks[-1].finish is not None and job.turn is not None:
         reply["session"] = job.session(chunks[-1].finish.generated_tokens)
     if job.has_details and chunks:
-        reply["details"] = _whole_details(chunks, job)
+        reply["details"] = _whole_details(chunks, best, job)
+        others = [
+            {"generated_text": _text(texts[i], job)} | _whole_details(texts[i], i, job)
+            for i in ranked[1:]
+        ]
+        if others:
+            reply["details"]["best_of_sequences"] = others
     content = json.dumps([reply] if in_list else reply, ensure_ascii=True)
-    headers = _times(job, first_s, len(tokens))
+    headers = _times(job, first_s, sum(len(chunk.tokens) for chunk in chunks))
     return Response(content, headers=headers, media_type="application/json")
 
 
-async def _cancel_when_gone(http: Request, chunks: Chunks) -> None:
+async def cancel_when_gone(http: Request, source: Leaves) -> None:
+    """Stop what a request waits for, once its client has gone."""
     while (await http.receive())["type"] != "http.disconnect":
         pass
-    chunks.cancel()
+    source.cancel()
 
 
-def _whole_details(chunks: Sequence[Chunk], job: Job) -> dict[str, Any]:
-    """The same tokens as a stream's events, that of a stop string's end included."""
+def _text(chunks: Sequence[Chunk], job: Job) -> str:
+    tokens = (token for chunk in chunks for token in chunk.tokens)
+    return job.prefix + job.model.tokenizer.decode(tokens)
+
+
+def _whole_details(chunks: Sequence[Chunk], index: int, job: Job) -> dict[str, Any]:
+    """Of one choice: the same tokens as a stream's events, that of a stop string's end included."""
     finish = chunks[-1].finish
     if finish is None:  # the client has gone
         return {}
@@ -189,11 +196,28 @@ def _whole_details(chunks: Sequence[Chunk], job: Job) -> dict[str, Any]:
     ]
     if finish.stop_token is not None:
         tokens.append(_token(tokenizer, finish.stop_token) | {"text": "", "special": True})
-    details = _details(finish, job) | {"prefill": [], "tokens": tokens}
+    seed = seed_of(job.request.sampling.seed, index)
+    details = _details(finish, job) | {"seed": seed, "prefill": _prefill(job), "tokens": tokens}
     top = [likeliest for chunk in chunks for likeliest in chunk.top_tokens]
     if top:
         details["top_tokens"] = [[_token(tokenizer, token) for token in one] for one in top]
     return details
+
+
+def _prefill(job: Job) -> list[dict[str, Any]]:
+    """The prompt's tokens, where they were asked for."""
+    scored = job.choices.prompt
+    if scored is None:
+        return []
+    tokenizer = job.model.tokenizer
+    return [
+        {
+            "id": token,
+            "text": tokenizer.text_of(token),
+            "logprob": None if logprob is None else rounded(logprob),
+        }
+        for token, logprob in zip(job.request.prompt, scored.logprobs, strict=True)
+    ]
 
 
 def _token(tokenizer: Tokenizer, token: Token) -> dict[str, Any]:

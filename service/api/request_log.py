@@ -6,11 +6,15 @@ import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import mistake
 
 HEADER = "X-Request-Id"
+GONE = 499
+"""What the log says of a client that left before its request was whole; no reply has it."""
+
 _SESSION = re.compile(r"^(/sessions/[^/]{6})[^/]+")
 """Whoever has a session's id may go on with it, so no log has it whole."""
 
@@ -47,11 +51,13 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, tagged)
+        except ClientDisconnect:  # in the middle of its body: nobody is left to answer
+            status = status or GONE
         except Exception:
             _log.exception("a mistake of the server's", extra={"request_id": request_id})
             if status:  # the reply has begun: only a cut connection tells that it is not whole
                 raise
-            await mistake()(scope, receive, tagged)
+            await mistake(scope["path"])(scope, receive, tagged)
         finally:
             record = {
                 "request_id": request_id,

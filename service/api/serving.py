@@ -9,6 +9,7 @@ from pathlib import Path
 from fastapi import Request
 
 from service.api.event_stream import EventWriter
+from service.constraints.compiler import ConstraintCompiler
 from service.errors import Draining, StateModelMismatch
 from service.generation.engine import Engine
 from service.models.registry import LoadedModel, Registry
@@ -26,6 +27,7 @@ class ModelRuntime:
 
     engine: Engine
     writer: EventWriter
+    constraints: ConstraintCompiler
 
     def start(self) -> None:
         """Begin to work for the running event loop."""
@@ -114,6 +116,7 @@ def voice_of(model: ServedModel) -> Voice:
         model.spec.state_units,
         model.tokenizer,
         model.runtime.engine,
+        model.runtime.constraints,
     )
 
 

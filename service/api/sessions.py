@@ -14,6 +14,7 @@ from service.api.bodies import (
     ForkBody,
     RewindBody,
 )
+from service.api.generated import NOTHING_COMES, STREAMED, Responses
 from service.api.replies import job_of_replay, streamed
 from service.api.serving import Serving, serving_of, voice_of
 from service.errors import CarouselError
@@ -32,6 +33,10 @@ _BINARY_BODY = {
         "required": True,
         "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}},
     }
+}
+
+_BINARY_REPLY: Responses = {
+    200: {"content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}}
 }
 
 router = APIRouter(prefix="/sessions", tags=["sessions"])
@@ -59,7 +64,7 @@ class ForksReply(BaseModel):
     sessions: list[SessionReply]
 
 
-class TextReply(BaseModel):
+class SessionText(BaseModel):
     """A part of what a session has consumed and said, and the position after it."""
 
     text: str
@@ -117,7 +122,7 @@ async def text(
     request: Request,
     session_id: str,
     first: Annotated[int, Query(alias="from", ge=0, le=MAX_POSITION)] = 0,
-) -> TextReply:
+) -> SessionText:
     """What a session has consumed and said; a million characters at a time."""
     serving = serving_of(request)
     key = serving.key(request, session_id)
@@ -127,7 +132,7 @@ async def text(
         return await serving.sessions.text(key, voice, first, MAX_TEXT)
 
     said, position = await serving.sessions.using(key, read)
-    return TextReply(text=said, position=position)
+    return SessionText(text=said, position=position)
 
 
 @router.post("/{session_id}/append")
@@ -165,7 +170,22 @@ async def rewind(request: Request, session_id: str, body: RewindBody) -> Session
     return _reply(serving, session)
 
 
-@router.get("/{session_id}/state", response_class=Response)
+@router.post("/{session_id}/cancel")
+async def cancel(
+    request: Request,
+    session_id: str,
+    turn: Annotated[int | None, Query(ge=0, le=MAX_POSITION)] = None,
+) -> SessionReply:
+    """End the turn that runs, or only the one with this number; harmless where none does.
+
+    The session keeps what had been said until then.
+    """
+    serving = serving_of(request)
+    session = await serving.sessions.cancel(serving.key(request, session_id), turn)
+    return _reply(serving, session)
+
+
+@router.get("/{session_id}/state", response_class=Response, responses=_BINARY_REPLY)
 async def export(request: Request, session_id: str) -> Response:
     """All of a session as signed bytes."""
     serving = serving_of(request)
@@ -177,7 +197,7 @@ async def export(request: Request, session_id: str) -> Response:
     return Response(await serving.sessions.using(key, export_it), media_type=BINARY)
 
 
-@router.get("/{session_id}/events", response_class=Response)
+@router.get("/{session_id}/events", response_class=Response, responses=STREAMED | NOTHING_COMES)
 async def events(
     request: Request,
     session_id: str,

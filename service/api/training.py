@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel
 
 from service.api.bodies import Body, Name, Number
 from service.api.event_stream import EventStream
+from service.api.generated import NOTHING_COMES, Responses, events_of
 from service.api.serving import Training, serving_of
 from service.errors import TooLarge, Validation
 from service.models.bundle import Bundle
@@ -26,6 +27,14 @@ from service.training.recipe import Architecture, Recipe, Schedule
 
 MAX_CORPUS_BYTES = 64 * 1024 * 1024
 POLL_S = 0.25
+
+_TOLD: Responses = {
+    200: {"content": events_of("something that was told of the job.", "JobEvent")},
+    **NOTHING_COMES,
+}
+_TEXT_BODY = {
+    "requestBody": {"required": True, "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
 
 router = APIRouter(tags=["training"])
 
@@ -111,13 +120,17 @@ class JobReply(BaseModel):
     error: dict[str, str] | None
 
 
+class JobEvent(RootModel[dict[str, Any]]):
+    """What was told: its members are the event's own."""
+
+
 class JobsReply(BaseModel):
     """An owner's train jobs, the newest first."""
 
     jobs: list[JobReply]
 
 
-@router.post("/corpora", status_code=201)
+@router.post("/corpora", status_code=201, openapi_extra=_TEXT_BODY)
 async def upload(
     request: Request, name: Annotated[str, Query(min_length=1, max_length=80)]
 ) -> CorpusReply:
@@ -185,7 +198,7 @@ def cancel(request: Request, job_id: str) -> JobReply:
     return _reply(serving.training.queue.cancel(JobKey(serving.owner_of(request), job_id)))
 
 
-@router.get("/train-jobs/{job_id}/events", response_class=Response)
+@router.get("/train-jobs/{job_id}/events", response_class=Response, responses=_TOLD)
 async def events(
     request: Request,
     job_id: str,

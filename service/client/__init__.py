@@ -23,13 +23,16 @@ from service.client.errors import (
     UnknownReply,
     Unreachable,
 )
-from service.client.parameters import Parameters
+from service.client.job_replies import Corpus, Job, JobEvent
+from service.client.parameters import Grammar, Parameters
 from service.client.replies import (
     Details,
     Generation,
     Info,
     Model,
     Models,
+    Score,
+    ScoredToken,
     SessionPosition,
     SessionState,
     TextToken,
@@ -44,11 +47,15 @@ __all__ = [
     "CarouselError",
     "Client",
     "Conflict",
+    "Corpus",
     "Details",
     "Generation",
     "GenerationFailed",
+    "Grammar",
     "Info",
     "Invalid",
+    "Job",
+    "JobEvent",
     "Model",
     "Models",
     "NoRoom",
@@ -58,6 +65,8 @@ __all__ = [
     "Parameters",
     "PositionMismatch",
     "Refused",
+    "Score",
+    "ScoredToken",
     "SessionLost",
     "SessionPosition",
     "SessionState",

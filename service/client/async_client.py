@@ -10,8 +10,17 @@ from service.client.client import DEFAULT_TIMEOUT_S, DEFAULT_URL
 from service.client.link import AsyncLink
 from service.client.parameters import ImportOptions, Parameters
 from service.client.reading import Reading
-from service.client.replies import Generation, Info, Model, Models, SessionState, TextToken
+from service.client.replies import (
+    Generation,
+    Info,
+    Model,
+    Models,
+    Score,
+    SessionState,
+    TextToken,
+)
 from service.client.stream import AsyncStream
+from service.client.training import AsyncTraining
 
 
 class AsyncClient:
@@ -27,6 +36,7 @@ class AsyncClient:
         self._link = AsyncLink(url, timeout_s, headers or {})
         self.sessions = AsyncSessions(self._link)
         self.models = AsyncModelStore(self._link)
+        self.training = AsyncTraining(self._link)
 
     async def generate(
         self,
@@ -91,6 +101,22 @@ class AsyncClient:
     async def detokenize(self, ids: Sequence[int], model: str | None = None) -> str:
         """The text of tokens."""
         return await self._link.do(calls.detokenize(ids, model))
+
+    async def score(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        session_id: str | None = None,
+        details: bool = False,
+        timeout_s: float | None = None,
+    ) -> Score:
+        """How likely a model finds a text; with `session_id` as what the session says next.
+
+        A text may have any length; with `details`, which gives every token, 100,000 characters.
+        """
+        call = calls.score(text, model=model, session_id=session_id, details=details)
+        return await self._link.do(call, timeout_s)
 
     async def is_ready(self) -> bool:
         """Whether the server would take a generation now. Asks once, and raises nothing."""
@@ -178,6 +204,13 @@ class AsyncSessions:
     async def rewind(self, session_id: str, to: int) -> SessionState:
         """Cut a session back to how it was at a position. A lost reply is not asked for again."""
         return await self._link.do(calls.rewind(session_id, to))
+
+    async def cancel(self, session_id: str, turn: int | None = None) -> SessionState:
+        """End the turn that runs, at what it has said; with `turn` only that one.
+
+        Harmless where none runs. Without `turn` a lost reply is not asked for again.
+        """
+        return await self._link.do(calls.cancel_turn(session_id, turn))
 
     async def export(self, session_id: str) -> bytes:
         """All of a session as signed bytes."""

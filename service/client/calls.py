@@ -8,14 +8,16 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-from service.client.parameters import ImportOptions, Parameters
+from service.client.job_replies import Corpus, Job
+from service.client.parameters import ImportOptions, JobOptions, Parameters
 from service.client.replies import (
     Generation,
     Info,
     Model,
     Models,
+    Score,
     SessionState,
     TextToken,
 )
@@ -27,6 +29,7 @@ Seeds = Literal["derive", "same"]
 PAGE_CHARACTERS = 1_000_000
 """Of a session's text, that one reply has at most."""
 
+CORPUS_TIMEOUT_S = 600.0
 MODEL_TIMEOUT_S = 600.0
 """A model is imported, loaded or drained for minutes, while the reply is waited for."""
 
@@ -96,6 +99,16 @@ def detokenize(ids: Sequence[int], model: str | None) -> Call[str]:
     return Call(_post("/detokenize", body), _of(lambda body: str(body["text"])))
 
 
+def score(text: str, *, model: str | None, session_id: str | None, details: bool) -> Call[Score]:
+    """What a model thinks of a text; without details one of any length."""
+    if details:
+        body = _given(inputs=text, model=model, session_id=session_id)
+        return Call(_post("/score", body), _of(Score.of))
+    query = urlencode(_given(model=model, session_id=session_id))
+    headers = {"Content-Type": "text/plain; charset=utf-8"}
+    return Call(Request("POST", f"/score/text?{query}", text.encode(), headers), _of(Score.of))
+
+
 # -- sessions
 
 
@@ -157,6 +170,13 @@ def rewind(session_id: str, to: int) -> Call[SessionState]:
     return Call(request, _of(SessionState.of))
 
 
+def cancel_turn(session_id: str, number: int | None) -> Call[SessionState]:
+    """The end of a turn that runs. Without its number, asked twice, it might be the next one's."""
+    query = "" if number is None else f"?turn={number}"
+    path = session_path(session_id, f"/cancel{query}")
+    return Call(Request("POST", path, is_repeatable=number is not None), _of(SessionState.of))
+
+
 def export_session(session_id: str) -> Call[bytes]:
     """All of a session, signed."""
     return Call(Request("GET", session_path(session_id, "/state")), bytes)
@@ -213,6 +233,54 @@ def set_alias(alias: str, ref: str) -> Call[Mapping[str, str]]:
     return Call(request, _of(lambda body: dict(body["aliases"])))
 
 
+# -- training
+
+
+def upload_corpus(text: str | bytes, name: str) -> Call[Corpus]:
+    """A text to be stored."""
+    content = text.encode() if isinstance(text, str) else text
+    headers = {"Content-Type": "text/plain; charset=utf-8"}
+    request = Request("POST", f"/corpora?{urlencode({'name': name})}", content, headers)
+    return Call(request, _of(Corpus.of), CORPUS_TIMEOUT_S)
+
+
+def list_corpora() -> Call[tuple[Corpus, ...]]:
+    """Every stored text."""
+    return Call(
+        Request("GET", "/corpora"),
+        _of(lambda body: tuple(Corpus.of(one) for one in body["corpora"])),
+    )
+
+
+def submit_job(name: str, corpus: str, options: JobOptions) -> Call[Job]:
+    """A model that is to be trained. Submitted twice, it would be trained twice."""
+    body = {"name": name, "corpus": corpus, **options}
+    return Call(_post("/train-jobs", body, is_repeatable=False), _of(Job.of))
+
+
+def list_jobs() -> Call[tuple[Job, ...]]:
+    """Every train job."""
+    return Call(
+        Request("GET", "/train-jobs"), _of(lambda body: tuple(Job.of(one) for one in body["jobs"]))
+    )
+
+
+def get_job(job_id: str) -> Call[Job]:
+    """A train job as it stands."""
+    return Call(Request("GET", _job_path(job_id)), _of(Job.of))
+
+
+def cancel_job(job_id: str) -> Call[Job]:
+    """A train job that is to end."""
+    return Call(Request("POST", _job_path(job_id, "/cancel")), _of(Job.of))
+
+
+def job_events(job_id: str, after: str | None) -> Request:
+    """What is told of a train job after one of its events."""
+    headers = {} if after is None else {"Last-Event-ID": after}
+    return Request("GET", _job_path(job_id, "/events"), headers=headers)
+
+
 # -- the service
 
 
@@ -259,6 +327,10 @@ def _nothing(_: bytes) -> None:
 
 def _model_path(ref: str, rest: str = "") -> str:
     return f"/admin/models/{_segment(ref)}{rest}"
+
+
+def _job_path(job_id: str, rest: str = "") -> str:
+    return f"/train-jobs/{_segment(job_id)}{rest}"
 
 
 def _segment(name: str) -> str:

@@ -9,8 +9,17 @@ from service.client.calls import PAGE_CHARACTERS, OnDisconnect, Seeds
 from service.client.link import Link
 from service.client.parameters import ImportOptions, Parameters
 from service.client.reading import Reading
-from service.client.replies import Generation, Info, Model, Models, SessionState, TextToken
+from service.client.replies import (
+    Generation,
+    Info,
+    Model,
+    Models,
+    Score,
+    SessionState,
+    TextToken,
+)
 from service.client.stream import Stream
+from service.client.training import Training
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT_S = 60.0
@@ -37,6 +46,7 @@ class Client:
         self._link = Link(url, timeout_s, headers or {})
         self.sessions = Sessions(self._link)
         self.models = ModelStore(self._link)
+        self.training = Training(self._link)
 
     def generate(
         self,
@@ -99,6 +109,22 @@ class Client:
     def detokenize(self, ids: Sequence[int], model: str | None = None) -> str:
         """The text of tokens."""
         return self._link.do(calls.detokenize(ids, model))
+
+    def score(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        session_id: str | None = None,
+        details: bool = False,
+        timeout_s: float | None = None,
+    ) -> Score:
+        """How likely a model finds a text; with `session_id` as what the session says next.
+
+        A text may have any length; with `details`, which gives every token, 100,000 characters.
+        """
+        call = calls.score(text, model=model, session_id=session_id, details=details)
+        return self._link.do(call, timeout_s)
 
     def is_ready(self) -> bool:
         """Whether the server would take a generation now. Asks once, and raises nothing."""
@@ -186,6 +212,13 @@ class Sessions:
     def rewind(self, session_id: str, to: int) -> SessionState:
         """Cut a session back to how it was at a position. A lost reply is not asked for again."""
         return self._link.do(calls.rewind(session_id, to))
+
+    def cancel(self, session_id: str, turn: int | None = None) -> SessionState:
+        """End the turn that runs, at what it has said; with `turn` only that one.
+
+        Harmless where none runs. Without `turn` a lost reply is not asked for again.
+        """
+        return self._link.do(calls.cancel_turn(session_id, turn))
 
     def export(self, session_id: str) -> bytes:
         """All of a session as signed bytes."""

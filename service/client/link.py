@@ -2,21 +2,55 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Generator, Mapping
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
 
 import httpx2
 
 from service.client.attempts import Attempts
 from service.client.calls import Call, Request
 from service.client.errors import UnknownReply, refusal_of_reply
-from service.client.reading import Reading
-from service.client.replies import Token
 
 T = TypeVar("T")
+E_co = TypeVar("E_co", covariant=True)
 
 # A proxy that compresses a stream holds it back until it has enough.
 _STREAM_HEADERS = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+
+
+class Followed(Protocol[E_co]):
+    """A stream of events, whatever they are, across all its connections; see `Reading`."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing more to send."""
+        ...
+
+    @property
+    def request(self) -> Request:
+        """What to send now."""
+        ...
+
+    @property
+    def timeout(self) -> httpx2.Timeout:
+        """How long a connection may say nothing."""
+        ...
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Take a reply's head; return whether its body is a stream."""
+        ...
+
+    def feed(self, piece: bytes) -> Iterator[E_co]:
+        """The events that a piece of the body completes."""
+        ...
+
+    def refused(self, status: int, headers: Mapping[str, str], content: bytes) -> float:
+        """How long to wait after a reply that was no stream."""
+        ...
+
+    def broken(self, loss: Exception | None) -> float:
+        """How long to wait after a connection has ended before the stream did."""
+        ...
 
 
 class Link:
@@ -47,8 +81,8 @@ class Link:
         except httpx2.TransportError:
             return False
 
-    def follow(self, reading: Reading) -> Generator[Token, None, None]:
-        """The tokens of a stream, across all the connections that it takes."""
+    def follow(self, reading: Followed[T]) -> Generator[T, None, None]:
+        """The events of a stream, across all the connections that it takes."""
         while not reading.is_over:
             try:
                 with self._http.stream(
@@ -100,7 +134,7 @@ class AsyncLink:
             return False
         return reply.is_success
 
-    async def follow(self, reading: Reading) -> AsyncGenerator[Token, None]:
+    async def follow(self, reading: Followed[T]) -> AsyncGenerator[T, None]:
         """As Link's."""
         while not reading.is_over:
             try:
@@ -109,8 +143,8 @@ class AsyncLink:
                 ) as reply:
                     if reading.begin(reply.status_code, reply.headers):
                         async for piece in reply.aiter_bytes():
-                            for token in reading.feed(piece):
-                                yield token
+                            for event in reading.feed(piece):
+                                yield event
                         wait_s = reading.broken(None)
                     else:
                         content = await reply.aread()

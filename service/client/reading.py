@@ -145,6 +145,8 @@ class Reading:
                 UnknownReply(f"an event is not one of Carousel's: {event.data[:200]!r}")
             ) from error
         if event.id and not self._is_new(event.id):
+            if is_last and self._last_id == event.id:  # the end alone, which brings no token
+                self.generation, self.is_over = generation, True
             return
         self._last_id, self._begins_again = event.id, False
         self._said.append(token.text)

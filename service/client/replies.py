@@ -127,6 +127,44 @@ class TextToken:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token of a text that was scored."""
+
+    id: int
+    text: str
+    logprob: float | None  # None for the first of a text that nothing has foretold
+
+    @classmethod
+    def of(cls, body: Json) -> Self:
+        """Read one."""
+        return cls(body["id"], body["text"], body["logprob"])
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely a model finds a text. What would be no number is None."""
+
+    characters: int  # those that have a logprob, of which all the rest is
+    nats: float
+    bits_per_character: float | None
+    bits_per_byte: float | None
+    perplexity: float | None
+    tokens: tuple[ScoredToken, ...]  # empty where they were not asked for
+
+    @classmethod
+    def of(cls, body: Json) -> Self:
+        """Read one."""
+        return cls(
+            body["characters"],
+            body["nats"],
+            body["bits_per_character"],
+            body["bits_per_byte"],
+            body["perplexity"],
+            tuple(ScoredToken.of(one) for one in body.get("tokens") or ()),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A stored version of a model."""
 

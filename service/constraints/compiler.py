@@ -52,7 +52,8 @@ def compile_constraint(source: Source, vocabulary: Sequence[str | None]) -> Cons
 
     program = program_of(pattern)
     automaton = automaton_of(program)
-    return Constraint(program.token_classes(vocabulary), automaton.next_state, automaton.distance)
+    classes = program.token_classes(vocabulary)
+    return Constraint(classes, automaton.next_state, automaton.distance, source)
 
 
 def _read(source: Source, alphabet: Alphabet) -> Pattern:

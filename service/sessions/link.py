@@ -27,7 +27,7 @@ _EARLIEST = (7, 0)
 
 # A script that only makes room or reads may run where the store is full. All may write, so a
 # replica refuses every one of them: what it would answer may be old.
-_RUNS_WHEN_FULL = {"beat", "resume", "release", "read", "state", "rewind", "delete"}
+_RUNS_WHEN_FULL = {"beat", "resume", "release", "read", "state", "rewind", "cancel", "delete"}
 
 # What a store that cannot be used just now begins its refusal with, and what we make of it.
 _NOT_NOW = {

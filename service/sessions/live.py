@@ -28,9 +28,12 @@ WHOLE_NEWS = 512
 """Tokens a commit of a turn that is read whole: nobody waits for them, only a crash would."""
 
 _STATUSES = {
+    FinishReason.EOS_TOKEN: Status.EOS_TOKEN,
     FinishReason.LENGTH: Status.LENGTH,
     FinishReason.STOP_SEQUENCE: Status.STOP_SEQUENCE,
 }
+
+_CANCELLED = "the turn was cancelled"
 
 _log = logging.getLogger(__name__)
 
@@ -225,7 +228,7 @@ class LiveTurn:
             for progress in news:
                 self.stream.deliver(progress)
             if self._sent_status is Status.CANCELLED:
-                self.stream.fail(Generation("the turn was cancelled"))
+                self.stream.fail(Generation(_CANCELLED))
 
     def lose(self, error: CarouselError) -> None:
         """The store does not say what it has; whoever resumes will see."""
@@ -290,6 +293,8 @@ class LiveTurn:
                 f"the store has lost what it had acknowledged; the session is at position "
                 f"{position}, not at {self._position}"
             )
+        if outcome == "CANCELLED":
+            return Generation(_CANCELLED)
         if outcome == "CONFLICT":
             _log.error("a turn drew other tokens than its log has")
         return SessionBusy("another process has taken over the turn")

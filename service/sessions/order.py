@@ -1,25 +1,35 @@
 """What a turn was asked to do, kept with its session until the next one.
 
-With it any process can go on with the turn, or say again what it said.
+With it any process can go on with the turn, or say again what it said. Whatever a request may ask
+for is kept, but for what the log and the snapshots have. A constraint is kept as it was asked for,
+and compiled again where it is needed.
 """
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from service.constraints.constraint import Constraint
+from service.constraints.source import Kind, Source
 from service.generation.request import GenerationRequest, SamplingParams
 from service.sessions.session import OnDisconnect
 
-_PLAIN: dict[str, Any] = {
-    "stop": (),
-    "top_tokens": 0,
-    "mode": OnDisconnect.CANCEL,
-    "reply": {},
-    "shows_prompt": False,
+# A request without what a turn goes on from, and without what is made of the constraint's source.
+_BARE: dict[str, Any] = {
+    "prompt": (),
+    "origin": None,
+    "recent": (),
+    "said": "",
+    "replayed": (),
+    "keeps_state": False,
+    "constraint": None,
 }
-_PLAIN_SAMPLING = [
-    (one.name, getattr(SamplingParams(0), one.name)) for one in fields(SamplingParams)
+_ASKED = [
+    (one.name, one.default)
+    for one in fields(GenerationRequest)
+    if one.name not in _BARE and one.name != "sampling"
 ]
+_SAMPLING = [(one.name, getattr(SamplingParams(0), one.name)) for one in fields(SamplingParams)]
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
@@ -27,13 +37,11 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))
 class Order:
     """A turn's request without its prompt. `reply` is for whoever writes the answer."""
 
-    max_new_tokens: int
-    sampling: SamplingParams
-    stop: tuple[str, ...]
-    top_tokens: int
+    asked: GenerationRequest  # bare
     mode: OnDisconnect
     reply: dict[str, Any]
     shows_prompt: bool = False
+    constraint: Source | None = None
 
     @classmethod
     def of(
@@ -45,44 +53,57 @@ class Order:
         shows_prompt: bool = False,
     ) -> "Order":
         """The order that a request is."""
-        return cls(
-            max_new_tokens=request.max_new_tokens,
-            sampling=request.sampling,
-            stop=request.stop,
-            top_tokens=request.top_tokens,
-            mode=mode,
-            reply=reply,
-            shows_prompt=shows_prompt,
-        )
+        constraint = request.constraint
+        assert constraint is None or constraint.source is not None
+        source = constraint.source if constraint else None
+        return cls(replace(request, **_BARE), mode, reply, shows_prompt, source)
 
-    def request(self, prompt: tuple[int, ...]) -> GenerationRequest:
-        """The request that an order and a prompt are."""
-        return GenerationRequest(
-            prompt, self.max_new_tokens, self.sampling, self.stop, self.top_tokens
-        )
+    def request(
+        self, prompt: tuple[int, ...], constraint: Constraint | None = None
+    ) -> GenerationRequest:
+        """The request that an order and a prompt are; `constraint` is its own, compiled."""
+        return replace(self.asked, prompt=prompt, constraint=constraint)
 
     def to_json(self) -> str:
         """As text, without what is as it is by default: every session keeps one."""
-        sampling = {
-            name: value
-            for name, plain in _PLAIN_SAMPLING
-            if (value := getattr(self.sampling, name)) != plain
-        }
-        order = {"max_new_tokens": self.max_new_tokens, "sampling": sampling}
-        order |= {
-            name: value for name, plain in _PLAIN.items() if (value := getattr(self, name)) != plain
-        }
+        order: dict[str, Any] = _unlike(self.asked, _ASKED)
+        order["sampling"] = _unlike(self.asked.sampling, _SAMPLING)
+        if self.mode is not OnDisconnect.CANCEL:
+            order["mode"] = self.mode
+        if self.reply:
+            order["reply"] = self.reply
+        if self.shows_prompt:
+            order["shows_prompt"] = True
+        if self.constraint is not None:
+            order["constraint"] = asdict(self.constraint)
         return _ENCODER.encode(order)
 
     @classmethod
     def from_json(cls, text: str) -> "Order":
         """Of `to_json`'s text."""
-        order = _PLAIN | json.loads(text)
-        sampling = {"seed": 0} | order.pop("sampling")
-        bias = tuple((int(token), value) for token, value in sampling.pop("logit_bias", ()))
+        order = json.loads(text)
+        source = order.pop("constraint", None)
+        mode, reply = order.pop("mode", OnDisconnect.CANCEL), order.pop("reply", {})
+        shows_prompt = order.pop("shows_prompt", False)
+        sampling = SamplingParams(**_frozen({"seed": 0} | order.pop("sampling")))
         return cls(
-            sampling=SamplingParams(logit_bias=bias, **sampling),
-            stop=tuple(order.pop("stop")),
-            mode=OnDisconnect(order.pop("mode")),
-            **order,
+            GenerationRequest(sampling=sampling, **_frozen(order), **_BARE),
+            OnDisconnect(mode),
+            reply,
+            shows_prompt,
+            source and Source(**(source | {"kind": Kind(source["kind"])})),
         )
+
+
+def _unlike(value: object, plain: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of a value that are not as they are by default."""
+    return {name: own for name, default in plain if (own := getattr(value, name)) != default}
+
+
+def _frozen(fields_: dict[str, Any]) -> dict[str, Any]:
+    """What JSON has made lists of, as it was."""
+    return {name: _tuples(value) for name, value in fields_.items()}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -33,11 +33,13 @@ STOP_CONTEXT = 1_024
 """Characters before the first event that may belong to the beginning of a stop string."""
 
 _REASONS = {
+    Status.EOS_TOKEN: FinishReason.EOS_TOKEN,
     Status.LENGTH: FinishReason.LENGTH,
     Status.STOP_SEQUENCE: FinishReason.STOP_SEQUENCE,
 }
 _ENDS = {
-    Status.CANCELLED: "the turn was ended before it was complete: its client left, or its process",
+    Status.CANCELLED: "the turn was ended before it was complete: it was cancelled, or its client "
+    "or its process has left",
     Status.FAILED: "the turn failed: the network's logits were not finite numbers",
 }
 
@@ -74,7 +76,7 @@ class Replay:
         self._tokens = tokens[after - self.turn.first :]  # known and not scored yet
         self._position = after
         self._state: State | None = None
-        self._stops = StopMatcher(self.order.stop)
+        self._stops = StopMatcher(self.order.asked.stop)
         self._held: list[tuple[Token, tuple[Token, ...]]] = []
         self._stream: Stream | None = None  # what computes just now
         self._is_cancelled = False
@@ -103,6 +105,8 @@ class Replay:
             if self.turn.is_over:
                 if self.turn.status in _ENDS:
                     raise Generation(_ENDS[self.turn.status])
+                if self.turn.finish == self.turn.first:  # it had nothing to say
+                    yield Chunk((), (), finish=Finish(_REASONS[self.turn.status], 0))
                 return
             await self._look()
 
@@ -143,7 +147,7 @@ class Replay:
             unpack_tokens(before.tokens, self._width),
             len(tokens),
             SamplingParams(seed=0, temperature=0.0),
-            top_tokens=self.order.top_tokens,
+            top_tokens=self.order.asked.top_tokens,
             origin=self._state,
             replayed=tokens,
             keeps_state=True,
@@ -201,7 +205,7 @@ class Replay:
         return Chunk(
             [token.id for token, _ in shown],
             [token.logprob for token, _ in shown],
-            [top for _, top in shown] if self.order.top_tokens else (),
+            [top for _, top in shown] if self.order.asked.top_tokens else (),
             finish,
         )
 

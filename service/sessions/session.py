@@ -19,9 +19,10 @@ class Status(StrEnum):
 
     NONE = "none"
     RUNNING = "running"
+    EOS_TOKEN = "eos_token"  # noqa: S105 (its constraint has closed the text)
     LENGTH = "length"
     STOP_SEQUENCE = "stop_sequence"
-    CANCELLED = "cancelled"  # its client left, or its process died and nobody took it over
+    CANCELLED = "cancelled"  # or its client left, or its process and nobody took it over
     FAILED = "failed"
     LOST = "lost"  # the store has lost its end
     REWOUND = "rewound"  # the log has been cut back before its end

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from service.constraints.constraint import START, Constraint
 from service.errors import (
     CarouselError,
     KeyReused,
@@ -187,6 +188,24 @@ class Sessions:
         tokens = unpack_tokens(found.tokens, found.session.width)
         return voice.tokenizer.decode(tokens), first + len(tokens)
 
+    async def past(self, key: SessionKey, voice: Voice) -> tuple[State | None, Sequence[int]]:
+        """A state of the session as it stands, and the tokens that this state has not consumed.
+
+        Nothing is changed by it, and a turn that runs goes on. Raises StateModelMismatch.
+        """
+        session = await self.look(key)
+        _check_voice(session, voice)
+        if session.position == 0:
+            return None, ()
+        packed = await self._store.state_before(key, session.position)
+        past = await self._past(session, voice, Tail(packed, session.position, b""))
+        if past.first + len(past.tokens) != session.position:
+            raise PositionMismatch(
+                f"the session was at position {session.position} and is being cut back"
+            )
+        consumed = past.state.position if past.state else 0
+        return past.state, past.tokens[consumed - past.first :]
+
     async def fork(self, key: SessionKey, n: int, at: int | None, seeds: str) -> list[Session]:
         """Make `n` sessions that share what this one has said. Raises PositionMismatch."""
         children = [SessionKey(key.owner, self._identity.new_id(key.owner)) for _ in range(n)]
@@ -196,6 +215,17 @@ class Sessions:
         """Cut it back to `to` tokens. Raises SessionBusy, PositionMismatch."""
         self._hot.drop(key)
         return await self._store.rewind(key, to)
+
+    async def cancel(self, key: SessionKey, turn: int | None = None) -> Session:
+        """End the turn that runs, or only this one, at what it has committed; else do nothing."""
+        session = await self.look(key)
+        if session.active != "turn" or turn not in {None, session.turn.number}:
+            return session
+        live = self._live.get(key)
+        if live is not None and live.is_of(session):  # it leaves a state, which the store cannot
+            live.cancel()
+            await live.ended.wait()
+        return await self._store.cancel(key, session.turn)
 
     async def delete(self, key: SessionKey) -> None:
         """Remove it; a turn of it that runs ends."""
@@ -392,10 +422,13 @@ class Sessions:
             n_said = session.position - session.turn.first
             said = past.tokens[-min(n_said, STOP_CONTEXT) :] if n_said else ()
             said_text = voice.tokenizer.decode(said)
+            constraint = await self._constraint(session, voice, order)
             request = replace(
-                order.request(()), max_new_tokens=order.max_new_tokens - n_said, said=said_text
+                order.request((), constraint),
+                max_new_tokens=order.asked.max_new_tokens - n_said,
+                said=said_text,
             )
-            status = _end_of(order, said_text, request.max_new_tokens)
+            status = _end_of(request)
             reading = Reading(OnDisconnect.CONTINUE)
             self._run(session, nonce, voice, request, reading, past, status).detach()
         except BaseException:
@@ -403,6 +436,20 @@ class Sessions:
             raise
         finally:
             self._beginning.discard(nonce)
+
+    async def _constraint(self, session: Session, voice: Voice, order: Order) -> Constraint | None:
+        """What the running turn's constraint lets follow what it has said."""
+        source = order.constraint
+        if source is None:
+            return None
+        first, width = session.turn.first, session.width
+        said = (await self._store.read(session.key, first, session.position)).tokens
+
+        def compile_() -> Constraint:
+            whole = voice.constraints.compile(source)
+            return whole.after(unpack_tokens(said, width))
+
+        return await asyncio.to_thread(compile_)
 
     def _let_go(self, key: SessionKey, nonce: str) -> None:
         """Release a turn that is said to run here and does not: its beginning came too late."""
@@ -536,11 +583,17 @@ def _unpacked(packed: bytes, voice: Voice) -> tuple[State | None, bool]:
         return None, True
 
 
-def _end_of(order: Order, said: str, left: int) -> Status | None:
-    """How a turn has ended, if all that it was to say is in the log already."""
-    matcher, is_stop = StopMatcher(order.stop), False
-    for character in said:
+def _end_of(request: GenerationRequest) -> Status | None:
+    """How a turn has ended, if all that it was to say is in the log already.
+
+    `request` is what is left of it; the log's end is what it has `said`.
+    """
+    matcher, is_stop = StopMatcher(request.stop), False
+    for character in request.said:
         _, is_stop = matcher.push(character)
     if is_stop:
         return Status.STOP_SEQUENCE
+    constraint, left = request.constraint, request.max_new_tokens
+    if constraint is not None and constraint.is_over(START, left):
+        return Status.EOS_TOKEN
     return Status.LENGTH if left <= 0 else None

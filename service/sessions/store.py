@@ -326,6 +326,15 @@ class Store:
             raise self._refusal(key, reply, to)
         return _session(key, reply[1])
 
+    async def cancel(self, key: SessionKey, turn: Turn) -> Session:
+        """End a turn at what it has committed, if it still runs, whoever runs it."""
+        reply = await self._link.call(
+            "cancel", [_record(key)], [turn.epoch, turn.number, new_stamp()]
+        )
+        if reply[0] != b"FOUND":
+            raise self._refusal(key, reply)
+        return _session(key, reply[1])
+
     async def delete(self, key: SessionKey) -> None:
         """Remove a session, with all of its log that no other shares."""
         reply = await self._link.call("delete", [_record(key)], [MARK_EVERY])

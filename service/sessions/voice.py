@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from service.constraints.compiler import ConstraintCompiler
 from service.generation.engine import Engine
 from service.models.tokenizer import Tokenizer
 
@@ -15,3 +16,4 @@ class Voice:
     state_units: tuple[int, ...]
     tokenizer: Tokenizer
     engine: Engine
+    constraints: ConstraintCompiler

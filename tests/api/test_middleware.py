@@ -5,6 +5,7 @@ import logging
 
 import pytest
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from service.api import body_limit
 from service.api.body_limit import BodyLimit, Limit
@@ -37,6 +38,16 @@ async def test_a_mistake_of_ours_is_a_500_that_says_nothing_and_a_log_that_says_
     assert "/secret/path" in mistake.exc_text
     assert mistake.request_id == request.request_id == "mine"
     assert request.status == 500
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_mistake_of_ours(caplog):
+    async def left(*_) -> None:
+        raise ClientDisconnect
+
+    with caplog.at_level(logging.INFO):
+        assert await reply_of(RequestLog(left)) == []
+    (request,) = caplog.records
+    assert request.status == 499
 
 
 async def test_a_mistake_after_the_first_byte_cuts_the_connection(caplog):

@@ -327,7 +327,7 @@ class Full:
 
     @property
     def runtime(self) -> SimpleNamespace:
-        return SimpleNamespace(engine=self)
+        return SimpleNamespace(engine=self, constraints=None)
 
     def check_room(self) -> None:
         raise Overloaded("the line is full")
@@ -430,3 +430,37 @@ def test_twenty_clients_with_one_key_get_one_turn(http):
     assert {reply.status_code for reply in replies} == {200}
     assert len({reply.text for reply in replies}) == 1
     assert http.get(f"/sessions/{session}").json()["turn"] == 1
+
+
+# -- a turn is cancelled
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_turn_is_cancelled_and_the_session_goes_on_from_there(http, server, is_stream):
+    session = new(http, text="The ")["id"]
+    path = f"/sessions/{session}"
+    body = {"inputs": "", "session_id": session, "stream": is_stream}
+    body["parameters"] = SAMPLED | {"max_new_tokens": 1_000_000}
+    with ThreadPoolExecutor(1) as pool, httpx2.Client(base_url=server.url, timeout=30) as other:
+        running = pool.submit(other.post, "/generate", json=body)
+        while http.get(path).json()["position"] < 300:
+            pass
+        reply = http.post(f"{path}/cancel")
+        ended = running.result(10)
+    assert reply.status_code == 200
+    cancelled = reply.json()
+    assert cancelled["turn"] == 1
+    if is_stream:
+        events = events_of(ended.text)
+        assert events[-1][1]["error_type"] == "generation"
+        said = "The " + "".join(event["token"]["text"] for _, event in events[:-1])
+        assert http.get(f"{path}/text").json() == {"text": said, "position": cancelled["position"]}
+    else:
+        problem(ended, 424, "generation")
+    assert http.post(f"{path}/cancel").json() | {"expires_at": 0} == cancelled | {"expires_at": 0}
+    assert http.post(f"{path}/cancel?turn=7").json()["position"] == cancelled["position"]
+    assert say(http, session, 5)["session"] == {
+        "id": session,
+        "position": cancelled["position"] + 5,
+        "turn": 2,
+    }

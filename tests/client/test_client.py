@@ -4,6 +4,7 @@ import inspect
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from service.client import (
     AsyncClient,
     Client,
     Conflict,
+    GenerationFailed,
     Invalid,
     NotFound,
     PositionMismatch,
@@ -19,6 +21,7 @@ from service.client import (
 )
 from service.client.async_client import AsyncModelStore, AsyncSessions
 from service.client.client import ModelStore, Sessions
+from service.client.training import AsyncTraining, Training
 from tests.client.conftest import INPUTS, SEED
 
 HOW = {"max_new_tokens": 30, "temperature": 0.8, "seed": 1}
@@ -71,6 +74,7 @@ def test_every_parameter_is_taken(client):
         top_n_tokens=1,
         return_full_text=True,
         truncate=3,
+        grammar={"type": "regex", "value": ".{20}"},
         timeout_s=20,
     )
     assert said.details.generated_tokens == 20
@@ -157,6 +161,35 @@ def test_tokens(kind, server):
     assert kind.call(server.url, lambda to: to.detokenize(ids, "demo")) == "The "
 
 
+def test_a_score(kind, server, client):
+    text = "The with statement "
+    whole = kind.call(server.url, lambda to: to.score(text, details=True))
+    assert "".join(token.text for token in whole.tokens) == text
+    assert whole.tokens[0].logprob is None
+    assert whole.nats == pytest.approx(-sum(token.logprob for token in whole.tokens[1:]), abs=1e-5)
+    assert whole.characters == len(text) - 1
+    sums = kind.call(server.url, lambda to: to.score(text, model="demo@1"))
+    assert sums == replace(whole, tokens=())
+    session = client.sessions.create(text=text[:4]).id
+    there = kind.call(server.url, lambda to: to.score(text[4:], session_id=session, details=True))
+    assert there.tokens == whole.tokens[4:]
+    assert client.sessions.get(session).position == 4
+    with pytest.raises(Invalid):
+        kind.call(server.url, lambda to: to.score("é"))
+
+
+def test_a_turn_is_cancelled(kind, server, client):
+    session = client.sessions.create(text=INPUTS, seed=SEED).id
+    running = client.stream("", session_id=session, max_new_tokens=1_000_000, temperature=0.8)
+    next(running)
+    assert kind.call(server.url, lambda to: to.sessions.cancel(session, turn=7)).turn == 1
+    left = kind.call(server.url, lambda to: to.sessions.cancel(session))
+    with pytest.raises(GenerationFailed) as caught:
+        list(running)
+    assert len(INPUTS + caught.value.text) == left.position < 1_000_000
+    assert kind.call(server.url, lambda to: to.sessions.cancel(session)).position == left.position
+
+
 def test_models(kind, server):
     def ask(of):
         return kind.call(server.url, of)
@@ -186,7 +219,12 @@ def test_the_service(kind, server):
 
 @pytest.mark.parametrize(
     ("waiting", "async_"),
-    [(Client, AsyncClient), (Sessions, AsyncSessions), (ModelStore, AsyncModelStore)],
+    [
+        (Client, AsyncClient),
+        (Sessions, AsyncSessions),
+        (ModelStore, AsyncModelStore),
+        (Training, AsyncTraining),
+    ],
 )
 def test_both_clients_have_the_same_calls(waiting, async_):
     def calls(of: type) -> dict[str, list[tuple[str, object, object]]]:

@@ -1,5 +1,6 @@
 """Streams over a way that breaks: what arrives is what one that is not disturbed says."""
 
+import json
 import time
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from service.client import Client, GenerationFailed, PositionMismatch, StreamBroken
 from tests.client.conftest import INPUTS, SEED
 from tests.client.cutter import Cut, Cutter
+from tests.client.script import stream
 
 N = 300
 HOW = {"max_new_tokens": N, "temperature": 0.8}
@@ -255,3 +257,21 @@ def test_a_stream_whose_session_was_rewound_behind_it_does_not_go_on(client, cut
             next(stream)
     assert caught.value.text == "".join(token.text for token in before)
     assert caught.value.status == 412
+
+
+def event(position: int, text: str, end: str | None = None) -> str:
+    token = {"id": 0, "text": text, "logprob": -1.0, "special": not text}
+    details = {"finish_reason": "length", "generated_tokens": 2, "seed": 1} if end else None
+    body = {"index": 1, "token": token, "generated_text": end, "details": details}
+    return f"id: 0.1.{position}\ndata: {json.dumps(body)}"
+
+
+def test_an_end_that_brings_no_token_is_an_end(kind, script):
+    """A deadline may come after the last token was told, or before there was any."""
+    script.answers = [stream(event(5, "a"), event(6, "b"), event(6, "", "ab"))]
+    said = kind.stream(script.url, session_id="s")
+    assert ([token.text for token in said.tokens], said.end.text) == (["a", "b"], "ab")
+    script.answers = [stream(event(4, "", "nothing"))]
+    said = kind.stream(script.url, session_id="s")
+    assert ([token.text for token in said.tokens], said.end.text) == ([""], "nothing")
+    assert len(script.asked) == 2

@@ -16,6 +16,7 @@ asks = st.builds(
     stop=st.sampled_from([(), (), ("ab",), ("c",)]),
     expected=st.sampled_from([None, None, None, None, 2]),
     penalty=st.sampled_from([1.0, 1.4]),
+    pattern=st.sampled_from([None, None, "(ab|cde)*f", "[a-c]{3}", "(d|e){2,9}", "g?"]),
     is_whole=st.sampled_from([False, False, True]),
 )
 faults = st.lists(st.sampled_from(FAULTS), min_size=1, max_size=2)
@@ -41,6 +42,7 @@ DEEDS = {
     deed("append", WHICH, WHICH, st.lists(st.integers(0, 6), min_size=1, max_size=3)): 1,
     deed("fork", WHICH, WHICH, NEAR, st.sampled_from(["same", "derive"])): 1,
     deed("rewind", WHICH, WHICH, NEAR): 1,
+    deed("cancel", WHICH, WHICH): 1,
     deed("restart_store"): 1,
 }
 stories = st.lists(
@@ -52,7 +54,7 @@ stories = st.lists(
 )
 
 _OF_A_TURN = {"work", "flush", "stumble", "sleep", "usurp", "crash", "beat"}
-_OF_A_SESSION = {"begin", "append", "fork", "rewind"}
+_OF_A_SESSION = {"begin", "append", "fork", "rewind", "cancel"}
 MOST_SESSIONS = 4
 
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import MISSING, fields
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import BadRequest, Validation
-from service.generation.request import SamplingParams
+from service.generation.request import GenerationRequest, SamplingParams
 from service.models.step import State
 from service.sessions.codec import (
     DamagedState,
@@ -17,7 +18,7 @@ from service.sessions.codec import (
     unpack_tokens,
 )
 from service.sessions.identity import Identity, read_secret
-from service.sessions.order import Order
+from service.sessions.order import _BARE, Order
 from service.sessions.session import EventId, OnDisconnect, SessionKey, token_width
 
 DIGEST, OTHER = "ab" * 32, "cd" * 32
@@ -121,12 +122,36 @@ def test_a_secret_is_made_once_and_read_ever_after(tmp_path):
 @settings(max_examples=50)
 def test_an_order_comes_back_as_it_was(n, seed, temperature, bias, stop, mode):
     sampling = SamplingParams(seed, temperature, logit_bias=tuple(bias))
-    order = Order(n, sampling, tuple(stop), 3, mode, {"prefix": "x"}, shows_prompt=True)
+    request = GenerationRequest((1, 2), n, sampling, tuple(stop), top_tokens=3)
+    order = Order.of(request, mode, {"prefix": "x"}, shows_prompt=True)
     assert Order.from_json(order.to_json()) == order
+    assert order.request((1, 2)) == request
+
+
+# A value unlike the default for whatever may be asked, by its type: a new field is kept, or fails.
+ODD = {int: 7, float: 0.25, str: "x"}
+
+
+def test_whatever_may_be_asked_is_kept():
+    def odd(default):
+        if default is MISSING or default is None or isinstance(default, bool):
+            return 7
+        return ((3, 0.5),) if default == () else ODD[type(default)]
+
+    of_sampling = {one.name: odd(one.default) for one in fields(SamplingParams)}
+    others = {
+        one.name: odd(one.default)
+        for one in fields(GenerationRequest)
+        if one.name not in {*_BARE, "sampling"}
+    }
+    request = GenerationRequest((1,), sampling=SamplingParams(**of_sampling), **others)
+    order = Order.from_json(Order.of(request, OnDisconnect.CANCEL, {}).to_json())
+    assert order.request((1,)) == request
 
 
 def test_an_order_of_defaults_is_short():
-    order = Order(20, SamplingParams(5, 0.8), (), 0, OnDisconnect.CANCEL, {})
+    request = GenerationRequest((1,), 20, SamplingParams(5, 0.8))
+    order = Order.of(request, OnDisconnect.CANCEL, {})
     assert json.loads(order.to_json()) == {
         "max_new_tokens": 20,
         "sampling": {"seed": 5, "temperature": 0.8},

@@ -1,10 +1,12 @@
 """One text, made in two pieces with anything between them: the same to the last bit."""
 
+import itertools
 import json
 import os
+import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import httpx2
@@ -197,3 +199,51 @@ def test_by_turns_of_two_processes_on_one_store(place, whole, tmp_path):
                 said += zip(details["tokens"], details["top_tokens"], strict=True)
     assert json.dumps(said) == json.dumps(whole[0])
     assert state(place, session) == whole[1]
+
+
+# -- a turn with a constraint
+
+PATTERN = r"[a-z ]{9999}\."
+
+
+def ask(place: Place, session: str) -> dict:
+    """The turn's request, which is the same every time."""
+    parameters = {"max_new_tokens": 20_000, "temperature": 0.9}
+    parameters["grammar"] = {"type": "regex", "value": PATTERN}
+    return {
+        "url": f"{place.server.url}/generate_stream",
+        "json": {
+            "inputs": "",
+            "session_id": session,
+            "parameters": parameters,
+            "on_disconnect": "continue",
+        },
+        "headers": {"Idempotency-Key": "once"},
+        "timeout": 60,
+    }
+
+
+def told(lines: Iterable[str]) -> list[dict]:
+    return [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
+
+
+def test_a_constrained_turn_is_gone_on_with_by_a_process_that_never_heard_of_it(place):
+    whole = told(httpx2.post(**ask(place, make(place))).text.split("\n"))
+    assert re.fullmatch(PATTERN, whole[-1]["generated_text"])
+    assert whole[-1]["details"]["finish_reason"] == "eos_token"
+    session = make(place)
+    with httpx2.stream("POST", **ask(place, session)) as reply:
+        lines = list(itertools.islice(reply.iter_lines(), 600))
+    place.kill_all_and_restart()
+    before = told(lines)
+    last = f"0.1.{len('The following ') + len(before)}"
+    with place.http as http:
+        position = http.get(f"/sessions/{session}").json()["position"]
+        assert position < len("The following ") + 10_000, "it was over before it was killed"
+        rest = http.get(f"/sessions/{session}/events", headers={"Last-Event-ID": last}).text
+        again = http.post(**ask(place, session)).text
+    said = [before + told(rest.split("\n")), told(again.split("\n"))]
+    for events in said:
+        assert [event["token"] for event in events] == [event["token"] for event in whole]
+        assert events[-1]["generated_text"] == whole[-1]["generated_text"]
+        assert events[-1]["details"] == whole[-1]["details"]

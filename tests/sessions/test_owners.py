@@ -64,6 +64,7 @@ def attempts(http: httpx2.Client, session: str) -> dict[str, httpx2.Response]:
         "append": http.post(f"{path}/append", json={"text": "a"}),
         "fork": http.post(f"{path}/fork", json={}),
         "rewind": http.post(f"{path}/rewind", json={"to": 0}),
+        "cancel": http.post(f"{path}/cancel"),
         "state": http.get(f"{path}/state"),
         "events": http.get(f"{path}/events"),
         "generate": http.post("/generate", json=SAY | {"session_id": session}),

@@ -10,6 +10,7 @@ import pytest
 
 from service.errors import (
     CarouselError,
+    Generation,
     PositionMismatch,
     SessionBusy,
     SessionLost,
@@ -301,6 +302,55 @@ def test_a_take_over_of_a_turn_that_nobody_can_tell_ends_it(world):
     world.do(process.sessions._resume(KEY, process.voice))
     assert record(world)["status"] == "cancelled"
     assert begin(world, 1, an_ask(4)).session.turn.number == 2
+
+
+async def read_to_the_end(turn: LiveTurn) -> None:
+    async for _ in turn.stream:
+        pass
+
+
+def cancel(world: World, p: int, turn: int | None = None) -> None:
+    async def cancelled() -> None:
+        process = world.processes[p]
+        cancelling = asyncio.ensure_future(process.sessions.cancel(KEY, turn))
+        while not cancelling.done():
+            await process.ledger.flush()
+            await asyncio.sleep(0)
+        await cancelling
+
+    world.do(cancelled())
+
+
+@pytest.mark.parametrize("p", [0, 1])
+def test_a_turn_is_cancelled_from_any_process_at_what_it_had_committed(world, p):
+    make(world, 0)
+    turn = begun(world, 4_000)
+    if p == 0:
+        flush(world, 0)  # which would come before the cancellation
+    position = int(record(world)["position"])
+    cancel(world, p)
+    flush(world, 0)
+    assert record(world)["status"] == "cancelled"
+    assert int(record(world)["finish"]) == int(record(world)["position"]) == position
+    assert world.processes[0].sessions._live == {}
+    with pytest.raises(Generation, match="cancelled"):
+        world.do(read_to_the_end(turn))
+    later = begin(world, 1, an_ask(4))
+    cancel(world, 0, turn=1)
+    world.do(world.processes[0].store.cancel(KEY, turn.session.turn))  # a call that comes late
+    assert record(world)["active"] == "turn", "only the turn that was meant"
+    drive(world, 1)
+    assert later._status is Status.LENGTH
+    cancel(world, 0)
+    assert record(world)["status"] == "length"
+
+
+def test_a_turn_that_nobody_runs_is_cancelled(world):
+    make(world, 0)
+    begun(world)
+    world.crash(0)
+    cancel(world, 1)
+    assert record(world)["status"] == "cancelled"
 
 
 # -- how long it lives

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from service.constraints.compiler import ConstraintCompiler
+from service.constraints.source import regex
 from service.errors import CarouselError
 from service.generation.request import GenerationRequest, SamplingParams
 from service.models.bundle import Precision
@@ -38,6 +40,7 @@ from tests.sessions.valkey import OwnValkey
 TOKENS = "abcdefg"
 SPEC = ModelSpec(len(TOKENS), None, (LayerSpec(Cell.LSTM, 8),))
 DIGEST = "ab" * 32
+CONSTRAINTS = ConstraintCompiler(TOKENS)
 FAULTS = ("request lost", "reply lost")
 APPEND_LIMIT_S, IDLE_LIMIT_S = 10.0, 0.03
 """A replay may wait for a process that does nothing; an append waits for the store alone."""
@@ -119,7 +122,9 @@ class Process:
         self.ledger = world.ledger_class(self.store)
         self.sessions = Sessions(self.store, self.ledger, world.identity)
         self.engine = HandEngine(world.programs[number % len(world.programs)], world.tokenizer)
-        self.voice = Voice("tiny@1", DIGEST, SPEC.state_units, world.tokenizer, self.engine)
+        self.voice = Voice(
+            "tiny@1", DIGEST, SPEC.state_units, world.tokenizer, self.engine, CONSTRAINTS
+        )
         self.is_zombie = False
 
     async def begin(self, key: SessionKey, ask: Ask) -> LiveTurn | Replay:
@@ -376,6 +381,17 @@ class World:
 
         self._tried(rewind())
 
+    def cancel(self, p: int, s: int) -> None:
+        process, key = self.processes[p], self.keys[s]
+        before = len(self._log_now(key))
+
+        async def cancel() -> None:
+            await self._driven(process, process.sessions.cancel(key), APPEND_LIMIT_S)
+            assert (await process.store.read(key)).session.active != "turn"
+            assert len(self._log_now(key)) >= before, "cancelled at less than what was committed"
+
+        self._tried(cancel())
+
     def restart_store(self) -> None:
         self.valkey.restart()
         for process in self.processes:
@@ -449,11 +465,12 @@ class World:
         order = Order.from_json(found.request)
         said = log[turn.first : turn.finish]
         alone = Stage(self.programs[0], TOKENS)
-        alone.submit(order.request(tuple(log[: turn.first])))
+        constraint = CONSTRAINTS.compile(order.constraint) if order.constraint else None
+        alone.submit(order.request(tuple(log[: turn.first]), constraint))
         alone.work_to_the_end()
         drawn = alone.seen[0].drawn
         assert said == drawn[: len(said)], "not what the turn says undisturbed"
-        if turn.status in {Status.LENGTH, Status.STOP_SEQUENCE}:
+        if turn.status in {Status.EOS_TOKEN, Status.LENGTH, Status.STOP_SEQUENCE}:
             assert len(said) == len(drawn), "ended before its end"
             assert turn.status.value == alone.seen[0].finish.reason.value
 
@@ -487,7 +504,7 @@ class World:
             assert status is not Status.RUNNING or active == b"turn"
 
 
-def an_ask(
+def an_ask(  # noqa: PLR0917 (as many as a story has)
     n: int,
     prompt: Sequence[int] = (),
     seed: int = 1,
@@ -495,11 +512,15 @@ def an_ask(
     stop: tuple[str, ...] = (),
     expected: int | None = None,
     penalty: float = 1.0,
+    pattern: str | None = None,
     *,
     is_whole: bool = False,
 ) -> Ask:
-    request = GenerationRequest(
-        tuple(prompt), n, SamplingParams(seed, repetition_penalty=penalty), stop
-    )
-    retry = retry_of(key, request) if key else None
+    constraint = CONSTRAINTS.compile(regex(pattern)) if pattern else None
+    if constraint is not None:
+        n = max(n, constraint.shortest)
+    sampling = SamplingParams(seed, repetition_penalty=penalty)
+    request = GenerationRequest(tuple(prompt), n, sampling, stop, constraint=constraint)
+    asked = replace(request, constraint=None)
+    retry = retry_of(key, asked, pattern) if key else None
     return Ask(request, OnDisconnect.CANCEL, {}, retry, expected, is_whole=is_whole)

@@ -1,7 +1,7 @@
 -- One round trip for every running turn of a process. KEYS: records. ARGV: stamp, then for each
 -- record: nonce of the turn's beginning, from, tokens, status or '', name of the snapshot or '', its
 -- bytes, number of the mark that it is too or ''. Without tokens it keeps the session.
--- → for each: COMMITTED position | NOT_FOUND | FENCED | CONFLICT | GAP position
+-- → for each: COMMITTED position | NOT_FOUND | FENCED | CANCELLED | CONFLICT | GAP position
 local TRIM_LIMIT = 8192
 local NAMES = {'nonce', 'position', 'width', 'tail', 'base', 'snapshot', 'state_shared', 'ttl',
   'active', 'status', 'chain', 'shared', 'request_key', 'epoch'}
@@ -19,7 +19,9 @@ local function commit(name, nonce, from, added, status, snapshot, state, mark)
   for i, field in ipairs(NAMES) do r[field] = values[i] end
   for _, field in ipairs({'position', 'width', 'base', 'ttl'}) do r[field] = tonumber(r[field]) end
   local to = from + #added / r.width
-  if r.nonce ~= nonce then return 'FENCED', r.position end
+  if r.nonce ~= nonce then
+    return r.nonce == cancelled(nonce) and 'CANCELLED' or 'FENCED', r.position
+  end
   if r.active == '' then -- ended: by this very call, if its reply was lost
     local is_ours = status ~= '' and r.position == to and tokens(r, from, to) == added
     return is_ours and 'COMMITTED' or 'FENCED', r.position

@@ -157,6 +157,9 @@ local function finish(r, status)
   r.active, r.holder = '', ''
 end
 
+-- What becomes of a nonce: its writer is fenced off, and can tell that nobody has taken his place.
+local function cancelled(nonce) return 'cancelled:' .. nonce end
+
 local function drop_snapshot(r)
   if r.snapshot ~= '' and r.state_shared ~= '1' then redis.call('DEL', key('state', r.snapshot)) end
 end

@@ -1,0 +1,142 @@
+"""POST /v1/completions: from a body to choices, in a session or without one."""
+
+import secrets
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Request, Response
+
+from service.api.choices import Choices, Only, Together
+from service.api.grammar import compiled
+from service.api.headers import header, session_id_of
+from service.api.openai.asked import (
+    check_together,
+    max_tokens_of,
+    prompt_logprobs_of,
+    request_of,
+    source_of,
+)
+from service.api.openai.bodies import CompletionBody
+from service.api.openai.completion import Completion
+from service.api.openai.generated import COMPLETED
+from service.api.openai.prompts import tokens_of
+from service.api.openai.replies import whole
+from service.api.openai.stream import streamed
+from service.api.problems import mark_unkeyed_turn
+from service.api.serving import ServedModel, Serving, serving_of, voice_of
+from service.constraints.constraint import Constraint
+from service.errors import Validation, about
+from service.generation.choices import begin
+from service.generation.request import GenerationRequest
+from service.sessions.live import LiveTurn
+from service.sessions.session import OnDisconnect, Session
+from service.sessions.sessions import Ask, retry_of
+
+router = APIRouter(prefix="/v1", tags=["openai"])
+
+
+@router.post("/completions", response_class=Response, responses=COMPLETED)
+async def create(http: Request, body: CompletionBody) -> Response:
+    """Complete one prompt or several; with `stream` as server-sent events."""
+    serving, session_id = serving_of(http), session_id_of(http, body.session_id)
+    check_together(body, is_turn=session_id is not None)
+    if session_id is None:
+        completion = await _admit(serving, body)
+    else:
+        completion = await _admit_turn(serving, http, body, session_id)
+    return streamed(completion) if body.stream else await whole(http, completion)
+
+
+async def _admit(serving: Serving, body: CompletionBody) -> Completion:
+    """Check everything and begin; whatever is wrong is raised here, before the first byte."""
+    with about("model"):
+        model = serving.get(body.model)
+    constraint = await _constraint(model, body)
+    requests = [
+        _request(model, body, prompt, secrets.randbits(64), constraint) for prompt in body.prompt
+    ]
+    for request in requests:
+        if not request.prompt:
+            raise Validation("`prompt` has no character that the model knows", "prompt")
+    return Completion(_id(body), model, body, requests, _begin(model, body, requests))
+
+
+async def _admit_turn(
+    serving: Serving, http: Request, body: CompletionBody, session_id: str
+) -> Completion:
+    """As `_admit`, in a session; the same idempotency key leads to the turn that it began."""
+    key = header(http, b"idempotency-key")
+    if key is None and body.expected_position is None:
+        mark_unkeyed_turn(http)
+
+    async def admit(session: Session) -> Completion:
+        model = serving.get_for(session, body.model)
+        constraint = await _constraint(model, body)
+        (prompt,) = body.prompt
+        request = _request(model, body, prompt, session.seed, constraint)
+        ask = Ask(
+            request,
+            OnDisconnect(body.on_disconnect),
+            {},
+            retry_of(key, body),
+            body.expected_position,
+            is_whole=not body.stream,
+        )
+        begun = await serving.sessions.begin(session, voice_of(model), ask)
+        turn = begun.session.turn if isinstance(begun, LiveTurn) else begun.turn
+        only = Only(begun.stream if isinstance(begun, LiveTurn) else begun)
+        choices = Together([only], 1)
+        return Completion(
+            _id(body), model, body, [request], choices, session_id=session_id, turn=turn
+        )
+
+    return await serving.sessions.using(serving.key(http, session_id), admit)
+
+
+async def _constraint(model: ServedModel, body: CompletionBody) -> Constraint | None:
+    found = source_of(body)
+    if found is None:
+        return None
+    source, field = found
+    constraint = await compiled(model.runtime.constraints, source, field)
+    with about("max_tokens"):
+        constraint.check_fits(max_tokens_of(body))
+    return constraint
+
+
+def _request(
+    model: ServedModel,
+    body: CompletionBody,
+    prompt: str | list[int],
+    seed: int,
+    constraint: Constraint | None,
+) -> GenerationRequest:
+    with about("prompt"):
+        tokens = tokens_of(prompt, model.tokenizer)
+    return request_of(body, tokens, model.tokenizer, seed, constraint)
+
+
+def _begin(
+    model: ServedModel, body: CompletionBody, requests: Sequence[GenerationRequest]
+) -> Together:
+    """Every prompt's choices; all of them or none."""
+    n = body.n or 1
+    begun: list[Choices] = []
+    try:
+        for request in requests:
+            choices = begin(
+                model.runtime.engine,
+                request,
+                n=n,
+                best_of=body.best_of or n,
+                prompt_logprobs=prompt_logprobs_of(body),
+            )
+            begun.append(choices)
+    except BaseException:
+        for one in begun:
+            one.cancel()
+        raise
+    return Together(begun, n)
+
+
+def _id(body: CompletionBody) -> str:
+    return f"cmpl-{body.request_id or secrets.token_hex(12)}"

@@ -1,0 +1,80 @@
+"""GET /v1/models: what may be named in `model`."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+
+from service.api.serving import ServedModel, Serving, serving_of
+from service.errors import about
+from service.models.registry import DEFAULT_ALIAS
+
+router = APIRouter(prefix="/v1/models", tags=["openai"])
+
+
+class ModelReply(BaseModel):
+    """A model or an alias of one; `root` is the version that it stands for."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["carousel"] = "carousel"
+    root: str
+    parent: None = None
+    max_model_len: None = None  # a recurrent model's memory has no length
+    digest: str
+    vocabulary_size: int
+
+
+class ModelWithVocabularyReply(ModelReply):
+    """A model, and its tokens by their ids: what `logit_bias` and prompts of ids mean."""
+
+    vocabulary: list[str]
+
+
+class ModelsReply(BaseModel):
+    """Every model that is loaded, the default one first, then the aliases."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelReply]
+
+
+@router.get("")
+async def every(request: Request) -> ModelsReply:
+    """What may be named in `model` now."""
+    serving = serving_of(request)
+    return ModelsReply(
+        data=[ModelReply(**_row(name, model)) for name, model in _names(serving)],
+    )
+
+
+@router.get("/{name}")
+async def one(request: Request, name: str) -> ModelWithVocabularyReply:
+    """One model, with its vocabulary."""
+    with about("model"):
+        model = serving_of(request).get(name)
+    return ModelWithVocabularyReply(**_row(name, model), vocabulary=list(model.tokenizer.tokens))
+
+
+def _names(serving: Serving) -> Iterator[tuple[str, ServedModel]]:
+    aliases = serving.registry.aliases
+    loaded = {model.ref: model for model in serving.registry.loaded()}
+    default = aliases.get(DEFAULT_ALIAS)
+    for ref in sorted(loaded, key=lambda ref: (ref != default, ref)):
+        yield str(ref), loaded[ref]
+    for alias, ref in sorted(aliases.items()):
+        if ref in loaded:
+            yield alias, loaded[ref]
+
+
+def _row(name: str, model: ServedModel) -> dict[str, Any]:
+    manifest = model.manifest
+    return {
+        "id": name,
+        "created": int(datetime.fromisoformat(manifest.created_at).timestamp()),
+        "root": str(model.ref),
+        "digest": manifest.digest,
+        "vocabulary_size": len(model.tokenizer),
+    }

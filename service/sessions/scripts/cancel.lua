@@ -1,0 +1,11 @@
+-- End a turn at what it has committed. KEYS: record. ARGV: epoch and number of the turn, stamp.
+-- → FOUND record | NOT_FOUND
+local r = load(KEYS[1])
+if not r then return {'NOT_FOUND'} end
+if r.active == 'turn' and r.turn_epoch == ARGV[1] and r.turn == tonumber(ARGV[2]) then
+  finish(r, 'cancelled')
+  r.nonce, r.stamp = cancelled(r.nonce), ARGV[3]
+  redis.call('HSET', KEYS[1], 'nonce', r.nonce, 'stamp', r.stamp)
+end
+touch(r)
+return {'FOUND', as_list(r)}

@@ -1,0 +1,717 @@
+"""Every parameter of the three APIs, what becomes of it, and what shows that.
+
+`test_compatibility.py` asks the server about each row; `docs/reference/compatibility.md` is the
+rows as a page (`python -m tests.clients.surface` writes it).
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "compatibility.md"
+
+
+class Verdict(StrEnum):
+    """What becomes of a parameter."""
+
+    HONOURED = "honoured"
+    REFUSED = "refused"
+    IGNORED = "ignored"
+
+
+Reply = httpx2.Response
+Check = Callable[[Reply, Reply], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A parameter: `body` is what a request says of it, `check` compares the replies.
+
+    The first reply is to the plain request with `base`, the second has `body` on top. A refused
+    parameter is a 422 that names it; `nothing` is the value that is taken all the same.
+    """
+
+    name: str
+    of: str  # whose it is
+    verdict: Verdict
+    note: str
+    body: dict[str, Any]
+    check: Check | None = None
+    base: dict[str, Any] = field(default_factory=dict)
+    nothing: Any = None
+
+
+# -- how to look at a reply
+
+
+def choices(reply: Reply) -> list[dict[str, Any]]:
+    return reply.json()["choices"]
+
+
+def text(reply: Reply) -> str:
+    """The first text of a reply of any family."""
+    content = reply.json()
+    return content["choices"][0]["text"] if "choices" in content else content["generated_text"]
+
+
+def details(reply: Reply) -> dict[str, Any]:
+    return reply.json()["details"]
+
+
+def mean_logprob(reply: Reply) -> float:
+    logprobs = choices(reply)[0]["logprobs"]["token_logprobs"]
+    return sum(logprobs) / len(logprobs)
+
+
+def another_text(plain: Reply, given: Reply) -> bool:
+    return text(plain) != text(given)
+
+
+def same_text(plain: Reply, given: Reply) -> bool:
+    return text(plain) == text(given)
+
+
+def says(expected: str) -> Check:
+    return lambda _, given: text(given) == expected
+
+
+def shows(look: Callable[[Reply], object]) -> Check:
+    """Something is true of the reply that is not true without the parameter."""
+    return lambda plain, given: bool(look(given)) and not look(plain)
+
+
+def events(reply: Reply) -> list[dict[str, Any]]:
+    lines = [line.removeprefix("data: ") for line in reply.text.split("\n") if "data: " in line]
+    return [json.loads(line) for line in lines if line != "[DONE]"]
+
+
+def is_json(reply: Reply) -> bool:
+    try:
+        return isinstance(json.loads(text(reply)), dict)
+    except ValueError:
+        return False
+
+
+HONOURED, REFUSED, IGNORED = Verdict.HONOURED, Verdict.REFUSED, Verdict.IGNORED
+LONG = {"max_tokens": 60}
+SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
+Q = "82"  # the ids of "q" and "e" in the bundled model; a test sees to it
+E = 70
+
+OPENAI: tuple[Row, ...] = (
+    Row(
+        "model",
+        "OpenAI",
+        HONOURED,
+        "`name`, `name@version` or an alias; the reply says which version it was",
+        {"model": "awkward", "prompt": "<"},
+        shows(lambda reply: reply.json()["model"] == "awkward@1"),
+    ),
+    Row(
+        "prompt",
+        "OpenAI",
+        HONOURED,
+        "a text, a list of texts, of token ids, or of lists of ids: at most 256 prompts and "
+        "1,000,000 characters; null only where a session with text continues",
+        {"prompt": ["The ", "A "]},
+        shows(lambda reply: len(choices(reply)) == 2),
+    ),
+    Row(
+        "max_tokens",
+        "OpenAI",
+        HONOURED,
+        "default 16, at most 1,000,000; 0 with `echo` and `logprobs` scores the prompt",
+        {"max_tokens": 3},
+        shows(lambda reply: len(text(reply)) == 3),
+    ),
+    Row(
+        "temperature",
+        "OpenAI",
+        HONOURED,
+        "default 1, no upper limit; 0 takes the likeliest token",
+        {"temperature": 0},
+        another_text,
+    ),
+    Row("top_p", "OpenAI", HONOURED, "(0, 1]", {"top_p": 0.1}, another_text),
+    Row(
+        "n",
+        "OpenAI",
+        HONOURED,
+        "1 to 128; the prompt is fed once; choice 0 is what `n` 1 says; not in a session",
+        {"n": 2},
+        lambda plain, given: len(choices(given)) == 2 and text(given) == text(plain),
+    ),
+    Row(
+        "best_of",
+        "OpenAI",
+        HONOURED,
+        "`n` to 128, the highest mean logprob first; not streamed where it is more than `n`",
+        {"best_of": 8},
+        lambda plain, given: mean_logprob(given) > mean_logprob(plain),
+        {"logprobs": 0},
+    ),
+    Row(
+        "echo",
+        "OpenAI",
+        HONOURED,
+        "with `logprobs`, those of the prompt, too; not in a session then",
+        {"echo": True},
+        lambda plain, given: text(given) == "The " + text(plain),
+    ),
+    Row(
+        "logprobs",
+        "OpenAI",
+        HONOURED,
+        "0 to 20, the model's own; the drawn token is always among `top_logprobs`",
+        {"logprobs": 2},
+        shows(lambda reply: choices(reply)[0]["logprobs"]),
+    ),
+    Row(
+        "stop",
+        "OpenAI",
+        HONOURED,
+        "a text or up to 4, of 1 to 256 characters",
+        {"stop": ["e", "\x00"]},
+        shows(lambda reply: choices(reply)[0]["finish_reason"] == "stop"),
+        LONG,
+    ),
+    Row(
+        "seed",
+        "OpenAI",
+        HONOURED,
+        "-2⁶³ to 2⁶⁴ - 1; the same seed says the same on every API, alone or under load",
+        {"seed": -1},
+        another_text,
+    ),
+    Row("presence_penalty", "OpenAI", HONOURED, "-2 to 2", {"presence_penalty": 2}, another_text),
+    Row("frequency_penalty", "OpenAI", HONOURED, "-2 to 2", {"frequency_penalty": 2}, another_text),
+    Row(
+        "logit_bias",
+        "OpenAI",
+        HONOURED,
+        "by the model's own token ids (`/tokenize`, `/v1/models/{id}`), at most 1,024",
+        {"logit_bias": {Q: 100}, "max_tokens": 2},
+        says("qq"),
+    ),
+    Row(
+        "stream",
+        "OpenAI",
+        HONOURED,
+        "one event a token; `finish_reason` null until the last",
+        {"stream": True},
+        lambda plain, given: "".join(e["choices"][0]["text"] for e in events(given)) == text(plain),
+    ),
+    Row(
+        "stream_options",
+        "OpenAI",
+        HONOURED,
+        "`include_usage`; vLLM's `continuous_usage_stats`; `include_obfuscation` is ignored",
+        {"stream_options": {"include_usage": True}},
+        lambda plain, given: events(given)[-1]["usage"] and len(events(given)) > len(events(plain)),
+        {"stream": True},
+    ),
+    Row(
+        "suffix",
+        "OpenAI",
+        REFUSED,
+        "a recurrent model reads from left to right and cannot look ahead",
+        {"suffix": "x"},
+        nothing="",
+    ),
+    Row("user", "OpenAI", IGNORED, "nothing is kept of who asks", {"user": "somebody"}),
+    Row("top_k", "vLLM", HONOURED, "≥ 1; 0 and -1 are all", {"top_k": 1}, another_text),
+    Row("min_p", "vLLM", HONOURED, "[0, 1)", {"min_p": 0.9}, another_text),
+    Row("repetition_penalty", "vLLM", HONOURED, "> 0", {"repetition_penalty": 3.0}, another_text),
+    Row(
+        "use_beam_search",
+        "vLLM",
+        REFUSED,
+        "not yet",
+        {"use_beam_search": True},
+        nothing=False,
+    ),
+    Row(
+        "length_penalty",
+        "vLLM",
+        REFUSED,
+        "of `use_beam_search`; 1 is taken",
+        {"length_penalty": 2.0},
+        nothing=1.0,
+    ),
+    Row("min_tokens", "vLLM", REFUSED, "not yet", {"min_tokens": 3}, nothing=0),
+    Row("allowed_token_ids", "vLLM", REFUSED, "not yet", {"allowed_token_ids": [1]}),
+    Row("bad_words", "vLLM", REFUSED, "not yet", {"bad_words": ["e"]}, nothing=[]),
+    Row(
+        "prompt_logprobs",
+        "vLLM",
+        HONOURED,
+        "0 to 20; not streamed, not in a session (`POST /score` does)",
+        {"prompt_logprobs": 1},
+        shows(lambda reply: choices(reply)[0].get("prompt_logprobs", [1])[0] is None),
+    ),
+    Row(
+        "cache_salt",
+        "vLLM",
+        IGNORED,
+        "there is no prefix cache yet",
+        {"cache_salt": "mine"},
+    ),
+    Row(
+        "stop_token_ids",
+        "vLLM",
+        HONOURED,
+        "a token's text is a stop string",
+        {"stop_token_ids": [E]},
+        shows(lambda reply: choices(reply)[0]["finish_reason"] == "stop"),
+        LONG,
+    ),
+    Row(
+        "include_stop_str_in_output",
+        "vLLM",
+        HONOURED,
+        "refused with `logprobs` and in a session",
+        {"include_stop_str_in_output": True},
+        lambda plain, given: text(given) == text(plain) + "e",
+        {"stop": "e", **LONG},
+    ),
+    Row(
+        "ignore_eos",
+        "vLLM",
+        IGNORED,
+        "no token ends a text here; only a constraint that is complete does",
+        {"ignore_eos": True},
+    ),
+    Row(
+        "skip_special_tokens",
+        "vLLM",
+        IGNORED,
+        "special tokens are never drawn",
+        {"skip_special_tokens": False},
+    ),
+    Row(
+        "spaces_between_special_tokens",
+        "vLLM",
+        IGNORED,
+        "likewise",
+        {"spaces_between_special_tokens": False},
+    ),
+    Row(
+        "add_special_tokens",
+        "vLLM",
+        IGNORED,
+        "none are ever added",
+        {"add_special_tokens": False},
+    ),
+    Row(
+        "truncate_prompt_tokens",
+        "vLLM",
+        HONOURED,
+        "keeps the last n; -1 is all",
+        {"truncate_prompt_tokens": 1},
+        shows(lambda reply: reply.json()["usage"]["prompt_tokens"] == 1),
+    ),
+    Row(
+        "return_token_ids",
+        "vLLM",
+        HONOURED,
+        "`token_ids` and `prompt_token_ids`",
+        {"return_token_ids": True},
+        shows(lambda reply: len(choices(reply)[0].get("prompt_token_ids", [])) == 4),
+    ),
+    Row(
+        "return_tokens_as_token_ids",
+        "vLLM",
+        HONOURED,
+        "`token_id:n` in `logprobs`",
+        {"return_tokens_as_token_ids": True},
+        shows(lambda r: choices(r)[0]["logprobs"]["tokens"][0].startswith("token_id:")),
+        {"logprobs": 1},
+    ),
+    Row(
+        "response_format",
+        "vLLM",
+        HONOURED,
+        "`text`, `json_object`, `json_schema`; see [constraints](../explanation/constraints.md)",
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}},
+        shows(is_json),
+        LONG,
+    ),
+    Row(
+        "structured_outputs",
+        "vLLM",
+        HONOURED,
+        "`json`, `json_object`, `regex`, `choice`; `grammar` and `structural_tag` are refused",
+        {"structured_outputs": {"choice": ["yes"]}},
+        says("yes"),
+    ),
+    Row("guided_json", "vLLM", HONOURED, "older", {"guided_json": SCHEMA}, shows(is_json), LONG),
+    Row("guided_regex", "vLLM", HONOURED, "older", {"guided_regex": "q{3}"}, says("qqq")),
+    Row("guided_choice", "vLLM", HONOURED, "older", {"guided_choice": ["no"]}, says("no")),
+    Row(
+        "guided_grammar",
+        "vLLM",
+        REFUSED,
+        "use a JSON schema or a regular expression",
+        {"guided_grammar": "root ::= a"},
+    ),
+    Row(
+        "guided_decoding_backend",
+        "vLLM",
+        IGNORED,
+        "there is one",
+        {"guided_decoding_backend": "outlines"},
+    ),
+    Row(
+        "guided_whitespace_pattern",
+        "vLLM",
+        REFUSED,
+        "JSON is written with at most one space after `,` and `:`",
+        {"guided_whitespace_pattern": " *"},
+    ),
+    Row("priority", "vLLM", IGNORED, "first come, first served", {"priority": 3}),
+    Row(
+        "request_id",
+        "vLLM",
+        HONOURED,
+        "the reply's `id` ends with it; `X-Request-Id` is the header's",
+        {"request_id": "mine"},
+        shows(lambda reply: reply.json()["id"] == "cmpl-mine"),
+    ),
+    Row(
+        "stream_interval",
+        "vLLM",
+        IGNORED,
+        "one event a token, always",
+        {"stream_interval": 8},
+    ),
+    Row(
+        "logits_processors",
+        "vLLM",
+        REFUSED,
+        "nothing that a client sends is executed",
+        {"logits_processors": ["a.b"]},
+        nothing=[],
+    ),
+    Row(
+        "repetition_detection",
+        "vLLM",
+        REFUSED,
+        "use `repetition_penalty`, `stop` or `max_tokens`",
+        {"repetition_detection": {"max_pattern_size": 3}},
+    ),
+    Row(
+        "kv_transfer_params",
+        "vLLM",
+        REFUSED,
+        "a recurrent model has no key-value cache; sessions move by export",
+        {"kv_transfer_params": {"a": 1}},
+    ),
+    Row(
+        "vllm_xargs", "vLLM", REFUSED, "there are no plugins", {"vllm_xargs": {"a": 1}}, nothing={}
+    ),
+    Row("max_time", "ours", REFUSED, "not yet", {"max_time": 1.0}),
+    Row("typical_p", "ours", HONOURED, "(0, 1)", {"typical_p": 0.05}, another_text),
+    Row(
+        "session_id",
+        "ours",
+        HONOURED,
+        "or `X-Session-Id`: continues a session; `Idempotency-Key` as on `/generate`",
+        {"session_id": "$session"},
+        shows(lambda reply: reply.json().get("session")),
+    ),
+    Row(
+        "expected_position",
+        "ours",
+        HONOURED,
+        "412 unless the session is there; one that is sent again by itself is told so",
+        {"expected_position": 9},
+        lambda _, given: given.status_code == 412,
+        {"session_id": "$session"},
+    ),
+    Row(
+        "on_disconnect",
+        "ours",
+        HONOURED,
+        "`continue` lets a turn go on without its client",
+        {"on_disconnect": "continue"},
+        lambda _, given: given.status_code == 200,
+        {"session_id": "$session"},
+    ),
+)
+
+
+def parameters(**given: Any) -> dict[str, Any]:
+    return {"parameters": given}
+
+
+TGI: tuple[Row, ...] = (
+    Row(
+        "inputs",
+        "TGI",
+        HONOURED,
+        "1 to 1,000,000 characters; empty only where a session with text continues",
+        {"inputs": "class "},
+        another_text,
+    ),
+    Row(
+        "stream",
+        "TGI",
+        HONOURED,
+        "as `/generate_stream`",
+        {"stream": True},
+        lambda plain, given: events(given)[-1]["generated_text"] == text(plain),
+    ),
+    Row(
+        "max_new_tokens",
+        "TGI",
+        HONOURED,
+        "default 100, at most 1,000,000",
+        parameters(max_new_tokens=3),
+        shows(lambda reply: len(text(reply)) == 3),
+    ),
+    Row(
+        "do_sample",
+        "TGI",
+        HONOURED,
+        "default false; true also where a parameter is given that only sampling has",
+        parameters(do_sample=False),
+        another_text,
+    ),
+    Row(
+        "temperature",
+        "TGI",
+        HONOURED,
+        "≥ 0; 0, which TGI refuses, takes the likeliest token",
+        parameters(temperature=0.1),
+        another_text,
+    ),
+    Row("top_k", "TGI", HONOURED, "≥ 1", parameters(top_k=1), another_text),
+    Row("top_p", "TGI", HONOURED, "(0, 1)", parameters(top_p=0.1), another_text),
+    Row("typical_p", "TGI", HONOURED, "(0, 1)", parameters(typical_p=0.05), another_text),
+    Row(
+        "repetition_penalty",
+        "TGI",
+        HONOURED,
+        "> 0",
+        parameters(repetition_penalty=3.0),
+        another_text,
+    ),
+    Row(
+        "frequency_penalty",
+        "TGI",
+        HONOURED,
+        "-2 to 2",
+        parameters(frequency_penalty=2.0),
+        another_text,
+    ),
+    Row(
+        "seed",
+        "TGI",
+        HONOURED,
+        "0 to 2⁶⁴ - 1; one that was not given is drawn and returned",
+        parameters(seed=2),
+        shows(lambda reply: details(reply)["seed"] == 2),
+    ),
+    Row(
+        "stop",
+        "TGI",
+        HONOURED,
+        "or `stop_sequences`: at most 4 of 1 to 256 characters",
+        parameters(stop=["e"]),
+        shows(lambda reply: details(reply)["finish_reason"] == "stop_sequence"),
+    ),
+    Row(
+        "truncate",
+        "TGI",
+        HONOURED,
+        "keeps the last n characters of the prompt",
+        parameters(truncate=1),
+        shows(lambda reply: reply.headers["x-prompt-tokens"] == "1"),
+    ),
+    Row(
+        "return_full_text",
+        "TGI",
+        HONOURED,
+        "",
+        parameters(return_full_text=True),
+        lambda plain, given: text(given) == "The " + text(plain),
+    ),
+    Row(
+        "details",
+        "TGI",
+        HONOURED,
+        "",
+        parameters(details=False),
+        lambda plain, given: "details" in plain.json() and "details" not in given.json(),
+    ),
+    Row(
+        "top_n_tokens",
+        "TGI",
+        HONOURED,
+        "at most 20",
+        parameters(top_n_tokens=2),
+        shows(lambda reply: len(details(reply).get("top_tokens", [[]])[0]) == 2),
+    ),
+    Row(
+        "best_of",
+        "TGI",
+        HONOURED,
+        "1 to 128, the others in `best_of_sequences`; TGI's rules: with sampling, without a seed, "
+        "not streamed; not in a session",
+        parameters(best_of=3, seed=None),
+        shows(lambda reply: len(details(reply).get("best_of_sequences", [])) == 2),
+    ),
+    Row(
+        "decoder_input_details",
+        "TGI",
+        HONOURED,
+        "the prompt's tokens and their logprobs in `prefill`; not streamed, not in a session",
+        parameters(decoder_input_details=True),
+        shows(lambda reply: len(details(reply)["prefill"]) == 4),
+    ),
+    Row(
+        "grammar",
+        "TGI",
+        HONOURED,
+        "`json`, `json_object`, `json_schema`, `regex`; ours: `choice`; see "
+        "[constraints](../explanation/constraints.md)",
+        parameters(grammar={"type": "json", "value": SCHEMA}),
+        shows(is_json),
+    ),
+    Row(
+        "watermark",
+        "TGI",
+        REFUSED,
+        "there is none; false is taken",
+        parameters(watermark=True),
+        nothing=False,
+    ),
+    Row("adapter_id", "TGI", REFUSED, "there are no adapters", parameters(adapter_id="a")),
+)
+
+NATIVE: tuple[Row, ...] = (
+    Row(
+        "model",
+        "ours",
+        HONOURED,
+        "`name`, `name@version` or an alias; default the alias `default`",
+        {"model": "awkward", "inputs": "<"},
+        another_text,
+    ),
+    Row("num_beams", "ours", REFUSED, "not yet; 1 is taken", parameters(num_beams=4), nothing=1),
+    Row(
+        "length_penalty",
+        "ours",
+        REFUSED,
+        "of `num_beams`; 1 is taken",
+        parameters(length_penalty=2.0),
+        nothing=1.0,
+    ),
+    Row("min_new_tokens", "ours", REFUSED, "not yet", parameters(min_new_tokens=3), nothing=0),
+    Row("allowed_token_ids", "ours", REFUSED, "not yet", parameters(allowed_token_ids=[1])),
+    Row("bad_words", "ours", REFUSED, "not yet", parameters(bad_words=["e"]), nothing=[]),
+    Row("max_time", "ours", REFUSED, "not yet", parameters(max_time=1.0)),
+    Row("min_p", "ours", HONOURED, "[0, 1)", parameters(min_p=0.9), another_text),
+    Row(
+        "presence_penalty",
+        "ours",
+        HONOURED,
+        "-2 to 2",
+        parameters(presence_penalty=2.0),
+        another_text,
+    ),
+    Row(
+        "logit_bias",
+        "ours",
+        HONOURED,
+        "by token id, -100 to 100, at most 1,024",
+        parameters(logit_bias={Q: 100}, max_new_tokens=2),
+        says("qq"),
+    ),
+    Row(
+        "session_id",
+        "ours",
+        HONOURED,
+        "or `X-Session-Id`: continues a session",
+        {"session_id": "$session"},
+        shows(lambda reply: reply.json().get("session")),
+    ),
+    Row(
+        "expected_position",
+        "ours",
+        HONOURED,
+        "412 unless the session is there",
+        {"expected_position": 9},
+        lambda _, given: given.status_code == 412,
+        {"session_id": "$session"},
+    ),
+    Row(
+        "on_disconnect",
+        "ours",
+        HONOURED,
+        "`continue` lets a turn go on without its client",
+        {"on_disconnect": "continue"},
+        lambda _, given: given.status_code == 200,
+        {"session_id": "$session"},
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """One API: where it is, what a plain request to it is, and its rows."""
+
+    title: str
+    path: str
+    base: dict[str, Any]
+    rows: Sequence[Row]
+
+
+_NATIVE_BASE = {"inputs": "The "} | parameters(
+    max_new_tokens=12, seed=1, do_sample=True, details=True
+)
+SURFACES = (
+    Surface(
+        "OpenAI: `POST /v1/completions`",
+        "/v1/completions",
+        {"prompt": "The ", "max_tokens": 12, "seed": 1},
+        OPENAI,
+    ),
+    Surface(
+        "Text Generation Inference: `POST /generate`, `/generate_stream`, `/`",
+        "/generate",
+        _NATIVE_BASE,
+        TGI,
+    ),
+    Surface("Carousel's own, on the same routes", "/generate", _NATIVE_BASE, NATIVE),
+)
+
+_HEAD = """# Compatibility
+
+Every parameter of the three APIs: honoured, refused with a reason, or ignored. This page is made
+of the tests' own table (`tests/clients/surface.py`; `python -m tests.clients.surface` writes it):
+each row is asked of a running server in CI. A refusal is a 422 that names the field; a field that
+is not here is refused, too.
+"""
+
+
+def page() -> str:
+    """The rows as a page."""
+    parts = [_HEAD]
+    for surface in SURFACES:
+        lines = [
+            f"| `{row.name}` | {row.of} | {row.verdict} | {row.note.replace('|', chr(92) + '|')} |"
+            for row in surface.rows
+        ]
+        head = "| parameter | of | | |\n|---|---|---|---|"
+        parts.append(f"## {surface.title}\n\n{head}\n" + "\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

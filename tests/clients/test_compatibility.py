@@ -1,0 +1,82 @@
+"""Every row of the compatibility page, asked of the running server."""
+
+import inspect
+from copy import deepcopy
+from typing import Any
+
+import httpx2
+import huggingface_hub
+import openai
+import pytest
+import text_generation
+
+from service.api.bodies import GenerateBody, Parameters
+from service.api.openai.bodies import CompletionBody
+from tests.clients.surface import NATIVE, OPENAI, PAGE, SURFACES, TGI, E, Q, Row, Surface, Verdict
+from tests.clients.surface import page as rendered
+
+ROWS = [(surface, row) for surface in SURFACES for row in surface.rows]
+
+
+def ask(http: httpx2.Client, surface: Surface, *bodies: dict[str, Any]) -> httpx2.Response:
+    """What the server says to the bodies, each on top of the one before."""
+    asked = deepcopy(surface.base)
+    for body in bodies:
+        inner = asked.get("parameters", {}) | body.get("parameters", {})
+        asked |= body | ({"parameters": inner} if inner else {})
+    if asked.get("session_id") == "$session":
+        session = http.post("/sessions", json={"text": "The ", "seed": 3}).json()
+        asked["session_id"] = session["id"]
+    return http.post(surface.path, json=asked)
+
+
+@pytest.mark.parametrize(
+    ("surface", "row"), ROWS, ids=[f"{surface.path}-{row.name}" for surface, row in ROWS]
+)
+def test_a_parameter_is_what_the_page_says(http, surface: Surface, row: Row):
+    plain, given = ask(http, surface, row.base), ask(http, surface, row.base, row.body)
+    assert plain.status_code == 200
+    match row.verdict:
+        case Verdict.HONOURED:
+            assert row.check is not None
+            assert row.check(plain, given), given.text[:500]
+        case Verdict.REFUSED:
+            assert given.status_code == 422
+            assert f"`{row.name}`" in given.text
+            name, value = row.name, row.nothing
+            nothing = {"parameters": {name: value}} if "parameters" in row.body else {name: value}
+            assert ask(http, surface, row.base, nothing).status_code == 200
+        case Verdict.IGNORED:
+            assert given.status_code == 200
+            contents = [reply.json() for reply in (plain, given)]
+            for content in contents:
+                del content["id"], content["created"]
+            assert contents[0] == contents[1]
+
+
+def test_the_rows_name_tokens_that_there_are(http):
+    tokens = http.post("/tokenize", json={"inputs": "qe"}).json()
+    assert [token["id"] for token in tokens] == [int(Q), E]
+
+
+def test_the_page_is_what_the_rows_say():
+    """`python -m tests.clients.surface` writes it."""
+    assert PAGE.read_text(encoding="utf-8") == rendered()
+
+
+def test_every_field_of_a_body_has_a_row_and_no_other():
+    assert sorted(row.name for row in OPENAI) == sorted(CompletionBody.model_fields)
+    native = {*GenerateBody.model_fields, *Parameters.model_fields} - {"parameters"}
+    assert sorted(row.name for row in (*TGI, *NATIVE)) == sorted(native)
+
+
+def test_every_argument_of_a_client_has_a_row():
+    create = inspect.signature(openai.resources.Completions.create).parameters
+    of_package = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
+    assert set(create) - of_package <= {row.name for row in OPENAI}
+    rows = {row.name for row in (*TGI, *NATIVE)}
+    hub = inspect.signature(huggingface_hub.InferenceClient.text_generation).parameters
+    assert set(hub) - {"self", "prompt"} <= rows
+    for method in ("generate", "generate_stream"):
+        generate = inspect.signature(getattr(text_generation.Client, method)).parameters
+        assert set(generate) - {"self", "prompt"} <= rows | {"stop_sequences"}

@@ -1,0 +1,122 @@
+"""Several texts from one prompt."""
+
+import dataclasses
+
+import pytest
+
+from service.generation.choices import Best, begin, mean_logprob, seed_of
+from service.generation.request import Chunk, GenerationRequest
+from tests.generation.invariance import Transcript
+from tests.generation.test_engine import TOKENIZER, read, request, running, until
+
+PROMPT = (1, 2, 3, 4, 5)
+
+
+async def read_all(choices) -> dict[int, Transcript]:
+    seen: dict[int, Transcript] = {}
+    async for index, chunk in choices:
+        seen.setdefault(index, Transcript()).add(chunk)
+    return seen
+
+
+def with_seed(asked: GenerationRequest, seed: int) -> GenerationRequest:
+    return dataclasses.replace(asked, sampling=dataclasses.replace(asked.sampling, seed=seed))
+
+
+def penalised(asked: GenerationRequest) -> GenerationRequest:
+    sampling = dataclasses.replace(asked.sampling, repetition_penalty=1.5, frequency_penalty=0.5)
+    return dataclasses.replace(asked, sampling=sampling)
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, (3,)])
+@pytest.mark.parametrize("change", [lambda one: one, penalised], ids=["plain", "penalised"])
+@pytest.mark.parametrize("logprobs", [None, 2])
+async def test_each_choice_says_what_its_seed_says_alone(prompt, change, logprobs):
+    asked = change(request(300, prompt=prompt, top_tokens=2))
+    async with running() as engine:
+        alone = [
+            await read(engine.submit(with_seed(asked, seed_of(asked.sampling.seed, i))))
+            for i in range(3)
+        ]
+        seen = await read_all(begin(engine, asked, n=3, prompt_logprobs=logprobs))
+        assert sorted(seen) == [0, 1, 2]
+        assert [seen[i] for i in range(3)] == alone
+        assert len({tuple(one.tokens) for one in alone}) == 3
+
+
+async def test_choices_grow_together():
+    async with running() as engine:
+        indices = [index async for index, _ in begin(engine, request(2_000), n=4)]
+        ends = [len(indices) - 1 - indices[::-1].index(i) for i in range(4)]
+        begins = [indices.index(i) for i in range(4)]
+        assert max(begins) < min(ends)
+
+
+async def test_one_choice_is_one_row():
+    async with running() as engine:
+        choices = begin(engine, request(10**6))
+        assert [index async for index, _ in _first(choices)] == [0]
+        assert engine.running + engine.waiting == 1
+        choices.cancel()
+        await until(lambda: engine.running == 0)
+
+
+async def _first(choices):
+    async for news in choices:
+        yield news
+        return
+
+
+async def test_stop_strings_do_not_see_the_prompt():
+    stop = TOKENIZER.decode(PROMPT[1:3])
+    async with running() as engine:
+        asked = request(40, prompt=PROMPT, stop=(stop,))
+        alone = await read(engine.submit(asked))
+        seen = await read_all(begin(engine, asked, n=2, prompt_logprobs=0))
+        assert seen[0] == alone
+
+
+async def test_a_prompts_tokens_have_the_logprobs_of_generated_ones():
+    async with running() as engine:
+        said = await read(engine.submit(request(30, prompt=(1,), top_tokens=3)))
+        whole = request(3, prompt=(1, *said.tokens))
+        choices = begin(engine, whole, prompt_logprobs=3)
+        await read_all(choices)
+        assert choices.prompt.logprobs == [None, *said.logprobs]
+        assert choices.prompt.top_tokens == [(), *said.top_tokens]
+
+
+async def test_the_best_have_the_highest_mean_logprob():
+    asked = request(40, prompt=PROMPT)
+    async with running() as engine:
+        every = await read_all(begin(engine, asked, n=8))
+        best = begin(engine, asked, n=2, best_of=8)
+        seen = await read_all(best)
+        ranked = sorted(every.values(), key=lambda one: sum(one.logprobs) / 40, reverse=True)
+        assert [seen[0], seen[1]] == ranked[:2]
+        assert best.dropped_tokens == 6 * 40
+
+
+async def test_of_equals_the_first_is_the_best():
+    class Equals:
+        async def __aiter__(self):
+            for index in (1, 0, 2):
+                yield index, Chunk([index], [-1.0])
+
+    tokens = [chunk.tokens async for _, chunk in Best(Equals(), 3)]
+    assert tokens == [[0], [1], [2]]
+    assert mean_logprob([]) == float("-inf")
+
+
+async def test_all_choices_leave_when_nobody_reads_them():
+    async with running() as engine:
+        choices = begin(engine, request(10**6, prompt=PROMPT), n=5)
+        async for _ in choices:
+            break
+        assert engine.running + engine.waiting == 5
+        choices.cancel()
+        await until(lambda: engine.running == engine.waiting == engine.streams == 0)
+        early = begin(engine, request(10**6, prompt=PROMPT * 1_000), n=5)
+        early.cancel()
+        assert await read_all(early) == {}
+        await until(lambda: engine.running == engine.waiting == engine.streams == 0)
