@@ -19,7 +19,6 @@ from bench.server import server
 from bench.sessions import table as sessions_table
 from bench.training import table as training_table
 from service.models.bundle import Precision
-from service.training.allocator import ENVIRONMENT
 
 STREAMS = (1, 16, 64)
 RESULTS = Path(__file__).parent / "results"
@@ -79,10 +78,10 @@ def _training() -> None:
 
 
 def _quality(text: Path) -> None:
-    figures = _figure("quality", str(text), **ENVIRONMENT)
+    figures = _figure("quality", str(text))
     result = {"when": _now(), "machine": _machine(), **figures}
     (RESULTS / "quality.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(f"{result['validation_nats']} nats a character after {result['elapsed_s']} s")
+    print(f"{result['validation_nats']} nats a character after {result['trained_s']} s")
 
 
 def _decode() -> None:

@@ -1,6 +1,8 @@
 """How well the default recipe learns a text: `python -m bench quality TEXT`.
 
-The last tenth of the text is for validation; its loss is counted over every character of it.
+All of it over HTTP, as a user has it: upload, train, publish. The last tenth of the text is for
+validation; the trainer counts its loss over every character of it, and the model that is served
+afterwards scores the same characters again, in either precision.
 """
 
 import json
@@ -8,52 +10,79 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from service.training.corpus import Corpus
-from service.training.events import TrainEvent, Validation
+from bench.seed_model import write_seed_model
+from bench.server import server
+from service.client import Client
+from service.models.bundle import Precision
+from service.models.spec import ModelRef
+from service.models.store import ModelStore
 from service.training.recipe import Recipe
+
+TIMEOUT_S = 120.0
 
 
 def learnt(path: Path) -> dict[str, Any]:
     """Train on the file's text by the default recipe, and say what came of it."""
-    from service.training.trainer import framework_versions, train  # noqa: PLC0415 (seconds)
-
-    corpus, recipe = Corpus.decode(path.read_bytes()), Recipe()
+    raw = path.read_bytes()
     with tempfile.TemporaryDirectory() as folder:
-        began = time.process_time()
-        trained = train(
-            corpus,
-            corpus.vocabulary,
-            recipe,
-            Path(folder),
-            report=_say,
-            should_stop=lambda: False,
-        )
-        processor_s = time.process_time() - began
-    assert trained.best is not None
+        store = ModelStore(Path(folder))
+        write_seed_model(store.folder, Precision.INT8)  # without any model a server is not ready
+        with server(store.folder, CAROUSEL_WORKERS="1") as port:
+            client = Client(f"http://127.0.0.1:{port}", timeout_s=TIMEOUT_S)
+            began = time.monotonic()
+            ref, best = _train(client, raw)
+            wall_s = time.monotonic() - began
+            scores = _scores(client, ref, raw.decode())
+        bundle = store.read(ModelRef.parse(ref))
+    record: dict[str, Any] = bundle.manifest.training
     return {
-        "text_sha256": corpus.sha256,
-        "characters": len(corpus.text),
-        "architecture": trained.spec.summary,
-        "parameters": trained.spec.parameters,
-        "recipe": recipe.to_json(),
-        "precision": trained.precision,
-        "validation_nats": round(trained.best.validation_nats, 4),
-        "bits_per_character": round(trained.best.bits_per_character, 4),
-        "elapsed_s": round(trained.elapsed_s),
-        "processor_s": round(processor_s),
+        "text_sha256": record["corpus_sha256"],
+        "characters": record["corpus_characters"],
+        "parameters": bundle.spec.parameters,
+        "recipe": Recipe().to_json(),
+        "precision": record["precision"],
+        "validation_nats": round(best["validation_nats"], 4),
+        "bits_per_character": round(best["bits_per_character"], 4),
+        "trained_s": round(record["seconds"]),
+        "submitted_to_published_s": round(wall_s),
         "load_after": round(os.getloadavg()[0], 1),
-        "history": [asdict(validation) for validation in trained.history],
-        **framework_versions(),
+        "served": scores,
+        "history": record["history"],
+        "tensorflow": record["tensorflow"],
     }
 
 
-def _say(event: TrainEvent) -> None:
-    if isinstance(event, Validation):
-        print(event.summary, file=sys.stderr, flush=True)
+def _train(client: Client, raw: bytes) -> tuple[str, dict[str, Any]]:
+    """The published model and its best validation."""
+    corpus = client.training.upload(raw, "quality")
+    job = client.training.submit("quality", corpus.id)
+    for event in client.training.events(job.id):
+        if event.name == "validation":
+            print(f"{event.body['validation_nats']:.4f} nats", file=sys.stderr, flush=True)
+    job = client.training.get(job.id)
+    assert job.model is not None, job.error
+    assert job.best is not None
+    return job.model, dict(job.best)
+
+
+def _scores(client: Client, ref: str, text: str) -> dict[str, Any]:
+    """The validation text's nats a character, as the server counts them."""
+    share = Recipe().schedule.validation_fraction
+    validation = text[round(len(text) * (1.0 - share)) :]
+    scores = {}
+    for precision in Precision:
+        client.models.load(ref, precision.value)
+        began = time.monotonic()
+        score = client.score(validation, model=ref)
+        scores[precision.value] = {
+            "nats_per_character": round(score.nats / score.characters, 4),
+            "characters": score.characters,
+            "s": round(time.monotonic() - began, 1),
+        }
+    return scores
 
 
 if __name__ == "__main__":
