@@ -31,7 +31,7 @@ class Product:
             def gradient(dy: Any) -> tuple[Any, Any]:
                 return self._over_first(kernel, dy), self.over_columns(x, dy)
 
-            return self._over_first(fixed(tf.transpose(kernel)), x), gradient
+            return self._over_first(transposed(kernel), x), gradient
 
         return multiply(x, kernel)
 
@@ -43,12 +43,17 @@ class Product:
         return tf.reshape(self(matrix, _flat(x)), (matrix.shape[0], *x.shape[1:]))
 
 
-def fixed(x: Any) -> Any:
-    """`x` laid out in memory as it stands: XLA folds no transposition into what reads it.
+def transposed(matrix: Any) -> Any:
+    """The transpose, laid out in memory as it stands.
 
-    A product of transposed operands takes XLA on a CPU up to twice as long.
+    XLA would fold it into the product that reads it, and on a CPU a product of transposed operands
+    takes up to twice as long. The barrier forbids that. The reshapes, which come to nothing, are
+    for bfloat16: without them the transpose has its operand's layout when XLA decides which
+    products of bfloat16 its libraries can do, and it turns the others into float32.
     """
-    return xla.optimization_barrier(x)[0]
+    rows, columns = matrix.shape
+    flat = tf.reshape(tf.transpose(matrix), (rows * columns,))
+    return xla.optimization_barrier(tf.reshape(flat, (columns, rows)))[0]
 
 
 def _flat(x: Any) -> Any:

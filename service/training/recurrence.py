@@ -19,7 +19,7 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 
 from service.models.spec import Cell
-from service.training.product import Product, fixed
+from service.training.product import Product, transposed
 
 Tensors = tuple[Any, ...]
 
@@ -76,7 +76,7 @@ def _lstm_forward(
     product: Product, x: Any, kernel: Any, peephole: Any, state: Tensors
 ) -> tuple[Any, Any, Any, Tensors]:
     """h, and as pages c and the gates i, f, g, o; then the state after the last step."""
-    weights = product.operand(fixed(tf.transpose(kernel)))
+    weights = product.operand(transposed(kernel))
     p_i, p_f, p_o = _peepholes(peephole)
 
     def body(t: Any, h: Any, c: Any, hs: Any, cs: Any, gates: Any) -> Tensors:
@@ -144,7 +144,7 @@ def _gru_forward(
     product: Product, x: Any, kernel: Any, bias: Any, h: Any
 ) -> tuple[Any, Any, Any, Any]:
     """h, and as pages the gates z, r and the candidate, and h U_h + b'_h; then the last h."""
-    weights = product.operand(fixed(tf.transpose(kernel)))
+    weights = product.operand(transposed(kernel))
 
     def body(t: Any, h: Any, hs: Any, gates: Any, recurrents: Any) -> Tensors:
         x_z, x_r, x_h = tf.split(x[:, t], 3)
