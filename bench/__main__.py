@@ -1,4 +1,4 @@
-"""`make bench`: the article's loop as 1.0, the engine, the whole way through HTTP; sessions.
+"""`make bench`: the article's loop as 1.0, the engine, all of HTTP; sessions; decoding.
 
 `python -m bench training` and `python -m bench quality TEXT` are for what is trained.
 """
@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.decoding import table as decoding_table
 from bench.report import draw, insert, table
 from bench.seed_model import write_seed_model
 from bench.server import server
@@ -52,7 +53,7 @@ def _now() -> str:
 def main() -> None:
     """Measure all, or what is named; print the tables, put them into the README, write JSON."""
     RESULTS.mkdir(exist_ok=True)
-    parts = sys.argv[1:] or ["decode", "sessions"]
+    parts = sys.argv[1:] or ["decode", "sessions", "decoding"]
     if parts[0] == "quality":
         _quality(Path(parts[1]))
         return
@@ -60,6 +61,8 @@ def main() -> None:
         _decode()
     if "sessions" in parts:
         _sessions()
+    if "decoding" in parts:
+        _decoding()
     if "training" in parts:
         _training()
 
@@ -69,6 +72,13 @@ def _sessions() -> None:
     (RESULTS / "sessions.json").write_text(json.dumps(result, indent=2) + "\n")
     print(sessions_table(result))
     insert(sessions_table(result), README, "sessions")
+
+
+def _decoding() -> None:
+    result = {"when": _now(), "machine": _machine(), **_figure("decoding")}
+    (RESULTS / "decoding.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(decoding_table(result))
+    insert(decoding_table(result), README, "decoding")
 
 
 def _training() -> None:

@@ -9,7 +9,7 @@ import selectors
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 CHARACTERS = 256
@@ -41,13 +41,10 @@ class _Tally:
 class _Client:
     """One connection that asks again as soon as it is answered."""
 
-    def __init__(self, port: int, model: str, seed: int) -> None:
+    def __init__(self, port: int, model: str, parameters: Mapping[str, object]) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        parameters = {"max_new_tokens": CHARACTERS, "do_sample": True, "temperature": 0.8}
-        body = json.dumps(
-            {"inputs": "ROMEO:", "model": model, "parameters": parameters | {"seed": seed}}
-        )
+        body = json.dumps({"inputs": "ROMEO:", "model": model, "parameters": parameters})
         head = f"POST /generate_stream HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         self._request = (head + body).encode()
@@ -81,10 +78,14 @@ class _Client:
             self.ask()
 
 
-def run(port: int, model: str, streams: int) -> Load:
-    """Hold `streams` streams open for a while and report what they saw."""
+def run(port: int, model: str, streams: int, **more: object) -> Load:
+    """Hold `streams` streams open for a while and report what they saw.
+
+    `more` are parameters beside the usual ones; whatever they are, a text has 256 characters.
+    """
     selector = selectors.DefaultSelector()
-    clients = [_Client(port, model, seed) for seed in range(streams)]
+    usual = {"max_new_tokens": CHARACTERS, "do_sample": True, "temperature": 0.8} | more
+    clients = [_Client(port, model, usual | {"seed": seed}) for seed in range(streams)]
     for client in clients:
         selector.register(client.socket, selectors.EVENT_READ, client)
     tally, begin_s = _Tally(), time.perf_counter() + WARM_UP_S

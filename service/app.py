@@ -22,6 +22,7 @@ from service.api.request_log import RequestLog
 from service.api.serving import ModelRuntime, Serving, Training
 from service.constraints.compiler import ConstraintCompiler
 from service.generation.engine import Engine
+from service.generation.prefixes import PrefixCache, Prefixes
 from service.models.bundle import Bundle, Precision
 from service.models.compile import compile_program
 from service.models.parity import check_here
@@ -79,7 +80,7 @@ def create_app(
 ) -> FastAPI:
     """Put the service together. It answers at once, and is ready when its models are loaded."""
     store = ModelStore(settings.model_store)
-    registry = Registry(store, _make_runtime(settings.threads))
+    registry = Registry(store, _make_runtime(settings.threads, PrefixCache()))
     conversations = _make_sessions(settings, redis_url)
     training = _make_training(settings, redis_url)
     serving = Serving(registry, conversations, owner_of, store, settings.import_dir, training)
@@ -172,12 +173,13 @@ def _loader(registry: Registry[ModelRuntime]) -> Load:
     return load
 
 
-def _make_runtime(threads: int) -> Callable[[Bundle, Precision], ModelRuntime]:
+def _make_runtime(threads: int, cache: PrefixCache) -> Callable[[Bundle, Precision], ModelRuntime]:
     def make(bundle: Bundle, precision: Precision) -> ModelRuntime:
         program = compile_program(bundle.spec, bundle.weights, precision, threads)
         check_here(program, bundle, precision)
         engine = Engine(program, bundle.tokenizer, name=str(bundle.ref), threads=threads)
         constraints = ConstraintCompiler(bundle.tokenizer.tokens)
-        return ModelRuntime(engine, EventWriter(bundle.tokenizer), constraints)
+        prefixes = Prefixes(cache, b"").within(bundle.manifest.digest, precision)
+        return ModelRuntime(engine, EventWriter(bundle.tokenizer), constraints, prefixes)
 
     return make

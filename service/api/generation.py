@@ -50,7 +50,8 @@ async def _admit(http: Request, body: GenerateBody, *, is_whole: bool) -> Job:
         return await _admit_turn(http, body, session_id, began_s, is_whole=is_whole)
     if body.expected_position is not None:
         raise Validation("`expected_position` is of a session; give `session_id`")
-    model = serving_of(http).get(body.model)
+    serving = serving_of(http)
+    model = serving.get(body.model)
     parameters = body.parameters or defaults_of(model.manifest.generation_defaults)
     check_together(parameters, is_stream=not is_whole, is_turn=False)
     request = await _request(model, parameters, body.inputs, secrets.randbits(64))
@@ -65,6 +66,7 @@ async def _admit(http: Request, body: GenerateBody, *, is_whole: bool) -> Job:
             request,
             n=parameters.best_of or 1,
             prompt_logprobs=0 if parameters.decoder_input_details else None,
+            prefixes=model.runtime.prefixes.within(serving.owner_of(http)),
         ),
         prefix=body.inputs if parameters.return_full_text else "",
         has_details=bool(parameters.details or parameters.decoder_input_details),

@@ -12,6 +12,7 @@ from service.api.event_stream import EventWriter
 from service.constraints.compiler import ConstraintCompiler
 from service.errors import Draining, StateModelMismatch
 from service.generation.engine import Engine
+from service.generation.prefixes import Prefixes
 from service.models.registry import LoadedModel, Registry
 from service.models.store import ModelStore
 from service.sessions.session import Session, SessionKey
@@ -28,6 +29,7 @@ class ModelRuntime:
     engine: Engine
     writer: EventWriter
     constraints: ConstraintCompiler
+    prefixes: Prefixes
 
     def start(self) -> None:
         """Begin to work for the running event loop."""

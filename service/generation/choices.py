@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from service.generation.engine import Engine, Stream
+from service.generation.prefixes import SHORTEST, Prefixes, Trail
 from service.generation.request import (
     PENALTY_WINDOW,
     Chunk,
@@ -14,6 +15,7 @@ from service.generation.request import (
     SamplingParams,
     Token,
 )
+from service.models.step import State
 
 READ_AHEAD = 64
 """Chunks of several texts that wait for the reader."""
@@ -37,26 +39,41 @@ class Choices:
     before the first chunk.
     """
 
-    cached_tokens = 0
     dropped_tokens = 0
 
     def __init__(
-        self, engine: Engine, request: GenerationRequest, n: int, prompt_logprobs: int | None
+        self,
+        engine: Engine,
+        request: GenerationRequest,
+        n: int,
+        prompt_logprobs: int | None,
+        prefixes: Prefixes | None,
     ) -> None:
         """Begin. Raises as `Engine.submit`."""
         self._engine, self._request, self._n = engine, request, n
         self.prompt: Scored | None = None if prompt_logprobs is None else Scored()
+        is_kept = prompt_logprobs is None and len(request.prompt) >= SHORTEST
+        self._prefixes = prefixes if is_kept and request.origin is None else None
+        self._known = self._prefixes.longest(request.prompt) if self._prefixes else None
         self._is_cancelled = False
         self._streams: list[Stream] = []
         self._feed: Stream | None = None
-        if n == 1 and self.prompt is None:
+        if n == 1 and self.prompt is None and self._prefixes is None:
             self._streams = [engine.submit(request)]
+        elif self.prompt is None and self.cached_tokens == len(request.prompt) - 1:
+            engine.check_room()
+            self._fork(self._known)
         else:
-            self._feed = engine.submit(_feeding(request, prompt_logprobs))
+            self._feed = engine.submit(_feeding(self._rest(self._known), prompt_logprobs))
+
+    @property
+    def cached_tokens(self) -> int:
+        """How many tokens of the prompt were not computed."""
+        return self._known.position if self._known else 0
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
         if self._feed is not None:
-            await self._fork(self._feed)
+            await self._read_prompt(self._feed)
         if len(self._streams) == 1:
             async for chunk in self._streams[0]:
                 yield 0, chunk
@@ -64,33 +81,45 @@ class Choices:
         async for news in merged(self._streams):
             yield news
 
-    async def _fork(self, feed: Stream) -> None:
-        """Read the prompt, then let every choice go on from its end."""
-        prompt, state = self._request.prompt, self._request.origin
+    async def _read_prompt(self, feed: Stream) -> None:
+        """Read the prompt, all but its last token, then let every choice go on from there."""
+        trail = Trail(len(self._request.prompt))
         if self.prompt is not None:
             self.prompt.logprobs.append(None)
             self.prompt.top_tokens.append(())
-        async for chunk in feed:
-            state = chunk.state
-            if self.prompt is not None:
-                self.prompt.logprobs += chunk.logprobs
-                self.prompt.top_tokens += chunk.top_tokens or [()] * len(chunk.tokens)
-        n_before = len(prompt) - 1
-        request = replace(
-            self._request,
-            prompt=prompt[n_before:],
-            origin=state,
-            recent=prompt[max(0, n_before - PENALTY_WINDOW) : n_before],
-        )
-        if state is None:  # one token, of which there is no state before it
-            request = self._request
-        for index in range(0 if self._is_cancelled else self._n):
+        try:
+            async for chunk in feed:
+                if chunk.state is not None:
+                    trail.add(chunk.state)
+                if self.prompt is not None:
+                    self.prompt.logprobs += chunk.logprobs
+                    self.prompt.top_tokens += chunk.top_tokens or [()] * len(chunk.tokens)
+        finally:
+            if self._prefixes is not None:
+                self._prefixes.keep(self._request.prompt, trail)
+        if not self._is_cancelled:
+            self._fork(trail.last)
+
+    def _fork(self, state: State | None) -> None:
+        """Let every choice go on from a state before the prompt's last token."""
+        request = self._rest(state)
+        for index in range(self._n):
             stream = Stream(self._engine)
             self._streams.append(stream)
             seed = seed_of(request.sampling.seed, index)
             self._engine.enter(
                 replace(request, sampling=replace(request.sampling, seed=seed)), stream
             )
+
+    def _rest(self, state: State | None) -> GenerationRequest:
+        """The request as it goes on from a state that has consumed some of its prompt."""
+        whole = self._request
+        if state is None:
+            return whole
+        consumed = state.position - (whole.origin.position if whole.origin else 0)
+        prompt = whole.prompt
+        recent = (*whole.recent, *prompt[max(0, consumed - PENALTY_WINDOW) : consumed])
+        return replace(whole, prompt=prompt[consumed:], origin=state, recent=recent)
 
     def cancel(self) -> None:
         """Nobody reads them any more. Harmless when they are over."""
@@ -143,13 +172,15 @@ def begin(
     n: int = 1,
     best_of: int = 1,
     prompt_logprobs: int | None = None,
+    prefixes: Prefixes | None = None,
 ) -> Choices | Best:
     """Begin `n` texts, or `best_of` of which the `n` best are told once all have ended.
 
     Choice 0 is what the request says alone, to the last bit. With `prompt_logprobs` the prompt's
-    own tokens come with their logprobs and as many of the likeliest. Raises as `Engine.submit`.
+    own tokens come with their logprobs and as many of the likeliest, so all of it is read; else
+    what `prefixes` has of it is not read again. Raises as `Engine.submit`.
     """
-    choices = Choices(engine, request, max(n, best_of), prompt_logprobs)
+    choices = Choices(engine, request, max(n, best_of), prompt_logprobs, prefixes)
     return Best(choices, n) if best_of > n else choices
 
 

@@ -257,9 +257,10 @@ OPENAI: tuple[Row, ...] = (
     Row(
         "cache_salt",
         "vLLM",
-        IGNORED,
-        "there is no prefix cache yet",
+        HONOURED,
+        "a prompt is known again only under the salt that it was read with",
         {"cache_salt": "mine"},
+        same_text,
     ),
     Row(
         "stop_token_ids",

@@ -167,16 +167,16 @@ def test_logprobs_are_the_same_streamed_and_their_offsets_go_on(client, echo):
 
 
 def test_several_choices_grow_together_and_the_first_is_the_only_one(client):
-    alone = text_of(client)
-    reply = complete(client, n=3)
+    alone = text_of(client, max_tokens=400)
+    reply = complete(client, n=3, max_tokens=400)
     texts = [choice.text for choice in reply.choices]
     assert [choice.index for choice in reply.choices] == [0, 1, 2]
     assert texts[0] == alone
     assert len(set(texts)) == 3
-    assert reply.usage.completion_tokens == 120
+    assert reply.usage.completion_tokens == 1_200
     assert reply.usage.prompt_tokens == 4
     growing, order = ["", "", ""], []
-    for chunk in complete(client, n=3, stream=True):
+    for chunk in complete(client, n=3, max_tokens=400, stream=True):
         growing[chunk.choices[0].index] += chunk.choices[0].text
         order.append(chunk.choices[0].index)
     assert growing == texts

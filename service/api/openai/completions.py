@@ -26,6 +26,7 @@ from service.api.serving import ServedModel, Serving, serving_of, voice_of
 from service.constraints.constraint import Constraint
 from service.errors import Validation, about
 from service.generation.choices import begin
+from service.generation.prefixes import Prefixes
 from service.generation.request import GenerationRequest
 from service.sessions.live import LiveTurn
 from service.sessions.session import OnDisconnect, Session
@@ -40,13 +41,13 @@ async def create(http: Request, body: CompletionBody) -> Response:
     serving, session_id = serving_of(http), session_id_of(http, body.session_id)
     check_together(body, is_turn=session_id is not None)
     if session_id is None:
-        completion = await _admit(serving, body)
+        completion = await _admit(serving, http, body)
     else:
         completion = await _admit_turn(serving, http, body, session_id)
     return streamed(completion) if body.stream else await whole(http, completion)
 
 
-async def _admit(serving: Serving, body: CompletionBody) -> Completion:
+async def _admit(serving: Serving, http: Request, body: CompletionBody) -> Completion:
     """Check everything and begin; whatever is wrong is raised here, before the first byte."""
     with about("model"):
         model = serving.get(body.model)
@@ -57,7 +58,9 @@ async def _admit(serving: Serving, body: CompletionBody) -> Completion:
     for request in requests:
         if not request.prompt:
             raise Validation("`prompt` has no character that the model knows", "prompt")
-    return Completion(_id(body), model, body, requests, _begin(model, body, requests))
+    salt = () if body.cache_salt is None else (body.cache_salt,)
+    prefixes = model.runtime.prefixes.within(serving.owner_of(http), *salt)
+    return Completion(_id(body), model, body, requests, _begin(model, body, requests, prefixes))
 
 
 async def _admit_turn(
@@ -116,7 +119,10 @@ def _request(
 
 
 def _begin(
-    model: ServedModel, body: CompletionBody, requests: Sequence[GenerationRequest]
+    model: ServedModel,
+    body: CompletionBody,
+    requests: Sequence[GenerationRequest],
+    prefixes: Prefixes,
 ) -> Together:
     """Every prompt's choices; all of them or none."""
     n = body.n or 1
@@ -129,6 +135,7 @@ def _begin(
                 n=n,
                 best_of=body.best_of or n,
                 prompt_logprobs=prompt_logprobs_of(body),
+                prefixes=prefixes,
             )
             begun.append(choices)
     except BaseException:

@@ -1,0 +1,102 @@
+"""What is special about decoding here: a constraint's cost, and what a known prompt saves."""
+
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+
+from bench import load
+from bench.seed_model import VOCABULARY, write_seed_model
+from bench.server import server
+from service.models.bundle import Precision
+
+STREAMS, ROUNDS = 16, 3
+PATTERN = r"([A-Z][a-z]+[,.;]? |[a-z]+[,.;]?[ \n])*[A-Za-z]+[.]"
+"""Words and sentences that may go on for ever."""
+
+PROMPT, EXTENSION, PROMPTS, REPEATS = 20_000, 10, 5, 5
+
+
+def constrained(port: int, model: str) -> dict[str, Any]:
+    """Characters per second without and with a constraint, by turns."""
+    grammar = {"type": "regex", "value": PATTERN}
+    speeds: dict[str, list[float]] = {"free": [], "constrained": []}
+    for _ in range(ROUNDS):
+        speeds["free"].append(load.run(port, model, STREAMS).characters_per_s)
+        bound = load.run(port, model, STREAMS, grammar=grammar)
+        speeds["constrained"].append(bound.characters_per_s)
+    ratio = statistics.median(speeds["constrained"]) / statistics.median(speeds["free"])
+    return {"streams": STREAMS, **speeds, "ratio": ratio}
+
+
+def known(port: int, model: str) -> dict[str, float]:
+    """Time to the first event of a long prompt: the first time, again, and with a little more."""
+    random = np.random.default_rng(3)
+    times: dict[str, list[float]] = {"first": [], "again": [], "extended": []}
+    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as http:
+        _first_event_s(http, model, "warm")
+        for _ in range(PROMPTS):
+            prompt = "".join(random.choice(list(VOCABULARY), PROMPT + REPEATS * EXTENSION))
+            times["first"].append(_first_event_s(http, model, prompt[:PROMPT]))
+            for i in range(1, REPEATS + 1):
+                times["again"].append(_first_event_s(http, model, prompt[:PROMPT]))
+                longer = prompt[: PROMPT + i * EXTENSION]
+                times["extended"].append(_first_event_s(http, model, longer))
+    return {f"{name}_ms": 1e3 * statistics.median(each) for name, each in times.items()}
+
+
+def _first_event_s(http: httpx2.Client, model: str, prompt: str) -> float:
+    parameters = {"max_new_tokens": 2, "do_sample": True}
+    body = {"inputs": prompt, "model": model, "parameters": parameters}
+    began_s = time.perf_counter()
+    with http.stream("POST", "/generate_stream", json=body) as reply:
+        chunks = reply.iter_raw()
+        next(chunks)
+        elapsed_s = time.perf_counter() - began_s
+        for _ in chunks:
+            pass
+    reply.raise_for_status()
+    return elapsed_s
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures in Markdown, each against its own baseline."""
+    bound, known_ms = result["constrained"], result["known"]
+    first = known_ms["first_ms"]
+    lines = [
+        "| decoding | | against |",
+        "|---|--:|---|",
+    ]
+    lines.append(
+        f"| under a regular expression, {STREAMS} streams | {bound['ratio']:.2f}× the speed "
+        "| the same streams without one |"
+    )
+    for name, kind in (
+        ("again", f"of {PROMPT:,} characters that is known"),
+        ("extended", f"that is known but for its last {EXTENSION}"),
+    ):
+        one = known_ms[f"{name}_ms"]
+        lines.append(
+            f"| first event of a prompt {kind} | {one:.1f} ms, 1/{first / one:.0f} "
+            f"| {first:,.0f} ms the first time |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """`python -m bench.decoding` prints the figures as JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder)
+        ref = str(write_seed_model(store, Precision.INT8))
+        with server(store) as port:
+            figures = {"constrained": constrained(port, ref), "known": known(port, ref)}
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
