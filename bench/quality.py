@@ -42,7 +42,7 @@ def learnt(path: Path) -> dict[str, Any]:
         "text_sha256": record["corpus_sha256"],
         "characters": record["corpus_characters"],
         "parameters": bundle.spec.parameters,
-        "recipe": Recipe().to_json(),
+        "recipe": {name: record["order"][name] for name in ("architecture", "training", "seed")},
         "precision": record["precision"],
         "validation_nats": round(best["validation_nats"], 4),
         "bits_per_character": round(best["bits_per_character"], 4),

@@ -133,9 +133,12 @@ def train(  # noqa: PLR0913, PLR0917
 ) -> None:
     """Train a model on a text file and store it."""
     from service.models.store import ModelStore  # noqa: PLC0415
+    from service.training.corpus import Corpus  # noqa: PLC0415
     from service.training.job import order_of  # noqa: PLC0415
-    from service.training.local import train_file  # noqa: PLC0415
+    from service.training.local import train_text  # noqa: PLC0415
+    from service.training.recipe import usual_epochs  # noqa: PLC0415
 
+    corpus = Corpus.decode(file.read_bytes())
     architecture = {
         "cell": cell,
         "units": units,
@@ -144,14 +147,14 @@ def train(  # noqa: PLR0913, PLR0917
         "dropout": dropout,
     }
     schedule = {
-        "epochs": epochs,
+        "epochs": usual_epochs(len(corpus.text)) if epochs is None else epochs,
         "batch_size": batch_size,
         "sequence_length": sequence_length,
         "learning_rate": learning_rate,
         "max_seconds": max_seconds,
     }
     order = order_of(name, architecture, schedule, seed, precision, initial_model)
-    print(train_file(order, file, ModelStore(model_store), data_dir / "training"))
+    print(train_text(order, corpus, ModelStore(model_store), data_dir / "training"))
 
 
 @app.command()

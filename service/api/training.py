@@ -23,7 +23,7 @@ from service.training.corpora import Corpora, CorpusCard
 from service.training.corpus import Corpus
 from service.training.job import DEFAULT_MAX_SECONDS, Job, JobKey, Order, Status, check_fits
 from service.training.queue import JobQueue
-from service.training.recipe import Architecture, Recipe, Schedule
+from service.training.recipe import Architecture, Recipe, Schedule, usual_epochs
 
 MAX_CORPUS_BYTES = 64 * 1024 * 1024
 POLL_S = 0.25
@@ -243,11 +243,12 @@ def _submit(
         architecture, vocabulary_size = Architecture(**asked), card.vocabulary_size
     else:
         architecture, vocabulary_size = _continued(store.read(initial), asked, card)
+    usual = {"max_seconds": DEFAULT_MAX_SECONDS, "epochs": usual_epochs(card.characters)}
     schedule = body.training.model_dump(exclude={"precision"}, exclude_none=True)
     seed = secrets.randbits(31) if body.seed is None else body.seed
     recipe = Recipe(
         architecture,
-        Schedule(**({"max_seconds": DEFAULT_MAX_SECONDS} | schedule)),
+        Schedule(**(usual | schedule)),
         seed,
         body.training.precision or "auto",
     )

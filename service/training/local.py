@@ -17,8 +17,8 @@ from service.training.publication import CURVE, Publication
 from service.training.trainer import train
 
 
-def train_file(order: Order, file: Path, store: ModelStore, folder: Path) -> ModelRef:
-    """Train on a file and store the model; say on the way how it does.
+def train_text(order: Order, corpus: Corpus, store: ModelStore, folder: Path) -> ModelRef:
+    """Train on a text and store the model; say on the way how it does.
 
     Blocks. Broken off, the same command goes on from the last checkpoint in `folder`.
 
@@ -27,7 +27,6 @@ def train_file(order: Order, file: Path, store: ModelStore, folder: Path) -> Mod
 
     """
     console = Console(stderr=True)
-    corpus = Corpus.decode(file.read_bytes())
     vocabulary, initial = corpus.vocabulary, None
     if order.initial_model is not None:
         bundle = store.read(ModelRef.parse(order.initial_model))

@@ -9,15 +9,24 @@ WantedArithmetic = Literal["auto", "float32", "bfloat16"]
 """The type of the matrix products' operands; `auto` is bfloat16 where the machine has it."""
 
 
+USUAL_CHARACTERS, MOST_USUAL_EPOCHS = 13_400_000, 200
+"""Characters that are read in all where nobody says how often; and how often at most."""
+
+
+def usual_epochs(n_characters: int) -> int:
+    """Passes over a text of so many characters where nobody says how many."""
+    return max(1, min(MOST_USUAL_EPOCHS, round(USUAL_CHARACTERS / max(1, n_characters))))
+
+
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """Embedding → equal recurrent layers → dense."""
 
     cell: str = Cell.LSTM
     embedding_dim: int = 256
-    units: int = 512
-    layers: int = 2
-    dropout: float = 0.3
+    units: int = 768
+    layers: int = 1
+    dropout: float = 0.5
 
     def spec(self, vocabulary_size: int) -> ModelSpec:
         """The model that is served in the end. Raises BadCheckpoint outside a model's limits."""
@@ -33,9 +42,9 @@ class Schedule:
     after `patience` validations without a better one.
     """
 
-    epochs: int = 20
+    epochs: int = 12
     batch_size: int = 64
-    sequence_length: int = 100
+    sequence_length: int = 50
     learning_rate: float = 3e-3
     validation_fraction: float = 0.1
     patience: int = 10
@@ -46,7 +55,7 @@ class Schedule:
     weight_decay: float = 1e-2
     gradient_norm: float = 1.0
     embedding_dropout: float = 0.1
-    recurrent_weight_drop: float = 0.3
+    recurrent_weight_drop: float = 0.4
     averaging: float = 0.99
 
 

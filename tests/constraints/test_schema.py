@@ -1,8 +1,10 @@
 """Whatever is written under a JSON schema is an instance of it."""
 
+import contextlib
 import json
 import random
 import string
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from service.constraints.compiler import compile_constraint
 from service.constraints.source import json_object, json_schema
 from service.errors import Validation
+from service.models.bundle import Bundle, Precision
+from service.models.compile import compile_program
 from tests.constraints.writing import asks, write
 
 VOCABULARY = [*string.printable[:95], "\n", "é"]
@@ -98,11 +102,11 @@ def grown(source: random.Random, depth: int):
 CHECKER = jsonschema.FormatChecker(["date", "email", "ipv4", "uuid"])
 
 
-def instances(schema, n: int, spare: int) -> list[str]:
-    constraint = compile_constraint(json_schema(schema), VOCABULARY)
+def instances(schema, n: int, spare: int, vocabulary=VOCABULARY, program=None) -> list[str]:
+    constraint = compile_constraint(json_schema(schema), vocabulary)
     most = constraint.shortest + spare
     asked = [asks(constraint, most, seed, temperature=1.5) for seed in range(n)]
-    return [text for text, _ in write(asked, VOCABULARY)]
+    return [text for text, _ in write(asked, vocabulary, program)]
 
 
 def has_inner_definitions(schema) -> bool:
@@ -110,19 +114,48 @@ def has_inner_definitions(schema) -> bool:
     return "$defs" in text and not text.startswith('{"$defs"')
 
 
-@pytest.mark.parametrize("index", range(10))
-def test_what_is_written_is_an_instance_of_its_schema(index):
-    for schema in [s for s in schemas(240) if not has_inner_definitions(s)][index::10]:
+SCHEMAS = [schema for schema in schemas(280) if not has_inner_definitions(schema)]
+
+
+def check_instances(some: list, *network) -> None:
+    for schema in some:
         validator = jsonschema.Draft202012Validator(schema, format_checker=CHECKER)
         for spare in (0, 3, 60):
-            for text in instances(schema, 6, spare):
+            for text in instances(schema, 6, spare, *network):
                 value = json.loads(text)
                 assert validator.is_valid(value), (schema, text)
                 assert text == text.strip()
 
 
+@pytest.mark.parametrize("index", range(10))
+def test_what_is_written_is_an_instance_of_its_schema(index):
+    check_instances(SCHEMAS[index::10])
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The bundled model's vocabulary and program."""
+    bundle = Bundle.read(Path(__file__).parents[2] / "model_store" / "demo" / "1")
+    program = compile_program(bundle.spec, bundle.weights, Precision.INT8, threads=1)
+    return list(bundle.tokenizer.tokens), program
+
+
+def is_spelled(schema, vocabulary) -> bool:
+    with contextlib.suppress(Validation):
+        compile_constraint(json_schema(schema), vocabulary)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("index", range(10))
+def test_so_it_is_with_a_trained_network(trained, index):
+    served = [schema for schema in SCHEMAS if is_spelled(schema, trained[0])]
+    assert len(served) >= 200
+    check_instances(served[index::10], *trained)
+
+
 def test_there_are_two_hundred_schemas():
-    assert len([s for s in schemas(240) if not has_inner_definitions(s)]) >= 200
+    assert len(SCHEMAS) >= 200
 
 
 TREE = {

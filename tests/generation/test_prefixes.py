@@ -78,6 +78,17 @@ async def test_a_prompt_that_is_known_is_not_read_again():
         assert fed < 2 * prefixes_module.APART
 
 
+async def test_a_prompt_may_end_where_a_state_lies():
+    prefixes = Prefixes(PrefixCache(), b"")
+    async with running() as engine:
+        await read_all(begin(engine, asked(LONG), prefixes=prefixes))
+        for length in [state.position for state in prefixes.cache._states.values()]:
+            alone = await read_all(begin(engine, asked(LONG[:length])))
+            known = begin(engine, asked(LONG[:length]), prefixes=prefixes)
+            assert known.cached_tokens < length
+            assert await read_all(known) == alone
+
+
 async def test_a_prompt_that_is_cut_off_leaves_what_was_read():
     prefixes = Prefixes(PrefixCache(), b"")
     async with running() as engine:

@@ -6,7 +6,7 @@ import pytest
 
 from service.errors import Validation
 from service.training.job import TRANSITIONS, Change, Order, Status, after, check_fits
-from service.training.recipe import Architecture, Recipe, Schedule
+from service.training.recipe import Architecture, Recipe, Schedule, usual_epochs
 
 
 def order(architecture=None, schedule=None, **rest):
@@ -68,3 +68,11 @@ def test_a_model_that_is_too_large_is_refused():
 def test_an_alias_needs_a_loaded_model():
     with pytest.raises(Validation, match="load_when_done"):
         order(alias="a", load_when_done=False)
+
+
+@pytest.mark.parametrize(
+    ("n_characters", "epochs"),
+    [(1, 200), (60_000, 200), (100_000, 134), (1_115_394, 12), (64_000_000, 1)],
+)
+def test_a_long_text_is_read_less_often(n_characters, epochs):
+    assert usual_epochs(n_characters) == epochs
