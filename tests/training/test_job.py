@@ -54,7 +54,7 @@ def test_a_limit_is_named_with_the_value(architecture, schedule, sentence):
 
 
 def test_a_text_that_is_too_short_is_refused_with_the_number_it_needs():
-    with pytest.raises(Validation, match=r"9 characters to learn.*needs 6,401"):
+    with pytest.raises(Validation, match=r"9 characters to learn.*needs 3,201"):
         check_fits(order(), 5, 10)
     with pytest.raises(Validation, match="leaves 1 characters for validation"):
         check_fits(order(schedule={"validation_fraction": 0.001, "batch_size": 1}), 5, 700)

@@ -1,5 +1,7 @@
 """Each cell's own gradient against TensorFlow's of the reference equations."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,6 +10,7 @@ from service.models.reference import ReferenceModel
 from service.models.spec import Cell, LayerSpec, ModelSpec
 from service.training.initial import initial_weights
 from service.training.network import Dropping, Network, initial_state
+from service.training.precision import resolved
 from service.training.product import Product
 from service.training.recurrence import recurrence
 
@@ -164,3 +167,32 @@ def test_gradients_through_the_embedding_are_autodiffs(embedding_dim):
     for name, gradient in autodiff.items():
         pair = (tf.convert_to_tensor(ours[name]), tf.convert_to_tensor(gradient))
         assert relative_difference(*pair) <= LARGEST_DIFFERENCE, name
+
+
+HAS_BFLOAT16 = resolved("auto") == "bfloat16"
+
+
+@pytest.mark.skipif(not HAS_BFLOAT16, reason="the machine multiplies no bfloat16")
+@pytest.mark.parametrize("cell", list(Cell))
+def test_products_of_bfloat16_are_compiled_as_such(cell):
+    """XLA silently turns those that its libraries do not know into float32, at half the speed."""
+    spec = ModelSpec(60, 64, (LayerSpec(cell, 256), LayerSpec(cell, 256)))
+    weights = {name: tf.constant(weight) for name, weight in initial_weights(spec, 3).items()}
+    network, state = Network(spec, Product(tf.bfloat16)), initial_state(spec, 64)
+
+    @tf.function(jit_compile=True, autograph=False)
+    def learn(weights, tokens):
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            logits, _ = network.logits(weights, tokens, state, Dropping(), tf.zeros(2, tf.int32))
+            loss = tf.reduce_sum(logits)
+        return tape.gradient(loss, weights)
+
+    tokens = tf.zeros((STEPS, 64), tf.int32)
+    program = learn.experimental_get_compiler_ir(weights, tokens)(stage="optimized_hlo")
+    types = dict(re.findall(r"(%[\w.-]+) = (\w+)\[", program))
+    products = re.findall(r" dot\((%[\w.-]+), (%[\w.-]+)\)", program)
+    in_float32 = [names for names in products if "f32" in {types[name] for name in names}]
+    assert len(products) >= 12
+    # The folded embedding's own are in float32: three small ones.
+    assert len(in_float32) <= 3
