@@ -24,10 +24,19 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(slots=True)
 class Scored:
-    """A prompt's tokens as the model foretold them; the first of a text has no logprob."""
+    """A prompt's tokens as the model foretold them; the first of a text has no logprob.
+
+    Nor has one that a deadline has left unread.
+    """
 
     logprobs: list[float | None] = field(default_factory=list)
     top_tokens: list[Sequence[Token]] = field(default_factory=list)
+
+    def complete(self, n: int) -> None:
+        """Let all `n` tokens be there, where the time was up before they were read."""
+        n_unread = n - len(self.logprobs)
+        self.logprobs += [None] * n_unread
+        self.top_tokens += [()] * n_unread
 
 
 class Choices:
@@ -52,7 +61,8 @@ class Choices:
         if n == 1 and self.prompt is None:
             self._streams = [engine.submit(request)]
         else:
-            self._feed = engine.submit(_feeding(request, prompt_logprobs))
+            feeding = _feeding(request, prompt_logprobs)
+            self._feed = engine.submit(replace(feeding, deadline_s=request.deadline_s))
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
         if self._feed is not None:
@@ -82,8 +92,13 @@ class Choices:
             origin=state,
             recent=prompt[max(0, n_before - PENALTY_WINDOW) : n_before],
         )
-        if state is None:  # one token, of which there is no state before it
+        start = self._request.origin.position if self._request.origin else 0
+        if state is None or state.position < start + n_before:
+            # One token, of which there is no state before it; or it was not fed in time, and then
+            # there is none for a text either.
             request = self._request
+        if self.prompt is not None:
+            self.prompt.complete(len(prompt))
         for index in range(0 if self._is_cancelled else self._n):
             stream = Stream(self._engine)
             self._streams.append(stream)

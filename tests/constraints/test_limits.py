@@ -163,6 +163,7 @@ def test_a_word_may_lead_into_a_dead_end_and_is_not_begun():
     [
         (limited(None, bad_words=["a", "b", "0"]), "no text can go on without"),
         (limited(None, bad_words=["aa", "ab", "a0", "b", "0"]), "no text can go on without"),
+        (limited(None, bad_words=["aaaa", "aaab", "aaa0", "b", "0"]), "no text can go on without"),
         (limited(None, allowed=[1]), "no text can go on without"),
         (limited(regex("a+b"), bad_words=["ab"]), "every text that matches the regex has one"),
         (limited(regex("[ab]+"), allowed=[3]), "made of the allowed 1 characters"),
@@ -185,7 +186,7 @@ def test_what_leaves_no_text_is_refused(source, sentence):
 )
 def test_what_is_over_the_budget_is_refused_in_bounded_time(source):
     start = time.monotonic()
-    with pytest.raises(Validation, match="more than 32768 states .* which is the limit"):
+    with pytest.raises(Validation, match=r"more than 32768 states .* which is the limit"):
         compile_constraint(source, PRINTABLE)
     assert time.monotonic() - start < PATIENCE_S
 
