@@ -32,8 +32,8 @@ def without(words: Sequence[str], vocabulary: Sequence[str | None]) -> Constrain
         class_of.get(token, _IN_NO_WORD) if token in alphabet else _NEVER_DRAWN
         for token in vocabulary
     ]
-    nowhere_far = np.zeros(len(children), np.int32)
-    return Constraint(np.array(token_class, np.int32), next_state, nowhere_far)
+    distance = np.zeros(len(children), np.int32)
+    return Constraint(np.array(token_class, np.int32), next_state, distance)
 
 
 def _trie(words: Sequence[Sequence[int]]) -> tuple[list[dict[int, int]], npt.NDArray[np.bool_]]:

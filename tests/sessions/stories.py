@@ -49,9 +49,11 @@ def deeds(asks: st.SearchStrategy) -> dict[st.SearchStrategy, int]:
     }
 
 
-def stories_of(asks: st.SearchStrategy) -> st.SearchStrategy:
-    """Stories in which these are the turns."""
-    every = [one for one, times in deeds(asks).items() for _ in range(times)]
+def stories_of(
+    asks: st.SearchStrategy, more: dict[st.SearchStrategy, int] | None = None
+) -> st.SearchStrategy:
+    """Stories in which these are the turns, and in which `more` may happen."""
+    every = [one for one, times in (deeds(asks) | (more or {})).items() for _ in range(times)]
     return st.lists(
         st.sampled_from(every).flatmap(lambda one: one),
         min_size=6,
@@ -61,7 +63,7 @@ def stories_of(asks: st.SearchStrategy) -> st.SearchStrategy:
 
 stories = stories_of(asks)
 
-_OF_A_TURN = {"work", "flush", "stumble", "sleep", "usurp", "crash", "beat"}
+_OF_A_TURN = {"work", "flush", "stumble", "sleep", "usurp", "crash", "beat", "time_up"}
 _OF_A_SESSION = {"begin", "append", "fork", "rewind", "cancel"}
 MOST_SESSIONS = 4
 

@@ -253,6 +253,14 @@ class World:
     def work(self, p: int) -> None:
         self.processes[p].engine.work()
 
+    def time_up(self, p: int) -> None:
+        """It is later than the deadline of every turn that has one."""
+        process = self.processes[p]
+        for key, live in list(process.sessions._live.items()):
+            order = self._found(key).request
+            if order and Order.from_json(order).asked.deadline_s is not None:
+                process.engine.finish(live)
+
     def flush(self, p: int, faults: Sequence[str] = ()) -> None:
         process = self.processes[p]
         process.faults[:] = faults
