@@ -6,7 +6,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from service.api.bodies import DEFAULT_NEW_TOKENS, Parameters
-from service.api.grammar import compiled, of_grammar
+from service.api.grammar import of_grammar
+from service.api.limits import constraint_within
 from service.api.pending import check_served
 from service.api.token_ids import logit_bias
 from service.constraints.compiler import ConstraintCompiler
@@ -43,13 +44,7 @@ def defaults_of(defaults: Mapping[str, Any]) -> Parameters:
 
 def check_together(parameters: Parameters, *, is_stream: bool, is_turn: bool) -> None:
     """See whether parameters go together, in TGI's words where it has some. Raises Validation."""
-    check_served(
-        num_beams=parameters.num_beams,
-        min_new_tokens=parameters.min_new_tokens,
-        allowed_token_ids=parameters.allowed_token_ids,
-        bad_words=parameters.bad_words,
-        max_time=parameters.max_time,
-    )
+    check_served(num_beams=parameters.num_beams)
     best_of, beams = parameters.best_of or 1, parameters.num_beams or 1
     limit = parameters.max_new_tokens or DEFAULT_NEW_TOKENS
     lengths = f"{parameters.min_new_tokens} and {limit}"
@@ -96,11 +91,17 @@ def check_together(parameters: Parameters, *, is_stream: bool, is_turn: bool) ->
 
 async def constraint_of(parameters: Parameters, compiler: ConstraintCompiler) -> Constraint | None:
     """What the text must look like, compiled. Raises Validation."""
-    if parameters.grammar is None:
-        return None
-    constraint = await compiled(compiler, of_grammar(parameters.grammar), "grammar")
-    with about("max_new_tokens"):
-        constraint.check_fits(parameters.max_new_tokens or DEFAULT_NEW_TOKENS)
+    grammar = None if parameters.grammar is None else (of_grammar(parameters.grammar), "grammar")
+    constraint = await constraint_within(
+        compiler,
+        grammar,
+        bad_words=parameters.bad_words,
+        allowed=parameters.allowed_token_ids,
+        least=parameters.min_new_tokens,
+    )
+    if constraint is not None:
+        with about("max_new_tokens"):
+            constraint.check_fits(parameters.max_new_tokens or DEFAULT_NEW_TOKENS)
     return constraint
 
 
@@ -110,6 +111,7 @@ def request_of(
     tokenizer: Tokenizer,
     seed: int,
     constraint: Constraint | None,
+    deadline_s: float | None = None,
 ) -> GenerationRequest:
     """The request that parameters are for a prompt; `seed` is taken where they have none."""
     if parameters.truncate is not None:
@@ -134,4 +136,6 @@ def request_of(
         tuple(parameters.stop or ()),
         min(parameters.top_n_tokens or 0, len(tokenizer)),
         constraint=constraint,
+        min_new_tokens=parameters.min_new_tokens or 0,
+        deadline_s=deadline_s,
     )

@@ -10,6 +10,7 @@ from service.api.bodies import GenerateBody, Parameters
 from service.api.choices import Only
 from service.api.generated import GENERATED, STREAMED
 from service.api.headers import header, session_id_of
+from service.api.limits import deadline_of
 from service.api.replies import Job, job_of_replay, streamed, whole
 from service.api.serving import ServedModel, serving_of, voice_of
 from service.errors import Validation
@@ -54,7 +55,8 @@ async def _admit(http: Request, body: GenerateBody, *, is_whole: bool) -> Job:
     model = serving.get(body.model)
     parameters = body.parameters or defaults_of(model.manifest.generation_defaults)
     check_together(parameters, is_stream=not is_whole, is_turn=False)
-    request = await _request(model, parameters, body.inputs, secrets.randbits(64))
+    deadline_s = deadline_of(parameters.max_time)
+    request = await _request(model, parameters, body.inputs, secrets.randbits(64), deadline_s)
     if not request.prompt:
         why = "has no character that the model knows" if body.inputs else "cannot be empty"
         raise Validation(f"{INPUT}`inputs` {why}")
@@ -84,7 +86,8 @@ async def _admit_turn(
         model = serving.get_for(session, body.model)
         parameters = body.parameters or defaults_of(model.manifest.generation_defaults)
         check_together(parameters, is_stream=not is_whole, is_turn=True)
-        request = await _request(model, parameters, body.inputs, session.seed)
+        deadline_s = deadline_of(parameters.max_time)
+        request = await _request(model, parameters, body.inputs, session.seed, deadline_s)
         prefix = body.inputs if parameters.return_full_text else ""
         is_in_log = bool(prefix) and prefix == model.tokenizer.decode(request.prompt)
         reply = {"details": True} if parameters.details else {}
@@ -115,8 +118,12 @@ async def _admit_turn(
 
 
 async def _request(
-    model: ServedModel, parameters: Parameters, inputs: str, seed: int
+    model: ServedModel,
+    parameters: Parameters,
+    inputs: str,
+    seed: int,
+    deadline_s: float | None,
 ) -> GenerationRequest:
     prompt = model.tokenizer.encode(inputs)
     constraint = await constraint_of(parameters, model.runtime.constraints)
-    return request_of(parameters, prompt, model.tokenizer, seed, constraint)
+    return request_of(parameters, prompt, model.tokenizer, seed, constraint, deadline_s)

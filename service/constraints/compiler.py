@@ -4,11 +4,20 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from service.constraints.alphabet import Alphabet
 from service.constraints.constraint import Constraint
 from service.constraints.dialect import read_regex
-from service.constraints.pattern import NOTHING, Pattern, characters, choice, positions, sequence
+from service.constraints.pattern import (
+    NOTHING,
+    Pattern,
+    characters,
+    choice,
+    positions,
+    repeat,
+    sequence,
+)
 from service.constraints.program import program_of
 from service.constraints.schema import read_schema
 from service.constraints.source import Kind, Source
@@ -35,6 +44,9 @@ def compile_constraint(source: Source, vocabulary: Sequence[str | None]) -> Cons
             vocabulary cannot spell a single text of it.
 
     """
+    if source.allowed:
+        allowed = frozenset(source.allowed)
+        vocabulary = [token if i in allowed else None for i, token in enumerate(vocabulary)]
     alphabet = Alphabet(token for token in vocabulary if token is not None and len(token) == 1)
     pattern = _read(source, alphabet)
     n = positions(pattern)
@@ -44,8 +56,9 @@ def compile_constraint(source: Source, vocabulary: Sequence[str | None]) -> Cons
             f"{MAX_POSITIONS} is the limit, so use smaller bounds of repetition"
         )
     if pattern is NOTHING:
+        whose = "allowed" if source.allowed else "model's"
         raise Validation(
-            f"no text matches the {source.kind} and is made of the model's {len(alphabet.members)} "
+            f"no text matches the {source.kind} and is made of the {whose} {len(alphabet.members)} "
             "characters; ask for one that these can spell"
         )
     from service.constraints.automaton import automaton_of  # noqa: PLC0415 (compiled where it is used)
@@ -53,7 +66,42 @@ def compile_constraint(source: Source, vocabulary: Sequence[str | None]) -> Cons
     program = program_of(pattern)
     automaton = automaton_of(program)
     classes = program.token_classes(vocabulary)
-    return Constraint(classes, automaton.next_state, automaton.distance, source)
+    constraint = Constraint(classes, automaton.next_state, automaton.distance)
+    return replace(_narrowed(constraint, source, vocabulary), source=source)
+
+
+def _narrowed(
+    constraint: Constraint, source: Source, vocabulary: Sequence[str | None]
+) -> Constraint:
+    """What is left of a constraint without bad words, and from the least length on."""
+    from service.constraints.product import at_least, both, endless  # noqa: PLC0415 (likewise)
+    from service.constraints.words import without  # noqa: PLC0415
+
+    if source.bad_words:
+        found = both(constraint, without(source.bad_words, vocabulary))
+        if found is None:
+            raise Validation(
+                f"every text that matches the {source.kind} has one of the bad words in it; ban "
+                "fewer"
+            )
+        constraint = found
+    if source.least > constraint.shortest:
+        found = both(constraint, at_least(source.least, len(vocabulary)))
+        if found is None:
+            raise Validation(
+                f"no text that matches the {source.kind} has {source.least} tokens or more; ask "
+                "for fewer at least"
+            )
+        constraint = found
+    if source.kind is Kind.ANY:
+        found = endless(constraint)
+        if found is None:
+            raise Validation(
+                "no text can go on without one of the bad words, or there is no token that is "
+                "allowed and has a character; ban fewer, or allow more"
+            )
+        constraint = found
+    return constraint
 
 
 def _read(source: Source, alphabet: Alphabet) -> Pattern:
@@ -62,6 +110,8 @@ def _read(source: Source, alphabet: Alphabet) -> Pattern:
             return read_regex(source.text, alphabet)
         case Kind.JSON_SCHEMA:
             return read_schema(json.loads(source.text), alphabet, MAX_POSITIONS)
+        case Kind.ANY:
+            return repeat(characters(alphabet.members), 0, None)
         case Kind.CHOICE:
             texts = json.loads(source.text)
             return choice(
@@ -78,6 +128,11 @@ class ConstraintCompiler:
         self._bytes, self._cache_bytes = 0, cache_bytes
         self._lock = threading.Lock()
         self._places = threading.BoundedSemaphore(AT_ONCE)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many tokens there are."""
+        return len(self._vocabulary)
 
     @property
     def size_bytes(self) -> int:
@@ -119,4 +174,4 @@ class ConstraintCompiler:
 
 def _size(source: Source, found: Constraint | str) -> int:
     size = _REFUSAL_BYTES if isinstance(found, str) else found.size_bytes
-    return size + 4 * len(source.text)
+    return size + source.size_bytes

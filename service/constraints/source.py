@@ -1,8 +1,8 @@
 """How a constraint was asked for: small enough to be kept in a record, whole enough to compile."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -17,14 +17,22 @@ class Kind(StrEnum):
     REGEX = "regex"
     JSON_SCHEMA = "json_schema"
     CHOICE = "choice"
+    ANY = "any"  # in none
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A regular expression, a JSON schema as JSON, or a JSON list of texts to choose from."""
+    """A regular expression, a JSON schema as JSON, or a JSON list of texts to choose from.
+
+    What is left of its texts has none of the bad words in it, is made of allowed tokens, and has
+    `least` of them or more. ANY has no `text`; its own texts go on until something else ends them.
+    """
 
     kind: Kind
     text: str
+    bad_words: tuple[str, ...] = ()
+    allowed: tuple[int, ...] = ()  # token ids; without any, every token is
+    least: int = 0
 
     def __post_init__(self) -> None:
         if len(self.text) > MAX_SOURCE_CHARACTERS:
@@ -32,6 +40,11 @@ class Source:
                 f"the {self.kind} has {len(self.text)} characters; "
                 f"{MAX_SOURCE_CHARACTERS} is the limit"
             )
+
+    @property
+    def size_bytes(self) -> int:
+        """What it holds in memory, about."""
+        return 4 * len(self.text) + 4 * sum(map(len, self.bad_words)) + 8 * len(self.allowed)
 
 
 def regex(pattern: str) -> Source:
@@ -63,3 +76,21 @@ def choice(texts: Sequence[str]) -> Source:
     if not texts:
         raise Validation("the choice is among no texts; give one at least")
     return Source(Kind.CHOICE, json.dumps(list(texts), ensure_ascii=False))
+
+
+def limited(
+    source: Source | None,
+    *,
+    bad_words: Iterable[str] = (),
+    allowed: Iterable[int] = (),
+    least: int = 0,
+) -> Source | None:
+    """What is left of a source, or of any text where there is none; None: any text will do.
+
+    Any text goes on anyway: a least length means something only of a source.
+    """
+    if source is None:
+        source, least = Source(Kind.ANY, ""), 0
+    words, ids = tuple(sorted({*bad_words})), tuple(sorted({*allowed}))
+    found = replace(source, bad_words=words, allowed=ids, least=least)
+    return None if found == Source(Kind.ANY, "") else found

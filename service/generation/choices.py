@@ -26,10 +26,19 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(slots=True)
 class Scored:
-    """A prompt's tokens as the model foretold them; the first of a text has no logprob."""
+    """A prompt's tokens as the model foretold them; the first of a text has no logprob.
+
+    Nor has one that a deadline has left unread.
+    """
 
     logprobs: list[float | None] = field(default_factory=list)
     top_tokens: list[Sequence[Token]] = field(default_factory=list)
+
+    def complete(self, n: int) -> None:
+        """Let all `n` tokens be there, where the time was up before they were read."""
+        n_unread = n - len(self.logprobs)
+        self.logprobs += [None] * n_unread
+        self.top_tokens += [()] * n_unread
 
 
 class Choices:
@@ -64,7 +73,8 @@ class Choices:
             engine.check_room()
             self._fork(self._known)
         else:
-            self._feed = engine.submit(_feeding(self._rest(self._known), prompt_logprobs))
+            feeding = _feeding(self._rest(self._known), prompt_logprobs)
+            self._feed = engine.submit(replace(feeding, deadline_s=request.deadline_s))
 
     @property
     def cached_tokens(self) -> int:
@@ -97,8 +107,10 @@ class Choices:
         finally:
             if self._prefixes is not None:
                 self._prefixes.keep(self._request.prompt, trail)
+        if self.prompt is not None:
+            self.prompt.complete(len(self._request.prompt))
         if not self._is_cancelled:
-            self._fork(trail.last)
+            self._fork(trail.last)  # where the time is up it is on the way, and no text comes of it
 
     def _fork(self, state: State | None) -> None:
         """Let every choice go on from a state before the prompt's last token."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -148,6 +149,7 @@ class Engine:
         self._table.warm_up()
         self._scheduler = Scheduler(texts, rows, queue_limit)
         self._listeners: set[Listener] = set()
+        self._deadlines: dict[Listener, float] = {}  # by the monotonic clock; guarded as below
         self._emptied = asyncio.Event()  # set where a draining engine has lost its last stream
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = threading.Condition()  # guards the scheduler between bursts
@@ -208,6 +210,9 @@ class Engine:
         self._listeners.add(listener)
         with self._changed:
             self._scheduler.submit(listener, request)
+            if request.deadline_s is not None:
+                left_s = request.deadline_s - time.time()
+                self._deadlines[listener] = time.monotonic() + left_s
             self._changed.notify()
         if self._is_closing or self.failure is not None:  # since it was admitted
             self.forget(listener)
@@ -217,6 +222,7 @@ class Engine:
         """Take a generation out of the batch before the next burst."""
         self._drop(listener)
         with self._changed:
+            self._deadlines.pop(listener, None)
             self._scheduler.cancel(listener)
             self._changed.notify()
 
@@ -261,6 +267,7 @@ class Engine:
                 draws, kept = self._table.run(plan)
                 with self._changed:
                     news = self._scheduler.apply(plan, draws, kept)
+                    self._forget_deadlines(news)
                 if news:
                     self._call(self._deliver, news)
         except Exception:  # noqa: BLE001 (whatever it was, every reader has to hear of it)
@@ -272,11 +279,32 @@ class Engine:
         """Wait for work; None when the engine is closing."""
         with self._changed:
             while not self._is_closing:
+                patience_s = self._finish_late() if self._deadlines else None
                 plan = self._scheduler.plan()
                 if plan is not None:
                     return plan
-                self._changed.wait()
+                self._changed.wait(patience_s)
         return None
+
+    def _finish_late(self) -> float | None:
+        """End what is out of time; return how long the next one still has."""
+        now = time.monotonic()
+        late = [listener for listener, until in self._deadlines.items() if until <= now]
+        found = [self._scheduler.finish(listener) for listener in late]
+        for listener in late:
+            del self._deadlines[listener]
+        news = [progress for progress in found if progress is not None]
+        if news:
+            self._call(self._deliver, news)
+        return min(self._deadlines.values()) - now if self._deadlines else None
+
+    def _forget_deadlines(self, news: Sequence[Progress]) -> None:
+        """Of generations that are over."""
+        if self._deadlines:
+            for progress in news:
+                if progress.is_last:
+                    listener: Any = progress.key
+                    self._deadlines.pop(listener, None)
 
     def _call(self, callback, *args) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002
         assert self._loop is not None

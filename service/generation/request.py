@@ -57,6 +57,8 @@ class GenerationRequest:
     replayed: Sequence[int] = ()  # at most max_new_tokens
     keeps_state: bool = False  # whether chunks bring states
     constraint: Constraint | None = None
+    min_new_tokens: int = 0  # before them no stop string begins
+    deadline_s: float | None = None  # by the clock on the wall: then it ends with what it has
 
 
 class FinishReason(StrEnum):
@@ -96,9 +98,9 @@ class Chunk:
 
     Columns rather than rows: a chunk is turned into bytes once a burst, and this is the hot path.
     `top_tokens` has one entry a token where the request asked for them, else it is empty. `drawn`
-    is what the network went on with: ahead of `tokens` by what a stop string holds back. `state`
-    is the latest that has consumed nothing but the prompt and tokens drawn so far. A chunk may have
-    a state alone, while the prompt is fed.
+    is what the network went on with: ahead of `tokens` by what a stop string or a deadline holds
+    back. `state` is the latest that has consumed nothing but the prompt and tokens drawn so far. A
+    chunk may have a state alone, while the prompt is fed.
     """
 
     tokens: Sequence[int]

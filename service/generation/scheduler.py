@@ -108,6 +108,7 @@ class _Row:
     is_over: bool = False
     is_complete: bool = False  # whether its constraint lets nothing follow
     held: list[tuple[Token, Sequence[Token]]] = field(default_factory=list)
+    latest: list[tuple[Token, Sequence[Token]]] = field(default_factory=list)  # free, before those
     state: State | None = None  # the latest that may be shown
 
     @property
@@ -184,6 +185,18 @@ class Scheduler:
                 f"Model is overloaded: {len(self._rows)} generations run and {len(self._waiting)} "
                 f"wait, which is the limit; try again later"
             )
+
+    def finish(self, key: Key) -> Progress | None:
+        """Let a generation end with what it has, for want of time; None where it is over."""
+        if any(waiting == key for waiting, _ in self._waiting):
+            self.cancel(key)
+            return Progress(key, Chunk((), (), finish=Finish(FinishReason.LENGTH, 0)))
+        row = next((row for row in self._rows if row.key == key and not row.is_over), None)
+        if row is None:
+            return None
+        row.is_over = True
+        shown = _take_all(row)
+        return Progress(key, _chunk(row, shown, Finish(FinishReason.LENGTH, row.drawn), ()))
 
     def cancel(self, key: Key) -> None:
         """Let a generation leave before the next step; nothing more is said of it."""
@@ -320,7 +333,7 @@ class Scheduler:
         kept: tuple[npt.NDArray[Any], ...] | None,
         failure: str | None,
     ) -> Progress:
-        if row.stops is not None:
+        if row.stops is not None or row.request.deadline_s is not None:
             return self._settle_held(row, tokens, logprobs, top, kept, failure)
         row.drawn += len(tokens)
         if kept is not None:
@@ -339,39 +352,61 @@ class Scheduler:
         kept: tuple[npt.NDArray[Any], ...] | None,
         failure: str | None,
     ) -> Progress:
-        """As `_settle` without stop strings, but through the matcher."""
-        assert row.stops is not None
-        shown: list[tuple[Token, Sequence[Token]]] = []
+        """As `_settle`, of a text that holds something back.
+
+        A stop string holds back what may begin it; a deadline the latest token, so that an end
+        which nobody could foresee comes with a token, as the end of every other text does.
+        """
+        shown = row.latest
         finish, before = None, row.drawn
         for k, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
             row.drawn += 1
             row.held.append((Token(token, logprob), top[k] if top else ()))
-            free, is_stop = row.stops.push(self._texts[token])
+            free, is_stop = row.stops.push(self._texts[token]) if row.stops else (1, False)
             shown += row.held[:free]
             del row.held[:free]
             if is_stop:
                 finish = Finish(FinishReason.STOP_SEQUENCE, row.drawn, row.held[-1][0])
                 break
+        row.latest = []
         drawn = tokens[: row.drawn - before]
         if kept is not None and len(drawn) == len(tokens):
             row.state = State(row.consumed, kept)
         if finish is None and (failure or row.end is not None):
-            shown += row.held
-            row.held.clear()
+            shown += _take_all(row)
             finish = None if failure or row.end is None else Finish(row.end, row.drawn)
-        chunk = Chunk(
-            [token.id for token, _ in shown],
-            [token.logprob for token, _ in shown],
-            [likeliest for _, likeliest in shown] if row.request.top_tokens else (),
-            finish,
-            drawn,
-            row.state,
-        )
+        elif finish is None and row.request.deadline_s is not None:
+            shown, row.latest = shown[:-1], shown[-1:]
+        chunk = _chunk(row, shown, finish, drawn)
         return Progress(row.key, chunk, failure if finish is None else None)
 
 
+def _take_all(row: _Row) -> list[tuple[Token, Sequence[Token]]]:
+    """What a row has held back."""
+    shown = row.latest + row.held
+    row.latest, row.held = [], []
+    return shown
+
+
+def _chunk(
+    row: _Row,
+    shown: Sequence[tuple[Token, Sequence[Token]]],
+    finish: Finish | None,
+    drawn: Sequence[int],
+) -> Chunk:
+    return Chunk(
+        [token.id for token, _ in shown],
+        [token.logprob for token, _ in shown],
+        [likeliest for _, likeliest in shown] if row.request.top_tokens else (),
+        finish,
+        drawn,
+        row.state,
+    )
+
+
 def _new_row(key: Key, request: GenerationRequest) -> _Row:
-    row = _Row(key, request, StopMatcher(request.stop) if request.stop else None)
+    stops = StopMatcher(request.stop, request.min_new_tokens) if request.stop else None
+    row = _Row(key, request, stops)
     row.state = request.origin
     if row.stops is not None:
         for character in request.said:

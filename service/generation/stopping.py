@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 
 class StopMatcher:
-    """Watches one generation's text, a character at a time."""
+    """Watches one generation's text, a character at a time, and lets the first `least` pass."""
 
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stops)
+    def __init__(self, stops: Sequence[str], least: int = 0) -> None:
+        self._stops, self._least = tuple(stops), least
         self._held = ""
 
     def push(self, character: str) -> tuple[int, bool]:
@@ -20,6 +20,9 @@ class StopMatcher:
         >>> [matcher.push(c) for c in "a\nb\n\n"]
         [(1, False), (0, False), (2, False), (0, False), (0, True)]
         """
+        if self._least > 0:
+            self._least -= 1
+            return 1, False
         self._held += character
         starts = [len(self._held) - len(stop) for stop in self._stops if self._held.endswith(stop)]
         if starts:

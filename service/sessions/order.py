@@ -6,7 +6,7 @@ and compiled again where it is needed.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from service.constraints.constraint import Constraint
@@ -30,6 +30,7 @@ _ASKED = [
     if one.name not in _BARE and one.name != "sampling"
 ]
 _SAMPLING = [(one.name, getattr(SamplingParams(0), one.name)) for one in fields(SamplingParams)]
+_SOURCE = [(one.name, one.default) for one in fields(Source)]
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
@@ -75,7 +76,7 @@ class Order:
         if self.shows_prompt:
             order["shows_prompt"] = True
         if self.constraint is not None:
-            order["constraint"] = asdict(self.constraint)
+            order["constraint"] = _unlike(self.constraint, _SOURCE)
         return _ENCODER.encode(order)
 
     @classmethod
@@ -91,7 +92,7 @@ class Order:
             OnDisconnect(mode),
             reply,
             shows_prompt,
-            source and Source(**(source | {"kind": Kind(source["kind"])})),
+            source and Source(**(_frozen(source) | {"kind": Kind(source["kind"])})),
         )
 
 

@@ -76,7 +76,8 @@ class Replay:
         self._tokens = tokens[after - self.turn.first :]  # known and not scored yet
         self._position = after
         self._state: State | None = None
-        self._stops = StopMatcher(self.order.asked.stop)
+        least = self.order.asked.min_new_tokens
+        self._stops = StopMatcher(self.order.asked.stop, least - len(self.said))
         self._held: list[tuple[Token, tuple[Token, ...]]] = []
         self._stream: Stream | None = None  # what computes just now
         self._is_cancelled = False
@@ -111,7 +112,8 @@ class Replay:
             await self._look()
 
     def _open_stops(self) -> None:
-        text = self._voice.tokenizer.decode(self.said[-STOP_CONTEXT:])
+        watched = self.said[self.order.asked.min_new_tokens :]
+        text = self._voice.tokenizer.decode(watched[-STOP_CONTEXT:])
         for character in text:
             free, _ = self._stops.push(character)
             self._held.append((Token(-1, 0.0), ()))

@@ -420,13 +420,15 @@ class Sessions:
             past = await self._past(session, voice, tail)
             order = Order.from_json(text)
             n_said = session.position - session.turn.first
-            said = past.tokens[-min(n_said, STOP_CONTEXT) :] if n_said else ()
-            said_text = voice.tokenizer.decode(said)
+            least = order.asked.min_new_tokens
+            n_watched = min(max(0, n_said - least), STOP_CONTEXT)
+            said = past.tokens[len(past.tokens) - n_watched :]
             constraint = await self._constraint(session, voice, order)
             request = replace(
                 order.request((), constraint),
                 max_new_tokens=order.asked.max_new_tokens - n_said,
-                said=said_text,
+                min_new_tokens=max(0, least - n_said),
+                said=voice.tokenizer.decode(said),
             )
             status = _end_of(request)
             reading = Reading(OnDisconnect.CONTINUE)

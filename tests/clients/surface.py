@@ -59,6 +59,12 @@ def text(reply: Reply) -> str:
     return content["choices"][0]["text"] if "choices" in content else content["generated_text"]
 
 
+def reason(reply: Reply) -> str:
+    """Why the first text of a reply of any family has ended."""
+    content = reply.json()
+    return (content["choices"][0] if "choices" in content else content["details"])["finish_reason"]
+
+
 def details(reply: Reply) -> dict[str, Any]:
     return reply.json()["details"]
 
@@ -243,9 +249,33 @@ OPENAI: tuple[Row, ...] = (
         {"length_penalty": 2.0},
         nothing=1.0,
     ),
-    Row("min_tokens", "vLLM", REFUSED, "not yet", {"min_tokens": 3}, nothing=0),
-    Row("allowed_token_ids", "vLLM", REFUSED, "not yet", {"allowed_token_ids": [1]}),
-    Row("bad_words", "vLLM", REFUSED, "not yet", {"bad_words": ["e"]}, nothing=[]),
+    Row(
+        "min_tokens",
+        "vLLM",
+        HONOURED,
+        "a stop string begins after so many (vLLM's ends after them, and may begin before); what "
+        "the text must look like is as long, too",
+        {"min_tokens": 30},
+        shows(lambda reply: len(text(reply)) >= 30),
+        {"stop": "e", **LONG},
+    ),
+    Row(
+        "allowed_token_ids",
+        "vLLM",
+        HONOURED,
+        "1 to 1,024 of the model's own ids: no other token is drawn",
+        {"allowed_token_ids": [int(Q), E]},
+        shows(lambda reply: set(text(reply)) <= set("qe")),
+    ),
+    Row(
+        "bad_words",
+        "vLLM",
+        HONOURED,
+        "at most 256 of 1 to 256 characters: none is in the text; the prompt does not count",
+        {"bad_words": ["e", "th"]},
+        shows(lambda reply: "e" not in text(reply) and len(text(reply)) == 60),
+        LONG,
+    ),
     Row(
         "prompt_logprobs",
         "vLLM",
@@ -415,7 +445,14 @@ OPENAI: tuple[Row, ...] = (
     Row(
         "vllm_xargs", "vLLM", REFUSED, "there are no plugins", {"vllm_xargs": {"a": 1}}, nothing={}
     ),
-    Row("max_time", "ours", REFUSED, "not yet", {"max_time": 1.0}),
+    Row(
+        "max_time",
+        "ours",
+        HONOURED,
+        "seconds, at most a day, waiting included: then every choice ends with what it has",
+        {"max_time": 0.3, "max_tokens": 1_000_000},
+        lambda _, given: len(text(given)) < 1_000_000 and reason(given) == "length",
+    ),
     Row("typical_p", "ours", HONOURED, "(0, 1)", {"typical_p": 0.05}, another_text),
     Row(
         "session_id",
@@ -613,10 +650,40 @@ NATIVE: tuple[Row, ...] = (
         parameters(length_penalty=2.0),
         nothing=1.0,
     ),
-    Row("min_new_tokens", "ours", REFUSED, "not yet", parameters(min_new_tokens=3), nothing=0),
-    Row("allowed_token_ids", "ours", REFUSED, "not yet", parameters(allowed_token_ids=[1])),
-    Row("bad_words", "ours", REFUSED, "not yet", parameters(bad_words=["e"]), nothing=[]),
-    Row("max_time", "ours", REFUSED, "not yet", parameters(max_time=1.0)),
+    Row(
+        "min_new_tokens",
+        "ours",
+        HONOURED,
+        "a stop string begins after so many, and what the grammar allows is as long",
+        parameters(min_new_tokens=30),
+        shows(lambda reply: len(text(reply)) >= 30),
+        parameters(stop=["e"], max_new_tokens=60),
+    ),
+    Row(
+        "allowed_token_ids",
+        "ours",
+        HONOURED,
+        "1 to 1,024 ids: no other token is drawn",
+        parameters(allowed_token_ids=[int(Q), E]),
+        shows(lambda reply: set(text(reply)) <= set("qe")),
+    ),
+    Row(
+        "bad_words",
+        "ours",
+        HONOURED,
+        "at most 256 of 1 to 256 characters: none is in the text; the prompt does not count",
+        parameters(bad_words=["e", "th"]),
+        shows(lambda reply: "e" not in text(reply) and len(text(reply)) == 60),
+        parameters(max_new_tokens=60),
+    ),
+    Row(
+        "max_time",
+        "ours",
+        HONOURED,
+        "seconds, at most a day, waiting included: then the text ends with what it has",
+        parameters(max_time=0.3, max_new_tokens=1_000_000),
+        lambda _, given: len(text(given)) < 1_000_000 and reason(given) == "length",
+    ),
     Row("min_p", "ours", HONOURED, "[0, 1)", parameters(min_p=0.9), another_text),
     Row(
         "presence_penalty",

@@ -116,11 +116,13 @@ def test_a_stop_string_may_begin_before_what_is_replayed(program, whole, cut):
     if cut < 1:
         return
     first = play(program, replace(whole, max_new_tokens=cut, stop=()))
+    watched = first.drawn[whole.min_new_tokens :]
     rest = replace(
         after(whole, first),
         stop=whole.stop,
-        said="".join(texts[token] for token in first.drawn[-3:]),
+        said="".join(texts[token] for token in watched[-3:]),
         max_new_tokens=whole.max_new_tokens - cut,
+        min_new_tokens=max(0, whole.min_new_tokens - cut),
     )
     again = play(program, rest)
     unseen = again.tokens.count(UNSEEN[0].id)

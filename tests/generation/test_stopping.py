@@ -30,3 +30,10 @@ def test_what_is_shown_is_the_text_before_the_first_stop_string(text, stops):
             assert not any(stop in text[:shown] for stop in stops)
             break
     assert is_over == any(stop in text for stop in stops)
+
+
+@given(text=TEXT, stops=STOPS, least=st.integers(0, 10))
+def test_no_stop_string_begins_within_the_least(text, stops, least):
+    matcher, later = StopMatcher(stops, least), StopMatcher(stops)
+    assert [matcher.push(c) for c in text[:least]] == [(1, False)] * len(text[:least])
+    assert [matcher.push(c) for c in text[least:]] == [later.push(c) for c in text[least:]]

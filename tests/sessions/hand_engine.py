@@ -42,6 +42,12 @@ class HandEngine:
     def resume(self, listener: Any) -> None:
         self._scheduler.resume(listener)
 
+    def finish(self, listener: Any) -> None:
+        """Its time is up: what an engine with a clock says of itself."""
+        progress = self._scheduler.finish(listener)
+        if progress is not None:
+            listener.deliver(progress)
+
     def work(self) -> bool:
         """One burst; whether there was anything to do."""
         plan = self._scheduler.plan()

@@ -26,34 +26,44 @@ def deed(name: str, *parts: st.SearchStrategy) -> st.SearchStrategy:
     return st.tuples(st.just(name), *parts)
 
 
-DEEDS = {
-    deed("begin", WHICH, WHICH, asks): 4,
-    deed("begin", WHICH, WHICH, asks, faults): 1,
-    deed("again", WHICH, WHICH): 1,
-    deed("work", WHICH): 4,
-    deed("flush", WHICH): 3,
-    deed("stumble", WHICH, faults): 3,
-    deed("leave", WHICH): 1,
-    deed("crash", WHICH): 1,
-    deed("sleep", WHICH): 1,
-    deed("usurp", WHICH): 2,
-    deed("beat", WHICH): 1,
-    deed("follow", WHICH, WHICH): 2,
-    deed("append", WHICH, WHICH, st.lists(st.integers(0, 6), min_size=1, max_size=3)): 1,
-    deed("fork", WHICH, WHICH, NEAR, st.sampled_from(["same", "derive"])): 1,
-    deed("rewind", WHICH, WHICH, NEAR): 1,
-    deed("cancel", WHICH, WHICH): 1,
-    deed("restart_store"): 1,
-}
-stories = st.lists(
-    st.sampled_from([one for one, times in DEEDS.items() for _ in range(times)]).flatmap(
-        lambda one: one
-    ),
-    min_size=6,
-    max_size=40,
-)
+def deeds(asks: st.SearchStrategy) -> dict[st.SearchStrategy, int]:
+    """What may happen, and how often."""
+    return {
+        deed("begin", WHICH, WHICH, asks): 4,
+        deed("begin", WHICH, WHICH, asks, faults): 1,
+        deed("again", WHICH, WHICH): 1,
+        deed("work", WHICH): 4,
+        deed("flush", WHICH): 3,
+        deed("stumble", WHICH, faults): 3,
+        deed("leave", WHICH): 1,
+        deed("crash", WHICH): 1,
+        deed("sleep", WHICH): 1,
+        deed("usurp", WHICH): 2,
+        deed("beat", WHICH): 1,
+        deed("follow", WHICH, WHICH): 2,
+        deed("append", WHICH, WHICH, st.lists(st.integers(0, 6), min_size=1, max_size=3)): 1,
+        deed("fork", WHICH, WHICH, NEAR, st.sampled_from(["same", "derive"])): 1,
+        deed("rewind", WHICH, WHICH, NEAR): 1,
+        deed("cancel", WHICH, WHICH): 1,
+        deed("restart_store"): 1,
+    }
 
-_OF_A_TURN = {"work", "flush", "stumble", "sleep", "usurp", "crash", "beat"}
+
+def stories_of(
+    asks: st.SearchStrategy, more: dict[st.SearchStrategy, int] | None = None
+) -> st.SearchStrategy:
+    """Stories in which these are the turns, and in which `more` may happen."""
+    every = [one for one, times in (deeds(asks) | (more or {})).items() for _ in range(times)]
+    return st.lists(
+        st.sampled_from(every).flatmap(lambda one: one),
+        min_size=6,
+        max_size=40,
+    )
+
+
+stories = stories_of(asks)
+
+_OF_A_TURN = {"work", "flush", "stumble", "sleep", "usurp", "crash", "beat", "time_up"}
 _OF_A_SESSION = {"begin", "append", "fork", "rewind", "cancel"}
 MOST_SESSIONS = 4
 

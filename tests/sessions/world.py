@@ -253,6 +253,14 @@ class World:
     def work(self, p: int) -> None:
         self.processes[p].engine.work()
 
+    def time_up(self, p: int) -> None:
+        """It is later than the deadline of every turn that has one."""
+        process = self.processes[p]
+        for key, live in list(process.sessions._live.items()):
+            order = self._found(key).request
+            if order and Order.from_json(order).asked.deadline_s is not None:
+                process.engine.finish(live)
+
     def flush(self, p: int, faults: Sequence[str] = ()) -> None:
         process = self.processes[p]
         process.faults[:] = faults
@@ -470,7 +478,8 @@ class World:
         alone.work_to_the_end()
         drawn = alone.seen[0].drawn
         assert said == drawn[: len(said)], "not what the turn says undisturbed"
-        if turn.status in {Status.EOS_TOKEN, Status.LENGTH, Status.STOP_SEQUENCE}:
+        is_late = order.asked.deadline_s is not None and turn.status is Status.LENGTH
+        if turn.status in {Status.EOS_TOKEN, Status.LENGTH, Status.STOP_SEQUENCE} and not is_late:
             assert len(said) == len(drawn), "ended before its end"
             assert turn.status.value == alone.seen[0].finish.reason.value
 

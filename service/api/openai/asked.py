@@ -39,13 +39,7 @@ class Clash:
 
 def check_together(body: CompletionBody, *, is_turn: bool) -> None:
     """See whether a body's fields go together. Raises Validation."""
-    check_served(
-        use_beam_search=body.use_beam_search,
-        min_tokens=body.min_tokens,
-        allowed_token_ids=body.allowed_token_ids,
-        bad_words=body.bad_words,
-        max_time=body.max_time,
-    )
+    check_served(use_beam_search=body.use_beam_search)
     for clash in _clashes(body):
         raise Validation(clash.why, clash.field)
     if not is_turn:
@@ -155,6 +149,7 @@ def request_of(
     tokenizer: Tokenizer,
     seed: int,
     constraint: Constraint | None,
+    deadline_s: float | None = None,
 ) -> GenerationRequest:
     """The request that a body is for one of its prompts; `seed` is taken where it has none."""
     vocabulary, keep = len(tokenizer), body.truncate_prompt_tokens
@@ -179,4 +174,6 @@ def request_of(
         tuple(dict.fromkeys(stops)),
         min(body.logprobs or 0, vocabulary),
         constraint=constraint,
+        min_new_tokens=body.min_tokens or 0,
+        deadline_s=deadline_s,
     )

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request, Response
 
 from service.api.choices import Choices, Only, Together
-from service.api.grammar import compiled
 from service.api.headers import header, session_id_of
+from service.api.limits import constraint_within, deadline_of
 from service.api.openai.asked import (
     check_together,
     max_tokens_of,
@@ -51,9 +51,11 @@ async def _admit(serving: Serving, http: Request, body: CompletionBody) -> Compl
     """Check everything and begin; whatever is wrong is raised here, before the first byte."""
     with about("model"):
         model = serving.get(body.model)
+    deadline_s = deadline_of(body.max_time)  # one for all of them
     constraint = await _constraint(model, body)
     requests = [
-        _request(model, body, prompt, secrets.randbits(64), constraint) for prompt in body.prompt
+        _request(model, body, prompt, secrets.randbits(64), constraint, deadline_s)
+        for prompt in body.prompt
     ]
     for request in requests:
         if not request.prompt:
@@ -73,9 +75,10 @@ async def _admit_turn(
 
     async def admit(session: Session) -> Completion:
         model = serving.get_for(session, body.model)
+        deadline_s = deadline_of(body.max_time)
         constraint = await _constraint(model, body)
         (prompt,) = body.prompt
-        request = _request(model, body, prompt, session.seed, constraint)
+        request = _request(model, body, prompt, session.seed, constraint, deadline_s)
         ask = Ask(
             request,
             OnDisconnect(body.on_disconnect),
@@ -96,13 +99,16 @@ async def _admit_turn(
 
 
 async def _constraint(model: ServedModel, body: CompletionBody) -> Constraint | None:
-    found = source_of(body)
-    if found is None:
-        return None
-    source, field = found
-    constraint = await compiled(model.runtime.constraints, source, field)
-    with about("max_tokens"):
-        constraint.check_fits(max_tokens_of(body))
+    constraint = await constraint_within(
+        model.runtime.constraints,
+        source_of(body),
+        bad_words=body.bad_words,
+        allowed=body.allowed_token_ids,
+        least=body.min_tokens,
+    )
+    if constraint is not None:
+        with about("max_tokens"):
+            constraint.check_fits(max_tokens_of(body))
     return constraint
 
 
@@ -112,10 +118,11 @@ def _request(
     prompt: str | list[int],
     seed: int,
     constraint: Constraint | None,
+    deadline_s: float | None,
 ) -> GenerationRequest:
     with about("prompt"):
         tokens = tokens_of(prompt, model.tokenizer)
-    return request_of(body, tokens, model.tokenizer, seed, constraint)
+    return request_of(body, tokens, model.tokenizer, seed, constraint, deadline_s)
 
 
 def _begin(

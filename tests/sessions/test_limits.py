@@ -1,0 +1,267 @@
+"""A turn within limits, of words, tokens, length or time: whoever goes on with it says the same."""
+
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.constraints.source import Source, limited, regex
+from service.generation.request import FinishReason, GenerationRequest, SamplingParams
+from service.sessions import link, replay
+from service.sessions.order import Order
+from service.sessions.replay import Replay
+from service.sessions.session import OnDisconnect, Status
+from service.sessions.sessions import Ask, retry_of
+from tests.generation.invariance import Stage
+from tests.sessions.stories import WHICH, deed, play, stories_of
+from tests.sessions.valkey import OwnValkey
+from tests.sessions.world import CONSTRAINTS, TOKENS, World, make_program
+
+N = 250
+LATE_S = time.time() + 3_600  # no clock comes to it in a test: the hand of the engine ends a turn
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory) -> Iterator[OwnValkey]:
+    own = OwnValkey(tmp_path_factory.mktemp("valkey"))
+    own.start()
+    yield own
+    own.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    monkeypatch.setattr(link, "PAUSE_S", 0.0)
+    monkeypatch.setattr(replay, "POLL_S", 0.0)
+
+
+@pytest.fixture
+def world(valkey) -> Iterator[World]:
+    made = World(valkey, [make_program()])
+    made.create((1, 2), seed=3)
+    yield made
+    assert made.refusals == []
+    made.close()
+
+
+def asks(source: Source | None = None, n: int = N, key: str | None = "one", **more) -> Ask:
+    """What is asked of a turn; with a key that stands for all of it."""
+    constraint = None if source is None else CONSTRAINTS.compile(source)
+    n = max(n, constraint.shortest if constraint else 1)
+    request = GenerationRequest((), n, SamplingParams(5), constraint=constraint, **more)
+    retry = retry_of(key, source, n, sorted(more.items())) if key else None
+    return Ask(request, OnDisconnect.CANCEL, {}, retry)
+
+
+def alone(ask: Ask, before: tuple[int, ...] = (1, 2)) -> str:
+    """What a turn says undisturbed, a stop string that it ends with included."""
+    stage = Stage(make_program(), TOKENS)
+    request = ask.request
+    stage.submit(
+        GenerationRequest(
+            before,
+            request.max_new_tokens,
+            request.sampling,
+            request.stop,
+            constraint=request.constraint,
+            min_new_tokens=request.min_new_tokens,
+        )
+    )
+    stage.work_to_the_end()
+    return "".join(TOKENS[token] for token in stage.seen[0].drawn)
+
+
+def said(world: World) -> str:
+    turn = world._found(world.keys[0]).session.turn
+    return world.tokenizer.decode(world._log_now(world.keys[0])[turn.first : turn.finish])
+
+
+def status(world: World) -> Status:
+    return world._found(world.keys[0]).session.turn.status
+
+
+def work(world: World, p: int = 0, bursts: int = 10**6) -> None:
+    for _ in range(bursts):
+        if not world.processes[p].engine.work():
+            break
+        world.flush(p)
+    world.flush(p)
+    world.check()
+
+
+def follow(world: World, p: int) -> None:
+    """The first client follows its turn to the end there, however busy the machine is."""
+    while not world.clients[0].is_over:
+        world.beat(p)  # lets go of a take-over that a replay did not wait for
+        world.follow(p, 0)
+        work(world, p)
+
+
+def again(world: World, p: int) -> tuple[list[int], object]:
+    """The answer that the same key gets of another process: its tokens and its end."""
+
+    async def ask() -> tuple[list[int], object]:
+        begun = await world.processes[p].begin(*[world.keys[0], world.asked[0][1]])
+        assert isinstance(begun, Replay)
+        chunks = []
+        task = world.loop.create_task(_read(begun, chunks))
+        while not task.done():
+            world.processes[p].engine.work()
+            await world.processes[p].ledger.flush()
+            await world.loop.run_in_executor(None, time.sleep, 0.0)
+        await task
+        return [token for chunk in chunks for token in chunk.tokens], chunks[-1].finish
+
+    return world.do(ask())
+
+
+async def _read(begun: Replay, chunks: list) -> None:
+    chunks += [chunk async for chunk in begun]
+
+
+PLAIN = alone(asks())
+BANS = limited(None, bad_words=[PLAIN[5:7], PLAIN[60:62], PLAIN[100:103]])
+MEANT = [
+    asks(BANS),
+    asks(limited(None, allowed=[0, 1, 3, 5])),
+    asks(limited(regex("([ab]|cd[ef])*g"), bad_words=["ab", "fb"], least=80), 120),
+    asks(stop=(PLAIN[40:42],), min_new_tokens=41),
+    asks(stop=(PLAIN[40:42],), min_new_tokens=40),
+]
+
+
+def test_what_is_meant_differs():
+    assert PLAIN[5:7] not in alone(MEANT[0])
+    assert set(alone(MEANT[1])) == set("abdf")
+    assert re.fullmatch(r"(?:[ab]|cd[ef]){2,}g", text := alone(MEANT[2]))
+    assert len(text) >= 80
+    assert "ab" not in text
+    assert "fb" not in text
+    assert alone(asks(stop=(PLAIN[40:42],))) == PLAIN[: PLAIN.index(PLAIN[40:42]) + 2]
+    assert alone(MEANT[3]) == PLAIN[: PLAIN.index(PLAIN[40:42], 41) + 2]
+    assert alone(MEANT[4]) == PLAIN[:42]
+
+
+@pytest.mark.parametrize("ask", MEANT, ids=["bad words", "allowed", "all", "least", "least, at it"])
+@pytest.mark.parametrize("bursts", [0, 1, 3, 5, 6])
+def test_another_process_takes_it_over_and_the_text_is_the_same(world, ask, bursts):
+    undisturbed = alone(ask)
+    world.begin(0, 0, ask)
+    work(world, bursts=bursts)
+    world.crash(0)
+    follow(world, 1)
+    assert said(world) == undisturbed
+    (client,) = world.clients
+    shown = undisturbed
+    if status(world) is Status.STOP_SEQUENCE:
+        shown = undisturbed[:-2]
+    assert [TOKENS[token] for token, _ in client.seen] == list(shown)
+    world.again(0, 0)
+    assert world.clients[-1].seen == client.seen
+
+
+limited_asks = st.builds(
+    asks,
+    source=st.sampled_from(
+        [None, None, BANS, limited(regex("(a|cd|b)*e"), bad_words=["aa"], least=9)]
+    ),
+    n=st.sampled_from([2, 6, 20, 40]),
+    key=st.sampled_from([None, "one", "two"]),
+    stop=st.sampled_from([(), ("ab",), ("c",), ("dd", "ef")]),
+    min_new_tokens=st.sampled_from([0, 3, 12]),
+    deadline_s=st.sampled_from([None, LATE_S]),
+)
+
+
+def test_every_promise_holds_in_every_story(valkey, monkeypatch):
+    monkeypatch.setattr(link, "CALL_LIMIT_S", 0.02)
+
+    @settings(
+        max_examples=100,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(story=stories_of(limited_asks, {deed("time_up", WHICH): 2}))
+    def tell(story):
+        made = World(valkey, [make_program()])
+        try:
+            play(made, story)
+        finally:
+            made.close()
+
+    tell()
+
+
+# -- time
+
+
+@pytest.mark.parametrize("stop", [(), (PLAIN[3:30] + "?",), (PLAIN[3:30], "zz")])
+@pytest.mark.parametrize("bursts", [0, 1, 4, 5])
+def test_a_turn_that_is_out_of_time_ends_at_its_prefix_for_good(world, stop, bursts):
+    world.begin(0, 0, asks(stop=stop, deadline_s=LATE_S))
+    work(world, bursts=bursts)
+    (client,) = world.clients
+    world.processes[0].engine.finish(client.turn)
+    world.flush(0)
+    world.check()
+    if status(world) is Status.STOP_SEQUENCE:
+        return  # it was over before
+    assert status(world) is Status.LENGTH
+    n = len(said(world))
+    assert said(world) == PLAIN[:n]
+    assert (n == 0) == (bursts == 0)
+    assert [TOKENS[token] for token, _ in client.seen] == list(PLAIN[:n])
+    # The same key, whenever: the log tells the answer, and no clock.
+    tokens, finish = again(world, 1)
+    assert world.tokenizer.decode(tokens) == PLAIN[:n]
+    assert (finish.reason, finish.generated_tokens) == (FinishReason.LENGTH, n)
+    # What comes next is what would have come.
+    world.begin(1, 0, asks(n=N - n, key=None))
+    work(world, 1)
+    assert PLAIN[:n] + said(world) == PLAIN
+
+
+def test_its_last_event_is_a_token_whoever_tells_it(world):
+    world.begin(0, 0, asks(deadline_s=LATE_S))
+    work(world, bursts=4)
+    live = world.clients[0].turn
+    ends = []
+    deliver = live.stream.deliver
+    live.stream.deliver = lambda progress: (ends.append(progress.chunk), deliver(progress))
+    world.processes[0].engine.finish(live)
+    world.flush(0)
+    assert ends[-1].finish.generated_tokens == len(said(world))
+    assert len(ends[-1].tokens) == 1
+
+
+def test_whoever_takes_it_over_knows_when_it_has_to_end(world):
+    world.begin(0, 0, asks(deadline_s=LATE_S))
+    work(world, bursts=3)
+    before = said(world)
+    world.crash(0)
+
+    async def resume() -> None:
+        await world.processes[1].sessions._resume(world.keys[0], world.processes[1].voice)
+
+    world.do(resume())
+    (live,) = world.processes[1].sessions._live.values()
+    ((_, request),) = world.processes[1].engine._scheduler._waiting
+    assert request.deadline_s == LATE_S
+    world.processes[1].engine.finish(live)
+    world.flush(1)
+    assert status(world) is Status.LENGTH
+    assert said(world) == before
+    follow(world, 1)
+
+
+@pytest.mark.parametrize("ask", [*MEANT, asks(deadline_s=LATE_S)])
+def test_an_order_keeps_its_limits(ask):
+    order = Order.of(ask.request, OnDisconnect.CANCEL, {})
+    assert Order.from_json(order.to_json()) == order
+    source = ask.request.constraint and ask.request.constraint.source
+    assert order.constraint == source
