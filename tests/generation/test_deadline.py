@@ -197,6 +197,16 @@ async def test_a_prompt_that_takes_too_long_leaves_no_text(logprobs):
             assert scored.logprobs[-1] is None
 
 
+async def test_no_text_begins_in_the_middle_of_its_prompt():
+    """Where the prompt's time is up a little before that of its texts."""
+    async with running(Slow()) as engine:
+        asked = request(30, prompt=PROMPT * 200)
+        choices = begin(engine, replace(asked, deadline_s=soon(0.8)), n=2)
+        choices._request = asked
+        seen = await read_all(choices)
+        assert seen[0] == await read(engine.submit(asked))
+
+
 async def test_the_stop_strings_of_a_text_that_must_not_be_short_come_later():
     async with running() as engine:
         text = TOKENIZER.decode((await read(engine.submit(request(60)))).tokens)

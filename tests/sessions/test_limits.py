@@ -130,7 +130,9 @@ MEANT = [
     asks(limited(regex("([ab]|cd[ef])*g"), bad_words=["ab", "fb"], least=80), 120),
     asks(stop=(PLAIN[40:42],), min_new_tokens=41),
     asks(stop=(PLAIN[40:42],), min_new_tokens=40),
+    asks(stop=(PLAIN[10:40],), min_new_tokens=7),
 ]
+NAMES = ["bad words", "allowed", "all", "least", "least, at it", "least, and a long stop string"]
 
 
 def test_what_is_meant_differs():
@@ -143,9 +145,10 @@ def test_what_is_meant_differs():
     assert alone(asks(stop=(PLAIN[40:42],))) == PLAIN[: PLAIN.index(PLAIN[40:42]) + 2]
     assert alone(MEANT[3]) == PLAIN[: PLAIN.index(PLAIN[40:42], 41) + 2]
     assert alone(MEANT[4]) == PLAIN[:42]
+    assert alone(MEANT[5]) == PLAIN[:40]
 
 
-@pytest.mark.parametrize("ask", MEANT, ids=["bad words", "allowed", "all", "least", "least, at it"])
+@pytest.mark.parametrize("ask", MEANT, ids=NAMES)
 @pytest.mark.parametrize("bursts", [0, 1, 3, 5, 6])
 def test_another_process_takes_it_over_and_the_text_is_the_same(world, ask, bursts):
     undisturbed = alone(ask)
@@ -157,7 +160,7 @@ def test_another_process_takes_it_over_and_the_text_is_the_same(world, ask, burs
     (client,) = world.clients
     shown = undisturbed
     if status(world) is Status.STOP_SEQUENCE:
-        shown = undisturbed[:-2]
+        shown = undisturbed[: -len(ask.request.stop[0])]
     assert [TOKENS[token] for token, _ in client.seen] == list(shown)
     world.again(0, 0)
     assert world.clients[-1].seen == client.seen
