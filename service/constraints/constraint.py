@@ -107,6 +107,18 @@ class Constraint:
         allowed: npt.NDArray[np.bool_] = is_open[self.token_class]
         return allowed
 
+    def endings(
+        self, state: int, remaining: int
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """After which tokens the text is complete, and after which of these it is over.
+
+        Shape: (vocabulary,) bool each. `remaining` counts the token, as in `allowed`.
+        """
+        following = self.next_state[state]
+        is_complete = (following != DEAD) & (self.distance[following] == 0)
+        is_over = is_complete & (self.further[following] > remaining - 1)
+        return is_complete[self.token_class], is_over[self.token_class]
+
 
 def table_of(constraint: Constraint) -> npt.NDArray[np.int32]:
     """A constraint in one piece: (2 + vocabulary + 2 * states + states * classes,) int32.

@@ -1,5 +1,6 @@
 """Stop strings: characters are held back until it is decided whether they begin one."""
 
+import copy
 from collections.abc import Sequence
 
 
@@ -9,6 +10,15 @@ class StopMatcher:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
+
+    @property
+    def held(self) -> str:
+        """The characters held back, oldest first."""
+        return self._held
+
+    def fork(self) -> "StopMatcher":
+        """Another one, for a text that begins with what this one has seen."""
+        return copy.copy(self)
 
     def push(self, character: str) -> tuple[int, bool]:
         r"""Take the next character.
