@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
+from service.errors import CarouselError
+from service.generation.beams import BeamParams
 from service.generation.engine import Engine, Stream
 from service.generation.request import (
     PENALTY_WINDOW,
@@ -14,6 +16,7 @@ from service.generation.request import (
     SamplingParams,
     Token,
 )
+from service.models.step import State
 
 READ_AHEAD = 64
 """Chunks of several texts that wait for the reader."""
@@ -66,15 +69,8 @@ class Choices:
 
     async def _fork(self, feed: Stream) -> None:
         """Read the prompt, then let every choice go on from its end."""
-        prompt, state = self._request.prompt, self._request.origin
-        if self.prompt is not None:
-            self.prompt.logprobs.append(None)
-            self.prompt.top_tokens.append(())
-        async for chunk in feed:
-            state = chunk.state
-            if self.prompt is not None:
-                self.prompt.logprobs += chunk.logprobs
-                self.prompt.top_tokens += chunk.top_tokens or [()] * len(chunk.tokens)
+        prompt = self._request.prompt
+        state = await _read(feed, self._request.origin, self.prompt)
         n_before = len(prompt) - 1
         request = replace(
             self._request,
@@ -134,6 +130,70 @@ class Best:
     def cancel(self) -> None:
         """Nobody reads them any more."""
         self._choices.cancel()
+
+
+class Beams:
+    """The likeliest texts of one prompt that a beam search finds, read as `Choices` are.
+
+    The one text comes as it becomes certain, several together at the end. There may be fewer than
+    were asked for: a constraint may have no more.
+    """
+
+    cached_tokens = 0
+    dropped_tokens = 0
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: GenerationRequest,
+        params: BeamParams,
+        prompt_logprobs: int | None = None,
+    ) -> None:
+        """Begin. Raises as `Engine.open_search`."""
+        self._engine, self._request, self._params = engine, request, params
+        self.prompt: Scored | None = None if prompt_logprobs is None else Scored()
+        self.is_over = False
+        self._news: asyncio.Queue[tuple[int, Chunk] | CarouselError | None] = asyncio.Queue()
+        self._feed = Stream(engine)
+        engine.open_search(self)
+        engine.enter(_feeding(request, prompt_logprobs), self._feed)
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
+        try:
+            state = await _read(self._feed, self._request.origin, self.prompt)
+            if not self.is_over:
+                self._engine.searches.enter(self, self._request, self._params, state)
+            while (news := await self._news.get()) is not None:
+                if isinstance(news, CarouselError):
+                    raise news
+                yield news
+        finally:
+            self.cancel()
+
+    def deliver(self, news: Sequence[tuple[int, Chunk]], *, is_last: bool) -> None:
+        """Take what is new of some texts."""
+        if self.is_over:
+            return
+        for one in news:
+            self._news.put_nowait(one)
+        if is_last:
+            self._end(None)
+
+    def fail(self, error: CarouselError) -> None:
+        """Hear that there is no more to come."""
+        if not self.is_over:
+            self._end(error)
+
+    def cancel(self) -> None:
+        """Nobody reads them any more. Harmless when they are over."""
+        self._feed.cancel()
+        if not self.is_over:
+            self._end(None)
+
+    def _end(self, error: CarouselError | None) -> None:
+        self.is_over = True
+        self._engine.close_search(self)
+        self._news.put_nowait(error)
 
 
 def begin(
@@ -208,6 +268,20 @@ async def merged(sources: Sequence[Source[T]]) -> AsyncIterator[tuple[int, T]]:
             task.cancel()
         for source in sources:
             source.cancel()
+
+
+async def _read(feed: Stream, origin: State | None, scored: Scored | None) -> State | None:
+    """Read a prompt to its last token: the state before that, and what is told of the others."""
+    state = origin
+    if scored is not None:
+        scored.logprobs.append(None)
+        scored.top_tokens.append(())
+    async for chunk in feed:
+        state = chunk.state
+        if scored is not None:
+            scored.logprobs += chunk.logprobs
+            scored.top_tokens += chunk.top_tokens or [()] * len(chunk.tokens)
+    return state
 
 
 def _feeding(request: GenerationRequest, prompt_logprobs: int | None) -> GenerationRequest:
