@@ -8,5 +8,5 @@ _NOTHING: tuple[object, ...] = (None, False, 0, [])
 def check_served(**given: object) -> None:
     """See whether all that is asked for is served. Raises Validation."""
     for field, value in given.items():
-        if value not in _NOTHING and (field, value) != ("num_beams", 1):
+        if value not in _NOTHING:
             raise Validation(f"`{field}` is not supported yet", field)

@@ -147,7 +147,7 @@ class Beams:
         engine: Engine,
         request: GenerationRequest,
         params: BeamParams,
-        prompt_logprobs: int | None = None,
+        prompt_logprobs: int | None,
     ) -> None:
         """Begin. Raises as `Engine.open_search`."""
         self._engine, self._request, self._params = engine, request, params
@@ -203,12 +203,16 @@ def begin(
     n: int = 1,
     best_of: int = 1,
     prompt_logprobs: int | None = None,
-) -> Choices | Best:
+    beams: BeamParams | None = None,
+) -> Choices | Best | Beams:
     """Begin `n` texts, or `best_of` of which the `n` best are told once all have ended.
 
     Choice 0 is what the request says alone, to the last bit. With `prompt_logprobs` the prompt's
-    own tokens come with their logprobs and as many of the likeliest. Raises as `Engine.submit`.
+    own tokens come with their logprobs and as many of the likeliest. With `beams` texts are looked
+    for instead of drawn, as many as these say. Raises as `Engine.submit`.
     """
+    if beams is not None:
+        return Beams(engine, request, beams, prompt_logprobs)
     choices = Choices(engine, request, max(n, best_of), prompt_logprobs)
     return Best(choices, n) if best_of > n else choices
 

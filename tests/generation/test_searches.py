@@ -12,7 +12,7 @@ from service.constraints.source import choice
 from service.errors import Draining, Generation, Overloaded
 from service.generation import searches as searches_module
 from service.generation.beams import BeamParams
-from service.generation.choices import Beams
+from service.generation.choices import Beams, begin
 from service.generation.request import GenerationRequest, SamplingParams
 from service.generation.searches import TAKING_TURNS
 from service.models.step import Batch
@@ -29,7 +29,7 @@ ENDLESS = 10**6
 
 def beams(engine, n_tokens: int, width: int = 4, n: int = 1, prompt=PROMPT, **more) -> Beams:
     asked = GenerationRequest(prompt, n_tokens, SamplingParams(seed=0, temperature=0.0), **more)
-    return Beams(engine, asked, BeamParams(width, n))
+    return begin(engine, asked, beams=BeamParams(width, n))
 
 
 async def exhaust(reading) -> None:
@@ -73,7 +73,7 @@ async def test_a_width_of_one_is_the_greedy_text_to_the_last_bit():
 async def test_a_prompts_tokens_are_told_as_without_beams():
     async with running() as engine:
         asked = request(3, prompt=PROMPT)
-        found = Beams(engine, asked, BeamParams(2), 2)
+        found = begin(engine, asked, prompt_logprobs=2, beams=BeamParams(2))
         await read_all(found)
         scored = found.prompt
         assert [len(top) for top in scored.top_tokens] == [0, 2, 2, 2, 2]
