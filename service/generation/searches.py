@@ -88,7 +88,7 @@ class Searches:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread before its next step."""
+        """End the thread after the turn that it is at."""
         with self._changed:
             self._is_closing = True
             self._changed.notify()
@@ -166,7 +166,7 @@ class Searches:
         for _ in range(max(1, min(TURN_STEPS, search.length))):
             if search.is_over:
                 break
-            if task.reader.is_over or self._is_closing:
+            if task.reader.is_over:
                 return True
             _step(self._program, batch, search)
         is_last, news = search.is_over, []

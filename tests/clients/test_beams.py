@@ -151,6 +151,7 @@ def test_a_constraint_is_kept_and_may_leave_fewer_texts(client, is_stream):
         ended += [choice.index] if choice.finish_reason == "stop" else []
     assert sorted(texts) == ["", "", "no", "yes"]
     assert ended == [0, 1]
+    assert is_stream or len(reply.choices) == 2
 
 
 def test_a_stop_string_may_be_shown(client):

@@ -200,6 +200,25 @@ def path(node) -> list[int]:
     return tokens[::-1]
 
 
+class Table(DigestProgram):
+    """A network that looks at the last token alone."""
+
+    def __init__(self, rows: list[list[float]]) -> None:
+        super().__init__(len(rows))
+        self.rows = np.array(rows, np.float32)
+
+    def step(self, batch: Batch, rows: int) -> None:
+        batch.logits[:rows] = self.rows[batch.tokens[:rows]]
+
+
+def test_a_text_that_is_over_takes_no_beam_from_one_that_goes_on():
+    program = Table([[0.0, 1.0, 0.0], [0.0] * 3, [0.0] * 3])  # "b" is the likeliest after "a"
+    rules = Rules("abc", 3, 1, 1, 10.0, pattern="b|ccc")
+    (seen,) = Run(program, (0,), rules).to_the_end()
+    assert seen.tokens == [2, 2, 2]
+    check_equal([seen], oracle(reread(program), (0,), rules))
+
+
 class Level(DigestProgram):
     """A network that has no opinion."""
 

@@ -50,7 +50,7 @@ async def test_it_finds_what_the_definition_says(prompt, n):
         found = oracle(reread(DigestProgram()), prompt, Rules(TEXTS, 9, 3, n, 1.0, ("ab", "c")))
         assert [tuple(seen[i].tokens) for i in range(n)] == [one.shown for one in found]
         assert [tuple(seen[i].drawn) for i in range(n)] == [one.drawn for one in found]
-        assert is_idle(engine)
+        await until(lambda: is_idle(engine))
 
 
 async def test_it_goes_on_from_a_state():
