@@ -8,11 +8,11 @@ from pydantic import ValidationError
 from service.api.bodies import DEFAULT_NEW_TOKENS, Parameters
 from service.api.grammar import of_grammar
 from service.api.limits import constraint_within
-from service.api.pending import check_served
 from service.api.token_ids import logit_bias
 from service.constraints.compiler import ConstraintCompiler
 from service.constraints.constraint import Constraint
 from service.errors import Validation, about
+from service.generation.beams import BeamParams
 from service.generation.request import GenerationRequest, SamplingParams
 from service.models.tokenizer import Tokenizer
 
@@ -44,7 +44,6 @@ def defaults_of(defaults: Mapping[str, Any]) -> Parameters:
 
 def check_together(parameters: Parameters, *, is_stream: bool, is_turn: bool) -> None:
     """See whether parameters go together, in TGI's words where it has some. Raises Validation."""
-    check_served(num_beams=parameters.num_beams)
     best_of, beams = parameters.best_of or 1, parameters.num_beams or 1
     limit = parameters.max_new_tokens or DEFAULT_NEW_TOKENS
     lengths = f"{parameters.min_new_tokens} and {limit}"
@@ -103,6 +102,12 @@ async def constraint_of(parameters: Parameters, compiler: ConstraintCompiler) ->
         with about("max_new_tokens"):
             constraint.check_fits(parameters.max_new_tokens or DEFAULT_NEW_TOKENS)
     return constraint
+
+
+def beams_of(parameters: Parameters) -> BeamParams | None:
+    """How the likeliest text is looked for, where that is asked for."""
+    width, penalty = parameters.num_beams or 1, parameters.length_penalty
+    return BeamParams(width, 1, 1.0 if penalty is None else penalty) if width > 1 else None
 
 
 def request_of(

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.generation.choices import Scored, Source, merged
+from service.generation.choices import Source, merged
+from service.generation.reading import Scored
 from service.generation.request import Chunk
 
 

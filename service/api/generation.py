@@ -5,7 +5,14 @@ import time
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.asked import INPUT, check_together, constraint_of, defaults_of, request_of
+from service.api.asked import (
+    INPUT,
+    beams_of,
+    check_together,
+    constraint_of,
+    defaults_of,
+    request_of,
+)
 from service.api.bodies import GenerateBody, Parameters
 from service.api.choices import Only
 from service.api.generated import GENERATED, STREAMED
@@ -67,6 +74,7 @@ async def _admit(http: Request, body: GenerateBody, *, is_whole: bool) -> Job:
             model.runtime.engine,
             request,
             n=parameters.best_of or 1,
+            beams=beams_of(parameters),
             prompt_logprobs=0 if parameters.decoder_input_details else None,
             prefixes=model.runtime.prefixes.within(serving.owner_of(http)),
         ),

@@ -36,6 +36,8 @@ class Parameters(TypedDict, total=False):
     allowed_token_ids: Sequence[int]
     bad_words: Sequence[str]
     grammar: Grammar
+    num_beams: int
+    length_penalty: float
     min_new_tokens: int
     max_time: float  # seconds
     seed: int

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from service.constraints.source import Source
+from service.constraints.source import Kind, Source
 from service.errors import Validation
 
 START = 0
@@ -52,6 +52,11 @@ class Constraint:
         """What it holds in memory."""
         arrays = (self.token_class, self.next_state, self.distance, self.further, self.table)
         return sum(array.nbytes for array in arrays)
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether it says what a text is made of, and nothing of where one ends."""
+        return self.source is not None and self.source.kind is Kind.ANY
 
     def check_fits(self, max_new_tokens: int) -> None:
         """See whether a text that matches can be complete within so many tokens.
@@ -106,6 +111,18 @@ class Constraint:
         is_open = (following != DEAD) & (self.distance[following] < remaining)
         allowed: npt.NDArray[np.bool_] = is_open[self.token_class]
         return allowed
+
+    def endings(
+        self, state: int, remaining: int
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """After which tokens the text is complete, and after which of these it is over.
+
+        Shape: (vocabulary,) bool each. `remaining` counts the token, as in `allowed`.
+        """
+        following = self.next_state[state]
+        is_complete = (following != DEAD) & (self.distance[following] == 0) & (not self.is_endless)
+        is_over = is_complete & (self.further[following] > remaining - 1)
+        return is_complete[self.token_class], is_over[self.token_class]
 
 
 def table_of(constraint: Constraint) -> npt.NDArray[np.int32]:

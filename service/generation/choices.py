@@ -3,42 +3,21 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
+from service.errors import CarouselError
+from service.generation.beams import BeamParams
 from service.generation.engine import Engine, Stream
-from service.generation.prefixes import SHORTEST, Prefixes, Trail
-from service.generation.request import (
-    PENALTY_WINDOW,
-    Chunk,
-    GenerationRequest,
-    SamplingParams,
-    Token,
-)
-from service.models.step import State
+from service.generation.prefixes import Prefixes
+from service.generation.reading import Reading, Scored
+from service.generation.request import Chunk, GenerationRequest
 
 READ_AHEAD = 64
 """Chunks of several texts that wait for the reader."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-
-
-@dataclass(slots=True)
-class Scored:
-    """A prompt's tokens as the model foretold them; the first of a text has no logprob.
-
-    Nor has one that a deadline has left unread.
-    """
-
-    logprobs: list[float | None] = field(default_factory=list)
-    top_tokens: list[Sequence[Token]] = field(default_factory=list)
-
-    def complete(self, n: int) -> None:
-        """Let all `n` tokens be there, where the time was up before they were read."""
-        n_unread = n - len(self.logprobs)
-        self.logprobs += [None] * n_unread
-        self.top_tokens += [()] * n_unread
 
 
 class Choices:
@@ -59,31 +38,29 @@ class Choices:
         prefixes: Prefixes | None,
     ) -> None:
         """Begin. Raises as `Engine.submit`."""
-        self._engine, self._request, self._n = engine, request, n
-        self.prompt: Scored | None = None if prompt_logprobs is None else Scored()
-        is_kept = prompt_logprobs is None and len(request.prompt) >= SHORTEST
-        self._prefixes = prefixes if is_kept and request.origin is None else None
-        self._known = self._prefixes.longest(request.prompt) if self._prefixes else None
+        engine.check_room()
+        self._engine, self._n = engine, n
+        self._reading = Reading(engine, request, prompt_logprobs, prefixes)
         self._is_cancelled = False
         self._streams: list[Stream] = []
-        self._feed: Stream | None = None
-        if n == 1 and self.prompt is None and self._prefixes is None:
+        if n == 1 and not self._reading.is_apart:
             self._streams = [engine.submit(request)]
-        elif self.prompt is None and self.cached_tokens == len(request.prompt) - 1:
-            engine.check_room()
-            self._fork(self._known)
         else:
-            feeding = _feeding(self._rest(self._known), prompt_logprobs)
-            self._feed = engine.submit(replace(feeding, deadline_s=request.deadline_s))
+            self._reading.begin()
+
+    @property
+    def prompt(self) -> Scored | None:
+        """The prompt's tokens, if they were asked for."""
+        return self._reading.scored
 
     @property
     def cached_tokens(self) -> int:
         """How many tokens of the prompt were not computed."""
-        return self._known.position if self._known else 0
+        return self._reading.cached_tokens
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
-        if self._feed is not None:
-            await self._read_prompt(self._feed)
+        if not self._streams:
+            self._fork(await self._reading.rest())
         if len(self._streams) == 1:
             async for chunk in self._streams[0]:
                 yield 0, chunk
@@ -91,31 +68,9 @@ class Choices:
         async for news in merged(self._streams):
             yield news
 
-    async def _read_prompt(self, feed: Stream) -> None:
-        """Read the prompt, all but its last token, then let every choice go on from there."""
-        trail = Trail(len(self._request.prompt))
-        if self.prompt is not None:
-            self.prompt.logprobs.append(None)
-            self.prompt.top_tokens.append(())
-        try:
-            async for chunk in feed:
-                if chunk.state is not None:
-                    trail.add(chunk.state)
-                if self.prompt is not None:
-                    self.prompt.logprobs += chunk.logprobs
-                    self.prompt.top_tokens += chunk.top_tokens or [()] * len(chunk.tokens)
-        finally:
-            if self._prefixes is not None:
-                self._prefixes.keep(self._request.prompt, trail)
-        if self.prompt is not None:
-            self.prompt.complete(len(self._request.prompt))
-        if not self._is_cancelled:
-            self._fork(trail.last)  # where the time is up it is on the way, and no text comes of it
-
-    def _fork(self, state: State | None) -> None:
-        """Let every choice go on from a state before the prompt's last token."""
-        request = self._rest(state)
-        for index in range(self._n):
+    def _fork(self, request: GenerationRequest) -> None:
+        """Let every choice go on from the prompt's last token."""
+        for index in range(0 if self._is_cancelled else self._n):
             stream = Stream(self._engine)
             self._streams.append(stream)
             seed = seed_of(request.sampling.seed, index)
@@ -123,22 +78,12 @@ class Choices:
                 replace(request, sampling=replace(request.sampling, seed=seed)), stream
             )
 
-    def _rest(self, state: State | None) -> GenerationRequest:
-        """The request as it goes on from a state that has consumed some of its prompt."""
-        whole = self._request
-        if state is None:
-            return whole
-        consumed = state.position - (whole.origin.position if whole.origin else 0)
-        prompt = whole.prompt
-        recent = (*whole.recent, *prompt[max(0, consumed - PENALTY_WINDOW) : consumed])
-        return replace(whole, prompt=prompt[consumed:], origin=state, recent=recent)
-
     def cancel(self) -> None:
         """Nobody reads them any more. Harmless when they are over."""
         self._is_cancelled = True
-        for stream in (self._feed, *self._streams):
-            if stream is not None:
-                stream.cancel()
+        self._reading.cancel()
+        for stream in self._streams:
+            stream.cancel()
 
 
 class Best:
@@ -177,6 +122,79 @@ class Best:
         self._choices.cancel()
 
 
+class Beams:
+    """The likeliest texts of one prompt that a beam search finds, read as `Choices` are.
+
+    The one text comes as it becomes certain, several together at the end. There may be fewer than
+    were asked for: a constraint may have no more.
+    """
+
+    dropped_tokens = 0
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: GenerationRequest,
+        params: BeamParams,
+        prompt_logprobs: int | None,
+        prefixes: Prefixes | None,
+    ) -> None:
+        """Begin. Raises as `Engine.open_search`."""
+        self._engine, self._params = engine, params
+        self._reading = Reading(engine, request, prompt_logprobs, prefixes)
+        self.is_over = False
+        self._news: asyncio.Queue[tuple[int, Chunk] | CarouselError | None] = asyncio.Queue()
+        engine.open_search(self)
+        self._reading.begin()
+
+    @property
+    def prompt(self) -> Scored | None:
+        """The prompt's tokens, if they were asked for."""
+        return self._reading.scored
+
+    @property
+    def cached_tokens(self) -> int:
+        """How many tokens of the prompt were not computed."""
+        return self._reading.cached_tokens
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
+        try:
+            request = await self._reading.rest()
+            if not self.is_over:
+                self._engine.searches.enter(self, request, self._params)
+            while (news := await self._news.get()) is not None:
+                if isinstance(news, CarouselError):
+                    raise news
+                yield news
+        finally:
+            self.cancel()
+
+    def deliver(self, news: Sequence[tuple[int, Chunk]], *, is_last: bool) -> None:
+        """Take what is new of some texts."""
+        if self.is_over:
+            return
+        for one in news:
+            self._news.put_nowait(one)
+        if is_last:
+            self._end(None)
+
+    def fail(self, error: CarouselError) -> None:
+        """Hear that there is no more to come."""
+        if not self.is_over:
+            self._end(error)
+
+    def cancel(self) -> None:
+        """Nobody reads them any more. Harmless when they are over."""
+        self._reading.cancel()
+        if not self.is_over:
+            self._end(None)
+
+    def _end(self, error: CarouselError | None) -> None:
+        self.is_over = True
+        self._engine.close_search(self)
+        self._news.put_nowait(error)
+
+
 def begin(
     engine: Engine,
     request: GenerationRequest,
@@ -185,13 +203,17 @@ def begin(
     best_of: int = 1,
     prompt_logprobs: int | None = None,
     prefixes: Prefixes | None = None,
-) -> Choices | Best:
+    beams: BeamParams | None = None,
+) -> Choices | Best | Beams:
     """Begin `n` texts, or `best_of` of which the `n` best are told once all have ended.
 
     Choice 0 is what the request says alone, to the last bit. With `prompt_logprobs` the prompt's
     own tokens come with their logprobs and as many of the likeliest, so all of it is read; else
-    what `prefixes` has of it is not read again. Raises as `Engine.submit`.
+    what `prefixes` has of it is not read again. With `beams` texts are looked for instead of drawn,
+    as many as these say. Raises as `Engine.submit`.
     """
+    if beams is not None:
+        return Beams(engine, request, beams, prompt_logprobs, prefixes)
     choices = Choices(engine, request, max(n, best_of), prompt_logprobs, prefixes)
     return Best(choices, n) if best_of > n else choices
 
@@ -251,20 +273,3 @@ async def merged(sources: Sequence[Source[T]]) -> AsyncIterator[tuple[int, T]]:
             task.cancel()
         for source in sources:
             source.cancel()
-
-
-def _feeding(request: GenerationRequest, prompt_logprobs: int | None) -> GenerationRequest:
-    """What feeds the prompt, all but its last token, and tells of its tokens if that is wanted."""
-    plain = SamplingParams(seed=0, temperature=0.0)
-    if prompt_logprobs is None:
-        return GenerationRequest(request.prompt, 0, plain, origin=request.origin, keeps_state=True)
-    rest = request.prompt[1:]
-    return GenerationRequest(
-        request.prompt[:1],
-        len(rest),
-        plain,
-        top_tokens=prompt_logprobs,
-        origin=request.origin,
-        replayed=rest,
-        keeps_state=True,
-    )

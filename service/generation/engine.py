@@ -13,6 +13,7 @@ from service.errors import CarouselError, Draining, Generation
 from service.generation.request import Chunk, GenerationRequest
 from service.generation.sampling import Sampler
 from service.generation.scheduler import Plan, Progress, Scheduler
+from service.generation.searches import Reader, Searches
 from service.generation.table import SlotTable
 from service.models.step import StepProgram
 from service.models.tokenizer import Tokenizer
@@ -148,8 +149,10 @@ class Engine:
         self._table = SlotTable(program, sampler, rows, threads)
         self._table.warm_up()
         self._scheduler = Scheduler(texts, rows, queue_limit)
-        self._listeners: set[Listener] = set()
-        self._deadlines: dict[Listener, float] = {}  # by the monotonic clock; guarded as below
+        self.searches = Searches(program, texts, tokenizer.special_ids, self._call, name)
+        self.searches.warm_up()
+        self._listeners: set[Listener | Reader] = set()
+        self._deadlines: dict[Listener | Reader, float] = {}  # by the monotonic clock; guarded as below
         self._emptied = asyncio.Event()  # set where a draining engine has lost its last stream
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = threading.Condition()  # guards the scheduler between bursts
@@ -160,13 +163,13 @@ class Engine:
 
     @property
     def running(self) -> int:
-        """How many generations are in the slot table."""
-        return self._scheduler.rows
+        """How many generations are in the slot table, and how many beam searches take turns."""
+        return self._scheduler.rows + self.searches.running
 
     @property
     def waiting(self) -> int:
-        """How many wait for a slot."""
-        return self._scheduler.waiting
+        """How many wait for a slot or a turn."""
+        return self._scheduler.waiting + self.searches.waiting
 
     @property
     def streams(self) -> int:
@@ -177,6 +180,7 @@ class Engine:
         """Begin to work for the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
+        self.searches.start()
 
     def submit(self, request: GenerationRequest) -> Stream:
         """Begin a generation. Raises as `check_room`."""
@@ -218,7 +222,18 @@ class Engine:
             self.forget(listener)
             listener.fail(Draining("the model was closed before the generation began"))
 
-    def forget(self, listener: Listener) -> None:
+    def open_search(self, reader: Reader) -> None:
+        """Admit a beam search. Raises as `check_room`; Overloaded where there are too many."""
+        self.check_room()
+        self.searches.admit(reader)
+        self._listeners.add(reader)
+
+    def close_search(self, reader: Reader) -> None:
+        """A beam search is over, or nobody reads it any more."""
+        self.searches.leave(reader)
+        self._drop(reader)
+
+    def forget(self, listener: Listener | Reader) -> None:
         """Take a generation out of the batch before the next burst."""
         self._drop(listener)
         with self._changed:
@@ -254,6 +269,7 @@ class Engine:
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
+        self.searches.close()
         self._table.close()
         for listener in list(self._listeners):
             self.forget(listener)
@@ -322,7 +338,7 @@ class Engine:
             if progress.is_last:
                 self._drop(listener)
 
-    def _drop(self, listener: Listener) -> None:
+    def _drop(self, listener: Listener | Reader) -> None:
         self._listeners.discard(listener)
         if not self._listeners and self._is_draining:
             self._emptied.set()

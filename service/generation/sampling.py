@@ -22,6 +22,7 @@ from service.constraints.constraint import START, Constraint
 from service.generation.masking import follow, is_over, mask
 from service.generation.random import uniform
 from service.generation.request import MAX_TOP_TOKENS, PENALTY_WINDOW, GenerationRequest
+from service.models.spec import FloatArray
 from service.models.step import Batch
 
 MAX_STEPS = 32
@@ -185,6 +186,11 @@ class Sampler:
             self._top_logprobs[:rows, :steps],
             is_over,
         )
+
+
+def log_totals(logits: FloatArray) -> npt.NDArray[np.float64]:
+    """Log Σ exp of each row's logits, (rows,), or NaN where they are not finite numbers."""
+    return np.array([_log_total(row) for row in logits])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -34,7 +34,7 @@ Key = object
 UNSEEN: tuple[Token, Sequence[Token]] = (Token(-1, 0.0), ())
 """Stands for a token of before that a stop string holds back: its place counts, nothing else."""
 
-_FAILURE = "the network's logits are not finite numbers; the model's weights are damaged"
+NOT_FINITE = "the network's logits are not finite numbers; the model's weights are damaged"
 
 KEEP_EVERY = 256
 """Tokens between two states that a running generation shows; a cancelled one goes on from there."""
@@ -315,7 +315,7 @@ class Scheduler:
             row.is_complete = bool(draws.is_over[i]) and not row.unfed
             if tokens and min(tokens) < 0:
                 end = next(k for k, token in enumerate(tokens) if token < 0)
-                failure = _FAILURE if tokens[end] == FAILED else None
+                failure = NOT_FINITE if tokens[end] == FAILED else None
                 tokens, stop, state = tokens[:end], first + end, None
             logprobs = draws.logprobs[i, first:stop].tolist()
             top = _top_tokens(draws, i, range(first, stop), row.request.top_tokens)

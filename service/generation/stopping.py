@@ -1,5 +1,6 @@
 """Stop strings: characters are held back until it is decided whether they begin one."""
 
+import copy
 from collections.abc import Sequence
 
 
@@ -9,6 +10,20 @@ class StopMatcher:
     def __init__(self, stops: Sequence[str], least: int = 0) -> None:
         self._stops, self._least = tuple(stops), least
         self._held = ""
+
+    @property
+    def held(self) -> str:
+        """The characters held back, oldest first."""
+        return self._held
+
+    @property
+    def lets_pass(self) -> bool:
+        """Whether the next character is none of a stop string, whatever it is."""
+        return self._least > 0
+
+    def fork(self) -> "StopMatcher":
+        """Another one, for a text that begins with what this one has seen."""
+        return copy.copy(self)
 
     def push(self, character: str) -> tuple[int, bool]:
         r"""Take the next character.

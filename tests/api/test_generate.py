@@ -207,7 +207,7 @@ def test_tokenize_and_detokenize_are_each_others_inverse(http):
         ({"logit_bias": {"x": 1.0}}, "the model's ids go from 0 to"),
         ({"logit_bias": {"1": 101.0}}, "100"),
         ({"best_of": 2}, "`best_of`"),
-        ({"num_beams": 4}, "`num_beams`"),
+        ({"num_beams": 11}, "`num_beams` must be > 0 and <= 10. Given: 11"),
         ({"grammar": {"type": "regex", "value": "\x00"}}, "no text matches"),
         ({"watermark": True}, "`watermark`"),
         ({"colour": "red"}, "`parameters.colour` is not a known field"),

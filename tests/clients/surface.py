@@ -74,6 +74,18 @@ def mean_logprob(reply: Reply) -> float:
     return sum(logprobs) / len(logprobs)
 
 
+def is_likelier(plain: Reply, given: Reply) -> bool:
+    """Whether the first text of a reply has more of the model's own probability."""
+    return total_logprob(given) > total_logprob(plain)
+
+
+def total_logprob(reply: Reply) -> float:
+    content = reply.json()
+    if "choices" in content:
+        return sum(content["choices"][0]["logprobs"]["token_logprobs"])
+    return sum(token["logprob"] for token in content["details"]["tokens"])
+
+
 def another_text(plain: Reply, given: Reply) -> bool:
     return text(plain) != text(given)
 
@@ -236,18 +248,21 @@ OPENAI: tuple[Row, ...] = (
     Row(
         "use_beam_search",
         "vLLM",
-        REFUSED,
-        "not yet",
-        {"use_beam_search": True},
-        nothing=False,
+        HONOURED,
+        "`best_of` beams (default `n`), at most 10, and the `n` likeliest texts that these find; "
+        "with nothing that only sampling has, not in a session",
+        {"use_beam_search": True, "best_of": 6},
+        is_likelier,
+        {"temperature": 0, "logprobs": 0},
     ),
     Row(
         "length_penalty",
         "vLLM",
-        REFUSED,
-        "of `use_beam_search`; 1 is taken",
-        {"length_penalty": 2.0},
-        nothing=1.0,
+        HONOURED,
+        "of `use_beam_search`: -10 to 10; a text's logprob is divided by its length to this power",
+        {"length_penalty": -2.0},
+        lambda plain, given: len(text(given)) < len(text(plain)),
+        {"use_beam_search": True, "n": 4, "stop": [" ", "."]},
     ),
     Row(
         "min_tokens",
@@ -641,14 +656,24 @@ NATIVE: tuple[Row, ...] = (
         {"model": "awkward", "inputs": "<"},
         another_text,
     ),
-    Row("num_beams", "ours", REFUSED, "not yet; 1 is taken", parameters(num_beams=4), nothing=1),
+    Row(
+        "num_beams",
+        "ours",
+        HONOURED,
+        "1 to 10: the likeliest text that so many beams find; with nothing that only sampling has, "
+        "not with `best_of`, not in a session",
+        parameters(num_beams=6),
+        is_likelier,
+        parameters(do_sample=False),
+    ),
     Row(
         "length_penalty",
         "ours",
-        REFUSED,
-        "of `num_beams`; 1 is taken",
-        parameters(length_penalty=2.0),
-        nothing=1.0,
+        HONOURED,
+        "of `num_beams` > 1: -10 to 10; a text's logprob is divided by its length to this power",
+        parameters(length_penalty=-2.0),
+        lambda plain, given: len(text(given)) < len(text(plain)),
+        parameters(do_sample=False, num_beams=4, stop=[" ", "."]),
     ),
     Row(
         "min_new_tokens",

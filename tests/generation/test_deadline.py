@@ -202,7 +202,7 @@ async def test_no_text_begins_in_the_middle_of_its_prompt():
     async with running(Slow()) as engine:
         asked = request(30, prompt=PROMPT * 200)
         choices = begin(engine, replace(asked, deadline_s=soon(0.8)), n=2)
-        choices._request = asked
+        choices._reading._request = asked
         seen = await read_all(choices)
         assert seen[0] == await read(engine.submit(asked))
 

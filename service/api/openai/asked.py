@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from service.api.bodies import MAX_BEAMS
 from service.api.grammar import of_response_format, of_structured_outputs
 from service.api.openai.bodies import DEFAULT_MAX_TOKENS, CompletionBody
-from service.api.pending import check_served
 from service.api.token_ids import logit_bias, token_ids
 from service.constraints.constraint import Constraint
 from service.constraints.source import Source
 from service.errors import Validation
+from service.generation.beams import BeamParams
 from service.generation.request import GenerationRequest, SamplingParams
 from service.models.tokenizer import Tokenizer
 
@@ -39,7 +39,6 @@ class Clash:
 
 def check_together(body: CompletionBody, *, is_turn: bool) -> None:
     """See whether a body's fields go together. Raises Validation."""
-    check_served(use_beam_search=body.use_beam_search)
     for clash in _clashes(body):
         raise Validation(clash.why, clash.field)
     if not is_turn:
@@ -85,6 +84,8 @@ def _clashes_of_choices(body: CompletionBody) -> Iterator[Clash]:
         return
     if best_of > MAX_BEAMS:
         yield Clash("n", f"`use_beam_search` has at most {MAX_BEAMS} beams. Given: {best_of}")
+    if max_tokens_of(body) == 0:
+        yield Clash("max_tokens", "`use_beam_search` needs a `max_tokens` of at least 1. Given: 0")
     given = [name for name in _OF_SAMPLING if getattr(body, name) is not None]
     if body.temperature not in {None, 0.0, 1.0}:
         given.append("temperature")
@@ -134,6 +135,14 @@ def source_of(body: CompletionBody) -> tuple[Source, str] | None:
 def max_tokens_of(body: CompletionBody) -> int:
     """The limit of new tokens; OpenAI's default is short."""
     return DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+
+
+def beams_of(body: CompletionBody) -> BeamParams | None:
+    """How the likeliest texts are looked for, where that is asked for."""
+    n, penalty = body.n or 1, body.length_penalty
+    if not body.use_beam_search:
+        return None
+    return BeamParams(body.best_of or n, n, 1.0 if penalty is None else penalty)
 
 
 def prompt_logprobs_of(body: CompletionBody) -> int | None:

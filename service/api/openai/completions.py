@@ -9,6 +9,7 @@ from service.api.choices import Choices, Only, Together
 from service.api.headers import header, session_id_of
 from service.api.limits import constraint_within, deadline_of
 from service.api.openai.asked import (
+    beams_of,
     check_together,
     max_tokens_of,
     prompt_logprobs_of,
@@ -141,6 +142,7 @@ def _begin(
                 request,
                 n=n,
                 best_of=body.best_of or n,
+                beams=beams_of(body),
                 prompt_logprobs=prompt_logprobs_of(body),
                 prefixes=prefixes,
             )

@@ -6,7 +6,7 @@ from typing import Any
 
 from service.api.event_stream import rounded
 from service.api.openai.bodies import CompletionBody
-from service.generation.choices import Scored
+from service.generation.reading import Scored
 from service.generation.request import Chunk, Finish, FinishReason, Token
 from service.models.tokenizer import Tokenizer
 

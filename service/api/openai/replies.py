@@ -25,7 +25,11 @@ async def whole(http: Request, completion: Completion) -> Response:
     finally:
         watch.cancel()
         completion.choices.cancel()
-    choices = [_choice(completion, index, one, growing[index]) for index, one in enumerate(chunks)]
+    choices = [
+        _choice(completion, index, one, growing[index])
+        for index, one in enumerate(chunks)
+        if one  # else there are fewer texts than were asked for
+    ]
     usage = completion.usage(sum(one.generated for one in growing))
     session = completion.session(growing[0].finish)
     content = completion.head | {"choices": choices, "usage": usage} | session
