@@ -131,8 +131,9 @@ MEANT = [
     asks(stop=(PLAIN[40:42],), min_new_tokens=41),
     asks(stop=(PLAIN[40:42],), min_new_tokens=40),
     asks(stop=(PLAIN[10:40],), min_new_tokens=7),
+    asks(stop=(PLAIN[40], PLAIN[39:41]), min_new_tokens=40),  # the longer one begins too early
 ]
-NAMES = ["bad words", "allowed", "all", "least", "least, at it", "least, and a long stop string"]
+NAMES = ["bad words", "allowed", "all", "least", "least, at it", "a long stop string", "across it"]
 
 
 def test_what_is_meant_differs():
@@ -146,6 +147,7 @@ def test_what_is_meant_differs():
     assert alone(MEANT[3]) == PLAIN[: PLAIN.index(PLAIN[40:42], 41) + 2]
     assert alone(MEANT[4]) == PLAIN[:42]
     assert alone(MEANT[5]) == PLAIN[:40]
+    assert alone(MEANT[6]) == PLAIN[:41]
 
 
 @pytest.mark.parametrize("ask", MEANT, ids=NAMES)
