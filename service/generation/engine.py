@@ -152,7 +152,9 @@ class Engine:
         self.searches = Searches(program, texts, tokenizer.special_ids, self._call, name)
         self.searches.warm_up()
         self._listeners: set[Listener | Reader] = set()
-        self._deadlines: dict[Listener | Reader, float] = {}  # by the monotonic clock; guarded as below
+        self._deadlines: dict[
+            Listener | Reader, float
+        ] = {}  # by the monotonic clock; guarded as below
         self._emptied = asyncio.Event()  # set where a draining engine has lost its last stream
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = threading.Condition()  # guards the scheduler between bursts

@@ -1,4 +1,4 @@
-"""Beam search with what else may be asked for: words, least lengths, deadlines, known prompts."""
+"""Beam search with what else may be asked for: words, lengths, deadlines, known prompts."""
 
 import itertools
 import time
