@@ -16,7 +16,7 @@ from bench.server import server
 from service.models.bundle import Precision
 
 STREAMS, ROUNDS = 16, 3
-PATTERN = r"([A-Z][a-z]+[,.;]? |[a-z]+[,.;]?[ \n])*[A-Za-z]+[.]"
+PATTERN = r"([A-Z][a-z]+[,.;]? |[a-z]+[,.;]?[ \n])*[a-z]+[.]"
 """Words and sentences that may go on for ever."""
 
 PROMPT, EXTENSION, PROMPTS, REPEATS = 20_000, 10, 5, 5
