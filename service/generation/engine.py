@@ -152,9 +152,8 @@ class Engine:
         self.searches = Searches(program, texts, tokenizer.special_ids, self._call, name)
         self.searches.warm_up()
         self._listeners: set[Listener | Reader] = set()
-        self._deadlines: dict[
-            Listener | Reader, float
-        ] = {}  # by the monotonic clock; guarded as below
+        # By the monotonic clock; guarded as the scheduler is.
+        self._deadlines: dict[Listener | Reader, float] = {}
         self._emptied = asyncio.Event()  # set where a draining engine has lost its last stream
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = threading.Condition()  # guards the scheduler between bursts
