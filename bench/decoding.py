@@ -3,7 +3,6 @@
 import json
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import httpx2
 import numpy as np
 
 from bench import load
+from bench.first_event import first_event_s
 from bench.seed_model import VOCABULARY, write_seed_model
 from bench.server import server
 from service.models.bundle import Precision
@@ -39,29 +39,19 @@ def known(port: int, model: str) -> dict[str, float]:
     random = np.random.default_rng(3)
     times: dict[str, list[float]] = {"first": [], "again": [], "extended": []}
     with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as http:
-        _first_event_s(http, model, "warm")
+
+        def first_s(prompt: str) -> float:
+            return first_event_s(http, {"inputs": prompt, "model": model}, 2)
+
+        first_s("warm")
         for _ in range(PROMPTS):
             prompt = "".join(random.choice(list(VOCABULARY), PROMPT + REPEATS * EXTENSION))
-            times["first"].append(_first_event_s(http, model, prompt[:PROMPT]))
+            times["first"].append(first_s(prompt[:PROMPT]))
             for i in range(1, REPEATS + 1):
-                times["again"].append(_first_event_s(http, model, prompt[:PROMPT]))
+                times["again"].append(first_s(prompt[:PROMPT]))
                 longer = prompt[: PROMPT + i * EXTENSION]
-                times["extended"].append(_first_event_s(http, model, longer))
+                times["extended"].append(first_s(longer))
     return {f"{name}_ms": 1e3 * statistics.median(each) for name, each in times.items()}
-
-
-def _first_event_s(http: httpx2.Client, model: str, prompt: str) -> float:
-    parameters = {"max_new_tokens": 2, "do_sample": True}
-    body = {"inputs": prompt, "model": model, "parameters": parameters}
-    began_s = time.perf_counter()
-    with http.stream("POST", "/generate_stream", json=body) as reply:
-        chunks = reply.iter_raw()
-        next(chunks)
-        elapsed_s = time.perf_counter() - began_s
-        for _ in chunks:
-            pass
-    reply.raise_for_status()
-    return elapsed_s
 
 
 def table(result: dict[str, Any]) -> str:

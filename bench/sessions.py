@@ -18,6 +18,7 @@ import httpx2
 import numpy as np
 
 from bench import turns
+from bench.first_event import first_event_s
 from bench.seed_model import SPEC, VOCABULARY, write_seed_model
 from bench.server import server
 from service.models.bundle import Precision
@@ -93,35 +94,22 @@ def _timed(deed: Callable[[], httpx2.Response]) -> float:
     return elapsed_s
 
 
-def _first_event_s(http: httpx2.Client, body: Mapping[str, object]) -> float:
-    parameters = {"max_new_tokens": FIRST, "do_sample": True}
-    begin_s = time.perf_counter()
-    with http.stream("POST", "/generate_stream", json={**body, "parameters": parameters}) as reply:
-        chunks = reply.iter_raw()
-        next(chunks)
-        elapsed_s = time.perf_counter() - begin_s
-        for _ in chunks:
-            pass
-    reply.raise_for_status()
-    return elapsed_s
-
-
 def first_events(ports: tuple[int, int], model: str, session: str) -> Numbers:
     """Time to the first event: without a session, hot, and by turns of two processes."""
     base = "http://127.0.0.1:{}"
-    continued = {"inputs": "", "session_id": session}
+    continued, plain = {"inputs": "", "session_id": session}, {"inputs": "R", "model": model}
     with (
         httpx2.Client(base_url=base.format(ports[0])) as one,
         httpx2.Client(base_url=base.format(ports[1])) as two,
     ):
         for http in (one, two):
-            _first_event_s(http, continued)
+            first_event_s(http, continued, FIRST)
         cold = []
         for _ in range(REPEATS // 2):
-            cold += [_first_event_s(one, continued), _first_event_s(two, continued)]
+            cold += [first_event_s(one, continued, FIRST), first_event_s(two, continued, FIRST)]
         return {
-            "without_ms": median_ms(lambda: _first_event_s(one, {"inputs": "R", "model": model})),
-            "hot_ms": median_ms(lambda: _first_event_s(one, continued)),
+            "without_ms": median_ms(lambda: first_event_s(one, plain, FIRST)),
+            "hot_ms": median_ms(lambda: first_event_s(one, continued, FIRST)),
             "cold_ms": 1e3 * statistics.median(cold),
         }
 
