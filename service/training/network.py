@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from service.models.spec import Cell, ModelSpec
-from service.training.product import Product
+from service.training.product import Product, features_first
 from service.training.recurrence import recurrence
 
 
@@ -85,7 +85,7 @@ class Network:
         if vocabulary < 3 * dim:
             one_hot = tf.one_hot(tokens, vocabulary, axis=0)  # (vocabulary, time, lanes)
             return self._product.dense(one_hot, tf.matmul(embedding, kernel) + bias)
-        x = tf.transpose(tf.gather(embedding, tokens), (2, 0, 1))
+        x = features_first(tf.gather(embedding, tokens))
         return self._product.dense(x, kernel) + bias[:, None, None]
 
 

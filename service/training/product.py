@@ -46,14 +46,35 @@ class Product:
 def transposed(matrix: Any) -> Any:
     """The transpose, laid out in memory as it stands.
 
-    XLA would fold it into the product that reads it, and on a CPU a product of transposed operands
+    XLA would fold it into a product that reads it, and on a CPU a product of transposed operands
     takes up to twice as long. The barrier forbids that. The reshapes, which come to nothing, are
     for bfloat16: without them the transpose has its operand's layout when XLA decides which
     products of bfloat16 its libraries can do, and it turns the others into float32.
     """
     rows, columns = matrix.shape
     flat = tf.reshape(tf.transpose(matrix), (rows * columns,))
-    return xla.optimization_barrier(tf.reshape(flat, (columns, rows)))[0]
+    return _fixed(tf.reshape(flat, (columns, rows)))
+
+
+@tf.custom_gradient
+def features_first(x: Any) -> tuple[Any, Any]:
+    """(time, lanes, features) as (features, time, lanes), laid out so.
+
+    On the way back nothing is folded into the product that the gradient comes from: of bfloat16
+    XLA could not even run it.
+    """
+    steps, lanes, features = x.shape
+    columns = transposed(tf.reshape(x, (steps * lanes, features)))
+
+    def gradient(dy: Any) -> Any:
+        rows = tf.transpose(_fixed(_flat(dy)))
+        return tf.reshape(rows, (steps, lanes, features))
+
+    return tf.reshape(columns, (features, steps, lanes)), gradient
+
+
+def _fixed(x: Any) -> Any:
+    return xla.optimization_barrier(x)[0]
 
 
 def _flat(x: Any) -> Any:

@@ -230,9 +230,9 @@ def test_the_best_checkpoint_is_the_weights_that_are_served(undisturbed):
     assert facts["validation"]["validation_nats"] == whole.best.validation_nats
 
 
-def learner(recipe, vocabulary_size=11):
+def learner(recipe, vocabulary_size=11, precision="float32"):
     spec = recipe.architecture.spec(vocabulary_size)
-    return Learner(spec, recipe, 100, initial_weights(spec, 1), "float32")
+    return Learner(spec, recipe, 100, initial_weights(spec, 1), precision)
 
 
 def test_lanes_of_a_judgement_cost_what_one_lane_would(undisturbed):
@@ -252,12 +252,18 @@ def test_the_first_loss_is_that_of_a_guess():
     assert loss == pytest.approx(math.log(11), abs=0.05)
 
 
-def test_a_large_vocabulary_is_learnt_without_folding():
-    tokens = np.random.default_rng(0).integers(40, size=(8, 17)).astype(np.int32)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cell", ["lstm", "peephole_lstm", "gru"])
+@pytest.mark.parametrize(("vocabulary", "dim", "units"), [(40, 8, 16), (300, 64, 128)])
+def test_a_large_vocabulary_is_learnt_without_folding(vocabulary, dim, units, cell, precision):
+    architecture = Architecture(cell, dim, units, layers=1, dropout=0.0)
+    recipe = replace(RECIPE, architecture=architecture)
+    tokens = np.random.default_rng(0).integers(vocabulary, size=(8, 17)).astype(np.int32)
     window = Window(tokens[:, :-1], tokens[:, 1:])
-    mine = learner(RECIPE, 40)
+    mine = learner(recipe, vocabulary, precision)
     losses = [mine.learn(window, is_first=True) for _ in range(60)]
     assert losses[-1] < 0.8 * losses[0]
+    assert mine.judge(JudgedLanes(tokens.ravel()), never) > 0
 
 
 def test_auto_is_bfloat16_only_where_the_processor_has_it(tmp_path):
