@@ -1,6 +1,7 @@
 """The command `carousel`. Each command imports what it needs when it runs."""
 
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -113,7 +114,9 @@ def import_(
 
 @app.command()
 def train(  # noqa: PLR0913, PLR0917
-    file: Annotated[Path, typer.Argument(help="A text, UTF-8.")],
+    file: Annotated[
+        Path, typer.Argument(help="A text, UTF-8.", exists=True, dir_okay=False, readable=True)
+    ],
     name: Annotated[str, typer.Option(help="Name of the model.")],
     cell: Annotated[str | None, typer.Option(help="lstm, peephole_lstm or gru.")] = None,
     units: Annotated[int | None, typer.Option(help="Width of each recurrent layer.")] = None,
@@ -132,13 +135,15 @@ def train(  # noqa: PLR0913, PLR0917
     data_dir: Annotated[Path, typer.Option(envvar="CAROUSEL_DATA_DIR")] = Path(".data"),
 ) -> None:
     """Train a model on a text file and store it."""
+    from service.models.spec import ModelRef  # noqa: PLC0415
     from service.models.store import ModelStore  # noqa: PLC0415
     from service.training.corpus import Corpus  # noqa: PLC0415
+    from service.training.further import architecture_of  # noqa: PLC0415
     from service.training.job import order_of  # noqa: PLC0415
     from service.training.local import train_text  # noqa: PLC0415
     from service.training.recipe import usual_epochs  # noqa: PLC0415
 
-    corpus = Corpus.decode(file.read_bytes())
+    corpus, store = Corpus.decode(file.read_bytes()), ModelStore(model_store)
     architecture = {
         "cell": cell,
         "units": units,
@@ -146,6 +151,10 @@ def train(  # noqa: PLR0913, PLR0917
         "embedding_dim": embedding_dim,
         "dropout": dropout,
     }
+    if initial_model is not None:
+        model = store.read(ModelRef.parse(initial_model))
+        asked = {name: value for name, value in architecture.items() if value is not None}
+        architecture = asdict(architecture_of(model, asked, corpus.vocabulary))
     schedule = {
         "epochs": usual_epochs(len(corpus.text)) if epochs is None else epochs,
         "batch_size": batch_size,
@@ -154,7 +163,7 @@ def train(  # noqa: PLR0913, PLR0917
         "max_seconds": max_seconds,
     }
     order = order_of(name, architecture, schedule, seed, precision, initial_model)
-    print(train_text(order, corpus, ModelStore(model_store), data_dir / "training"))
+    print(train_text(order, corpus, store, data_dir / "training"))
 
 
 @app.command()

@@ -55,7 +55,7 @@ def main() -> None:
     if end.get("model") is None:
         raise SystemExit(f"{end['status']}: {end.get('error')}")
 
-    prompt = text.decode().strip()[:1]
+    prompt = text.decode("utf-8-sig").strip()[:1]
     parameters = {"max_new_tokens": asked.characters, "do_sample": True, "temperature": 0.8}
     wanted = {"inputs": prompt, "model": end["model"], "parameters": parameters}
     for _, data in events(send_json(f"{asked.url}/generate_stream", wanted)):

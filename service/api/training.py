@@ -16,11 +16,11 @@ from service.api.event_stream import EventStream
 from service.api.generated import NOTHING_COMES, Responses, events_of
 from service.api.serving import Training, serving_of
 from service.errors import TooLarge, Validation
-from service.models.bundle import Bundle
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from service.training.corpora import Corpora, CorpusCard
 from service.training.corpus import Corpus
+from service.training.further import architecture_of
 from service.training.job import DEFAULT_MAX_SECONDS, Job, JobKey, Order, Status, check_fits
 from service.training.queue import JobQueue
 from service.training.recipe import Architecture, Recipe, Schedule, usual_epochs
@@ -242,7 +242,9 @@ def _submit(
     if initial is None:
         architecture, vocabulary_size = Architecture(**asked), card.vocabulary_size
     else:
-        architecture, vocabulary_size = _continued(store.read(initial), asked, card)
+        model = store.read(initial)
+        architecture = architecture_of(model, asked, card.vocabulary)
+        vocabulary_size = model.spec.vocabulary_size
     usual = {"max_seconds": DEFAULT_MAX_SECONDS, "epochs": usual_epochs(card.characters)}
     schedule = body.training.model_dump(exclude={"precision"}, exclude_none=True)
     seed = secrets.randbits(31) if body.seed is None else body.seed
@@ -262,31 +264,6 @@ def _submit(
     )
     check_fits(order, vocabulary_size, card.characters)
     return training.queue.submit(owner, order)
-
-
-def _continued(model: Bundle, asked: dict[str, Any], card: CorpusCard) -> tuple[Architecture, int]:
-    """The architecture and vocabulary of a model that is trained further."""
-    ref, spec = model.ref, model.spec
-    first = spec.layers[0]
-    own = {
-        "cell": str(first.cell),
-        "embedding_dim": spec.embedding_dim,
-        "units": first.units,
-        "layers": len(spec.layers),
-    }
-    for name, value in own.items():
-        if name in asked and asked[name] != value:
-            raise Validation(f"`{name}` is {asked[name]!r}, but {ref} has {value!r}; leave it out")
-    architecture = Architecture(**(asked | own))
-    if architecture.spec(spec.vocabulary_size) != spec:
-        raise Validation(f"{ref} is {spec.summary} of a kind that is served but not trained here")
-    missing = sorted(set(card.vocabulary) - set(model.tokenizer.tokens))
-    if missing:
-        raise Validation(
-            f"the text has {len(missing)} characters that {ref} does not know, "
-            f"{''.join(missing[:8])!r} among them; an initial model's vocabulary must cover it"
-        )
-    return architecture, spec.vocabulary_size
 
 
 def _reply(job: Job) -> JobReply:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from service.errors import Validation
 from service.models.tokenizer import Tokenizer
+from service.training.recipe import edge_of
 
 Tokens = npt.NDArray[np.int32]
 
@@ -89,7 +90,7 @@ class Corpus:
 
         """
         tokens = encoded(self.text, vocabulary)
-        edge = round(len(tokens) * (1.0 - validation_fraction))
+        edge = edge_of(len(tokens), validation_fraction)
         return Split(tokens[:edge], tokens[edge:], len(self.text[edge:].encode()))
 
 

@@ -5,8 +5,8 @@ from enum import StrEnum
 from typing import Any, Self, cast
 
 from service.errors import Validation
-from service.models.spec import Cell, check_name
-from service.training.recipe import Architecture, Recipe, Schedule, WantedArithmetic
+from service.models.spec import MAX_LAYERS, Cell, check_name
+from service.training.recipe import Architecture, Recipe, Schedule, WantedArithmetic, edge_of
 
 MAX_CRASHES = 3
 """A job whose process has died so often is the likely cause, and is not tried again."""
@@ -183,7 +183,7 @@ def _check_recipe(recipe: Recipe) -> None:
     limits: list[tuple[str, float, float, float]] = [
         ("embedding_dim", architecture.embedding_dim, 1, MAX_UNITS),
         ("units", architecture.units, 1, MAX_UNITS),
-        ("layers", architecture.layers, 1, 8),
+        ("layers", architecture.layers, 1, MAX_LAYERS),
         ("dropout", architecture.dropout, 0.0, 0.95),
         ("epochs", schedule.epochs, 1, MAX_EPOCHS),
         ("batch_size", schedule.batch_size, 1, MAX_BATCH),
@@ -191,7 +191,12 @@ def _check_recipe(recipe: Recipe) -> None:
         ("learning_rate", schedule.learning_rate, 1e-7, 1.0),
         ("validation_fraction", schedule.validation_fraction, 0.001, 0.5),
         ("patience", schedule.patience, 1, 10_000),
-        ("max_seconds", schedule.max_seconds or DEFAULT_MAX_SECONDS, 1, MAX_SECONDS),
+        (
+            "max_seconds",
+            1 if schedule.max_seconds is None else schedule.max_seconds,
+            1,
+            MAX_SECONDS,
+        ),
         ("validations_per_epoch", schedule.validations_per_epoch, 1, 100),
         ("seed", recipe.seed, 0, 2**31 - 1),
     ]
@@ -217,8 +222,8 @@ def check_fits(order: Order, vocabulary_size: int, n_characters: int) -> None:
     if parameters > MAX_PARAMETERS:
         raise Validation(f"the model would have {parameters:,} weights; {MAX_PARAMETERS:,} is most")
     schedule = order.recipe.schedule
-    n_validation = round(n_characters * schedule.validation_fraction)
-    n_training = n_characters - n_validation
+    n_training = edge_of(n_characters, schedule.validation_fraction)
+    n_validation = n_characters - n_training
     least = schedule.batch_size * schedule.sequence_length + 1
     if n_training < least:
         raise Validation(

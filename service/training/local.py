@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from service.errors import OutOfTime
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from service.training.corpus import Corpus
@@ -23,7 +25,7 @@ def train_text(order: Order, corpus: Corpus, store: ModelStore, folder: Path) ->
     Blocks. Broken off, the same command goes on from the last checkpoint in `folder`.
 
     Raises:
-        Validation, BadCheckpoint, UnknownCharacter, ModelNotFound.
+        Validation, BadCheckpoint, UnknownCharacter, ModelNotFound, OutOfTime.
 
     """
     console = Console(stderr=True)
@@ -59,10 +61,13 @@ def train_text(order: Order, corpus: Corpus, store: ModelStore, folder: Path) ->
             report=report,
             should_stop=lambda: False,
         )
+        if trained.weights is None:
+            raise OutOfTime("nothing was judged before the time was up: raise max_seconds")
         bar.update(task, description="done", completed=trained.n_steps, total=trained.n_steps)
     publication = Publication.of(order, name, corpus, vocabulary, trained)
     ref = ModelRef(order.name, store.next_version(order.name))
     path = store.write(ref, publication.files(ref))
+    shutil.rmtree(folder / name)
     stored = f"{ref} is stored; its losses are drawn in {path / CURVE}"
     console.print(stored, highlight=False, markup=False, soft_wrap=True)
     return ref

@@ -18,6 +18,11 @@ def usual_epochs(n_characters: int) -> int:
     return max(1, min(MOST_USUAL_EPOCHS, round(USUAL_CHARACTERS / max(1, n_characters))))
 
 
+def edge_of(n_characters: int, validation_fraction: float) -> int:
+    """Where in a text of so many characters its validation part begins."""
+    return round(n_characters * (1.0 - validation_fraction))
+
+
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """Embedding → equal recurrent layers → dense."""

@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from service.errors import Validation
+from service.training.corpus import Corpus, Lanes
 from service.training.job import TRANSITIONS, Change, Order, Status, after, check_fits
 from service.training.recipe import Architecture, Recipe, Schedule, usual_epochs
 
@@ -44,6 +45,8 @@ def test_an_order_comes_back_from_json():
         ({}, {"learning_rate": 0.0}, "`learning_rate` is 0.0"),
         ({}, {"validation_fraction": 0.9}, "`validation_fraction` is 0.9"),
         ({}, {"max_seconds": 10**9}, "`max_seconds` is 1000000000"),
+        ({}, {"max_seconds": 0}, "`max_seconds` is 0; it must be from 1"),
+        ({"layers": 5}, {}, "`layers` is 5; it must be from 1 to 4"),
         ({}, {"batch_size": 4_096, "sequence_length": 4_096}, "262144 characters a step"),
     ],
 )
@@ -58,6 +61,21 @@ def test_a_text_that_is_too_short_is_refused_with_the_number_it_needs():
         check_fits(order(), 5, 10)
     with pytest.raises(Validation, match="leaves 1 characters for validation"):
         check_fits(order(schedule={"validation_fraction": 0.001, "batch_size": 1}), 5, 700)
+
+
+def test_what_fits_is_what_the_lanes_take():
+    """To the character, however a half is rounded."""
+    text = "ab" * 4_000
+    for n in range(3_201 * 2 - 4, 3_201 * 2 + 4):
+        split = Corpus.of(text[:n]).split("ab", 0.5)
+        asked = order(schedule={"validation_fraction": 0.5})
+        try:
+            Lanes(split.training, 64, 50)
+        except Validation:
+            with pytest.raises(Validation):
+                check_fits(asked, 2, n)
+        else:
+            check_fits(asked, 2, n)
 
 
 def test_a_model_that_is_too_large_is_refused():

@@ -1,10 +1,12 @@
 """The terminal's way: a text file in, a stored model and a Keras file out."""
 
+import shutil
 import subprocess
 import sys
 
 import keras
 import numpy as np
+import pytest
 
 from service.models.reference import ReferenceModel
 from service.models.spec import ModelRef
@@ -46,3 +48,38 @@ def test_a_file_that_is_not_text_is_one_sentence(tmp_path):
     assert (
         done.stderr.strip().splitlines()[-1].startswith("carousel: the text is not UTF-8: byte 2")
     )
+
+
+def test_a_model_is_trained_further_by_its_name_alone(tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text("the with statement and the class\n" * 400)
+    few = ("--epochs", 1, "--batch-size", 8, "--sequence-length", 20)
+    few += ("--data-dir", tmp_path / "data", "--model-store", tmp_path / "models")
+    put_demo(tmp_path / "models")
+    done = carousel("train", file, "--name", "more", "--initial-model", "demo@1", *few)
+    assert done.returncode == 0, done.stderr
+    store = ModelStore(tmp_path / "models")
+    more, demo = store.read(ModelRef("more", 1)), store.read(ModelRef("demo", 1))
+    assert (more.spec, more.tokenizer.tokens) == (demo.spec, demo.tokenizer.tokens)
+    assert list((tmp_path / "data" / "training").iterdir()) == []  # nothing is left to go on from
+    wider = carousel("train", file, "--name", "x", "--initial-model", "demo@1", "--units", 9, *few)
+    assert "`units` is 9, but demo@1 has 448; leave it out" in wider.stderr
+
+
+def put_demo(store) -> None:
+    shutil.copytree(ROOT / "model_store" / "demo", store / "demo")
+
+
+@pytest.mark.parametrize("name", ["missing.txt", "."])
+def test_a_file_that_is_none_is_one_sentence(tmp_path, name):
+    done = carousel("train", tmp_path / name, "--name", "x")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_no_time_is_refused(tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text("the owl and the cat\n" * 400)
+    done = carousel("train", file, "--name", "x", "--max-seconds", 0)
+    assert done.returncode == 2
+    assert "`max_seconds` is 0" in done.stderr
