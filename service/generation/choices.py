@@ -38,7 +38,7 @@ class Choices:
         prefixes: Prefixes | None,
     ) -> None:
         """Begin. Raises as `Engine.submit`."""
-        engine.check_room()
+        engine.check_room(n)
         self._engine, self._n = engine, n
         self._reading = Reading(engine, request, prompt_logprobs, prefixes)
         self._is_cancelled = False
@@ -46,6 +46,7 @@ class Choices:
         if n == 1 and not self._reading.is_apart:
             self._streams = [engine.submit(request)]
         else:
+            engine.hold(self, n)
             self._reading.begin()
 
     @property
@@ -60,7 +61,10 @@ class Choices:
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
         if not self._streams:
-            self._fork(await self._reading.rest())
+            try:
+                self._fork(await self._reading.rest())
+            finally:
+                self._engine.release(self)
         if len(self._streams) == 1:
             async for chunk in self._streams[0]:
                 yield 0, chunk
@@ -82,6 +86,7 @@ class Choices:
         """Nobody reads them any more. Harmless when they are over."""
         self._is_cancelled = True
         self._reading.cancel()
+        self._engine.release(self)
         for stream in self._streams:
             stream.cancel()
 

@@ -152,6 +152,7 @@ class Engine:
         self.searches = Searches(program, texts, tokenizer.special_ids, self._call, name)
         self.searches.warm_up()
         self._listeners: set[Listener | Reader] = set()
+        self._held: dict[object, int] = {}  # works of several streams, and how many are to come
         # By the monotonic clock; guarded as the scheduler is.
         self._deadlines: dict[Listener | Reader, float] = {}
         self._emptied = asyncio.Event()  # set where a draining engine has lost its last stream
@@ -159,6 +160,7 @@ class Engine:
         self._changed = threading.Condition()  # guards the scheduler between bursts
         self._is_closing = False
         self._is_draining = False
+        self._is_cut = False  # whether the drain's deadline is over
         self.failure: str | None = None
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
 
@@ -190,8 +192,8 @@ class Engine:
         self.enter(request, stream)
         return stream
 
-    def check_room(self) -> None:
-        """See whether a generation may begin now.
+    def check_room(self, n: int = 1) -> None:
+        """See whether so many generations may begin now.
 
         Raises:
             Overloaded: the line is full.
@@ -203,7 +205,7 @@ class Engine:
             raise Generation(self.failure)
         if self._is_draining or self._is_closing:
             raise Draining("the server is stopping and takes no new generations; try another one")
-        self._scheduler.check_room()
+        self._scheduler.check_room(n + sum(self._held.values()))
 
     def enter(self, request: GenerationRequest, listener: Listener) -> None:
         """Begin a generation that is admitted already: it waits even in a line that is full."""
@@ -219,9 +221,21 @@ class Engine:
                 left_s = request.deadline_s - time.time()
                 self._deadlines[listener] = time.monotonic() + left_s
             self._changed.notify()
-        if self._is_closing or self.failure is not None:  # since it was admitted
+        if self._is_cut or self._is_closing or self.failure is not None:  # since it was admitted
             self.forget(listener)
             listener.fail(Draining("the model was closed before the generation began"))
+
+    def hold(self, whom: object, n: int = 0) -> None:
+        """Count a work as under way until it is let go: a drain waits for it between its streams.
+
+        `n` are the streams that it has still to enter, for which there has to be room.
+        """
+        self._held[whom] = n
+
+    def release(self, whom: object) -> None:
+        """Let a work go, whose last stream has been entered. Harmless when it is not held."""
+        self._held.pop(whom, None)
+        self._look_empty()
 
     def open_search(self, reader: Reader) -> None:
         """Admit a beam search. Raises as `check_room`; Overloaded where there are too many."""
@@ -256,9 +270,10 @@ class Engine:
     async def drain(self, deadline_s: float) -> None:
         """Take no new work; wait for the running streams, and cut them off at the deadline."""
         self._is_draining = True
-        if self._listeners:
+        if self._listeners or self._held:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._emptied.wait(), deadline_s)
+        self._is_cut = True
         for listener in list(self._listeners):
             self.forget(listener)
             listener.fail(Draining("the server stopped before the generation was complete"))
@@ -341,7 +356,10 @@ class Engine:
 
     def _drop(self, listener: Listener | Reader) -> None:
         self._listeners.discard(listener)
-        if not self._listeners and self._is_draining:
+        self._look_empty()
+
+    def _look_empty(self) -> None:
+        if self._is_draining and not (self._listeners or self._held):
             self._emptied.set()
 
     def _fail_all(self) -> None:

@@ -20,7 +20,7 @@ SHORTEST = 64
 APART, MOST_OF_A_PROMPT = 256, 64
 """Tokens between two states of one prompt at least, and how many it may leave."""
 
-_ENTRY_BYTES = 256  # of a state's arrays, its key and its place
+_ENTRY_BYTES = 600  # of a state's arrays, its key and its place
 
 
 class PrefixCache:
@@ -28,40 +28,46 @@ class PrefixCache:
 
     def __init__(self, budget_bytes: int = BUDGET_BYTES) -> None:
         self._budget_bytes, self.size_bytes = budget_bytes, 0
-        self._states: OrderedDict[bytes, State] = OrderedDict()
-        self._lengths: Counter[int] = Counter()  # of the prefixes that there are
+        self._states: OrderedDict[bytes, tuple[bytes, State]] = OrderedDict()  # with their scopes
+        self._lengths: dict[bytes, Counter[int]] = {}  # of the prefixes in each scope
 
     def __len__(self) -> int:
         return len(self._states)
 
     def longest(self, scope: bytes, tokens: Sequence[int]) -> State | None:
         """The state furthest into the tokens, not beyond them."""
-        lengths = sorted(length for length in self._lengths if length <= len(tokens))
+        lengths = sorted(n for n in self._lengths.get(scope, ()) if n <= len(tokens))
         found = None
         for key in _keys(scope, tokens, lengths):
             found = key if key in self._states else found
         if found is None:
             return None
         self._states.move_to_end(found)
-        return self._states[found]
+        return self._states[found][1]
 
     def keep(self, scope: bytes, tokens: Sequence[int], states: Iterable[State]) -> None:
         """Keep states after the first `position` of these tokens; those not used longest go."""
         by_length = {state.position: state for state in states}
         lengths = sorted(by_length)
         for length, key in zip(lengths, _keys(scope, tokens, lengths), strict=True):
-            state = by_length[length]
             if key not in self._states:
-                self._states[key] = state
-                self._lengths[length] += 1
+                state = by_length[length]
+                self._states[key] = scope, state
+                self._lengths.setdefault(scope, Counter())[length] += 1
                 self.size_bytes += _size(state)
             self._states.move_to_end(key)
         while self.size_bytes > self._budget_bytes:
-            _, oldest = self._states.popitem(last=False)
-            self.size_bytes -= _size(oldest)
-            self._lengths[oldest.position] -= 1
-            if not self._lengths[oldest.position]:
-                del self._lengths[oldest.position]
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, (scope, state) = self._states.popitem(last=False)
+        self.size_bytes -= _size(state)
+        lengths = self._lengths[scope]
+        lengths[state.position] -= 1
+        if not lengths[state.position]:
+            del lengths[state.position]
+        if not lengths:
+            del self._lengths[scope]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ running rows are always the first ones and nothing is ever padded.
 There is no clock, no thread and no I/O here; whoever drives this owns those (`engine.py`).
 """
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -155,7 +155,8 @@ class Scheduler:
         self._capacity, self._queue_limit = capacity, queue_limit
         self._rows: list[_Row] = []
         self._n_running = 0
-        self._waiting: deque[tuple[Key, GenerationRequest]] = deque()
+        self._by_key: dict[Key, _Row] = {}
+        self._waiting: OrderedDict[Key, GenerationRequest] = OrderedDict()
         self._to_pause: set[Key] = set()
         self._to_resume: set[Key] = set()
 
@@ -171,28 +172,29 @@ class Scheduler:
 
     def submit(self, key: Key, request: GenerationRequest) -> None:
         """Put a request into the line."""
-        self._waiting.append((key, request))
+        self._waiting[key] = request
 
-    def check_room(self) -> None:
-        """See whether the line takes another one.
+    def check_room(self, n: int = 1) -> None:
+        """See whether the line takes so many more.
 
         Raises:
             Overloaded: it is full.
 
         """
-        if len(self._waiting) >= self._queue_limit:
+        waiting, limit = len(self._waiting), self._queue_limit
+        if waiting + n > limit:
+            why = "which is the limit" if n == 1 else f"{n} more are beyond the limit of {limit}"
             raise Overloaded(
-                f"Model is overloaded: {len(self._rows)} generations run and {len(self._waiting)} "
-                f"wait, which is the limit; try again later"
+                f"Model is overloaded: {len(self._rows)} generations run and {waiting} wait, {why}; "
+                "try again later"
             )
 
     def finish(self, key: Key) -> Progress | None:
         """Let a generation end with what it has, for want of time; None where it is over."""
-        if any(waiting == key for waiting, _ in self._waiting):
-            self.cancel(key)
+        if self._waiting.pop(key, None) is not None:
             return Progress(key, Chunk((), (), finish=Finish(FinishReason.LENGTH, 0)))
-        row = next((row for row in self._rows if row.key == key and not row.is_over), None)
-        if row is None:
+        row = self._by_key.get(key)
+        if row is None or row.is_over:
             return None
         row.is_over = True
         shown = _take_all(row)
@@ -200,10 +202,9 @@ class Scheduler:
 
     def cancel(self, key: Key) -> None:
         """Let a generation leave before the next step; nothing more is said of it."""
-        self._waiting = deque(item for item in self._waiting if item[0] != key)
-        for row in self._rows:
-            if row.key == key:
-                row.is_over = True
+        self._waiting.pop(key, None)
+        if key in self._by_key:
+            self._by_key[key].is_over = True
 
     def pause(self, key: Key) -> None:
         """Let a generation keep its place but take no steps."""
@@ -245,7 +246,7 @@ class Scheduler:
                 self._swap(changes, i, self._n_running)
                 i = self._n_running  # noqa: PLW2901 (the row has moved)
             self._swap(changes, i, len(self._rows) - 1)
-            self._rows.pop()
+            del self._by_key[self._rows.pop().key]
 
     def _pause_and_resume(self, changes: list[Swap | Start]) -> None:
         if not self._to_pause and not self._to_resume:
@@ -263,9 +264,10 @@ class Scheduler:
 
     def _let_enter(self, changes: list[Swap | Start]) -> None:
         while self._waiting and len(self._rows) < self._capacity:
-            key, request = self._waiting.popleft()
+            key, request = self._waiting.popitem(last=False)
             changes.append(Start(len(self._rows), request))
-            self._rows.append(_new_row(key, request))
+            self._by_key[key] = _new_row(key, request)
+            self._rows.append(self._by_key[key])
             self._swap(changes, len(self._rows) - 1, self._n_running)
             self._n_running += 1
 
@@ -318,11 +320,14 @@ class Scheduler:
                 failure = NOT_FINITE if tokens[end] == FAILED else None
                 tokens, stop, state = tokens[:end], first + end, None
             logprobs = draws.logprobs[i, first:stop].tolist()
-            top = _top_tokens(draws, i, range(first, stop), row.request.top_tokens)
+            top = _top_tokens(draws, i, range(first, stop), self._n_top(row))
             progress = self._settle(row, tokens, logprobs, top, state, failure)
             row.is_over = progress.is_last
             news.append(progress)
         return news
+
+    def _n_top(self, row: _Row) -> int:
+        return min(row.request.top_tokens, len(self._texts))
 
     def _settle(
         self,

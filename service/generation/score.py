@@ -57,6 +57,7 @@ class Scorer:
     ) -> None:
         """Raises what `Engine.check_room` raises."""
         engine.check_room()
+        engine.hold(self)
         self._engine, self._tokenizer = engine, tokenizer
         self._state, self._ready = origin, tuple(ready)
         self._read_before = 0  # characters
@@ -80,8 +81,9 @@ class Scorer:
             self._read_before += len(piece)
 
     def cancel(self) -> None:
-        """Read no further. Harmless when it is over."""
+        """Read no further. Whoever makes one calls this in the end."""
         self._is_cancelled = True
+        self._engine.release(self)
         if self._stream is not None:
             self._stream.cancel()
 

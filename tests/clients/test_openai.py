@@ -252,6 +252,12 @@ def test_a_schema_is_kept_whole_and_streamed(client, shape):
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
+def test_a_request_for_too_many_texts_is_refused(client):
+    with pytest.raises(openai.UnprocessableEntityError, match="1152 texts") as refusal:
+        complete(client, prompt=["The "] * 9, n=128)
+    assert refusal.value.param == "n"
+
+
 def test_raw_and_streaming_responses(client):
     raw = client.completions.with_raw_response.create(**PLAIN)
     assert raw.headers["x-request-id"] == raw.parse()._request_id

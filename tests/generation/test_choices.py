@@ -1,11 +1,18 @@
 """Several texts from one prompt."""
 
+import asyncio
 import dataclasses
+import time
 
 import pytest
 
+from service.errors import Draining, Overloaded
 from service.generation.choices import Best, begin, mean_logprob, seed_of
+from service.generation.engine import Stream
+from service.generation.prefixes import PrefixCache, Prefixes
 from service.generation.request import Chunk, GenerationRequest
+from service.generation.scheduler import Scheduler
+from service.generation.score import Scorer
 from tests.generation.invariance import Transcript
 from tests.generation.test_engine import TOKENIZER, read, request, running, until
 
@@ -120,3 +127,96 @@ async def test_all_choices_leave_when_nobody_reads_them():
         early.cancel()
         assert await read_all(early) == {}
         await until(lambda: engine.running == engine.waiting == engine.streams == 0)
+
+
+# -- what one request may take
+
+
+async def test_the_likeliest_are_no_more_than_there_are():
+    async with running() as engine:
+        asked = request(3, prompt=PROMPT, top_tokens=20)
+        choices = begin(engine, asked, prompt_logprobs=20)
+        (seen,) = (await read_all(choices)).values()
+        for top in (*seen.top_tokens, *choices.prompt.top_tokens[1:]):
+            assert sorted(token.id for token in top) == list(range(7))
+            assert all(token.logprob < 0 for token in top)
+
+
+async def test_a_request_has_room_for_all_its_choices_or_none():
+    async with running(max_rows=1, queue_limit=8) as engine:
+        first = begin(engine, request(5, prompt=PROMPT), n=5)
+        with pytest.raises(Overloaded, match="beyond the limit of 8"):
+            begin(engine, request(5, prompt=PROMPT), n=4)
+        assert len(await read_all(first)) == 5
+        assert len(await read_all(begin(engine, request(5, prompt=PROMPT), n=8))) == 8
+
+
+def test_leaving_a_long_line_takes_as_long_for_each():
+    def seconds_each(n: int) -> float:
+        scheduler = Scheduler(list("abcdefg"), 1, queue_limit=n)
+        for key in range(n):
+            scheduler.submit(key, request(5))
+        began = time.perf_counter()
+        for key in range(0, n, 2):
+            scheduler.cancel(key)
+            scheduler.finish(key + 1)
+        assert scheduler.waiting == 0
+        return (time.perf_counter() - began) / n
+
+    assert min(seconds_each(20_000) for _ in range(3)) < 20 * min(
+        seconds_each(500) for _ in range(3)
+    )
+
+
+# -- a drain
+
+
+@pytest.mark.parametrize(
+    ("options", "length"),
+    [
+        ({"prefixes": Prefixes(PrefixCache(), b"")}, 400),
+        ({"n": 2}, 400),
+        ({"prompt_logprobs": 1}, 400),
+    ],
+    ids=["a long prompt", "two choices", "a scored prompt"],
+)
+async def test_a_drain_waits_for_what_comes_after_the_prompt(options, length):
+    async with running() as engine:
+        asked = request(50, prompt=PROMPT * (length // len(PROMPT)))
+        choices = begin(engine, asked, **options)
+        draining = asyncio.create_task(engine.drain(60.0))
+        seen = await read_all(choices)
+        assert [len(one.tokens) for one in seen.values()] == [50] * options.get("n", 1)
+        await asyncio.wait_for(draining, 10)
+
+
+async def test_a_drain_waits_for_nobody_who_has_left():
+    async with running() as engine:
+        choices = begin(engine, request(50, prompt=PROMPT * 100), n=2)
+        choices.cancel()
+        await asyncio.wait_for(engine.drain(60.0), 10)
+
+
+async def test_after_a_drain_nothing_begins_any_more():
+    async with running() as engine:
+        choices = begin(engine, request(50, prompt=PROMPT * 100_000), n=2)
+        reading = asyncio.create_task(read_all(choices))
+        await engine.drain(0.1)
+        with pytest.raises(Draining):
+            await reading
+        stream = Stream(engine)
+        engine.enter(request(5), stream)
+        with pytest.raises(Draining):
+            await anext(stream)
+        await until(lambda: engine.streams == 0)
+
+
+async def test_a_drain_waits_for_a_text_that_is_scored_in_pieces():
+    async with running() as engine:
+        scorer = Scorer(engine, TOKENIZER)
+        draining = None
+        async for _ in scorer.read("abcdefg" * 1_500):
+            draining = draining or asyncio.create_task(engine.drain(60.0))
+        assert scorer.score.characters == 7 * 1_500 - 1
+        scorer.cancel()
+        await asyncio.wait_for(draining, 10)

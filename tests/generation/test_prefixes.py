@@ -17,7 +17,7 @@ from tests.generation.test_choices import read_all
 from tests.generation.test_engine import TOKENIZER, request, running, until
 
 LONG = tuple(np.random.default_rng(5).integers(0, len(TOKENIZER), 3_000).tolist())
-ENTRY_BYTES = 8 + 256
+ENTRY_BYTES = 8 + 600
 
 
 class Counting(DigestProgram):
@@ -82,7 +82,7 @@ async def test_a_prompt_may_end_where_a_state_lies():
     prefixes = Prefixes(PrefixCache(), b"")
     async with running() as engine:
         await read_all(begin(engine, asked(LONG), prefixes=prefixes))
-        for length in [state.position for state in prefixes.cache._states.values()]:
+        for length in [state.position for _, state in prefixes.cache._states.values()]:
             alone = await read_all(begin(engine, asked(LONG[:length])))
             known = begin(engine, asked(LONG[:length]), prefixes=prefixes)
             assert known.cached_tokens < length
@@ -167,3 +167,16 @@ def test_a_prompt_leaves_few_states_and_they_are_spread(length):
     gaps = np.diff([0, *positions[:-1]])
     assert all(gaps >= prefixes_module.APART)
     assert all(gaps <= max(prefixes_module.APART, length // 64) + 250)
+
+
+def test_what_others_have_asked_costs_nobody_anything():
+    cache = PrefixCache()
+    for i in range(200):
+        cache.keep(b"other", LONG, [state(100 + i)])
+    assert cache._lengths.get(b"mine") is None
+    cache.keep(b"mine", LONG, [state(99)])
+    assert list(cache._lengths[b"mine"]) == [99]
+    small = PrefixCache(budget_bytes=ENTRY_BYTES)
+    small.keep(b"other", LONG, [state(100)])
+    small.keep(b"mine", LONG, [state(99)])
+    assert list(small._lengths) == [b"mine"]  # nothing is left of a scope without states

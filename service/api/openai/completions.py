@@ -35,6 +35,9 @@ from service.sessions.sessions import Ask, retry_of
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
+MAX_TEXTS = 1_024
+"""Texts of one request: as many as the engine's line takes."""
+
 
 @router.post("/completions", response_class=Response, responses=COMPLETED)
 async def create(http: Request, body: CompletionBody) -> Response:
@@ -134,6 +137,12 @@ def _begin(
 ) -> Together:
     """Every prompt's choices; all of them or none."""
     n = body.n or 1
+    n_texts = len(requests) * (body.best_of or n)
+    if n_texts > MAX_TEXTS:
+        raise Validation(
+            f"the request asks for {n_texts} texts of all its prompts; {MAX_TEXTS} is the limit",
+            "n",
+        )
     begun: list[Choices] = []
     try:
         for request in requests:
