@@ -185,7 +185,7 @@ class Scheduler:
         if waiting + n > limit:
             why = "which is the limit" if n == 1 else f"{n} more are beyond the limit of {limit}"
             raise Overloaded(
-                f"Model is overloaded: {len(self._rows)} generations run and {waiting} wait, {why}; "
+                f"Model is overloaded: {self.rows} generations run and {waiting} wait, {why}; "
                 "try again later"
             )
 
