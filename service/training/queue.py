@@ -6,6 +6,8 @@ and what it does to the record passes the fence, which is the number of the late
 
 import contextlib
 import json
+import logging
+import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -35,6 +37,7 @@ MAX_EVENTS = 500
 _SCRIPTS = Path(__file__).parent / "scripts"
 _ATTEMPT = "service.worker.run_attempt"
 _LOST = {JobStatus.FAILED, JobStatus.FINISHED, JobStatus.STOPPED, JobStatus.CANCELED}
+_log = logging.getLogger(__name__)
 
 
 class Superseded(Exception):
@@ -128,15 +131,10 @@ class JobQueue:
 
     def events(self, key: JobKey, after_id: str) -> list[Event]:
         """What was told after an event; '0' is the beginning."""
+        if not _is_event_id(after_id):
+            raise Validation(f"{after_id[:80]!r} is no event id; one looks like 1795468800000-0")
         with _named():
-            try:
-                found: Any = self.connection.xrange(_events(key), f"({after_id}", "+", MAX_EVENTS)
-            except redis.ResponseError as error:
-                if "Invalid stream ID" not in str(error):
-                    raise
-                raise Validation(
-                    f"{after_id[:80]!r} is no event id; one looks like 1795468800000-0"
-                ) from error
+            found: Any = self.connection.xrange(_events(key), f"({after_id}", "+", MAX_EVENTS)
         return [
             Event(event_id.decode(), fields[b"name"].decode(), fields[b"data"].decode())
             for event_id, fields in found
@@ -320,7 +318,8 @@ def _named() -> Iterator[None]:
     except redis.ResponseError as error:
         if "OOM" in str(error):
             raise StoreFull("the store has no room for more train jobs") from error
-        raise StoreUnavailable(f"the store refuses its work: {error}") from error
+        _log.warning("the store of train jobs refuses its work: %s", error)
+        raise StoreUnavailable("the store of train jobs refuses its work; try again") from error
     except redis.RedisError as error:
         raise StoreUnavailable("the store of train jobs does not answer; try again") from error
 
@@ -347,6 +346,17 @@ def _open() -> str:
 
 def _carried(key: JobKey, attempt: int) -> str:
     return f"{key.id}-{attempt}"
+
+
+def _is_event_id(text: str) -> bool:
+    """Whether the store knows what comes after it: after the last of all nothing can."""
+    is_one = re.fullmatch(r"[0-9]{1,20}(-[0-9]{1,20})?", text) is not None
+    return is_one and max(_place(text)) < 2**64 and min(_place(text)) < 2**64 - 1
+
+
+def _place(event_id: str) -> tuple[int, int]:
+    ms, _, n = event_id.partition("-")
+    return int(ms), int(n or 0)
 
 
 def _job(key: JobKey, fields: dict[str, str]) -> Job:

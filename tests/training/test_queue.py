@@ -151,8 +151,33 @@ def test_events_come_in_order_after_any_of_them(queue):
     assert [event.data for event in told] == [f'{{"n": {n}}}' for n in range(700)]
     assert queue.events(key, told[-3].id) == told[-2:]
     assert queue.get(key).progress == {"n": 699}
+
+
+LAST = 2**64 - 1
+
+
+@pytest.mark.parametrize(
+    "after",
+    ["yesterday", "", "-", "1-", "-1", "1-1-1", f"{LAST}-{LAST}", f"{LAST + 1}", "٣", "1\n"],
+)
+def test_what_is_no_event_id_is_refused(queue, after):
     with pytest.raises(Validation, match="no event id"):
-        queue.events(key, "yesterday")
+        queue.events(queue.submit("", ORDER).key, after)
+
+
+@pytest.mark.parametrize("after", ["0", "1", "1-1", f"1-{LAST}", f"{LAST}", f"{LAST}-{LAST - 1}"])
+def test_any_other_id_has_events_after_it_or_none(queue, after):
+    key = queue.submit("", ORDER).key
+    queue.cancel(key)
+    assert len(queue.events(key, after)) == (len(after) < 10 or after.startswith("1-"))
+
+
+def test_a_store_that_refuses_is_named_without_what_it_was_told(queue, caplog):
+    queue.connection.set("carousel:jobs:me", "no set")
+    with pytest.raises(StoreUnavailable) as refused:
+        queue.submit("me", ORDER)
+    assert str(refused.value) == "the store of train jobs refuses its work; try again"
+    assert "WRONGTYPE" in caplog.text
 
 
 def test_a_store_that_is_away_is_named(valkey, queue):
