@@ -68,8 +68,11 @@ class JobQueue:
             socket_connect_timeout=ANSWER_LIMIT_S,
             retry=Retry(NoBackoff(), 1),
         )
-        self._change = self.connection.register_script((_SCRIPTS / "change.lua").read_text())
-        self._beat = self.connection.register_script((_SCRIPTS / "beat.lua").read_text())
+        common = (_SCRIPTS / "common.lua").read_text()
+        self._submit, self._change, self._cancel, self._beat = (
+            self.connection.register_script(common + (_SCRIPTS / f"{name}.lua").read_text())
+            for name in ("submit", "change", "cancel", "beat")
+        )
 
     def worker_connection(self) -> redis.Redis:
         """A connection for RQ's worker, which waits for jobs on it as long as it likes."""
@@ -79,22 +82,22 @@ class JobQueue:
 
     def submit(self, owner: str, order: Order) -> Job:
         """Take a job. Raises Validation where the owner has MAX_OPEN_JOBS that are not over."""
-        n_open = sum(not job.status.is_over for job in self.jobs(owner, MAX_OPEN_JOBS))
-        if n_open >= MAX_OPEN_JOBS:
-            raise Validation(f"{n_open} jobs are not over, which is the limit; cancel one")
-        key = JobKey(owner, secrets.token_hex(8))
+        key, now = JobKey(owner, secrets.token_hex(8)), time.time()
         record: dict[str, Any] = {
             "order": json.dumps(order.to_json()),
             "status": Status.QUEUED,
             "attempt": 1,
             "crashes": 0,
-            "created": f"{time.time():.3f}",
+            "created": f"{now:.3f}",
         }
-        with _named(), self.connection.pipeline(transaction=True) as pipe:
-            pipe.hset(_record(key), items=[part for pair in record.items() for part in pair])
-            pipe.zadd(_index(owner), {key.id: time.time()})
-            pipe.sadd(_open(), _record(key))
-            pipe.execute()
+        flat = [part for pair in record.items() for part in pair]
+        with _named():
+            reply = self._submit(
+                keys=[_record(key), _index(owner), _open()],
+                args=[_record(JobKey(owner, "")), MAX_OPEN_JOBS, key.id, now, *flat],
+            )
+            if reply[0] == b"FULL":
+                raise Validation(f"{MAX_OPEN_JOBS} jobs are not over, the limit; cancel one")
             with contextlib.suppress(redis.RedisError):  # who tends the jobs sees to it later
                 self._enqueue(key, 1)
         return self.get(key)
@@ -119,25 +122,22 @@ class JobQueue:
 
     def cancel(self, key: JobKey) -> Job:
         """End a job: at once where it waits, at the end of its step where it runs."""
-        self.get(key)  # or JobNotFound
-        told = ("done", {"status": Status.CANCELLED, "model": None})
-        if not self._try(key, Status.QUEUED, Change.CANCEL, event=told):
-            with _named():
-                self._change(
-                    keys=self._keys(key),
-                    args=["", Status.RUNNING, "", 0, "", "", "cancel", 1],
-                )
+        with _named():
+            self._cancel(keys=self._keys(key))
         return self.get(key)
 
     def events(self, key: JobKey, after_id: str) -> list[Event]:
         """What was told after an event; '0' is the beginning."""
         if not _is_event_id(after_id):
             raise Validation(f"{after_id[:80]!r} is no event id; one looks like 1795468800000-0")
-        with _named():
-            found: Any = self.connection.xrange(_events(key), f"({after_id}", "+", MAX_EVENTS)
+        with _named(), self.connection.pipeline(transaction=True) as pipe:
+            for stream in (_events(key), _progress(key)):
+                pipe.xrange(stream, f"({after_id}", "+", MAX_EVENTS)
+            lasting, passing = pipe.execute()
+        found = sorted(lasting + passing, key=lambda event: _place(event[0].decode()))
         return [
             Event(event_id.decode(), fields[b"name"].decode(), fields[b"data"].decode())
-            for event_id, fields in found
+            for event_id, fields in found[:MAX_EVENTS]
         ]
 
     # -- an attempt's side
@@ -165,18 +165,20 @@ class JobQueue:
         with _named():
             reply = self._change(
                 keys=self._keys(key),
-                args=[attempt, Status.RUNNING, "", 0, name, json.dumps(data), *flat],
+                args=[attempt, Status.RUNNING, "", "", 0, name, json.dumps(data), *flat],
             )
         if reply[0] != b"OK":
             raise Superseded
 
     def release(self, key: JobKey, attempt: int) -> None:
-        """Leave a job to another worker. Raises Superseded."""
+        """Leave a job to another worker, or end it where it is cancelled. Raises Superseded."""
         fields = {"attempt": attempt + 1}
-        if not self._try(key, Status.RUNNING, Change.RELEASE, fields, attempt, "0"):
+        verdict = self._ask(key, Status.RUNNING, Change.RELEASE, fields, attempt, "0")
+        if verdict not in {b"OK", b"CANCELLED"}:
             raise Superseded
-        with _named():
-            self._enqueue(key, attempt + 1)
+        if verdict == b"OK":
+            with _named():
+                self._enqueue(key, attempt + 1)
 
     def settle(
         self, key: JobKey, attempt: int, change: Change, error: dict[str, str] | None = None
@@ -213,7 +215,7 @@ class JobQueue:
         for job in jobs:
             if job.status is Status.RUNNING and not job.is_published:
                 self._sweep_running(job)
-            elif job.status is Status.QUEUED and self._is_lost(job):
+            elif job.status is Status.QUEUED and (job.is_cancelled or self._is_lost(job)):
                 self._begin_next(job, {})
         return jobs
 
@@ -223,23 +225,19 @@ class JobQueue:
                 return
         crashes = job.crashes + 1
         fields: dict[str, Any] = {"crashes": crashes, "attempt": job.attempt + 1}
-        told: dict[str, Any] = {"status": Status.CANCELLED, "model": None}
-        if job.is_cancelled:
-            change = Change.CANCEL
-        elif crashes >= MAX_CRASHES:
-            change = Change.FAIL
-            error = {
-                "error": f"the job's process has died {crashes} times; it is not tried again",
-                "error_type": "poisoned",
-            }
-            fields["error"] = json.dumps(error)
-            told |= {"status": Status.FAILED, "error": error}
-        else:
+        if job.is_cancelled or crashes < MAX_CRASHES:
             self._begin_next(job, fields)
             return
-        self._try(job.key, job.status, change, fields, job.attempt, "gone", ("done", told))
+        error = {
+            "error": f"the job's process has died {crashes} times; it is not tried again",
+            "error_type": "poisoned",
+        }
+        fields["error"] = json.dumps(error)
+        told = {"status": Status.FAILED, "model": None, "error": error}
+        self._try(job.key, job.status, Change.FAIL, fields, job.attempt, "gone", ("done", told))
 
     def _begin_next(self, job: Job, fields: dict[str, Any]) -> None:
+        """Let the next attempt begin; a cancelled job ends."""
         fields = {"attempt": job.attempt + 1} | fields
         if self._try(job.key, job.status, Change.LOSE, fields, job.attempt, "gone"):
             with _named():
@@ -265,31 +263,46 @@ class JobQueue:
         key: JobKey,
         status: Status,
         change: Change,
-        fields: dict[str, Any] | None = None,
-        attempt: int | None = None,
-        lease: str = "",
-        event: tuple[str, dict[str, Any]] | None = None,
+        fields: dict[str, Any],
+        attempt: int,
+        lease: str,
+        event: tuple[str, dict[str, Any]] = ("", {}),
     ) -> bool:
-        """Make a change if the status is still this one and the fence lets it; whether it did."""
+        """Whether a change was made: the status was still this one, and the fence let it."""
+        return self._ask(key, status, change, fields, attempt, lease, event) == b"OK"
+
+    def _ask(
+        self,
+        key: JobKey,
+        status: Status,
+        change: Change,
+        fields: dict[str, Any],
+        attempt: int,
+        lease: str,
+        event: tuple[str, dict[str, Any]] = ("", {}),
+    ) -> bytes:
+        """Make a change if it may be; the script's word for what became of it."""
         target = after(status, change)
         assert target is not None
-        fields = {"status": target} | (fields or {})
         if target.is_over:
-            fields["ended"] = f"{time.time():.3f}"
-        name, data = event or ("", {})
+            fields = fields | {"ended": f"{time.time():.3f}"}
+        name, data = event
         flat = [part for pair in fields.items() for part in pair]
+        head: list[Any] = [
+            attempt,
+            status,
+            lease,
+            target,
+            int(target.is_over),
+            name,
+            json.dumps(data),
+        ]
         with _named():
-            reply = self._change(
-                keys=self._keys(key),
-                args=[
-                    *("" if attempt is None else attempt, status, lease, int(target.is_over)),
-                    *(name, json.dumps(data), *flat),
-                ],
-            )
-        return bool(reply[0] == b"OK")
+            reply = self._change(keys=self._keys(key), args=[*head, *flat])
+        return bytes(reply[0])
 
     def _keys(self, key: JobKey) -> Sequence[str]:
-        return [_record(key), _lease(key), _events(key), _open()]
+        return [_record(key), _lease(key), _events(key), _progress(key), _open()]
 
     def _queue(self) -> rq.Queue:
         return rq.Queue(QUEUE, self.connection, serializer=_JSON)
@@ -334,6 +347,10 @@ def _lease(key: JobKey) -> str:
 
 def _events(key: JobKey) -> str:
     return f"{PREFIX}job-events:{key}"
+
+
+def _progress(key: JobKey) -> str:
+    return f"{PREFIX}job-progress:{key}"
 
 
 def _index(owner: str) -> str:
