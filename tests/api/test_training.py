@@ -82,7 +82,7 @@ def horses(server: Server) -> list[psutil.Process]:
 
 def workers(server: Server) -> list[psutil.Process]:
     children = psutil.Process(server.process.pid).children()
-    return [one for one in children if one.cmdline()[-2:] == ["worker", "--child"]]
+    return [one for one in children if one.cmdline()[-3:-1] == ["worker", "--parent"]]
 
 
 def weights_of(server: Server, model: str) -> bytes:
@@ -134,6 +134,8 @@ def test_from_a_text_to_a_stream(http, server, corpus):
     assert list(follow(http, job, told[middle][1])) == told[middle + 1 :]
     last = {"Last-Event-ID": told[-1][1]}
     assert http.get(f"/train-jobs/{job}/events", headers=last).status_code == 204
+    beyond = {"Last-Event-ID": f"{2**64 - 1}-{2**64 - 1}"}
+    assert http.get(f"/train-jobs/{job}/events", headers=beyond).status_code == 422
 
 
 def test_a_worker_killed_twice_changes_no_bit_and_one_model_is_published(
