@@ -91,6 +91,7 @@ def create_app(
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         settings.model_store.mkdir(parents=True, exist_ok=True)
         settings.import_dir.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(training.corpora.sweep)
         conversations.start()
         tasks = [asyncio.create_task(_open(serving)), asyncio.create_task(tender.run())]
         yield
@@ -158,8 +159,7 @@ def _make_sessions(settings: Settings, redis_url: str) -> Sessions:
 
 
 def _make_training(settings: Settings, redis_url: str) -> Training:
-    folder = settings.data_dir / "corpora"
-    return Training(JobQueue(redis_url), Corpora(folder), folder)
+    return Training(JobQueue(redis_url), Corpora(settings.data_dir / "corpora"))
 
 
 def _loader(registry: Registry[ModelRuntime]) -> Load:

@@ -63,7 +63,7 @@ def worker(
     data_dir: Annotated[Path | None, typer.Option(help="Folder of everything else.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
     *,
-    child: Annotated[bool, typer.Option("--child", hidden=True)] = False,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Train what is submitted, one job at a time."""
     from service.app import open_store  # noqa: PLC0415
@@ -74,7 +74,7 @@ def worker(
         redis_url=redis_url, model_store=model_store, data_dir=data_dir, log_level=log_level
     )
     with open_store(settings) as url:
-        work(settings, url, ends_with_parent=child)
+        work(settings, url, parent=parent)
 
 
 @app.command(name="import")

@@ -37,8 +37,8 @@ class TrainWorker(SpawnWorker):
             self.kill_horse(signal.SIGTERM)
 
 
-def work(settings: Settings, redis_url: str, *, ends_with_parent: bool = False) -> None:
-    """Take train jobs, one at a time, until told to stop.
+def work(settings: Settings, redis_url: str, *, parent: int | None = None) -> None:
+    """Take train jobs, one at a time, until told to stop, or until the process `parent` is gone.
 
     Blocks. On SIGTERM the job that runs stops at its step's end and waits for another worker.
     """
@@ -50,8 +50,8 @@ def work(settings: Settings, redis_url: str, *, ends_with_parent: bool = False) 
         os.environ[PREFIX + name.upper()] = str(getattr(settings, name))
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # for the process that trains
-    if ends_with_parent:
-        threading.Thread(target=_end_with_parent, args=[os.getppid()], daemon=True).start()
+    if parent is not None:
+        threading.Thread(target=_end_with_parent, args=[parent], daemon=True).start()
     connection = JobQueue(redis_url).worker_connection()
     worker = TrainWorker(
         [rq.Queue(QUEUE, connection, serializer="json")],

@@ -62,5 +62,5 @@ class Workforce:
             f"{PREFIX}DATA_DIR": str(self._settings.data_dir),
             f"{PREFIX}LOG_LEVEL": self._settings.log_level,
         }
-        command = [sys.executable, "-m", "service", "worker", "--child"]
+        command = [sys.executable, "-m", "service", "worker", "--parent", str(os.getpid())]
         return subprocess.Popen(command, env=environment)  # noqa: S603 (our own program)

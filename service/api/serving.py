@@ -1,7 +1,6 @@
 """What the routes stand on: the models that are served, and whether they are."""
 
 import asyncio
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,12 +52,7 @@ class Training:
 
     queue: JobQueue
     corpora: Corpora
-    folder: Path
-
-    def incoming(self) -> Path:
-        """A new place for a text that is being uploaded."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return self.folder / f".upload-{secrets.token_hex(8)}"
+    checking: asyncio.Lock = field(default_factory=asyncio.Lock)  # one text at a time: a gigabyte
 
 
 @dataclass(slots=True)

@@ -5,7 +5,6 @@ import errno
 import secrets
 from collections.abc import AsyncGenerator
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -18,8 +17,7 @@ from service.api.serving import Training, serving_of
 from service.errors import TooLarge, Validation
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
-from service.training.corpora import Corpora, CorpusCard
-from service.training.corpus import Corpus
+from service.training.corpora import CorpusCard
 from service.training.further import architecture_of
 from service.training.job import DEFAULT_MAX_SECONDS, Job, JobKey, Order, Status, check_fits
 from service.training.queue import JobQueue
@@ -140,12 +138,14 @@ async def upload(
     kind = request.headers.get("content-type", "text/plain").split(";")[0].strip().lower()
     if kind.startswith("multipart/"):
         raise Validation("the text is the body itself, not a form: curl --data-binary @FILE")
-    incoming = serving.training.incoming()
+    training = serving.training
+    incoming = await asyncio.to_thread(training.corpora.upload)
     try:
         with incoming.open("xb") as file:
             async for piece in request.stream():
                 await asyncio.to_thread(file.write, piece)
-        card = await asyncio.to_thread(_store, serving.training.corpora, owner, name, incoming)
+        async with training.checking:
+            card = await asyncio.to_thread(training.corpora.put, owner, name, incoming)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -228,10 +228,6 @@ async def _pieces(queue: JobQueue, key: JobKey, after: str) -> AsyncGenerator[by
             if found[-1].name == "done":
                 return
         await asyncio.sleep(0 if is_over else POLL_S)
-
-
-def _store(corpora: Corpora, owner: str, name: str, path: Path) -> CorpusCard:
-    return corpora.put(owner, name, Corpus.decode(path.read_bytes()))
 
 
 def _submit(

@@ -5,7 +5,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Self
 
 import numpy as np
@@ -19,6 +19,9 @@ Tokens = npt.NDArray[np.int32]
 
 MIN_CHARACTERS = 2
 """Below this there is nothing to predict; what a batch needs is checked by `Lanes`."""
+
+MAX_MARKS = 30
+"""Combining marks in a row, as in UAX #15's stream-safe text: composing sorts each such run."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Corpus:
         """Read a file's bytes.
 
         Raises:
-            Validation: the file is not UTF-8, or holds fewer than two different characters.
+            Validation: the file is not UTF-8, or as `of`.
 
         """
         try:
@@ -54,7 +57,13 @@ class Corpus:
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """Normalise a text. Raises Validation where it has fewer than two different characters."""
+        """Normalise a text.
+
+        Raises:
+            Validation: it has fewer than two different characters, or too many marks in a row.
+
+        """
+        _check_marks(text)
         with_newlines = text.replace("\r\n", "\n").replace("\r", "\n")
         composed = unicodedata.normalize("NFC", with_newlines)
         n_distinct = len(set(composed))
@@ -71,6 +80,11 @@ class Corpus:
             text.count("\r"),
             composed == with_newlines,
         )
+
+    @classmethod
+    def stored(cls, content: bytes) -> Self:
+        """Read what was normalised once and for all: nothing is changed, nothing is checked."""
+        return cls(content.decode(), hashlib.sha256(content).hexdigest(), len(content))
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -92,6 +106,35 @@ class Corpus:
         tokens = encoded(self.text, vocabulary)
         edge = edge_of(len(tokens), validation_fraction)
         return Split(tokens[:edge], tokens[edge:], len(self.text[edge:].encode()))
+
+
+def _check_marks(text: str) -> None:
+    """Raises Validation where more than MAX_MARKS combining marks follow each other."""
+    if text.isascii():
+        return
+    marks = _marks()
+    for i in range(MAX_MARKS, len(text), MAX_MARKS + 1):  # one of these is in every longer run
+        if text[i] not in marks:
+            continue
+        first = last = i
+        while first > 0 and text[first - 1] in marks:
+            first -= 1
+        while last - first < MAX_MARKS and text[last + 1 : last + 2] in marks:
+            last += 1
+        if last - first >= MAX_MARKS:
+            raise Validation(
+                f"the text has more than {MAX_MARKS} combining marks in a row, from character "
+                f"{first} (U+{ord(text[first]):04X}) on; {MAX_MARKS} are most: take them out"
+            )
+
+
+@cache
+def _marks() -> frozenset[str]:
+    """Every character that composing moves among its neighbours, whole or in parts."""
+    characters = (chr(code) for code in range(0x110000))
+    return frozenset(
+        one for one in characters if unicodedata.combining(unicodedata.normalize("NFD", one)[0])
+    )
 
 
 def encoded(text: str, vocabulary: Sequence[str]) -> Tokens:

@@ -6,6 +6,8 @@ and what it does to the record passes the fence, which is the number of the late
 
 import contextlib
 import json
+import logging
+import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -35,6 +37,7 @@ MAX_EVENTS = 500
 _SCRIPTS = Path(__file__).parent / "scripts"
 _ATTEMPT = "service.worker.run_attempt"
 _LOST = {JobStatus.FAILED, JobStatus.FINISHED, JobStatus.STOPPED, JobStatus.CANCELED}
+_log = logging.getLogger(__name__)
 
 
 class Superseded(Exception):
@@ -65,8 +68,11 @@ class JobQueue:
             socket_connect_timeout=ANSWER_LIMIT_S,
             retry=Retry(NoBackoff(), 1),
         )
-        self._change = self.connection.register_script((_SCRIPTS / "change.lua").read_text())
-        self._beat = self.connection.register_script((_SCRIPTS / "beat.lua").read_text())
+        common = (_SCRIPTS / "common.lua").read_text()
+        self._submit, self._change, self._cancel, self._beat = (
+            self.connection.register_script(common + (_SCRIPTS / f"{name}.lua").read_text())
+            for name in ("submit", "change", "cancel", "beat")
+        )
 
     def worker_connection(self) -> redis.Redis:
         """A connection for RQ's worker, which waits for jobs on it as long as it likes."""
@@ -76,22 +82,22 @@ class JobQueue:
 
     def submit(self, owner: str, order: Order) -> Job:
         """Take a job. Raises Validation where the owner has MAX_OPEN_JOBS that are not over."""
-        n_open = sum(not job.status.is_over for job in self.jobs(owner, MAX_OPEN_JOBS))
-        if n_open >= MAX_OPEN_JOBS:
-            raise Validation(f"{n_open} jobs are not over, which is the limit; cancel one")
-        key = JobKey(owner, secrets.token_hex(8))
+        key, now = JobKey(owner, secrets.token_hex(8)), time.time()
         record: dict[str, Any] = {
             "order": json.dumps(order.to_json()),
             "status": Status.QUEUED,
             "attempt": 1,
             "crashes": 0,
-            "created": f"{time.time():.3f}",
+            "created": f"{now:.3f}",
         }
-        with _named(), self.connection.pipeline(transaction=True) as pipe:
-            pipe.hset(_record(key), items=[part for pair in record.items() for part in pair])
-            pipe.zadd(_index(owner), {key.id: time.time()})
-            pipe.sadd(_open(), _record(key))
-            pipe.execute()
+        flat = [part for pair in record.items() for part in pair]
+        with _named():
+            reply = self._submit(
+                keys=[_record(key), _index(owner), _open()],
+                args=[_record(JobKey(owner, "")), MAX_OPEN_JOBS, key.id, now, *flat],
+            )
+            if reply[0] == b"FULL":
+                raise Validation(f"{MAX_OPEN_JOBS} jobs are not over, the limit; cancel one")
             with contextlib.suppress(redis.RedisError):  # who tends the jobs sees to it later
                 self._enqueue(key, 1)
         return self.get(key)
@@ -116,30 +122,22 @@ class JobQueue:
 
     def cancel(self, key: JobKey) -> Job:
         """End a job: at once where it waits, at the end of its step where it runs."""
-        self.get(key)  # or JobNotFound
-        told = ("done", {"status": Status.CANCELLED, "model": None})
-        if not self._try(key, Status.QUEUED, Change.CANCEL, event=told):
-            with _named():
-                self._change(
-                    keys=self._keys(key),
-                    args=["", Status.RUNNING, "", 0, "", "", "cancel", 1],
-                )
+        with _named():
+            self._cancel(keys=self._keys(key))
         return self.get(key)
 
     def events(self, key: JobKey, after_id: str) -> list[Event]:
         """What was told after an event; '0' is the beginning."""
-        with _named():
-            try:
-                found: Any = self.connection.xrange(_events(key), f"({after_id}", "+", MAX_EVENTS)
-            except redis.ResponseError as error:
-                if "Invalid stream ID" not in str(error):
-                    raise
-                raise Validation(
-                    f"{after_id[:80]!r} is no event id; one looks like 1795468800000-0"
-                ) from error
+        if not _is_event_id(after_id):
+            raise Validation(f"{after_id[:80]!r} is no event id; one looks like 1795468800000-0")
+        with _named(), self.connection.pipeline(transaction=True) as pipe:
+            for stream in (_events(key), _progress(key)):
+                pipe.xrange(stream, f"({after_id}", "+", MAX_EVENTS)
+            lasting, passing = pipe.execute()
+        found = sorted(lasting + passing, key=lambda event: _place(event[0].decode()))
         return [
             Event(event_id.decode(), fields[b"name"].decode(), fields[b"data"].decode())
-            for event_id, fields in found
+            for event_id, fields in found[:MAX_EVENTS]
         ]
 
     # -- an attempt's side
@@ -167,18 +165,20 @@ class JobQueue:
         with _named():
             reply = self._change(
                 keys=self._keys(key),
-                args=[attempt, Status.RUNNING, "", 0, name, json.dumps(data), *flat],
+                args=[attempt, Status.RUNNING, "", "", 0, name, json.dumps(data), *flat],
             )
         if reply[0] != b"OK":
             raise Superseded
 
     def release(self, key: JobKey, attempt: int) -> None:
-        """Leave a job to another worker. Raises Superseded."""
+        """Leave a job to another worker, or end it where it is cancelled. Raises Superseded."""
         fields = {"attempt": attempt + 1}
-        if not self._try(key, Status.RUNNING, Change.RELEASE, fields, attempt, "0"):
+        verdict = self._ask(key, Status.RUNNING, Change.RELEASE, fields, attempt, "0")
+        if verdict not in {b"OK", b"CANCELLED"}:
             raise Superseded
-        with _named():
-            self._enqueue(key, attempt + 1)
+        if verdict == b"OK":
+            with _named():
+                self._enqueue(key, attempt + 1)
 
     def settle(
         self, key: JobKey, attempt: int, change: Change, error: dict[str, str] | None = None
@@ -215,7 +215,7 @@ class JobQueue:
         for job in jobs:
             if job.status is Status.RUNNING and not job.is_published:
                 self._sweep_running(job)
-            elif job.status is Status.QUEUED and self._is_lost(job):
+            elif job.status is Status.QUEUED and (job.is_cancelled or self._is_lost(job)):
                 self._begin_next(job, {})
         return jobs
 
@@ -225,23 +225,19 @@ class JobQueue:
                 return
         crashes = job.crashes + 1
         fields: dict[str, Any] = {"crashes": crashes, "attempt": job.attempt + 1}
-        told: dict[str, Any] = {"status": Status.CANCELLED, "model": None}
-        if job.is_cancelled:
-            change = Change.CANCEL
-        elif crashes >= MAX_CRASHES:
-            change = Change.FAIL
-            error = {
-                "error": f"the job's process has died {crashes} times; it is not tried again",
-                "error_type": "poisoned",
-            }
-            fields["error"] = json.dumps(error)
-            told |= {"status": Status.FAILED, "error": error}
-        else:
+        if job.is_cancelled or crashes < MAX_CRASHES:
             self._begin_next(job, fields)
             return
-        self._try(job.key, job.status, change, fields, job.attempt, "gone", ("done", told))
+        error = {
+            "error": f"the job's process has died {crashes} times; it is not tried again",
+            "error_type": "poisoned",
+        }
+        fields["error"] = json.dumps(error)
+        told = {"status": Status.FAILED, "model": None, "error": error}
+        self._try(job.key, job.status, Change.FAIL, fields, job.attempt, "gone", ("done", told))
 
     def _begin_next(self, job: Job, fields: dict[str, Any]) -> None:
+        """Let the next attempt begin; a cancelled job ends."""
         fields = {"attempt": job.attempt + 1} | fields
         if self._try(job.key, job.status, Change.LOSE, fields, job.attempt, "gone"):
             with _named():
@@ -267,31 +263,46 @@ class JobQueue:
         key: JobKey,
         status: Status,
         change: Change,
-        fields: dict[str, Any] | None = None,
-        attempt: int | None = None,
-        lease: str = "",
-        event: tuple[str, dict[str, Any]] | None = None,
+        fields: dict[str, Any],
+        attempt: int,
+        lease: str,
+        event: tuple[str, dict[str, Any]] = ("", {}),
     ) -> bool:
-        """Make a change if the status is still this one and the fence lets it; whether it did."""
+        """Whether a change was made: the status was still this one, and the fence let it."""
+        return self._ask(key, status, change, fields, attempt, lease, event) == b"OK"
+
+    def _ask(
+        self,
+        key: JobKey,
+        status: Status,
+        change: Change,
+        fields: dict[str, Any],
+        attempt: int,
+        lease: str,
+        event: tuple[str, dict[str, Any]] = ("", {}),
+    ) -> bytes:
+        """Make a change if it may be; the script's word for what became of it."""
         target = after(status, change)
         assert target is not None
-        fields = {"status": target} | (fields or {})
         if target.is_over:
-            fields["ended"] = f"{time.time():.3f}"
-        name, data = event or ("", {})
+            fields = fields | {"ended": f"{time.time():.3f}"}
+        name, data = event
         flat = [part for pair in fields.items() for part in pair]
+        head: list[Any] = [
+            attempt,
+            status,
+            lease,
+            target,
+            int(target.is_over),
+            name,
+            json.dumps(data),
+        ]
         with _named():
-            reply = self._change(
-                keys=self._keys(key),
-                args=[
-                    *("" if attempt is None else attempt, status, lease, int(target.is_over)),
-                    *(name, json.dumps(data), *flat),
-                ],
-            )
-        return bool(reply[0] == b"OK")
+            reply = self._change(keys=self._keys(key), args=[*head, *flat])
+        return bytes(reply[0])
 
     def _keys(self, key: JobKey) -> Sequence[str]:
-        return [_record(key), _lease(key), _events(key), _open()]
+        return [_record(key), _lease(key), _events(key), _progress(key), _open()]
 
     def _queue(self) -> rq.Queue:
         return rq.Queue(QUEUE, self.connection, serializer=_JSON)
@@ -320,7 +331,8 @@ def _named() -> Iterator[None]:
     except redis.ResponseError as error:
         if "OOM" in str(error):
             raise StoreFull("the store has no room for more train jobs") from error
-        raise StoreUnavailable(f"the store refuses its work: {error}") from error
+        _log.warning("the store of train jobs refuses its work: %s", error)
+        raise StoreUnavailable("the store of train jobs refuses its work; try again") from error
     except redis.RedisError as error:
         raise StoreUnavailable("the store of train jobs does not answer; try again") from error
 
@@ -337,6 +349,10 @@ def _events(key: JobKey) -> str:
     return f"{PREFIX}job-events:{key}"
 
 
+def _progress(key: JobKey) -> str:
+    return f"{PREFIX}job-progress:{key}"
+
+
 def _index(owner: str) -> str:
     return f"{PREFIX}jobs:{owner}"
 
@@ -347,6 +363,17 @@ def _open() -> str:
 
 def _carried(key: JobKey, attempt: int) -> str:
     return f"{key.id}-{attempt}"
+
+
+def _is_event_id(text: str) -> bool:
+    """Whether the store knows what comes after it: after the last of all nothing can."""
+    is_one = re.fullmatch(r"[0-9]{1,20}(-[0-9]{1,20})?", text) is not None
+    return is_one and max(_place(text)) < 2**64 and min(_place(text)) < 2**64 - 1
+
+
+def _place(event_id: str) -> tuple[int, int]:
+    ms, _, n = event_id.partition("-")
+    return int(ms), int(n or 0)
 
 
 def _job(key: JobKey, fields: dict[str, str]) -> Job:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import psutil
@@ -81,7 +82,7 @@ def horses(server: Server) -> list[psutil.Process]:
 
 def workers(server: Server) -> list[psutil.Process]:
     children = psutil.Process(server.process.pid).children()
-    return [one for one in children if one.cmdline()[-2:] == ["worker", "--child"]]
+    return [one for one in children if one.cmdline()[-3:-1] == ["worker", "--parent"]]
 
 
 def weights_of(server: Server, model: str) -> bytes:
@@ -133,6 +134,8 @@ def test_from_a_text_to_a_stream(http, server, corpus):
     assert list(follow(http, job, told[middle][1])) == told[middle + 1 :]
     last = {"Last-Event-ID": told[-1][1]}
     assert http.get(f"/train-jobs/{job}/events", headers=last).status_code == 204
+    beyond = {"Last-Event-ID": f"{2**64 - 1}-{2**64 - 1}"}
+    assert http.get(f"/train-jobs/{job}/events", headers=beyond).status_code == 422
 
 
 def test_a_worker_killed_twice_changes_no_bit_and_one_model_is_published(
@@ -231,9 +234,26 @@ def test_the_example_trains_on_chinese_and_streams(server, tmp_path):
     assert "bits a character" in done.stderr
 
 
+def test_the_server_answers_while_it_checks_a_large_text(http):
+    text = ("明月几时有、把酒问青天\n" * 1_900_000).encode()
+    with ThreadPoolExecutor() as pool:
+        began = time.monotonic()
+        uploading = pool.submit(http.post, "/corpora?name=large", content=text)
+        longest = 0.0
+        while not uploading.done():
+            asked = time.monotonic()
+            assert http.get("/health/live").status_code == 200
+            longest = max(longest, time.monotonic() - asked)
+            time.sleep(0.01)
+        took = time.monotonic() - began
+    assert uploading.result().status_code == 201
+    assert longest < took / 5, (longest, took)
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
+        (b"abc a" + "\u0301\u0327".encode() * 60_000, "more than 30 combining marks"),
         ("abc\xff".encode("latin-1"), "byte 3 is 0xff"),
         (b"aaaa", "1 different characters in 4; it needs at least 2"),
         (b"", "0 different characters"),

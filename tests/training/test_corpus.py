@@ -1,3 +1,5 @@
+import time
+import unicodedata
 from itertools import pairwise
 
 import numpy as np
@@ -147,6 +149,24 @@ def test_newlines_and_composition_are_normalised_and_recorded():
     assert corpus.n_bytes == 9
     assert same.n_newlines_replaced == 0
     assert same.was_composed
+
+
+@pytest.mark.parametrize("run", ["\u0301\u0327" * 60_000, "\u0f73" * 60_000])
+def test_a_long_run_of_marks_is_refused_at_once_and_says_where(run):
+    began = time.monotonic()
+    with pytest.raises(Validation, match=rf"30 .* character 5 \(U\+{ord(run[0]):04X}\)"):
+        Corpus.of("abc a" + run)
+    assert time.monotonic() - began < 2  # composing it takes ten seconds and more
+
+
+@pytest.mark.parametrize("before", range(65))
+def test_thirty_marks_in_a_row_are_taken_wherever_they_are_and_one_more_is_not(before):
+    text = "a" * before + "e" + "\u0301\u0327" * 15
+    assert Corpus.of(text + "b").text == unicodedata.normalize("NFC", text + "b")
+    assert Corpus.of(text).text == unicodedata.normalize("NFC", text)
+    for after in ("", "b" * 40):
+        with pytest.raises(Validation, match=f"from character {before + 1} "):
+            Corpus.of(text + "\u0301" + after)
 
 
 def test_the_vocabulary_is_the_characters_in_order_with_their_counts():
