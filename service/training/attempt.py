@@ -145,6 +145,10 @@ class Attempt:
         except CarouselError as error:  # the text is learnt all the same
             _log.warning("an event of the job %s was lost: %s", self._key.id, error)
 
+    def _look(self) -> None:
+        """Raises Superseded where this attempt may change nothing any more."""
+        self._queue.beat(self._key, self._number)
+
     def _publish(self, job: Job, publication: Publication) -> ModelRef:
         """Store the model once, under the version that the record keeps for this job."""
         version = job.version
@@ -154,7 +158,7 @@ class Attempt:
                 self._queue.tell(self._key, self._number, "", {}, version=version)
             ref = ModelRef(job.order.name, version)
             try:
-                self._store.write(ref, publication.files(ref))
+                self._store.write(ref, publication.files(ref), self._look)
             except Exists:
                 manifest = self._store.manifest(ref)
                 if manifest is None or manifest.training.get("job") != job.key.id:

@@ -1,0 +1,161 @@
+"""One attempt at a job, on a real store, and what is left when the job is over."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from service.models.bundle import Parity, Precision, Record, Source, compose
+from service.models.spec import ModelRef, Weights
+from service.models.store import ModelStore
+from service.models.tokenizer import Tokenizer
+from service.training import attempt as attempt_module
+from service.training import checkpoint, pulse, trainer
+from service.training import queue as queue_module
+from service.training.attempt import Attempt
+from service.training.initial import initial_weights
+from service.training.job import Change, JobKey, Order, Status
+from service.training.queue import JobQueue
+from service.training.recipe import Recipe
+from service.training.tender import Tender
+from service.training.trainer import Ending
+from tests.bundles import TINY
+from tests.sessions.valkey import OwnValkey
+
+pytestmark = pytest.mark.tf
+
+ORDER = Order("owl", "c" * 32, Recipe(), load_when_done=False)
+LEASE_S = 0.2
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory) -> Iterator[OwnValkey]:
+    own = OwnValkey(tmp_path_factory.mktemp("valkey"))
+    own.start()
+    yield own
+    own.close()
+
+
+@dataclass
+class Room:
+    """Everything that attempts share, and what trains in it."""
+
+    queue: JobQueue
+    store: ModelStore
+    jobs: Path
+
+    def attempt(self, key: JobKey, number: int = 1) -> Attempt:
+        corpora = SimpleNamespace(read=lambda *_: SimpleNamespace(vocabulary=tuple("abc")))
+        return Attempt(self.queue, corpora, self.store, self.jobs / key.id, key, number)
+
+    def lose(self) -> None:
+        """Let the lease run out: the attempt sleeps, for all that others can see."""
+        time.sleep(LEASE_S * 1.25)
+        self.queue.sweep()
+
+    def look(self) -> None:
+        async def load(*_: object) -> None:
+            raise AssertionError("nothing is to be loaded")
+
+        async def remove(ref: ModelRef) -> None:
+            self.store.delete(ref)
+
+        asyncio.run(Tender(self.queue, self.store, self.jobs, load, remove).look())
+
+
+@pytest.fixture
+def room(valkey, tmp_path, monkeypatch) -> Iterator[Room]:
+    """The network is not trained and nothing beats: a test says when an attempt sleeps."""
+    monkeypatch.setattr(queue_module, "LEASE_MS", int(LEASE_S * 1000))
+    monkeypatch.setattr(pulse, "BEAT_S", 1000.0)
+    weights = initial_weights(TINY, 0)
+    trained = SimpleNamespace(ending=Ending.COMPLETED, weights=weights)
+    monkeypatch.setattr(trainer, "train", lambda *_, **__: trained)
+    monkeypatch.setattr(attempt_module, "Publication", FakePublication)
+    valkey.client.flushall()
+    queue = JobQueue(valkey.url)
+    yield Room(queue, ModelStore(tmp_path / "models"), tmp_path / "jobs")
+    queue.connection.close()
+
+
+class FakePublication:
+    """A model in no time. `meanwhile` is called when its files are made."""
+
+    meanwhile = staticmethod(lambda: None)
+
+    @classmethod
+    def of(cls, _order, job_id, _corpus, _vocabulary, trained):
+        made = cls()
+        made.job_id, made.weights = job_id, trained.weights
+        return made
+
+    def files(self, ref: ModelRef) -> dict[str, bytes]:
+        type(self).meanwhile()
+        record = Record(
+            precision=Precision.FLOAT32,
+            precision_reason="made by a test",
+            source=Source(format="test", files={}),
+            parity=Parity(tokens=0, largest_logit_difference={}),
+            training={"job": self.job_id},
+        )
+        return compose(ref, TINY, Weights(TINY, self.weights), Tokenizer("abc"), record)
+
+
+def test_an_attempt_stores_its_model_and_leaves_nothing_else(room):
+    key = room.queue.submit("me", ORDER).key
+    room.attempt(key).run()
+    job = room.queue.get(key)
+    assert (job.status, job.model) == (Status.SUCCEEDED, "owl@1")
+    assert not (room.jobs / key.id).exists()
+    room.look()
+    assert room.store.refs() == [ModelRef("owl", 1)]
+    assert room.queue.left() == []
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["cancelled", "taken over"])
+def test_who_wakes_before_the_rename_publishes_nothing(room, monkeypatch, ends):
+    key = room.queue.submit("", ORDER).key
+
+    def sleep() -> None:
+        if ends:
+            room.queue.cancel(key)
+        room.lose()
+
+    monkeypatch.setattr(FakePublication, "meanwhile", sleep)
+    room.attempt(key).run()
+    assert room.queue.get(key).status is (Status.CANCELLED if ends else Status.QUEUED)
+    assert room.store.refs() == []
+    assert list(room.store.folder.glob(".incoming-*")) == []
+
+
+def test_what_is_stored_for_a_job_that_has_ended_is_removed(room):
+    key = room.queue.submit("", ORDER).key
+    zombie = room.attempt(key)
+
+    def sleep() -> None:  # it has looked, and the rename comes when it wakes
+        room.queue.cancel(key)
+        room.lose()
+        room.look()  # nothing is there yet
+
+    zombie._look = sleep
+    zombie.run()
+    assert room.store.refs() == [ModelRef("owl", 1)]
+    room.look()
+    assert room.store.refs() == []
+    other = room.queue.submit("", ORDER).key  # has the number again, and keeps it
+    room.attempt(other).run()
+    room.look()
+    assert room.store.refs() == [ModelRef("owl", 1)]
+
+
+def test_a_model_that_its_job_has_published_stays(room):
+    key = room.queue.submit("", replace(ORDER, load_when_done=True)).key
+    room.attempt(key).run()
+    assert room.queue.get(key).is_published
+    room.queue.settle(key, 1, Change.CANCEL)
+    room.look()
+    assert room.store.refs() == [ModelRef("owl", 1)]
