@@ -11,6 +11,7 @@ from typing import Any
 from service.errors import CarouselError, Exists, OutOfTime
 from service.models.spec import ModelRef, Weights
 from service.models.store import ModelStore
+from service.training.checkpoint import BEST, LAST
 from service.training.corpora import Corpora
 from service.training.corpus import Corpus
 from service.training.events import Checkpoint, Progress, TrainEvent, Validation
@@ -121,10 +122,11 @@ class Attempt:
         own.mkdir(parents=True, exist_ok=True)
         for number in range(self._number - 1, 0, -1):
             before = self._folder / f"attempt-{number}"
-            if before.is_dir() and any(before.iterdir()):
-                for path in before.iterdir():
-                    if path.is_file() and not (own / path.name).exists():
-                        os.link(path, own / path.name)  # files are replaced, never changed
+            kept = [name for name in (BEST, LAST) if (before / name).is_file()]
+            for name in kept:
+                if not (own / name).exists():
+                    os.link(before / name, own / name)  # files are replaced, never changed
+            if kept:
                 break
         return own
 

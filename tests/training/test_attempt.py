@@ -159,3 +159,27 @@ def test_a_model_that_its_job_has_published_stays(room):
     room.queue.settle(key, 1, Change.CANCEL)
     room.look()
     assert room.store.refs() == [ModelRef("owl", 1)]
+
+
+def test_an_attempt_shares_no_file_that_is_being_written(room, monkeypatch):
+    key = JobKey("", "0" * 16)
+    arrays = dict(initial_weights(TINY, 0))
+    first = room.attempt(key, 1)._checkpoints()
+    checkpoint.write(first / checkpoint.LAST, arrays, {"n": 1})
+    halves = []
+
+    def sleep(path: Path, _target: Path) -> None:  # before its rename, its file still open
+        halves.append(path.open("r+b"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", sleep)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        checkpoint.write(first / checkpoint.LAST, arrays, {"n": 2})
+
+    second = room.attempt(key, 2)._checkpoints()
+    assert [path.name for path in second.iterdir()] == [checkpoint.LAST]
+    checkpoint.write(second / checkpoint.LAST, arrays, {"n": 3})
+    (half,) = halves
+    half.write(b"\xff" * 100)
+    half.close()
+    assert checkpoint.read(second / checkpoint.LAST).facts == {"n": 3}
