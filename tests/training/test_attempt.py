@@ -1,14 +1,17 @@
 """One attempt at a job, on a real store, and what is left when the job is over."""
 
 import asyncio
+import errno
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from service.errors import StoreUnavailable
 from service.models.bundle import Parity, Precision, Record, Source, compose
 from service.models.spec import ModelRef, Weights
 from service.models.store import ModelStore
@@ -75,6 +78,7 @@ def room(valkey, tmp_path, monkeypatch) -> Iterator[Room]:
     weights = initial_weights(TINY, 0)
     trained = SimpleNamespace(ending=Ending.COMPLETED, weights=weights)
     monkeypatch.setattr(trainer, "train", lambda *_, **__: trained)
+    monkeypatch.setattr(attempt_module, "AGAIN_S", 0.05)
     monkeypatch.setattr(attempt_module, "Publication", FakePublication)
     valkey.client.flushall()
     queue = JobQueue(valkey.url)
@@ -125,7 +129,7 @@ def test_who_wakes_before_the_rename_publishes_nothing(room, monkeypatch, ends):
             room.queue.cancel(key)
         room.lose()
 
-    monkeypatch.setattr(FakePublication, "meanwhile", sleep)
+    monkeypatch.setattr(FakePublication, "meanwhile", staticmethod(sleep))
     room.attempt(key).run()
     assert room.queue.get(key).status is (Status.CANCELLED if ends else Status.QUEUED)
     assert room.store.refs() == []
@@ -183,3 +187,149 @@ def test_an_attempt_shares_no_file_that_is_being_written(room, monkeypatch):
     half.write(b"\xff" * 100)
     half.close()
     assert checkpoint.read(second / checkpoint.LAST).facts == {"n": 3}
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Every file that is written has room for half of its bytes."""
+
+    class Full:
+        def __init__(self, file):
+            self._file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self._file.close()
+
+        def write(self, content: bytes) -> None:
+            self._file.write(content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    opened = Path.open
+
+    def open_(path: Path, mode: str = "r", *rest, **more):
+        file = opened(path, mode, *rest, **more)
+        return Full(file) if mode in {"wb", "xb"} else file
+
+    return lambda: monkeypatch.setattr(Path, "open", open_)
+
+
+def bytes_under(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_checkpoint_without_room_leaves_the_one_before_and_nothing_else(tmp_path, full_disk):
+    arrays = dict(initial_weights(TINY, 0))
+    checkpoint.write(tmp_path / checkpoint.LAST, arrays, {"n": 1})
+    before = bytes_under(tmp_path)
+    full_disk()
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.write(tmp_path / checkpoint.LAST, arrays, {"n": 2})
+    assert bytes_under(tmp_path) == before
+    assert checkpoint.read(tmp_path / checkpoint.LAST).facts == {"n": 1}
+
+
+def trains(*, then: Callable[[], Ending]):
+    """A training that keeps two checkpoints before it ends."""
+    arrays = initial_weights(TINY, 0)
+
+    def train(_corpus, _vocabulary, _recipe, folder, **_):
+        checkpoint.write(folder / checkpoint.BEST, arrays, {})
+        checkpoint.write(folder / checkpoint.LAST, arrays, {})
+        ending = then()
+        checkpoint.write(folder / checkpoint.LAST, arrays, {})
+        return SimpleNamespace(ending=ending, weights=arrays)
+
+    return train
+
+
+def test_a_job_that_fails_for_want_of_room_gives_back_what_it_had(room, monkeypatch, full_disk):
+    def fill() -> Ending:
+        full_disk()
+        return Ending.COMPLETED
+
+    monkeypatch.setattr(trainer, "train", trains(then=fill))
+    key = room.queue.submit("", ORDER).key
+    room.attempt(key).run()
+    job = room.queue.get(key)
+    assert (job.status, job.error["error_type"]) == (Status.FAILED, "disk_full")
+    assert bytes_under(room.jobs) == 0
+    assert room.store.refs() == []
+
+
+@pytest.mark.parametrize("dies", [True, False], ids=["its process has died", "by itself"])
+def test_a_cancelled_job_keeps_its_best_checkpoint_alone(room, monkeypatch, dies):
+    key = room.queue.submit("", ORDER).key
+    monkeypatch.setattr(trainer, "train", trains(then=lambda: Ending.STOPPED))
+    room.attempt(key).run()  # leaves the job to the next one, with all it has
+    assert len(list(room.jobs.glob("*/*/*"))) == 2
+    second = room.attempt(key, 2)
+    second._pulse.is_cancelled = True
+    if dies:
+        second._settle = lambda *_: room.queue.beat(key, 1)  # which raises Superseded
+    second.run()
+    if dies:
+        room.queue.cancel(key)
+        room.lose()
+        room.look()
+    assert room.queue.get(key).status is Status.CANCELLED
+    (kept,) = room.jobs.glob("*/*/*")
+    assert kept == room.jobs / key.id / "attempt-2" / checkpoint.BEST
+
+
+def test_a_job_whose_processes_have_died_leaves_nothing(room):
+    key = room.queue.submit("", ORDER).key
+    for number in (1, 2, 3):
+        folder = room.attempt(key, number)._checkpoints()
+        (folder / checkpoint.LAST).write_bytes(b"half")
+        room.queue.claim(key, number)
+        room.lose()
+    assert room.queue.get(key).status is Status.FAILED
+    room.look()
+    assert list(room.jobs.iterdir()) == []
+    assert room.queue.left() == []
+
+
+def test_a_store_that_is_away_when_the_model_is_ready_fails_no_job(room, valkey, monkeypatch):
+    restart = threading.Timer(0.5, valkey.start)
+
+    def go_away() -> None:
+        if not restart.is_alive():
+            valkey.kill()
+            restart.start()
+
+    monkeypatch.setattr(FakePublication, "meanwhile", staticmethod(go_away))
+    key = room.queue.submit("", ORDER).key
+    room.attempt(key).run()
+    restart.join()
+    assert room.queue.get(key).status is Status.SUCCEEDED
+    assert room.store.refs() == [ModelRef("owl", 1)]
+
+
+def test_a_store_that_stays_away_leaves_the_job_to_the_next_attempt(room, valkey, monkeypatch):
+    monkeypatch.setattr(attempt_module, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(FakePublication, "meanwhile", staticmethod(valkey.kill))
+    key = room.queue.submit("", ORDER).key
+    room.attempt(key).run()
+    valkey.start()
+    assert room.queue.get(key).status is Status.RUNNING
+    monkeypatch.setattr(FakePublication, "meanwhile", staticmethod(lambda: None))
+    room.lose()
+    room.attempt(key, 2).run()
+    assert room.queue.get(key).status is Status.SUCCEEDED
+
+
+def test_a_store_that_was_away_too_long_blames_no_text(room, monkeypatch):
+    def away(*_: object) -> None:
+        raise StoreUnavailable("it does not answer")
+
+    monkeypatch.setattr(attempt_module, "PATIENCE_S", 0.1)
+    key = room.queue.submit("", ORDER).key
+    with monkeypatch.context() as patch:
+        patch.setattr(room.queue, "beat", away)
+        room.attempt(key).run()
+    job = room.queue.get(key)
+    assert (job.status, job.attempt, job.crashes) == (Status.QUEUED, 2, 0)
+    assert room.store.refs() == []
