@@ -170,6 +170,8 @@ class _Training:
                 self._save_last()
         if ending is Ending.OUT_OF_TIME and self._is_unjudged:
             self._validate()
+            if self._is_unjudged:
+                ending = Ending.STOPPED  # in the middle of that: it is due again
         if self._learner.step > began_at:
             self._save_last()
         best = checkpoint.read(self._folder / checkpoint.BEST)

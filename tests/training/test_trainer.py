@@ -194,6 +194,19 @@ def test_seconds_count_over_all_runs_of_a_training(tmp_path):
     assert second.best.step == first.step  # what was learnt in time is judged
 
 
+def test_a_training_stopped_in_its_last_validation_is_stopped_and_goes_on(tmp_path):
+    recipe = replace(RECIPE, schedule=replace(RECIPE.schedule, max_seconds=3600.0, epochs=10_000))
+    assert run(tmp_path, recipe, steps=1).ending is Ending.STOPPED
+    path = tmp_path / checkpoint.LAST
+    snapshot = checkpoint.read(path)
+    checkpoint.write(path, snapshot.arrays, snapshot.facts | {"elapsed_s": 3600.0})
+    stopped = run(tmp_path, recipe, steps=0)  # which is asked in the validation, and only there
+    assert (stopped.ending, stopped.weights) == (Ending.STOPPED, None)
+    ended = run(tmp_path, recipe)
+    assert ended.ending is Ending.OUT_OF_TIME
+    assert ended.best.step == ended.step == 1
+
+
 def test_a_training_stopped_before_it_was_judged_has_no_weights(tmp_path):
     trained = run(tmp_path, steps=1)
     assert trained.weights is None
