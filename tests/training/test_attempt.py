@@ -2,6 +2,9 @@
 
 import asyncio
 import errno
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,12 +24,13 @@ from service.training import checkpoint, pulse, trainer
 from service.training import queue as queue_module
 from service.training.attempt import Attempt
 from service.training.initial import initial_weights
-from service.training.job import Change, JobKey, Order, Status
+from service.training.job import MAX_CRASHES, Change, JobKey, Order, Status
 from service.training.queue import JobQueue
 from service.training.recipe import Recipe
 from service.training.tender import Tender
 from service.training.trainer import Ending
 from tests.bundles import TINY
+from tests.process import ROOT
 from tests.sessions.valkey import OwnValkey
 
 pytestmark = pytest.mark.tf
@@ -333,3 +337,40 @@ def test_a_store_that_was_away_too_long_blames_no_text(room, monkeypatch):
     job = room.queue.get(key)
     assert (job.status, job.attempt, job.crashes) == (Status.QUEUED, 2, 0)
     assert room.store.refs() == []
+
+
+IN_A_LONG_STEP = """
+import hashlib, sys
+from types import SimpleNamespace
+
+def train(*_, **__):
+    print("in a step", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # no line of Python for minutes
+
+sys.modules["service.training.trainer"] = SimpleNamespace(train=train, Ending=None)
+from service import worker
+from service.training import pulse
+pulse.STOP_LIMIT_S = 0.5
+worker.Corpora.read = lambda *_: SimpleNamespace(vocabulary=())
+worker.run_attempt("", sys.argv[1], int(sys.argv[2]))
+"""
+
+
+def test_a_step_of_minutes_holds_up_no_orderly_stop_and_none_is_a_crash(room, valkey, tmp_path):
+    key = room.queue.submit("", ORDER).key
+    for number in range(1, MAX_CRASHES + 2):
+        settings = {"REDIS_URL": valkey.url, "DATA_DIR": str(tmp_path)}
+        with subprocess.Popen(
+            [sys.executable, "-c", IN_A_LONG_STEP, key.id, str(number)],
+            env=os.environ | {f"CAROUSEL_{name}": value for name, value in settings.items()},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+        ) as process:
+            try:
+                assert process.stdout.readline() == b"in a step\n"
+                process.terminate()
+                assert process.wait(5) == 0
+            finally:
+                process.kill()
+        job = room.queue.get(key)
+        assert (job.status, job.attempt, job.crashes) == (Status.QUEUED, number + 1, 0)
