@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from service.errors import BadCheckpoint, UnknownCharacter, Validation
 from service.models.spec import Weights
-from service.training import checkpoint
+from service.training import checkpoint, trainer
 from service.training.corpus import Corpus, JudgedLanes, Window
 from service.training.events import Checkpoint, Progress
 from service.training.events import Validation as Judgement
@@ -141,6 +141,16 @@ def test_bits_per_byte_count_what_utf_8_needs(tmp_path):
     recipe = replace(RECIPE, schedule=replace(RECIPE.schedule, epochs=1, validations_per_epoch=1))
     best = run(tmp_path, recipe, corpus).best
     assert best.bits_per_character / best.bits_per_byte == pytest.approx(share / 4, rel=0.01)
+
+
+def test_a_training_goes_on_in_its_own_precision_on_another_machine(tmp_path, monkeypatch):
+    for precision in ("float32", "bfloat16"):
+        monkeypatch.setattr(trainer, "resolved", lambda _, mine=precision: mine)
+        trained = run(tmp_path, steps=1)
+        assert trained.precision == "float32"
+    assert trained.step == 2
+    with pytest.raises(Validation, match="another training: precision, recipe differs"):
+        run(tmp_path, replace(RECIPE, precision="bfloat16"))
 
 
 def test_a_folder_of_another_training_is_refused(undisturbed):
