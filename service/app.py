@@ -39,7 +39,7 @@ from service.sessions.watch import Watch
 from service.settings import Settings
 from service.training.corpora import Corpora
 from service.training.queue import JobQueue
-from service.training.tender import Load, Tender
+from service.training.tender import Load, Remove, Tender
 
 DRAIN_S = 10.0
 BODY_LIMIT_S, UPLOAD_LIMIT_S = 60.0, 3_600.0
@@ -84,7 +84,8 @@ def create_app(
     conversations = _make_sessions(settings, redis_url)
     training = _make_training(settings, redis_url)
     serving = Serving(registry, conversations, owner_of, store, settings.import_dir, training)
-    tender = Tender(training.queue, _loader(registry))
+    jobs = settings.data_dir / "jobs"
+    tender = Tender(training.queue, store, jobs, _loader(registry), _remover(registry))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -171,6 +172,14 @@ def _loader(registry: Registry[ModelRuntime]) -> Load:
             registry.set_alias(alias, ref)
 
     return load
+
+
+def _remover(registry: Registry[ModelRuntime]) -> Remove:
+    async def remove(ref: ModelRef) -> None:
+        registry.refresh()
+        await registry.delete(ref)
+
+    return remove
 
 
 def _make_runtime(threads: int, cache: PrefixCache) -> Callable[[Bundle, Precision], ModelRuntime]:

@@ -18,6 +18,7 @@ from service.training.allocator import ENVIRONMENT
 from service.training.attempt import Attempt
 from service.training.corpora import Corpora
 from service.training.job import JobKey
+from service.training.pulse import when_told
 from service.training.queue import QUEUE, JobQueue
 
 NICENESS = 10
@@ -78,7 +79,7 @@ def run_attempt(owner: str, job_id: str, number: int) -> None:
         JobKey(owner, job_id),
         number,
     )
-    signal.signal(signal.SIGTERM, lambda *_: attempt.leave())
+    when_told(signal.SIGTERM, attempt.leave)
     attempt.run()
 
 

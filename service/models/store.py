@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from service.errors import Exists, ModelNotFound, Validation
@@ -47,8 +48,12 @@ class ModelStore:
         except (OSError, ValueError):
             return None
 
-    def write(self, ref: ModelRef, files: dict[str, bytes]) -> Path:
+    def write(
+        self, ref: ModelRef, files: dict[str, bytes], last_look: Callable[[], object] | None = None
+    ) -> Path:
         """Put a version's files in place by one rename: complete or absent, never half.
+
+        `last_look` is called right before the rename, and prevents it by raising.
 
         Raises:
             Exists: the version is there already.
@@ -64,6 +69,8 @@ class ModelStore:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
+            if last_look is not None:
+                last_look()
             try:
                 incoming.rename(target)
             except OSError as error:

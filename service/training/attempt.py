@@ -1,24 +1,32 @@
 """One attempt at a train job: from the text to the stored model, or to where the next goes on."""
 
+import contextlib
 import errno
 import logging
 import os
-import shutil
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from service.errors import CarouselError, Exists, OutOfTime
+from service.errors import CarouselError, Exists, OutOfTime, StoreFull, StoreUnavailable
 from service.models.spec import ModelRef, Weights
 from service.models.store import ModelStore
+from service.training.checkpoint import BEST, LAST
 from service.training.corpora import Corpora
 from service.training.corpus import Corpus
 from service.training.events import Checkpoint, Progress, TrainEvent, Validation
-from service.training.job import Change, Job, JobKey
+from service.training.job import Change, Job, JobKey, Status, after
+from service.training.leftovers import tidy
 from service.training.publication import Publication
 from service.training.pulse import Pulse
 from service.training.queue import JobQueue, Superseded
 
+PATIENCE_S, AGAIN_S = 30.0, 0.5
+"""How long what has been learnt waits for a store of jobs that is away."""
+
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
@@ -45,17 +53,23 @@ class Attempt:
 
     def run(self) -> None:
         """Train and publish. Blocks; whatever goes wrong is in the job's record, or its end is."""
-        try:
+        with contextlib.suppress(Superseded):
             job = self._queue.claim(self._key, self._number)
-        except Superseded:
-            return
-        self._pulse.start()
-        change: Change | None = Change.FAIL
-        error: dict[str, str] | None = None
+            self._pulse.start()
+            try:
+                change, error = self._outcome(job)
+            finally:
+                self._pulse.stop()
+            self._settle(change, error)
+
+    def _outcome(self, job: Job) -> tuple[Change | None, dict[str, str] | None]:
+        """What becomes of the job, and why it has failed."""
         try:
-            change = self._train(job)
+            return self._train(job), None
         except Superseded:
-            return
+            raise
+        except (StoreUnavailable, StoreFull):  # the text is not to blame
+            return Change.RELEASE, None
         except CarouselError as failure:
             error = _error(str(failure), failure.code)
         except MemoryError:
@@ -67,20 +81,21 @@ class Attempt:
         except Exception:  # noqa: BLE001 (the record has to say that it ended)
             _log.exception("the job %s has failed", self._key.id)
             error = _error("the training has failed; the worker's log says why", "training_failed")
-        finally:
-            self._pulse.stop()
-        try:
-            self._settle(change, error)
-        except Superseded:
-            return
-        if change in {None, Change.SUCCEED}:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        return Change.FAIL, error
 
     def _settle(self, change: Change | None, error: dict[str, str] | None) -> None:
-        if change is Change.RELEASE:
-            self._queue.release(self._key, self._number)
-        elif change is not None:
-            self._queue.settle(self._key, self._number, change, error)
+        key, number = self._key, self._number
+        try:
+            if change is Change.RELEASE:
+                _patiently(lambda: self._queue.release(key, number))
+            elif change is not None:
+                _patiently(lambda: self._queue.settle(key, number, change, error))
+        except (StoreUnavailable, StoreFull) as away:
+            _log.warning("the job %s is left to the next attempt: %s", key.id, away)
+            return
+        ended = Status.SUCCEEDED if change is None else after(Status.RUNNING, change)
+        assert ended is not None
+        tidy(self._folder, ended)
 
     def _train(self, job: Job) -> Change | None:
         """Train; returns what becomes of the job, None where its loading is still to come."""
@@ -104,9 +119,7 @@ class Attempt:
         ref = self._publish(job, Publication.of(job.order, job.key.id, corpus, vocabulary, trained))
         loads = job.order.load_when_done
         told = {"model": str(ref)}
-        self._queue.tell(
-            self._key, self._number, "published", told, model=str(ref), published=loads
-        )
+        self._surely_tell("published", told, model=str(ref), published=loads)
         return None if loads else Change.SUCCEED
 
     def _beginning(self, job: Job, corpus: Corpus) -> tuple[tuple[str, ...], Weights | None]:
@@ -121,10 +134,11 @@ class Attempt:
         own.mkdir(parents=True, exist_ok=True)
         for number in range(self._number - 1, 0, -1):
             before = self._folder / f"attempt-{number}"
-            if before.is_dir() and any(before.iterdir()):
-                for path in before.iterdir():
-                    if path.is_file() and not (own / path.name).exists():
-                        os.link(path, own / path.name)  # files are replaced, never changed
+            kept = [name for name in (BEST, LAST) if (before / name).is_file()]
+            for name in kept:
+                if not (own / name).exists():
+                    os.link(before / name, own / name)  # files are replaced, never changed
+            if kept:
                 break
         return own
 
@@ -145,22 +159,41 @@ class Attempt:
         except CarouselError as error:  # the text is learnt all the same
             _log.warning("an event of the job %s was lost: %s", self._key.id, error)
 
+    def _surely_tell(self, name: str, data: dict[str, Any], **fields: Any) -> None:
+        _patiently(lambda: self._queue.tell(self._key, self._number, name, data, **fields))
+
+    def _look(self) -> None:
+        """Raises Superseded where this attempt may change nothing any more."""
+        _patiently(lambda: self._queue.beat(self._key, self._number))
+
     def _publish(self, job: Job, publication: Publication) -> ModelRef:
         """Store the model once, under the version that the record keeps for this job."""
         version = job.version
         while True:
             if version is None:
                 version = self._store.next_version(job.order.name)
-                self._queue.tell(self._key, self._number, "", {}, version=version)
+                self._surely_tell("", {}, version=version)
             ref = ModelRef(job.order.name, version)
             try:
-                self._store.write(ref, publication.files(ref))
+                self._store.write(ref, publication.files(ref), self._look)
             except Exists:
                 manifest = self._store.manifest(ref)
                 if manifest is None or manifest.training.get("job") != job.key.id:
                     version = None  # somebody else's: the next one
                     continue
             return ref  # of this attempt or, the same to the bit, of an earlier one
+
+
+def _patiently(deed: Callable[[], _T]) -> _T:
+    """Do it, again where the store of jobs is away; after PATIENCE_S, raise what it says."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return deed()
+        except (StoreUnavailable, StoreFull):
+            if time.monotonic() >= until:
+                raise
+            time.sleep(AGAIN_S)
 
 
 def _error(sentence: str, code: str) -> dict[str, str]:

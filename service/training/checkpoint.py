@@ -33,12 +33,15 @@ class Snapshot:
 
 def write(path: Path, arrays: Arrays, facts: Mapping[str, Any]) -> None:
     """Put a snapshot in place of the one at `path`, whole or not at all."""
-    temporary = path.with_suffix(".part")
-    with temporary.open("wb") as file:
-        file.write(save(dict(arrays), {"facts": json.dumps(facts)}))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary = path.with_suffix(f".{os.getpid()}.part")  # no other process writes into it
+    try:
+        with temporary.open("wb") as file:
+            file.write(save(dict(arrays), {"facts": json.dumps(facts)}))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # a disk that is full has its room back
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # else the rename itself may be lost

@@ -2,16 +2,18 @@
 
 import contextlib
 import os
+import signal
 import threading
 import time
+from collections.abc import Callable
 
 from service.errors import CarouselError
 from service.training.job import Change, JobKey
 from service.training.queue import JobQueue, Superseded
 
 BEAT_S = 1.0
-CANCEL_LIMIT_S = 3.0
-"""A cancelled attempt that has not come to a step's end by then is ended where it is."""
+STOP_LIMIT_S = 3.0
+"""An attempt that is to stop and has not come to a step's end by then is ended where it is."""
 
 FENCED_EXIT = 3
 
@@ -23,6 +25,7 @@ class Pulse:
         self._queue, self._key, self._attempt = queue, key, attempt
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
         self._shall_end = threading.Event()
+        self._stopping_s = 0.0  # since when it is to stop
         self.is_cancelled = False
         self.shall_leave = False  # for another worker to go on
 
@@ -40,18 +43,37 @@ class Pulse:
         return self.is_cancelled or self.shall_leave
 
     def _run(self) -> None:
-        cancelled_s = 0.0
         while not self._shall_end.wait(BEAT_S / 2):
             with contextlib.suppress(CarouselError):  # a store that is away: the next may reach it
                 try:
-                    wants_end = self._queue.beat(self._key, self._attempt)
+                    self._beat()
                 except Superseded:
                     os._exit(FENCED_EXIT)  # whatever it does now counts no more
-                if not wants_end:
-                    continue
-                cancelled_s = cancelled_s or time.monotonic()
-                self.is_cancelled = True
-                if time.monotonic() - cancelled_s > CANCEL_LIMIT_S:
-                    with contextlib.suppress(Superseded):
-                        self._queue.settle(self._key, self._attempt, Change.CANCEL)
-                    os._exit(0)
+
+    def _beat(self) -> None:
+        if self._queue.beat(self._key, self._attempt):
+            self.is_cancelled = True
+        if not self.shall_stop():
+            return
+        self._stopping_s = self._stopping_s or time.monotonic()
+        if time.monotonic() - self._stopping_s > STOP_LIMIT_S:
+            if self.is_cancelled:
+                self._queue.settle(self._key, self._attempt, Change.CANCEL)
+            else:
+                self._queue.release(self._key, self._attempt)
+            os._exit(0)
+
+
+def when_told(number: signal.Signals, deed: Callable[[], None]) -> None:
+    """Do it when the signal comes, in a thread: the main one hears nothing until its step ends."""
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    signal.signal(number, lambda *_: None)  # or the process would end
+
+    def listen() -> None:
+        while True:
+            if os.read(heard, 1)[0] == number:
+                deed()
+
+    threading.Thread(target=listen, name="signals", daemon=True).start()

@@ -93,7 +93,7 @@ class JobQueue:
         flat = [part for pair in record.items() for part in pair]
         with _named():
             reply = self._submit(
-                keys=[_record(key), _index(owner), _open()],
+                keys=[_record(key), _index(owner), _open(), _traced()],
                 args=[_record(JobKey(owner, "")), MAX_OPEN_JOBS, key.id, now, *flat],
             )
             if reply[0] == b"FULL":
@@ -201,10 +201,26 @@ class JobQueue:
             names: set[bytes] = self.connection.smembers(_open())  # type: ignore[assignment]
         jobs = []
         for name in names:
-            owner, _, job_id = name.decode().removeprefix(f"{PREFIX}job:").rpartition("/")
             with contextlib.suppress(JobNotFound):
-                jobs.append(self.get(JobKey(owner, job_id)))
+                jobs.append(self.get(_key(name)))
         return jobs
+
+    def left(self) -> list[Job]:
+        """Every job that is over and not yet forgotten: there may be something left of it."""
+        with _named():
+            names: list[bytes] = self.connection.sdiff([_traced(), _open()])  # type: ignore[assignment]
+        jobs = []
+        for name in names:
+            try:
+                jobs.append(self.get(_key(name)))
+            except JobNotFound:
+                self.forget(_key(name))
+        return jobs
+
+    def forget(self, key: JobKey) -> None:
+        """Say that nothing is left of a job that is over. Its record stays."""
+        with _named():
+            self.connection.srem(_traced(), _record(key))
 
     def sweep(self) -> list[Job]:
         """Give jobs whose attempt is lost to the next one, or up after MAX_CRASHES.
@@ -341,6 +357,11 @@ def _record(key: JobKey) -> str:
     return f"{PREFIX}job:{key}"
 
 
+def _key(record: bytes) -> JobKey:
+    owner, _, job_id = record.decode().removeprefix(f"{PREFIX}job:").rpartition("/")
+    return JobKey(owner, job_id)
+
+
 def _lease(key: JobKey) -> str:
     return f"{PREFIX}job-lease:{key}"
 
@@ -359,6 +380,10 @@ def _index(owner: str) -> str:
 
 def _open() -> str:
     return f"{PREFIX}jobs-open"
+
+
+def _traced() -> str:
+    return f"{PREFIX}jobs-traced"
 
 
 def _carried(key: JobKey, attempt: int) -> str:

@@ -141,7 +141,8 @@ class _Training:
         self._validate_every = max(1, self._lanes.n_windows // schedule.validations_per_epoch)
         weights = initial_weights(self._spec, recipe.seed) if initial is None else initial
         weights = Weights(self._spec, weights)
-        self._precision = resolved(recipe.precision)
+        last = checkpoint.read(folder / checkpoint.LAST)
+        self._precision = _precision(recipe, last)
         self._learner = Learner(self._spec, recipe, self._n_steps, weights, self._precision)
         self._identity = {
             "recipe": recipe.to_json(),
@@ -154,7 +155,8 @@ class _Training:
         self._losses: list[float] = []  # since the last validation
         self._elapsed_before_s = 0.0
         self._began = self._saved = self._reported = time.monotonic()
-        self._resume()
+        if last is not None:
+            self._resume(last)
 
     def run(self, report: Callable[[TrainEvent], None], should_stop: Callable[[], bool]) -> Trained:
         self._report, self._should_stop = report, should_stop
@@ -170,6 +172,8 @@ class _Training:
                 self._save_last()
         if ending is Ending.OUT_OF_TIME and self._is_unjudged:
             self._validate()
+            if self._is_unjudged:
+                ending = Ending.STOPPED  # in the middle of that: it is due again
         if self._learner.step > began_at:
             self._save_last()
         best = checkpoint.read(self._folder / checkpoint.BEST)
@@ -279,10 +283,7 @@ class _Training:
         checkpoint.write(path, arrays, facts)
         self._report(Checkpoint(self._learner.step, path.stem, str(path)))
 
-    def _resume(self) -> None:
-        last = checkpoint.read(self._folder / checkpoint.LAST)
-        if last is None:
-            return
+    def _resume(self, last: checkpoint.Snapshot) -> None:
         if last.facts["identity"] != self._identity:
             other = sorted(k for k, v in self._identity.items() if last.facts["identity"][k] != v)
             raise errors.Validation(
@@ -324,6 +325,13 @@ class _Training:
                 break
             since += 1
         return since
+
+
+def _precision(recipe: Recipe, last: checkpoint.Snapshot | None) -> str:
+    """What this machine does best, but a training goes on as it began, on whatever machine."""
+    if recipe.precision == "auto" and last is not None:
+        return str(last.facts["identity"]["precision"])
+    return resolved(recipe.precision)
 
 
 def _bytes_per_character(split: Split) -> float:

@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from service.errors import BadCheckpoint, UnknownCharacter, Validation
 from service.models.spec import Weights
-from service.training import checkpoint
+from service.training import checkpoint, trainer
 from service.training.corpus import Corpus, JudgedLanes, Window
 from service.training.events import Checkpoint, Progress
 from service.training.events import Validation as Judgement
@@ -143,6 +143,16 @@ def test_bits_per_byte_count_what_utf_8_needs(tmp_path):
     assert best.bits_per_character / best.bits_per_byte == pytest.approx(share / 4, rel=0.01)
 
 
+def test_a_training_goes_on_in_its_own_precision_on_another_machine(tmp_path, monkeypatch):
+    for precision in ("float32", "bfloat16"):
+        monkeypatch.setattr(trainer, "resolved", lambda _, mine=precision: mine)
+        trained = run(tmp_path, steps=1)
+        assert trained.precision == "float32"
+    assert trained.step == 2
+    with pytest.raises(Validation, match="another training: precision, recipe differs"):
+        run(tmp_path, replace(RECIPE, precision="bfloat16"))
+
+
 def test_a_folder_of_another_training_is_refused(undisturbed):
     _, folder, _ = undisturbed
     with pytest.raises(Validation, match="another training: recipe differs"):
@@ -192,6 +202,19 @@ def test_seconds_count_over_all_runs_of_a_training(tmp_path):
     assert second.ending is Ending.OUT_OF_TIME
     assert second.step == first.step
     assert second.best.step == first.step  # what was learnt in time is judged
+
+
+def test_a_training_stopped_in_its_last_validation_is_stopped_and_goes_on(tmp_path):
+    recipe = replace(RECIPE, schedule=replace(RECIPE.schedule, max_seconds=3600.0, epochs=10_000))
+    assert run(tmp_path, recipe, steps=1).ending is Ending.STOPPED
+    path = tmp_path / checkpoint.LAST
+    snapshot = checkpoint.read(path)
+    checkpoint.write(path, snapshot.arrays, snapshot.facts | {"elapsed_s": 3600.0})
+    stopped = run(tmp_path, recipe, steps=0)  # which is asked in the validation, and only there
+    assert (stopped.ending, stopped.weights) == (Ending.STOPPED, None)
+    ended = run(tmp_path, recipe)
+    assert ended.ending is Ending.OUT_OF_TIME
+    assert ended.best.step == ended.step == 1
 
 
 def test_a_training_stopped_before_it_was_judged_has_no_weights(tmp_path):
