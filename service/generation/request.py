@@ -84,12 +84,13 @@ class Token:
 class Finish:
     """The end of a generation. `generated_tokens` counts every draw, those of a stop string too.
 
-    `stop_token` is the last draw of the stop string, which no chunk shows.
+    `stop` is the stop string that ended it, and `stop_token` its last draw; no chunk shows it.
     """
 
     reason: FinishReason
     generated_tokens: int
     stop_token: Token | None = None
+    stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

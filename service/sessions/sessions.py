@@ -590,10 +590,10 @@ def _end_of(request: GenerationRequest) -> Status | None:
 
     `request` is what is left of it; the log's end is what it has `said`.
     """
-    matcher, is_stop = StopMatcher(request.stop), False
+    matcher, stop = StopMatcher(request.stop), None
     for character in request.said:
-        _, is_stop = matcher.push(character)
-    if is_stop:
+        _, stop = matcher.push(character)
+    if stop is not None:
         return Status.STOP_SEQUENCE
     constraint, left = request.constraint, request.max_new_tokens
     if constraint is not None and constraint.is_over(START, left):
