@@ -446,12 +446,8 @@ class Sessions:
             return None
         first, width = session.turn.first, session.width
         said = (await self._store.read(session.key, first, session.position)).tokens
-
-        def compile_() -> Constraint:
-            whole = voice.constraints.compile(source)
-            return whole.after(unpack_tokens(said, width))
-
-        return await asyncio.to_thread(compile_)
+        whole = await voice.constraints.compiled(source)
+        return await asyncio.to_thread(whole.after, unpack_tokens(said, width))
 
     def _let_go(self, key: SessionKey, nonce: str) -> None:
         """Release a turn that is said to run here and does not: its beginning came too late."""
