@@ -61,6 +61,10 @@ class GenerationRequest:
     deadline_s: float | None = None  # by the clock on the wall: then it ends with what it has
 
 
+LEAST_REPETITION, MOST_REPETITION = 0.01, 100.0
+"""Of a repetition penalty: within them no logit of float32 becomes infinite."""
+
+
 class FinishReason(StrEnum):
     """Why a generation ended by itself."""
 

@@ -305,6 +305,12 @@ def test_models_are_not_deleted_here(client):
         ({"max_tokens": -1}, openai.UnprocessableEntityError, "max_tokens", "validation"),
         ({"top_p": 1.1}, openai.UnprocessableEntityError, "top_p", "validation"),
         ({"logprobs": 21}, openai.UnprocessableEntityError, "logprobs", "validation"),
+        (
+            {"extra_body": {"repetition_penalty": 1e308}},
+            openai.UnprocessableEntityError,
+            "repetition_penalty",
+            "validation",
+        ),
         ({"n": 0}, openai.UnprocessableEntityError, "n", "validation"),
         ({"n": 2, "best_of": 1}, openai.UnprocessableEntityError, "best_of", "validation"),
         ({"stop": ["a"] * 5}, openai.UnprocessableEntityError, "stop", "validation"),
