@@ -311,6 +311,12 @@ def test_models_are_not_deleted_here(client):
             "repetition_penalty",
             "validation",
         ),
+        (
+            {"extra_body": {"truncate_prompt_tokens": 0}},
+            openai.UnprocessableEntityError,
+            "truncate_prompt_tokens",
+            "validation",
+        ),
         ({"n": 0}, openai.UnprocessableEntityError, "n", "validation"),
         ({"n": 2, "best_of": 1}, openai.UnprocessableEntityError, "best_of", "validation"),
         ({"stop": ["a"] * 5}, openai.UnprocessableEntityError, "stop", "validation"),

@@ -128,6 +128,13 @@ class CompletionBody(Body):
     def _bad_words(cls, words: list[str] | None) -> list[str]:
         return check_bad_words(words or [])
 
+    @field_validator("truncate_prompt_tokens")
+    @classmethod
+    def _truncate(cls, n: int | None) -> int | None:
+        if n == 0:
+            raise ValueError("`truncate_prompt_tokens` must be at least 1, or -1 for all. Given: 0")
+        return n
+
     @field_validator(*_REFUSED)
     @classmethod
     def _refused(cls, value: object, info: ValidationInfo) -> object:
