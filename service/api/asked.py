@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from service.api.bodies import DEFAULT_NEW_TOKENS, Parameters
 from service.api.grammar import of_grammar
-from service.api.limits import constraint_within
+from service.api.limits import check_draws_nothing, constraint_within
 from service.api.token_ids import logit_bias
 from service.constraints.compiler import ConstraintCompiler
 from service.constraints.constraint import Constraint
@@ -17,19 +17,6 @@ from service.generation.request import GenerationRequest, SamplingParams
 from service.models.tokenizer import Tokenizer
 
 INPUT = "Input validation error: "
-
-# What a search for the likeliest text has no use for.
-_OF_SAMPLING = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "repetition_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-    "logit_bias",
-)
 
 
 def defaults_of(defaults: Mapping[str, Any]) -> Parameters:
@@ -67,14 +54,14 @@ def check_together(parameters: Parameters, *, is_stream: bool, is_turn: bool) ->
             "`length_penalty` is of `num_beams` > 1",
         ),
         (
+            bool(parameters.do_sample) and beams > 1,
+            "`do_sample` does not go with `num_beams`: it draws nothing",
+        ),
+        (
             (parameters.min_new_tokens or 0) > limit,
             f"`min_new_tokens` must be at most `max_new_tokens`. Given: {lengths}",
         ),
     ]
-    if beams > 1:
-        given = [name for name in _OF_SAMPLING if getattr(parameters, name) is not None]
-        given += ["do_sample"] if parameters.do_sample else []
-        clashes += [(True, f"`{n}` does not go with `num_beams`: it draws nothing") for n in given]
     if is_turn:
         only = "does not go with a session: a turn adds one text to it, once"
         details = bool(parameters.decoder_input_details)
@@ -118,7 +105,12 @@ def request_of(
     constraint: Constraint | None,
     deadline_s: float | None = None,
 ) -> GenerationRequest:
-    """The request that parameters are for a prompt; `seed` is taken where they have none."""
+    """The request that parameters are for a prompt; `seed` is taken where they have none.
+
+    Raises:
+        Validation: they name a token that there is none, or a search is to draw.
+
+    """
     if parameters.truncate is not None:
         prompt = prompt[-parameters.truncate :]
     chosen = parameters.temperature if parameters.temperature is not None else 1.0
@@ -134,6 +126,8 @@ def request_of(
         presence_penalty=parameters.presence_penalty or 0.0,
         logit_bias=logit_bias(parameters.logit_bias or {}, len(tokenizer)),
     )
+    if beams_of(parameters) is not None:
+        check_draws_nothing(sampling, f"{INPUT}`num_beams`")
     return GenerationRequest(
         prompt,
         parameters.max_new_tokens or DEFAULT_NEW_TOKENS,

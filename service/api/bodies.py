@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from service.generation.request import MAX_TOP_TOKENS
+from service.generation.request import LEAST_REPETITION, MAX_TOP_TOKENS, MOST_REPETITION
 from service.sessions.session import DEFAULT_TTL_S, LEAST_TTL_S, MAX_FORKS, MOST_TTL_S
 
 MAX_NEW_TOKENS = 1_000_000
@@ -32,6 +32,7 @@ Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
 Name = Annotated[str, Field(max_length=80)]
 Id = Annotated[str, Field(max_length=80)]
 Position = Annotated[int, Field(ge=0, le=MAX_POSITION)]
+Repetition = Annotated[Number, Field(ge=LEAST_REPETITION, le=MOST_REPETITION)]
 Bias = Annotated[Number, Field(ge=-100.0, le=100.0)]
 TokenIds = Annotated[list[int], Field(min_length=1, max_length=MAX_TOKEN_IDS)]
 
@@ -88,7 +89,7 @@ class Parameters(Body):
     top_p: Number | None = Field(None, gt=0.0, lt=1.0)
     min_p: Number | None = Field(None, ge=0.0, lt=1.0)
     typical_p: Number | None = Field(None, gt=0.0, lt=1.0)
-    repetition_penalty: Number | None = Field(None, gt=0.0)
+    repetition_penalty: Repetition | None = None
     frequency_penalty: Number | None = Field(None, ge=-2.0, le=2.0)
     presence_penalty: Number | None = Field(None, ge=-2.0, le=2.0)
     logit_bias: dict[str, Bias] | None = Field(None, max_length=MAX_TOKEN_IDS)

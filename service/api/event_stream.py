@@ -87,7 +87,8 @@ class EventWriter:
     ) -> bytes:
         """The event that ends a stream: the last token, all text and the details.
 
-        A token that is hidden is the end of a stop string: it shows no text.
+        A token that is hidden is the end of a stop string: it shows no text. Of a turn without
+        tokens (`index` 0) it is event 1 all the same, with the id of where the turn began.
         """
         rest = f',"generated_text":{json.dumps(text)},"details":{json.dumps(details)}'
         rest += f',"session":{json.dumps(session)}}}\n\n' if session else "}\n\n"
@@ -95,7 +96,9 @@ class EventWriter:
             return self._event(index, token, top, rest, ids)
         shown = {"id": token.id, "text": "", "logprob": rounded(token.logprob), "special": True}
         head = ids.line(index) if ids else ""
-        return f'{head}data: {{"index":{index},"token":{json.dumps(shown)}{rest}'.encode("ascii")
+        return f'{head}data: {{"index":{max(1, index)},"token":{json.dumps(shown)}{rest}'.encode(
+            "ascii"
+        )
 
     def _event(
         self,

@@ -1,6 +1,5 @@
 """How clients ask for what a text must look like, in four dialects, and what it comes to."""
 
-import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -14,14 +13,14 @@ Object = Mapping[str, Any]
 
 
 async def compiled(compiler: ConstraintCompiler, source: Source, field: str) -> Constraint:
-    """The constraint that a source is, made in a thread: it may take a second.
+    """The constraint that a source is, at once where it is known: else it may take a second.
 
     Raises:
         Validation: it cannot be served, or no text of it can be spelled.
 
     """
     with about(field):
-        return await asyncio.to_thread(compiler.compile, source)
+        return await compiler.compiled(source)
 
 
 def of_grammar(value: Object) -> Source:

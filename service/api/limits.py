@@ -2,17 +2,38 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from service.api.grammar import compiled
 from service.api.token_ids import token_ids
 from service.constraints.compiler import ConstraintCompiler
 from service.constraints.constraint import Constraint
 from service.constraints.source import Source, limited
+from service.errors import Validation
+from service.generation.request import SamplingParams
 
 
 def deadline_of(max_time: float | None) -> float | None:
     """When a request that comes now has to end, by the clock on the wall: any process knows it."""
     return None if max_time is None else time.time() + max_time
+
+
+def check_draws_nothing(sampling: SamplingParams, search: str) -> None:
+    """See that nothing says how to draw where a search, called so, draws nothing.
+
+    A value that says nothing is none: a temperature of 1, or of 0, a penalty of 0.
+
+    Raises:
+        Validation: something does.
+
+    """
+    is_plain = sampling.temperature in {0.0, 1.0}
+    plain = SamplingParams(sampling.seed, sampling.temperature if is_plain else 1.0)
+    asked, nothing = asdict(sampling), asdict(plain)
+    given = [name for name in asked if asked[name] != nothing[name]]
+    if given:
+        names = " and ".join(f"`{name}`" for name in given)
+        raise Validation(f"{search} draws nothing and does not go with {names}", given[0])
 
 
 async def constraint_within(

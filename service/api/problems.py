@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from service import errors
 from service.api.bodies import MAX_BEAMS, MAX_CHOICES, MAX_NEW_TOKENS
-from service.generation.request import MAX_TOP_TOKENS
+from service.generation.request import LEAST_REPETITION, MAX_TOP_TOKENS, MOST_REPETITION
 
 STATUSES: dict[type[errors.CarouselError], int] = {
     errors.BadRequest: 400,
@@ -62,7 +62,8 @@ _TGI_SENTENCES = {
     "typical_p": "`typical_p` must be > 0.0 and < 1.0",
     "min_p": "`min_p` must be >= 0.0 and < 1.0",
     "top_k": "`top_k` must be strictly positive",
-    "repetition_penalty": "`repetition_penalty` must be strictly positive",
+    "repetition_penalty": "`repetition_penalty` must be strictly positive, from "
+    f"{LEAST_REPETITION} to {MOST_REPETITION:g}",
     "frequency_penalty": "`frequency_penalty` must be >= -2.0 and <= 2.0",
     "presence_penalty": "`presence_penalty` must be >= -2.0 and <= 2.0",
     "max_new_tokens": f"`max_new_tokens` must be strictly positive, and <= {MAX_NEW_TOKENS}",

@@ -6,7 +6,7 @@ from service.errors import Validation
 
 
 def logit_bias(biases: Mapping[str, float], vocabulary: int) -> tuple[tuple[int, float], ...]:
-    """The pairs that a JSON object of biases by token id is.
+    """The pairs that a JSON object of biases by token id is, without those that say nothing.
 
     Raises:
         Validation: a name is no id.
@@ -20,7 +20,8 @@ def logit_bias(biases: Mapping[str, float], vocabulary: int) -> tuple[tuple[int,
                 f"the model's ids go from 0 to {vocabulary - 1}",
                 "logit_bias",
             )
-        pairs.append((int(name), bias))
+        if bias:
+            pairs.append((int(name), bias))
     return tuple(pairs)
 
 

@@ -1,9 +1,11 @@
 """From what was asked for to a constraint over one model's vocabulary, once for each."""
 
+import asyncio
 import json
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from service.constraints.alphabet import Alphabet
@@ -28,7 +30,7 @@ MAX_POSITIONS = 32_768
 
 CACHE_BYTES = 64 * 1024 * 1024
 AT_ONCE = 2
-"""Compilations at once in one process; others wait."""
+"""Compilations at once for one vocabulary; others wait, and hold up nothing else."""
 
 _REFUSAL_BYTES = 1_024  # what a remembered refusal counts for
 
@@ -127,7 +129,7 @@ class ConstraintCompiler:
         self._known: OrderedDict[Source, Constraint | str] = OrderedDict()
         self._bytes, self._cache_bytes = 0, cache_bytes
         self._lock = threading.Lock()
-        self._places = threading.BoundedSemaphore(AT_ONCE)
+        self._threads = ThreadPoolExecutor(AT_ONCE, "constraints")  # none but these wait
 
     @property
     def vocabulary_size(self) -> int:
@@ -139,17 +141,27 @@ class ConstraintCompiler:
         """What it remembers, in memory."""
         return self._bytes
 
-    def compile(self, source: Source) -> Constraint:
-        """As `compile_constraint`; what was asked for lately costs nothing, refused or not."""
+    def known(self, source: Source) -> Constraint | None:
+        """What was asked for lately, at once. Raises Validation where it was refused."""
         found = self._remembered(source)
-        if found is None:
-            with self._places:
-                found = self._remembered(source)  # by one that we have waited for
-                if found is None:
-                    found = self._compiled(source)
         if isinstance(found, str):
             raise Validation(found)
         return found
+
+    def compile(self, source: Source) -> Constraint:
+        """As `compile_constraint`; what was asked for lately costs nothing, refused or not."""
+        found = self._remembered(source) or self._compiled(source)
+        if isinstance(found, str):
+            raise Validation(found)
+        return found
+
+    async def compiled(self, source: Source) -> Constraint:
+        """As `compile`; what is not known is made in one of a few threads of its own."""
+        known = self.known(source)
+        if known is not None:
+            return known
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self.compile, source)
 
     def _compiled(self, source: Source) -> Constraint | str:
         found: Constraint | str
@@ -158,8 +170,9 @@ class ConstraintCompiler:
         except Validation as refusal:
             found = str(refusal)
         with self._lock:
+            if source not in self._known:  # else two were at it
+                self._bytes += _size(source, found)
             self._known[source] = found
-            self._bytes += _size(source, found)
             while self._bytes > self._cache_bytes and len(self._known) > 1:
                 self._bytes -= _size(*self._known.popitem(last=False))
         return found

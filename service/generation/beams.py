@@ -68,7 +68,12 @@ class _Text:
     score: float
     reason: FinishReason
     length: int
-    hidden: int = 0  # tokens of the stop string
+    stop: str | None = None
+
+    @property
+    def hidden(self) -> int:
+        """How many tokens at its end are the stop string."""
+        return len(self.stop or "")
 
 
 @dataclass(slots=True)
@@ -224,21 +229,20 @@ class BeamSearch:
             return
         node, live = growth.branch(place)
         node.texts += 1
-        hidden, reason = self._hidden(live, node), FinishReason.STOP_SEQUENCE
-        if not hidden:
+        stop, reason = self._stop(live, node), FinishReason.STOP_SEQUENCE
+        if stop is None:
             reason = self._reason(self._state_after(live, node))
-        self._texts.insert(rank, _Text(node, score, reason, self.length, hidden))
+        self._texts.insert(rank, _Text(node, score, reason, self.length, stop))
         for text in self._texts[self._params.n :]:
             _let_go(text.node)
         del self._texts[self._params.n :]
 
-    def _hidden(self, live: _Live, node: _Node) -> int:
-        """How many tokens at the end of a live text and one more are a stop string."""
+    def _stop(self, live: _Live, node: _Node) -> str | None:
+        """The stop string at the end of a live text and one more token."""
         if live.stops is None:
-            return 0
-        stops = live.stops.fork()
-        free, is_stop = stops.push(self._token_texts[node.token.id])
-        return len(stops.held) - free if is_stop else 0
+            return None
+        _, stop = live.stops.fork().push(self._token_texts[node.token.id])
+        return stop
 
     def _reason(self, state: int) -> FinishReason:
         """Why a text has ended, if it was no stop string."""
@@ -296,7 +300,7 @@ class BeamSearch:
         for node in reversed(path):
             columns.add(node)
         stop_token = text.node.token if text.hidden else None
-        finish = Finish(text.reason, text.length, stop_token)
+        finish = Finish(text.reason, text.length, stop_token, text.stop)
         return self._chunk(columns, len(columns.tokens) - text.hidden, finish)
 
     def _chunk(self, columns: _Columns, shown: int, finish: Finish | None) -> Chunk:

@@ -61,6 +61,10 @@ class GenerationRequest:
     deadline_s: float | None = None  # by the clock on the wall: then it ends with what it has
 
 
+LEAST_REPETITION, MOST_REPETITION = 0.01, 100.0
+"""Of a repetition penalty: within them no logit of float32 becomes infinite."""
+
+
 class FinishReason(StrEnum):
     """Why a generation ended by itself."""
 
@@ -84,12 +88,13 @@ class Token:
 class Finish:
     """The end of a generation. `generated_tokens` counts every draw, those of a stop string too.
 
-    `stop_token` is the last draw of the stop string, which no chunk shows.
+    `stop` is the stop string that ended it, and `stop_token` its last draw; no chunk shows it.
     """
 
     reason: FinishReason
     generated_tokens: int
     stop_token: Token | None = None
+    stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

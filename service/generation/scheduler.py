@@ -367,11 +367,11 @@ class Scheduler:
         for k, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
             row.drawn += 1
             row.held.append((Token(token, logprob), top[k] if top else ()))
-            free, is_stop = row.stops.push(self._texts[token]) if row.stops else (1, False)
+            free, stop = row.stops.push(self._texts[token]) if row.stops else (1, None)
             shown += row.held[:free]
             del row.held[:free]
-            if is_stop:
-                finish = Finish(FinishReason.STOP_SEQUENCE, row.drawn, row.held[-1][0])
+            if stop is not None:
+                finish = Finish(FinishReason.STOP_SEQUENCE, row.drawn, row.held[-1][0], stop)
                 break
         row.latest = []
         drawn = tokens[: row.drawn - before]

@@ -25,27 +25,29 @@ class StopMatcher:
         """Another one, for a text that begins with what this one has seen."""
         return copy.copy(self)
 
-    def push(self, character: str) -> tuple[int, bool]:
+    def push(self, character: str) -> tuple[int, str | None]:
         r"""Take the next character.
 
         Returns how many of the characters held back, oldest first and this one counted, may be
-        shown now, and whether a stop string is complete. If it is, what is still held is it.
+        shown now, and the stop string that is complete: of several the one that begins first. If
+        there is one, what is still held is it.
 
         >>> matcher = StopMatcher(["\n\n"])
         >>> [matcher.push(c) for c in "a\nb\n\n"]
-        [(1, False), (0, False), (2, False), (0, False), (0, True)]
+        [(1, None), (0, None), (2, None), (0, None), (0, '\n\n')]
         """
         if self._least > 0:
             self._least -= 1
-            return 1, False
+            return 1, None
         self._held += character
-        starts = [len(self._held) - len(stop) for stop in self._stops if self._held.endswith(stop)]
-        if starts:
-            return min(starts), True
+        complete = [stop for stop in self._stops if self._held.endswith(stop)]
+        if complete:
+            stop = max(complete, key=len)
+            return len(self._held) - len(stop), stop
         length = len(self._held)
         free = next((i for i in range(length) if self._may_begin_at(i)), length)
         self._held = self._held[free:]
-        return free, False
+        return free, None
 
     def _may_begin_at(self, start: int) -> bool:
         suffix = self._held[start:]

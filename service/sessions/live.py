@@ -150,7 +150,7 @@ class LiveTurn:
             return
         chunk = progress.chunk
         self._drawn += chunk.drawn
-        if chunk.tokens or progress.is_last:  # else it has fed the prompt, or holds a stop string
+        if chunk.drawn or progress.is_last:  # else it has fed the prompt
             self._news.append(progress)
         self._state = chunk.state or self._state
         if progress.failure is not None:

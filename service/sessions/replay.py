@@ -188,10 +188,10 @@ class Replay:
     def _shown(self, chunk: Chunk, is_last: bool) -> Chunk:  # noqa: FBT001
         """The chunk as stop strings let it be seen, and the turn's own end."""
         shown: list[tuple[Token, tuple[Token, ...]]] = []
-        tops = chunk.top_tokens or [()] * len(chunk.tokens)
+        tops, stop = chunk.top_tokens or [()] * len(chunk.tokens), None
         for token, logprob, top in zip(chunk.tokens, chunk.logprobs, tops, strict=True):
             self._held.append((Token(token, logprob), tuple(top)))
-            free, _ = self._stops.push(self._voice.tokenizer.text_of(token))
+            free, stop = self._stops.push(self._voice.tokenizer.text_of(token))
             shown += self._held[:free]
             del self._held[:free]
         finish = None
@@ -202,13 +202,14 @@ class Replay:
         if is_last and self.turn.status in _REASONS:
             generated = self._position - self.turn.first
             stop_token = self._held[-1][0] if is_stop else None
-            finish = Finish(_REASONS[self.turn.status], generated, stop_token)
+            finish = Finish(_REASONS[self.turn.status], generated, stop_token, stop)
         shown = [one for one in shown if one[0].id >= 0]
         return Chunk(
             [token.id for token, _ in shown],
             [token.logprob for token, _ in shown],
             [top for _, top in shown] if self.order.asked.top_tokens else (),
             finish,
+            chunk.tokens,
         )
 
 

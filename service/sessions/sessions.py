@@ -446,12 +446,8 @@ class Sessions:
             return None
         first, width = session.turn.first, session.width
         said = (await self._store.read(session.key, first, session.position)).tokens
-
-        def compile_() -> Constraint:
-            whole = voice.constraints.compile(source)
-            return whole.after(unpack_tokens(said, width))
-
-        return await asyncio.to_thread(compile_)
+        whole = await voice.constraints.compiled(source)
+        return await asyncio.to_thread(whole.after, unpack_tokens(said, width))
 
     def _let_go(self, key: SessionKey, nonce: str) -> None:
         """Release a turn that is said to run here and does not: its beginning came too late."""
@@ -590,10 +586,10 @@ def _end_of(request: GenerationRequest) -> Status | None:
 
     `request` is what is left of it; the log's end is what it has `said`.
     """
-    matcher, is_stop = StopMatcher(request.stop), False
+    matcher, stop = StopMatcher(request.stop), None
     for character in request.said:
-        _, is_stop = matcher.push(character)
-    if is_stop:
+        _, stop = matcher.push(character)
+    if stop is not None:
         return Status.STOP_SEQUENCE
     constraint, left = request.constraint, request.max_new_tokens
     if constraint is not None and constraint.is_over(START, left):

@@ -194,6 +194,8 @@ def test_tokenize_and_detokenize_are_each_others_inverse(http):
         ({"typical_p": 1.5}, "`typical_p` must be > 0.0 and < 1.0"),
         ({"top_k": 0}, "`top_k` must be strictly positive"),
         ({"repetition_penalty": 0.0}, "`repetition_penalty` must be strictly positive"),
+        ({"repetition_penalty": 1e308}, "from 0.01 to 100. Given: 1e+308"),
+        ({"repetition_penalty": 1e-308}, "from 0.01 to 100"),
         ({"frequency_penalty": 2.1}, "`frequency_penalty` must be >= -2.0 and <= 2.0"),
         ({"stop": ["a"] * 5}, "`stop` supports up to 4 stop sequences. Given: 5"),
         ({"stop": [""]}, "1 to 256 characters. Given: 0"),

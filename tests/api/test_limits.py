@@ -152,6 +152,16 @@ def test_a_deadline_before_the_first_character_leaves_an_empty_text(say):
     assert time.monotonic() - start < SLACK_S
 
 
+def test_a_turn_without_a_token_is_one_event(http):
+    session = http.post("/sessions", json={"text": "The "}).json()["id"]
+    parameters = {"max_new_tokens": 5, "max_time": 1e-9}
+    body = {"inputs": "", "session_id": session, "parameters": parameters}
+    (event,) = http.post("/generate_stream", json=body).text.strip().split("\n\n")
+    name, data = event.split("\n")
+    assert name == "id: 0.1.4"
+    assert json.loads(data.removeprefix("data: "))["index"] == 1
+
+
 def test_a_deadline_shows_what_a_stop_string_held_back(say):
     said = say(max_new_tokens=MAX, max_time=SPAN_S, stop=[say()[0][2:60] + "?!"])
     assert said[1] == "length"

@@ -108,6 +108,11 @@ def events(reply: Reply) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line != "[DONE]"]
 
 
+def cached(reply: Reply) -> int:
+    """How much of the prompt was known; the plain reply's is kept, if nothing keeps it apart."""
+    return reply.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+
 def is_json(reply: Reply) -> bool:
     try:
         return isinstance(json.loads(text(reply)), dict)
@@ -244,7 +249,14 @@ OPENAI: tuple[Row, ...] = (
     Row("user", "OpenAI", IGNORED, "nothing is kept of who asks", {"user": "somebody"}),
     Row("top_k", "vLLM", HONOURED, "≥ 1; 0 and -1 are all", {"top_k": 1}, another_text),
     Row("min_p", "vLLM", HONOURED, "[0, 1)", {"min_p": 0.9}, another_text),
-    Row("repetition_penalty", "vLLM", HONOURED, "> 0", {"repetition_penalty": 3.0}, another_text),
+    Row(
+        "repetition_penalty",
+        "vLLM",
+        HONOURED,
+        "0.01 to 100",
+        {"repetition_penalty": 3.0},
+        another_text,
+    ),
     Row(
         "use_beam_search",
         "vLLM",
@@ -305,7 +317,8 @@ OPENAI: tuple[Row, ...] = (
         HONOURED,
         "a prompt is known again only under the salt that it was read with",
         {"cache_salt": "mine"},
-        same_text,
+        lambda plain, given: same_text(plain, given) and cached(given) == 0,
+        {"prompt": "A prompt that is long enough to be kept, and that nobody else has. " * 2},
     ),
     Row(
         "stop_token_ids",
@@ -357,7 +370,7 @@ OPENAI: tuple[Row, ...] = (
         "truncate_prompt_tokens",
         "vLLM",
         HONOURED,
-        "keeps the last n; -1 is all",
+        "keeps the last n, at least 1; -1 is all",
         {"truncate_prompt_tokens": 1},
         shows(lambda reply: reply.json()["usage"]["prompt_tokens"] == 1),
     ),
@@ -550,7 +563,7 @@ TGI: tuple[Row, ...] = (
         "repetition_penalty",
         "TGI",
         HONOURED,
-        "> 0",
+        "0.01 to 100; TGI has no upper limit",
         parameters(repetition_penalty=3.0),
         another_text,
     ),

@@ -196,12 +196,35 @@ def test_the_route_of_older_clients_searches_too(http):
     assert one != generate(http).json()
 
 
+PLAIN_VALUES = {
+    "min_p": 0.0,
+    "presence_penalty": 0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+}
+
+
+@pytest.mark.parametrize("temperature", [None, 0, 1.0])
+@pytest.mark.parametrize("bias", [{}, {"3": 0}])
+def test_a_value_that_says_nothing_goes_with_beams(http, client, temperature, bias):
+    nothing = PLAIN_VALUES | {"temperature": temperature, "logit_bias": bias}
+    extra = {"use_beam_search": True, "n": 2, "top_p": 1.0, "top_k": -1}
+    reply = http.post("/v1/completions", json=PLAIN | extra | nothing)
+    texts = [choice["text"] for choice in reply.json()["choices"]]
+    assert texts == [choice.text for choice in search(client, n=2).choices]
+    assert generate(http, num_beams=3, **nothing).json() == generate(http, num_beams=3).json()
+
+
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
         ({"num_beams": 11}, "`num_beams` must be > 0 and <= 10. Given: 11"),
-        ({"num_beams": 2, "temperature": 0.5}, "`temperature` does not go with `num_beams`"),
+        (
+            {"num_beams": 2, "temperature": 0.5},
+            "`num_beams` draws nothing and does not go with `temperature`",
+        ),
         ({"num_beams": 2, "do_sample": True}, "`do_sample` does not go with `num_beams`"),
+        ({"num_beams": 2, "top_k": 2, "min_p": 0.1}, "does not go with `top_k` and `min_p`"),
         ({"num_beams": 2, "best_of": 2, "do_sample": True}, "give one of them"),
         ({"length_penalty": 2.0}, "`length_penalty` is of `num_beams` > 1"),
     ],
@@ -218,6 +241,8 @@ def test_what_does_not_go_with_beams_is_refused(http, parameters, sentence):
         ({"n": 11}, "n"),
         ({"top_p": 0.5}, "top_p"),
         ({"temperature": 0.7}, "temperature"),
+        ({"top_k": 1}, "top_k"),
+        ({"logit_bias": {"3": 1}}, "logit_bias"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"session_id": "$session"}, "use_beam_search"),
     ],

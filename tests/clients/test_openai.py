@@ -311,6 +311,18 @@ def test_models_are_not_deleted_here(client):
         ({"max_tokens": -1}, openai.UnprocessableEntityError, "max_tokens", "validation"),
         ({"top_p": 1.1}, openai.UnprocessableEntityError, "top_p", "validation"),
         ({"logprobs": 21}, openai.UnprocessableEntityError, "logprobs", "validation"),
+        (
+            {"extra_body": {"repetition_penalty": 1e308}},
+            openai.UnprocessableEntityError,
+            "repetition_penalty",
+            "validation",
+        ),
+        (
+            {"extra_body": {"truncate_prompt_tokens": 0}},
+            openai.UnprocessableEntityError,
+            "truncate_prompt_tokens",
+            "validation",
+        ),
         ({"n": 0}, openai.UnprocessableEntityError, "n", "validation"),
         ({"n": 2, "best_of": 1}, openai.UnprocessableEntityError, "best_of", "validation"),
         ({"stop": ["a"] * 5}, openai.UnprocessableEntityError, "stop", "validation"),
@@ -467,6 +479,21 @@ def test_events_of_a_session_have_ids(http, session):
     assert ids == ["id: 0.1.5", "id: 0.1.6", "id: 0.1.7"]
     rest = http.get(f"/sessions/{session}/events", headers={"Last-Event-ID": "0.1.6"}).text
     assert rest.count("data: ") == 1
+
+
+@pytest.mark.parametrize("first", [1, 2, 9, 20])
+def test_a_turn_says_which_stop_string_ended_it(http, client, first):
+    text = text_of(client)
+    stop = text[first : first + 4]
+    stops = ["\x00\x00", stop[1:], stop]  # the last one begins first
+    for is_stream in (False, True):
+        session = http.post("/sessions", json={}).json()["id"]
+        body = PLAIN | {"stop": stops, "session_id": session, "stream": is_stream}
+        for _ in ("live", "again"):
+            reply = http.post("/v1/completions", json=body, headers={"Idempotency-Key": "k"})
+            lines = [line[6:] for line in reply.text.split("\n") if line.startswith("data: {")]
+            (choice,) = json.loads(lines[-1] if is_stream else reply.text)["choices"]
+            assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", stop)
 
 
 def test_a_repeated_turn_is_one_turn(client, session):

@@ -1,4 +1,6 @@
+import asyncio
 import string
+import threading
 import time
 
 import numpy as np
@@ -123,6 +125,34 @@ def test_the_same_constraint_is_compiled_once(monkeypatch):
         with pytest.raises(Validation, match="not a regular expression"):
             known.compile(regex("("))
     assert asked == [regex("a+"), regex("(")]
+
+
+async def test_what_is_known_waits_for_nothing_that_is_not(monkeypatch):
+    begun, goes_on = threading.Semaphore(0), threading.Event()
+
+    def slow(source, vocabulary):
+        begun.release()
+        goes_on.wait(PATIENCE_S)
+        return compile_constraint(source, vocabulary)
+
+    known = ConstraintCompiler(VOCABULARY)
+    first = await known.compiled(regex("a+"))
+    with pytest.raises(Validation):
+        await known.compiled(regex("("))
+    monkeypatch.setattr(compiler, "compile_constraint", slow)
+    waiting = [asyncio.create_task(known.compiled(regex(f"a{{{n}}}"))) for n in range(1, 61)]
+    try:
+        for _ in range(compiler.AT_ONCE):
+            assert await asyncio.to_thread(begun.acquire, timeout=PATIENCE_S)
+        assert not begun.acquire(timeout=0.05)  # no more of them at once
+        async with asyncio.timeout(PATIENCE_S / 4):
+            assert await known.compiled(regex("a+")) is first
+            with pytest.raises(Validation):
+                await known.compiled(regex("("))
+            assert await asyncio.to_thread(lambda: "a thread is free")
+    finally:
+        goes_on.set()
+    assert [(await one).shortest for one in waiting] == list(range(1, 61))
 
 
 def test_the_cache_is_bounded_and_forgets_what_was_not_asked_for():

@@ -92,7 +92,7 @@ class Run:
         return seen
 
 
-def check_equal(seen: list[Transcript], expected) -> None:
+def check_equal(seen: list[Transcript], expected, texts: str) -> None:
     assert [tuple(one.tokens) for one in seen] == [one.shown for one in expected]
     assert [tuple(one.drawn) for one in seen] == [one.drawn for one in expected]
     for one, wanted in zip(seen, expected, strict=True):
@@ -102,6 +102,8 @@ def check_equal(seen: list[Transcript], expected) -> None:
         is_stopped = wanted.reason is FinishReason.STOP_SEQUENCE
         stop_token = one.finish.stop_token
         assert (stop_token.id if stop_token else None) == (wanted.drawn[-1] if is_stopped else None)
+        hidden = "".join(texts[token] for token in wanted.drawn[len(wanted.shown) :])
+        assert one.finish.stop == (hidden if is_stopped else None)
 
 
 @settings(max_examples=400, deadline=None)
@@ -111,7 +113,7 @@ def test_it_finds_what_the_definition_says(one, is_taken):
     prompt, rules = one
     program = DigestProgram(len(rules.texts))
     seen = Run(program, prompt, rules).to_the_end(is_taken=is_taken and rules.n == 1)
-    check_equal(seen, oracle(reread(program), prompt, rules))
+    check_equal(seen, oracle(reread(program), prompt, rules), rules.texts)
 
 
 @pytest.mark.parametrize("name", ["lstm", "two lstms", "gru, reset before"])
@@ -124,7 +126,9 @@ def test_it_finds_what_the_definition_says_of_the_reference_network(name, width)
     for stops, penalty, prompt in itertools.product([(), ("e", "bc")], [1.0, -1.0], [(3,), (1, 2)]):
         rules = Rules(texts, 6, width, width, penalty, stops)
         seen = Run(program, prompt, rules).to_the_end()
-        check_equal(seen, oracle(lambda tokens: reference.run(tokens)[-1], prompt, rules))
+        check_equal(
+            seen, oracle(lambda tokens: reference.run(tokens)[-1], prompt, rules), rules.texts
+        )
 
 
 @pytest.mark.parametrize(("size", "longest", "width"), [(4, 2, 4), (2, 3, 4), (3, 3, 9)])
@@ -216,7 +220,7 @@ def test_a_text_that_is_over_takes_no_beam_from_one_that_goes_on():
     rules = Rules("abc", 3, 1, 1, 10.0, pattern="b|ccc")
     (seen,) = Run(program, (0,), rules).to_the_end()
     assert seen.tokens == [2, 2, 2]
-    check_equal([seen], oracle(reread(program), (0,), rules))
+    check_equal([seen], oracle(reread(program), (0,), rules), rules.texts)
 
 
 class Level(DigestProgram):

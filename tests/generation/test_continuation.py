@@ -131,3 +131,4 @@ def test_a_stop_string_may_begin_before_what_is_replayed(program, whole, cut):
     assert unseen <= 2
     assert first.drawn + again.drawn == one.drawn
     assert again.finish.reason == one.finish.reason
+    assert again.finish.stop == one.finish.stop

@@ -4,7 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.generation.random import uniform
-from service.generation.request import PENALTY_WINDOW, GenerationRequest, SamplingParams
+from service.generation.request import (
+    LEAST_REPETITION,
+    MOST_REPETITION,
+    PENALTY_WINDOW,
+    GenerationRequest,
+    SamplingParams,
+)
 from service.generation.sampling import FAILED, Sampler
 from service.models.step import Batch
 
@@ -103,6 +109,23 @@ def test_frequency_counts_and_presence_does_not():
     assert drawn(logits, prompt=two, frequency_penalty=0.6, **greedy)[1]
     assert drawn(logits, prompt=two, presence_penalty=0.6, **greedy)[0]
     assert drawn(logits, prompt=one, presence_penalty=1.1, **greedy)[1]
+
+
+@pytest.mark.parametrize("penalty", [LEAST_REPETITION, MOST_REPETITION])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_strongest_penalties_leave_what_is_allowed(penalty, temperature):
+    most = np.finfo(np.float32).max
+    params = {
+        "temperature": temperature,
+        "repetition_penalty": penalty,
+        "frequency_penalty": 2.0,
+        "presence_penalty": 2.0,
+        "prompt": (0, 1, 2),
+        "n": 10,
+    }
+    for logits in ([-most, -most, -np.inf], [most, most, -np.inf]):
+        counts = drawn(np.array(logits, np.float32), never_drawn=(0,), **params)
+        assert np.flatnonzero(counts).tolist() == [1]
 
 
 def test_penalties_forget_what_is_further_back_than_their_window():

@@ -16,24 +16,27 @@ def test_the_example_in_the_docstring_is_true():
 
 @given(text=TEXT, stops=STOPS)
 def test_what_is_shown_is_the_text_before_the_first_stop_string(text, stops):
-    matcher, shown, is_over = StopMatcher(stops), 0, False
+    matcher, shown, complete = StopMatcher(stops), 0, None
     for n, character in enumerate(text, 1):
-        free, is_over = matcher.push(character)
+        free, complete = matcher.push(character)
         shown += free
         held = text[shown:n]
         # Nothing that may yet turn out to begin a stop string has been shown, and nothing else
         # is held back.
+        is_over = complete is not None
         assert is_over or held == "" or any(stop.startswith(held) for stop in stops)
         if is_over:
+            assert held == complete  # of several it is the one that the text is cut before
+            assert complete in stops
             assert any(stop in text[:n] for stop in stops)
             assert not any(stop in text[: n - 1] for stop in stops)
             assert not any(stop in text[:shown] for stop in stops)
             break
-    assert is_over == any(stop in text for stop in stops)
+    assert (complete is not None) == any(stop in text for stop in stops)
 
 
 @given(text=TEXT, stops=STOPS, least=st.integers(0, 10))
 def test_no_stop_string_begins_within_the_least(text, stops, least):
     matcher, later = StopMatcher(stops, least), StopMatcher(stops)
-    assert [matcher.push(c) for c in text[:least]] == [(1, False)] * len(text[:least])
+    assert [matcher.push(c) for c in text[:least]] == [(1, None)] * len(text[:least])
     assert [matcher.push(c) for c in text[least:]] == [later.push(c) for c in text[least:]]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from service.api.bodies import MAX_BEAMS
 from service.api.grammar import of_response_format, of_structured_outputs
+from service.api.limits import check_draws_nothing
 from service.api.openai.bodies import DEFAULT_MAX_TOKENS, CompletionBody
 from service.api.token_ids import logit_bias, token_ids
 from service.constraints.constraint import Constraint
@@ -15,18 +16,6 @@ from service.generation.request import GenerationRequest, SamplingParams
 from service.models.tokenizer import Tokenizer
 
 _SEEDS = 2**64
-
-# What a search for the likeliest text has no use for.
-_OF_SAMPLING = (
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +75,6 @@ def _clashes_of_choices(body: CompletionBody) -> Iterator[Clash]:
         yield Clash("n", f"`use_beam_search` has at most {MAX_BEAMS} beams. Given: {best_of}")
     if max_tokens_of(body) == 0:
         yield Clash("max_tokens", "`use_beam_search` needs a `max_tokens` of at least 1. Given: 0")
-    given = [name for name in _OF_SAMPLING if getattr(body, name) is not None]
-    if body.temperature not in {None, 0.0, 1.0}:
-        given.append("temperature")
-    for name in given:
-        yield Clash(name, f"`{name}` does not go with `use_beam_search`: it draws nothing")
 
 
 def _not_in_turns(body: CompletionBody) -> dict[str, bool]:
@@ -160,7 +144,12 @@ def request_of(
     constraint: Constraint | None,
     deadline_s: float | None = None,
 ) -> GenerationRequest:
-    """The request that a body is for one of its prompts; `seed` is taken where it has none."""
+    """The request that a body is for one of its prompts; `seed` is taken where it has none.
+
+    Raises:
+        Validation: it names a token that there is none, or a search is to draw.
+
+    """
     vocabulary, keep = len(tokenizer), body.truncate_prompt_tokens
     sampling = SamplingParams(
         seed=seed if body.seed is None else body.seed % _SEEDS,
@@ -174,6 +163,8 @@ def request_of(
         presence_penalty=body.presence_penalty or 0.0,
         logit_bias=logit_bias(body.logit_bias or {}, vocabulary),
     )
+    if body.use_beam_search:
+        check_draws_nothing(sampling, "`use_beam_search`")
     ends = token_ids(body.stop_token_ids or (), vocabulary, "stop_token_ids")
     stops = (*(body.stop or ()), *filter(None, map(tokenizer.text_of, ends)))
     return GenerationRequest(

@@ -15,6 +15,7 @@ from service.api.bodies import (
     Name,
     Number,
     Position,
+    Repetition,
     TokenIds,
     check_bad_words,
     check_stops,
@@ -72,7 +73,7 @@ class CompletionBody(Body):
     # vLLM's
     top_k: int | None = Field(None, ge=-1, le=2**31 - 1)
     min_p: Number | None = Field(None, ge=0.0, lt=1.0)
-    repetition_penalty: Number | None = Field(None, gt=0.0)
+    repetition_penalty: Repetition | None = None
     use_beam_search: bool | None = None
     length_penalty: Number | None = Field(None, ge=-10.0, le=10.0)
     min_tokens: int | None = Field(None, ge=0, le=MAX_NEW_TOKENS)
@@ -126,6 +127,13 @@ class CompletionBody(Body):
     @classmethod
     def _bad_words(cls, words: list[str] | None) -> list[str]:
         return check_bad_words(words or [])
+
+    @field_validator("truncate_prompt_tokens")
+    @classmethod
+    def _truncate(cls, n: int | None) -> int | None:
+        if n == 0:
+            raise ValueError("`truncate_prompt_tokens` must be at least 1, or -1 for all. Given: 0")
+        return n
 
     @field_validator(*_REFUSED)
     @classmethod

@@ -43,16 +43,12 @@ class Growing:
             self.held += chunk.drawn
             del self.held[: len(chunk.tokens)]
 
-    def ending(self, tokenizer: Tokenizer) -> dict[str, Any]:
-        """Why it ended: `stop_reason` is the stop string, where it is known."""
+    def ending(self) -> dict[str, Any]:
+        """Why it ended: `stop_reason` is the stop string."""
         if self.finish is None:  # the client has gone
             return {}
-        reason = None
-        if self.finish.reason is FinishReason.STOP_SEQUENCE:
-            text = tokenizer.decode(self.held)
-            only = self.stops[0] if len(self.stops) == 1 else None
-            reason = next((stop for stop in self.stops if text.endswith(stop)), only)
-        return {"finish_reason": FINISH_REASONS[self.finish.reason], "stop_reason": reason}
+        finish = self.finish
+        return {"finish_reason": FINISH_REASONS[finish.reason], "stop_reason": finish.stop}
 
 
 class LogprobsWriter:

@@ -53,7 +53,7 @@ def _choice(
         of_text = writer.of(tokens, logprobs, tops, len(before))
         of_prompt = writer.of_prompt(prompt, scored) if body.echo and scored else {}
         choice["logprobs"] = {name: of_prompt.get(name, []) + of_text[name] for name in of_text}
-    choice |= growing.ending(tokenizer)
+    choice |= growing.ending()
     if body.return_token_ids:
         choice |= {"token_ids": shown, "prompt_token_ids": list(prompt)}
     if body.prompt_logprobs is not None and scored:

@@ -130,7 +130,7 @@ class _ChunkWriter:
         position = growing.tokens - len(chunk.tokens) + i + 1
         session: dict[str, Any] = {}
         if is_last and chunk.finish is not None:
-            choice |= growing.ending(self._tokenizer)
+            choice |= growing.ending()
             if self._completion.body.include_stop_str_in_output:
                 choice["text"] += self._tokenizer.decode(growing.held)
                 tokens += growing.held
