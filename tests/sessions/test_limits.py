@@ -255,7 +255,7 @@ def test_whoever_takes_it_over_knows_when_it_has_to_end(world):
 
     world.do(resume())
     (live,) = world.processes[1].sessions._live.values()
-    ((_, request),) = world.processes[1].engine._scheduler._waiting
+    (request,) = world.processes[1].engine._scheduler._waiting.values()
     assert request.deadline_s == LATE_S
     world.processes[1].engine.finish(live)
     world.flush(1)
