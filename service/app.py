@@ -84,8 +84,7 @@ def create_app(
     conversations = _make_sessions(settings, redis_url)
     training = _make_training(settings, redis_url)
     serving = Serving(registry, conversations, owner_of, store, settings.import_dir, training)
-    jobs = settings.data_dir / "jobs"
-    tender = Tender(training.queue, store, jobs, _loader(registry), _remover(registry))
+    tender = Tender(training.queue, store, settings.jobs_dir, _loader(registry), _remover(registry))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -160,7 +159,7 @@ def _make_sessions(settings: Settings, redis_url: str) -> Sessions:
 
 
 def _make_training(settings: Settings, redis_url: str) -> Training:
-    return Training(JobQueue(redis_url), Corpora(settings.data_dir / "corpora"))
+    return Training(JobQueue(redis_url), Corpora(settings.corpora_dir))
 
 
 def _loader(registry: Registry[ModelRuntime]) -> Load:

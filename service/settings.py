@@ -36,6 +36,16 @@ class Settings(BaseSettings):
             raise ValueError("only 1 process is supported so far")
         return processes
 
+    @property
+    def corpora_dir(self) -> Path:
+        """Where uploaded texts are."""
+        return self.data_dir / "corpora"
+
+    @property
+    def jobs_dir(self) -> Path:
+        """Where train jobs have their folders: attempts fill them, servers clear them."""
+        return self.data_dir / "jobs"
+
     @classmethod
     def read(cls, **options: object) -> Self:
         """Settings of the environment, with `options` that are not None before them.

@@ -73,9 +73,9 @@ def run_attempt(owner: str, job_id: str, number: int) -> None:
     assert settings.redis_url is not None
     attempt = Attempt(
         JobQueue(settings.redis_url.get_secret_value()),
-        Corpora(settings.data_dir / "corpora"),
+        Corpora(settings.corpora_dir),
         ModelStore(settings.model_store),
-        settings.data_dir / "jobs" / job_id,
+        settings.jobs_dir / job_id,
         JobKey(owner, job_id),
         number,
     )

@@ -37,6 +37,9 @@ MAX_EVENTS = 500
 _SCRIPTS = Path(__file__).parent / "scripts"
 _ATTEMPT = "service.worker.run_attempt"
 _LOST = {JobStatus.FAILED, JobStatus.FINISHED, JobStatus.STOPPED, JobStatus.CANCELED}
+# What the scripts say of a change.
+_DONE, _CANCELLED = b"OK", b"CANCELLED"
+
 _log = logging.getLogger(__name__)
 
 
@@ -145,7 +148,8 @@ class JobQueue:
     def claim(self, key: JobKey, attempt: int) -> Job:
         """Begin an attempt. Raises Superseded where it is not the latest, or not wanted."""
         fields = {"started": f"{time.time():.3f}"}
-        if not self._try(key, Status.QUEUED, Change.CLAIM, fields, attempt, str(LEASE_MS)):
+        verdict = self._ask(key, Status.QUEUED, Change.CLAIM, fields, attempt, str(LEASE_MS))
+        if verdict != _DONE:
             raise Superseded
         return self.get(key)
 
@@ -167,16 +171,16 @@ class JobQueue:
                 keys=self._keys(key),
                 args=[attempt, Status.RUNNING, "", "", 0, name, json.dumps(data), *flat],
             )
-        if reply[0] != b"OK":
+        if reply[0] != _DONE:
             raise Superseded
 
     def release(self, key: JobKey, attempt: int) -> None:
         """Leave a job to another worker, or end it where it is cancelled. Raises Superseded."""
         fields = {"attempt": attempt + 1}
         verdict = self._ask(key, Status.RUNNING, Change.RELEASE, fields, attempt, "0")
-        if verdict not in {b"OK", b"CANCELLED"}:
+        if verdict not in {_DONE, _CANCELLED}:
             raise Superseded
-        if verdict == b"OK":
+        if verdict == _DONE:
             with _named():
                 self._enqueue(key, attempt + 1)
 
@@ -190,7 +194,8 @@ class JobQueue:
         if error is not None:
             fields["error"] = json.dumps(error)
             told["error"] = error
-        if not self._try(key, Status.RUNNING, change, fields, attempt, "0", ("done", told)):
+        verdict = self._ask(key, Status.RUNNING, change, fields, attempt, "0", ("done", told))
+        if verdict != _DONE:
             raise Superseded
 
     # -- who tends the jobs
@@ -250,12 +255,13 @@ class JobQueue:
         }
         fields["error"] = json.dumps(error)
         told = {"status": Status.FAILED, "model": None, "error": error}
-        self._try(job.key, job.status, Change.FAIL, fields, job.attempt, "gone", ("done", told))
+        self._ask(job.key, job.status, Change.FAIL, fields, job.attempt, "gone", ("done", told))
 
     def _begin_next(self, job: Job, fields: dict[str, Any]) -> None:
         """Let the next attempt begin; a cancelled job ends."""
         fields = {"attempt": job.attempt + 1} | fields
-        if self._try(job.key, job.status, Change.LOSE, fields, job.attempt, "gone"):
+        verdict = self._ask(job.key, job.status, Change.LOSE, fields, job.attempt, "gone")
+        if verdict == _DONE:
             with _named():
                 self._enqueue(job.key, job.attempt + 1)
 
@@ -274,19 +280,6 @@ class JobQueue:
 
     # --
 
-    def _try(
-        self,
-        key: JobKey,
-        status: Status,
-        change: Change,
-        fields: dict[str, Any],
-        attempt: int,
-        lease: str,
-        event: tuple[str, dict[str, Any]] = ("", {}),
-    ) -> bool:
-        """Whether a change was made: the status was still this one, and the fence let it."""
-        return self._ask(key, status, change, fields, attempt, lease, event) == b"OK"
-
     def _ask(
         self,
         key: JobKey,
@@ -297,7 +290,10 @@ class JobQueue:
         lease: str,
         event: tuple[str, dict[str, Any]] = ("", {}),
     ) -> bytes:
-        """Make a change if it may be; the script's word for what became of it."""
+        """Make a change if the status is still this one and the fence lets it.
+
+        Returns the script's word for what became of it.
+        """
         target = after(status, change)
         assert target is not None
         if target.is_over:

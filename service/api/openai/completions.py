@@ -27,6 +27,7 @@ from service.api.serving import ServedModel, Serving, serving_of, voice_of
 from service.constraints.constraint import Constraint
 from service.errors import Validation, about
 from service.generation.choices import begin
+from service.generation.engine import QUEUE_LIMIT
 from service.generation.prefixes import Prefixes
 from service.generation.request import GenerationRequest
 from service.sessions.live import LiveTurn
@@ -35,7 +36,7 @@ from service.sessions.sessions import Ask, retry_of
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
-MAX_TEXTS = 1_024
+MAX_TEXTS = QUEUE_LIMIT
 """Texts of one request: as many as the engine's line takes."""
 
 
