@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DCLINT := docker/node_modules/.bin/dclint
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 
-.PHONY: run test check lint fix bench bench-train soak openapi demo-model image-lint lock
+.PHONY: run test check lint fix measure bench bench-train soak openapi demo-model image-lint lock
 
 run: $(VENV)/.run  ## serve the bundled model on 127.0.0.1:$(PORT), and train
 	CAROUSEL_PORT=$(PORT) $(BIN)/python -m service serve --workers 1
@@ -22,11 +22,15 @@ lint: $(VENV)/.dev  ## style, types, walls, spelling
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell service tests bench docs README.md CHANGELOG.md
+	$(BIN)/codespell service tests bench tools docs README.md CHANGELOG.md
 
 fix: $(VENV)/.dev  ## let the linter mend what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+measure: $(VENV)/.dev  ## the code's shape as a table; BEFORE=<commit> adds a column, CHANGES="name=range …" rows
+	$(BIN)/python -m tools.measure $(if $(BEFORE),--rev $(BEFORE)) \
+	  $(CHANGES_BEFORE:%=--change-before %) $(CHANGES:%=--change %)
 
 bench: $(VENV)/.dev  ## speed against the article's loop, one run, into bench/results/
 	$(BIN)/python -m bench
