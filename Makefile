@@ -1,13 +1,15 @@
-# Everything a person does here, one word each. Needs Python 3.11 and make, nothing else.
+# Everything a person does here, one word each. Needs Python 3.11 to 3.13 and make, nothing else.
 
-PYTHON ?= python3.11
+PYTHON ?= $(or $(shell for each in python3.11 python3.12 python3.13; do \
+  $$each -c "" 2>/dev/null && echo $$each && break; done),python3.11)
 PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 DCLINT := docker/node_modules/.bin/dclint
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/__init__.py)
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 
-.PHONY: run test check lint fix measure bench bench-train soak openapi demo-model image-lint lock
+.PHONY: run test check lint fix measure bench bench-train soak openapi demo-model image image-lint lock
 
 run: $(VENV)/.run  ## serve the bundled model on 127.0.0.1:$(PORT), and train
 	CAROUSEL_PORT=$(PORT) $(BIN)/python -m service serve --workers 1
@@ -50,6 +52,10 @@ demo-model: $(VENV)/.dev  ## train the bundled model again
 image-lint: $(VENV)/.dev $(DCLINT)  ## Dockerfile and compose file
 	$(BIN)/hadolint Dockerfile
 	$(DCLINT) --max-warnings 0 docker-compose.yml
+
+image:  ## build the serving image, labelled with the version and the commit
+	docker build --tag carousel --tag carousel:$(VERSION) --build-arg VERSION=$(VERSION) \
+	  --build-arg REVISION=$(shell git rev-parse HEAD) .
 
 lock:  ## resolve again and export what pip installs; needs uv
 	uv lock
