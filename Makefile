@@ -24,7 +24,7 @@ lint: $(VENV)/.dev  ## style, types, walls, spelling
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell service tests bench tools docs README.md CHANGELOG.md
+	$(BIN)/codespell service tests bench tools docs .github *.md
 
 fix: $(VENV)/.dev  ## let the linter mend what it can
 	$(BIN)/ruff check --fix
