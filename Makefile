@@ -12,10 +12,11 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --re
 run: $(VENV)/.run  ## serve the bundled model on 127.0.0.1:$(PORT), and train
 	CAROUSEL_PORT=$(PORT) $(BIN)/python -m service serve --workers 1
 
-test: $(VENV)/.dev  ## every test that CI runs
-	$(BIN)/python -m pytest -m "not soak"
+test: $(VENV)/.dev  ## the tests, but for the slow ones
+	$(BIN)/python -m pytest -m "not soak and not slow"
 
-check: lint test  ## what CI runs
+check: lint  ## what CI runs: the linters and every test
+	$(BIN)/python -m pytest -m "not soak"
 
 lint: $(VENV)/.dev  ## style, types, walls, spelling
 	$(BIN)/ruff check

@@ -12,7 +12,7 @@ import time
 from bench.seed_model import SPEC, VOCABULARY, seed_weights
 from service.constraints.compiler import compile_constraint
 from service.constraints.constraint import Constraint
-from service.constraints.source import regex
+from service.constraints.spec import regex
 from service.generation.engine import Engine
 from service.generation.request import GenerationRequest, SamplingParams
 from service.models.bundle import Precision

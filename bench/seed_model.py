@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.models.bundle import Parity, Precision, Record, Source, compose
+from service.models.bundle import BundleMetadata, Parity, Precision, Provenance, build_files
 from service.models.spec import Cell, LayerSpec, ModelRef, ModelSpec, Weights
 from service.models.store import ModelStore
 from service.models.tokenizer import Tokenizer
@@ -27,12 +27,12 @@ def seed_weights() -> Weights:
 def write_seed_model(store: Path, precision: Precision) -> ModelRef:
     """Put the model into a store as `seed-<precision>@1`."""
     ref = ModelRef(f"seed-{precision}", 1)
-    record = Record(
+    record = BundleMetadata(
         precision=precision,
         precision_reason="asked for by the benchmark",
-        source=Source(format="random", files={}),
+        source=Provenance(format="random", files={}),
         parity=Parity(tokens=0, largest_logit_difference={}),
     )
-    files = compose(ref, SPEC, seed_weights(), Tokenizer(VOCABULARY), record)
+    files = build_files(ref, SPEC, seed_weights(), Tokenizer(VOCABULARY), record)
     ModelStore(store).write(ref, files)
     return ref

@@ -27,9 +27,9 @@ from service.models.step import State
 from service.models.store import ModelStore
 from service.sessions.codec import pack_state, pack_tokens
 from service.sessions.embedded import EmbeddedValkey
-from service.sessions.identity import Identity
-from service.sessions.link import Link
+from service.sessions.redis_client import ScriptClient
 from service.sessions.session import SessionKey, token_width
+from service.sessions.signing import Signer
 from service.sessions.store import Store
 
 LENGTHS = (100, 10_000, 1_000_000)
@@ -53,8 +53,8 @@ class Maker:
         return asyncio.run(self._make(lengths))
 
     async def _make(self, lengths: list[int]) -> list[str]:
-        identity = Identity(b"b" * 32)
-        link = Link(self._url)
+        identity = Signer(b"b" * 32)
+        link = ScriptClient(self._url)
         store = Store(link, link, identity, "bench")
         names = [f"bench-{secrets.token_hex(8)}" for _ in lengths]
         for first in range(0, len(names), 64):
@@ -206,7 +206,7 @@ def measure() -> dict[str, Any]:
 
 
 async def _used_bytes(url: str) -> int:
-    link = Link(url)
+    link = ScriptClient(url)
     text = (await link.insist("INFO", "memory")).decode()
     await link.close()
     await asyncio.sleep(0.01)

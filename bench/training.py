@@ -179,17 +179,17 @@ def _torch(layers: int, units: int) -> Callable[[Window], None]:
 
 def _ours(precision: str, layers: int, units: int) -> Callable[[Window], None]:
     from service.training import corpus, recipe  # noqa: PLC0415
-    from service.training.initial import initial_weights  # noqa: PLC0415
-    from service.training.learner import Learner  # noqa: PLC0415
+    from service.training.initializers import initial_weights  # noqa: PLC0415
+    from service.training.train_step import TrainStep  # noqa: PLC0415
 
     architecture = recipe.Architecture("lstm", EMBEDDING_DIM, units, layers, dropout=0.0)
-    schedule = recipe.Schedule(embedding_dropout=0.0, recurrent_weight_drop=0.0)
+    schedule = recipe.Hyperparameters(embedding_dropout=0.0, recurrent_weight_drop=0.0)
     spec = architecture.spec(VOCABULARY)
     weights = initial_weights(spec, 0)
-    learner = Learner(spec, recipe.Recipe(architecture, schedule), 10_000, weights, precision)
+    learner = TrainStep(spec, recipe.Recipe(architecture, schedule), 10_000, weights, precision)
 
     def learn(window: Window) -> None:
-        learner.learn(corpus.Window(*window), is_first=False)
+        learner.learn(corpus.BPTTChunk(*window), is_first=False)
 
     return learn
 

@@ -11,18 +11,21 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from pydantic import SecretStr
 
-from service.api import admin, document, generation, health, problems, score, sessions, tokens
+from service.api import admin, health, score, sessions, tokens
+from service.api import errors as problems
+from service.api import openapi as document
 from service.api import training as training_routes
 from service.api.bodies import MAX_BODY_BYTES
 from service.api.body_limit import BodyLimit, Limit
-from service.api.event_stream import EventWriter
-from service.api.openai import completions as openai_completions
 from service.api.openai import models as openai_models
+from service.api.openai import routes as openai_completions
 from service.api.request_log import RequestLog
-from service.api.serving import ModelRuntime, Serving, Training
+from service.api.sse import EventEncoder
+from service.api.state import AppState, ModelRuntime, TrainingServices
+from service.api.tgi import routes as generation
 from service.constraints.compiler import ConstraintCompiler
 from service.generation.engine import Engine
-from service.generation.prefixes import PrefixCache, Prefixes
+from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
 from service.models.bundle import Bundle, Precision
 from service.models.compile import compile_program
 from service.models.parity import check_here
@@ -30,16 +33,16 @@ from service.models.registry import Registry
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from service.sessions.embedded import EmbeddedValkey
-from service.sessions.identity import Identity, read_secret
-from service.sessions.ledger import Ledger
-from service.sessions.link import Link, look_at_store
+from service.sessions.group_commit import GroupCommit
+from service.sessions.redis_client import ScriptClient, check_store_config
 from service.sessions.sessions import Sessions
+from service.sessions.signing import Signer, read_secret
 from service.sessions.store import Store, new_name
-from service.sessions.watch import Watch
+from service.sessions.supervisor import ValkeySupervisor
 from service.settings import Settings
-from service.training.corpora import Corpora
+from service.training.corpus_store import CorpusStore
 from service.training.queue import JobQueue
-from service.training.tender import Load, Remove, Tender
+from service.training.reconciler import JobReconciler, Load, Remove
 
 DRAIN_S = 10.0
 BODY_LIMIT_S, UPLOAD_LIMIT_S = 60.0, 3_600.0
@@ -47,7 +50,7 @@ SWITCH_INTERVAL_S = 0.0005
 """How long the event loop may keep the interpreter from an engine that wants its next step."""
 
 
-def everybody(_: Request) -> str:
+def anonymous_owner(_: Request) -> str:
     """The owner of every session, as long as there are no keys."""
     return ""
 
@@ -63,11 +66,11 @@ def open_store(settings: Settings) -> Iterator[str]:
     """
     if settings.redis_url is not None:
         url = settings.redis_url.get_secret_value()
-        asyncio.run(look_at_store(url))
+        asyncio.run(check_store_config(url))
         yield url
         return
     valkey = EmbeddedValkey(settings.data_dir / "valkey")
-    watch = Watch(valkey)
+    watch = ValkeySupervisor(valkey)
     watch.start()
     try:
         yield valkey.url
@@ -76,15 +79,17 @@ def open_store(settings: Settings) -> Iterator[str]:
 
 
 def create_app(
-    settings: Settings, redis_url: str, owner_of: Callable[[Request], str] = everybody
+    settings: Settings, redis_url: str, owner_of: Callable[[Request], str] = anonymous_owner
 ) -> FastAPI:
     """Put the service together. It answers at once, and is ready when its models are loaded."""
     store = ModelStore(settings.model_store)
     registry = Registry(store, _make_runtime(settings.threads, PrefixCache()))
     conversations = _make_sessions(settings, redis_url)
     training = _make_training(settings, redis_url)
-    serving = Serving(registry, conversations, owner_of, store, settings.import_dir, training)
-    tender = Tender(training.queue, store, settings.jobs_dir, _loader(registry), _remover(registry))
+    serving = AppState(registry, conversations, owner_of, store, settings.import_dir, training)
+    tender = JobReconciler(
+        training.queue, store, settings.jobs_dir, _loader(registry), _remover(registry)
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -139,12 +144,12 @@ def described() -> str:
         return json.dumps(app.openapi(), indent=1, ensure_ascii=False)
 
 
-async def _open(serving: Serving) -> None:
+async def _open(serving: AppState) -> None:
     await serving.registry.open()
     serving.opened.set()
 
 
-async def drain(serving: Serving) -> None:
+async def drain(serving: AppState) -> None:
     """Take nothing new, let what runs end within the deadline, give every model back."""
     if not serving.is_draining:
         serving.is_draining = True
@@ -153,13 +158,13 @@ async def drain(serving: Serving) -> None:
 
 def _make_sessions(settings: Settings, redis_url: str) -> Sessions:
     given = settings.secret.get_secret_value() if settings.secret else None
-    identity = Identity(read_secret(settings.data_dir, given))
-    store = Store(Link(redis_url), Link(redis_url), identity, process=new_name())
-    return Sessions(store, Ledger(store), identity)
+    identity = Signer(read_secret(settings.data_dir, given))
+    store = Store(ScriptClient(redis_url), ScriptClient(redis_url), identity, process=new_name())
+    return Sessions(store, GroupCommit(store), identity)
 
 
-def _make_training(settings: Settings, redis_url: str) -> Training:
-    return Training(JobQueue(redis_url), Corpora(settings.corpora_dir))
+def _make_training(settings: Settings, redis_url: str) -> TrainingServices:
+    return TrainingServices(JobQueue(redis_url), CorpusStore(settings.corpora_dir))
 
 
 def _loader(registry: Registry[ModelRuntime]) -> Load:
@@ -187,7 +192,7 @@ def _make_runtime(threads: int, cache: PrefixCache) -> Callable[[Bundle, Precisi
         check_here(program, bundle, precision)
         engine = Engine(program, bundle.tokenizer, name=str(bundle.ref), threads=threads)
         constraints = ConstraintCompiler(bundle.tokenizer.tokens)
-        prefixes = Prefixes(cache, b"").within(bundle.manifest.digest, precision)
-        return ModelRuntime(engine, EventWriter(bundle.tokenizer), constraints, prefixes)
+        prefixes = ScopedPrefixCache(cache, b"").within(bundle.manifest.digest, precision)
+        return ModelRuntime(engine, EventEncoder(bundle.tokenizer), constraints, prefixes)
 
     return make

@@ -138,9 +138,9 @@ def train(  # noqa: PLR0913, PLR0917
     from service.models.spec import ModelRef  # noqa: PLC0415
     from service.models.store import ModelStore  # noqa: PLC0415
     from service.training.corpus import Corpus  # noqa: PLC0415
-    from service.training.further import architecture_of  # noqa: PLC0415
-    from service.training.job import order_of  # noqa: PLC0415
-    from service.training.local import train_text  # noqa: PLC0415
+    from service.training.fine_tuning import architecture_of  # noqa: PLC0415
+    from service.training.job import job_spec  # noqa: PLC0415
+    from service.training.offline import train_text  # noqa: PLC0415
     from service.training.recipe import usual_epochs  # noqa: PLC0415
 
     corpus, store = Corpus.decode(file.read_bytes()), ModelStore(model_store)
@@ -162,7 +162,7 @@ def train(  # noqa: PLR0913, PLR0917
         "learning_rate": learning_rate,
         "max_seconds": max_seconds,
     }
-    order = order_of(name, architecture, schedule, seed, precision, initial_model)
+    order = job_spec(name, architecture, schedule, seed, precision, initial_model)
     print(train_text(order, corpus, store, data_dir / "training"))
 
 
@@ -194,7 +194,7 @@ def generate(
     model_store: Store = Path("model_store"),
 ) -> None:
     """Write text to the terminal, without a server."""
-    from service.terminal import write_text  # noqa: PLC0415
+    from service.offline import write_text  # noqa: PLC0415
 
     write_text(model_store, model, prompt, max_new_tokens, temperature, seed)
 
@@ -206,7 +206,7 @@ def score(
     model_store: Store = Path("model_store"),
 ) -> None:
     """Say how likely a model finds a text."""
-    from service.terminal import score_file  # noqa: PLC0415
+    from service.offline import score_file  # noqa: PLC0415
 
     found = score_file(model_store, model, file)
     if found.bits_per_character is None or found.bits_per_byte is None:
@@ -227,7 +227,7 @@ def openapi() -> None:
 @app.command()
 def doctor() -> None:
     """Say what this machine does int8 with, and compile what would be compiled at a first start."""
-    from service.checkup import check_up  # noqa: PLC0415
+    from service.doctor import check_up  # noqa: PLC0415
 
     for line in check_up():
         print(line)

@@ -116,7 +116,7 @@ class BadCheckpoint(CarouselError):
     code = "bad_checkpoint"
 
 
-class Generation(CarouselError):
+class GenerationFailed(CarouselError):
     """A generation that had begun could not go on."""
 
     code = "generation"

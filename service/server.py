@@ -12,11 +12,11 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.api.problems import body_for
+from service.api.errors import body_for
 from service.app import DRAIN_S, create_app, drain, open_store
 from service.settings import Settings
 from service.telemetry import log_to_stderr
-from service.workforce import Workforce
+from service.worker_supervisor import WorkerSupervisor
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_LIMIT_S = 10.0
@@ -174,7 +174,7 @@ def run(settings: Settings) -> None:
     log_to_stderr(settings.log_level)
     signal.signal(signal.SIGTERM, _leave)  # uvicorn raises what it has caught again at its end
     with open_store(settings) as redis_url:
-        workforce = Workforce(settings, redis_url, settings.workers)
+        workforce = WorkerSupervisor(settings, redis_url, settings.workers)
         workforce.start()
         try:
             _serve(settings, create_app(settings, redis_url))

@@ -16,9 +16,9 @@ from service.settings import PREFIX, Settings
 from service.telemetry import log_to_stderr
 from service.training.allocator import ENVIRONMENT
 from service.training.attempt import Attempt
-from service.training.corpora import Corpora
+from service.training.corpus_store import CorpusStore
+from service.training.heartbeat import on_signal
 from service.training.job import JobKey
-from service.training.pulse import when_told
 from service.training.queue import QUEUE, JobQueue
 
 NICENESS = 10
@@ -73,13 +73,13 @@ def run_attempt(owner: str, job_id: str, number: int) -> None:
     assert settings.redis_url is not None
     attempt = Attempt(
         JobQueue(settings.redis_url.get_secret_value()),
-        Corpora(settings.corpora_dir),
+        CorpusStore(settings.corpora_dir),
         ModelStore(settings.model_store),
         settings.jobs_dir / job_id,
         JobKey(owner, job_id),
         number,
     )
-    when_told(signal.SIGTERM, attempt.leave)
+    on_signal(signal.SIGTERM, attempt.leave)
     attempt.run()
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.models.bundle import Parity, Precision, Record, Source, compose
+from service.models.bundle import BundleMetadata, Parity, Precision, Provenance, build_files
 from service.models.spec import Cell, LayerSpec, ModelRef, ModelSpec, Weights
 from service.models.store import ModelStore
 from service.models.tokenizer import Tokenizer
@@ -22,12 +22,12 @@ def put_model(
 ) -> ModelRef:
     """Store a version with every weight the same."""
     arrays = {n: np.full(s, weight, np.float32) for n, s in spec.weight_shapes.items()}
-    record = Record(
+    record = BundleMetadata(
         precision=Precision.FLOAT32,
         precision_reason="made by a test",
-        source=Source(format="test", files={}),
+        source=Provenance(format="test", files={}),
         parity=Parity(tokens=0, largest_logit_difference={}),
     )
     ref, weights = ModelRef(name, version), Weights(spec, arrays)
-    ModelStore(store).write(ref, compose(ref, spec, weights, Tokenizer(tokens), record))
+    ModelStore(store).write(ref, build_files(ref, spec, weights, Tokenizer(tokens), record))
     return ref

@@ -13,13 +13,13 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from service.api.bodies import AliasBody, ImportBody, LoadBody
-from service.api.problems import describe
-from service.api.serving import Serving, serving_of
+from service.api.errors import describe
+from service.api.state import AppState, get_state
 from service.errors import TooLarge, Validation
 from service.models.bundle import Precision
 from service.models.importing.importer import Importer
 from service.models.importing.request import ImportRequest
-from service.models.registry import Listing, Status
+from service.models.registry import ModelInfo, ModelStatus
 from service.models.spec import ModelRef, ModelSpec, check_name
 
 MAX_UPLOAD_BYTES = 1024 * 1024 * 1024
@@ -61,7 +61,7 @@ class StoredModel(BaseModel):
 
     name: str
     version: int
-    status: Status
+    status: ModelStatus
     digest: str | None
     precision: Literal["float32", "int8"] | None  # as it is loaded
     bytes: int
@@ -90,7 +90,7 @@ class Aliases(BaseModel):
 @router.get("/models", responses={200: {"model": StoredModels}})
 async def list_models(request: Request) -> dict[str, Any]:
     """Every stored version, and the aliases."""
-    serving = serving_of(request)
+    serving = get_state(request)
     registry = serving.registry
     registry.refresh()
     return {
@@ -102,7 +102,7 @@ async def list_models(request: Request) -> dict[str, Any]:
 @router.post("/models", status_code=201, responses={201: {"model": StoredModel}})
 async def import_model(request: Request, body: ImportBody) -> dict[str, Any]:
     """Import a checkpoint that lies under the import folder, and load it."""
-    serving = serving_of(request)
+    serving = get_state(request)
     return await _import(serving, body, serving.import_dir)
 
 
@@ -118,7 +118,7 @@ async def upload_model(request: Request) -> dict[str, Any]:
     The fields are those of the JSON body; `assume` is a JSON object. `source`, `vocabulary` and
     `vocabulary_text` are files; several parts called `source` are one checkpoint of many files.
     """
-    serving = serving_of(request)
+    serving = get_state(request)
     folder = serving.import_dir / f".upload-{secrets.token_hex(8)}"
     try:
         folder.mkdir(mode=0o700, parents=True)
@@ -137,7 +137,7 @@ async def upload_model(request: Request) -> dict[str, Any]:
 @router.post("/models/{ref}/load", responses={200: {"model": StoredModel}})
 async def load_model(request: Request, ref: str, body: LoadBody | None = None) -> dict[str, Any]:
     """Load a stored version; one that is loaded serves until the new one is ready."""
-    serving = serving_of(request)
+    serving = get_state(request)
     registry = serving.registry
     registry.refresh()
     chosen = registry.resolve(ref)
@@ -149,7 +149,7 @@ async def load_model(request: Request, ref: str, body: LoadBody | None = None) -
 @router.post("/models/{ref}/unload", responses={200: {"model": StoredModel}})
 async def unload_model(request: Request, ref: str) -> dict[str, Any]:
     """Take a model out of memory when what runs on it has ended."""
-    serving = serving_of(request)
+    serving = get_state(request)
     registry = serving.registry
     chosen = registry.resolve(ref)
     await registry.unload(chosen)
@@ -159,19 +159,19 @@ async def unload_model(request: Request, ref: str) -> dict[str, Any]:
 @router.delete("/models/{ref}", status_code=204)
 async def delete_model(request: Request, ref: str) -> Response:
     """Remove a stored version that is neither loaded nor aliased."""
-    await serving_of(request).registry.delete(ModelRef.parse(ref))
+    await get_state(request).registry.delete(ModelRef.parse(ref))
     return Response(status_code=204)
 
 
 @router.put("/aliases/{alias}", responses={200: {"model": Aliases}})
 async def set_alias(request: Request, alias: str, body: AliasBody) -> dict[str, Any]:
     """Let new requests for an alias go to a model."""
-    registry = serving_of(request).registry
+    registry = get_state(request).registry
     registry.set_alias(alias, registry.resolve(body.model))
     return {"aliases": {name: str(ref) for name, ref in sorted(registry.aliases.items())}}
 
 
-async def _import(serving: Serving, body: ImportBody, folder: Path) -> dict[str, Any]:
+async def _import(serving: AppState, body: ImportBody, folder: Path) -> dict[str, Any]:
     check_name(body.name)
     if body.alias is not None:
         check_name(body.alias)
@@ -233,7 +233,7 @@ def _upload_body(form: FormData) -> ImportBody:
         raise Validation("Input validation error: `assume` is not JSON") from error
 
 
-def _row(serving: Serving, listing: Listing) -> dict[str, Any]:
+def _row(serving: AppState, listing: ModelInfo) -> dict[str, Any]:
     """One model as the contract shows it."""
     manifest = listing.manifest
     row: dict[str, Any] = {

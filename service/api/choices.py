@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.generation.choices import Source, merged
-from service.generation.reading import Scored
+from service.generation.completions import Source, merged
+from service.generation.prefill import PromptLogprobs
 from service.generation.request import Chunk
 
 
@@ -31,7 +31,7 @@ class Choices(Protocol):
         ...
 
     @property
-    def prompt(self) -> Scored | None:
+    def prompt(self) -> PromptLogprobs | None:
         """The prompt's tokens with their logprobs, where they were asked for."""
         ...
 
@@ -79,7 +79,7 @@ class Together:
         """How many tokens texts of all prompts have that are not told."""
         return sum(choices.dropped_tokens for choices in self.prompts)
 
-    def scored(self, index: int) -> Scored | None:
+    def scored(self, index: int) -> PromptLogprobs | None:
         """The tokens of the prompt of a choice."""
         return self.prompts[index // self.n].prompt
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from service.constraints.compiler import ConstraintCompiler
 from service.constraints.constraint import Constraint
-from service.constraints.source import Source, choice, json_object, json_schema, regex
+from service.constraints.spec import ConstraintSpec, choice, json_object, json_schema, regex
 from service.errors import Validation, about
 
 Object = Mapping[str, Any]
 
 
-async def compiled(compiler: ConstraintCompiler, source: Source, field: str) -> Constraint:
+async def compiled(compiler: ConstraintCompiler, source: ConstraintSpec, field: str) -> Constraint:
     """The constraint that a source is, at once where it is known: else it may take a second.
 
     Raises:
@@ -23,7 +23,7 @@ async def compiled(compiler: ConstraintCompiler, source: Source, field: str) -> 
         return await compiler.compiled(source)
 
 
-def of_grammar(value: Object) -> Source:
+def of_grammar(value: Object) -> ConstraintSpec:
     """TGI's tagged `grammar`; `choice`, which is ours, has a list of texts. Raises Validation."""
     with about("grammar"):
         kind, content = value.get("type"), value.get("value")
@@ -46,7 +46,7 @@ def of_grammar(value: Object) -> Source:
         )
 
 
-def of_response_format(value: Object) -> Source | None:
+def of_response_format(value: Object) -> ConstraintSpec | None:
     """OpenAI's `response_format`; None where any text will do. Raises Validation."""
     with about("response_format"):
         match value.get("type"):
@@ -70,7 +70,9 @@ def of_response_format(value: Object) -> Source | None:
         )
 
 
-def of_structured_outputs(value: Object, field: str = "structured_outputs") -> Source | None:
+def of_structured_outputs(
+    value: Object, field: str = "structured_outputs"
+) -> ConstraintSpec | None:
     """The `structured_outputs` of vLLM; None where it asks for nothing. Raises Validation."""
     with about(field):
         given = {name: one for name, one in value.items() if one is not None and one is not False}
@@ -101,7 +103,7 @@ def _check_fields(field: str, value: Object, known: set[str]) -> None:
         raise Validation(f"`{field}.{unknown[0][:80]}` is not a known field")
 
 
-def _schema(field: str, value: object) -> Source:
+def _schema(field: str, value: object) -> ConstraintSpec:
     """A JSON schema as a value, or as a text that has it."""
     if isinstance(value, str):
         try:

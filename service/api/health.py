@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from service.api.bodies import MAX_CHOICES, MAX_NEW_TOKENS, MAX_PROMPT_CHARACTERS, MAX_STOPS
-from service.api.serving import serving_of
+from service.api.state import get_state
 from service.generation.engine import MAX_ROWS, QUEUE_LIMIT
 
 router = APIRouter(tags=["service"])
@@ -24,7 +24,7 @@ async def live() -> Response:
 @router.get("/", include_in_schema=False)
 async def ready(request: Request) -> Response:
     """200 where a generate request would be taken, else 503."""
-    if serving_of(request).is_ready:
+    if get_state(request).is_ready:
         return Response()
     body = '{"error": "unhealthy", "error_type": "healthcheck"}'
     return Response(body, 503, {"Retry-After": "1"}, "application/json")
@@ -33,7 +33,7 @@ async def ready(request: Request) -> Response:
 @router.get("/info")
 async def info(request: Request) -> dict[str, Any]:
     """What TGI says of itself, and every model."""
-    registry = serving_of(request).registry
+    registry = get_state(request).registry
     default = next((m for m in registry.loaded() if m.ref == registry.aliases.get("default")), None)
     try:
         own_version = version("carousel-serve")

@@ -8,7 +8,7 @@ from service.api.grammar import compiled
 from service.api.token_ids import token_ids
 from service.constraints.compiler import ConstraintCompiler
 from service.constraints.constraint import Constraint
-from service.constraints.source import Source, limited
+from service.constraints.spec import ConstraintSpec, limited
 from service.errors import Validation
 from service.generation.request import SamplingParams
 
@@ -38,7 +38,7 @@ def check_draws_nothing(sampling: SamplingParams, search: str) -> None:
 
 async def constraint_within(
     compiler: ConstraintCompiler,
-    grammar: tuple[Source, str] | None,
+    grammar: tuple[ConstraintSpec, str] | None,
     *,
     bad_words: Sequence[str] | None,
     allowed: Sequence[int] | None,

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import mistake
+from service.api.errors import internal_error
 
 HEADER = "X-Request-Id"
 GONE = 499
@@ -57,7 +57,7 @@ class RequestLog:
             _log.exception("a mistake of the server's", extra={"request_id": request_id})
             if status:  # the reply has begun: only a cut connection tells that it is not whole
                 raise
-            await mistake(scope["path"])(scope, receive, tagged)
+            await internal_error(scope["path"])(scope, receive, tagged)
         finally:
             record = {
                 "request_id": request_id,

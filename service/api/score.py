@@ -10,10 +10,10 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from service.api.bodies import Body, Id, Name, Text
-from service.api.event_stream import EventStream
-from service.api.generated import Responses, events_of
-from service.api.problems import problem_body
-from service.api.serving import ServedModel, serving_of, voice_of
+from service.api.errors import problem_body
+from service.api.sse import SSEResponse
+from service.api.state import ServedModel, get_state, session_model
+from service.api.tgi.schemas import Responses, events_of
 from service.errors import CarouselError, Validation
 from service.generation.request import Chunk
 from service.generation.score import Score, Scorer
@@ -91,7 +91,7 @@ async def score(request: Request, body: ScoreBody) -> Response:
         raise Validation("Input validation error: `inputs` has no character that the model knows")
     writer = _TokenWriter(model.tokenizer) if body.details else None
     if body.stream:
-        return EventStream(_events(scorer, body.inputs, writer), {}, on_end=scorer.cancel)
+        return SSEResponse(_events(scorer, body.inputs, writer), {}, on_end=scorer.cancel)
     if writer is not None and len(body.inputs) > MAX_WHOLE_CHARACTERS:
         raise Validation(
             f"`inputs` has {len(body.inputs)} characters, and a reply shows the tokens of "
@@ -142,7 +142,7 @@ async def _admit(
     request: Request, name: str | None, session_id: str | None
 ) -> tuple[ServedModel, Scorer]:
     """The model, and what reads a text for it from the session's state or from none."""
-    serving = serving_of(request)
+    serving = get_state(request)
     if session_id is None:
         model = serving.get(name)
         return model, Scorer(model.runtime.engine, model.tokenizer)
@@ -150,7 +150,7 @@ async def _admit(
 
     async def begin(session: Session) -> tuple[ServedModel, Scorer]:
         model = serving.get_for(session, name)
-        origin, ready = await serving.sessions.past(key, voice_of(model))
+        origin, ready = await serving.sessions.past(key, session_model(model))
         return model, Scorer(model.runtime.engine, model.tokenizer, origin, ready)
 
     return await serving.sessions.using(key, begin)

@@ -14,9 +14,9 @@ from service.api.bodies import (
     ForkBody,
     RewindBody,
 )
-from service.api.generated import NOTHING_COMES, STREAMED, Responses
-from service.api.replies import job_of_replay, streamed
-from service.api.serving import Serving, serving_of, voice_of
+from service.api.state import AppState, get_state, session_model
+from service.api.tgi.responses import job_of_replay, streamed
+from service.api.tgi.schemas import NOTHING_COMES, STREAMED, Responses
 from service.errors import CarouselError
 from service.models.spec import ModelRef, ModelSpec
 from service.sessions.session import EventId, Session
@@ -74,9 +74,9 @@ class SessionText(BaseModel):
 @router.post("", status_code=201)
 async def create(request: Request, body: CreateSessionBody) -> SessionReply:
     """Make a session, and feed it a text if there is one."""
-    serving = serving_of(request)
+    serving = get_state(request)
     model = serving.get(body.model)
-    voice = voice_of(model)
+    voice = session_model(model)
     prompt = model.tokenizer.encode(body.text)
     if prompt:
         voice.engine.check_room()  # before there is a session whose text would be refused
@@ -95,24 +95,24 @@ async def import_(request: Request) -> SessionReply:
     kind = request.headers.get("content-type", BINARY).partition(";")[0].strip().lower()
     if kind != BINARY:
         raise HTTPException(415, f"an exported session is {BINARY}, not {kind[:80]}")
-    serving = serving_of(request)
+    serving = get_state(request)
     exported = serving.sessions.open_export(await request.body())
     model = serving.get(exported.model)
     owner = serving.owner_of(request)
-    return _reply(serving, await serving.sessions.import_(owner, exported, voice_of(model)))
+    return _reply(serving, await serving.sessions.import_(owner, exported, session_model(model)))
 
 
 @router.get("/{session_id}")
 async def look(request: Request, session_id: str) -> SessionReply:
     """A session as it stands."""
-    serving = serving_of(request)
+    serving = get_state(request)
     return _reply(serving, await serving.sessions.look(serving.key(request, session_id)))
 
 
 @router.delete("/{session_id}", status_code=204)
 async def delete(request: Request, session_id: str) -> Response:
     """Remove a session; its turn ends, if one runs. What forks share of its text stays theirs."""
-    serving = serving_of(request)
+    serving = get_state(request)
     await serving.sessions.delete(serving.key(request, session_id))
     return Response(status_code=204)
 
@@ -124,11 +124,11 @@ async def text(
     first: Annotated[int, Query(alias="from", ge=0, le=MAX_POSITION)] = 0,
 ) -> SessionText:
     """What a session has consumed and said; a million characters at a time."""
-    serving = serving_of(request)
+    serving = get_state(request)
     key = serving.key(request, session_id)
 
     async def read(session: Session) -> tuple[str, int]:
-        voice = voice_of(serving.get_for(session))
+        voice = session_model(serving.get_for(session))
         return await serving.sessions.text(key, voice, first, MAX_TEXT)
 
     said, position = await serving.sessions.using(key, read)
@@ -140,13 +140,13 @@ async def append(
     request: Request, session_id: str, body: AppendBody, retry_key: IdempotencyKey = None
 ) -> SessionReply:
     """Feed a session without generating."""
-    serving = serving_of(request)
+    serving = get_state(request)
     key = serving.key(request, session_id)
     retry = retry_of(retry_key, "append", body)
 
     async def feed(session: Session) -> None:
         model = serving.get_for(session)
-        prompt, voice = model.tokenizer.encode(body.text), voice_of(model)
+        prompt, voice = model.tokenizer.encode(body.text), session_model(model)
         await serving.sessions.append(session, voice, prompt, retry, body.expected_position)
 
     await serving.sessions.using(key, feed)
@@ -156,7 +156,7 @@ async def append(
 @router.post("/{session_id}/fork", status_code=201)
 async def fork(request: Request, session_id: str, body: ForkBody) -> ForksReply:
     """Make sessions that go on from here, or from an earlier position, each on its own."""
-    serving = serving_of(request)
+    serving = get_state(request)
     key = serving.key(request, session_id)
     forks = await serving.sessions.fork(key, body.n, body.at, body.seeds)
     return ForksReply(sessions=[_reply(serving, one) for one in forks])
@@ -165,7 +165,7 @@ async def fork(request: Request, session_id: str, body: ForkBody) -> ForksReply:
 @router.post("/{session_id}/rewind")
 async def rewind(request: Request, session_id: str, body: RewindBody) -> SessionReply:
     """Cut a session back to how it was at a position."""
-    serving = serving_of(request)
+    serving = get_state(request)
     session = await serving.sessions.rewind(serving.key(request, session_id), body.to)
     return _reply(serving, session)
 
@@ -180,7 +180,7 @@ async def cancel(
 
     The session keeps what had been said until then.
     """
-    serving = serving_of(request)
+    serving = get_state(request)
     session = await serving.sessions.cancel(serving.key(request, session_id), turn)
     return _reply(serving, session)
 
@@ -188,11 +188,11 @@ async def cancel(
 @router.get("/{session_id}/state", response_class=Response, responses=_BINARY_REPLY)
 async def export(request: Request, session_id: str) -> Response:
     """All of a session as signed bytes."""
-    serving = serving_of(request)
+    serving = get_state(request)
     key = serving.key(request, session_id)
 
     async def export_it(session: Session) -> bytes:
-        return await serving.sessions.export(key, voice_of(serving.get_for(session)))
+        return await serving.sessions.export(key, session_model(serving.get_for(session)))
 
     return Response(await serving.sessions.using(key, export_it), media_type=BINARY)
 
@@ -206,14 +206,14 @@ async def events(
 ) -> Response:
     """The running or last turn's events after one of them; 204 where none is to come."""
     began_s = time.perf_counter()
-    serving = serving_of(request)
+    serving = get_state(request)
     key = serving.key(request, session_id)
     last = last_event_id or after
     position = EventId.parse(last) if last else None
 
     async def follow(session: Session) -> Response:
         model = serving.get_for(session)
-        replay = await serving.sessions.follow(key, voice_of(model), position)
+        replay = await serving.sessions.follow(key, session_model(model), position)
         if replay is None:
             return Response(status_code=204)
         return streamed(job_of_replay(model, key, replay, began_s))
@@ -221,7 +221,7 @@ async def events(
     return await serving.sessions.using(key, follow)
 
 
-def _reply(serving: Serving, session: Session) -> SessionReply:
+def _reply(serving: AppState, session: Session) -> SessionReply:
     return SessionReply(
         id=session.key.id,
         model=session.model,
@@ -235,7 +235,7 @@ def _reply(serving: Serving, session: Session) -> SessionReply:
     )
 
 
-def _state_bytes(serving: Serving, session: Session) -> int | None:
+def _state_bytes(serving: AppState, session: Session) -> int | None:
     try:
         listing = serving.registry.listing(ModelRef.parse(session.model))
     except CarouselError:

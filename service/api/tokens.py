@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from service.api.bodies import DetokenizeBody, TokenizeBody
-from service.api.serving import serving_of
+from service.api.state import get_state
 from service.errors import Validation
 from service.models.tokenizer import Tokenizer
 
@@ -36,7 +36,7 @@ _TOKENS: dict[int | str, dict[str, Any]] = {200: {"model": list[TokenReply]}}
 @router.post("/tokenize", response_class=Response, responses=_TOKENS)
 async def tokenize(request: Request, body: TokenizeBody) -> Response:
     """The tokens of a text."""
-    tokenizer = serving_of(request).get(body.model).tokenizer
+    tokenizer = get_state(request).get(body.model).tokenizer
     content = await asyncio.to_thread(_tokens, tokenizer, body.inputs)
     return Response(content, media_type="application/json")
 
@@ -44,7 +44,7 @@ async def tokenize(request: Request, body: TokenizeBody) -> Response:
 @router.post("/detokenize")
 async def detokenize(request: Request, body: DetokenizeBody) -> TextReply:
     """The text of token ids."""
-    tokenizer = serving_of(request).get(body.model).tokenizer
+    tokenizer = get_state(request).get(body.model).tokenizer
     for token in body.ids:
         if not 0 <= token < len(tokenizer):
             raise Validation(

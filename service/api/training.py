@@ -11,23 +11,30 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, Field, RootModel
 
 from service.api.bodies import Body, Name, Number
-from service.api.event_stream import EventStream
-from service.api.generated import NOTHING_COMES, Responses, events_of
-from service.api.serving import Training, serving_of
+from service.api.sse import SSEResponse
+from service.api.state import TrainingServices, get_state
+from service.api.tgi.schemas import NOTHING_COMES, Responses, events_of
 from service.errors import TooLarge, Validation
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
-from service.training.corpora import CorpusCard
-from service.training.further import architecture_of
-from service.training.job import DEFAULT_MAX_SECONDS, Job, JobKey, Order, Status, check_fits
+from service.training.corpus_store import CorpusCard
+from service.training.fine_tuning import architecture_of
+from service.training.job import (
+    DEFAULT_MAX_SECONDS,
+    JobKey,
+    JobStatus,
+    TrainJob,
+    TrainJobSpec,
+    check_fits,
+)
 from service.training.queue import JobQueue
-from service.training.recipe import Architecture, Recipe, Schedule, usual_epochs
+from service.training.recipe import Architecture, Hyperparameters, Recipe, usual_epochs
 
 MAX_CORPUS_BYTES = 64 * 1024 * 1024
 POLL_S = 0.25
 
 _TOLD: Responses = {
-    200: {"content": events_of("something that was told of the job.", "JobEvent")},
+    200: {"content": events_of("something that was told of the job.", "JobEventReply")},
     **NOTHING_COMES,
 }
 _TEXT_BODY = {
@@ -98,7 +105,7 @@ class JobReply(BaseModel):
     """A train job as it stands, every default written out."""
 
     id: str
-    status: Status
+    status: JobStatus
     name: str
     corpus: str
     architecture: dict[str, Any]
@@ -118,7 +125,7 @@ class JobReply(BaseModel):
     error: dict[str, str] | None
 
 
-class JobEvent(RootModel[dict[str, Any]]):
+class JobEventReply(RootModel[dict[str, Any]]):
     """What was told: its members are the event's own."""
 
 
@@ -133,7 +140,7 @@ async def upload(
     request: Request, name: Annotated[str, Query(min_length=1, max_length=80)]
 ) -> CorpusReply:
     """Store a text: the body as it is, UTF-8. The same text has the same id."""
-    serving = serving_of(request)
+    serving = get_state(request)
     owner = serving.owner_of(request)
     kind = request.headers.get("content-type", "text/plain").split(";")[0].strip().lower()
     if kind.startswith("multipart/"):
@@ -158,7 +165,7 @@ async def upload(
 @router.get("/corpora")
 def list_corpora(request: Request) -> CorporaReply:
     """Every stored text."""
-    serving = serving_of(request)
+    serving = get_state(request)
     cards = serving.training.corpora.cards(serving.owner_of(request))
     return CorporaReply(corpora=[_corpus_reply(card) for card in cards])
 
@@ -166,7 +173,7 @@ def list_corpora(request: Request) -> CorporaReply:
 @router.post("/train-jobs", status_code=202)
 async def submit(request: Request, response: Response, body: JobBody) -> JobReply:
     """Take a job; a worker trains it, and its model is loaded when it is done."""
-    serving = serving_of(request)
+    serving = get_state(request)
     initial = None
     if body.initial_model is not None:
         initial = serving.registry.resolve(body.initial_model)
@@ -179,7 +186,7 @@ async def submit(request: Request, response: Response, body: JobBody) -> JobRepl
 @router.get("/train-jobs")
 def list_jobs(request: Request) -> JobsReply:
     """Every job, the newest first."""
-    serving = serving_of(request)
+    serving = get_state(request)
     jobs = serving.training.queue.jobs(serving.owner_of(request))
     return JobsReply(jobs=[_reply(job) for job in jobs])
 
@@ -187,14 +194,14 @@ def list_jobs(request: Request) -> JobsReply:
 @router.get("/train-jobs/{job_id}")
 def look(request: Request, job_id: str) -> JobReply:
     """A job as it stands."""
-    serving = serving_of(request)
+    serving = get_state(request)
     return _reply(serving.training.queue.get(JobKey(serving.owner_of(request), job_id)))
 
 
 @router.post("/train-jobs/{job_id}/cancel", status_code=202)
 def cancel(request: Request, job_id: str) -> JobReply:
     """End a job within seconds, at a step's end. Harmless where it is over."""
-    serving = serving_of(request)
+    serving = get_state(request)
     return _reply(serving.training.queue.cancel(JobKey(serving.owner_of(request), job_id)))
 
 
@@ -205,13 +212,13 @@ async def events(
     last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=80)] = None,
 ) -> Response:
     """What was told of a job and is told of it, to its end; nothing comes after `done`."""
-    serving = serving_of(request)
+    serving = get_state(request)
     queue, key = serving.training.queue, JobKey(serving.owner_of(request), job_id)
     job = await asyncio.to_thread(queue.get, key)
     first = await asyncio.to_thread(queue.events, key, last_event_id or "0")
     if job.status.is_over and not first:
         return Response(status_code=204)  # an EventSource that hears this does not come again
-    return EventStream(_pieces(queue, key, last_event_id or "0"), {}, on_end=lambda: None)
+    return SSEResponse(_pieces(queue, key, last_event_id or "0"), {}, on_end=lambda: None)
 
 
 async def _pieces(queue: JobQueue, key: JobKey, after: str) -> AsyncGenerator[bytes, None]:
@@ -231,8 +238,12 @@ async def _pieces(queue: JobQueue, key: JobKey, after: str) -> AsyncGenerator[by
 
 
 def _submit(
-    training: Training, store: ModelStore, owner: str, body: JobBody, initial: ModelRef | None
-) -> Job:
+    training: TrainingServices,
+    store: ModelStore,
+    owner: str,
+    body: JobBody,
+    initial: ModelRef | None,
+) -> TrainJob:
     card = training.corpora.card(owner, body.corpus)
     asked = body.architecture.model_dump(exclude_none=True)
     if initial is None:
@@ -246,11 +257,11 @@ def _submit(
     seed = secrets.randbits(31) if body.seed is None else body.seed
     recipe = Recipe(
         architecture,
-        Schedule(**(usual | schedule)),
+        Hyperparameters(**(usual | schedule)),
         seed,
         body.training.precision or "auto",
     )
-    order = Order(
+    order = TrainJobSpec(
         body.name,
         card.id,
         recipe,
@@ -262,7 +273,7 @@ def _submit(
     return training.queue.submit(owner, order)
 
 
-def _reply(job: Job) -> JobReply:
+def _reply(job: TrainJob) -> JobReply:
     return JobReply.model_validate(job.to_json())
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from service.constraints.alphabet import Alphabet
 from service.constraints.constraint import Constraint
-from service.constraints.dialect import read_regex
+from service.constraints.nfa import nfa_of
 from service.constraints.pattern import (
     NOTHING,
     Pattern,
@@ -20,9 +20,9 @@ from service.constraints.pattern import (
     repeat,
     sequence,
 )
-from service.constraints.program import program_of
+from service.constraints.regex_parser import read_regex
 from service.constraints.schema import read_schema
-from service.constraints.source import Kind, Source
+from service.constraints.spec import ConstraintKind, ConstraintSpec
 from service.errors import Validation
 
 MAX_POSITIONS = 32_768
@@ -35,7 +35,7 @@ AT_ONCE = 2
 _REFUSAL_BYTES = 1_024  # what a remembered refusal counts for
 
 
-def compile_constraint(source: Source, vocabulary: Sequence[str | None]) -> Constraint:
+def compile_constraint(source: ConstraintSpec, vocabulary: Sequence[str | None]) -> Constraint:
     """The constraint that a source is over a vocabulary.
 
     Tokens of one character may be drawn; None and tokens of any other length never are. Takes
@@ -63,24 +63,24 @@ def compile_constraint(source: Source, vocabulary: Sequence[str | None]) -> Cons
             f"no text matches the {source.kind} and is made of the {whose} {len(alphabet.members)} "
             "characters; ask for one that these can spell"
         )
-    from service.constraints.automaton import automaton_of  # noqa: PLC0415 (compiled where it is used)
+    from service.constraints.dfa import dfa_of  # noqa: PLC0415 (compiled where it is used)
 
-    program = program_of(pattern)
-    automaton = automaton_of(program)
+    program = nfa_of(pattern)
+    automaton = dfa_of(program)
     classes = program.token_classes(vocabulary)
     constraint = Constraint(classes, automaton.next_state, automaton.distance)
     return replace(_narrowed(constraint, source, vocabulary), source=source)
 
 
 def _narrowed(
-    constraint: Constraint, source: Source, vocabulary: Sequence[str | None]
+    constraint: Constraint, source: ConstraintSpec, vocabulary: Sequence[str | None]
 ) -> Constraint:
     """What is left of a constraint without bad words, and from the least length on."""
-    from service.constraints.product import at_least, both, endless  # noqa: PLC0415 (likewise)
-    from service.constraints.words import without  # noqa: PLC0415
+    from service.constraints.banned_words import without  # noqa: PLC0415
+    from service.constraints.intersection import at_least, intersect, keep_extendable  # noqa: PLC0415 (likewise)
 
     if source.bad_words:
-        found = both(constraint, without(source.bad_words, vocabulary))
+        found = intersect(constraint, without(source.bad_words, vocabulary))
         if found is None:
             raise Validation(
                 f"every text that matches the {source.kind} has one of the bad words in it; ban "
@@ -88,15 +88,15 @@ def _narrowed(
             )
         constraint = found
     if source.least > constraint.shortest:
-        found = both(constraint, at_least(source.least, len(vocabulary)))
+        found = intersect(constraint, at_least(source.least, len(vocabulary)))
         if found is None:
             raise Validation(
                 f"no text that matches the {source.kind} has {source.least} tokens or more; ask "
                 "for fewer at least"
             )
         constraint = found
-    if source.kind is Kind.ANY:
-        found = endless(constraint)
+    if source.kind is ConstraintKind.ANY:
+        found = keep_extendable(constraint)
         if found is None:
             raise Validation(
                 "no text can go on without one of the bad words, or there is no token that is "
@@ -106,15 +106,15 @@ def _narrowed(
     return constraint
 
 
-def _read(source: Source, alphabet: Alphabet) -> Pattern:
+def _read(source: ConstraintSpec, alphabet: Alphabet) -> Pattern:
     match source.kind:
-        case Kind.REGEX:
+        case ConstraintKind.REGEX:
             return read_regex(source.text, alphabet)
-        case Kind.JSON_SCHEMA:
+        case ConstraintKind.JSON_SCHEMA:
             return read_schema(json.loads(source.text), alphabet, MAX_POSITIONS)
-        case Kind.ANY:
+        case ConstraintKind.ANY:
             return repeat(characters(alphabet.members), 0, None)
-        case Kind.CHOICE:
+        case ConstraintKind.CHOICE:
             texts = json.loads(source.text)
             return choice(
                 *(sequence(*(characters({c} & alphabet.members) for c in text)) for text in texts)
@@ -126,7 +126,7 @@ class ConstraintCompiler:
 
     def __init__(self, vocabulary: Sequence[str | None], cache_bytes: int = CACHE_BYTES) -> None:
         self._vocabulary = tuple(vocabulary)
-        self._known: OrderedDict[Source, Constraint | str] = OrderedDict()
+        self._known: OrderedDict[ConstraintSpec, Constraint | str] = OrderedDict()
         self._bytes, self._cache_bytes = 0, cache_bytes
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(AT_ONCE, "constraints")  # none but these wait
@@ -141,21 +141,21 @@ class ConstraintCompiler:
         """What it remembers, in memory."""
         return self._bytes
 
-    def known(self, source: Source) -> Constraint | None:
+    def known(self, source: ConstraintSpec) -> Constraint | None:
         """What was asked for lately, at once. Raises Validation where it was refused."""
         found = self._remembered(source)
         if isinstance(found, str):
             raise Validation(found)
         return found
 
-    def compile(self, source: Source) -> Constraint:
+    def compile(self, source: ConstraintSpec) -> Constraint:
         """As `compile_constraint`; what was asked for lately costs nothing, refused or not."""
         found = self._remembered(source) or self._compiled(source)
         if isinstance(found, str):
             raise Validation(found)
         return found
 
-    async def compiled(self, source: Source) -> Constraint:
+    async def compiled(self, source: ConstraintSpec) -> Constraint:
         """As `compile`; what is not known is made in one of a few threads of its own."""
         known = self.known(source)
         if known is not None:
@@ -163,7 +163,7 @@ class ConstraintCompiler:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self.compile, source)
 
-    def _compiled(self, source: Source) -> Constraint | str:
+    def _compiled(self, source: ConstraintSpec) -> Constraint | str:
         found: Constraint | str
         try:
             found = compile_constraint(source, self._vocabulary)
@@ -177,7 +177,7 @@ class ConstraintCompiler:
                 self._bytes -= _size(*self._known.popitem(last=False))
         return found
 
-    def _remembered(self, source: Source) -> Constraint | str | None:
+    def _remembered(self, source: ConstraintSpec) -> Constraint | str | None:
         with self._lock:
             found = self._known.get(source)
             if found is not None:
@@ -185,6 +185,6 @@ class ConstraintCompiler:
             return found
 
 
-def _size(source: Source, found: Constraint | str) -> int:
+def _size(source: ConstraintSpec, found: Constraint | str) -> int:
     size = _REFUSAL_BYTES if isinstance(found, str) else found.size_bytes
     return size + source.size_bytes

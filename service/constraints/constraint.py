@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from service.constraints.source import Kind, Source
+from service.constraints.spec import ConstraintKind, ConstraintSpec
 from service.errors import Validation
 
 START = 0
@@ -31,7 +31,7 @@ class Constraint:
     token_class: npt.NDArray[np.int32]  # (vocabulary,)
     next_state: npt.NDArray[np.int32]  # (states, classes); DEAD where no text goes on so
     distance: npt.NDArray[np.int32]  # (states,), tokens to the nearest end; 0: complete
-    source: Source | None = None  # what it was compiled from
+    source: ConstraintSpec | None = None  # what it was compiled from
     further: npt.NDArray[np.int32] = field(init=False)  # (states,), the same to the nearest end
     # after one more token; NEVER where none can follow
     table: npt.NDArray[np.int32] = field(init=False)  # all of it in one piece; see `table_of`
@@ -56,7 +56,7 @@ class Constraint:
     @property
     def is_endless(self) -> bool:
         """Whether it says what a text is made of, and nothing of where one ends."""
-        return self.source is not None and self.source.kind is Kind.ANY
+        return self.source is not None and self.source.kind is ConstraintKind.ANY
 
     def check_fits(self, max_new_tokens: int) -> None:
         """See whether a text that matches can be complete within so many tokens.

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from service.constraints.alphabet import Alphabet
-from service.constraints.dialect import read_regex, read_search
 from service.constraints.pattern import (
     EMPTY,
     NOTHING,
@@ -19,6 +18,7 @@ from service.constraints.pattern import (
     repeat,
     sequence,
 )
+from service.constraints.regex_parser import read_regex, read_search
 
 DIGITS = 15
 """Digits before the point, and after it: what a double keeps."""

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from service.constraints.constraint import START
-from service.errors import Generation
+from service.errors import GenerationFailed
 from service.generation.request import Chunk, Finish, FinishReason, GenerationRequest, Token
-from service.generation.sampling import log_totals
+from service.generation.sampling import logsumexp
 from service.generation.scheduler import NOT_FINITE
 from service.generation.stopping import StopMatcher
 from service.models.spec import FloatArray
@@ -90,7 +90,7 @@ class _Columns:
         self.tops.append(node.top)
 
 
-class BeamSearch:
+class BeamSearchState:
     """One search. Whoever drives it feeds `rows` texts a step, until it `is_over`."""
 
     def __init__(
@@ -142,15 +142,15 @@ class BeamSearch:
             Generation: a row's logits are not finite numbers, or nothing can follow any text.
 
         """
-        totals = log_totals(logits)
+        totals = logsumexp(logits)
         if np.isnan(totals).any():
-            raise Generation(NOT_FINITE)
+            raise GenerationFailed(NOT_FINITE)
         logprobs = logits - totals[:, None]  # (rows, vocabulary)
         sums = logprobs + np.array([live.total for live in self._live])[:, None]
         sums[:, self._never_drawn] = -np.inf
         may_end, may_go_on = self._kinds(sums)
-        ended = likeliest(np.where(may_end, sums, -np.inf), self._params.n)
-        going_on = likeliest(np.where(may_go_on, sums, -np.inf), self._params.width)
+        ended = most_likely(np.where(may_end, sums, -np.inf), self._params.n)
+        going_on = most_likely(np.where(may_go_on, sums, -np.inf), self._params.width)
         before, self._live = self._live, []
         self.length += 1
         growth = _Growth(before, sums, logprobs, self._request.top_tokens)
@@ -161,7 +161,7 @@ class BeamSearch:
         for live in before:
             _let_go(live.node)
         if not self._live and not self._texts:
-            raise Generation(NOT_FINITE)
+            raise GenerationFailed(NOT_FINITE)
         self._settle()
         vocabulary = logits.shape[1]
         return [place // vocabulary for place in chosen], [place % vocabulary for place in chosen]
@@ -341,7 +341,7 @@ class _Growth:
             return ()
         if row not in self._tops:
             logprobs = self._logprobs[row]
-            places = likeliest(logprobs, self._top_tokens)
+            places = most_likely(logprobs, self._top_tokens)
             self._tops[row] = [Token(i, float(logprobs[i])) for i in places]
         return self._tops[row]
 
@@ -354,7 +354,7 @@ def _let_go(node: _Node) -> None:
         node = node.parent
 
 
-def likeliest(values: RealArray, n: int) -> list[int]:
+def most_likely(values: RealArray, n: int) -> list[int]:
     """Places in `values.flat` of the `n` largest, in order; of equals the first. -inf is none."""
     flat = values.ravel()
     chosen = np.flatnonzero(flat > -np.inf)

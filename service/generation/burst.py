@@ -2,8 +2,8 @@
 
 from typing import Protocol
 
-from service.generation.kept import KeptStates
 from service.generation.sampling import Sampler
+from service.generation.state_snapshots import StateSnapshots
 from service.models.step import Batch, KernelProgram, StepProgram
 
 
@@ -23,7 +23,7 @@ class StepwiseBurst:
     """The network's step, then the sampler's, by turns: what any program can do."""
 
     def __init__(
-        self, program: StepProgram, batch: Batch, sampler: Sampler, kept: KeptStates
+        self, program: StepProgram, batch: Batch, sampler: Sampler, kept: StateSnapshots
     ) -> None:
         self._program, self._batch, self._sampler, self._kept = program, batch, sampler, kept
 
@@ -39,11 +39,11 @@ class StepwiseBurst:
 
 
 def burst_of(
-    program: StepProgram, batch: Batch, sampler: Sampler, kept: KeptStates, threads: int
+    program: StepProgram, batch: Batch, sampler: Sampler, kept: StateSnapshots, threads: int
 ) -> Burst:
     """The fastest way to take steps with a program; `threads` are for one that has none itself."""
     if isinstance(program, KernelProgram):
-        from service.generation.lanes import LaneBurst  # noqa: PLC0415 (compiled where it is used)
+        from service.generation.threaded_burst import ThreadedBurst  # noqa: PLC0415 (compiled where it is used)
 
-        return LaneBurst(program, batch, sampler, kept, threads)
+        return ThreadedBurst(program, batch, sampler, kept, threads)
     return StepwiseBurst(program, batch, sampler, kept)

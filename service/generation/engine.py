@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from service.errors import CarouselError, Draining, Generation
+from service.errors import CarouselError, Draining, GenerationFailed
+from service.generation.beam_worker import BeamListener, BeamWorker
 from service.generation.request import Chunk, GenerationRequest
 from service.generation.sampling import Sampler
 from service.generation.scheduler import Plan, Progress, Scheduler
-from service.generation.searches import Reader, Searches
 from service.generation.table import SlotTable
 from service.models.step import StepProgram
 from service.models.tokenizer import Tokenizer
@@ -105,7 +105,7 @@ class Stream:
         self._chunks.append(progress.chunk)
         self._backlog += len(progress.chunk.tokens)
         if progress.is_last:
-            self._finish(None if progress.failure is None else Generation(progress.failure))
+            self._finish(None if progress.failure is None else GenerationFailed(progress.failure))
         elif self._backlog > BACKLOG_LIMIT and not self._is_paused:
             self._is_paused = True
             self._source.pause(self)
@@ -149,12 +149,12 @@ class Engine:
         self._table = SlotTable(program, sampler, rows, threads)
         self._table.warm_up()
         self._scheduler = Scheduler(texts, rows, queue_limit)
-        self.searches = Searches(program, texts, tokenizer.special_ids, self._call, name)
+        self.searches = BeamWorker(program, texts, tokenizer.special_ids, self._call, name)
         self.searches.warm_up()
-        self._listeners: set[Listener | Reader] = set()
+        self._listeners: set[Listener | BeamListener] = set()
         self._held: dict[object, int] = {}  # works of several streams, and how many are to come
         # By the monotonic clock; guarded as the scheduler is.
-        self._deadlines: dict[Listener | Reader, float] = {}
+        self._deadlines: dict[Listener | BeamListener, float] = {}
         self._emptied = asyncio.Event()  # set where a draining engine has lost its last stream
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = threading.Condition()  # guards the scheduler between bursts
@@ -202,17 +202,17 @@ class Engine:
 
         """
         if self.failure is not None:
-            raise Generation(self.failure)
+            raise GenerationFailed(self.failure)
         if self._is_draining or self._is_closing:
             raise Draining("the server is stopping and takes no new generations; try another one")
         self._scheduler.check_room(n + sum(self._held.values()))
 
     def enter(self, request: GenerationRequest, listener: Listener) -> None:
         """Begin a generation that is admitted already: it waits even in a line that is full."""
-        given = (request.prompt, request.recent, request.replayed)
+        given = (request.prompt, request.penalty_context, request.forced_tokens)
         if max(max(tokens, default=0) for tokens in given) >= self._vocabulary_size:
             # Another model's, by whatever mistake: in the table it would end everybody's.
-            listener.fail(Generation("the text holds a token that the model does not have"))
+            listener.fail(GenerationFailed("the text holds a token that the model does not have"))
             return
         self._listeners.add(listener)
         with self._changed:
@@ -237,18 +237,18 @@ class Engine:
         self._held.pop(whom, None)
         self._look_empty()
 
-    def open_search(self, reader: Reader) -> None:
+    def open_search(self, reader: BeamListener) -> None:
         """Admit a beam search. Raises as `check_room`; Overloaded where there are too many."""
         self.check_room()
         self.searches.admit(reader)
         self._listeners.add(reader)
 
-    def close_search(self, reader: Reader) -> None:
+    def close_search(self, reader: BeamListener) -> None:
         """A beam search is over, or nobody reads it any more."""
         self.searches.leave(reader)
         self._drop(reader)
 
-    def forget(self, listener: Listener | Reader) -> None:
+    def forget(self, listener: Listener | BeamListener) -> None:
         """Take a generation out of the batch before the next burst."""
         self._drop(listener)
         with self._changed:
@@ -354,7 +354,7 @@ class Engine:
             if progress.is_last:
                 self._drop(listener)
 
-    def _drop(self, listener: Listener | Reader) -> None:
+    def _drop(self, listener: Listener | BeamListener) -> None:
         self._listeners.discard(listener)
         self._look_empty()
 
@@ -365,5 +365,5 @@ class Engine:
     def _fail_all(self) -> None:
         assert self.failure is not None
         for listener in list(self._listeners):
-            listener.fail(Generation(self.failure))
+            listener.fail(GenerationFailed(self.failure))
         self._listeners.clear()

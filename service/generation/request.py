@@ -37,12 +37,13 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One prompt to be turned into text. Whoever makes one has checked every value.
+    """One prompt and the limits of its generation. The caller has checked every value.
 
-    What goes on from an earlier text has an `origin`. Tokens that were drawn before are `replayed`:
-    they stand where draws would, are counted and reported as such, and draws come after them.
+    A generation that continues an earlier text has an `initial_state`. `forced_tokens` were sampled
+    earlier: each takes the place of a sampled token (teacher forcing), is counted and returned as
+    one, and sampling continues after the last of them.
 
-    A constraint is about all of these tokens, the replayed ones included, and about nothing before
+    A constraint applies to all generated tokens, the forced ones included, and to nothing before
     them; it fits into `max_new_tokens` (`Constraint.check_fits`).
     """
 
@@ -51,11 +52,11 @@ class GenerationRequest:
     sampling: SamplingParams
     stop: tuple[str, ...] = ()
     top_tokens: int = 0
-    origin: State | None = None  # where the prompt begins; None: the zero state, position 0
-    recent: Sequence[int] = ()  # the tokens before the prompt, for penalties
-    said: str = ""  # the end of what was generated before `replayed`, for stop strings
-    replayed: Sequence[int] = ()  # at most max_new_tokens
-    keeps_state: bool = False  # whether chunks bring states
+    initial_state: State | None = None  # where the prompt begins; None: the zero state, position 0
+    penalty_context: Sequence[int] = ()  # the tokens before the prompt, for penalties
+    stop_context: str = ""  # the end of what was generated before `forced_tokens`, for stop strings
+    forced_tokens: Sequence[int] = ()  # at most max_new_tokens
+    return_state: bool = False  # whether chunks bring states
     constraint: Constraint | None = None
     min_new_tokens: int = 0  # before them no stop string begins
     deadline_s: float | None = None  # by the clock on the wall: then it ends with what it has

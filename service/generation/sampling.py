@@ -19,7 +19,7 @@ import numpy.typing as npt
 from numba import njit
 
 from service.constraints.constraint import START, Constraint
-from service.generation.masking import follow, is_over, mask
+from service.generation.constraint_mask import follow, is_over, mask
 from service.generation.random import uniform
 from service.generation.request import MAX_TOP_TOKENS, PENALTY_WINDOW, GenerationRequest
 from service.models.spec import FloatArray
@@ -54,7 +54,7 @@ _TEMPERATURE, _TOP_P, _MIN_P, _TYPICAL_P, _REPETITION, _FREQUENCY, _PRESENCE, _R
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
+class Samples:
     """What a burst drew. Views into the sampler's memory: valid until the next burst."""
 
     tokens: npt.NDArray[np.int32]  # (rows, steps); FAILED where a row failed, ENDED after its end
@@ -118,7 +118,9 @@ class Sampler:
             or params.presence_penalty != 0.0
         )
         self._seeds[row] = params.seed
-        position = (request.origin.position if request.origin else 0) + len(request.prompt)
+        position = (request.initial_state.position if request.initial_state else 0) + len(
+            request.prompt
+        )
         constraint = self._constraints[row] = request.constraint
         table = None if constraint is None else constraint.table
         assert constraint is None or len(constraint.token_class) == self._bias.shape[1]
@@ -141,7 +143,9 @@ class Sampler:
             for token, bias in params.logit_bias:
                 self._bias[row, token] = bias
         if has_penalty:
-            recent = np.asarray([*request.recent, *request.prompt][-PENALTY_WINDOW:], np.int32)
+            recent = np.asarray(
+                [*request.penalty_context, *request.prompt][-PENALTY_WINDOW:], np.int32
+            )
             places = np.arange(position - len(recent), position) % PENALTY_WINDOW
             self._window[row, places] = recent
             self._counts[row] = np.bincount(recent, minlength=self._counts.shape[1])
@@ -171,7 +175,7 @@ class Sampler:
         """After step number `step` of a burst: give each row its next token, fed or drawn."""
         advance_rows(self.arguments, batch.logits, batch.tokens, 0, rows, step)
 
-    def draws(self, rows: int, steps: int) -> Draws:
+    def draws(self, rows: int, steps: int) -> Samples:
         """What the burst that has just ended drew; also forgets what it was fed."""
         self._wholes[:rows, [_FED, _SILENT]] = 0
         is_over = np.zeros(rows, np.bool_)
@@ -179,7 +183,7 @@ class Sampler:
             constraint = self._constraints[row]
             state, remaining = self._wholes[row, [_STATE, _REMAINING]].tolist()
             is_over[row] = constraint is not None and constraint.is_over(state, remaining)
-        return Draws(
+        return Samples(
             self._tokens[:rows, :steps],
             self._logprobs[:rows, :steps],
             self._top_tokens[:rows, :steps],
@@ -188,7 +192,7 @@ class Sampler:
         )
 
 
-def log_totals(logits: FloatArray) -> npt.NDArray[np.float64]:
+def logsumexp(logits: FloatArray) -> npt.NDArray[np.float64]:
     """Log Σ exp of each row's logits, (rows,), or NaN where they are not finite numbers."""
     return np.array([_log_total(row) for row in logits])
 

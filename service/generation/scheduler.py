@@ -25,7 +25,7 @@ from service.generation.request import (
     GenerationRequest,
     Token,
 )
-from service.generation.sampling import FAILED, MAX_STEPS, Draws
+from service.generation.sampling import FAILED, MAX_STEPS, Samples
 from service.generation.stopping import StopMatcher
 from service.models.step import State
 
@@ -114,7 +114,7 @@ class _Row:
     @property
     def consumed(self) -> int:
         """The position of the row's state; the last token lies ready and is not in it."""
-        origin = self.request.origin
+        origin = self.request.initial_state
         return (origin.position if origin else 0) + self.fed + self.drawn - 1
 
     @property
@@ -127,7 +127,7 @@ class _Row:
 
     def keeps_state_after(self, steps: int) -> bool:
         """Whether the state is worth its copy: at the end, where there may be one, and at times."""
-        if not self.request.keeps_state:
+        if not self.request.return_state:
             return False
         may_end = self.stops is not None or self.request.constraint is not None
         is_end = steps == self.steps_left or (may_end and steps > self.unfed)
@@ -230,7 +230,7 @@ class Scheduler:
         steps = self._burst(running)
         feeds, keeps = [], []
         for i, row in enumerate(running):
-            if row.unfed or row.drawn < len(row.request.replayed):
+            if row.unfed or row.drawn < len(row.request.forced_tokens):
                 feeds.append(_feed(i, row, steps))
             taken = min(steps, row.steps_left)
             if taken and row.keeps_state_after(taken):
@@ -292,7 +292,7 @@ class Scheduler:
     # -- apply
 
     def apply(
-        self, plan: Plan, draws: Draws, kept: Mapping[int, tuple[npt.NDArray[Any], ...]]
+        self, plan: Plan, draws: Samples, kept: Mapping[int, tuple[npt.NDArray[Any], ...]]
     ) -> list[Progress]:
         """Take in what the planned burst drew; return the news, a row each that has any.
 
@@ -412,9 +412,9 @@ def _chunk(
 def _new_row(key: Key, request: GenerationRequest) -> _Row:
     stops = StopMatcher(request.stop, request.min_new_tokens) if request.stop else None
     row = _Row(key, request, stops)
-    row.state = request.origin
+    row.state = request.initial_state
     if row.stops is not None:
-        for character in request.said:
+        for character in request.stop_context:
             row.held.append(UNSEEN)
             free, _ = row.stops.push(character)
             del row.held[:free]
@@ -424,11 +424,11 @@ def _new_row(key: Key, request: GenerationRequest) -> _Row:
 def _feed(i: int, row: _Row, steps: int) -> Feed:
     """What a row that has tokens to take takes in a burst."""
     silent = row.request.prompt[row.fed : row.fed + steps]
-    again = row.request.replayed[row.drawn : row.drawn + steps - len(silent)]
+    again = row.request.forced_tokens[row.drawn : row.drawn + steps - len(silent)]
     return Feed(i, (*silent, *again) if again else silent, len(silent))
 
 
-def _top_tokens(draws: Draws, row: int, steps: range, n: int) -> Sequence[Sequence[Token]]:
+def _top_tokens(draws: Samples, row: int, steps: range, n: int) -> Sequence[Sequence[Token]]:
     if n == 0:
         return ()
     return [

@@ -107,9 +107,9 @@ class Scorer:
             self._ready,
             len(tokens),
             SamplingParams(0, temperature=0.0),
-            origin=self._state,
-            replayed=tokens,
-            keeps_state=True,
+            initial_state=self._state,
+            forced_tokens=tokens,
+            return_state=True,
         )
         self._ready = (tokens[-1],)
         self._stream = stream = Stream(self._engine)

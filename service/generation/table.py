@@ -6,9 +6,9 @@ from typing import Any
 import numpy.typing as npt
 
 from service.generation.burst import burst_of
-from service.generation.kept import KeptStates
-from service.generation.sampling import Draws, Sampler
+from service.generation.sampling import Sampler, Samples
 from service.generation.scheduler import Plan, Start, Swap
+from service.generation.state_snapshots import StateSnapshots
 from service.models.step import StepProgram
 
 
@@ -21,7 +21,7 @@ class SlotTable:
         """`threads` is for programs that have none of their own."""
         self._batch = program.new_batch(capacity)
         self._sampler = sampler
-        self._kept = KeptStates(self._batch)
+        self._kept = StateSnapshots(self._batch)
         self._burst = burst_of(program, self._batch, sampler, self._kept, threads)
 
     def warm_up(self) -> None:
@@ -29,7 +29,7 @@ class SlotTable:
         self._burst.run(1, 1)
         self._batch.put(0, None)
 
-    def run(self, plan: Plan) -> tuple[Draws, Mapping[int, tuple[npt.NDArray[Any], ...]]]:
+    def run(self, plan: Plan) -> tuple[Samples, Mapping[int, tuple[npt.NDArray[Any], ...]]]:
         """Do the plan's changes, feed its prompts, take its steps.
 
         Returns what they drew, and by row the states that the plan wants kept.
@@ -54,7 +54,7 @@ class SlotTable:
 
     def start(self, change: Start) -> None:
         """Put a request into a free row: its state, its parameters, its first token."""
-        self._batch.put(change.row, change.request.origin)
+        self._batch.put(change.row, change.request.initial_state)
         self._batch.tokens[change.row] = change.request.prompt[0]
         self._sampler.start(change.row, change.request)
 

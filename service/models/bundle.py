@@ -31,7 +31,7 @@ WantedPrecision = Literal["auto", "float32", "int8"]
 """A precision, or the choice of it by what int8 costs."""
 
 
-class Source(BaseModel):
+class Provenance(BaseModel):
     """Where a bundle came from: the checkpoint's format and the sha256 of each file read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,20 +53,20 @@ class Parity(BaseModel):
     nats_per_character: dict[Precision, float] = Field(default_factory=dict)
 
 
-class Record(BaseModel):
+class BundleMetadata(BaseModel):
     """What is known of a bundle beside its numbers: how it came about and how it is to be used."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     precision: Precision
     precision_reason: str
     assumptions: tuple[str, ...] = ()
-    source: Source
+    source: Provenance
     parity: Parity
     generation_defaults: dict[str, JsonValue] = Field(default_factory=dict)
     training: dict[str, JsonValue] = Field(default_factory=dict)
 
 
-class Manifest(Record):
+class Manifest(BundleMetadata):
     """A record with what follows from the numbers: all of manifest.json."""
 
     format: Literal[1] = 1
@@ -123,8 +123,8 @@ def check_vocabulary_fits(spec: ModelSpec, tokenizer: Tokenizer) -> None:
         )
 
 
-def compose(
-    ref: ModelRef, spec: ModelSpec, weights: Weights, tokenizer: Tokenizer, record: Record
+def build_files(
+    ref: ModelRef, spec: ModelSpec, weights: Weights, tokenizer: Tokenizer, record: BundleMetadata
 ) -> dict[str, bytes]:
     """The files of a bundle by name, ready for `ModelStore.write`."""
     files = content_files(weights, tokenizer)

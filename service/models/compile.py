@@ -19,7 +19,7 @@ def compile_program(
 
     """
     if precision is Precision.INT8 and has_slow_int8():
-        from service.models.fused import FusedProgram, is_fusible  # noqa: PLC0415
+        from service.models.int8_step import FusedProgram, is_fusible  # noqa: PLC0415
 
         if is_fusible(spec):
             return FusedProgram(spec, weights)

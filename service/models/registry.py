@@ -53,7 +53,7 @@ class Runtime(Protocol):
 R = TypeVar("R", bound=Runtime)
 
 
-class Status(StrEnum):
+class ModelStatus(StrEnum):
     """Where a model is in its life."""
 
     STORED = "stored"
@@ -88,18 +88,18 @@ class LoadedModel(Generic[R]):
 class _Entry(Generic[R]):
     """One version and what the registry does with it."""
 
-    status: Status = Status.STORED
+    status: ModelStatus = ModelStatus.STORED
     loaded: LoadedModel[R] | None = None
     error: str | None = None
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class ModelInfo:
     """One line of the list of models. What is not known of a damaged bundle is None."""
 
     ref: ModelRef
-    status: Status
+    status: ModelStatus
     manifest: Manifest | None
     precision: Precision | None
     size_bytes: int
@@ -134,7 +134,7 @@ class Registry(Generic[R]):
         """
         wanted = self._read_record()
         for ref in wanted:
-            self._entries[ref].status = Status.LOADING
+            self._entries[ref].status = ModelStatus.LOADING
         for ref in wanted:
             try:
                 await self._load(ref, None)
@@ -185,28 +185,28 @@ class Registry(Generic[R]):
         """
         ref = self.resolve(name)
         entry = self._entries[ref]
-        if entry.loaded is not None and entry.status is not Status.DRAINING:
+        if entry.loaded is not None and entry.status is not ModelStatus.DRAINING:
             return entry.loaded
-        if entry.status is Status.LOADING:
+        if entry.status is ModelStatus.LOADING:
             raise ModelNotReady(f"{ref} is being loaded; try again in a moment")
-        if entry.status is Status.FAILED:
+        if entry.status is ModelStatus.FAILED:
             raise ModelNotReady(f"{ref} could not be loaded: {entry.error}")
         raise ModelUnloaded(f"{ref} is not loaded; POST /admin/models/{ref}/load loads it")
 
     def loaded(self) -> Iterator[LoadedModel[R]]:
         """Every model that is ready."""
         for entry in self._entries.values():
-            if entry.loaded is not None and entry.status is Status.READY:
+            if entry.loaded is not None and entry.status is ModelStatus.READY:
                 yield entry.loaded
 
-    def listing(self, ref: ModelRef) -> Listing:
+    def listing(self, ref: ModelRef) -> ModelInfo:
         """What is known of one version. Raises ModelNotFound."""
         entry = self._entry(ref)
         if entry.loaded is not None:
             manifest: Manifest | None = entry.loaded.manifest
         else:
             manifest = self._store.manifest(ref)
-        return Listing(
+        return ModelInfo(
             ref,
             entry.status,
             manifest,
@@ -215,7 +215,7 @@ class Registry(Generic[R]):
             entry.error,
         )
 
-    def listings(self) -> list[Listing]:
+    def listings(self) -> list[ModelInfo]:
         """What is known of every version, in order."""
         return [self.listing(ref) for ref in sorted(self._entries)]
 
@@ -249,11 +249,11 @@ class Registry(Generic[R]):
         entry = self._entry(ref)
         async with entry.changing:
             if entry.loaded is None:
-                entry.status, entry.error = Status.STORED, None
+                entry.status, entry.error = ModelStatus.STORED, None
                 return
-            entry.status = Status.DRAINING
+            entry.status = ModelStatus.DRAINING
             await self._retire(entry.loaded)
-            entry.status, entry.loaded = Status.STORED, None
+            entry.status, entry.loaded = ModelStatus.STORED, None
         self._write_record()
 
     async def delete(self, ref: ModelRef) -> None:
@@ -286,14 +286,17 @@ class Registry(Generic[R]):
     async def _load(self, ref: ModelRef, precision: Precision | None) -> None:
         entry = self._entry(ref)
         async with entry.changing:
-            before, entry.status = entry.loaded, Status.READY if entry.loaded else Status.LOADING
+            before, entry.status = (
+                entry.loaded,
+                ModelStatus.READY if entry.loaded else ModelStatus.LOADING,
+            )
             try:
                 entry.loaded = await self._prepare(ref, precision)
             except CarouselError as error:
                 entry.error = str(error)
-                entry.status = Status.READY if before else Status.FAILED
+                entry.status = ModelStatus.READY if before else ModelStatus.FAILED
                 raise
-            entry.status, entry.error = Status.READY, None
+            entry.status, entry.error = ModelStatus.READY, None
             entry.loaded.runtime.start()
         if before is not None:
             task = asyncio.create_task(self._retire(before))
@@ -335,7 +338,7 @@ class Registry(Generic[R]):
     def _check_unused(self, ref: ModelRef) -> None:
         aliases = [alias for alias, target in self.aliases.items() if target == ref]
         status = self._entry(ref).status
-        if status not in {Status.STORED, Status.FAILED} or aliases:
+        if status not in {ModelStatus.STORED, ModelStatus.FAILED} or aliases:
             why = f"the alias {aliases[0]!r} points at it" if aliases else f"it is {status}"
             raise ModelInUse(
                 f"{ref} cannot be deleted: {why}; unload it and move its aliases first"
@@ -374,7 +377,7 @@ class Registry(Generic[R]):
         wanted = [
             str(ref)
             for ref, entry in sorted(self._entries.items())
-            if entry.loaded or entry.status in {Status.LOADING, Status.FAILED}
+            if entry.loaded or entry.status in {ModelStatus.LOADING, ModelStatus.FAILED}
         ]
         record = {
             "aliases": {alias: str(ref) for alias, ref in sorted(self.aliases.items())},

@@ -17,7 +17,7 @@ import numpy as np
 
 from service.errors import Validation
 from service.models.step import State
-from service.sessions.identity import Identity
+from service.sessions.signing import Signer
 
 STATE_MAGIC, EXPORT_MAGIC = b"CRS1", b"CRX1"
 SIGNATURE_BYTES = 32
@@ -80,7 +80,7 @@ class Export:
     tokens: bytes
     state: bytes  # as pack_state, or empty where nothing has been consumed
 
-    def pack(self, identity: Identity) -> bytes:
+    def pack(self, identity: Signer) -> bytes:
         """The signed bytes."""
         header: dict[str, Any] = {
             "model": self.model,
@@ -94,7 +94,7 @@ class Export:
         return content + identity.sign(content)
 
     @classmethod
-    def unpack(cls, packed: bytes, identity: Identity) -> "Export":
+    def unpack(cls, packed: bytes, identity: Signer) -> "Export":
         """Read `pack`'s bytes; nothing of them is looked at before the signature holds.
 
         Raises:

@@ -7,7 +7,7 @@ Whichever process runs the turn, or has run it, any process can follow it so.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from service.errors import Generation, PositionMismatch, SessionLost
+from service.errors import GenerationFailed, PositionMismatch, SessionLost
 from service.generation.engine import Stream  # noqa: TC001 (as every import here)
 from service.generation.request import (
     Chunk,
@@ -20,10 +20,10 @@ from service.generation.request import (
 from service.generation.stopping import StopMatcher
 from service.models.step import State
 from service.sessions.codec import DamagedState, unpack_state, unpack_tokens
-from service.sessions.order import Order
-from service.sessions.session import Status, Turn
-from service.sessions.store import Found, Store
-from service.sessions.voice import Voice
+from service.sessions.model import SessionModel
+from service.sessions.session import Turn, TurnStatus
+from service.sessions.store import Store, StoredTurn
+from service.sessions.turn_record import TurnRecord
 
 POLL_S = 0.02
 PIECE = 1_024
@@ -33,14 +33,14 @@ STOP_CONTEXT = 1_024
 """Characters before the first event that may belong to the beginning of a stop string."""
 
 _REASONS = {
-    Status.EOS_TOKEN: FinishReason.EOS_TOKEN,
-    Status.LENGTH: FinishReason.LENGTH,
-    Status.STOP_SEQUENCE: FinishReason.STOP_SEQUENCE,
+    TurnStatus.EOS_TOKEN: FinishReason.EOS_TOKEN,
+    TurnStatus.LENGTH: FinishReason.LENGTH,
+    TurnStatus.STOP_SEQUENCE: FinishReason.STOP_SEQUENCE,
 }
 _ENDS = {
-    Status.CANCELLED: "the turn was ended before it was complete: it was cancelled, or its client "
-    "or its process has left",
-    Status.FAILED: "the turn failed: the network's logits were not finite numbers",
+    TurnStatus.CANCELLED: "the turn was ended before it was complete: it was cancelled, or its "
+    "client or its process has left",
+    TurnStatus.FAILED: "the turn failed: the network's logits were not finite numbers",
 }
 
 
@@ -54,8 +54,8 @@ class Replay:
     def __init__(
         self,
         store: Store,
-        voice: Voice,
-        found: Found,
+        voice: SessionModel,
+        found: StoredTurn,
         after: int,
         prompt: str,
         take_over: Callable[[], Awaitable[None]],
@@ -65,7 +65,7 @@ class Replay:
 
         `leave` is called when nobody reads any more.
         """
-        self.turn, self.order = found.session.turn, Order.from_json(found.request)
+        self.turn, self.order = found.session.turn, TurnRecord.from_json(found.request)
         self.prompt = prompt
         self._store, self._voice = store, voice
         self._key, self._birth = found.session.key, found.session.birth
@@ -105,7 +105,7 @@ class Replay:
                 return
             if self.turn.is_over:
                 if self.turn.status in _ENDS:
-                    raise Generation(_ENDS[self.turn.status])
+                    raise GenerationFailed(_ENDS[self.turn.status])
                 if self.turn.finish == self.turn.first:  # it had nothing to say
                     yield Chunk((), (), finish=Finish(_REASONS[self.turn.status], 0))
                 return
@@ -150,9 +150,9 @@ class Replay:
             len(tokens),
             SamplingParams(seed=0, temperature=0.0),
             top_tokens=self.order.asked.top_tokens,
-            origin=self._state,
-            replayed=tokens,
-            keeps_state=True,
+            initial_state=self._state,
+            forced_tokens=tokens,
+            return_state=True,
         )
         self._stream = stream = self._voice.engine.submit(request)
         if self._is_cancelled:  # meanwhile
@@ -166,7 +166,7 @@ class Replay:
         finally:
             stream.cancel()
 
-    async def _read(self, first: int, last: int | None = None) -> Found:
+    async def _read(self, first: int, last: int | None = None) -> StoredTurn:
         found = await self._store.read(self._key, first, last)
         if found.session.birth != self._birth:
             raise SessionLost(f"the session {self._key.id!r} was deleted and made again")
@@ -195,7 +195,7 @@ class Replay:
             shown += self._held[:free]
             del self._held[:free]
         finish = None
-        is_stop = self.turn.status is Status.STOP_SEQUENCE
+        is_stop = self.turn.status is TurnStatus.STOP_SEQUENCE
         if is_last and not is_stop:
             shown += self._held
             self._held.clear()
@@ -215,11 +215,11 @@ class Replay:
 
 def check_whole(turn: Turn) -> None:
     """Whether the log still has all of a turn. Raises PositionMismatch."""
-    if turn.status is Status.REWOUND:
+    if turn.status is TurnStatus.REWOUND:
         raise PositionMismatch(
             f"the session was rewound to before the end of turn {turn.number}, at {turn.finish}"
         )
-    if turn.status is Status.LOST:
+    if turn.status is TurnStatus.LOST:
         raise PositionMismatch(
             f"the store has lost the end of turn {turn.number}; it has what came before position "
             f"{turn.finish}"

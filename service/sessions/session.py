@@ -14,7 +14,7 @@ NARROW_VOCABULARY = 256
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-class Status(StrEnum):
+class TurnStatus(StrEnum):
     """How the last turn stands."""
 
     NONE = "none"
@@ -62,12 +62,12 @@ class Turn:
     start: int
     first: int
     finish: int | None  # None while it runs
-    status: Status
+    status: TurnStatus
 
     @property
     def is_over(self) -> bool:
         """Whether nothing will come after what is there."""
-        return self.status is not Status.RUNNING
+        return self.status is not TurnStatus.RUNNING
 
     def event_id(self, position: int) -> "EventId":
         """The id of the event that brings the session to `position`."""

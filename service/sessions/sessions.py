@@ -34,35 +34,35 @@ from service.sessions.codec import (
     unpack_state,
     unpack_tokens,
 )
-from service.sessions.hot import HotStates
-from service.sessions.identity import Identity
-from service.sessions.ledger import Ledger
-from service.sessions.live import Ending, LiveTurn, Reading
-from service.sessions.order import Order
+from service.sessions.group_commit import GroupCommit
+from service.sessions.model import SessionModel
 from service.sessions.replay import STOP_CONTEXT, Replay, check_whole
+from service.sessions.running_turn import Delivery, RunningTurn, TurnResult
 from service.sessions.session import (
     DEFAULT_TTL_S,
     EventId,
     OnDisconnect,
     Session,
     SessionKey,
-    Status,
+    TurnStatus,
     token_width,
 )
+from service.sessions.signing import Signer
+from service.sessions.state_cache import StateCache
 from service.sessions.store import (
     LIFE_MS,
     MARK_EVERY,
     WINDOW,
     Begun,
     Busy,
-    Earlier,
-    Found,
-    Retry,
+    IdempotencyKey,
+    IdempotentReplay,
     Store,
+    StoredTurn,
     Tail,
     new_stamp,
 )
-from service.sessions.voice import Voice
+from service.sessions.turn_record import TurnRecord
 
 BEAT_S = 1.0
 
@@ -85,13 +85,13 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class TurnRequest:
     """What a turn is to do, and on which conditions."""
 
     request: GenerationRequest  # its prompt is what is new; may be empty
     mode: OnDisconnect
     reply: dict[str, Any]
-    retry: Retry | None = None
+    retry: IdempotencyKey | None = None
     expected_position: int | None = None
     is_whole: bool = False  # whether nobody reads it before its end
     shows_prompt: bool = False  # whether the answer begins with it
@@ -110,10 +110,10 @@ class _Past:
 class Sessions:
     """Every operation on sessions. Belongs to one event loop. Raises what `Store` raises."""
 
-    def __init__(self, store: Store, ledger: Ledger, identity: Identity) -> None:
+    def __init__(self, store: Store, ledger: GroupCommit, identity: Signer) -> None:
         self._store, self._ledger, self._identity = store, ledger, identity
-        self._hot = HotStates()
-        self._live: dict[SessionKey, LiveTurn] = {}
+        self._hot = StateCache()
+        self._live: dict[SessionKey, RunningTurn] = {}
         self._beginning: set[str] = set()  # nonces of which it is not known yet what they became
         self._to_release: set[tuple[SessionKey, str]] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -142,7 +142,7 @@ class Sessions:
     async def create(
         self,
         owner: str,
-        voice: Voice,
+        voice: SessionModel,
         session_id: str | None,
         *,
         seed: int | None = None,
@@ -177,7 +177,9 @@ class Sessions:
         """A session as it stands."""
         return (await self._store.read(key, 0, 0)).session
 
-    async def text(self, key: SessionKey, voice: Voice, first: int, most: int) -> tuple[str, int]:
+    async def text(
+        self, key: SessionKey, voice: SessionModel, first: int, most: int
+    ) -> tuple[str, int]:
         """At most `most` tokens' text from position `first` on, and the position after it."""
         found = await self._store.read(key, first, first + most)
         _check_voice(found.session, voice)
@@ -188,7 +190,9 @@ class Sessions:
         tokens = unpack_tokens(found.tokens, found.session.width)
         return voice.tokenizer.decode(tokens), first + len(tokens)
 
-    async def past(self, key: SessionKey, voice: Voice) -> tuple[State | None, Sequence[int]]:
+    async def past(
+        self, key: SessionKey, voice: SessionModel
+    ) -> tuple[State | None, Sequence[int]]:
         """A state of the session as it stands, and the tokens that this state has not consumed.
 
         Nothing is changed by it, and a turn that runs goes on. Raises StateModelMismatch.
@@ -234,7 +238,7 @@ class Sessions:
         if key in self._live:
             self._ledger.add(self._live[key])  # it hears that it is gone
 
-    async def export(self, key: SessionKey, voice: Voice) -> bytes:
+    async def export(self, key: SessionKey, voice: SessionModel) -> bytes:
         """All of it, signed; the state has consumed every token but the last."""
         found = await self._store.read(key)
         session = found.session
@@ -254,7 +258,7 @@ class Sessions:
         """Read an exported session. Raises Validation."""
         return Export.unpack(content, self._identity)
 
-    async def import_(self, owner: str, exported: Export, voice: Voice) -> Session:
+    async def import_(self, owner: str, exported: Export, voice: SessionModel) -> Session:
         """Make a session of an exported one. Raises StateModelMismatch, Validation."""
         if exported.digest != voice.digest:
             raise StateModelMismatch(
@@ -282,7 +286,9 @@ class Sessions:
 
     # -- a turn
 
-    async def begin(self, session: Session, voice: Voice, ask: Ask) -> LiveTurn | Replay:
+    async def begin(
+        self, session: Session, voice: SessionModel, ask: TurnRequest
+    ) -> RunningTurn | Replay:
         """Begin a turn, or follow the one that the same idempotency key began.
 
         Raises:
@@ -292,7 +298,7 @@ class Sessions:
         _check_voice(session, voice)
         voice.engine.check_room()
         begun = await self._begin(session, voice, ask, "turn")
-        if isinstance(begun, LiveTurn):
+        if isinstance(begun, RunningTurn):
             return begun
         if not begun.is_turn:
             raise Validation("the Idempotency-Key belongs to an append, not to a turn")
@@ -303,24 +309,26 @@ class Sessions:
     async def append(
         self,
         session: Session,
-        voice: Voice,
+        voice: SessionModel,
         prompt: Sequence[int],
-        retry: Retry | None = None,
+        retry: IdempotencyKey | None = None,
         expected_position: int | None = None,
     ) -> int:
         """Feed a session without generating; return its position. Raises as `begin`."""
         _check_voice(session, voice)
         voice.engine.check_room()
         request = GenerationRequest(prompt, 0, SamplingParams(session.seed))
-        ask = Ask(request, OnDisconnect.CONTINUE, {}, retry, expected_position)
+        ask = TurnRequest(request, OnDisconnect.CONTINUE, {}, retry, expected_position)
         begun = await self._begin(session, voice, ask, "append")
-        if not isinstance(begun, LiveTurn):
+        if not isinstance(begun, RunningTurn):
             return begun.position
         async for _ in begun.stream:
             pass
         return begun.position
 
-    async def follow(self, key: SessionKey, voice: Voice, after: EventId | None) -> Replay | None:
+    async def follow(
+        self, key: SessionKey, voice: SessionModel, after: EventId | None
+    ) -> Replay | None:
         """The running or last turn after an event; None where nothing comes after it.
 
         Raises:
@@ -346,12 +354,12 @@ class Sessions:
             return None
         return await self._replay(voice, found, position)
 
-    async def _replay(self, voice: Voice, found: Found, after: int) -> Replay:
+    async def _replay(self, voice: SessionModel, found: StoredTurn, after: int) -> Replay:
         session, turn = found.session, found.session.turn
         if not found.request:
             raise SessionLost("the store has lost what the session's last turn was asked to do")
         prompt = ""
-        if Order.from_json(found.request).shows_prompt:
+        if TurnRecord.from_json(found.request).shows_prompt:
             prompt, _ = await self.text(session.key, voice, turn.start, turn.first - turn.start)
 
         async def take_over() -> None:
@@ -363,11 +371,11 @@ class Sessions:
         return Replay(self._store, voice, found, after, prompt, take_over, leave)
 
     async def _begin(
-        self, session: Session, voice: Voice, ask: Ask, kind: str
-    ) -> LiveTurn | Earlier:
+        self, session: Session, voice: SessionModel, ask: TurnRequest, kind: str
+    ) -> RunningTurn | IdempotentReplay:
         key, nonce = session.key, new_stamp()
         hot = self._hot.get(key)
-        order = Order.of(ask.request, ask.mode, ask.reply, shows_prompt=ask.shows_prompt)
+        order = TurnRecord.of(ask.request, ask.mode, ask.reply, shows_prompt=ask.shows_prompt)
         begun = None
         self._beginning.add(nonce)
         try:
@@ -382,7 +390,7 @@ class Sessions:
                 known=hot.session if hot else None,
                 retry=ask.retry,
             )
-            if isinstance(begun, Earlier):
+            if isinstance(begun, IdempotentReplay):
                 return begun
             if isinstance(begun, Busy):
                 self._let_go(key, begun.nonce)
@@ -394,7 +402,7 @@ class Sessions:
                 tokens = (*hot.tokens, *ask.request.prompt)
                 first = hot.session.position - len(hot.tokens)
                 past = _Past(hot.state, first, tokens, hot.state.position)
-            reading = Reading(ask.mode, ask.is_whole)
+            reading = Delivery(ask.mode, ask.is_whole)
             return self._run(begun.session, nonce, voice, ask.request, reading, past)
         except BaseException as error:  # a cancelled caller's too
             is_refused = isinstance(error, _REFUSALS) and not isinstance(begun, Begun)
@@ -404,7 +412,7 @@ class Sessions:
         finally:
             self._beginning.discard(nonce)
 
-    async def _resume(self, key: SessionKey, voice: Voice) -> None:
+    async def _resume(self, key: SessionKey, voice: SessionModel) -> None:
         """Go on with a turn that no living process runs, for whoever follows its log."""
         if key in self._live:
             return  # it runs here; a store that was away has forgotten that this process lives
@@ -418,7 +426,7 @@ class Sessions:
             session, text, tail = resumed
             _check_voice(session, voice)
             past = await self._past(session, voice, tail)
-            order = Order.from_json(text)
+            order = TurnRecord.from_json(text)
             n_said = session.position - session.turn.first
             least = order.asked.min_new_tokens
             n_watched = min(max(0, n_said - least), STOP_CONTEXT)
@@ -428,10 +436,10 @@ class Sessions:
                 order.request((), constraint),
                 max_new_tokens=order.asked.max_new_tokens - n_said,
                 min_new_tokens=max(0, least - n_said),
-                said=voice.tokenizer.decode(said),
+                stop_context=voice.tokenizer.decode(said),
             )
             status = _end_of(request)
-            reading = Reading(OnDisconnect.CONTINUE)
+            reading = Delivery(OnDisconnect.CONTINUE)
             self._run(session, nonce, voice, request, reading, past, status).detach()
         except BaseException:
             self._to_release.add((key, nonce))
@@ -439,7 +447,9 @@ class Sessions:
         finally:
             self._beginning.discard(nonce)
 
-    async def _constraint(self, session: Session, voice: Voice, order: Order) -> Constraint | None:
+    async def _constraint(
+        self, session: Session, voice: SessionModel, order: TurnRecord
+    ) -> Constraint | None:
         """What the running turn's constraint lets follow what it has said."""
         source = order.constraint
         if source is None:
@@ -460,22 +470,22 @@ class Sessions:
         self,
         session: Session,
         nonce: str,
-        voice: Voice,
+        voice: SessionModel,
         request: GenerationRequest,
-        reading: Reading,
+        reading: Delivery,
         past: _Past,
-        status: Status | None = None,
-    ) -> LiveTurn:
+        status: TurnStatus | None = None,
+    ) -> RunningTurn:
         consumed = past.state.position if past.state else 0
         n_before = consumed - past.first  # tokens that the state has consumed
         request = replace(
             request,
             prompt=tuple(past.tokens[n_before:]),
-            recent=tuple(past.tokens[max(0, n_before - WINDOW) : n_before]),
-            origin=past.state,
-            keeps_state=True,
+            penalty_context=tuple(past.tokens[max(0, n_before - WINDOW) : n_before]),
+            initial_state=past.state,
+            return_state=True,
         )
-        live = LiveTurn(
+        live = RunningTurn(
             session, nonce, voice.engine, request, reading, past.snapshot_position, self._ended
         )
         self._live[session.key] = live
@@ -485,7 +495,7 @@ class Sessions:
             live.close(status, self._ledger.add)
         return live
 
-    async def _past(self, session: Session, voice: Voice, tail: Tail) -> _Past:
+    async def _past(self, session: Session, voice: SessionModel, tail: Tail) -> _Past:
         """Restore what a turn goes on from, from an older state where the latest is damaged."""
         state, is_damaged = _unpacked(tail.state, voice)
         if state is not None and state.position >= session.position:
@@ -503,15 +513,15 @@ class Sessions:
             first, packed = base, found.tokens
         return _Past(state, first, unpack_tokens(packed, session.width), snapshot_position)
 
-    async def _settle(self, voice: Voice, past: _Past) -> State:
+    async def _settle(self, voice: SessionModel, past: _Past) -> State:
         """The state that has consumed every token but the last."""
         consumed = past.state.position if past.state else 0
         request = GenerationRequest(
             past.tokens[consumed - past.first :],
             0,
             SamplingParams(0),
-            origin=past.state,
-            keeps_state=True,
+            initial_state=past.state,
+            return_state=True,
         )
         state = past.state
         async for chunk in voice.engine.submit(request):
@@ -521,7 +531,7 @@ class Sessions:
 
     # -- what happens by itself
 
-    def _ended(self, ending: Ending) -> None:
+    def _ended(self, ending: TurnResult) -> None:
         key = ending.turn.session.key
         if self._live.get(key) is ending.turn:
             del self._live[key]
@@ -553,16 +563,16 @@ class Sessions:
             await asyncio.sleep(BEAT_S)
 
 
-def retry_of(key: str | None, *asked: object) -> Retry | None:
+def retry_of(key: str | None, *asked: object) -> IdempotencyKey | None:
     """An idempotency key with the fingerprint of what was asked."""
     if key is None:
         return None
     if not 1 <= len(key) <= 255:
         raise Validation(f"the Idempotency-Key has {len(key)} characters; 1 to 255 are allowed")
-    return Retry(key, hashlib.sha256(repr(asked).encode()).hexdigest()[:32])
+    return IdempotencyKey(key, hashlib.sha256(repr(asked).encode()).hexdigest()[:32])
 
 
-def _check_voice(session: Session, voice: Voice) -> None:
+def _check_voice(session: Session, voice: SessionModel) -> None:
     if session.digest != voice.digest:
         raise StateModelMismatch(
             f"the session's state belongs to {session.model} with the digest {session.digest}; "
@@ -570,7 +580,7 @@ def _check_voice(session: Session, voice: Voice) -> None:
         )
 
 
-def _unpacked(packed: bytes, voice: Voice) -> tuple[State | None, bool]:
+def _unpacked(packed: bytes, voice: SessionModel) -> tuple[State | None, bool]:
     """A state, or None and whether that is because it is damaged."""
     if not packed:
         return None, False
@@ -581,17 +591,17 @@ def _unpacked(packed: bytes, voice: Voice) -> tuple[State | None, bool]:
         return None, True
 
 
-def _end_of(request: GenerationRequest) -> Status | None:
+def _end_of(request: GenerationRequest) -> TurnStatus | None:
     """How a turn has ended, if all that it was to say is in the log already.
 
     `request` is what is left of it; the log's end is what it has `said`.
     """
     matcher, stop = StopMatcher(request.stop), None
-    for character in request.said:
+    for character in request.stop_context:
         _, stop = matcher.push(character)
     if stop is not None:
-        return Status.STOP_SEQUENCE
+        return TurnStatus.STOP_SEQUENCE
     constraint, left = request.constraint, request.max_new_tokens
     if constraint is not None and constraint.is_over(START, left):
-        return Status.EOS_TOKEN
-    return Status.LENGTH if left <= 0 else None
+        return TurnStatus.EOS_TOKEN
+    return TurnStatus.LENGTH if left <= 0 else None

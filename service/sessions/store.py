@@ -22,10 +22,10 @@ from service.errors import (
     StateModelMismatch,
     Validation,
 )
-from service.sessions.identity import Identity
-from service.sessions.link import Link, Reply
-from service.sessions.session import Session, SessionKey, Status, Turn
-from service.sessions.wire import Value  # noqa: TC001 (as every import here)
+from service.sessions.redis_client import Reply, ScriptClient
+from service.sessions.redis_connection import Value  # noqa: TC001 (as every import here)
+from service.sessions.session import Session, SessionKey, Turn, TurnStatus
+from service.sessions.signing import Signer
 
 PREFIX = "carousel:"
 SNAPSHOT_EVERY = 4_096
@@ -43,7 +43,7 @@ WINDOW = 1_024
 
 
 @dataclass(frozen=True, slots=True)
-class Retry:
+class IdempotencyKey:
     """An idempotency key and what was asked with it."""
 
     key: str
@@ -75,7 +75,7 @@ class Busy:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CommitEntry:
     """What a turn adds to its session: tokens from `position` on, a state, its end.
 
     One that adds nothing says that the turn goes on: its session does not expire.
@@ -85,14 +85,14 @@ class Entry:
     nonce: str  # of the turn's beginning: whoever began later has another, and this one no say
     position: int
     tokens: bytes
-    status: Status | None
+    status: TurnStatus | None
     snapshot: str = ""  # name, which ends in the state's position
     state: bytes = b""
     mark: str = ""  # the number of the mark that the state is too
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class StoredTurn:
     """A session as it stands, its last turn's request, and the tokens that were asked for."""
 
     session: Session
@@ -102,10 +102,10 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
+class IdempotentReplay:
     """What the same idempotency key began before: a turn, or an append."""
 
-    found: Found  # the session, with that turn as its last one
+    found: StoredTurn  # the session, with that turn as its last one
     is_turn: bool
     position: int  # after its prompt
 
@@ -128,7 +128,9 @@ class Store:
     SessionNotFound.
     """
 
-    def __init__(self, link: Link, commits: Link, identity: Identity, process: str) -> None:
+    def __init__(
+        self, link: ScriptClient, commits: ScriptClient, identity: Signer, process: str
+    ) -> None:
         """`commits` is a link of its own, so that no request delays a token."""
         self._link, self._commits, self._identity = link, commits, identity
         self._process, self._own_name = process, f"{PREFIX}process:{process}"
@@ -161,7 +163,7 @@ class Store:
             "start": 0,
             "first": 0,
             "finish": 0,
-            "status": Status.NONE,
+            "status": TurnStatus.NONE,
             "position": position,
             "stamp": new_stamp(),
             "tail": new_name(),
@@ -197,8 +199,8 @@ class Store:
         request: str,
         expected_position: int | None = None,
         known: Session | None = None,
-        retry: Retry | None = None,
-    ) -> Begun | Earlier | Busy:
+        retry: IdempotencyKey | None = None,
+    ) -> Begun | IdempotentReplay | Busy:
         """Begin a turn or an append: log the prompt, keep other writers out.
 
         `birth` is that of the session as the caller knows it, and `known` that of which he has the
@@ -231,7 +233,7 @@ class Store:
             raise _lost_log(key)
         raise self._refusal(key, reply, expected_position)
 
-    async def commit(self, stamp: str, entries: Sequence[Entry]) -> list[tuple[str, int]]:
+    async def commit(self, stamp: str, entries: Sequence[CommitEntry]) -> list[tuple[str, int]]:
         """Add to many sessions in one round trip; for each what came of it and its position."""
         args: list[Value] = [stamp]
         for entry in entries:
@@ -262,15 +264,15 @@ class Store:
         """Let anybody take over the turn that `nonce` began, if it runs."""
         await self._link.call("release", [_record(key)], [nonce])
 
-    async def read(self, key: SessionKey, first: int = 0, last: int | None = None) -> Found:
+    async def read(self, key: SessionKey, first: int = 0, last: int | None = None) -> StoredTurn:
         """The session, and its log's tokens from `first` to `last`."""
         return await self._read(key, first, last)
 
-    async def read_turn(self, key: SessionKey) -> Found:
+    async def read_turn(self, key: SessionKey) -> StoredTurn:
         """The session, and its last turn's own tokens."""
         return await self._read(key, None, None)
 
-    async def _read(self, key: SessionKey, first: int | None, last: int | None) -> Found:
+    async def _read(self, key: SessionKey, first: int | None, last: int | None) -> StoredTurn:
         limits: list[Value] = ["" if limit is None else limit for limit in (first, last)]
         reply = await self._link.call("read", [_record(key)], limits)
         if reply[0] != b"FOUND":
@@ -281,7 +283,7 @@ class Store:
         ends = session.position if last is None else min(last, session.position)
         if len(tokens) != max(0, ends - first) * session.width:
             raise _lost_log(key)
-        return Found(session, reply[2].decode(), bool(reply[3]), tokens)
+        return StoredTurn(session, reply[2].decode(), bool(reply[3]), tokens)
 
     async def state_before(
         self, key: SessionKey, position: int, *, latest_is_damaged: bool = False
@@ -392,7 +394,7 @@ def _record(key: SessionKey) -> str:
     return f"{PREFIX}session:{key}"
 
 
-def _retry(key: SessionKey, retry: Retry | None) -> str:
+def _retry(key: SessionKey, retry: IdempotencyKey | None) -> str:
     if retry is None:
         return f"{PREFIX}retry:"
     digest = hashlib.sha256(f"{key.id}\0{retry.key}".encode()).hexdigest()[:32]
@@ -423,7 +425,7 @@ def _gone_on(known: Session, stamp: str, kind: str, epoch: int, number: int, fir
     """A session as the record is, of which nothing else has changed."""
     turn = known.turn
     if kind == "turn":
-        turn = Turn(epoch, number, known.position, first, None, Status.RUNNING)
+        turn = Turn(epoch, number, known.position, first, None, TurnStatus.RUNNING)
     return replace(known, epoch=epoch, position=first, stamp=stamp, active=kind, turn=turn)
 
 
@@ -444,15 +446,15 @@ def _turn(fields: dict[str, str]) -> Turn:
         start=int(fields["start"]),
         first=int(fields["first"]),
         finish=int(finish) if finish else None,
-        status=Status(fields["status"] or Status.RUNNING),
+        status=TurnStatus(fields["status"] or TurnStatus.RUNNING),
     )
 
 
-def _earlier(key: SessionKey, reply: Reply) -> Earlier:
+def _earlier(key: SessionKey, reply: Reply) -> IdempotentReplay:
     fields, session = _fields(reply[1]), _session(key, reply[2])
     session = replace(session, turn=_turn(fields))
-    found = Found(session, fields["request"], bool(reply[3]), reply[4])
-    return Earlier(found, fields["kind"] == "turn", int(fields["position"]))
+    found = StoredTurn(session, fields["request"], bool(reply[3]), reply[4])
+    return IdempotentReplay(found, fields["kind"] == "turn", int(fields["position"]))
 
 
 def _fields(pairs: list[bytes]) -> dict[str, str]:

@@ -14,14 +14,14 @@ from service.errors import CarouselError, Exists, OutOfTime, StoreFull, StoreUna
 from service.models.spec import ModelRef, Weights
 from service.models.store import ModelStore
 from service.training.checkpoint import BEST, LAST
-from service.training.corpora import Corpora
+from service.training.cleanup import tidy
 from service.training.corpus import Corpus
-from service.training.events import Checkpoint, Progress, TrainEvent, Validation
-from service.training.job import Change, Job, JobKey, Status, after
-from service.training.leftovers import tidy
+from service.training.corpus_store import CorpusStore
+from service.training.events import CheckpointEvent, ProgressEvent, TrainEvent, ValidationEvent
+from service.training.heartbeat import Heartbeat
+from service.training.job import JobKey, JobStatus, TrainJob, Transition, after
 from service.training.publication import Publication
-from service.training.pulse import Pulse
-from service.training.queue import JobQueue, Superseded
+from service.training.queue import Fenced, JobQueue
 
 PATIENCE_S, AGAIN_S = 30.0, 0.5
 """How long what has been learnt waits for a store of jobs that is away."""
@@ -36,7 +36,7 @@ class Attempt:
     def __init__(
         self,
         queue: JobQueue,
-        corpora: Corpora,
+        corpora: CorpusStore,
         store: ModelStore,
         folder: Path,
         key: JobKey,
@@ -45,7 +45,7 @@ class Attempt:
         """`folder` is where the job's attempts have their checkpoints."""
         self._queue, self._corpora, self._store = queue, corpora, store
         self._folder, self._key, self._number = folder, key, number
-        self._pulse = Pulse(queue, key, number)
+        self._pulse = Heartbeat(queue, key, number)
 
     def leave(self) -> None:
         """Stop at the end of the step, for another worker to go on. From any thread."""
@@ -53,7 +53,7 @@ class Attempt:
 
     def run(self) -> None:
         """Train and publish. Blocks; whatever goes wrong is in the job's record, or its end is."""
-        with contextlib.suppress(Superseded):
+        with contextlib.suppress(Fenced):
             job = self._queue.claim(self._key, self._number)
             self._pulse.start()
             try:
@@ -62,14 +62,14 @@ class Attempt:
                 self._pulse.stop()
             self._settle(change, error)
 
-    def _outcome(self, job: Job) -> tuple[Change | None, dict[str, str] | None]:
+    def _outcome(self, job: TrainJob) -> tuple[Transition | None, dict[str, str] | None]:
         """What becomes of the job, and why it has failed."""
         try:
             return self._train(job), None
-        except Superseded:
+        except Fenced:
             raise
         except (StoreUnavailable, StoreFull):  # the text is not to blame
-            return Change.RELEASE, None
+            return Transition.RELEASE, None
         except CarouselError as failure:
             error = _error(str(failure), failure.code)
         except MemoryError:
@@ -81,25 +81,25 @@ class Attempt:
         except Exception:  # noqa: BLE001 (the record has to say that it ended)
             _log.exception("the job %s has failed", self._key.id)
             error = _error("the training has failed; the worker's log says why", "training_failed")
-        return Change.FAIL, error
+        return Transition.FAIL, error
 
-    def _settle(self, change: Change | None, error: dict[str, str] | None) -> None:
+    def _settle(self, change: Transition | None, error: dict[str, str] | None) -> None:
         key, number = self._key, self._number
         try:
-            if change is Change.RELEASE:
+            if change is Transition.RELEASE:
                 _patiently(lambda: self._queue.release(key, number))
             elif change is not None:
                 _patiently(lambda: self._queue.settle(key, number, change, error))
         except (StoreUnavailable, StoreFull) as away:
             _log.warning("the job %s is left to the next attempt: %s", key.id, away)
             return
-        ended = Status.SUCCEEDED if change is None else after(Status.RUNNING, change)
+        ended = JobStatus.SUCCEEDED if change is None else after(JobStatus.RUNNING, change)
         assert ended is not None
         tidy(self._folder, ended)
 
-    def _train(self, job: Job) -> Change | None:
+    def _train(self, job: TrainJob) -> Transition | None:
         """Train; returns what becomes of the job, None where its loading is still to come."""
-        from service.training.trainer import Ending, train  # noqa: PLC0415 (TensorFlow: seconds)
+        from service.training.trainer import StopReason, train  # noqa: PLC0415 (TensorFlow: seconds)
 
         corpus = self._corpora.read(self._key.owner, job.order.corpus)
         vocabulary, initial = self._beginning(job, corpus)
@@ -112,17 +112,17 @@ class Attempt:
             report=self._report,
             should_stop=self._pulse.shall_stop,
         )
-        if trained.ending is Ending.STOPPED:
-            return Change.CANCEL if self._pulse.is_cancelled else Change.RELEASE
+        if trained.ending is StopReason.STOPPED:
+            return Transition.CANCEL if self._pulse.is_cancelled else Transition.RELEASE
         if trained.weights is None:
             raise OutOfTime("nothing was judged before the time was up: raise max_seconds")
         ref = self._publish(job, Publication.of(job.order, job.key.id, corpus, vocabulary, trained))
         loads = job.order.load_when_done
         told = {"model": str(ref)}
         self._surely_tell("published", told, model=str(ref), published=loads)
-        return None if loads else Change.SUCCEED
+        return None if loads else Transition.SUCCEED
 
-    def _beginning(self, job: Job, corpus: Corpus) -> tuple[tuple[str, ...], Weights | None]:
+    def _beginning(self, job: TrainJob, corpus: Corpus) -> tuple[tuple[str, ...], Weights | None]:
         if job.order.initial_model is None:
             return corpus.vocabulary, None
         bundle = self._store.read(ModelRef.parse(job.order.initial_model))
@@ -146,16 +146,16 @@ class Attempt:
         data: dict[str, Any] = asdict(event)
         fields: dict[str, Any] = {}
         match event:
-            case Progress():
+            case ProgressEvent():
                 fields["progress"] = data
-            case Validation():
+            case ValidationEvent():
                 fields["validation"] = data
                 if event.is_best:
                     fields["best"] = data
-            case Checkpoint():
+            case CheckpointEvent():
                 data.pop("path")  # of this machine, not for people
         try:
-            self._queue.tell(self._key, self._number, type(event).__name__.lower(), data, **fields)
+            self._queue.tell(self._key, self._number, event.kind, data, **fields)
         except CarouselError as error:  # the text is learnt all the same
             _log.warning("an event of the job %s was lost: %s", self._key.id, error)
 
@@ -166,7 +166,7 @@ class Attempt:
         """Raises Superseded where this attempt may change nothing any more."""
         _patiently(lambda: self._queue.beat(self._key, self._number))
 
-    def _publish(self, job: Job, publication: Publication) -> ModelRef:
+    def _publish(self, job: TrainJob, publication: Publication) -> ModelRef:
         """Store the model once, under the version that the record keeps for this job."""
         version = job.version
         while True:

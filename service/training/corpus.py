@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from service.errors import Validation
 from service.models.tokenizer import Tokenizer
-from service.training.recipe import edge_of
+from service.training.recipe import split_index
 
 Tokens = npt.NDArray[np.int32]
 
 MIN_CHARACTERS = 2
-"""Below this there is nothing to predict; what a batch needs is checked by `Lanes`."""
+"""Below this there is nothing to predict; what a batch needs is checked by `BPTTBatches`."""
 
 MAX_MARKS = 30
 """Combining marks in a row, as in UAX #15's stream-safe text: composing sorts each such run."""
@@ -104,7 +104,7 @@ class Corpus:
 
         """
         tokens = encoded(self.text, vocabulary)
-        edge = edge_of(len(tokens), validation_fraction)
+        edge = split_index(len(tokens), validation_fraction)
         return Split(tokens[:edge], tokens[edge:], len(self.text[edge:].encode()))
 
 
@@ -160,14 +160,14 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class BPTTChunk:
     """What one step reads: a piece of every lane, and for each character the one after it."""
 
     inputs: Tokens  # (lanes, characters) int32
     targets: Tokens  # (lanes, characters) int32
 
 
-class Lanes:
+class BPTTBatches:
     """A text read as parallel lanes, window after window.
 
     Lane k is the k-th equal stretch of the text, and window n + 1 begins where window n ended: a
@@ -191,11 +191,11 @@ class Lanes:
         self._width = window_characters
         self.n_spare = len(tokens) - 1 - n_lanes * window_characters * self.n_windows
 
-    def window(self, index: int, start: int = 0) -> Window:
+    def window(self, index: int, start: int = 0) -> BPTTChunk:
         """Window `index` of the pass that begins at character `start`."""
-        return Window(self._piece(index, start), self._piece(index, start + 1))
+        return BPTTChunk(self._piece(index, start), self._piece(index, start + 1))
 
-    def windows(self, start: int = 0) -> Iterator[Window]:
+    def windows(self, start: int = 0) -> Iterator[BPTTChunk]:
         """All windows of one pass, in the order of the text."""
         return (self.window(index, start) for index in range(self.n_windows))
 
@@ -206,7 +206,7 @@ class Lanes:
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedWindow:
+class EvaluationChunk:
     """A window, and which of its predictions count: a warm-up's and a filling's do not."""
 
     inputs: Tokens  # (lanes, characters) int32
@@ -214,7 +214,7 @@ class JudgedWindow:
     counted: npt.NDArray[np.float32]  # (lanes, characters) float32, 0 or 1
 
 
-class JudgedLanes:
+class EvaluationBatches:
     """A text read whole, every character but the first predicted once.
 
     As one lane it would take a step for every character. As several, each begins its stretch
@@ -246,9 +246,9 @@ class JudgedLanes:
         self._targets = tokens[at + 1]
         self._counted = counted.astype(np.float32)
 
-    def __iter__(self) -> Iterator[JudgedWindow]:
+    def __iter__(self) -> Iterator[EvaluationChunk]:
         for left in range(0, self._inputs.shape[1], self._width):
             columns = slice(left, left + self._width)
-            yield JudgedWindow(
+            yield EvaluationChunk(
                 self._inputs[:, columns], self._targets[:, columns], self._counted[:, columns]
             )

@@ -12,19 +12,19 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from service.errors import Validation
-from service.models.bundle import Record, Source, compose, sha256_hex
+from service.models.bundle import BundleMetadata, Provenance, build_files, sha256_hex
 from service.models.parity import measure
 from service.models.reference import ReferenceModel
 from service.models.spec import ModelRef, ModelSpec, Weights
 from service.models.store import ModelStore
 from service.models.tokenizer import Tokenizer
-from service.training.card import CARD, model_card
 from service.training.corpus import Corpus, Tokens
+from service.training.demo_card import CARD, model_card
+from service.training.demo_corpus import ALPHABET, topics_text
 from service.training.events import TrainEvent
-from service.training.events import Validation as Judgement
-from service.training.recipe import Architecture, Recipe, Schedule
+from service.training.events import ValidationEvent as Judgement
+from service.training.recipe import Architecture, Hyperparameters, Recipe
 from service.training.sample import TEMPERATURE, sample_text
-from service.training.topics import ALPHABET, topics_text
 from service.training.trainer import framework_versions, train
 
 PROMPTS = ("The with statement ", "class ")
@@ -36,7 +36,7 @@ ORDER_SEED = 3
 VALIDATION_SHARE = 0.06
 RECIPE = Recipe(
     Architecture(embedding_dim=64, units=448, layers=1, dropout=0.3),
-    Schedule(
+    Hyperparameters(
         epochs=22,
         batch_size=32,
         sequence_length=64,
@@ -126,17 +126,17 @@ def bundle_files(ref: ModelRef, text: str, kept: Path) -> dict[str, bytes]:
     training["validation_nats"] = round(nats, 4)
     training["validation_bits_per_character"] = round(nats / math.log(2), 4)
     verdict = measure(spec, weights, "auto")
-    record = Record(
+    record = BundleMetadata(
         precision=verdict.precision,
         precision_reason=verdict.reason,
-        source=Source(format="trained", files={"pydoc_data.topics": sha256}),
+        source=Provenance(format="trained", files={"pydoc_data.topics": sha256}),
         parity=verdict.parity,
         generation_defaults={"do_sample": True, "temperature": TEMPERATURE},
         training=training,
     )
     samples = [_sample(reference, tokenizer, prompt) for prompt in PROMPTS]
     card = model_card(ref, spec, record, samples)
-    return compose(ref, spec, weights, tokenizer, record) | {CARD: card.encode()}
+    return build_files(ref, spec, weights, tokenizer, record) | {CARD: card.encode()}
 
 
 def _nats_per_character(reference: ReferenceModel, tokens: Tokens) -> float:

@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ProgressEvent:
     """How far the training is; said about once a second."""
 
+    kind: ClassVar = "progress"  # the name of the event in the job's stream
     step: int
     n_steps: int
     epoch: float
@@ -18,9 +20,10 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Validation:
+class ValidationEvent:
     """What the whole validation text costs; `training_nats` is the mean since the one before."""
 
+    kind: ClassVar = "validation"  # the name of the event in the job's stream
     step: int
     n_steps: int
     epoch: float
@@ -43,23 +46,25 @@ class Validation:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class CheckpointEvent:
     """A file from which training goes on (`last`), or whose weights are to be served (`best`)."""
 
+    kind: ClassVar = "checkpoint"  # the name of the event in the job's stream
     step: int
     name: str
     path: str
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SampleEvent:
     """What the model writes, from the same draws each time."""
 
+    kind: ClassVar = "sample"  # the name of the event in the job's stream
     step: int
     text: str
 
 
-TrainEvent = Progress | Validation | Sample | Checkpoint
+TrainEvent = ProgressEvent | ValidationEvent | SampleEvent | CheckpointEvent
 
 
 def perplexity(nats: float) -> float:

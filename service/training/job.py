@@ -6,7 +6,13 @@ from typing import Any, Self, cast
 
 from service.errors import Validation
 from service.models.spec import MAX_LAYERS, Cell, check_name
-from service.training.recipe import Architecture, Recipe, Schedule, WantedArithmetic, edge_of
+from service.training.recipe import (
+    Architecture,
+    Hyperparameters,
+    Recipe,
+    WantedArithmetic,
+    split_index,
+)
 
 MAX_CRASHES = 3
 """A job whose process has died so often is the likely cause, and is not tried again."""
@@ -18,7 +24,7 @@ MAX_STEP_CHARACTERS = 262_144
 MAX_PARAMETERS = 50_000_000
 
 
-class Status(StrEnum):
+class JobStatus(StrEnum):
     """How a job stands."""
 
     QUEUED = "queued"
@@ -30,10 +36,10 @@ class Status(StrEnum):
     @property
     def is_over(self) -> bool:
         """Whether nothing will change any more."""
-        return self in {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED}
+        return self in {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}
 
 
-class Change(StrEnum):
+class Transition(StrEnum):
     """What may happen to a job."""
 
     CLAIM = "claim"  # an attempt begins
@@ -44,19 +50,19 @@ class Change(StrEnum):
     CANCEL = "cancel"
 
 
-TRANSITIONS: dict[tuple[Status, Change], Status] = {
-    (Status.QUEUED, Change.CLAIM): Status.RUNNING,
-    (Status.QUEUED, Change.CANCEL): Status.CANCELLED,
-    (Status.QUEUED, Change.LOSE): Status.QUEUED,  # the queue has lost it
-    (Status.RUNNING, Change.RELEASE): Status.QUEUED,
-    (Status.RUNNING, Change.LOSE): Status.QUEUED,
-    (Status.RUNNING, Change.SUCCEED): Status.SUCCEEDED,
-    (Status.RUNNING, Change.FAIL): Status.FAILED,
-    (Status.RUNNING, Change.CANCEL): Status.CANCELLED,
+TRANSITIONS: dict[tuple[JobStatus, Transition], JobStatus] = {
+    (JobStatus.QUEUED, Transition.CLAIM): JobStatus.RUNNING,
+    (JobStatus.QUEUED, Transition.CANCEL): JobStatus.CANCELLED,
+    (JobStatus.QUEUED, Transition.LOSE): JobStatus.QUEUED,  # the queue has lost it
+    (JobStatus.RUNNING, Transition.RELEASE): JobStatus.QUEUED,
+    (JobStatus.RUNNING, Transition.LOSE): JobStatus.QUEUED,
+    (JobStatus.RUNNING, Transition.SUCCEED): JobStatus.SUCCEEDED,
+    (JobStatus.RUNNING, Transition.FAIL): JobStatus.FAILED,
+    (JobStatus.RUNNING, Transition.CANCEL): JobStatus.CANCELLED,
 }
 
 
-def after(status: Status, change: Change) -> Status | None:
+def after(status: JobStatus, change: Transition) -> JobStatus | None:
     """The status that a change leads to; None where it cannot happen."""
     return TRANSITIONS.get((status, change))
 
@@ -73,7 +79,7 @@ class JobKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class TrainJobSpec:
     """What a job is to do, every default filled in."""
 
     name: str
@@ -111,19 +117,22 @@ class Order:
         training = dict(value["training"])
         precision = training.pop("precision")
         recipe = Recipe(
-            Architecture(**value["architecture"]), Schedule(**training), value["seed"], precision
+            Architecture(**value["architecture"]),
+            Hyperparameters(**training),
+            value["seed"],
+            precision,
         )
         rest = {name: value[name] for name in ("initial_model", "load_when_done", "alias")}
         return cls(value["name"], value["corpus"], recipe, **rest)
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TrainJob:
     """A job as its record says. Times are seconds since 1970."""
 
     key: JobKey
-    order: Order
-    status: Status
+    order: TrainJobSpec
+    status: JobStatus
     attempt: int  # counts from 1; only the latest may change anything
     crashes: int
     is_cancelled: bool  # or asked to be
@@ -156,24 +165,24 @@ class Job:
         }
 
 
-def order_of(
+def job_spec(
     name: str,
     architecture: dict[str, Any],
     schedule: dict[str, Any],
     seed: int,
     precision: str,
     initial_model: str | None,
-) -> Order:
+) -> TrainJobSpec:
     """An order with the default for everything that is None. Raises Validation."""
     if precision not in {"auto", "float32", "bfloat16"}:
         raise Validation(f"`precision` is {precision!r}; there are auto, float32 and bfloat16")
     recipe = Recipe(
         Architecture(**{k: v for k, v in architecture.items() if v is not None}),
-        Schedule(**{k: v for k, v in schedule.items() if v is not None}),
+        Hyperparameters(**{k: v for k, v in schedule.items() if v is not None}),
         seed,
         cast("WantedArithmetic", precision),
     )
-    return Order(name, "", recipe, initial_model, load_when_done=False)
+    return TrainJobSpec(name, "", recipe, initial_model, load_when_done=False)
 
 
 def _check_recipe(recipe: Recipe) -> None:
@@ -211,7 +220,7 @@ def _check_recipe(recipe: Recipe) -> None:
         )
 
 
-def check_fits(order: Order, vocabulary_size: int, n_characters: int) -> None:
+def check_fits(order: TrainJobSpec, vocabulary_size: int, n_characters: int) -> None:
     """See whether a text is long enough for a recipe and the model small enough.
 
     Raises:
@@ -222,7 +231,7 @@ def check_fits(order: Order, vocabulary_size: int, n_characters: int) -> None:
     if parameters > MAX_PARAMETERS:
         raise Validation(f"the model would have {parameters:,} weights; {MAX_PARAMETERS:,} is most")
     schedule = order.recipe.schedule
-    n_training = edge_of(n_characters, schedule.validation_fraction)
+    n_training = split_index(n_characters, schedule.validation_fraction)
     n_validation = n_characters - n_training
     least = schedule.batch_size * schedule.sequence_length + 1
     if n_training < least:

@@ -7,12 +7,12 @@ from typing import Any
 import tensorflow as tf
 
 from service.models.spec import Cell, ModelSpec
-from service.training.product import Product, features_first
+from service.training.matmul import MatMul, features_first
 from service.training.recurrence import recurrence
 
 
 @dataclass(frozen=True, slots=True)
-class Dropping:
+class DropoutRates:
     """What is left out by chance while learning; all zero while judging.
 
     Every mask holds for a whole window ("locked"): noise that changed with each character would
@@ -36,7 +36,7 @@ def initial_state(spec: ModelSpec, n_lanes: int) -> list[Any]:
 class Network:
     """A ModelSpec as a differentiable function of its weights. Arrays: (features, time, lanes)."""
 
-    def __init__(self, spec: ModelSpec, product: Product) -> None:
+    def __init__(self, spec: ModelSpec, product: MatMul) -> None:
         self.spec = spec
         self._product = product
 
@@ -45,7 +45,7 @@ class Network:
         weights: Mapping[str, Any],
         tokens: Any,
         state: Sequence[Any],
-        dropping: Dropping,
+        dropping: DropoutRates,
         seed: Any,
     ) -> tuple[Any, list[Any]]:
         """Logits (time, lanes, vocabulary) and the state after the last character.

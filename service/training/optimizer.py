@@ -5,12 +5,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from service.training.recipe import Schedule
+from service.training.recipe import Hyperparameters
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.99, 1e-8
 
 
-def learning_rate(schedule: Schedule, step: int, n_steps: int) -> float:
+def learning_rate(schedule: Hyperparameters, step: int, n_steps: int) -> float:
     """Linear from 0 in the first steps, then half a cosine down to the final share.
 
     `step` counts from 0; the rate of the last step is the lowest.
@@ -25,7 +25,7 @@ def learning_rate(schedule: Schedule, step: int, n_steps: int) -> float:
     )
 
 
-def averaging(schedule: Schedule, step: int) -> float:
+def ema_decay(schedule: Hyperparameters, step: int) -> float:
     """The share of the average that stays at a step; small at first, when weights are far off."""
     return min(schedule.averaging, (1.0 + step) / (10.0 + step))
 
@@ -36,7 +36,7 @@ class AdamW:
     Source: Kingma & Ba 2015; Loshchilov & Hutter 2019, "Decoupled weight decay regularization".
     """
 
-    def __init__(self, schedule: Schedule, weights: dict[str, Any]) -> None:
+    def __init__(self, schedule: Hyperparameters, weights: dict[str, Any]) -> None:
         self._schedule = schedule
         self._weights = weights
         self.slots = {

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from service.training.product import Product
+from service.training.matmul import MatMul
 from service.training.recipe import WantedArithmetic
 
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
@@ -21,7 +21,7 @@ def resolved(wanted: WantedArithmetic, cpuinfo: Path = Path("/proc/cpuinfo")) ->
     return "bfloat16" if flags & _BFLOAT16_FLAGS else "float32"
 
 
-def product(precision: str) -> Product:
+def product(precision: str) -> MatMul:
     """The product of a resolved precision."""
     operand_type: Any = tf.bfloat16 if precision == "bfloat16" else tf.float32
-    return Product(operand_type)
+    return MatMul(operand_type)

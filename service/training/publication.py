@@ -4,13 +4,13 @@ import platform
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Self
 
-from service.models.bundle import Record, Source, compose
+from service.models.bundle import BundleMetadata, Provenance, build_files
 from service.models.parity import measure
 from service.models.spec import ModelRef
 from service.models.tokenizer import Tokenizer
 from service.training.corpus import Corpus
-from service.training.curve import loss_curve
-from service.training.job import Order
+from service.training.job import TrainJobSpec
+from service.training.loss_plot import loss_curve
 from service.training.sample import TEMPERATURE
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ class Publication:
 
     trained: "Trained"
     tokenizer: Tokenizer
-    record: Record
+    record: BundleMetadata
     curve: bytes  # PNG
 
     @classmethod
     def of(
         cls,
-        order: Order,
+        order: TrainJobSpec,
         job_id: str,
         corpus: Corpus,
         vocabulary: tuple[str, ...],
@@ -42,10 +42,10 @@ class Publication:
 
         assert trained.weights is not None
         verdict = measure(trained.spec, trained.weights, "auto")
-        record = Record(
+        record = BundleMetadata(
             precision=verdict.precision,
             precision_reason=verdict.reason,
-            source=Source(format="trained", files={"corpus": corpus.sha256}),
+            source=Provenance(format="trained", files={"corpus": corpus.sha256}),
             parity=verdict.parity,
             generation_defaults={"do_sample": True, "temperature": TEMPERATURE},
             training={
@@ -69,5 +69,7 @@ class Publication:
     def files(self, ref: ModelRef) -> dict[str, bytes]:
         """The bundle's files, for `ModelStore.write`."""
         assert self.trained.weights is not None
-        bundle = compose(ref, self.trained.spec, self.trained.weights, self.tokenizer, self.record)
+        bundle = build_files(
+            ref, self.trained.spec, self.trained.weights, self.tokenizer, self.record
+        )
         return bundle | {CURVE: self.curve}

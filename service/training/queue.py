@@ -20,11 +20,19 @@ import rq
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from rq.exceptions import NoSuchJobError
-from rq.job import JobStatus
+from rq.job import JobStatus as RQJobStatus
 from rq.registry import StartedJobRegistry
 
 from service.errors import JobNotFound, StoreFull, StoreUnavailable, Validation
-from service.training.job import MAX_CRASHES, Change, Job, JobKey, Order, Status, after
+from service.training.job import (
+    MAX_CRASHES,
+    JobKey,
+    JobStatus,
+    TrainJob,
+    TrainJobSpec,
+    Transition,
+    after,
+)
 
 PREFIX = "carousel:"
 QUEUE = "carousel-train"
@@ -36,19 +44,19 @@ MAX_OPEN_JOBS = 100
 MAX_EVENTS = 500
 _SCRIPTS = Path(__file__).parent / "scripts"
 _ATTEMPT = "service.worker.run_attempt"
-_LOST = {JobStatus.FAILED, JobStatus.FINISHED, JobStatus.STOPPED, JobStatus.CANCELED}
+_LOST = {RQJobStatus.FAILED, RQJobStatus.FINISHED, RQJobStatus.STOPPED, RQJobStatus.CANCELED}
 # What the scripts say of a change.
 _DONE, _CANCELLED = b"OK", b"CANCELLED"
 
 _log = logging.getLogger(__name__)
 
 
-class Superseded(Exception):
+class Fenced(Exception):
     """Another attempt has the job: this one may change nothing any more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class StoredEvent:
     """Something that was told of a job. Ids grow."""
 
     id: str
@@ -83,12 +91,12 @@ class JobQueue:
 
     # -- a user's side
 
-    def submit(self, owner: str, order: Order) -> Job:
+    def submit(self, owner: str, order: TrainJobSpec) -> TrainJob:
         """Take a job. Raises Validation where the owner has MAX_OPEN_JOBS that are not over."""
         key, now = JobKey(owner, secrets.token_hex(8)), time.time()
         record: dict[str, Any] = {
             "order": json.dumps(order.to_json()),
-            "status": Status.QUEUED,
+            "status": JobStatus.QUEUED,
             "attempt": 1,
             "crashes": 0,
             "created": f"{now:.3f}",
@@ -105,7 +113,7 @@ class JobQueue:
                 self._enqueue(key, 1)
         return self.get(key)
 
-    def get(self, key: JobKey) -> Job:
+    def get(self, key: JobKey) -> TrainJob:
         """A job as it stands."""
         with _named():
             fields: dict[bytes, bytes] = self.connection.hgetall(_record(key))  # type: ignore[assignment]
@@ -113,7 +121,7 @@ class JobQueue:
             raise JobNotFound(f"there is no train job {key.id[:80]!r}")
         return _job(key, {name.decode(): value.decode() for name, value in fields.items()})
 
-    def jobs(self, owner: str, most: int = 1_000) -> list[Job]:
+    def jobs(self, owner: str, most: int = 1_000) -> list[TrainJob]:
         """An owner's jobs, the newest first."""
         with _named():
             ids: list[bytes] = self.connection.zrevrange(_index(owner), 0, most - 1)  # type: ignore[assignment]
@@ -123,13 +131,13 @@ class JobQueue:
                 jobs.append(self.get(JobKey(owner, job_id.decode())))
         return jobs
 
-    def cancel(self, key: JobKey) -> Job:
+    def cancel(self, key: JobKey) -> TrainJob:
         """End a job: at once where it waits, at the end of its step where it runs."""
         with _named():
             self._cancel(keys=self._keys(key))
         return self.get(key)
 
-    def events(self, key: JobKey, after_id: str) -> list[Event]:
+    def events(self, key: JobKey, after_id: str) -> list[StoredEvent]:
         """What was told after an event; '0' is the beginning."""
         if not _is_event_id(after_id):
             raise Validation(f"{after_id[:80]!r} is no event id; one looks like 1795468800000-0")
@@ -139,18 +147,18 @@ class JobQueue:
             lasting, passing = pipe.execute()
         found = sorted(lasting + passing, key=lambda event: _place(event[0].decode()))
         return [
-            Event(event_id.decode(), fields[b"name"].decode(), fields[b"data"].decode())
+            StoredEvent(event_id.decode(), fields[b"name"].decode(), fields[b"data"].decode())
             for event_id, fields in found[:MAX_EVENTS]
         ]
 
     # -- an attempt's side
 
-    def claim(self, key: JobKey, attempt: int) -> Job:
+    def claim(self, key: JobKey, attempt: int) -> TrainJob:
         """Begin an attempt. Raises Superseded where it is not the latest, or not wanted."""
         fields = {"started": f"{time.time():.3f}"}
-        verdict = self._ask(key, Status.QUEUED, Change.CLAIM, fields, attempt, str(LEASE_MS))
+        verdict = self._ask(key, JobStatus.QUEUED, Transition.CLAIM, fields, attempt, str(LEASE_MS))
         if verdict != _DONE:
-            raise Superseded
+            raise Fenced
         return self.get(key)
 
     def beat(self, key: JobKey, attempt: int) -> bool:
@@ -158,7 +166,7 @@ class JobQueue:
         with _named():
             verdict = self._beat(keys=[_record(key), _lease(key)], args=[attempt, LEASE_MS])
         if verdict == b"FENCED":
-            raise Superseded
+            raise Fenced
         return bool(verdict == b"CANCEL")
 
     def tell(
@@ -169,38 +177,38 @@ class JobQueue:
         with _named():
             reply = self._change(
                 keys=self._keys(key),
-                args=[attempt, Status.RUNNING, "", "", 0, name, json.dumps(data), *flat],
+                args=[attempt, JobStatus.RUNNING, "", "", 0, name, json.dumps(data), *flat],
             )
         if reply[0] != _DONE:
-            raise Superseded
+            raise Fenced
 
     def release(self, key: JobKey, attempt: int) -> None:
         """Leave a job to another worker, or end it where it is cancelled. Raises Superseded."""
         fields = {"attempt": attempt + 1}
-        verdict = self._ask(key, Status.RUNNING, Change.RELEASE, fields, attempt, "0")
+        verdict = self._ask(key, JobStatus.RUNNING, Transition.RELEASE, fields, attempt, "0")
         if verdict not in {_DONE, _CANCELLED}:
-            raise Superseded
+            raise Fenced
         if verdict == _DONE:
             with _named():
                 self._enqueue(key, attempt + 1)
 
     def settle(
-        self, key: JobKey, attempt: int, change: Change, error: dict[str, str] | None = None
+        self, key: JobKey, attempt: int, change: Transition, error: dict[str, str] | None = None
     ) -> None:
         """Bring a job to its end. Raises Superseded."""
         fields: dict[str, Any] = {}
-        status, model = after(Status.RUNNING, change), self.get(key).model
+        status, model = after(JobStatus.RUNNING, change), self.get(key).model
         told: dict[str, Any] = {"status": status, "model": model}
         if error is not None:
             fields["error"] = json.dumps(error)
             told["error"] = error
-        verdict = self._ask(key, Status.RUNNING, change, fields, attempt, "0", ("done", told))
+        verdict = self._ask(key, JobStatus.RUNNING, change, fields, attempt, "0", ("done", told))
         if verdict != _DONE:
-            raise Superseded
+            raise Fenced
 
     # -- who tends the jobs
 
-    def open(self) -> list[Job]:
+    def open(self) -> list[TrainJob]:
         """Every job that is not over, whoever owns it."""
         with _named():
             names: set[bytes] = self.connection.smembers(_open())  # type: ignore[assignment]
@@ -210,7 +218,7 @@ class JobQueue:
                 jobs.append(self.get(_key(name)))
         return jobs
 
-    def left(self) -> list[Job]:
+    def left(self) -> list[TrainJob]:
         """Every job that is over and not yet forgotten: there may be something left of it."""
         with _named():
             names: list[bytes] = self.connection.sdiff([_traced(), _open()])  # type: ignore[assignment]
@@ -227,20 +235,20 @@ class JobQueue:
         with _named():
             self.connection.srem(_traced(), _record(key))
 
-    def sweep(self) -> list[Job]:
+    def sweep(self) -> list[TrainJob]:
         """Give jobs whose attempt is lost to the next one, or up after MAX_CRASHES.
 
         Returns the jobs that were open.
         """
         jobs = self.open()
         for job in jobs:
-            if job.status is Status.RUNNING and not job.is_published:
+            if job.status is JobStatus.RUNNING and not job.is_published:
                 self._sweep_running(job)
-            elif job.status is Status.QUEUED and (job.is_cancelled or self._is_lost(job)):
+            elif job.status is JobStatus.QUEUED and (job.is_cancelled or self._is_lost(job)):
                 self._begin_next(job, {})
         return jobs
 
-    def _sweep_running(self, job: Job) -> None:
+    def _sweep_running(self, job: TrainJob) -> None:
         with _named():
             if self.connection.exists(_lease(job.key)):
                 return
@@ -254,18 +262,18 @@ class JobQueue:
             "error_type": "poisoned",
         }
         fields["error"] = json.dumps(error)
-        told = {"status": Status.FAILED, "model": None, "error": error}
-        self._ask(job.key, job.status, Change.FAIL, fields, job.attempt, "gone", ("done", told))
+        told = {"status": JobStatus.FAILED, "model": None, "error": error}
+        self._ask(job.key, job.status, Transition.FAIL, fields, job.attempt, "gone", ("done", told))
 
-    def _begin_next(self, job: Job, fields: dict[str, Any]) -> None:
+    def _begin_next(self, job: TrainJob, fields: dict[str, Any]) -> None:
         """Let the next attempt begin; a cancelled job ends."""
         fields = {"attempt": job.attempt + 1} | fields
-        verdict = self._ask(job.key, job.status, Change.LOSE, fields, job.attempt, "gone")
+        verdict = self._ask(job.key, job.status, Transition.LOSE, fields, job.attempt, "gone")
         if verdict == _DONE:
             with _named():
                 self._enqueue(job.key, job.attempt + 1)
 
-    def _is_lost(self, job: Job) -> bool:
+    def _is_lost(self, job: TrainJob) -> bool:
         """Whether RQ does not carry the attempt that is next."""
         with _named():
             queue = self._queue()
@@ -283,8 +291,8 @@ class JobQueue:
     def _ask(
         self,
         key: JobKey,
-        status: Status,
-        change: Change,
+        status: JobStatus,
+        change: Transition,
         fields: dict[str, Any],
         attempt: int,
         lease: str,
@@ -397,14 +405,14 @@ def _place(event_id: str) -> tuple[int, int]:
     return int(ms), int(n or 0)
 
 
-def _job(key: JobKey, fields: dict[str, str]) -> Job:
+def _job(key: JobKey, fields: dict[str, str]) -> TrainJob:
     def value(name: str) -> Any:
         return json.loads(fields[name]) if name in fields else None
 
-    return Job(
+    return TrainJob(
         key=key,
-        order=Order.from_json(value("order")),
-        status=Status(fields["status"]),
+        order=TrainJobSpec.from_json(value("order")),
+        status=JobStatus(fields["status"]),
         attempt=int(fields["attempt"]),
         crashes=int(fields["crashes"]),
         is_cancelled=fields.get("cancel") == "1",

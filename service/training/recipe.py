@@ -18,7 +18,7 @@ def usual_epochs(n_characters: int) -> int:
     return max(1, min(MOST_USUAL_EPOCHS, round(USUAL_CHARACTERS / max(1, n_characters))))
 
 
-def edge_of(n_characters: int, validation_fraction: float) -> int:
+def split_index(n_characters: int, validation_fraction: float) -> int:
     """Where in a text of so many characters its validation part begins."""
     return round(n_characters * (1.0 - validation_fraction))
 
@@ -40,7 +40,7 @@ class Architecture:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class Hyperparameters:
     """How the text is read, how far a step goes, and when to stop.
 
     Validation happens `validations_per_epoch` times in each pass over the text; training ends
@@ -69,7 +69,7 @@ class Recipe:
     """An architecture, a schedule and a seed; the same recipe on the same text is the same run."""
 
     architecture: Architecture = field(default_factory=Architecture)
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: Hyperparameters = field(default_factory=Hyperparameters)
     seed: int = 0
     precision: WantedArithmetic = "auto"
 

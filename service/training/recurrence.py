@@ -19,12 +19,12 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 
 from service.models.spec import Cell
-from service.training.product import Product, transposed
+from service.training.matmul import MatMul, transposed
 
 Tensors = tuple[Any, ...]
 
 
-def recurrence(cell: Cell, product: Product, *inputs: Any) -> Tensors:
+def recurrence(cell: Cell, product: MatMul, *inputs: Any) -> Tensors:
     """Run one cell over a window, differentiably. Only in functions that XLA compiles.
 
     `inputs` are x Wᵀ + b, (gates · units, time, lanes); the recurrent kernel (units, gates ·
@@ -37,7 +37,7 @@ def recurrence(cell: Cell, product: Product, *inputs: Any) -> Tensors:
     return outputs
 
 
-def _lstm(product: Product) -> Any:
+def _lstm(product: MatMul) -> Any:
     @tf.custom_gradient
     def run(x: Any, kernel: Any, h: Any, c: Any) -> tuple[Tensors, Any]:
         hs, cs, gates, last = _lstm_forward(product, x, kernel, None, (h, c))
@@ -52,7 +52,7 @@ def _lstm(product: Product) -> Any:
     return run
 
 
-def _peephole_lstm(product: Product) -> Any:
+def _peephole_lstm(product: MatMul) -> Any:
     @tf.custom_gradient
     def run(x: Any, kernel: Any, peephole: Any, h: Any, c: Any) -> tuple[Tensors, Any]:
         hs, cs, gates, last = _lstm_forward(product, x, kernel, peephole, (h, c))
@@ -73,7 +73,7 @@ def _peephole_lstm(product: Product) -> Any:
 
 
 def _lstm_forward(
-    product: Product, x: Any, kernel: Any, peephole: Any, state: Tensors
+    product: MatMul, x: Any, kernel: Any, peephole: Any, state: Tensors
 ) -> tuple[Any, Any, Any, Tensors]:
     """h, and as pages c and the gates i, f, g, o; then the state after the last step."""
     weights = product.operand(transposed(kernel))
@@ -96,7 +96,7 @@ def _lstm_forward(
 
 
 def _lstm_backward(
-    product: Product, kernel: Any, peephole: Any, saved: Tensors, upstream: Tensors
+    product: MatMul, kernel: Any, peephole: Any, saved: Tensors, upstream: Tensors
 ) -> tuple[Any, Any, Any]:
     """Dz (4 · units, time, lanes) and the gradients at the state before the first step."""
     c_0, cs, gates = saved
@@ -125,7 +125,7 @@ def _lstm_backward(
     return dz, d_h, d_c
 
 
-def _gru(product: Product) -> Any:
+def _gru(product: MatMul) -> Any:
     @tf.custom_gradient
     def run(x: Any, kernel: Any, bias: Any, h: Any) -> tuple[Tensors, Any]:
         hs, gates, recurrent, last = _gru_forward(product, x, kernel, bias, h)
@@ -141,7 +141,7 @@ def _gru(product: Product) -> Any:
 
 
 def _gru_forward(
-    product: Product, x: Any, kernel: Any, bias: Any, h: Any
+    product: MatMul, x: Any, kernel: Any, bias: Any, h: Any
 ) -> tuple[Any, Any, Any, Any]:
     """h, and as pages the gates z, r and the candidate, and h U_h + b'_h; then the last h."""
     weights = product.operand(transposed(kernel))
@@ -162,7 +162,7 @@ def _gru_forward(
 
 
 def _gru_backward(
-    product: Product, kernel: Any, saved: Tensors, upstream: Tensors
+    product: MatMul, kernel: Any, saved: Tensors, upstream: Tensors
 ) -> tuple[Any, Any, Any]:
     """Gradients at x and at h U + b', each (3 · units, time, lanes), and at the first h."""
     h_0, hs, gates, recurrent = saved

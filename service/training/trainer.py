@@ -19,32 +19,32 @@ from service.models.reference import ReferenceModel
 from service.models.spec import ModelSpec, Weights
 from service.models.tokenizer import Tokenizer
 from service.training import checkpoint
-from service.training.corpus import Corpus, JudgedLanes, Lanes, Split
+from service.training.corpus import BPTTBatches, Corpus, EvaluationBatches, Split
 from service.training.events import (
-    Checkpoint,
-    Progress,
-    Sample,
+    CheckpointEvent,
+    ProgressEvent,
+    SampleEvent,
     TrainEvent,
-    Validation,
+    ValidationEvent,
     perplexity,
 )
-from service.training.initial import initial_weights
-from service.training.learner import Learner
+from service.training.initializers import initial_weights
 from service.training.precision import resolved
-from service.training.recipe import Architecture, Recipe, Schedule
+from service.training.recipe import Architecture, Hyperparameters, Recipe
 from service.training.sample import sample_text
+from service.training.train_step import TrainStep
 
 __all__ = [
     "Architecture",
-    "Checkpoint",
-    "Ending",
-    "Progress",
+    "CheckpointEvent",
+    "Hyperparameters",
+    "ProgressEvent",
     "Recipe",
-    "Sample",
-    "Schedule",
+    "SampleEvent",
+    "StopReason",
     "TrainEvent",
     "Trained",
-    "Validation",
+    "ValidationEvent",
     "framework_versions",
     "train",
 ]
@@ -53,7 +53,7 @@ PROGRESS_EVERY_S = 1.0
 CHECKPOINT_EVERY_S = 30.0
 
 
-class Ending(StrEnum):
+class StopReason(StrEnum):
     """Why a training is over."""
 
     COMPLETED = "completed"
@@ -71,11 +71,11 @@ class Trained:
 
     spec: ModelSpec
     weights: Weights | None
-    best: Validation | None
-    ending: Ending
+    best: ValidationEvent | None
+    ending: StopReason
     step: int
     n_steps: int
-    history: tuple[Validation, ...]
+    history: tuple[ValidationEvent, ...]
     elapsed_s: float
     precision: str
 
@@ -131,8 +131,8 @@ class _Training:
         self._folder = folder
         self._spec = recipe.architecture.spec(len(vocabulary))
         split = corpus.split(vocabulary, schedule.validation_fraction)
-        self._lanes = Lanes(split.training, schedule.batch_size, schedule.sequence_length)
-        self._judged = JudgedLanes(split.validation)
+        self._lanes = BPTTBatches(split.training, schedule.batch_size, schedule.sequence_length)
+        self._judged = EvaluationBatches(split.validation)
         self._tokenizer, self._prompt = Tokenizer(vocabulary), split.validation[:1].tolist()
         self._bytes_per_character = _bytes_per_character(split)
         self._n_steps = self._lanes.n_windows * schedule.epochs
@@ -143,7 +143,7 @@ class _Training:
         weights = Weights(self._spec, weights)
         last = checkpoint.read(folder / checkpoint.LAST)
         self._precision = _precision(recipe, last)
-        self._learner = Learner(self._spec, recipe, self._n_steps, weights, self._precision)
+        self._learner = TrainStep(self._spec, recipe, self._n_steps, weights, self._precision)
         self._identity = {
             "recipe": recipe.to_json(),
             "precision": self._precision,
@@ -151,7 +151,7 @@ class _Training:
             "vocabulary_sha256": _sha256(json.dumps(list(vocabulary)).encode()),
             "initial_sha256": None if initial is None else _weights_sha256(weights),
         }
-        self._history: list[Validation] = []
+        self._history: list[ValidationEvent] = []
         self._losses: list[float] = []  # since the last validation
         self._elapsed_before_s = 0.0
         self._began = self._saved = self._reported = time.monotonic()
@@ -170,17 +170,17 @@ class _Training:
             self._progress(self._learner.step - began_at)
             if time.monotonic() - self._saved >= CHECKPOINT_EVERY_S:
                 self._save_last()
-        if ending is Ending.OUT_OF_TIME and self._is_unjudged:
+        if ending is StopReason.OUT_OF_TIME and self._is_unjudged:
             self._validate()
             if self._is_unjudged:
-                ending = Ending.STOPPED  # in the middle of that: it is due again
+                ending = StopReason.STOPPED  # in the middle of that: it is due again
         if self._learner.step > began_at:
             self._save_last()
         best = checkpoint.read(self._folder / checkpoint.BEST)
         return Trained(
             self._spec,
             None if best is None else Weights(self._spec, best.arrays),
-            None if best is None else Validation(**best.facts["validation"]),
+            None if best is None else ValidationEvent(**best.facts["validation"]),
             ending,
             self._learner.step,
             self._n_steps,
@@ -189,15 +189,15 @@ class _Training:
             self._precision,
         )
 
-    def _ending(self) -> Ending | None:
+    def _ending(self) -> StopReason | None:
         if self._is_through and not self._is_unjudged:
-            return Ending.COMPLETED
+            return StopReason.COMPLETED
         if self._validations_since_best >= self._recipe.schedule.patience:
-            return Ending.OUT_OF_PATIENCE
+            return StopReason.OUT_OF_PATIENCE
         limit = self._recipe.schedule.max_seconds
         if limit is not None and self._elapsed_s >= limit:
-            return Ending.OUT_OF_TIME
-        return Ending.STOPPED if self._should_stop() else None
+            return StopReason.OUT_OF_TIME
+        return StopReason.STOPPED if self._should_stop() else None
 
     def _one_step(self) -> None:
         epoch, index = divmod(self._learner.step, self._lanes.n_windows)
@@ -219,7 +219,7 @@ class _Training:
         schedule = self._recipe.schedule
         seconds = (now - self._began) / ran
         self._report(
-            Progress(
+            ProgressEvent(
                 step=self._learner.step,
                 n_steps=self._n_steps,
                 epoch=self._epoch,
@@ -242,7 +242,7 @@ class _Training:
             )
         bits = nats / math.log(2.0)
         best = min((v.validation_nats for v in self._history), default=math.inf)
-        validation = Validation(
+        validation = ValidationEvent(
             step=self._learner.step,
             n_steps=self._n_steps,
             epoch=self._epoch,
@@ -260,7 +260,7 @@ class _Training:
         weights = self._learner.weights()
         reference = ReferenceModel(self._spec, weights)
         text = sample_text(reference, self._tokenizer, self._prompt)
-        self._report(Sample(self._learner.step, text))
+        self._report(SampleEvent(self._learner.step, text))
         if validation.is_best:
             facts = {"identity": self._identity, "validation": asdict(validation)}
             self._write(checkpoint.BEST, weights, facts)
@@ -281,7 +281,7 @@ class _Training:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / name
         checkpoint.write(path, arrays, facts)
-        self._report(Checkpoint(self._learner.step, path.stem, str(path)))
+        self._report(CheckpointEvent(self._learner.step, path.stem, str(path)))
 
     def _resume(self, last: checkpoint.Snapshot) -> None:
         if last.facts["identity"] != self._identity:
@@ -291,7 +291,7 @@ class _Training:
             )
         self._learner.restore(last.arrays, last.facts["step"])
         self._losses = last.facts["losses"]
-        self._history = [Validation(**validation) for validation in last.facts["history"]]
+        self._history = [ValidationEvent(**validation) for validation in last.facts["history"]]
         self._elapsed_before_s = last.facts["elapsed_s"]
 
     @property

@@ -11,8 +11,8 @@ import httpx2
 import pytest
 
 from service.api.bodies import CreateSessionBody
-from service.api.serving import Serving
 from service.api.sessions import create
+from service.api.state import AppState
 from service.errors import Overloaded, UnknownCharacter
 from service.models.tokenizer import Tokenizer
 
@@ -335,7 +335,7 @@ class Full:
 
 async def test_a_text_that_is_refused_leaves_no_session_behind():
     """Its id would be taken, and the same request refused for ever."""
-    serving = Serving(**dict.fromkeys(one.name for one in fields(Serving)))
+    serving = AppState(**dict.fromkeys(one.name for one in fields(AppState)))
     serving.registry = SimpleNamespace(get=lambda _: Full())
     request = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(serving=serving)))
     with pytest.raises(Overloaded):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from service.constraints.compiler import compile_constraint
 from service.constraints.constraint import Constraint
-from service.constraints.source import regex
+from service.constraints.spec import regex
 from service.errors import Validation
 
 VOCABULARY = ["a", "[UNK]", "b", "0", "1", " ", "-", "\n", "é", None, "B"]

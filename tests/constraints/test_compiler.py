@@ -9,7 +9,7 @@ import pytest
 from service.constraints import compiler
 from service.constraints.compiler import ConstraintCompiler, compile_constraint
 from service.constraints.constraint import DEAD
-from service.constraints.source import choice, json_object, regex
+from service.constraints.spec import choice, json_object, regex
 from service.errors import Validation
 
 VOCABULARY = [*string.printable[:95], "\n"]
@@ -172,7 +172,7 @@ def test_numbering_is_the_same_in_every_process():
 
     script = (
         "from service.constraints.compiler import compile_constraint as c\n"
-        "from service.constraints.source import json_object\n"
+        "from service.constraints.spec import json_object\n"
         "import string, zlib\n"
         "print(zlib.crc32(c(json_object(), string.printable).table.tobytes()))"
     )

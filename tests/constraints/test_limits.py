@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from service.constraints.compiler import ConstraintCompiler, compile_constraint
 from service.constraints.constraint import DEAD, NEVER, START, Constraint
-from service.constraints.source import Kind, Source, json_object, limited, regex
+from service.constraints.spec import ConstraintKind, ConstraintSpec, json_object, limited, regex
 from service.errors import Validation
 from service.generation.request import FinishReason
 from tests.constraints.strategies import VOCABULARY, regexes
@@ -30,7 +30,7 @@ ids = st.lists(st.integers(0, 3), max_size=3)
 leasts = st.sampled_from([0, 0, 1, 3, 5])
 
 
-def compiled(source: Source | None, vocabulary=LETTERS) -> Constraint | None:
+def compiled(source: ConstraintSpec | None, vocabulary=LETTERS) -> Constraint | None:
     """A constraint, or None where nothing is left."""
     if source is None:
         return None
@@ -42,9 +42,9 @@ def compiled(source: Source | None, vocabulary=LETTERS) -> Constraint | None:
         return None
 
 
-def is_left(source: Source, text: str, vocabulary=LETTERS) -> bool:
+def is_left(source: ConstraintSpec, text: str, vocabulary=LETTERS) -> bool:
     """What a source says of a text, read as it is written; ANY may begin so."""
-    matches = source.kind is Kind.ANY or re.fullmatch(source.text, text)
+    matches = source.kind is ConstraintKind.ANY or re.fullmatch(source.text, text)
     allowed = not source.allowed or all(vocabulary.index(c) in source.allowed for c in text)
     is_long = len(text) >= source.least
     return bool(matches and allowed and is_long and not any(w in text for w in source.bad_words))

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from service.constraints.compiler import compile_constraint
-from service.constraints.source import json_object, json_schema
+from service.constraints.spec import json_object, json_schema
 from service.errors import Validation
 from service.models.bundle import Bundle, Precision
 from service.models.compile import compile_program

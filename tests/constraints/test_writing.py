@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
-from service.constraints import automaton, dialect
+from service.constraints import dfa as automaton
+from service.constraints import regex_parser as dialect
 from service.constraints.compiler import compile_constraint
 from service.constraints.constraint import Constraint
 from service.constraints.pattern import Characters
-from service.constraints.source import choice
+from service.constraints.spec import choice
 from service.generation.request import FinishReason, GenerationRequest, SamplingParams
 from service.models.bundle import Bundle, Precision
 from service.models.compile import compile_program
@@ -146,7 +147,7 @@ def test_a_turn_that_is_taken_over_goes_on_under_its_constraint(request, data):
     request = replace(request, stop=())
     whole, finish = write([request], texts)[0]
     known = data.draw(st.integers(0, len(whole)))
-    again = replace(request, replayed=tuple(TOKENS.index(c) for c in whole[:known]))
+    again = replace(request, forced_tokens=tuple(TOKENS.index(c) for c in whole[:known]))
     assert write([again], texts)[0] == (whole, finish)
 
 
@@ -185,7 +186,7 @@ def test_the_kernel_allows_what_the_tables_say():
         for remaining in range(1, 9):
             allowed = constraint.allowed(state, remaining)
             scores = np.zeros(len(VOCABULARY))
-            from service.generation.masking import mask  # noqa: PLC0415
+            from service.generation.constraint_mask import mask  # noqa: PLC0415
 
             table = constraint.table
             mask(scores, table.ctypes.data, table.size, state, remaining)

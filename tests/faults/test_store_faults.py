@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
-from service.sessions.link import Link
+from service.sessions.redis_client import ScriptClient
 from tests.faults.client import said
 from tests.faults.conftest import FIRST, until, wait_until_still
 from tests.process import ROOT, environment, free_port
 
-LINK = Link("redis://127.0.0.1:1")  # for the names of scripts
+LINK = ScriptClient("redis://127.0.0.1:1")  # for the names of scripts
 
 
 def test_a_store_that_crashed_while_nobody_spoke_has_every_session(house, truth):

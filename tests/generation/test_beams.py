@@ -9,11 +9,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service.constraints.compiler import compile_constraint
-from service.constraints.source import regex
-from service.errors import Generation
-from service.generation.beams import BeamParams, BeamSearch, likeliest
+from service.constraints.spec import regex
+from service.errors import GenerationFailed
+from service.generation.beam_worker import _step
+from service.generation.beams import BeamParams, BeamSearchState, most_likely
 from service.generation.request import FinishReason, GenerationRequest, SamplingParams
-from service.generation.searches import _step
 from service.models.compile import compile_program
 from service.models.reference import ReferenceModel
 from service.models.step import Batch
@@ -66,7 +66,10 @@ class Run:
 
     def __init__(self, program, prompt, rules: Rules, **more) -> None:
         request, params = asked(prompt, rules, **more)
-        self.program, self.search = program, BeamSearch(request, params, rules.texts, rules.never)
+        self.program, self.search = (
+            program,
+            BeamSearchState(request, params, rules.texts, rules.never),
+        )
         self.batch, self.steps = program.new_batch(rules.width), 0
         for token in prompt[:-1]:
             self.batch.tokens[0] = token
@@ -279,12 +282,12 @@ def test_logits_that_are_not_finite_end_it(poison):
             super().step(batch, rows)
             batch.logits[:rows, 1 if poison == np.inf else slice(None)] = poison
 
-    with pytest.raises(Generation, match="not finite"):
+    with pytest.raises(GenerationFailed, match="not finite"):
         Run(Poisoned(3), (0,), Rules("abc", 5, 2, 1, 1.0)).to_the_end()
 
 
 def test_the_likeliest_are_in_order_and_of_equals_the_first():
     values = np.array([[1.0, 3.0, -np.inf], [3.0, 2.0, 1.0]])
-    assert likeliest(values, 3) == [1, 3, 4]
-    assert likeliest(values, 4) == [1, 3, 4, 0]
-    assert likeliest(values, 9) == [1, 3, 4, 0, 5]
+    assert most_likely(values, 3) == [1, 3, 4]
+    assert most_likely(values, 4) == [1, 3, 4, 0]
+    assert most_likely(values, 9) == [1, 3, 4, 0, 5]

@@ -19,7 +19,7 @@ from tests.generation.strategies import requests
 from tests.process import ROOT
 
 TEXTS = "abcdefg"
-requests_ = requests(len(TEXTS), TEXTS).map(lambda one: replace(one, keeps_state=True))
+requests_ = requests(len(TEXTS), TEXTS).map(lambda one: replace(one, return_state=True))
 
 
 @pytest.fixture(scope="module", params=["digest", "int8", "float32"])
@@ -52,15 +52,17 @@ def equal_states(a: State | None, b: State | None) -> bool:
 
 def after(request: GenerationRequest, seen: Transcript) -> GenerationRequest:
     """The same text's next piece: nothing new is said to the network but its own last token."""
-    said = [*request.recent, *request.prompt, *seen.drawn]
+    said = [*request.penalty_context, *request.prompt, *seen.drawn]
     consumed = 0 if seen.state is None else seen.state.position
-    start = request.origin.position if request.origin else 0
+    start = request.initial_state.position if request.initial_state else 0
     known = [*request.prompt, *seen.drawn]
     return replace(
         request,
-        origin=seen.state,
+        initial_state=seen.state,
         prompt=tuple(known[consumed - start :]),
-        recent=tuple(said[: len(said) - (len(known) - (consumed - start))][-PENALTY_WINDOW:]),
+        penalty_context=tuple(
+            said[: len(said) - (len(known) - (consumed - start))][-PENALTY_WINDOW:]
+        ),
         stop=(),
     )
 
@@ -86,7 +88,7 @@ def test_two_pieces_say_what_one_says(program, whole, cut, company):
 @settings(max_examples=100, deadline=None)
 def test_what_is_replayed_is_reported_as_it_was_drawn(program, whole, cut, company):
     one = play(program, whole)
-    again = play(program, replace(whole, replayed=tuple(one.drawn[:cut])), company)
+    again = play(program, replace(whole, forced_tokens=tuple(one.drawn[:cut])), company)
     assert again == one
 
 
@@ -102,9 +104,11 @@ def test_a_state_has_consumed_all_but_the_last_token_or_what_came_just_before(pr
     else:
         assert known - 33 <= seen.state.position <= known - 1
     pending = [*whole.prompt, *seen.drawn][seen.state.position if seen.state else 0 :]
-    settled = replace(whole, max_new_tokens=0, origin=seen.state, prompt=tuple(pending), stop=())
-    replayed = replace(whole, prompt=(*whole.prompt, *seen.drawn), max_new_tokens=0, stop=())
-    assert equal_states(play(program, settled).state, play(program, replayed).state)
+    settled = replace(
+        whole, max_new_tokens=0, initial_state=seen.state, prompt=tuple(pending), stop=()
+    )
+    forced_tokens = replace(whole, prompt=(*whole.prompt, *seen.drawn), max_new_tokens=0, stop=())
+    assert equal_states(play(program, settled).state, play(program, forced_tokens).state)
 
 
 @given(requests_, st.integers(1, 39))
@@ -120,7 +124,7 @@ def test_a_stop_string_may_begin_before_what_is_replayed(program, whole, cut):
     rest = replace(
         after(whole, first),
         stop=whole.stop,
-        said="".join(texts[token] for token in watched[-3:]),
+        stop_context="".join(texts[token] for token in watched[-3:]),
         max_new_tokens=whole.max_new_tokens - cut,
         min_new_tokens=max(0, whole.min_new_tokens - cut),
     )

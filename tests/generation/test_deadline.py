@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.generation import engine as engine_module
-from service.generation.choices import begin
+from service.generation.completions import start
 from service.generation.request import FinishReason
 from service.generation.sampling import MAX_STEPS
 from service.models.step import Batch
 from tests.fakes.digest_program import DigestProgram
 from tests.generation.invariance import Stage, Transcript
 from tests.generation.strategies import requests
-from tests.generation.test_choices import PROMPT, read_all
+from tests.generation.test_completions import PROMPT, read_all
 from tests.generation.test_engine import TOKENIZER, read, request, running, until
 
 TEXTS = "abcdefg"
@@ -104,8 +104,8 @@ def test_a_deadline_that_is_kept_changes_nothing(one):
 
 
 async def timed(stream) -> tuple[Transcript, float]:
-    start = time.monotonic()
-    return await read(stream), time.monotonic() - start
+    started = time.monotonic()
+    return await read(stream), time.monotonic() - started
 
 
 async def test_a_long_text_ends_in_time_with_its_beginning():
@@ -170,10 +170,10 @@ async def test_nothing_is_left_of_deadlines_that_were_kept_or_of_readers_that_le
 @pytest.mark.parametrize("best_of", [3, 5])
 async def test_of_several_texts_each_ends_with_what_it_has(best_of):
     async with running(Slow()) as engine:
-        start = time.monotonic()
+        started = time.monotonic()
         asked = request(10**6, prompt=PROMPT, deadline_s=soon())
-        seen = await read_all(begin(engine, asked, n=3, best_of=best_of))
-        assert time.monotonic() - start < SPAN_S + best_of * MAX_STEPS * STEP_S + SLACK_S
+        seen = await read_all(start(engine, asked, n=3, best_of=best_of))
+        assert time.monotonic() - started < SPAN_S + best_of * MAX_STEPS * STEP_S + SLACK_S
         assert sorted(seen) == [0, 1, 2]
         for one in seen.values():
             assert one.finish.reason is FinishReason.LENGTH
@@ -186,7 +186,7 @@ async def test_a_prompt_that_takes_too_long_leaves_no_text(logprobs):
     async with running(Slow()) as engine:
         prompt = PROMPT * 10_000
         asked = request(5, prompt=prompt, deadline_s=soon())
-        choices = begin(engine, asked, n=3, prompt_logprobs=logprobs)
+        choices = start(engine, asked, n=3, prompt_logprobs=logprobs)
         seen = await read_all(choices)
         assert [len(seen[i].tokens) for i in range(3)] == [0, 0, 0]
         assert {one.finish.reason for one in seen.values()} == {FinishReason.LENGTH}
@@ -201,7 +201,7 @@ async def test_no_text_begins_in_the_middle_of_its_prompt():
     """Where the prompt's time is up a little before that of its texts."""
     async with running(Slow()) as engine:
         asked = request(30, prompt=PROMPT * 200)
-        choices = begin(engine, replace(asked, deadline_s=soon(0.8)), n=2)
+        choices = start(engine, replace(asked, deadline_s=soon(0.8)), n=2)
         choices._reading._request = asked
         seen = await read_all(choices)
         assert seen[0] == await read(engine.submit(asked))

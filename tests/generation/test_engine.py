@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from service.errors import Draining, Generation, Overloaded
+from service.errors import Draining, GenerationFailed, Overloaded
 from service.generation import engine as engine_module
 from service.generation.engine import Engine
 from service.generation.request import FinishReason, GenerationRequest, SamplingParams
@@ -149,17 +149,17 @@ async def test_logits_that_are_not_finite_fail_their_own_stream_alone():
         mask = ((6, -100.0),)
         healthy = GenerationRequest((1,), 300, SamplingParams(seed=1, logit_bias=mask))
         well = asyncio.create_task(read(engine.submit(healthy)))
-        with pytest.raises(Generation, match="not finite"):
+        with pytest.raises(GenerationFailed, match="not finite"):
             await read(engine.submit(request(300, prompt=(1, 6))))
         assert len((await well).tokens) == 300
 
 
-@pytest.mark.parametrize("where", ["prompt", "recent", "replayed"])
+@pytest.mark.parametrize("where", ["prompt", "recent", "forced_tokens"])
 async def test_a_token_that_the_model_does_not_have_fails_its_own_stream_alone(where):
     async with running() as engine:
         well = asyncio.create_task(read(engine.submit(request(300))))
         foreign = dataclasses.replace(request(9), **{where: (1, DigestProgram().vocabulary_size)})
-        with pytest.raises(Generation, match="does not have"):
+        with pytest.raises(GenerationFailed, match="does not have"):
             await read(engine.submit(foreign))
         assert len((await well).tokens) == 300
         assert engine.failure is None
@@ -183,8 +183,8 @@ async def test_an_engine_that_fails_tells_every_reader_and_takes_no_more():
             *(read(engine.submit(request(10**6, seed))) for seed in range(3)),
             return_exceptions=True,
         ):
-            assert isinstance(error, Generation)
-        with pytest.raises(Generation, match="restarted"):
+            assert isinstance(error, GenerationFailed)
+        with pytest.raises(GenerationFailed, match="restarted"):
             engine.submit(request(1))
         assert engine.failure is not None
 

@@ -6,17 +6,17 @@ import time
 import pytest
 
 from service.constraints.compiler import compile_constraint
-from service.constraints.source import limited, regex
-from service.generation.beams import BeamParams, BeamSearch
-from service.generation.choices import begin
-from service.generation.prefixes import PrefixCache, Prefixes
+from service.constraints.spec import limited, regex
+from service.generation.beam_worker import _step
+from service.generation.beams import BeamParams, BeamSearchState
+from service.generation.completions import start
+from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
 from service.generation.request import FinishReason, GenerationRequest, SamplingParams
-from service.generation.searches import _step
 from tests.fakes.digest_program import DigestProgram
 from tests.generation.beam_oracle import logprobs_of, reread
-from tests.generation.test_choices import read_all
+from tests.generation.test_completions import read_all
 from tests.generation.test_engine import TOKENIZER, request, running
-from tests.generation.test_prefixes import LONG
+from tests.generation.test_prefix_cache import LONG
 
 TEXTS, LENGTH, WIDE = "abc", 4, 81  # as wide as there are texts
 
@@ -25,7 +25,7 @@ def found(prompt: tuple[int, ...], steps: int | None = None, **options) -> list[
     """Texts and their reasons, the best first; after so many steps the time is up."""
     asked = GenerationRequest(prompt, LENGTH, SamplingParams(seed=0), **options)
     program, params = DigestProgram(len(TEXTS)), BeamParams(WIDE, WIDE)
-    search, batch = BeamSearch(asked, params, TEXTS), program.new_batch(WIDE)
+    search, batch = BeamSearchState(asked, params, TEXTS), program.new_batch(WIDE)
     for token in prompt[:-1]:
         batch.tokens[0] = token
         program.step(batch, 1)
@@ -113,22 +113,22 @@ async def test_a_deadline_ends_a_search_with_what_it_has():
     async with running() as engine:
         asked = request(10**6, prompt=(1, 2), deadline_s=time.time() + 0.2)
         began = time.monotonic()
-        seen = await read_all(begin(engine, asked, beams=BeamParams(4)))
+        seen = await read_all(start(engine, asked, beams=BeamParams(4)))
         assert time.monotonic() - began < 10
         assert seen[0].finish.reason is FinishReason.LENGTH
         assert 0 < len(seen[0].tokens) == seen[0].finish.generated_tokens < 10**6
         late = request(9, prompt=LONG * 100, deadline_s=time.time() + 0.02)
-        seen = await read_all(begin(engine, late, beams=BeamParams(4)))
+        seen = await read_all(start(engine, late, beams=BeamParams(4)))
         assert (seen[0].tokens, seen[0].finish.reason) == ([], FinishReason.LENGTH)
 
 
 async def test_a_known_prompt_is_not_read_again_and_the_texts_are_the_same():
-    prefixes = Prefixes(PrefixCache(), b"")
+    prefixes = ScopedPrefixCache(PrefixCache(), b"")
     async with running() as engine:
         asked = request(20, prompt=LONG)
-        alone = await read_all(begin(engine, asked, beams=BeamParams(3, 3)))
+        alone = await read_all(start(engine, asked, beams=BeamParams(3, 3)))
         for cached in (0, len(LONG) - 1):
-            known = begin(engine, asked, beams=BeamParams(3, 3), prefixes=prefixes)
+            known = start(engine, asked, beams=BeamParams(3, 3), prefixes=prefixes)
             assert known.cached_tokens == cached
             assert await read_all(known) == alone
         assert len(TOKENIZER) == 7

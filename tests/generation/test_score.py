@@ -14,7 +14,7 @@ from service.models.reference import ReferenceModel
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from service.models.tokenizer import Tokenizer, UnknownPolicy
-from service.terminal import score_file
+from service.offline import score_file
 from tests.fakes.digest_program import DigestProgram
 from tests.process import ROOT
 

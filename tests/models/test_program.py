@@ -4,9 +4,9 @@ import pytest
 from service.errors import Validation
 from service.models.bundle import Precision
 from service.models.compile import has_avx2
-from service.models.fused import FusedProgram, is_fusible
 from service.models.graph import FOLD_LIMIT_BYTES
-from service.models.int8_tile import DEPTH, multiply, pack, padded
+from service.models.int8_gemm import DEPTH, multiply, pack, padded
+from service.models.int8_step import FusedProgram, is_fusible
 from service.models.program import OnnxProgram, int8_weight_bits
 from service.models.reference import ReferenceModel
 from service.models.spec import Cell, LayerSpec, ModelSpec, Weights

@@ -14,7 +14,7 @@ from service.errors import (
     ModelUnloaded,
     Validation,
 )
-from service.models.registry import RECORD, Registry, Status
+from service.models.registry import RECORD, ModelStatus, Registry
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from tests.bundles import TINY, put_model
@@ -39,7 +39,7 @@ async def until(is_so: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-def status_of(registry: Registry, ref: ModelRef) -> Status:
+def status_of(registry: Registry, ref: ModelRef) -> ModelStatus:
     return registry.listing(ref).status
 
 
@@ -82,7 +82,7 @@ async def test_a_model_that_failed_is_tried_again_at_the_next_start(tmp_path, re
     factory.failure = RuntimeError("no such instruction")
     registry = registry_of()
     await registry.open()
-    assert status_of(registry, ref) is Status.FAILED
+    assert status_of(registry, ref) is ModelStatus.FAILED
     registry.set_alias("other", ref)  # writes the record
     factory.failure = None
     again = registry_of()
@@ -178,7 +178,7 @@ async def test_a_model_that_is_being_loaded_is_not_ready(tmp_path, registry_of, 
     factory.may_go_on.clear()
     registry = registry_of()
     opening = asyncio.create_task(registry.open())
-    await until(lambda: status_of(registry, ModelRef("a", 1)) is Status.LOADING)
+    await until(lambda: status_of(registry, ModelRef("a", 1)) is ModelStatus.LOADING)
     for name in ("a", "b"):  # b is not begun, but will be
         with pytest.raises(ModelNotReady, match="being loaded"):
             registry.get(name)
@@ -267,7 +267,7 @@ async def test_unloading_waits_for_what_runs_and_takes_nothing_new(tmp_path, reg
     runtime.is_idle.clear()
     unloading = asyncio.create_task(registry.unload(ref))
     await until(lambda: runtime.is_draining)
-    assert status_of(registry, ref) is Status.DRAINING
+    assert status_of(registry, ref) is ModelStatus.DRAINING
     with pytest.raises(ModelUnloaded):
         registry.get("a")
     assert not runtime.is_closed
@@ -275,7 +275,7 @@ async def test_unloading_waits_for_what_runs_and_takes_nothing_new(tmp_path, reg
     await unloading
     assert runtime.is_closed
     assert not runtime.was_cut
-    assert status_of(registry, ref) is Status.STORED
+    assert status_of(registry, ref) is ModelStatus.STORED
     await registry.unload(ref)  # harmless the second time
 
 
@@ -310,7 +310,7 @@ async def test_a_deletion_loses_against_a_load_that_came_first(tmp_path, registr
     loading = asyncio.create_task(registry.load(ref))
     await asyncio.sleep(0)  # it waits for the unloading
     runtime.is_idle.set()
-    while status_of(registry, ref) is not Status.STORED:  # noqa: ASYNC110 (the very moment)
+    while status_of(registry, ref) is not ModelStatus.STORED:  # noqa: ASYNC110 (the very moment)
         await asyncio.sleep(0)
     with pytest.raises(ModelInUse):
         await registry.delete(ref)

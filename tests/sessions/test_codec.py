@@ -17,12 +17,12 @@ from service.sessions.codec import (
     unpack_state,
     unpack_tokens,
 )
-from service.sessions.identity import Identity, read_secret
-from service.sessions.order import _BARE, Order
 from service.sessions.session import EventId, OnDisconnect, SessionKey, token_width
+from service.sessions.signing import Signer, read_secret
+from service.sessions.turn_record import _BARE, TurnRecord
 
 DIGEST, OTHER = "ab" * 32, "cd" * 32
-IDENTITY = Identity(b"s" * 32)
+IDENTITY = Signer(b"s" * 32)
 widths = st.lists(st.integers(1, 9), min_size=1, max_size=4)
 
 
@@ -78,7 +78,7 @@ def test_an_export_comes_back_and_only_with_the_same_secret():
     packed = export.pack(IDENTITY)
     assert Export.unpack(packed, IDENTITY) == export
     with pytest.raises(Validation, match="CAROUSEL_SECRET"):
-        Export.unpack(packed, Identity(b"t" * 32))
+        Export.unpack(packed, Signer(b"t" * 32))
 
 
 @given(st.binary(max_size=200))
@@ -96,7 +96,7 @@ def test_ids_are_random_and_known_again_by_their_owner():
         assert not IDENTITY.is_own("b", one)
         assert not IDENTITY.is_own("a", one[:-1] + "1")
         SessionKey("a", one)
-    assert not Identity(b"t" * 32).is_own("a", ids.pop())
+    assert not Signer(b"t" * 32).is_own("a", ids.pop())
     assert not IDENTITY.is_own("a", "é" * 34)
 
 
@@ -123,8 +123,8 @@ def test_a_secret_is_made_once_and_read_ever_after(tmp_path):
 def test_an_order_comes_back_as_it_was(n, seed, temperature, bias, stop, mode):
     sampling = SamplingParams(seed, temperature, logit_bias=tuple(bias))
     request = GenerationRequest((1, 2), n, sampling, tuple(stop), top_tokens=3)
-    order = Order.of(request, mode, {"prefix": "x"}, shows_prompt=True)
-    assert Order.from_json(order.to_json()) == order
+    order = TurnRecord.of(request, mode, {"prefix": "x"}, shows_prompt=True)
+    assert TurnRecord.from_json(order.to_json()) == order
     assert order.request((1, 2)) == request
 
 
@@ -145,13 +145,13 @@ def test_whatever_may_be_asked_is_kept():
         if one.name not in {*_BARE, "sampling"}
     }
     request = GenerationRequest((1,), sampling=SamplingParams(**of_sampling), **others)
-    order = Order.from_json(Order.of(request, OnDisconnect.CANCEL, {}).to_json())
+    order = TurnRecord.from_json(TurnRecord.of(request, OnDisconnect.CANCEL, {}).to_json())
     assert order.request((1,)) == request
 
 
 def test_an_order_of_defaults_is_short():
     request = GenerationRequest((1,), 20, SamplingParams(5, 0.8))
-    order = Order.of(request, OnDisconnect.CANCEL, {})
+    order = TurnRecord.of(request, OnDisconnect.CANCEL, {})
     assert json.loads(order.to_json()) == {
         "max_new_tokens": 20,
         "sampling": {"seed": 5, "temperature": 0.8},

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.constraints.source import choice, json_schema, regex
+from service.constraints.spec import choice, json_schema, regex
 from service.generation.request import FinishReason, GenerationRequest, SamplingParams
-from service.sessions import link, replay
-from service.sessions.order import Order
+from service.sessions import redis_client as link
+from service.sessions import replay
 from service.sessions.replay import Replay
-from service.sessions.session import OnDisconnect, Status
+from service.sessions.session import OnDisconnect, TurnStatus
+from service.sessions.turn_record import TurnRecord
 from tests.generation.invariance import Stage
 from tests.sessions.valkey import OwnValkey
 from tests.sessions.world import CONSTRAINTS, TOKENS, World, an_ask, make_program
@@ -79,7 +80,7 @@ def test_another_process_takes_it_over_and_the_text_is_the_same(world, undisturb
     # The same key, on the process that has never run it, is the same answer.
     world.again(0, 0)
     assert world.clients[-1].seen == client.seen
-    assert world._found(world.keys[0]).session.turn.status is Status.EOS_TOKEN
+    assert world._found(world.keys[0]).session.turn.status is TurnStatus.EOS_TOKEN
 
 
 def test_what_is_taken_over_at_its_end_ends_as_it_would_have(world):
@@ -91,11 +92,11 @@ def test_what_is_taken_over_at_its_end_ends_as_it_would_have(world):
         pass
     live._status, status = None, live._status  # the end is not told
     world.flush(0)
-    assert status is Status.EOS_TOKEN
+    assert status is TurnStatus.EOS_TOKEN
     world.crash(0)
     world.follow(1, 0)
     finish(world, 1)
-    assert world._found(world.keys[0]).session.turn.status is Status.EOS_TOKEN
+    assert world._found(world.keys[0]).session.turn.status is TurnStatus.EOS_TOKEN
 
 
 def test_a_fork_in_the_middle_is_free_of_it(world, undisturbed):
@@ -118,7 +119,7 @@ def test_a_text_that_has_to_be_empty_is_a_turn_and_comes_again(world):
     world.begin(0, 0, an_ask(5, pattern="(ab){0}", key="one"))
     finish(world)
     key = world.keys[0]
-    assert world._found(key).session.turn.status is Status.EOS_TOKEN
+    assert world._found(key).session.turn.status is TurnStatus.EOS_TOKEN
     assert said(world) == ""
 
     async def again() -> list:
@@ -138,6 +139,6 @@ def test_a_text_that_has_to_be_empty_is_a_turn_and_comes_again(world):
 def test_an_order_keeps_what_was_asked_for(source):
     request = an_ask(9, pattern="a").request
     object.__setattr__(request.constraint, "source", source)
-    order = Order.of(request, OnDisconnect.CANCEL, {})
-    assert Order.from_json(order.to_json()) == order
+    order = TurnRecord.of(request, OnDisconnect.CANCEL, {})
+    assert TurnRecord.from_json(order.to_json()) == order
     assert order.constraint == source

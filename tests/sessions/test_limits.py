@@ -8,13 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.constraints.source import Source, limited, regex
+from service.constraints.spec import ConstraintSpec, limited, regex
 from service.generation.request import FinishReason, GenerationRequest, SamplingParams
-from service.sessions import link, replay
-from service.sessions.order import Order
+from service.sessions import redis_client as link
+from service.sessions import replay
 from service.sessions.replay import Replay
-from service.sessions.session import OnDisconnect, Status
-from service.sessions.sessions import Ask, retry_of
+from service.sessions.session import OnDisconnect, TurnStatus
+from service.sessions.sessions import TurnRequest, retry_of
+from service.sessions.turn_record import TurnRecord
 from tests.generation.invariance import Stage
 from tests.sessions.stories import WHICH, deed, play, stories_of
 from tests.sessions.valkey import OwnValkey
@@ -47,16 +48,18 @@ def world(valkey) -> Iterator[World]:
     made.close()
 
 
-def asks(source: Source | None = None, n: int = N, key: str | None = "one", **more) -> Ask:
+def asks(
+    source: ConstraintSpec | None = None, n: int = N, key: str | None = "one", **more
+) -> TurnRequest:
     """What is asked of a turn; with a key that stands for all of it."""
     constraint = None if source is None else CONSTRAINTS.compile(source)
     n = max(n, constraint.shortest if constraint else 1)
     request = GenerationRequest((), n, SamplingParams(5), constraint=constraint, **more)
     retry = retry_of(key, source, n, sorted(more.items())) if key else None
-    return Ask(request, OnDisconnect.CANCEL, {}, retry)
+    return TurnRequest(request, OnDisconnect.CANCEL, {}, retry)
 
 
-def alone(ask: Ask, before: tuple[int, ...] = (1, 2)) -> str:
+def alone(ask: TurnRequest, before: tuple[int, ...] = (1, 2)) -> str:
     """What a turn says undisturbed, a stop string that it ends with included."""
     stage = Stage(make_program(), TOKENS)
     request = ask.request
@@ -79,7 +82,7 @@ def said(world: World) -> str:
     return world.tokenizer.decode(world._log_now(world.keys[0])[turn.first : turn.finish])
 
 
-def status(world: World) -> Status:
+def status(world: World) -> TurnStatus:
     return world._found(world.keys[0]).session.turn.status
 
 
@@ -161,7 +164,7 @@ def test_another_process_takes_it_over_and_the_text_is_the_same(world, ask, burs
     assert said(world) == undisturbed
     (client,) = world.clients
     shown = undisturbed
-    if status(world) is Status.STOP_SEQUENCE:
+    if status(world) is TurnStatus.STOP_SEQUENCE:
         shown = undisturbed[: -len(ask.request.stop[0])]
     assert [TOKENS[token] for token, _ in client.seen] == list(shown)
     world.again(0, 0)
@@ -214,9 +217,9 @@ def test_a_turn_that_is_out_of_time_ends_at_its_prefix_for_good(world, stop, bur
     world.processes[0].engine.finish(client.turn)
     world.flush(0)
     world.check()
-    if status(world) is Status.STOP_SEQUENCE:
+    if status(world) is TurnStatus.STOP_SEQUENCE:
         return  # it was over before
-    assert status(world) is Status.LENGTH
+    assert status(world) is TurnStatus.LENGTH
     n = len(said(world))
     assert said(world) == PLAIN[:n]
     assert (n == 0) == (bursts == 0)
@@ -259,14 +262,14 @@ def test_whoever_takes_it_over_knows_when_it_has_to_end(world):
     assert request.deadline_s == LATE_S
     world.processes[1].engine.finish(live)
     world.flush(1)
-    assert status(world) is Status.LENGTH
+    assert status(world) is TurnStatus.LENGTH
     assert said(world) == before
     follow(world, 1)
 
 
 @pytest.mark.parametrize("ask", [*MEANT, asks(deadline_s=LATE_S)])
 def test_an_order_keeps_its_limits(ask):
-    order = Order.of(ask.request, OnDisconnect.CANCEL, {})
-    assert Order.from_json(order.to_json()) == order
+    order = TurnRecord.of(ask.request, OnDisconnect.CANCEL, {})
+    assert TurnRecord.from_json(order.to_json()) == order
     source = ask.request.constraint and ask.request.constraint.source
     assert order.constraint == source

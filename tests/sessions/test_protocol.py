@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from service.sessions import link, replay
-from service.sessions.ledger import Ledger
-from service.sessions.link import read_scripts
+from service.sessions import redis_client as link
+from service.sessions import replay
+from service.sessions.group_commit import GroupCommit
+from service.sessions.redis_client import read_scripts
 from tests.sessions.stories import play, stories
 from tests.sessions.valkey import SERVERS, OwnValkey
 from tests.sessions.world import World, an_ask, make_program
@@ -63,7 +64,7 @@ def tell_stories(check) -> None:
     budget(given(stories)(check))()
 
 
-def tell(valkey, programs, story, scripts=None, ledger=Ledger) -> None:
+def tell(valkey, programs, story, scripts=None, ledger=GroupCommit) -> None:
     world = World(valkey, programs, scripts, ledger)
     try:
         play(world, story)
@@ -94,7 +95,7 @@ def test_the_log_is_one_writers_even_where_processes_compute_differently(valkey,
     tell_stories(lambda story: tell(valkey, drifting, story))
 
 
-class SendsFirst(Ledger):
+class SendsFirst(GroupCommit):
     """A ledger that sends before it commits."""
 
     async def flush(self) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from service.generation import scheduler
 from service.generation.request import GenerationRequest
-from service.sessions import live, sessions, store
+from service.sessions import running_turn as live
+from service.sessions import sessions, store
 from tests.generation.invariance import Stage
 from tests.sessions.valkey import OwnValkey
 from tests.sessions.world import TOKENS, World, an_ask, make_program

@@ -10,21 +10,22 @@ import pytest
 
 from service.errors import (
     CarouselError,
-    Generation,
+    GenerationFailed,
     PositionMismatch,
     SessionBusy,
     SessionLost,
     StateModelMismatch,
 )
 from service.generation import scheduler
-from service.sessions import live, replay, sessions, store
-from service.sessions.identity import Identity
-from service.sessions.link import Link
-from service.sessions.live import LiveTurn
+from service.sessions import replay, sessions, store
+from service.sessions import running_turn as live
+from service.sessions.redis_client import ScriptClient
 from service.sessions.replay import Replay
-from service.sessions.session import EventId, Session, SessionKey, Status
-from service.sessions.sessions import Ask
-from service.sessions.store import Entry, Store, new_stamp
+from service.sessions.running_turn import RunningTurn
+from service.sessions.session import EventId, Session, SessionKey, TurnStatus
+from service.sessions.sessions import TurnRequest
+from service.sessions.signing import Signer
+from service.sessions.store import CommitEntry, Store, new_stamp
 from tests.sessions.valkey import OwnValkey
 from tests.sessions.world import World, an_ask, make_program
 
@@ -53,7 +54,7 @@ def make(world: World, p: int, seed: int = 1) -> None:
     world.do(process.sessions.create("", process.voice, KEY.id, seed=seed))
 
 
-def begin(world: World, p: int, ask: Ask) -> LiveTurn | Replay:
+def begin(world: World, p: int, ask: TurnRequest) -> RunningTurn | Replay:
     return world.do(world.processes[p].begin(KEY, ask))
 
 
@@ -66,7 +67,7 @@ def drive(world: World, p: int) -> None:
         flush(world, p)
 
 
-def begun(world: World, n: int = 400) -> LiveTurn:
+def begun(world: World, n: int = 400) -> RunningTurn:
     """A turn of process 0 that has said something and more in store."""
     turn = begin(world, 0, an_ask(n, prompt=(1, 2)))
     world.work(0)
@@ -185,7 +186,7 @@ def test_a_replay_does_not_go_on_with_the_next_session(world):
 
 
 def a_store(valkey: OwnValkey, name: str) -> Store:
-    return Store(Link(valkey.url), Link(valkey.url), Identity(b"x" * 32), name)
+    return Store(ScriptClient(valkey.url), ScriptClient(valkey.url), Signer(b"x" * 32), name)
 
 
 async def a_session(on: Store) -> str:
@@ -220,7 +221,7 @@ async def test_a_turn_whose_beginning_was_lost_has_no_say(valkey, tmp_path):
     lose_what_came_since(valkey, tmp_path)
     valkey.start()
     await two.begin(KEY, **turn_of(birth, "second"))
-    entry = Entry(KEY, "first", first.position, b"\4\4", Status.LENGTH)
+    entry = CommitEntry(KEY, "first", first.position, b"\4\4", TurnStatus.LENGTH)
     assert await one.commit(new_stamp(), [entry]) == [("FENCED", first.position)]
     await close(one, two)
 
@@ -288,7 +289,7 @@ def test_a_beginning_that_comes_after_its_release_does_not_stick(world):
     with pytest.raises(SessionBusy):  # a turn that does run here is not let go
         begin(world, 0, an_ask(4))
     drive(world, 0)
-    assert turn._status is Status.LENGTH
+    assert turn._status is TurnStatus.LENGTH
 
 
 def test_a_take_over_of_a_turn_that_nobody_can_tell_ends_it(world):
@@ -304,7 +305,7 @@ def test_a_take_over_of_a_turn_that_nobody_can_tell_ends_it(world):
     assert begin(world, 1, an_ask(4)).session.turn.number == 2
 
 
-async def read_to_the_end(turn: LiveTurn) -> None:
+async def read_to_the_end(turn: RunningTurn) -> None:
     async for _ in turn.stream:
         pass
 
@@ -333,14 +334,14 @@ def test_a_turn_is_cancelled_from_any_process_at_what_it_had_committed(world, p)
     assert record(world)["status"] == "cancelled"
     assert int(record(world)["finish"]) == int(record(world)["position"]) == position
     assert world.processes[0].sessions._live == {}
-    with pytest.raises(Generation, match="cancelled"):
+    with pytest.raises(GenerationFailed, match="cancelled"):
         world.do(read_to_the_end(turn))
     later = begin(world, 1, an_ask(4))
     cancel(world, 0, turn=1)
     world.do(world.processes[0].store.cancel(KEY, turn.session.turn))  # a call that comes late
     assert record(world)["active"] == "turn", "only the turn that was meant"
     drive(world, 1)
-    assert later._status is Status.LENGTH
+    assert later._status is TurnStatus.LENGTH
     cancel(world, 0)
     assert record(world)["status"] == "length"
 
@@ -497,7 +498,7 @@ def test_a_turn_goes_on_while_anybody_here_reads_it(world):
     followers[0].cancel()
     assert turn._status is None
     followers[1].cancel()
-    assert turn._status is Status.CANCELLED
+    assert turn._status is TurnStatus.CANCELLED
 
 
 def test_a_replay_that_nobody_reads_stops_computing(world):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from service.constraints.compiler import ConstraintCompiler
-from service.constraints.source import regex
+from service.constraints.spec import regex
 from service.errors import CarouselError
 from service.generation.request import GenerationRequest, SamplingParams
 from service.models.bundle import Precision
@@ -22,17 +22,17 @@ from service.models.compile import compile_program
 from service.models.spec import Cell, LayerSpec, ModelSpec, Weights
 from service.models.tokenizer import Tokenizer
 from service.sessions.codec import pack_state, unpack_tokens
-from service.sessions.identity import Identity
-from service.sessions.ledger import Ledger
-from service.sessions.link import Link, read_scripts
-from service.sessions.live import LiveTurn
-from service.sessions.order import Order
+from service.sessions.group_commit import GroupCommit
+from service.sessions.model import SessionModel
+from service.sessions.redis_client import ScriptClient, read_scripts
+from service.sessions.redis_connection import RedisConnection
 from service.sessions.replay import Replay
-from service.sessions.session import EventId, OnDisconnect, Session, SessionKey, Status
-from service.sessions.sessions import Ask, Sessions, retry_of
-from service.sessions.store import Entry, Found, Store
-from service.sessions.voice import Voice
-from service.sessions.wire import Wire
+from service.sessions.running_turn import RunningTurn
+from service.sessions.session import EventId, OnDisconnect, Session, SessionKey, TurnStatus
+from service.sessions.sessions import Sessions, TurnRequest, retry_of
+from service.sessions.signing import Signer
+from service.sessions.store import CommitEntry, Store, StoredTurn
+from service.sessions.turn_record import TurnRecord
 from tests.generation.invariance import Stage
 from tests.sessions.hand_engine import HandEngine
 from tests.sessions.valkey import OwnValkey
@@ -59,7 +59,7 @@ def make_program(drift: int = 0) -> Any:
     return compile_program(SPEC, Weights(SPEC, arrays), Precision.FLOAT32, 1)
 
 
-class FaultyLink(Link):
+class FaultyLink(ScriptClient):
     """A link that loses the next requests or replies, as it is told."""
 
     def __init__(self, url: str, scripts: dict[str, str], faults: list[str]) -> None:
@@ -75,14 +75,14 @@ class WatchedStore(Store):
 
     conflicts = 0
 
-    async def commit(self, stamp: str, entries: Sequence[Entry]) -> list[tuple[str, int]]:
+    async def commit(self, stamp: str, entries: Sequence[CommitEntry]) -> list[tuple[str, int]]:
         outcomes = await super().commit(stamp, entries)
         self.conflicts += sum(outcome == "CONFLICT" for outcome, _ in outcomes)
         return outcomes
 
 
 class FaultyWire:
-    def __init__(self, wire: Wire, faults: list[str]) -> None:
+    def __init__(self, wire: RedisConnection, faults: list[str]) -> None:
         self._wire, self._faults = wire, faults
 
     async def call(self, *command: Any) -> Any:
@@ -103,8 +103,8 @@ class Client:
     """Whoever asked for a turn: what it has been sent, by event id."""
 
     key: SessionKey
-    ask: Ask
-    turn: LiveTurn | None = None
+    ask: TurnRequest
+    turn: RunningTurn | None = None
     number: tuple[int, int] | None = None  # epoch and turn, once known
     first: int = 0
     seen: list[tuple[int, float]] = field(default_factory=list)
@@ -122,13 +122,13 @@ class Process:
         self.ledger = world.ledger_class(self.store)
         self.sessions = Sessions(self.store, self.ledger, world.identity)
         self.engine = HandEngine(world.programs[number % len(world.programs)], world.tokenizer)
-        self.voice = Voice(
+        self.voice = SessionModel(
             "tiny@1", DIGEST, SPEC.state_units, world.tokenizer, self.engine, CONSTRAINTS
         )
         self.is_zombie = False
 
-    async def begin(self, key: SessionKey, ask: Ask) -> LiveTurn | Replay:
-        async def begin(session: Session) -> LiveTurn | Replay:
+    async def begin(self, key: SessionKey, ask: TurnRequest) -> RunningTurn | Replay:
+        async def begin(session: Session) -> RunningTurn | Replay:
             return await self.sessions.begin(session, self.voice, ask)
 
         return await self.sessions.using(key, begin)
@@ -144,20 +144,20 @@ class World:
         valkey: OwnValkey,
         programs: Sequence[Any],
         scripts: dict[str, str] | None = None,
-        ledger_class: type[Ledger] = Ledger,
+        ledger_class: type[GroupCommit] = GroupCommit,
     ) -> None:
         self.valkey, self.programs = valkey, programs  # one, or processes that differ a little
         self.scripts = scripts or read_scripts()
         self.ledger_class = ledger_class
         self.tokenizer = Tokenizer(TOKENS)
-        self.identity = Identity(b"x" * 32)
+        self.identity = Signer(b"x" * 32)
         self.loop = asyncio.new_event_loop()
         valkey.client.flushall()
         self.n_processes = 0
         self.ever: list[Process] = []
         self.processes = [self._new_process() for _ in range(2)]
         self.clients: list[Client] = []
-        self.asked: list[tuple[int, Ask]] = []  # with a key: these may come again
+        self.asked: list[tuple[int, TurnRequest]] = []  # with a key: these may come again
         self.keys: list[SessionKey] = []
         self.by_id: dict[tuple[SessionKey, str], tuple[int, float]] = {}
         self.turns_by_key: dict[tuple[SessionKey, str], tuple[int, int]] = {}
@@ -212,7 +212,7 @@ class World:
 
         self._tried(append())
 
-    def begin(self, p: int, s: int, ask: Ask) -> None:
+    def begin(self, p: int, s: int, ask: TurnRequest) -> None:
         process = self.processes[p]
         client = Client(self.keys[s], ask)
         if ask.retry is not None:
@@ -258,7 +258,7 @@ class World:
         process = self.processes[p]
         for key, live in list(process.sessions._live.items()):
             order = self._found(key).request
-            if order and Order.from_json(order).asked.deadline_s is not None:
+            if order and TurnRecord.from_json(order).asked.deadline_s is not None:
                 process.engine.finish(live)
 
     def flush(self, p: int, faults: Sequence[str] = ()) -> None:
@@ -425,16 +425,16 @@ class World:
             sent = (token, logprob if len(self.programs) == 1 else 0.0)
             known = self.by_id.setdefault((client.key, event), sent)
             assert known == sent, "an id means two tokens"
-            if is_same and session.turn.status not in {Status.REWOUND, Status.LOST}:
+            if is_same and session.turn.status not in {TurnStatus.REWOUND, TurnStatus.LOST}:
                 assert log[position - 1 : position] == [token], "sent and not in the log"
 
-    def _found(self, key: SessionKey) -> Found:
+    def _found(self, key: SessionKey) -> StoredTurn:
         fields = self.valkey.client.hgetall(f"carousel:session:{key}")
         request = self.valkey.client.get(f"carousel:request:{key}") or b""
         pairs = [part for pair in {**fields, b"left_ms": b"1"}.items() for part in pair]
         from service.sessions.store import _session  # noqa: PLC0415
 
-        return Found(_session(key, pairs), request.decode(), is_held=False, tokens=b"")
+        return StoredTurn(_session(key, pairs), request.decode(), is_held=False, tokens=b"")
 
     def _log_now(self, key: SessionKey) -> list[int]:
         """The log, read without any of our scripts."""
@@ -468,9 +468,12 @@ class World:
         """P3: what the last turn has said is what it says undisturbed."""
         found = self._found(key)
         turn = found.session.turn
-        if turn.status in {Status.NONE, Status.REWOUND, Status.LOST} or not found.request:
+        if (
+            turn.status in {TurnStatus.NONE, TurnStatus.REWOUND, TurnStatus.LOST}
+            or not found.request
+        ):
             return
-        order = Order.from_json(found.request)
+        order = TurnRecord.from_json(found.request)
         said = log[turn.first : turn.finish]
         alone = Stage(self.programs[0], TOKENS)
         constraint = CONSTRAINTS.compile(order.constraint) if order.constraint else None
@@ -478,8 +481,11 @@ class World:
         alone.work_to_the_end()
         drawn = alone.seen[0].drawn
         assert said == drawn[: len(said)], "not what the turn says undisturbed"
-        is_late = order.asked.deadline_s is not None and turn.status is Status.LENGTH
-        if turn.status in {Status.EOS_TOKEN, Status.LENGTH, Status.STOP_SEQUENCE} and not is_late:
+        is_late = order.asked.deadline_s is not None and turn.status is TurnStatus.LENGTH
+        if (
+            turn.status in {TurnStatus.EOS_TOKEN, TurnStatus.LENGTH, TurnStatus.STOP_SEQUENCE}
+            and not is_late
+        ):
             assert len(said) == len(drawn), "ended before its end"
             assert turn.status.value == alone.seen[0].finish.reason.value
 
@@ -492,7 +498,7 @@ class World:
         assert position < max(1, len(log)), "a snapshot ahead of the log"
         alone = Stage(self.programs[0], TOKENS)
         request = GenerationRequest(tuple(log[: position + 1]), 0, SamplingParams(0))
-        alone.submit(replace(request, keeps_state=True))
+        alone.submit(replace(request, return_state=True))
         alone.work_to_the_end()
         assert packed == pack_state(alone.seen[0].state, DIGEST), "the snapshot is not the fold"
 
@@ -510,7 +516,7 @@ class World:
         for key in self.keys:
             status = self._found(key).session.turn.status
             active = self.valkey.client.hget(f"carousel:session:{key}", "active")
-            assert status is not Status.RUNNING or active == b"turn"
+            assert status is not TurnStatus.RUNNING or active == b"turn"
 
 
 def an_ask(  # noqa: PLR0917 (as many as a story has)
@@ -524,7 +530,7 @@ def an_ask(  # noqa: PLR0917 (as many as a story has)
     pattern: str | None = None,
     *,
     is_whole: bool = False,
-) -> Ask:
+) -> TurnRequest:
     constraint = CONSTRAINTS.compile(regex(pattern)) if pattern else None
     if constraint is not None:
         n = max(n, constraint.shortest)
@@ -532,4 +538,4 @@ def an_ask(  # noqa: PLR0917 (as many as a story has)
     request = GenerationRequest(tuple(prompt), n, sampling, stop, constraint=constraint)
     asked = replace(request, constraint=None)
     retry = retry_of(key, asked, pattern) if key else None
-    return Ask(request, OnDisconnect.CANCEL, {}, retry, expected, is_whole=is_whole)
+    return TurnRequest(request, OnDisconnect.CANCEL, {}, retry, expected, is_whole=is_whole)

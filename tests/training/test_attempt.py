@@ -15,27 +15,28 @@ from types import SimpleNamespace
 import pytest
 
 from service.errors import StoreUnavailable
-from service.models.bundle import Parity, Precision, Record, Source, compose
+from service.models.bundle import BundleMetadata, Parity, Precision, Provenance, build_files
 from service.models.spec import ModelRef, Weights
 from service.models.store import ModelStore
 from service.models.tokenizer import Tokenizer
 from service.training import attempt as attempt_module
-from service.training import checkpoint, pulse, trainer
+from service.training import checkpoint, trainer
+from service.training import heartbeat as pulse
 from service.training import queue as queue_module
 from service.training.attempt import Attempt
-from service.training.initial import initial_weights
-from service.training.job import MAX_CRASHES, Change, JobKey, Order, Status
+from service.training.initializers import initial_weights
+from service.training.job import MAX_CRASHES, JobKey, JobStatus, TrainJobSpec, Transition
 from service.training.queue import JobQueue
 from service.training.recipe import Recipe
-from service.training.tender import Tender
-from service.training.trainer import Ending
+from service.training.reconciler import JobReconciler
+from service.training.trainer import StopReason
 from tests.bundles import TINY
 from tests.process import ROOT
 from tests.sessions.valkey import OwnValkey
 
 pytestmark = pytest.mark.tf
 
-ORDER = Order("owl", "c" * 32, Recipe(), load_when_done=False)
+ORDER = TrainJobSpec("owl", "c" * 32, Recipe(), load_when_done=False)
 LEASE_S = 0.2
 
 
@@ -71,7 +72,7 @@ class Room:
         async def remove(ref: ModelRef) -> None:
             self.store.delete(ref)
 
-        asyncio.run(Tender(self.queue, self.store, self.jobs, load, remove).look())
+        asyncio.run(JobReconciler(self.queue, self.store, self.jobs, load, remove).look())
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def room(valkey, tmp_path, monkeypatch) -> Iterator[Room]:
     monkeypatch.setattr(queue_module, "LEASE_MS", int(LEASE_S * 1000))
     monkeypatch.setattr(pulse, "BEAT_S", 1000.0)
     weights = initial_weights(TINY, 0)
-    trained = SimpleNamespace(ending=Ending.COMPLETED, weights=weights)
+    trained = SimpleNamespace(ending=StopReason.COMPLETED, weights=weights)
     monkeypatch.setattr(trainer, "train", lambda *_, **__: trained)
     monkeypatch.setattr(attempt_module, "AGAIN_S", 0.05)
     monkeypatch.setattr(attempt_module, "Publication", FakePublication)
@@ -103,21 +104,21 @@ class FakePublication:
 
     def files(self, ref: ModelRef) -> dict[str, bytes]:
         type(self).meanwhile()
-        record = Record(
+        record = BundleMetadata(
             precision=Precision.FLOAT32,
             precision_reason="made by a test",
-            source=Source(format="test", files={}),
+            source=Provenance(format="test", files={}),
             parity=Parity(tokens=0, largest_logit_difference={}),
             training={"job": self.job_id},
         )
-        return compose(ref, TINY, Weights(TINY, self.weights), Tokenizer("abc"), record)
+        return build_files(ref, TINY, Weights(TINY, self.weights), Tokenizer("abc"), record)
 
 
 def test_an_attempt_stores_its_model_and_leaves_nothing_else(room):
     key = room.queue.submit("me", ORDER).key
     room.attempt(key).run()
     job = room.queue.get(key)
-    assert (job.status, job.model) == (Status.SUCCEEDED, "owl@1")
+    assert (job.status, job.model) == (JobStatus.SUCCEEDED, "owl@1")
     assert not (room.jobs / key.id).exists()
     room.look()
     assert room.store.refs() == [ModelRef("owl", 1)]
@@ -135,7 +136,7 @@ def test_who_wakes_before_the_rename_publishes_nothing(room, monkeypatch, ends):
 
     monkeypatch.setattr(FakePublication, "meanwhile", staticmethod(sleep))
     room.attempt(key).run()
-    assert room.queue.get(key).status is (Status.CANCELLED if ends else Status.QUEUED)
+    assert room.queue.get(key).status is (JobStatus.CANCELLED if ends else JobStatus.QUEUED)
     assert room.store.refs() == []
     assert list(room.store.folder.glob(".incoming-*")) == []
 
@@ -164,7 +165,7 @@ def test_a_model_that_its_job_has_published_stays(room):
     key = room.queue.submit("", replace(ORDER, load_when_done=True)).key
     room.attempt(key).run()
     assert room.queue.get(key).is_published
-    room.queue.settle(key, 1, Change.CANCEL)
+    room.queue.settle(key, 1, Transition.CANCEL)
     room.look()
     assert room.store.refs() == [ModelRef("owl", 1)]
 
@@ -235,7 +236,7 @@ def test_a_checkpoint_without_room_leaves_the_one_before_and_nothing_else(tmp_pa
     assert checkpoint.read(tmp_path / checkpoint.LAST).facts == {"n": 1}
 
 
-def trains(*, then: Callable[[], Ending]):
+def trains(*, then: Callable[[], StopReason]):
     """A training that keeps two checkpoints before it ends."""
     arrays = initial_weights(TINY, 0)
 
@@ -250,15 +251,15 @@ def trains(*, then: Callable[[], Ending]):
 
 
 def test_a_job_that_fails_for_want_of_room_gives_back_what_it_had(room, monkeypatch, full_disk):
-    def fill() -> Ending:
+    def fill() -> StopReason:
         full_disk()
-        return Ending.COMPLETED
+        return StopReason.COMPLETED
 
     monkeypatch.setattr(trainer, "train", trains(then=fill))
     key = room.queue.submit("", ORDER).key
     room.attempt(key).run()
     job = room.queue.get(key)
-    assert (job.status, job.error["error_type"]) == (Status.FAILED, "disk_full")
+    assert (job.status, job.error["error_type"]) == (JobStatus.FAILED, "disk_full")
     assert bytes_under(room.jobs) == 0
     assert room.store.refs() == []
 
@@ -266,7 +267,7 @@ def test_a_job_that_fails_for_want_of_room_gives_back_what_it_had(room, monkeypa
 @pytest.mark.parametrize("dies", [True, False], ids=["its process has died", "by itself"])
 def test_a_cancelled_job_keeps_its_best_checkpoint_alone(room, monkeypatch, dies):
     key = room.queue.submit("", ORDER).key
-    monkeypatch.setattr(trainer, "train", trains(then=lambda: Ending.STOPPED))
+    monkeypatch.setattr(trainer, "train", trains(then=lambda: StopReason.STOPPED))
     room.attempt(key).run()  # leaves the job to the next one, with all it has
     assert len(list(room.jobs.glob("*/*/*"))) == 2
     second = room.attempt(key, 2)
@@ -278,7 +279,7 @@ def test_a_cancelled_job_keeps_its_best_checkpoint_alone(room, monkeypatch, dies
         room.queue.cancel(key)
         room.lose()
         room.look()
-    assert room.queue.get(key).status is Status.CANCELLED
+    assert room.queue.get(key).status is JobStatus.CANCELLED
     (kept,) = room.jobs.glob("*/*/*")
     assert kept == room.jobs / key.id / "attempt-2" / checkpoint.BEST
 
@@ -290,7 +291,7 @@ def test_a_job_whose_processes_have_died_leaves_nothing(room):
         (folder / checkpoint.LAST).write_bytes(b"half")
         room.queue.claim(key, number)
         room.lose()
-    assert room.queue.get(key).status is Status.FAILED
+    assert room.queue.get(key).status is JobStatus.FAILED
     room.look()
     assert list(room.jobs.iterdir()) == []
     assert room.queue.left() == []
@@ -308,7 +309,7 @@ def test_a_store_that_is_away_when_the_model_is_ready_fails_no_job(room, valkey,
     key = room.queue.submit("", ORDER).key
     room.attempt(key).run()
     restart.join()
-    assert room.queue.get(key).status is Status.SUCCEEDED
+    assert room.queue.get(key).status is JobStatus.SUCCEEDED
     assert room.store.refs() == [ModelRef("owl", 1)]
 
 
@@ -318,11 +319,11 @@ def test_a_store_that_stays_away_leaves_the_job_to_the_next_attempt(room, valkey
     key = room.queue.submit("", ORDER).key
     room.attempt(key).run()
     valkey.start()
-    assert room.queue.get(key).status is Status.RUNNING
+    assert room.queue.get(key).status is JobStatus.RUNNING
     monkeypatch.setattr(FakePublication, "meanwhile", staticmethod(lambda: None))
     room.lose()
     room.attempt(key, 2).run()
-    assert room.queue.get(key).status is Status.SUCCEEDED
+    assert room.queue.get(key).status is JobStatus.SUCCEEDED
 
 
 def test_a_store_that_was_away_too_long_blames_no_text(room, monkeypatch):
@@ -335,7 +336,7 @@ def test_a_store_that_was_away_too_long_blames_no_text(room, monkeypatch):
         patch.setattr(room.queue, "beat", away)
         room.attempt(key).run()
     job = room.queue.get(key)
-    assert (job.status, job.attempt, job.crashes) == (Status.QUEUED, 2, 0)
+    assert (job.status, job.attempt, job.crashes) == (JobStatus.QUEUED, 2, 0)
     assert room.store.refs() == []
 
 
@@ -349,7 +350,7 @@ def train(*_, **__):
 
 sys.modules["service.training.trainer"] = SimpleNamespace(train=train, Ending=None)
 from service import worker
-from service.training import pulse
+from service.training import heartbeat as pulse
 pulse.STOP_LIMIT_S = 0.5
 worker.Corpora.read = lambda *_: SimpleNamespace(vocabulary=())
 worker.run_attempt("", sys.argv[1], int(sys.argv[2]))
@@ -373,4 +374,4 @@ def test_a_step_of_minutes_holds_up_no_orderly_stop_and_none_is_a_crash(room, va
             finally:
                 process.kill()
         job = room.queue.get(key)
-        assert (job.status, job.attempt, job.crashes) == (Status.QUEUED, number + 1, 0)
+        assert (job.status, job.attempt, job.crashes) == (JobStatus.QUEUED, number + 1, 0)

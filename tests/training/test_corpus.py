@@ -6,25 +6,25 @@ import numpy as np
 import pytest
 
 from service.errors import UnknownCharacter, Validation
-from service.training.corpus import Corpus, JudgedLanes, Lanes, Window, encoded
+from service.training.corpus import BPTTBatches, BPTTChunk, Corpus, EvaluationBatches, encoded
 
 
-class StartsAnew(Lanes):
+class StartsAnew(BPTTBatches):
     """A bug planted: every second window is of another pass, so no window goes on."""
 
     def window(self, index, start=0):
         return super().window(index ^ 1 if self.n_windows > 1 else index, start)
 
 
-class WrapsInWindow(Lanes):
+class WrapsInWindow(BPTTBatches):
     """A bug planted: the last target of a window is the window's own first character."""
 
     def window(self, index, start=0):
         inputs = super().window(index, start).inputs
-        return Window(inputs, np.roll(inputs, -1, axis=1))
+        return BPTTChunk(inputs, np.roll(inputs, -1, axis=1))
 
 
-class WrapsAround(Lanes):
+class WrapsAround(BPTTBatches):
     """A bug planted: the targets are the text turned by one, so the last target is the first."""
 
     def window(self, index, start=0):
@@ -32,7 +32,7 @@ class WrapsAround(Lanes):
         targets = window.targets.copy()
         if index == self.n_windows - 1:
             targets[-1, -1] = super().window(0, start).inputs[0, 0]
-        return Window(window.inputs, targets)
+        return BPTTChunk(window.inputs, targets)
 
 
 def numbers(n):
@@ -53,42 +53,42 @@ def targets_follow(lanes):
 
 
 def test_a_window_begins_where_the_one_before_it_ended():
-    lanes = Lanes(numbers(61), n_lanes=3, window_characters=5)
+    lanes = BPTTBatches(numbers(61), n_lanes=3, window_characters=5)
     assert lanes.n_windows == 4
     assert goes_on(lanes)
     assert not goes_on(StartsAnew(numbers(61), n_lanes=3, window_characters=5))
 
 
 def test_targets_come_from_the_text_across_every_edge():
-    assert targets_follow(Lanes(numbers(61), n_lanes=3, window_characters=5))
+    assert targets_follow(BPTTBatches(numbers(61), n_lanes=3, window_characters=5))
     for planted in (WrapsInWindow, WrapsAround):
         assert not targets_follow(planted(numbers(61), n_lanes=3, window_characters=5))
 
 
 def test_lanes_are_equal_stretches_and_nothing_wraps_around():
-    windows = list(Lanes(numbers(61), n_lanes=3, window_characters=5).windows())
+    windows = list(BPTTBatches(numbers(61), n_lanes=3, window_characters=5).windows())
     lanes = np.hstack([window.inputs for window in windows])
     assert (lanes == numbers(60).reshape(3, 20)).all()
     assert windows[-1].targets[-1, -1] == 60
 
 
 def test_a_later_start_moves_the_edges_up_to_the_end_of_the_text():
-    lanes = Lanes(numbers(65), n_lanes=3, window_characters=5)
+    lanes = BPTTBatches(numbers(65), n_lanes=3, window_characters=5)
     assert lanes.window(0, start=4).inputs[0].tolist() == [4, 5, 6, 7, 8]
     assert lanes.n_spare == 4
     assert lanes.window(3, start=4).targets[-1, -1] == 64
 
 
 def test_the_shortest_text_fills_one_window_and_a_shorter_one_is_refused():
-    assert Lanes(numbers(16), n_lanes=3, window_characters=5).n_windows == 1
+    assert BPTTBatches(numbers(16), n_lanes=3, window_characters=5).n_windows == 1
     with pytest.raises(Validation, match="has 15 characters; 3 lanes of 5 need at least 16"):
-        Lanes(numbers(15), n_lanes=3, window_characters=5)
+        BPTTBatches(numbers(15), n_lanes=3, window_characters=5)
 
 
 @pytest.mark.parametrize("n", [2, 3, 399, 400, 801, 4001, 30_000])
 def test_judged_lanes_predict_every_character_but_the_first_once(n):
     predicted = np.zeros(n, int)
-    for window in JudgedLanes(numbers(n), window_characters=70):
+    for window in EvaluationBatches(numbers(n), window_characters=70):
         counted = window.counted > 0
         assert (window.targets == window.inputs + 1).all()
         np.add.at(predicted, window.targets[counted], 1)
@@ -97,15 +97,15 @@ def test_judged_lanes_predict_every_character_but_the_first_once(n):
 
 
 def test_a_judged_lane_has_read_what_is_before_its_stretch():
-    inputs = np.hstack([w.inputs for w in JudgedLanes(numbers(4001))])
-    counted = np.hstack([w.counted for w in JudgedLanes(numbers(4001))])
+    inputs = np.hstack([w.inputs for w in EvaluationBatches(numbers(4001))])
+    counted = np.hstack([w.counted for w in EvaluationBatches(numbers(4001))])
     assert counted.argmax(axis=1).tolist() == [0] + [100] * 9
     assert (np.diff(inputs[:, :500]) == 1).all()
 
 
 def test_nothing_to_predict_is_refused():
     with pytest.raises(Validation, match="has 1 characters; it needs at least 2"):
-        JudgedLanes(numbers(1))
+        EvaluationBatches(numbers(1))
 
 
 def test_the_split_loses_nothing_and_shares_nothing():
@@ -119,7 +119,7 @@ def test_the_split_loses_nothing_and_shares_nothing():
 def test_training_windows_hold_no_character_of_the_validation_part():
     text = "".join(map(chr, range(0x4E00, 0x4E00 + 1000)))
     split = Corpus.of(text).split(Corpus.of(text).vocabulary, 0.1)
-    lanes = Lanes(split.training, n_lanes=4, window_characters=7)
+    lanes = BPTTBatches(split.training, n_lanes=4, window_characters=7)
     targets = [lanes.window(i, lanes.n_spare).targets.max() for i in range(lanes.n_windows)]
     assert max(targets) == 899
     assert split.validation.min() == 900

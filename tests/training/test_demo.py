@@ -9,7 +9,7 @@ from service.models.bundle import Bundle
 from service.models.reference import ReferenceModel
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
-from service.training.topics import ALPHABET, topics_text
+from service.training.demo_corpus import ALPHABET, topics_text
 
 DEMO = Path(__file__).parents[2] / "model_store/demo/1"
 LARGEST_BYTES = 4_000_000
@@ -46,12 +46,12 @@ def test_the_card_says_what_the_manifest_says():
 def test_a_few_steps_make_a_bundle_that_reads_and_has_learnt(tmp_path, capsys):
     # Imported here, since with them comes TensorFlow.
     from service.training.demo import bundle_files, trained_file  # noqa: PLC0415
-    from service.training.recipe import Architecture, Recipe, Schedule  # noqa: PLC0415
+    from service.training.recipe import Architecture, Hyperparameters, Recipe  # noqa: PLC0415
 
     text = "def f(x):\n    return x + 1\n\n" * 200
     recipe = Recipe(
         Architecture(embedding_dim=8, units=16, layers=1),
-        Schedule(epochs=6, batch_size=4, sequence_length=16, validations_per_epoch=1),
+        Hyperparameters(epochs=6, batch_size=4, sequence_length=16, validations_per_epoch=1),
     )
     kept = tmp_path / "trained.safetensors"
     kept.write_bytes(trained_file(text, recipe, tmp_path / "run"))

@@ -5,33 +5,33 @@ import itertools
 import pytest
 
 from service.errors import Validation
-from service.training.corpus import Corpus, Lanes
-from service.training.job import TRANSITIONS, Change, Order, Status, after, check_fits
-from service.training.recipe import Architecture, Recipe, Schedule, usual_epochs
+from service.training.corpus import BPTTBatches, Corpus
+from service.training.job import TRANSITIONS, JobStatus, TrainJobSpec, Transition, after, check_fits
+from service.training.recipe import Architecture, Hyperparameters, Recipe, usual_epochs
 
 
 def order(architecture=None, schedule=None, **rest):
-    recipe = Recipe(Architecture(**(architecture or {})), Schedule(**(schedule or {})))
-    return Order("name", "corpus", recipe, **rest)
+    recipe = Recipe(Architecture(**(architecture or {})), Hyperparameters(**(schedule or {})))
+    return TrainJobSpec("name", "corpus", recipe, **rest)
 
 
 def test_what_is_over_never_changes():
-    for status, change in itertools.product(Status, Change):
+    for status, change in itertools.product(JobStatus, Transition):
         if status.is_over:
             assert after(status, change) is None
 
 
 def test_every_job_can_come_to_each_end():
-    reached, edge = set(), {Status.QUEUED}
+    reached, edge = set(), {JobStatus.QUEUED}
     while edge:
         reached |= edge
         edge = {to for (at, _), to in TRANSITIONS.items() if at in edge} - reached
-    assert reached == set(Status)
+    assert reached == set(JobStatus)
 
 
 def test_an_order_comes_back_from_json():
     one = order({"cell": "gru", "units": 7}, {"epochs": 3}, alias="a", initial_model="m@1")
-    assert Order.from_json(one.to_json()) == one
+    assert TrainJobSpec.from_json(one.to_json()) == one
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_what_fits_is_what_the_lanes_take():
         split = Corpus.of(text[:n]).split("ab", 0.5)
         asked = order(schedule={"validation_fraction": 0.5})
         try:
-            Lanes(split.training, 64, 50)
+            BPTTBatches(split.training, 64, 50)
         except Validation:
             with pytest.raises(Validation):
                 check_fits(asked, 2, n)

@@ -9,12 +9,12 @@ import rq
 
 from service.errors import JobNotFound, StoreUnavailable, Validation
 from service.training import queue as queue_module
-from service.training.job import Change, JobKey, Order, Status
-from service.training.queue import MAX_OPEN_JOBS, QUEUE, JobQueue, Superseded
+from service.training.job import JobKey, JobStatus, TrainJobSpec, Transition
+from service.training.queue import MAX_OPEN_JOBS, QUEUE, Fenced, JobQueue
 from service.training.recipe import Recipe
 from tests.sessions.valkey import OwnValkey
 
-ORDER = Order("name", "c" * 32, Recipe())
+ORDER = TrainJobSpec("name", "c" * 32, Recipe())
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def carried(queue: JobQueue) -> list[str]:
 
 def test_a_job_is_taken_carried_and_listed(queue):
     job = queue.submit("me", ORDER)
-    assert (job.status, job.attempt, job.order) == (Status.QUEUED, 1, ORDER)
+    assert (job.status, job.attempt, job.order) == (JobStatus.QUEUED, 1, ORDER)
     assert carried(queue) == [f"{job.key.id}-1"]
     assert queue.jobs("me") == [job]
     assert queue.jobs("you") == []
@@ -59,19 +59,19 @@ def test_another_owners_job_is_as_one_that_never_was(queue):
 def test_only_the_latest_attempt_may_change_anything(queue):
     key = queue.submit("", ORDER).key
     queue.claim(key, 1)
-    with pytest.raises(Superseded):
+    with pytest.raises(Fenced):
         queue.claim(key, 1)
     queue.release(key, 1)
     queue.claim(key, 2)
     for deed in (
         lambda: queue.beat(key, 1),
         lambda: queue.tell(key, 1, "progress", {}),
-        lambda: queue.settle(key, 1, Change.SUCCEED),
+        lambda: queue.settle(key, 1, Transition.SUCCEED),
         lambda: queue.release(key, 1),
     ):
-        with pytest.raises(Superseded):
+        with pytest.raises(Fenced):
             deed()
-    assert queue.get(key).status is Status.RUNNING
+    assert queue.get(key).status is JobStatus.RUNNING
     assert queue.events(key, "0") == []
 
 
@@ -79,7 +79,7 @@ def test_a_lost_attempt_begins_again_and_a_living_one_does_not(queue):
     key = queue.submit("", ORDER).key
     queue.claim(key, 1)
     queue.sweep()
-    assert queue.get(key).status is Status.RUNNING
+    assert queue.get(key).status is JobStatus.RUNNING
     time.sleep(0.15)
     queue.beat(key, 1)
     time.sleep(0.15)
@@ -88,9 +88,9 @@ def test_a_lost_attempt_begins_again_and_a_living_one_does_not(queue):
     time.sleep(0.1)
     queue.sweep()
     job = queue.get(key)
-    assert (job.status, job.attempt, job.crashes) == (Status.QUEUED, 2, 1)
+    assert (job.status, job.attempt, job.crashes) == (JobStatus.QUEUED, 2, 1)
     assert f"{key.id}-2" in carried(queue)
-    with pytest.raises(Superseded):
+    with pytest.raises(Fenced):
         queue.beat(key, 1)
 
 
@@ -101,7 +101,7 @@ def test_a_job_that_kills_its_process_thrice_is_given_up(queue):
         time.sleep(0.25)
         queue.sweep()
     job = queue.get(key)
-    assert job.status is Status.FAILED
+    assert job.status is JobStatus.FAILED
     assert job.error is not None
     assert job.error["error_type"] == "poisoned"
     assert queue.events(key, "0")[-1].name == "done"
@@ -120,15 +120,15 @@ def test_what_the_queue_has_lost_is_carried_again(queue):
 
 def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_is_told(queue):
     waiting, running = queue.submit("", ORDER).key, queue.submit("", ORDER).key
-    assert queue.cancel(waiting).status is Status.CANCELLED
-    with pytest.raises(Superseded):
+    assert queue.cancel(waiting).status is JobStatus.CANCELLED
+    with pytest.raises(Fenced):
         queue.claim(waiting, 1)
     queue.claim(running, 1)
     assert not queue.beat(running, 1)
-    assert queue.cancel(running).status is Status.RUNNING
+    assert queue.cancel(running).status is JobStatus.RUNNING
     assert queue.beat(running, 1)
-    queue.settle(running, 1, Change.CANCEL)
-    assert queue.cancel(running).status is Status.CANCELLED
+    queue.settle(running, 1, Transition.CANCEL)
+    assert queue.cancel(running).status is JobStatus.CANCELLED
 
 
 def test_a_cancelled_job_whose_process_dies_is_cancelled(queue):
@@ -137,7 +137,7 @@ def test_a_cancelled_job_whose_process_dies_is_cancelled(queue):
     queue.cancel(key)
     time.sleep(0.25)
     queue.sweep()
-    assert queue.get(key).status is Status.CANCELLED
+    assert queue.get(key).status is JobStatus.CANCELLED
 
 
 @pytest.mark.parametrize("n", range(1, 7))
@@ -159,7 +159,7 @@ def test_no_release_comes_between_a_cancel_and_what_it_says(valkey, queue, monke
     if len(calls) < n:
         other.release(key, 1)
     other.connection.close()
-    assert queue.get(key).status is Status.CANCELLED
+    assert queue.get(key).status is JobStatus.CANCELLED
 
 
 def test_a_cancelled_job_that_its_worker_leaves_ends(queue):
@@ -168,7 +168,7 @@ def test_a_cancelled_job_that_its_worker_leaves_ends(queue):
     assert queue.cancel(key).is_cancelled
     queue.release(key, 1)
     job = queue.get(key)
-    assert job.status is Status.CANCELLED
+    assert job.status is JobStatus.CANCELLED
     assert job.ended_s == pytest.approx(time.time(), abs=60)
     assert queue.events(key, "0")[-1].data == '{"status": "cancelled", "model": null}'
     assert queue.open() == []
@@ -179,7 +179,7 @@ def test_a_sweep_ends_a_waiting_job_that_is_cancelled(queue):
     key = queue.submit("", ORDER).key
     queue.connection.hset(f"carousel:job:{key}", "cancel", 1)
     queue.sweep()
-    assert queue.get(key).status is Status.CANCELLED
+    assert queue.get(key).status is JobStatus.CANCELLED
 
 
 def test_a_cancelled_job_is_no_crash_even_if_the_sweep_has_not_heard_of_it(queue, monkeypatch):
@@ -190,7 +190,7 @@ def test_a_cancelled_job_is_no_crash_even_if_the_sweep_has_not_heard_of_it(queue
     queue.cancel(key)
     monkeypatch.setattr(queue, "open", lambda: before)
     queue.sweep()
-    assert queue.get(key).status is Status.CANCELLED
+    assert queue.get(key).status is JobStatus.CANCELLED
 
 
 def test_no_more_than_a_hundred_jobs_of_an_owner_are_open_whatever_has_ended(queue):

@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from service.models.reference import ReferenceModel
 from service.models.spec import Cell, LayerSpec, ModelSpec
-from service.training.initial import initial_weights
-from service.training.network import Dropping, Network, initial_state
+from service.training.initializers import initial_weights
+from service.training.matmul import MatMul
+from service.training.network import DropoutRates, Network, initial_state
 from service.training.precision import resolved
-from service.training.product import Product
 from service.training.recurrence import recurrence
 
 pytestmark = pytest.mark.tf
@@ -80,7 +80,7 @@ def relative_difference(mine, theirs):
 @pytest.mark.parametrize("cell", list(Cell))
 def test_outputs_and_gradients_are_those_of_the_equations(cell):
     inputs, pulls = inputs_of(cell, np.random.default_rng(1))
-    mine = compiled_gradients(lambda *x: recurrence(cell, Product(), *x), inputs, pulls)
+    mine = compiled_gradients(lambda *x: recurrence(cell, MatMul(), *x), inputs, pulls)
     theirs = compiled_gradients(lambda *x: plain(cell, *x), inputs, pulls)
     for ours, autodiff in zip(tf.nest.flatten(mine), tf.nest.flatten(theirs), strict=True):
         assert relative_difference(ours, autodiff) <= LARGEST_DIFFERENCE
@@ -89,7 +89,7 @@ def test_outputs_and_gradients_are_those_of_the_equations(cell):
 @pytest.mark.parametrize("cell", list(Cell))
 def test_a_slightly_wrong_gradient_is_seen(cell):
     inputs, pulls = inputs_of(cell, np.random.default_rng(1))
-    mine = compiled_gradients(lambda *x: recurrence(cell, Product(), *x), inputs, pulls)
+    mine = compiled_gradients(lambda *x: recurrence(cell, MatMul(), *x), inputs, pulls)
     shorter = [pulls[0] * np.r_[np.ones(STEPS - 1), 0.999][None, :, None], *pulls[1:]]
     theirs = compiled_gradients(lambda *x: plain(cell, *x), inputs, shorter)
     pairs = zip(mine[1], theirs[1], strict=True)
@@ -99,8 +99,8 @@ def test_a_slightly_wrong_gradient_is_seen(cell):
 @pytest.mark.parametrize("cell", list(Cell))
 def test_bfloat16_strays_no_further_than_its_eight_bits(cell):
     inputs, pulls = inputs_of(cell, np.random.default_rng(1))
-    half = compiled_gradients(lambda *x: recurrence(cell, Product(tf.bfloat16), *x), inputs, pulls)
-    full = compiled_gradients(lambda *x: recurrence(cell, Product(), *x), inputs, pulls)
+    half = compiled_gradients(lambda *x: recurrence(cell, MatMul(tf.bfloat16), *x), inputs, pulls)
+    full = compiled_gradients(lambda *x: recurrence(cell, MatMul(), *x), inputs, pulls)
     pairs = zip(tf.nest.flatten(half), tf.nest.flatten(full), strict=True)
     differences = [relative_difference(*pair) for pair in pairs]
     assert 1e-5 < max(differences) < 0.1
@@ -116,11 +116,11 @@ def test_the_network_says_what_the_reference_says(cell, embedding_dim):
     for name, weight in weights.items():
         weights[name] = weight + rng.normal(size=weight.shape, scale=0.2).astype(np.float32)
     tokens = rng.integers(11, size=(STEPS, LANES)).astype(np.int32)
-    network = Network(spec, Product())
+    network = Network(spec, MatMul())
 
     @tf.function(jit_compile=True, autograph=False)
     def run(weights, tokens, state):
-        return network.logits(weights, tokens, state, Dropping(), tf.zeros((2,), tf.int32))
+        return network.logits(weights, tokens, state, DropoutRates(), tf.zeros((2,), tf.int32))
 
     constants = {name: tf.constant(weight) for name, weight in weights.items()}
     state = initial_state(spec, LANES)
@@ -139,7 +139,7 @@ def test_gradients_through_the_embedding_are_autodiffs(embedding_dim):
     spec = ModelSpec(11, embedding_dim, (LayerSpec(Cell.LSTM, 6),))
     weights = {name: tf.constant(w) for name, w in initial_weights(spec, 3).items()}
     tokens = tf.constant(np.random.default_rng(0).integers(11, size=(STEPS, LANES)), tf.int32)
-    network = Network(spec, Product())
+    network = Network(spec, MatMul())
 
     @tf.function(jit_compile=True, autograph=False)
     def mine(weights):
@@ -147,7 +147,7 @@ def test_gradients_through_the_embedding_are_autodiffs(embedding_dim):
             tape.watch(weights)
             seed = tf.zeros((2,), tf.int32)
             state = initial_state(spec, LANES)
-            logits, _ = network.logits(weights, tokens, state, Dropping(), seed)
+            logits, _ = network.logits(weights, tokens, state, DropoutRates(), seed)
             loss = tf.reduce_sum(tf.sin(logits))
         return tape.gradient(loss, weights)
 
@@ -178,13 +178,15 @@ def test_products_of_bfloat16_are_compiled_as_such(cell):
     """XLA silently turns those that its libraries do not know into float32, at half the speed."""
     spec = ModelSpec(60, 64, (LayerSpec(cell, 256), LayerSpec(cell, 256)))
     weights = {name: tf.constant(weight) for name, weight in initial_weights(spec, 3).items()}
-    network, state = Network(spec, Product(tf.bfloat16)), initial_state(spec, 64)
+    network, state = Network(spec, MatMul(tf.bfloat16)), initial_state(spec, 64)
 
     @tf.function(jit_compile=True, autograph=False)
     def learn(weights, tokens):
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            logits, _ = network.logits(weights, tokens, state, Dropping(), tf.zeros(2, tf.int32))
+            logits, _ = network.logits(
+                weights, tokens, state, DropoutRates(), tf.zeros(2, tf.int32)
+            )
             loss = tf.reduce_sum(logits)
         return tape.gradient(loss, weights)
 

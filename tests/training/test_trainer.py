@@ -10,21 +10,21 @@ from safetensors import safe_open
 from service.errors import BadCheckpoint, UnknownCharacter, Validation
 from service.models.spec import Weights
 from service.training import checkpoint, trainer
-from service.training.corpus import Corpus, JudgedLanes, Window
-from service.training.events import Checkpoint, Progress
-from service.training.events import Validation as Judgement
-from service.training.initial import initial_weights
-from service.training.learner import Learner
+from service.training.corpus import BPTTChunk, Corpus, EvaluationBatches
+from service.training.events import CheckpointEvent, ProgressEvent
+from service.training.events import ValidationEvent as Judgement
+from service.training.initializers import initial_weights
 from service.training.precision import resolved
-from service.training.recipe import Architecture, Recipe, Schedule
-from service.training.trainer import Ending, train
+from service.training.recipe import Architecture, Hyperparameters, Recipe
+from service.training.train_step import TrainStep
+from service.training.trainer import StopReason, train
 
 pytestmark = pytest.mark.tf
 
 CORPUS = Corpus.of("".join(f"{i} times {i} is {i * i}.\n" for i in range(260)))
 RECIPE = Recipe(
     Architecture(embedding_dim=8, units=24, layers=1, dropout=0.2),
-    Schedule(
+    Hyperparameters(
         epochs=3, batch_size=8, sequence_length=16, learning_rate=1e-2, validation_fraction=0.2
     ),
     seed=5,
@@ -65,7 +65,7 @@ def test_a_training_stopped_anywhere_ends_with_the_same_bits(undisturbed, tmp_pa
     whole, folder, _ = undisturbed
     # In the first pass, at a window's edge before a validation, and in the last pass.
     for steps in (1, whole.n_steps // 2 - 2, 4):
-        assert run(tmp_path, steps=steps).ending is Ending.STOPPED
+        assert run(tmp_path, steps=steps).ending is StopReason.STOPPED
     trained = run(tmp_path)
     assert same(trained.weights, whole.weights)
     last, expected = (checkpoint.read(f / checkpoint.LAST) for f in (tmp_path, folder))
@@ -79,7 +79,7 @@ def test_a_validation_that_is_stopped_is_made_up_for(undisturbed, tmp_path):
     every = whole.history[0].step
     # Asked before each step, then before the validation and before its windows.
     stopped = run(tmp_path, steps=every + 2)
-    assert (stopped.ending, stopped.step, stopped.history) == (Ending.STOPPED, every, ())
+    assert (stopped.ending, stopped.step, stopped.history) == (StopReason.STOPPED, every, ())
     trained = run(tmp_path)
     assert [v.step for v in trained.history] == [v.step for v in whole.history]
     assert same(trained.weights, whole.weights)
@@ -107,7 +107,7 @@ def test_a_finished_training_is_returned_without_another_step(undisturbed):
     whole, folder, _ = undisturbed
     events = []
     again = run(folder, events=events)
-    assert again.ending is Ending.COMPLETED
+    assert again.ending is StopReason.COMPLETED
     assert again.step == whole.step
     assert same(again.weights, whole.weights)
     assert events == []
@@ -125,12 +125,12 @@ def test_it_learns_and_says_so(undisturbed):
     assert last.bits_per_character == pytest.approx(last.validation_nats / math.log(2))
     assert last.bits_per_byte == pytest.approx(last.bits_per_character)
     assert last.perplexity == pytest.approx(math.exp(last.validation_nats))
-    assert {e.name for e in events if isinstance(e, Checkpoint)} == {"best", "last"}
+    assert {e.name for e in events if isinstance(e, CheckpointEvent)} == {"best", "last"}
 
 
 def test_progress_is_said_about_once_a_second(undisturbed):
     whole, _, events = undisturbed
-    progress = [event for event in events if isinstance(event, Progress)]
+    progress = [event for event in events if isinstance(event, ProgressEvent)]
     assert len(progress) <= whole.elapsed_s + 1
     assert all(0 < event.step <= event.n_steps for event in progress)
 
@@ -184,7 +184,7 @@ def test_a_rate_far_too_high_ends_with_a_sentence(tmp_path):
 def test_patience_ends_a_training_that_gets_no_better(tmp_path):
     schedule = replace(RECIPE.schedule, learning_rate=0.0, patience=2, averaging=0.0, epochs=9)
     trained = run(tmp_path, replace(RECIPE, schedule=schedule))
-    assert trained.ending is Ending.OUT_OF_PATIENCE
+    assert trained.ending is StopReason.OUT_OF_PATIENCE
     assert len(trained.history) == 3
     assert trained.best == trained.history[0]
     assert run(tmp_path, replace(RECIPE, schedule=schedule)).step == trained.step
@@ -193,27 +193,27 @@ def test_patience_ends_a_training_that_gets_no_better(tmp_path):
 def test_seconds_count_over_all_runs_of_a_training(tmp_path):
     recipe = replace(RECIPE, schedule=replace(RECIPE.schedule, max_seconds=3600.0, epochs=10_000))
     first = run(tmp_path, recipe, steps=1)
-    assert first.ending is Ending.STOPPED
+    assert first.ending is StopReason.STOPPED
     path = tmp_path / checkpoint.LAST
     snapshot = checkpoint.read(path)
     assert 0 < snapshot.facts["elapsed_s"] < 3600
     checkpoint.write(path, snapshot.arrays, snapshot.facts | {"elapsed_s": 3600.0})
     second = run(tmp_path, recipe)
-    assert second.ending is Ending.OUT_OF_TIME
+    assert second.ending is StopReason.OUT_OF_TIME
     assert second.step == first.step
     assert second.best.step == first.step  # what was learnt in time is judged
 
 
 def test_a_training_stopped_in_its_last_validation_is_stopped_and_goes_on(tmp_path):
     recipe = replace(RECIPE, schedule=replace(RECIPE.schedule, max_seconds=3600.0, epochs=10_000))
-    assert run(tmp_path, recipe, steps=1).ending is Ending.STOPPED
+    assert run(tmp_path, recipe, steps=1).ending is StopReason.STOPPED
     path = tmp_path / checkpoint.LAST
     snapshot = checkpoint.read(path)
     checkpoint.write(path, snapshot.arrays, snapshot.facts | {"elapsed_s": 3600.0})
     stopped = run(tmp_path, recipe, steps=0)  # which is asked in the validation, and only there
-    assert (stopped.ending, stopped.weights) == (Ending.STOPPED, None)
+    assert (stopped.ending, stopped.weights) == (StopReason.STOPPED, None)
     ended = run(tmp_path, recipe)
-    assert ended.ending is Ending.OUT_OF_TIME
+    assert ended.ending is StopReason.OUT_OF_TIME
     assert ended.best.step == ended.step == 1
 
 
@@ -221,7 +221,7 @@ def test_a_training_stopped_before_it_was_judged_has_no_weights(tmp_path):
     trained = run(tmp_path, steps=1)
     assert trained.weights is None
     assert trained.best is None
-    assert trained.ending is Ending.STOPPED
+    assert trained.ending is StopReason.STOPPED
 
 
 def test_it_starts_from_weights_that_are_given(undisturbed, tmp_path):
@@ -255,15 +255,15 @@ def test_the_best_checkpoint_is_the_weights_that_are_served(undisturbed):
 
 def learner(recipe, vocabulary_size=11, precision="float32"):
     spec = recipe.architecture.spec(vocabulary_size)
-    return Learner(spec, recipe, 100, initial_weights(spec, 1), precision)
+    return TrainStep(spec, recipe, 100, initial_weights(spec, 1), precision)
 
 
 def test_lanes_of_a_judgement_cost_what_one_lane_would(undisturbed):
     whole, _, _ = undisturbed
     spec, tokens = whole.spec, CORPUS.split(CORPUS.vocabulary, 0.5).validation
-    judge = Learner(spec, RECIPE, 1, whole.weights, "float32")
-    one = JudgedLanes(tokens, warm_up=len(tokens))
-    many = JudgedLanes(tokens)
+    judge = TrainStep(spec, RECIPE, 1, whole.weights, "float32")
+    one = EvaluationBatches(tokens, warm_up=len(tokens))
+    many = EvaluationBatches(tokens)
     assert (one.n_lanes, many.n_lanes > 4) == (1, True)
     assert judge.judge(many, never) == pytest.approx(judge.judge(one, never), abs=2e-3)
 
@@ -271,7 +271,7 @@ def test_lanes_of_a_judgement_cost_what_one_lane_would(undisturbed):
 def test_the_first_loss_is_that_of_a_guess():
     recipe = replace(RECIPE, architecture=replace(RECIPE.architecture, dropout=0.0))
     tokens = np.random.default_rng(0).integers(11, size=(8, 17)).astype(np.int32)
-    loss = learner(recipe).learn(Window(tokens[:, :-1], tokens[:, 1:]), is_first=True)
+    loss = learner(recipe).learn(BPTTChunk(tokens[:, :-1], tokens[:, 1:]), is_first=True)
     assert loss == pytest.approx(math.log(11), abs=0.05)
 
 
@@ -282,11 +282,11 @@ def test_a_large_vocabulary_is_learnt_without_folding(vocabulary, dim, units, ce
     architecture = Architecture(cell, dim, units, layers=1, dropout=0.0)
     recipe = replace(RECIPE, architecture=architecture)
     tokens = np.random.default_rng(0).integers(vocabulary, size=(8, 17)).astype(np.int32)
-    window = Window(tokens[:, :-1], tokens[:, 1:])
+    window = BPTTChunk(tokens[:, :-1], tokens[:, 1:])
     mine = learner(recipe, vocabulary, precision)
     losses = [mine.learn(window, is_first=True) for _ in range(60)]
     assert losses[-1] < 0.8 * losses[0]
-    assert mine.judge(JudgedLanes(tokens.ravel()), never) > 0
+    assert mine.judge(EvaluationBatches(tokens.ravel()), never) > 0
 
 
 def test_auto_is_bfloat16_only_where_the_processor_has_it(tmp_path):

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.api.choices import Together
-from service.api.event_stream import EventIds
 from service.api.openai.bodies import CompletionBody
-from service.api.openai.growing import Growing
-from service.api.serving import ServedModel
+from service.api.openai.growing import ChoiceState
+from service.api.sse import EventIds
+from service.api.state import ServedModel
 from service.generation.request import Finish, GenerationRequest
 from service.sessions.session import Turn
 
@@ -45,9 +45,11 @@ class Completion:
         """Whether choices come with `logprobs`."""
         return self.body.logprobs is not None
 
-    def growing(self) -> list[Growing]:
+    def growing(self) -> list[ChoiceState]:
         """Every choice, before it has grown."""
-        return [Growing(request.stop) for request in self.requests for _ in range(self.choices.n)]
+        return [
+            ChoiceState(request.stop) for request in self.requests for _ in range(self.choices.n)
+        ]
 
     def prompt(self, index: int) -> Sequence[int]:
         """The prompt of a choice."""

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.api.event_stream import rounded
 from service.api.openai.bodies import CompletionBody
-from service.generation.reading import Scored
+from service.api.sse import rounded
+from service.generation.prefill import PromptLogprobs
 from service.generation.request import Chunk, Finish, FinishReason, Token
 from service.models.tokenizer import Tokenizer
 
@@ -18,7 +18,7 @@ FINISH_REASONS = {
 
 
 @dataclass(slots=True)
-class Growing:
+class ChoiceState:
     """What is known of a choice so far."""
 
     stops: tuple[str, ...]
@@ -85,7 +85,7 @@ class LogprobsWriter:
             "text_offset": offsets,
         }
 
-    def of_prompt(self, prompt: Sequence[int], scored: Scored) -> dict[str, Any]:
+    def of_prompt(self, prompt: Sequence[int], scored: PromptLogprobs) -> dict[str, Any]:
         """Of a prompt that is echoed, as many likely tokens each as for the text."""
         tops = [top[: self._n] for top in scored.top_tokens]
         return self.of(prompt, scored.logprobs, tops, 0)
@@ -100,7 +100,7 @@ class LogprobsWriter:
 
 
 def prompt_logprobs(
-    prompt: Sequence[int], scored: Scored, n: int, tokenizer: Tokenizer
+    prompt: Sequence[int], scored: PromptLogprobs, n: int, tokenizer: Tokenizer
 ) -> list[dict[str, Any] | None]:
     """What vLLM calls so: for each token of the prompt the `n` likeliest and itself, by id."""
     told: list[dict[str, Any] | None] = []

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from service.api.serving import ServedModel, Serving, serving_of
+from service.api.state import AppState, ServedModel, get_state
 from service.errors import about
 from service.models.registry import DEFAULT_ALIAS
 
@@ -44,7 +44,7 @@ class ModelsReply(BaseModel):
 @router.get("")
 async def every(request: Request) -> ModelsReply:
     """What may be named in `model` now."""
-    serving = serving_of(request)
+    serving = get_state(request)
     return ModelsReply(
         data=[ModelReply(**_row(name, model)) for name, model in _names(serving)],
     )
@@ -54,11 +54,11 @@ async def every(request: Request) -> ModelsReply:
 async def one(request: Request, name: str) -> ModelWithVocabularyReply:
     """One model, with its vocabulary."""
     with about("model"):
-        model = serving_of(request).get(name)
+        model = get_state(request).get(name)
     return ModelWithVocabularyReply(**_row(name, model), vocabulary=list(model.tokenizer.tokens))
 
 
-def _names(serving: Serving) -> Iterator[tuple[str, ServedModel]]:
+def _names(serving: AppState) -> Iterator[tuple[str, ServedModel]]:
     aliases = serving.registry.aliases
     loaded = {model.ref: model for model in serving.registry.loaded()}
     default = aliases.get(DEFAULT_ALIAS)

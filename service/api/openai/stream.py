@@ -6,10 +6,10 @@ from typing import Any
 
 from fastapi import Response
 
-from service.api.event_stream import EventStream
+from service.api.errors import openai_problem_body
 from service.api.openai.completion import Completion
-from service.api.openai.growing import Growing, LogprobsWriter
-from service.api.problems import openai_problem_body
+from service.api.openai.growing import ChoiceState, LogprobsWriter
+from service.api.sse import SSEResponse
 from service.errors import CarouselError
 from service.generation.request import Chunk
 
@@ -18,7 +18,7 @@ DONE = b"data: [DONE]\n\n"
 
 def streamed(completion: Completion) -> Response:
     """One event for each token; an error on the way comes before `[DONE]`."""
-    return EventStream(_pieces(completion), {}, on_end=completion.choices.cancel)
+    return SSEResponse(_pieces(completion), {}, on_end=completion.choices.cancel)
 
 
 async def _pieces(completion: Completion) -> AsyncGenerator[bytes, None]:
@@ -86,7 +86,7 @@ class _ChunkWriter:
             return DONE
         return _line(self._head | {"choices": [], "usage": self._usage()}) + DONE
 
-    def _opening(self, index: int, growing: Growing) -> bytes:
+    def _opening(self, index: int, growing: ChoiceState) -> bytes:
         """The prompt, where it is echoed, and its tokens, where they are asked for."""
         growing.is_open = True
         body, prompt = self._completion.body, self._completion.prompt(index)
@@ -118,7 +118,9 @@ class _ChunkWriter:
         )
         return events.encode("ascii")
 
-    def _event(self, index: int, growing: Growing, chunk: Chunk, i: int, *, is_last: bool) -> bytes:
+    def _event(
+        self, index: int, growing: ChoiceState, chunk: Chunk, i: int, *, is_last: bool
+    ) -> bytes:
         """One event of which more is said than its text; `i` may be behind the last token."""
         tokens = list(chunk.tokens[i : i + 1])
         choice = _choice(index, self._tokenizer.decode(tokens))

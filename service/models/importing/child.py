@@ -19,7 +19,7 @@ def main() -> None:
     text = sys.stdin.read()
     limits = json.loads(text)["limits"]
     limit_process(limits["memory_bytes"], limits["cpu_s"], limits["file_bytes"])
-    from service.models.importing.order import carry_out  # noqa: PLC0415 - after the limits
+    from service.models.importing.run_import import carry_out  # noqa: PLC0415 - after the limits
 
     output, outcome = carry_out(text)
     (Path(output) / OUTCOME).write_text(outcome.model_dump_json())

@@ -19,20 +19,20 @@ from service.models.bundle import (
     VOCABULARY,
     WEIGHTS,
     Bundle,
+    BundleMetadata,
     Manifest,
-    Record,
+    build_files,
     check_vocabulary_fits,
-    compose,
 )
 from service.models.importing.child import OUTCOME
 from service.models.importing.folder import ImportFolder
 from service.models.importing.request import (
     ORDERS,
     ImportLimits,
+    ImportReport,
     ImportRequest,
     Order,
     Outcome,
-    Report,
     over_memory,
 )
 from service.models.spec import ModelRef, ModelSpec, Weights
@@ -108,15 +108,15 @@ class Importer:
     def _publish(
         self,
         request: ImportRequest,
-        report: Report,
+        report: ImportReport,
         spec: ModelSpec,
         weights: Weights,
         tokenizer: Tokenizer,
     ) -> Bundle:
-        record = Record(**report.model_dump(exclude={"architecture", "unknown_character"}))
+        record = BundleMetadata(**report.model_dump(exclude={"architecture", "unknown_character"}))
         while True:
             ref = ModelRef(request.name, request.version or self.store.next_version(request.name))
-            files = compose(ref, spec, weights, tokenizer, record)
+            files = build_files(ref, spec, weights, tokenizer, record)
             try:
                 self.store.write(ref, files)
             except Validation:
@@ -127,14 +127,14 @@ class Importer:
             return Bundle(spec, weights, tokenizer, manifest)
 
 
-def reported(outcome: Outcome) -> Report:
+def reported(outcome: Outcome) -> ImportReport:
     """The report, or the refusal raised."""
     if outcome.report is not None:
         return outcome.report
     raise _REFUSALS.get(outcome.code, BadCheckpoint)(outcome.sentence)
 
 
-def _read_made(report: Report, made: ImportFolder) -> tuple[ModelSpec, Weights, Tokenizer]:
+def _read_made(report: ImportReport, made: ImportFolder) -> tuple[ModelSpec, Weights, Tokenizer]:
     """What the child wrote, checked as if it came from a stranger: the child has read strangers."""
     try:
         spec = ModelSpec.from_json(report.architecture)

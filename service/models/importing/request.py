@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, TypeAdapter
 
 from service.errors import Validation
-from service.models.bundle import Parity, Precision, Source, WantedPrecision
+from service.models.bundle import Parity, Precision, Provenance, WantedPrecision
 from service.models.importing.assumptions import check_assume
 from service.models.importing.folder import confined
 from service.models.spec import ModelRef, check_name
@@ -82,7 +82,7 @@ Sentence = Annotated[
 """Text that may quote a file: what is not a character is written out as \\udc80."""
 
 
-class Report(BaseModel):
+class ImportReport(BaseModel):
     """What the child found; the weights and the vocabulary lie beside it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,7 +91,7 @@ class Report(BaseModel):
     precision_reason: str
     assumptions: tuple[Sentence, ...]
     unknown_character: UnknownPolicy
-    source: Source
+    source: Provenance
     parity: Parity
 
 
@@ -99,7 +99,7 @@ class Outcome(BaseModel):
     """What the child answers: a report, or the code and the sentence of a refusal."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    report: Report | None = None
+    report: ImportReport | None = None
     code: str = ""
     sentence: Sentence = ""
     peak_memory_bytes: int

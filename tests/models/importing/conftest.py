@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from service.models.importing.importer import Importer
-from service.models.importing.order import carry_out as child_carry_out
 from service.models.importing.request import ORDERS, ImportLimits, Order
+from service.models.importing.run_import import carry_out as child_carry_out
 from service.models.store import ModelStore
 
 HERE = Path(__file__).parent

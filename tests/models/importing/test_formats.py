@@ -8,11 +8,11 @@ import pytest
 
 from service.models.bundle import Precision
 from service.models.importing.assumptions import Assumptions
-from service.models.importing.conversion import architecture_of
-from service.models.importing.convert import convert
+from service.models.importing.canonical_weights import convert
+from service.models.importing.detect_format import read_checkpoint
 from service.models.importing.folder import ImportFolder
 from service.models.importing.importer import Importer
-from service.models.importing.recognise import read_checkpoint
+from service.models.importing.pipeline import architecture_of
 from service.models.importing.request import ImportRequest
 from service.models.program import OnnxProgram
 from service.models.spec import Activation, Cell

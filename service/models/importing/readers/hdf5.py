@@ -13,8 +13,8 @@ import h5py  # type: ignore[import-untyped,unused-ignore]
 import numpy as np
 
 from service.errors import BadCheckpoint
+from service.models.importing.checkpoint import Array, StoredArray
 from service.models.importing.readers.tensor_bundle import from_bytes
-from service.models.importing.stored import Array, StoredArray
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MAX_OBJECTS = 20_000

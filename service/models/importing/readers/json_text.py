@@ -5,7 +5,7 @@ import re
 from typing import Any, Never
 
 from service.errors import BadCheckpoint
-from service.models.importing.stored import JsonObject
+from service.models.importing.checkpoint import JsonObject
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 64

@@ -7,10 +7,10 @@ import zipfile
 from typing import BinaryIO
 
 from service.errors import BadCheckpoint
+from service.models.importing.checkpoint import Checkpoint
 from service.models.importing.folder import ImportFolder
 from service.models.importing.readers.json_text import MAX_BYTES, read_json_object
 from service.models.importing.readers.keras_hdf5 import read_hdf5
-from service.models.importing.stored import Checkpoint
 
 FORMAT = "keras-archive"
 MAX_MEMBERS = 16

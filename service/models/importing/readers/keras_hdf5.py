@@ -12,6 +12,7 @@ from typing import BinaryIO
 import h5py  # type: ignore[import-untyped,unused-ignore]
 
 from service.errors import BadCheckpoint
+from service.models.importing.checkpoint import Checkpoint, StoredLayer
 from service.models.importing.readers.hdf5 import (
     damage_is_refused,
     dataset_at,
@@ -24,7 +25,6 @@ from service.models.importing.readers.hdf5 import (
 )
 from service.models.importing.readers.json_text import read_json_object
 from service.models.importing.readers.object_checkpoint import natural
-from service.models.importing.stored import Checkpoint, StoredLayer
 
 WHOLE_MODEL = "keras-2-hdf5"
 WEIGHTS_ONLY = "keras-2-hdf5-weights"

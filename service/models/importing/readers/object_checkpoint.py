@@ -9,11 +9,11 @@ import re
 from pathlib import PurePosixPath
 
 from service.errors import BadCheckpoint
+from service.models.importing.checkpoint import Checkpoint, StoredArray, StoredLayer
 from service.models.importing.folder import ImportFolder
 from service.models.importing.readers.json_text import read_json_object
 from service.models.importing.readers.protobuf import as_bytes, as_int, read_fields
 from service.models.importing.readers.tensor_bundle import TensorBundle
-from service.models.importing.stored import Checkpoint, StoredArray, StoredLayer
 
 FORMAT = "tensorflow-checkpoint"
 

@@ -14,11 +14,11 @@ from typing import BinaryIO
 import numpy as np
 
 from service.errors import BadCheckpoint
+from service.models.importing.checkpoint import Array, StoredArray
 from service.models.importing.folder import ImportFolder
 from service.models.importing.readers.crc32c import masked_crc32c
 from service.models.importing.readers.protobuf import as_bytes, as_int, read_fields, read_varint
 from service.models.importing.readers.table import read_table
-from service.models.importing.stored import Array, StoredArray
 
 MAX_INDEX_BYTES = 64 * 1024 * 1024
 MAX_SHARDS = 256
@@ -32,7 +32,7 @@ _BIG_ENDIAN = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TensorEntry:
     """Where a tensor lies and what it is: a `BundleEntryProto`."""
 
     dtype: int
@@ -51,7 +51,7 @@ class TensorBundle:
         """Open `prefix.index` and its data files. Raises BadCheckpoint."""
         table = read_table(folder.read(with_suffix(prefix, ".index"), MAX_INDEX_BYTES))
         shards = _read_header(table)
-        self.entries: Mapping[str, Entry] = {
+        self.entries: Mapping[str, TensorEntry] = {
             key.decode("utf-8", "backslashreplace"): _read_entry(value)
             for key, value in table.items()
             if key
@@ -99,7 +99,7 @@ class TensorBundle:
             offset += length
         return out
 
-    def _checked(self, name: str) -> Entry:
+    def _checked(self, name: str) -> TensorEntry:
         entry = self.entries[name]
         if entry.is_partitioned:
             raise BadCheckpoint(f"{name} is a partitioned variable, which is not served")
@@ -115,7 +115,7 @@ class TensorBundle:
             )
         return entry
 
-    def _bytes(self, entry: Entry) -> bytes:
+    def _bytes(self, entry: TensorEntry) -> bytes:
         file = self._data[entry.shard]
         file.seek(entry.offset)
         content = file.read(entry.size_bytes)
@@ -123,7 +123,7 @@ class TensorBundle:
             raise BadCheckpoint("the checkpoint's data file became shorter while it was read")
         return content
 
-    def _numbers(self, name: str, entry: Entry) -> Array:
+    def _numbers(self, name: str, entry: TensorEntry) -> Array:
         content = self._bytes(entry)
         if masked_crc32c(content) != entry.checksum:
             raise BadCheckpoint(f"{name} is damaged: its checksum does not match")
@@ -155,7 +155,7 @@ def _read_header(table: Mapping[bytes, bytes]) -> int:
     return shards
 
 
-def _read_entry(message: bytes) -> Entry:
+def _read_entry(message: bytes) -> TensorEntry:
     numbers = dict.fromkeys((1, 3, 4, 5, 6), 0)
     shape: list[int] = []
     is_partitioned = False
@@ -167,7 +167,7 @@ def _read_entry(message: bytes) -> Entry:
         elif number in numbers:
             numbers[number] = as_int(value)
     dtype, shard, offset, size, checksum = numbers.values()
-    return Entry(dtype, tuple(shape), shard, offset, size, checksum, is_partitioned)
+    return TensorEntry(dtype, tuple(shape), shard, offset, size, checksum, is_partitioned)
 
 
 def _read_shape(message: bytes) -> list[int]:

@@ -1,0 +1,1 @@
+"""Text Generation Inference's routes: /generate and /generate_stream."""

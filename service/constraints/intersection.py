@@ -1,0 +1,87 @@
+"""Several constraints as one: what all of them allow, without dead ends.
+
+Source: the product construction of Rabin & Scott, "Finite automata and their decision problems",
+1959.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from service.constraints.constraint import DEAD, START, Constraint
+from service.constraints.dfa import (
+    NOWHERE,
+    check_size,
+    distances,
+    most_states,
+    too_large,
+    ways_to,
+)
+from service.constraints.pairs import pair
+
+
+def intersect(a: Constraint, b: Constraint) -> Constraint | None:
+    """The texts of two constraints over one vocabulary; None where they share none.
+
+    Raises:
+        Validation: it would take more states than there may be.
+
+    """
+    n_b = b.next_state.shape[1]
+    codes = a.token_class.astype(np.int64) * n_b + b.token_class
+    codes[(a.token_class == 0) | (b.token_class == 0)] = 0  # never drawn
+    codes, token_class = np.unique(np.append(0, codes), return_inverse=True)
+    most = most_states(len(codes))
+    next_state, pairs, is_all = pair(a.next_state, b.next_state, codes // n_b, codes % n_b, most)
+    if not is_all:
+        raise too_large(len(codes))
+    is_end = (a.distance[pairs[:, 0]] == 0) & (b.distance[pairs[:, 1]] == 0)
+    distance = distances(next_state, is_end)
+    found = token_class[1:].astype(np.int32)
+    return _pruned(found, next_state, distance, distance != NOWHERE)
+
+
+def at_least(n: int, vocabulary_size: int) -> Constraint:
+    """The texts of `n` tokens or more.
+
+    Raises:
+        Validation: it would take more states than there may be.
+
+    """
+    check_size(n + 1, 2)
+    next_state = np.full((n + 1, 2), DEAD, np.int32)
+    next_state[:, 1] = np.minimum(np.arange(1, n + 2), n)
+    distance = np.arange(n, -1, -1, dtype=np.int32)
+    return Constraint(np.ones(vocabulary_size, np.int32), next_state, distance)
+
+
+def keep_extendable(constraint: Constraint) -> Constraint | None:
+    """What of a constraint can go on for ever; None where nothing can.
+
+    All its states may end, and none of them has to.
+    """
+    next_state = constraint.next_state
+    sources, first = ways_to(next_state)
+    n_ways = np.bincount(sources, minlength=len(next_state))  # on, of each state
+    is_stuck = n_ways == 0
+    edge = np.flatnonzero(is_stuck)
+    while len(edge):
+        before = np.concatenate([sources[first[state] : first[state + 1]] for state in edge])
+        np.subtract.at(n_ways, before, 1)
+        edge = np.unique(before)
+        edge = edge[(n_ways[edge] == 0) & ~is_stuck[edge]]
+        is_stuck[edge] = True
+    return _pruned(constraint.token_class, next_state, constraint.distance, ~is_stuck)
+
+
+def _pruned(
+    token_class: npt.NDArray[np.int32],
+    next_state: npt.NDArray[np.int32],
+    distance: npt.NDArray[np.int32],
+    is_kept: npt.NDArray[np.bool_],
+) -> Constraint | None:
+    """The states that are kept, in their order; None where START is not."""
+    if not is_kept[START]:
+        return None
+    names = np.where(is_kept, np.cumsum(is_kept) - 1, DEAD).astype(np.int32)
+    names = np.append(names, np.int32(DEAD))  # DEAD is the last one's index
+    return Constraint(token_class, names[next_state[is_kept]], distance[is_kept])

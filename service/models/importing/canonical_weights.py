@@ -1,0 +1,135 @@
+"""Arrays as Keras lays them out → the canonical weights of a spec.
+
+Every shape is compared before a number is read, so a file that declares more than its architecture
+needs costs nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from service.errors import BadCheckpoint
+from service.models.importing.assumptions import Assumptions
+from service.models.importing.checkpoint import Array, StoredLayer
+from service.models.importing.keras_config import KerasArchitecture, WeightedLayer
+from service.models.spec import Cell, LayerSpec, ModelSpec, Weights
+
+_SNAKE = {
+    "Embedding": "embedding",
+    "LSTM": "lstm",
+    "GRU": "gru",
+    "CuDNNLSTM": "cu_dnnlstm",
+    "CuDNNGRU": "cu_dnngru",
+    "RNN": "rnn",
+    "Dense": "dense",
+    "TimeDistributed": "time_distributed",
+}
+_PARTS = ("kernel", "recurrent_kernel", "bias", "peephole")
+
+
+def match_layers(
+    architecture: KerasArchitecture, stored: Sequence[StoredLayer]
+) -> tuple[StoredLayer, ...]:
+    """The stored layer of each layer of the architecture: by name, else by rank in its class.
+
+    Raises BadCheckpoint where one is missing or left over.
+    """
+    by_name = {layer.keras_name: layer for layer in stored}
+    if None not in by_name:
+        matched = [by_name.pop(layer.name, None) for layer in architecture.layers]
+        left = [str(name) for name in by_name]
+    else:
+        waiting = list(stored)
+        matched = [_first_of_class(layer, waiting) for layer in architecture.layers]
+        left = [layer.path for layer in waiting]
+    for layer, found in zip(architecture.layers, matched, strict=True):
+        if found is None:
+            raise BadCheckpoint(f"the file has no weights for layer {layer.name!r}")
+    if left:
+        raise BadCheckpoint(f"the file has weights for {left[0]!r}, which its architecture has not")
+    return tuple(layer for layer in matched if layer is not None)
+
+
+def _first_of_class(layer: WeightedLayer, waiting: list[StoredLayer]) -> StoredLayer | None:
+    """Take the first waiting layer whose path ends in the class: `layers/lstm_1` is an LSTM."""
+    for candidate in waiting:
+        stem = candidate.path.rpartition("/")[2].rstrip("0123456789").removesuffix("_")
+        if stem == _SNAKE[layer.class_name]:
+            waiting.remove(candidate)
+            return candidate
+    return None
+
+
+def convert(spec: ModelSpec, layers: Sequence[StoredLayer], assumptions: Assumptions) -> Weights:
+    """Read the layers (embedding if any, recurrent, output) into canonical weights.
+
+    Raises:
+        BadCheckpoint: a shape is not what the spec needs, or a number is not finite.
+
+    """
+    shapes, left = spec.weight_shapes, list(layers)
+    arrays: dict[str, Array] = {}
+    if spec.embedding_dim is not None:
+        (arrays["embedding"],) = _read(left.pop(0), [shapes["embedding"]])
+    for i, layer in enumerate(spec.layers):
+        mine = {n: shapes[k] for n in _PARTS if (k := f"layers.{i}.{n}") in shapes}
+        found = _recurrent(layer, left.pop(0), mine, assumptions)
+        arrays |= {f"layers.{i}.{name}": array for name, array in found.items()}
+    output = [name for name in ("output.kernel", "output.bias") if name in shapes]
+    arrays |= zip(output, _read(left.pop(0), [shapes[name] for name in output]), strict=True)
+    dtypes = {array.dtype for layer in layers for array in layer.arrays} - {"float32"}
+    if dtypes:
+        assumptions.note(f"weights stored as {', '.join(sorted(dtypes))} became float32")
+    return Weights(spec, arrays)
+
+
+def _recurrent(
+    layer: LayerSpec,
+    stored: StoredLayer,
+    shapes: Mapping[str, tuple[int, ...]],
+    assumptions: Assumptions,
+) -> dict[str, Array]:
+    """A recurrent layer's arrays by name, out of Keras's or CuDNN's layout."""
+    expected = [shapes[name] for name in _PARTS[:3] if name in shapes]
+    expected += [(layer.units,)] * shapes.get("peephole", (0,))[0]
+    columns = layer.gates * layer.units
+    is_cudnn = len(stored.arrays) == len(expected) == 3 and stored.shapes[2] == (2 * columns,)
+    if is_cudnn and not (layer.cell is Cell.GRU and not layer.reset_after):
+        expected[2] = (2 * columns,)
+    arrays = _read(stored, expected)
+    if is_cudnn:
+        assumptions.note(f"layer {stored.path!r} was converted from CuDNN's layout")
+        arrays = _from_cudnn(layer, *arrays)
+    named: dict[str, Array] = dict(zip(_PARTS[:3], arrays, strict=False))
+    if layer.cell is Cell.PEEPHOLE_LSTM:
+        named["peephole"] = np.stack(arrays[-3:])
+    return named
+
+
+def _from_cudnn(layer: LayerSpec, kernel: Array, recurrent: Array, bias: Array) -> list[Array]:
+    """CuDNN's blocks are transposed, and it has a bias for each product.
+
+    Source: Keras 2, `_convert_rnn_weights`.
+    """
+    blocks = np.split(kernel, layer.gates, axis=1)
+    inner = np.split(recurrent, layer.gates, axis=1)
+    halves = bias.reshape(2, -1)
+    return [
+        np.hstack([block.T.reshape(block.shape, order="F") for block in blocks]),
+        np.hstack([block.T for block in inner]),
+        halves if layer.cell is Cell.GRU else np.sum(halves, axis=0),
+    ]
+
+
+def _read(layer: StoredLayer, expected: Sequence[tuple[int, ...]]) -> list[Array]:
+    """The arrays of a layer, once their shapes are the expected ones."""
+    if layer.shapes != tuple(expected):
+        raise BadCheckpoint(
+            f"layer {layer.path!r} has arrays of the shapes {_listed(layer.shapes)}; "
+            f"its architecture needs {_listed(expected)}"
+        )
+    return [array.read() for array in layer.arrays]
+
+
+def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join(str(shape) for shape in shapes)

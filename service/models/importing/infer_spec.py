@@ -1,0 +1,174 @@
+"""The shapes of arrays → the spec of a model, where a file has no config.
+
+An LSTM's recurrent kernel is (u, 4u), a GRU's (u, 3u); its bias tells whether the reset gate acts
+after the product (2, 3u) or before it (3u,), or whether CuDNN wrote it (8u,), (6u,). What shapes
+do not tell, the activations, is left to `assumptions`.
+"""
+
+from collections.abc import Sequence
+from itertools import permutations
+from typing import Never
+
+from service.errors import BadCheckpoint
+from service.models.importing.assumptions import Assumptions
+from service.models.importing.checkpoint import StoredLayer
+from service.models.spec import MAX_LAYERS, Cell, LayerSpec, ModelSpec
+
+_WITH_BIAS, _WITH_PEEPHOLES = 3, 6
+_KERAS_1_ARRAYS = (9, 12)
+_BIDIRECTIONAL = "it is a Bidirectional, which reads the text from the end, so it cannot write"
+_REFUSED_PATHS = {
+    "forward_layer": _BIDIRECTIONAL,
+    "backward_layer": _BIDIRECTIONAL,
+    "cells": "it is an RNN of several cells; served is one cell a layer",
+}
+
+
+def infer_spec(
+    stored: Sequence[StoredLayer], assumptions: Assumptions
+) -> tuple[ModelSpec, tuple[StoredLayer, ...]]:
+    """A spec, and its layers in order: embedding if any, recurrent layers, output.
+
+    Raises:
+        BadCheckpoint: the arrays are not those of a model that is served.
+
+    """
+    for layer in stored:
+        for word, reason in _REFUSED_PATHS.items():
+            if word in layer.path.split("/"):
+                _refuse(layer, reason)
+    recurrent = [layer for layer in stored if _is_recurrent(layer)]
+    others = [layer for layer in stored if not _is_recurrent(layer)]
+    if not 1 <= len(recurrent) <= MAX_LAYERS:
+        raise BadCheckpoint(
+            f"the file has {len(recurrent)} layers with the shapes of an LSTM or a GRU; "
+            f"1 to {MAX_LAYERS} are served"
+        )
+    embedding, output = _ends(others)
+    ordered = _in_chain(embedding, recurrent, output, assumptions)
+    size = output.arrays[0].shape[1]
+    spec = ModelSpec(
+        size,
+        None if embedding is None else embedding.shapes[0][1],
+        tuple(_layer_spec(layer, assumptions) for layer in ordered),
+        len(output.arrays) > 1,
+    )
+    return spec, (*(() if embedding is None else (embedding,)), *ordered, output)
+
+
+def _is_recurrent(layer: StoredLayer) -> bool:
+    if len(layer.arrays) in _KERAS_1_ARRAYS:
+        _refuse(
+            layer,
+            f"it has {len(layer.arrays)} arrays, as Keras 1 wrote them; load and save "
+            "the model with Keras 2 first",
+        )
+    if len(layer.arrays) not in (1, 2, _WITH_BIAS, _WITH_PEEPHOLES):
+        _refuse(layer, f"it has {len(layer.arrays)} arrays, which no layer that is served has")
+    if len(layer.arrays) == 1 or len(layer.shapes[1]) < 2:
+        return False
+    rows, columns = layer.shapes[1]
+    if columns not in (3 * rows, 4 * rows):
+        _refuse(layer, f"its recurrent kernel is {layer.shapes[1]}, neither an LSTM's nor a GRU's")
+    return True
+
+
+def _ends(layers: Sequence[StoredLayer]) -> tuple[StoredLayer | None, StoredLayer]:
+    """The embedding, if any, and the output layer among those that are not recurrent."""
+    for layer in layers:
+        if len(layer.shapes[0]) != 2:
+            _refuse(layer, f"its first array is {layer.shapes[0]}; a kernel has two axes")
+    embeddings = [layer for layer in layers if _is_embedding(layer, layers)]
+    outputs = [layer for layer in layers if layer not in embeddings]
+    if len(embeddings) > 1 or len(outputs) != 1:
+        found = ", ".join(repr(layer.path) for layer in layers) or "none"
+        raise BadCheckpoint(
+            "served is at most one Embedding and exactly one Dense layer beside the recurrent "
+            f"ones; the file has these others: {found}"
+        )
+    return (embeddings[0] if embeddings else None), outputs[0]
+
+
+def _is_embedding(layer: StoredLayer, layers: Sequence[StoredLayer]) -> bool:
+    """A lone matrix is an embedding, unless it is the kernel of a Dense layer without a bias."""
+    if len(layer.arrays) > 1:
+        return False
+    return layer.is_embedding or any(len(other.arrays) > 1 for other in layers)
+
+
+def _in_chain(
+    embedding: StoredLayer | None,
+    recurrent: Sequence[StoredLayer],
+    output: StoredLayer,
+    assumptions: Assumptions,
+) -> tuple[StoredLayer, ...]:
+    """The recurrent layers in the order in which each one's width is the next one's input."""
+    size = output.shapes[0][1]
+    if embedding is not None and embedding.shapes[0][0] != size:
+        _refuse(
+            embedding, f"it knows {embedding.shapes[0][0]} tokens, but the output predicts {size}"
+        )
+    first = size if embedding is None else embedding.shapes[0][1]
+
+    def fits(order: Sequence[StoredLayer]) -> bool:
+        widths = [first, *(layer.shapes[1][0] for layer in order)]
+        inputs = [*(layer.shapes[0][0] for layer in order), output.shapes[0][0]]
+        return widths == inputs
+
+    if fits(recurrent):
+        return tuple(recurrent)
+    orders = [order for order in permutations(recurrent) if fits(order)]
+    if len(orders) != 1:
+        shapes = ", ".join(f"{layer.path!r} {layer.shapes[0]}" for layer in (*recurrent, output))
+        raise BadCheckpoint(
+            f"the layers' widths do not form one chain from {first} inputs to {size} outputs: "
+            f"{shapes}"
+        )
+    assumptions.note(f"the order of layers is {', '.join(layer.path for layer in orders[0])}")
+    return orders[0]
+
+
+def _layer_spec(layer: StoredLayer, assumptions: Assumptions) -> LayerSpec:
+    (units, columns), arrays = layer.shapes[1], len(layer.arrays)
+    cell = Cell.GRU if columns == 3 * units else Cell.LSTM
+    bias = layer.shapes[2] if arrays >= _WITH_BIAS else None
+    is_cudnn = bias == (2 * columns,)
+    if arrays == _WITH_PEEPHOLES:
+        if cell is Cell.GRU:
+            _refuse(layer, "it has the peepholes of an LSTM on a GRU")
+        cell = Cell.PEEPHOLE_LSTM
+    told = layer.config or {}
+    told = told.get("config", told)
+    usual = "sigmoid"
+    if cell is Cell.PEEPHOLE_LSTM or _is_old_keras_2(assumptions.keras_version):
+        usual = "hard_sigmoid_02"
+    if is_cudnn:
+        told = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+    reset_after = True
+    if cell is Cell.GRU and bias is None:
+        reset_after = assumptions.flag(
+            "reset_after", layer.path, told.get("reset_after"), usual=True
+        )
+    elif cell is Cell.GRU:
+        reset_after = assumptions.flag("reset_after", layer.path, bias != (columns,), usual=True)
+    return LayerSpec(
+        cell,
+        units,
+        assumptions.activation("activation", layer.path, told.get("activation"), "tanh"),
+        assumptions.activation(
+            "recurrent_activation", layer.path, told.get("recurrent_activation"), usual
+        ),
+        bias is not None,
+        reset_after,
+    )
+
+
+def _is_old_keras_2(version: str | None) -> bool:
+    """Whether this Keras meant a hard sigmoid: 2.0.0 to 2.2.5, but not those in TensorFlow."""
+    return (
+        version is not None and version.startswith(("2.0.", "2.1.", "2.2.")) and "tf" not in version
+    )
+
+
+def _refuse(layer: StoredLayer, reason: str) -> Never:
+    raise BadCheckpoint(f"layer {layer.path!r} cannot be served: {reason}")

@@ -1,0 +1,362 @@
+"""A Keras config → the spec of a model, by an allow-list: what is not known is refused by name.
+
+A config is read, never obeyed: classes are compared to a list of words, and initialisers,
+regularisers, optimizers and everything else that has no say in a trained model's numbers is
+skipped unread.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Never
+
+from service.errors import BadCheckpoint
+from service.models.importing.assumptions import Assumptions
+from service.models.importing.checkpoint import JsonObject
+from service.models.spec import MAX_LAYERS, Cell, LayerSpec, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedLayer:
+    """A layer that has weights: its name in the model and its class."""
+
+    name: str
+    class_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class KerasArchitecture:
+    """A spec, and the layers that it came from: embedding if any, recurrent layers, output."""
+
+    spec: ModelSpec
+    layers: tuple[WeightedLayer, ...]
+
+
+_CELLS = {
+    "LSTM": Cell.LSTM,
+    "GRU": Cell.GRU,
+    "CuDNNLSTM": Cell.LSTM,
+    "CuDNNGRU": Cell.GRU,
+    "LSTMCell": Cell.LSTM,
+    "GRUCell": Cell.GRU,
+    "PeepholeLSTMCell": Cell.PEEPHOLE_LSTM,
+}
+_CUDNN = {"activation": "tanh", "recurrent_activation": "sigmoid", "reset_after": True}
+_RECURRENT = ("LSTM", "GRU", "CuDNNLSTM", "CuDNNGRU", "RNN")
+_NO_OP = ("Dropout", "SpatialDropout1D", "InputLayer")
+_SERVED = "Embedding, LSTM, GRU, Dropout, Dense, TimeDistributed(Dense) and a softmax"
+
+_PROGRAM = "which is a program, and nothing in a file is ever executed"
+_REASONS = {
+    "Bidirectional": "it reads the text from the end, too, so it cannot write",
+    "Lambda": f"it holds Python code, {_PROGRAM}",
+    "TFSMLayer": f"it names a SavedModel, {_PROGRAM}",
+    "TorchModuleWrapper": f"it holds a pickle, {_PROGRAM}",
+    "StringLookup": "it turns text into tokens by a table or a file of its own; import the layers "
+    "behind it and give its vocabulary as a file",
+    "Sequential": "it is a model within the model; save the inner model's layers as one chain",
+}
+_REASONS |= dict.fromkeys(("TextVectorization", "IntegerLookup"), _REASONS["StringLookup"])
+_REASONS |= dict.fromkeys(("Functional", "Model"), _REASONS["Sequential"])
+
+_COMMON = {
+    "name", "trainable", "dtype", "batch_input_shape", "batch_shape", "input_shape", "input_dtype",
+    "activity_regularizer", "build_config", "quantization_config",
+}  # fmt: skip
+_KERNEL = {
+    f"{k}_{what}"
+    for k in ("kernel", "bias")
+    for what in ("initializer", "regularizer", "constraint")
+}
+_RNN = _COMMON | {
+    "return_sequences", "return_state", "go_backwards", "stateful", "unroll", "time_major",
+    "zero_output_for_mask", "implementation", "input_dim", "input_length",
+}  # fmt: skip
+_CELL = _COMMON | _KERNEL | {
+    "units", "activation", "recurrent_activation", "use_bias", "unit_forget_bias", "reset_after",
+    "recurrent_initializer", "recurrent_regularizer", "recurrent_constraint", "dropout",
+    "recurrent_dropout", "implementation", "seed",
+}  # fmt: skip
+_OPTIONS = {
+    "InputLayer": _COMMON | {"sparse", "ragged", "optional", "type_spec"},
+    "Embedding": _COMMON | {
+        "input_dim", "output_dim", "input_length", "mask_zero", "embeddings_initializer",
+        "embeddings_regularizer", "embeddings_constraint",
+    },
+    "RNN": _RNN | {"cell"},
+    "Dropout": _COMMON | {"rate", "noise_shape", "seed"},
+    "SpatialDropout1D": _COMMON | {"rate", "noise_shape", "seed"},
+    "Dense": _COMMON | _KERNEL | {"units", "activation", "use_bias", "input_dim"},
+    "TimeDistributed": _COMMON | {"layer"},
+    "Activation": _COMMON | {"activation"},
+    "Softmax": _COMMON | {"axis"},
+} | dict.fromkeys(("LSTM", "GRU", "CuDNNLSTM", "CuDNNGRU"), _RNN | _CELL)  # fmt: skip
+
+
+def read_architecture(config: JsonObject, assumptions: Assumptions) -> KerasArchitecture:
+    """The architecture that a model's config describes.
+
+    Raises:
+        BadCheckpoint: a layer or an option is not served; the sentence names it and the reason.
+
+    """
+    return _Chain(assumptions).read(_layers_in_order(config))
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """One entry of a config, its class checked against the list."""
+
+    name: str
+    class_name: str
+    config: JsonObject
+
+    @classmethod
+    def read(cls, entry: object) -> "_Layer":
+        if not isinstance(entry, dict) or not isinstance(entry.get("class_name"), str):
+            raise BadCheckpoint("the config has a layer without a class_name")
+        config = entry.get("config")
+        config = config if isinstance(config, dict) else {}
+        name = config.get("name", entry.get("name"))
+        layer = cls(name[:200] if isinstance(name, str) else "?", entry["class_name"], config)
+        layer.check_class(entry)
+        return layer
+
+    def check_class(self, entry: JsonObject) -> None:
+        module, registered = entry.get("module"), entry.get("registered_name")
+        is_foreign = module is not None and str(module).split(".")[0] not in ("keras", "tf_keras")
+        if self.class_name in _OPTIONS and not is_foreign and registered in (None, self.class_name):
+            if unknown := sorted(self.config.keys() - _OPTIONS[self.class_name]):
+                self.refuse(f"its option {unknown[0][:80]!r} is not known")
+            return
+        shown = self.class_name[:80]
+        if reason := _REASONS.get(self.class_name):
+            self.refuse(f"it is a {shown}: {reason}")
+        if is_foreign or registered is not None or ">" in self.class_name:
+            self.refuse(f"it is of the custom class {shown}, whose code is not in the file")
+        self.refuse(f"it is a {shown}; served are {_SERVED}")
+
+    def refuse(self, reason: str) -> Never:
+        raise BadCheckpoint(f"layer {self.name!r} cannot be served: {reason}")
+
+    def integer(self, key: str) -> int:
+        value = self.config.get(key)
+        if type(value) is not int or value < 1:
+            self.refuse(f"its {key} is {str(value)[:80]}, not a positive whole number")
+        return value
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        value = self.config.get(key, default)
+        if not isinstance(value, bool):
+            self.refuse(f"its {key} is {str(value)[:80]!r}, not true or false")
+        return value
+
+
+class _Chain:
+    """Reads layers in order, and holds what has been met so far."""
+
+    def __init__(self, assumptions: Assumptions) -> None:
+        self._assumptions = assumptions
+        self._embedding: _Layer | None = None
+        self._recurrent: list[tuple[_Layer, LayerSpec]] = []
+        self._output: tuple[_Layer, _Layer] | None = None  # as named in the model, the Dense itself
+
+    def read(self, layers: Sequence[_Layer]) -> KerasArchitecture:
+        for layer in layers:
+            if layer.class_name in _NO_OP:
+                continue
+            if layer.class_name == "Embedding":
+                self._add_embedding(layer)
+            elif layer.class_name in _RECURRENT:
+                self._add_recurrent(layer)
+            elif layer.class_name in ("Dense", "TimeDistributed"):
+                self._add_output(layer)
+            else:
+                self._check_last(layer)
+        return self._finish()
+
+    def _add_embedding(self, layer: _Layer) -> None:
+        if self._embedding is not None or self._recurrent or self._output:
+            layer.refuse("an Embedding can only be the first layer")
+        if layer.flag("mask_zero", default=False):
+            self._assumptions.note("mask_zero is set: token 0, once padding, is fed as any other")
+        self._embedding = layer
+
+    def _add_recurrent(self, layer: _Layer) -> None:
+        if self._output:
+            layer.refuse("it follows the Dense layer")
+        if layer.flag("go_backwards", default=False):
+            layer.refuse("go_backwards is set: it reads the text from the end, so it cannot write")
+        if self._recurrent:
+            self._check_sequences()
+        if len(self._recurrent) == MAX_LAYERS:
+            layer.refuse(f"it is recurrent layer {MAX_LAYERS + 1}; 1 to {MAX_LAYERS} are served")
+        self._recurrent.append((layer, self._layer_spec(layer)))
+
+    def _check_sequences(self) -> None:
+        last, _ = self._recurrent[-1]
+        if not last.flag("return_sequences", default=False):
+            last.refuse("return_sequences is not set, yet another recurrent layer follows")
+
+    def _layer_spec(self, layer: _Layer) -> LayerSpec:
+        inner = layer
+        if layer.class_name == "RNN":
+            inner = _cell(layer)
+        cell, told, name = _CELLS[inner.class_name], inner.config, layer.name
+        if layer.class_name.startswith("CuDNN"):
+            told = {**_CUDNN, **told}
+        recurrent_usual = "hard_sigmoid_02" if cell is Cell.PEEPHOLE_LSTM else "sigmoid"
+        settle = self._assumptions
+        return LayerSpec(
+            cell,
+            inner.integer("units"),
+            settle.activation("activation", name, _told(told, "activation"), "tanh"),
+            settle.activation(
+                "recurrent_activation", name, _told(told, "recurrent_activation"), recurrent_usual
+            ),
+            inner.flag("use_bias", default=True),
+            cell is not Cell.GRU
+            # Keras 2.0 had no such option and reset before.
+            or settle.flag("reset_after", name, told.get("reset_after"), usual=False),
+        )
+
+    def _add_output(self, layer: _Layer) -> None:
+        if not self._recurrent or self._output:
+            layer.refuse("served is one Dense layer, behind the recurrent ones")
+        dense = layer
+        if layer.class_name == "TimeDistributed":
+            dense = _Layer.read(layer.config.get("layer"))
+            if dense.class_name != "Dense":
+                layer.refuse(f"it wraps a {dense.class_name}; served is TimeDistributed(Dense)")
+        if dense.config.get("activation") not in (None, "linear", "softmax"):
+            activation = str(dense.config.get("activation"))[:80]
+            layer.refuse(f"its activation is {activation!r}; behind the output softmax is served")
+        self._output = (layer, dense)
+
+    def _check_last(self, layer: _Layer) -> None:
+        activation = (
+            layer.config.get("activation") if layer.class_name == "Activation" else "softmax"
+        )
+        if not self._output or activation not in ("softmax", "linear"):
+            layer.refuse(
+                f"an activation {str(activation)[:80]!r} is served as softmax at the end only"
+            )
+
+    def _finish(self) -> KerasArchitecture:
+        if not self._recurrent or self._output is None:
+            missing = "Dense" if self._recurrent else "recurrent"
+            raise BadCheckpoint(f"the model has no {missing} layer; served are {_SERVED}")
+        last, _ = self._recurrent[-1]
+        if not last.flag("return_sequences", default=False):
+            self._assumptions.note(
+                f"layer {last.name!r} was trained to predict after a window (return_sequences is "
+                "not set); it is served with carried state"
+            )
+        output, dense = self._output
+        size = dense.integer("units")
+        layers = [layer for layer, _ in self._recurrent] + [output]
+        embedding_dim = None
+        if self._embedding is not None:
+            embedding_dim = self._embedding.integer("output_dim")
+            if self._embedding.integer("input_dim") != size:
+                self._embedding.refuse(
+                    f"it knows {self._embedding.integer('input_dim')} tokens, "
+                    f"but {output.name!r} predicts {size}"
+                )
+            layers.insert(0, self._embedding)
+        return KerasArchitecture(
+            ModelSpec(
+                size,
+                embedding_dim,
+                tuple(spec for _, spec in self._recurrent),
+                dense.flag("use_bias", default=True),
+            ),
+            tuple(WeightedLayer(layer.name, layer.class_name) for layer in layers),
+        )
+
+
+def _told(config: JsonObject, key: str) -> object:
+    """An activation as the config states it: null is linear, absent is None."""
+    return (config[key] or "linear") if key in config else None
+
+
+def _cell(layer: _Layer) -> _Layer:
+    """The one cell of an RNN layer."""
+    entry = layer.config.get("cell")
+    class_name = entry.get("class_name") if isinstance(entry, dict) else None
+    if not isinstance(entry, dict) or not isinstance(class_name, str):
+        layer.refuse("it has no single cell")
+    plain = class_name.removeprefix("Addons>").removeprefix("Custom>")
+    config = entry.get("config")
+    if plain not in ("LSTMCell", "GRUCell", "PeepholeLSTMCell") or not isinstance(config, dict):
+        layer.refuse(
+            f"its cell is a {class_name[:80]}; served are LSTM, GRU and peephole LSTM cells"
+        )
+    if unknown := sorted(config.keys() - _CELL):
+        layer.refuse(f"its cell's option {unknown[0][:80]!r} is not known")
+    return _Layer(layer.name, plain, config)
+
+
+def _layers_in_order(config: JsonObject) -> list[_Layer]:
+    class_name, inner = config.get("class_name"), config.get("config")
+    # Keras wrote a bare list of layers for a Sequential model until 2.2.2.
+    entries = inner.get("layers") if isinstance(inner, dict) else inner
+    module, registered = config.get("module"), config.get("registered_name")
+    is_keras = module is None or str(module).split(".")[0] in ("keras", "tf_keras")
+    known = ("Sequential", "Functional", "Model")
+    if class_name not in known or not is_keras or registered not in (None, class_name):
+        raise BadCheckpoint(
+            f"the model is of the class {str(class_name)[:80]!r}, whose code is not in the file; "
+            "save its weights alone (save_weights) and import those"
+        )
+    if not isinstance(entries, list):
+        raise BadCheckpoint("the model's config has no list of layers")
+    if class_name == "Sequential":
+        return [_Layer.read(entry) for entry in entries]
+    assert isinstance(inner, dict)
+    return _functional_chain(inner, entries)
+
+
+def _functional_chain(config: JsonObject, entries: Sequence[object]) -> list[_Layer]:
+    """The layers of a functional model from its input to its output, each fed by the one before."""
+    layers = {layer.name: (layer, entry) for entry in entries for layer in [_Layer.read(entry)]}
+    for end in ("input_layers", "output_layers"):
+        if len(found := list(_tensors(config.get(end)))) != 1:
+            raise BadCheckpoint(f"the model has {len(found)} {end}; served is a chain with one")
+    chain: list[_Layer] = []
+    (name,) = _tensors(config.get("output_layers"))
+    while True:
+        if name not in layers or len(chain) > len(layers):
+            raise BadCheckpoint(f"the model's config leads to {name[:80]!r}, which is not a chain")
+        layer, entry = layers[name]
+        chain.append(layer)
+        inputs = list(_tensors(entry.get("inbound_nodes") if isinstance(entry, dict) else None))
+        if not inputs:
+            break
+        if len(inputs) > 1:
+            layer.refuse(f"it has {len(inputs)} inputs; served is a chain of layers")
+        (name,) = inputs
+    if chain[-1].class_name != "InputLayer" or len(chain) < len(layers):
+        raise BadCheckpoint("the model's layers do not form one chain from input to output")
+    return chain[::-1]
+
+
+def _tensors(value: Any) -> Iterator[str]:
+    """Names of the layers whose outputs are mentioned in a piece of config.
+
+    Keras 2 writes an output as [name, node, tensor] or [name, node, tensor, {arguments}], Keras 3
+    as an object with `keras_history`.
+    """
+    if isinstance(value, dict):
+        history = value.get("keras_history")
+        yield from _tensors(history if history is not None else list(value.values()))
+    elif isinstance(value, list):
+        if len(value) in (3, 4) and isinstance(value[0], str) and type(value[1]) is int:
+            if value[2] != 0:
+                raise BadCheckpoint(
+                    f"the model uses a state of layer {value[0][:80]!r} as an output"
+                )
+            yield value[0]
+            yield from _tensors(value[3:])
+        else:
+            for item in value:
+                yield from _tensors(item)

@@ -1,0 +1,208 @@
+"""An int8 LSTM step in one pass of our own, for x86 processors without VNNI.
+
+There ONNX Runtime has to widen after every product and passes over the gates one operator at a
+time; `int8_tile.py` and one loop for all gates take about two thirds of its time, and a whole
+burst of steps runs without the interpreter. With VNNI it is the other way round, so there ONNX
+Runtime is used: `compile.py` decides.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from service.models.int8_gemm import COLUMNS, DEPTH, multiply, pack, padded
+from service.models.spec import (
+    FOLD_LIMIT_BYTES,
+    Activation,
+    Cell,
+    ModelSpec,
+    Weights,
+)
+from service.models.step import Batch, zero_batch
+
+
+def is_fusible(spec: ModelSpec) -> bool:
+    """Whether every layer is the plain LSTM that this program computes."""
+    table_bytes = 4 * spec.vocabulary_size * 4 * spec.layers[0].units
+    return table_bytes <= FOLD_LIMIT_BYTES and all(
+        layer.cell is Cell.LSTM
+        and layer.activation is Activation.TANH
+        and layer.recurrent_activation is Activation.SIGMOID
+        for layer in spec.layers
+    )
+
+
+class FusedProgram:
+    """A step program whose steps Numba code can take by itself, through `arguments`."""
+
+    def __init__(self, spec: ModelSpec, weights: Weights) -> None:
+        """Quantise and pack the weights of a fusible spec."""
+        self._spec = spec
+        self._layers = tuple(self._layer(weights, i) for i in range(len(spec.layers)))
+        entry = weights["layers.0.kernel"].astype(np.float64)
+        if spec.embedding_dim is not None:
+            entry = weights["embedding"].astype(np.float64) @ entry
+        self._table = (entry + self._layers[0][-1]).astype(np.float32)
+        self._output = self._output_planes(weights)
+
+    def _layer(self, weights: Weights, i: int) -> tuple[npt.NDArray[Any], ...]:
+        """Bytes and scale of the recurrent kernel and of the input kernel, and the bias.
+
+        The first layer's input kernel is in the table. The bias takes back what the zero point
+        of 128 adds to the sums.
+        """
+        columns = 4 * self._spec.layers[i].units
+        recurrent = pack(weights[f"layers.{i}.recurrent_kernel"])
+        entry = pack(weights[f"layers.{i}.kernel"] if i else np.zeros((DEPTH, COLUMNS), np.float32))
+        bias = weights.get(f"layers.{i}.bias", np.zeros(columns)) - recurrent.zero[:columns]
+        if i:
+            bias = bias - entry.zero[:columns]
+        return (
+            recurrent.bytes,
+            recurrent.scale,
+            entry.bytes,
+            entry.scale,
+            bias.astype(np.float32),
+        )
+
+    def _output_planes(self, weights: Weights) -> tuple[npt.NDArray[Any], ...]:
+        """Bytes and scale of the output kernel and of what these leave over, and the bias.
+
+        Logits are what is sampled from, so their weights have two bytes.
+        """
+        kernel = weights["output.kernel"]
+        rows, columns = kernel.shape
+        coarse = pack(kernel)
+        fine = pack((kernel - coarse.kernel()[:rows, :columns]).astype(np.float32))
+        bias = weights.get("output.bias", np.zeros(columns)) - (coarse.zero + fine.zero)[:columns]
+        return coarse.bytes, coarse.scale, fine.bytes, fine.scale, bias.astype(np.float32)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of logits a row."""
+        return self._spec.vocabulary_size
+
+    def new_batch(self, capacity: int) -> Batch:
+        """Memory for up to `capacity` rows, all in the zero state."""
+        return zero_batch(self._spec, capacity)
+
+    def step(self, batch: Batch, rows: int) -> None:
+        """Feed `tokens` of the first `rows` rows; update their states, write their logits."""
+        arguments = batch.bindings.get(0)
+        if arguments is None:
+            arguments = batch.bindings[0] = self.arguments(batch)
+        step_rows(arguments, 0, rows)
+
+    def arguments(self, batch: Batch) -> tuple[Any, ...]:
+        """What `step_rows` needs of this program and a batch."""
+        capacity = len(batch.tokens)
+        scratch = tuple(
+            (
+                np.full((capacity, padded(layer.units, DEPTH)), 128, np.uint8),
+                np.zeros((capacity, len(packed[1])), np.int32),
+                np.zeros((capacity, len(packed[3])), np.int32),
+            )
+            for layer, packed in zip(self._spec.layers, self._layers, strict=True)
+        )
+        return (
+            batch.tokens,
+            batch.states,
+            batch.logits,
+            self._table,
+            self._layers,
+            scratch,
+            self._output,
+            np.zeros((2, capacity, len(self._output[1])), np.int32),
+        )
+
+
+# tanh(x) ≈ x P(x²) / Q(x²) on [-9, 9], fitted to it by reweighted least squares at Chebyshev
+# points; off by at most 4e-7 in float32. Beyond 9 it is ±1 to the last bit but one.
+_P = tuple(
+    map(np.float32, (0.9999999064, 0.1337320188, 3.486586733e-3, 2.04719049e-5, 1.318431669e-8))
+)
+_Q = tuple(map(np.float32, (1.0, 0.4670649875, 2.584199794e-2, 3.271393076e-4, 7.702703662e-7)))
+_EDGE, _ONE, _HALF = np.float32(9.0), np.float32(1.0), np.float32(0.5)
+_STEPS, _ZERO_POINT = np.float32(127.0), np.float32(128.0)
+
+
+@njit(nogil=True, inline="always", error_model="numpy")
+def _tanh(x):  # type: ignore[no-untyped-def]
+    x = min(max(x, -_EDGE), _EDGE)
+    t = x * x
+    p = (((_P[4] * t + _P[3]) * t + _P[2]) * t + _P[1]) * t + _P[0]
+    q = (((_Q[4] * t + _Q[3]) * t + _Q[2]) * t + _Q[1]) * t + _Q[0]
+    return min(max(x * p / q, -_ONE), _ONE)
+
+
+@njit(nogil=True, inline="always", error_model="numpy")
+def _sigmoid(x):  # type: ignore[no-untyped-def]
+    return _HALF * _tanh(_HALF * x) + _HALF
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _add_product(base, sums, scale, out):  # type: ignore[no-untyped-def]
+    """Write base + what the sums of bytes stand for into out."""
+    for j in range(len(out)):
+        out[j] = base[j] + np.float32(sums[j]) * scale[j]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _update(z, h, c):  # type: ignore[no-untyped-def]
+    """One row of one layer: the equations of `reference.py`, from z on, which is used up.
+
+    Three short loops rather than one, because the compiler makes vectors of each of these.
+    """
+    n = len(h)
+    for j in range(2 * n):
+        z[j] = _sigmoid(z[j])
+    for j in range(n):
+        z[2 * n + j] = _tanh(z[2 * n + j])
+        z[3 * n + j] = _sigmoid(z[3 * n + j])
+    for j in range(n):
+        c[j] = z[n + j] * c[j] + z[j] * z[2 * n + j]
+    for j in range(n):
+        h[j] = z[3 * n + j] * _tanh(c[j])
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _quantise(h, out):  # type: ignore[no-untyped-def]
+    for j in range(len(h)):
+        out[j] = np.uint8(np.int32(np.rint(h[j] * _STEPS) + _ZERO_POINT))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def step_rows(arguments, first, last):  # type: ignore[no-untyped-def]
+    """One step of the rows from `first` to `last`. Ranges that do not meet may run at once."""
+    tokens, states, logits, table, layers, scratch, output, output_sums = arguments
+    for i in range(len(layers)):
+        recurrent, scale, entry, entry_scale, bias = layers[i]
+        x, sums, entry_sums = scratch[i]
+        h, c = states[2 * i], states[2 * i + 1]
+        for row in range(first, last):
+            _quantise(h[row], x[row])
+        multiply(x, recurrent, sums, first, last)
+        if i > 0:
+            below = scratch[i - 1][0]
+            for row in range(first, last):
+                _quantise(states[2 * i - 2][row], below[row])
+            multiply(below, entry, entry_sums, first, last)
+        z = np.empty(4 * h.shape[1], np.float32)
+        for row in range(first, last):
+            if i == 0:
+                _add_product(table[tokens[row]], sums[row], scale, z)
+            else:
+                _add_product(bias, entry_sums[row], entry_scale, z)
+                _add_product(z, sums[row], scale, z)
+            _update(z, h[row], c[row])
+    coarse, coarse_scale, fine, fine_scale, bias = output
+    top, x = states[len(states) - 2], scratch[len(layers) - 1][0]
+    for row in range(first, last):
+        _quantise(top[row], x[row])
+    multiply(x, coarse, output_sums[0], first, last)
+    multiply(x, fine, output_sums[1], first, last)
+    for row in range(first, last):
+        _add_product(bias, output_sums[0, row], coarse_scale, logits[row])
+        _add_product(logits[row], output_sums[1, row], fine_scale, logits[row])

@@ -1,0 +1,43 @@
+"""The losses of a training as a picture."""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from service.training.events import ValidationEvent
+
+
+def loss_curve(history: Sequence[ValidationEvent]) -> bytes:
+    """PNG of what the text to learn and the validation text cost over the epochs.
+
+    The best validation is marked, with its figure. Draws on no screen.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    epochs = [validation.epoch for validation in history]
+    for label, losses in (
+        ("learnt, with dropout", [validation.training_nats for validation in history]),
+        ("validation", [validation.validation_nats for validation in history]),
+    ):
+        axes.plot(epochs, losses, marker=".", label=label)
+    if history:
+        best = min(history, key=lambda validation: validation.validation_nats)
+        axes.plot(best.epoch, best.validation_nats, "o", mfc="none", color="black", ms=9)
+        axes.annotate(
+            f"{best.validation_nats:.4f}",
+            (best.epoch, best.validation_nats),
+            textcoords="offset points",
+            xytext=(0, -16),
+            ha="center",
+        )
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("nats a character")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    png = BytesIO()
+    # No software version in the file: the same losses are the same bytes.
+    figure.savefig(png, format="png", dpi=120, metadata={"Software": None})
+    return png.getvalue()

@@ -1,0 +1,189 @@
+"""A prompt that begins like an earlier one is not read again, and nothing else is different."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.generation import prefix_cache as prefixes_module
+from service.generation.completions import start
+from service.generation.prefix_cache import (
+    SHORTEST,
+    PrefillSnapshots,
+    PrefixCache,
+    ScopedPrefixCache,
+)
+from service.models.step import State
+from tests.fakes.digest_program import DigestProgram
+from tests.generation.strategies import requests
+from tests.generation.test_completions import read_all
+from tests.generation.test_engine import TOKENIZER, request, running, until
+
+LONG = tuple(np.random.default_rng(5).integers(0, len(TOKENIZER), 3_000).tolist())
+ENTRY_BYTES = 8 + 600
+
+
+class Counting(DigestProgram):
+    """How many tokens of rows it has been fed."""
+
+    fed = 0
+
+    def step(self, batch, rows):
+        super().step(batch, rows)
+        self.fed += rows
+
+
+def state(position: int) -> State:
+    return State(position, (np.full(2, position, np.float32),))
+
+
+def asked(prompt: tuple[int, ...], n: int = 5, **options):
+    return request(n, prompt=prompt, **options)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    one=requests(len(TOKENIZER), "abcdefg", longest=30),
+    cuts=st.lists(st.integers(SHORTEST, 1_200), min_size=1, max_size=5),
+    budget=st.sampled_from([0, 3 * ENTRY_BYTES, 1 << 20]),
+    n=st.sampled_from([1, 1, 3]),
+)
+async def test_every_text_is_what_it_is_without_a_cache(one, cuts, budget, n):
+    prefixes = ScopedPrefixCache(PrefixCache(budget), b"")
+    async with running() as engine:
+        for cut in cuts:
+            prompt = (*LONG[:cut], *one.prompt)
+            whole = dataclasses.replace(one, prompt=prompt)
+            alone = await read_all(start(engine, whole, n=n))
+            assert await read_all(start(engine, whole, n=n, prefixes=prefixes)) == alone
+            assert prefixes.cache.size_bytes <= budget
+
+
+async def test_a_prompt_that_is_known_is_not_read_again():
+    program, prefixes = Counting(), ScopedPrefixCache(PrefixCache(), b"")
+    async with running(program) as engine:
+
+        async def reading(prompt) -> tuple[int, int]:
+            before = program.fed
+            choices = start(engine, asked(prompt), prefixes=prefixes)
+            await read_all(choices)
+            return choices.cached_tokens, program.fed - before
+
+        cached, fed = await reading(LONG)
+        assert cached == 0
+        assert fed >= len(LONG)
+        assert await reading(LONG) == (len(LONG) - 1, 5)
+        cached, fed = await reading((*LONG, *LONG[:10]))
+        assert cached == len(LONG) - 1
+        assert fed < 32 + 10 + 5
+        cached, fed = await reading(LONG[:2_000])  # from a state on the way
+        assert 2_000 - prefixes_module.APART - 64 < cached < 2_000
+        assert fed < 2 * prefixes_module.APART
+
+
+async def test_a_prompt_may_end_where_a_state_lies():
+    prefixes = ScopedPrefixCache(PrefixCache(), b"")
+    async with running() as engine:
+        await read_all(start(engine, asked(LONG), prefixes=prefixes))
+        for length in [state.position for _, state in prefixes.cache._states.values()]:
+            alone = await read_all(start(engine, asked(LONG[:length])))
+            known = start(engine, asked(LONG[:length]), prefixes=prefixes)
+            assert known.cached_tokens < length
+            assert await read_all(known) == alone
+
+
+async def test_a_prompt_that_is_cut_off_leaves_what_was_read():
+    prefixes = ScopedPrefixCache(PrefixCache(), b"")
+    async with running() as engine:
+        choices = start(engine, asked(LONG * 300), prefixes=prefixes)
+        reader = aiter(choices)
+        coming = anext(reader)
+        import asyncio  # noqa: PLC0415
+
+        task = asyncio.ensure_future(coming)
+        await asyncio.sleep(0.05)
+        choices.cancel()
+        with pytest.raises(StopAsyncIteration):
+            await task
+        await until(lambda: engine.running == engine.waiting == engine.streams == 0)
+        assert len(prefixes.cache) > 0
+        again = start(engine, asked(LONG * 300), prefixes=prefixes)
+        assert again.cached_tokens > 0
+        again.cancel()
+
+
+async def test_a_short_prompt_and_one_that_is_scored_are_read():
+    prefixes = ScopedPrefixCache(PrefixCache(), b"")
+    async with running() as engine:
+        for prompt in (LONG[: SHORTEST - 1], LONG):
+            for _ in range(2):
+                logprobs = None if len(prompt) < SHORTEST else 1
+                choices = start(engine, asked(prompt), prompt_logprobs=logprobs, prefixes=prefixes)
+                await read_all(choices)
+                assert choices.cached_tokens == 0
+        assert len(prefixes.cache) == 0
+
+
+def test_nothing_is_shared_between_scopes():
+    cache = PrefixCache()
+    trail = PrefillSnapshots(100)
+    trail.add(state(99))
+    models = [
+        ScopedPrefixCache(cache, b"").within("digest", precision) for precision in ("int8", "f32")
+    ]
+    owners = [model.within(owner) for model in models for owner in ("", "a", "b")]
+    salted = [owner.within("salt") for owner in owners]
+    everybody = [*models, *owners, *salted, ScopedPrefixCache(cache, b"")]
+    for one in everybody:
+        assert one.longest(LONG[:100]) is None
+        one.keep(LONG[:100], trail)
+        assert one.longest(LONG[:100]) is trail.last
+    assert len(cache) == len(everybody)
+
+
+def test_a_prefix_is_no_other_text_of_the_same_length():
+    cache = PrefixCache()
+    cache.keep(b"", LONG[:80], [state(79)])
+    assert cache.longest(b"", (*LONG[:40], (LONG[40] + 1) % 7, *LONG[41:200])) is None
+    assert cache.longest(b"", LONG[:78]) is None
+    assert cache.longest(b"", LONG[:79]).position == 79
+
+
+def test_the_states_used_last_stay():
+    cache = PrefixCache(budget_bytes=3 * ENTRY_BYTES)
+    texts = [[i] * 9 for i in range(4)]
+    for text in texts[:3]:
+        cache.keep(b"", text, [state(9)])
+    assert cache.longest(b"", texts[0]) is not None
+    cache.keep(b"", texts[3], [state(9)])
+    assert [cache.longest(b"", text) is not None for text in texts] == [True, False, True, True]
+    cache.keep(b"", texts[3], [state(9)])
+    assert (len(cache), cache.size_bytes) == (3, 3 * ENTRY_BYTES)
+
+
+@pytest.mark.parametrize("length", [100, 5_000, 1_000_000])
+def test_a_prompt_leaves_few_states_and_they_are_spread(length):
+    trail = PrefillSnapshots(length)
+    for position in [*range(250, length, 250), length - 1]:
+        trail.add(state(position))
+    positions = [one.position for one in trail.states]
+    assert positions[-1] == length - 1
+    assert len(positions) <= prefixes_module.MOST_OF_A_PROMPT + 1
+    gaps = np.diff([0, *positions[:-1]])
+    assert all(gaps >= prefixes_module.APART)
+    assert all(gaps <= max(prefixes_module.APART, length // 64) + 250)
+
+
+def test_what_others_have_asked_costs_nobody_anything():
+    cache = PrefixCache()
+    for i in range(200):
+        cache.keep(b"other", LONG, [state(100 + i)])
+    assert cache._lengths.get(b"mine") is None
+    cache.keep(b"mine", LONG, [state(99)])
+    assert list(cache._lengths[b"mine"]) == [99]
+    small = PrefixCache(budget_bytes=ENTRY_BYTES)
+    small.keep(b"other", LONG, [state(100)])
+    small.keep(b"mine", LONG, [state(99)])
+    assert list(small._lengths) == [b"mine"]  # nothing is left of a scope without states
