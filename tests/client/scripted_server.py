@@ -39,7 +39,7 @@ def stream(*events: str) -> Answer:
     return Answer(200, body, {"Content-Type": "text/event-stream"})
 
 
-def refusal(status: int, error_type: str, retry_after: str | None = None) -> Answer:
+def error_response(status: int, error_type: str, retry_after: str | None = None) -> Answer:
     """An error response of Carousel."""
     headers = {"Content-Type": "application/json", "X-Request-Id": "r-1"}
     if retry_after is not None:

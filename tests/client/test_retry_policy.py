@@ -25,7 +25,7 @@ from carousel_client import (
 from carousel_client.errors import error_from_response
 from carousel_client.operations import Request
 from carousel_client.retry_policy import RetryPolicy
-from tests.client.scripted_server import Answer, refusal, stream
+from tests.client.scripted_server import Answer, error_response, stream
 from tests.process import free_port
 
 NO_RESPONSE = Answer(0)
@@ -43,7 +43,7 @@ STATE = Answer(
             "state_bytes": None,
             "created_at": "2026-01-01T00:00:00Z",
             "expires_at": "2026-01-01T00:00:00Z",
-            "what": "a newer server says",
+            "unknown": "a member of a newer server",
         }
     ).encode(),
 )
@@ -68,13 +68,13 @@ def turn(to):
 
 
 TRANSIENT = [
-    refusal(429, "overloaded", "0"),
-    refusal(429, "rate_limited", "0"),
-    refusal(503, "model_not_ready", "0"),
-    refusal(503, "draining", "0"),
-    refusal(503, "store_unavailable", "0"),
-    refusal(503, "store_unavailable"),
-    refusal(409, "session_busy", "0"),
+    error_response(429, "overloaded", "0"),
+    error_response(429, "rate_limited", "0"),
+    error_response(503, "model_not_ready", "0"),
+    error_response(503, "draining", "0"),
+    error_response(503, "store_unavailable", "0"),
+    error_response(503, "store_unavailable"),
+    error_response(409, "session_busy", "0"),
     NO_RESPONSE,
 ]
 
@@ -100,7 +100,7 @@ FINAL = [
 
 @pytest.mark.parametrize(("status", "error_type", "family"), FINAL)
 def test_final_errors_are_raised_at_once(kind, script, status, error_type, family):
-    script.answers = [refusal(status, error_type, "0")]
+    script.answers = [error_response(status, error_type, "0")]
     with pytest.raises(family) as caught:
         kind.call(script.url, turn)
     raised = caught.value
@@ -116,7 +116,7 @@ def test_final_errors_are_raised_at_once(kind, script, status, error_type, famil
 
 
 def test_a_retry_after_beyond_the_deadline_raises_the_error_at_once(kind, script):
-    script.answers = [refusal(429, "overloaded", "30")]
+    script.answers = [error_response(429, "overloaded", "30")]
     began_s = time.monotonic()
     with pytest.raises(Overloaded) as caught:
         kind.call(script.url, turn, timeout_s=5)
@@ -125,7 +125,7 @@ def test_a_retry_after_beyond_the_deadline_raises_the_error_at_once(kind, script
 
 
 def test_retry_after_is_respected(kind, script):
-    script.answers = [refusal(429, "overloaded", "1"), COMPLETION]
+    script.answers = [error_response(429, "overloaded", "1"), COMPLETION]
     began_s = time.monotonic()
     kind.call(script.url, turn)
     assert time.monotonic() - began_s >= 1
@@ -162,11 +162,11 @@ def test_requests_that_may_not_be_repeated_are_not(kind, script, ask):
     script.answers = [NO_RESPONSE]
     with pytest.raises(Unreachable, match="is not known"):
         kind.call(script.url, ask)
-    script.answers = [refusal(503, "store_unavailable", "0")]
+    script.answers = [error_response(503, "store_unavailable", "0")]
     with pytest.raises(Unavailable):
         kind.call(script.url, ask)
     assert len(script.requests) == 2
-    script.answers = [refusal(503, "draining", "0"), refusal(404, "model_not_found")]
+    script.answers = [error_response(503, "draining", "0"), error_response(404, "model_not_found")]
     with pytest.raises(NotFound):
         kind.call(script.url, ask)
     assert len(script.requests) == 4
@@ -181,12 +181,15 @@ def test_a_repeated_deletion_that_finds_nothing_succeeds(kind, script):
     def delete(to):
         return to.sessions.delete("s")
 
-    script.answers = [NO_RESPONSE, refusal(410, "session_lost")]
+    script.answers = [NO_RESPONSE, error_response(410, "session_lost")]
     kind.call(script.url, delete)
-    script.answers = [refusal(404, "session_not_found")]
+    script.answers = [error_response(404, "session_not_found")]
     with pytest.raises(NotFound):
         kind.call(script.url, delete)
-    script.answers = [refusal(503, "draining", "0"), refusal(404, "session_not_found")]
+    script.answers = [
+        error_response(503, "draining", "0"),
+        error_response(404, "session_not_found"),
+    ]
     with pytest.raises(NotFound):
         kind.call(script.url, delete)
 
@@ -224,7 +227,7 @@ def test_an_error_of_a_proxy(kind, script):
 def test_a_session_resumes_after_a_transient_error(kind, script, error_type):
     script.answers = [
         stream(event("a", 8), event("b", 9), error(error_type)),
-        refusal(503, "model_not_ready", "0"),
+        error_response(503, "model_not_ready", "0"),
         NO_RESPONSE,
         stream(event("c", 10, end="abc")),
     ]

@@ -16,7 +16,7 @@ from carousel_client import (
     UnexpectedResponse,
     Unreachable,
 )
-from tests.client.scripted_server import Answer, refusal, stream
+from tests.client.scripted_server import Answer, error_response, stream
 
 TEXT = "the owl and the cat sat in the oak\n" * 400
 SMALL = {"architecture": {"units": 48, "layers": 1}, "training": {"epochs": 1, "batch_size": 16}}
@@ -68,7 +68,7 @@ def test_a_job_from_upload_to_cancellation(kind, server, client):
 def test_events_resume_after_the_last_one_received(kind, script):
     first = stream('event: progress\nid: 1-0\ndata: {"step": 1}')
     rest = stream("event: progress\nid: 2-0\ndata: {}", "event: done\nid: 3-0\ndata: {}")
-    script.answers = [Answer(0), refusal(503, "draining"), first, Answer(0), rest]
+    script.answers = [Answer(0), error_response(503, "draining"), first, Answer(0), rest]
     events = read_events(kind, script.url, "j")
     assert [(event.id, event.name) for event in events] == [
         ("1-0", "progress"),
@@ -105,7 +105,7 @@ def test_only_a_numbered_cancellation_is_repeated(kind, script):
     script.answers = [Answer(0)]
     with pytest.raises(Unreachable):
         kind.call(script.url, lambda to: to.sessions.cancel("s"))
-    script.answers = [Answer(0), refusal(404, "session_not_found")]
+    script.answers = [Answer(0), error_response(404, "session_not_found")]
     with pytest.raises(NotFound):
         kind.call(script.url, lambda to: to.sessions.cancel("s", turn=3))
     assert script.lines[1:] == ["POST /sessions/s/cancel?turn=3"] * 2
