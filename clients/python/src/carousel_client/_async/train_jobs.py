@@ -54,7 +54,10 @@ class AsyncTrainJobsAPI:
         return await self._transport.execute(operations.cancel_train_job(job_id))
 
     async def publish(self, job_id: str) -> TrainJob:
-        """Publish the best checkpoint of a cancelled job as the job's model."""
+        """Publish the best checkpoint of a cancelled job as its model, which a worker stores.
+
+        Follow it with `get` or `events`. Does nothing if the job has a model.
+        """
         return await self._transport.execute(operations.publish_train_job(job_id))
 
     def events(
