@@ -46,7 +46,8 @@ class Assumptions:
         return UnknownPolicy(self._assume.get("unknown_character", UnknownPolicy.ERROR))
 
     def note(self, sentence: str) -> None:
-        """Keep a sentence that the manifest will show."""
+        r"""Add a sentence to the manifest; what is no character in it is written as \udc80."""
+        sentence = sentence.encode("utf-8", "backslashreplace").decode()
         if sentence not in self.sentences:
             self.sentences.append(sentence)
 
