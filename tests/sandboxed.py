@@ -8,10 +8,10 @@ from pathlib import Path
 from service.errors import StoreFull, Validation
 
 
-def run(argument):
+def run(argument):  # noqa: C901, PLR0912 - one case for each ending
     match argument:
         case "echo":
-            print("not a part of the answer")
+            print("not a part of the answer")  # noqa: T201
             return [argument, sorted(os.environ), str(Path.cwd())]
         case "refuse":
             raise Validation("no \udc80 text")
