@@ -13,7 +13,7 @@ from service.models.store import ModelStore
 
 HERE = Path(__file__).parent
 
-# Two lines that a small model soon has by heart.
+# Two lines that a small model learns quickly.
 ARTICLE_TEXT = "ROMEO: good night! 再见。\nJULIET: 学而时习之 - what's in a name?\n" * 240
 
 

@@ -1,4 +1,4 @@
-"""What the article's code wrote is what Carousel serves."""
+"""Carousel computes what the article's own code computes from the same checkpoint."""
 
 from pathlib import Path
 

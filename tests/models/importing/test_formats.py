@@ -1,4 +1,4 @@
-"""Every format of every network computes what the Keras that wrote it computed."""
+"""Every format of every network gives the logits of the Keras that wrote it."""
 
 import json
 from pathlib import Path, PurePosixPath

@@ -1,4 +1,4 @@
-"""Every hostile file is refused with its own sentence, and costs next to nothing."""
+"""Every hostile file is refused with its own message, and takes almost no memory."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ DANGEROUS = ["compressed bomb", "zip bomb", "external storage", "shape beyond th
 
 @pytest.fixture
 def bytes_held():
-    """A function: how many bytes more than before this process held during a call, at most."""
+    """A function: a call → its result, and by how much it raised this process's peak memory."""
     if sys.platform != "linux":
         pytest.skip("the peak can only be reset on Linux")
 

@@ -1,4 +1,4 @@
-"""The caller's side: requests, limits, versions and what is published."""
+"""The importer: requests, limits, versions and what is stored."""
 
 import json
 import os
@@ -141,7 +141,7 @@ def test_the_child_sees_nothing_of_the_servers_environment(crashing, monkeypatch
         ({"vocabulary": Path("ckpt")}, "ckpt is a folder; name a file"),
         ({"vocabulary": None}, "give either `vocabulary`"),
         ({"vocabulary_text": Path("t")}, "give either `vocabulary`"),
-        ({"assume": {"colour": "red"}}, "assume.colour is not known; assume knows"),
+        ({"assume": {"colour": "red"}}, "assume.colour is not known; known are"),
         ({"assume": {"activation": "swish"}}, "assume.activation is 'swish'; it may be"),
         ({"version": 0}, "version is 0"),
     ],
@@ -204,7 +204,7 @@ def test_what_becomes_of_unknown_characters_is_the_bundles(importer, import_here
 def test_what_is_assumed_can_be_given_and_is_written_down(importer):
     bundle = importer.run(request(assume={"recurrent_activation": "hard_sigmoid"}))
     assert bundle.spec.layers[0].recurrent_activation is Activation.HARD_SIGMOID_02
-    assert "recurrent_activation is hard_sigmoid_02, as `assume` says" in str(
+    assert "recurrent_activation is hard_sigmoid_02, as `assume` has it" in str(
         bundle.manifest.assumptions
     )
 
@@ -248,7 +248,7 @@ def test_the_highest_step_is_taken_where_no_file_names_the_latest(imports, impor
     found = import_here(request()).metadata
     assert "ckpt_10.index" in found.source.files
     assert found.assumptions[0] == (
-        "the folder has no `checkpoint` file: ckpt_10, the highest, was taken"
+        "the folder has no `checkpoint` file: ckpt_10, the highest step, is imported"
     )
 
 
@@ -280,7 +280,7 @@ def test_weights_of_other_widths_are_converted_and_noted(imports, import_here):
         del file["lstm/lstm/0:0"]
         file["lstm/lstm/0:0"] = kernel
     assumptions = import_here(request("w.h5")).metadata.assumptions
-    assert "weights stored as float64 became float32" in assumptions
+    assert "weights stored as float64 are converted to float32" in assumptions
 
 
 def test_overflowing_logits_are_refused(imports, import_here):
