@@ -101,7 +101,7 @@ def test_any_text_is_left_that_can_go_on_for_ever(words, ids):
         is_open = constraint.state_after(tokens_of(text)) != DEAD
         assert is_open == (is_left(source, text) and goes_on(text[-2:], ever))
     assert (constraint.distance == 0).all()
-    assert (constraint.further == 1).all()
+    assert (constraint.distance_after_next == 1).all()
 
 
 # -- as a sampler draws them
@@ -155,7 +155,7 @@ def test_a_word_may_lead_into_a_dead_end_and_is_not_begun():
     assert constraint.allowed(START, 9).tolist() == [False, True]
     with_an_end = compile_constraint(limited(regex(".*a"), bad_words=["aa", "ab"]), "ab")
     assert with_an_end.allowed(START, 9).tolist() == [True, True]
-    assert with_an_end.further[with_an_end.state_after([0])] == NEVER
+    assert with_an_end.distance_after_next[with_an_end.state_after([0])] == NEVER
 
 
 @pytest.mark.parametrize(
