@@ -210,10 +210,10 @@ def score(
     if found.bits_per_character is None or found.bits_per_byte is None:
         print("the text is too short for a score")
     else:
-        print(f"{found.characters} characters, {found.nats / found.characters:.4f} nats each")
-        print(
-            f"{found.bits_per_character:.4f} bits per character, {found.bits_per_byte:.4f} per byte"
-        )
+        print(f"characters: {found.characters}")
+        print(f"nats per character: {found.nats / found.characters:.4f}")
+        print(f"bits per character: {found.bits_per_character:.4f}")
+        print(f"bits per byte: {found.bits_per_byte:.4f}")
 
 
 @app.command()

@@ -101,9 +101,8 @@ def _exchange(process: subprocess.Popen[bytes], request: bytes) -> bytes:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        with suppress(BrokenPipeError):  # the child ended early; its status tells why
-            process.stdin.write(request)
-            process.stdin.close()
+        with suppress(BrokenPipeError), process.stdin as stdin:  # broken if the child ended early
+            stdin.write(request)
         return process.stdout.read(MAX_ANSWER_BYTES)
     except BaseException:
         process.kill()

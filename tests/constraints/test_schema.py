@@ -148,7 +148,9 @@ def is_spelled(schema, vocabulary) -> bool:
     return False
 
 
-@pytest.mark.parametrize("index", range(10))
+@pytest.mark.parametrize(
+    "index", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 10))]
+)
 def test_so_it_is_with_a_trained_network(trained, index):
     vocabulary, program, served = trained
     assert len(served) >= 200
