@@ -151,8 +151,8 @@ def train(  # noqa: PLR0913, PLR0917
     }
     if initial_model is not None:
         model = store.read(ModelRef.parse(initial_model))
-        asked = {name: value for name, value in architecture.items() if value is not None}
-        architecture = asdict(architecture_of(model, asked, corpus.vocabulary))
+        given = {name: value for name, value in architecture.items() if value is not None}
+        architecture = asdict(architecture_of(model, given, corpus.vocabulary))
     schedule = {
         "epochs": usual_epochs(len(corpus.text)) if epochs is None else epochs,
         "batch_size": batch_size,

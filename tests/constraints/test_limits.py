@@ -31,7 +31,7 @@ leasts = st.sampled_from([0, 0, 1, 3, 5])
 
 
 def compiled(source: ConstraintSpec | None, vocabulary=LETTERS) -> Constraint | None:
-    """A constraint, or None where nothing is left."""
+    """Compile a spec; return None if no text matches."""
     if source is None:
         return None
     try:
@@ -43,7 +43,7 @@ def compiled(source: ConstraintSpec | None, vocabulary=LETTERS) -> Constraint | 
 
 
 def is_left(source: ConstraintSpec, text: str, vocabulary=LETTERS) -> bool:
-    """What a source says of a text, read as it is written; ANY may begin so."""
+    """Whether a text matches a spec, or for ANY is a prefix of a match."""
     matches = source.kind is ConstraintKind.ANY or re.fullmatch(source.text, text)
     allowed = not source.allowed or all(vocabulary.index(c) in source.allowed for c in text)
     is_long = len(text) >= source.least
@@ -69,7 +69,7 @@ def test_the_complete_texts_are_those_that_brute_force_leaves(pattern, words, id
         if (state := constraint.state_after(tokens_of(text))) != DEAD
         and constraint.distance[state] == 0
     }
-    for state in range(len(constraint.distance)):  # an end is where it is said to be
+    for state in range(len(constraint.distance)):  # the distances are right
         for steps in range(constraint.distance[state], 0, -1):
             nearer = np.flatnonzero(constraint.allowed(state, steps))
             assert len(nearer)
@@ -104,7 +104,7 @@ def test_any_text_is_left_that_can_go_on_for_ever(words, ids):
     assert (constraint.distance_after_next == 1).all()
 
 
-# -- as a sampler draws them
+# -- sampled texts
 
 limits = st.tuples(
     st.lists(st.text("ab01 -é", min_size=1, max_size=3), max_size=5),
@@ -147,7 +147,7 @@ def test_a_text_under_all_of_them_is_complete_within_its_limit(pattern, limits, 
             assert finish.reason is FinishReason.EOS_TOKEN
 
 
-# -- what is refused, and what it costs
+# -- refusals and costs
 
 
 def test_a_word_may_lead_into_a_dead_end_and_is_not_begun():

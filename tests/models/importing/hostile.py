@@ -318,8 +318,8 @@ def _(folder):
         members={"metadata.json": bytes(10**6)},
     ).name
     content = (folder / name).read_bytes()
-    true, told = struct.pack("<I", 10**6), struct.pack("<I", 10)
-    (folder / name).write_bytes(content.replace(true, told))
+    true, declared = struct.pack("<I", 10**6), struct.pack("<I", 10)
+    (folder / name).write_bytes(content.replace(true, declared))
     return name
 
 
