@@ -57,12 +57,12 @@ def test_no_two_hostile_files_share_a_sentence():
     assert len(sentences) == len(set(sentences))
 
 
-@pytest.mark.parametrize("name", DANGEROUS)
-def test_after_a_hostile_file_the_next_import_succeeds(name, imports, importer):
-    make, sentence = HOSTILE[name]
-    with pytest.raises(BadCheckpoint) as refusal:
-        importer.run(ImportRequest(Path(make(imports)), **REQUEST))
-    assert sentence in str(refusal.value)
+def test_after_hostile_files_the_next_import_succeeds(imports, importer):
+    for name in DANGEROUS:
+        make, sentence = HOSTILE[name]
+        with pytest.raises(BadCheckpoint) as refusal:
+            importer.run(ImportRequest(Path(make(imports)), **REQUEST))
+        assert sentence in str(refusal.value)
     write_bundle(imports / "good", lstm_arrays())
     assert importer.run(ImportRequest(Path("good"), **REQUEST)).spec.vocabulary_size == 3
 

@@ -201,11 +201,12 @@ def test_what_becomes_of_unknown_characters_is_the_bundles(importer, import_here
 
 
 @pytest.mark.usefixtures("checkpoint")
-def test_what_is_assumed_can_be_given_and_is_written_down(importer):
-    bundle = importer.run(request(assume={"recurrent_activation": "hard_sigmoid"}))
-    assert bundle.spec.layers[0].recurrent_activation is Activation.HARD_SIGMOID_02
+def test_what_is_assumed_can_be_given_and_is_written_down(import_here):
+    report = import_here(request(assume={"recurrent_activation": "hard_sigmoid"}))
+    (layer,) = report.architecture["layers"]
+    assert layer["recurrent_activation"] == Activation.HARD_SIGMOID_02
     assert "recurrent_activation is hard_sigmoid_02, as `assume` has it" in str(
-        bundle.manifest.assumptions
+        report.metadata.assumptions
     )
 
 
@@ -218,10 +219,10 @@ def test_assume_may_not_contradict_the_file(imports, import_here):
 
 @pytest.mark.usefixtures("checkpoint")
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_a_precision_that_was_asked_for_is_taken(precision, importer):
-    manifest = importer.run(request(precision=precision)).manifest
-    assert manifest.precision is Precision(precision)
-    assert manifest.precision_reason.startswith(f"{precision} was asked for")
+def test_a_requested_precision_is_used(precision, import_here):
+    metadata = import_here(request(precision=precision)).metadata
+    assert metadata.precision is Precision(precision)
+    assert metadata.precision_reason.startswith(f"{precision} was asked for")
 
 
 def test_int8_is_refused_where_it_cannot_be_exact(imports, import_here):
