@@ -73,7 +73,7 @@ def run_sandboxed(
     """
     numbers = map(str, (limits.memory_bytes, limits.cpu_s, limits.file_bytes))
     start = time.monotonic()
-    process = subprocess.Popen(  # noqa: S603 - our own module, and no shell
+    with subprocess.Popen(  # noqa: S603 - our own module, and no shell
         [sys.executable, "-P", "-m", "service.sandbox", module, *numbers],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -81,32 +81,24 @@ def run_sandboxed(
         env=_environment(folder) | dict(environment or {}),
         cwd=folder,
         start_new_session=True,
-    )
-    timer = threading.Timer(limits.wall_s, process.kill)
-    timer.start()
-    try:
-        with process:
-            answer = _exchange(process, json.dumps(argument).encode())
-    finally:
-        timer.cancel()
-    if process.returncode != 0:
-        took_s = time.monotonic() - start
-        message = _how_it_ended(process.returncode, limits, took_s)
-        raise SandboxError(f"{subject} {message}", max(0, -process.returncode))
+    ) as process:
+        timer = threading.Timer(limits.wall_s, process.kill)
+        timer.start()
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with suppress(BrokenPipeError), process.stdin as stdin:  # broken if it ended early
+                stdin.write(json.dumps(argument).encode())
+            with process.stdout as stdout:
+                answer = stdout.read(MAX_ANSWER_BYTES)
+            status = process.wait()
+        finally:
+            timer.cancel()
+            process.kill()  # does nothing if it has ended
+    if status != 0:
+        reason = _how_it_ended(status, limits, time.monotonic() - start)
+        raise SandboxError(f"{subject} {reason}", max(0, -status))
     return _result(answer, limits, subject)
-
-
-def _exchange(process: subprocess.Popen[bytes], request: bytes) -> bytes:
-    """Send the request and receive the answer, cut off at MAX_ANSWER_BYTES."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        with suppress(BrokenPipeError), process.stdin as stdin:  # broken if the child ended early
-            stdin.write(request)
-        return process.stdout.read(MAX_ANSWER_BYTES)
-    except BaseException:
-        process.kill()
-        raise
 
 
 def _how_it_ended(status: int, limits: SandboxLimits, took_s: float) -> str:
@@ -141,8 +133,8 @@ def _result(answer: bytes, limits: SandboxLimits, subject: str) -> Any:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    compiled = {name: os.environ[name] for name in ("NUMBA_CACHE_DIR",) if name in os.environ}
-    return compiled | {
+    kept = {name: value for name, value in os.environ.items() if name == "NUMBA_CACHE_DIR"}
+    return kept | {
         "PYTHONPATH": str(Path(__file__).parents[1]),
         "PYTHONDONTWRITEBYTECODE": "1",
         "TMPDIR": str(folder),

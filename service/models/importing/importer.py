@@ -15,6 +15,7 @@ from service.models.bundle import (
     VOCABULARY,
     WEIGHTS,
     Bundle,
+    BundleMetadata,
     Manifest,
     build_files,
     check_vocabulary_fits,
@@ -31,6 +32,7 @@ from service.models.store import ModelStore
 from service.models.tokenizer import Tokenizer
 from service.sandbox import SandboxError, run_sandboxed
 
+_Model = tuple[ModelSpec, Weights, Tokenizer]
 _NO_PLUGINS = {"HDF5_PLUGIN_PATH": "", "HDF5_PLUGIN_PRELOAD": "::"}
 
 
@@ -60,8 +62,8 @@ class Importer:
         with tempfile.TemporaryDirectory(prefix=".importing-", dir=self.store.folder) as name:
             report = self._run_child(request, Path(name))
             with ImportFolder(Path(name), self.limits.file_bytes) as written:
-                spec, weights, tokenizer = _read_written(report, written)
-        return self._store(request, report, spec, weights, tokenizer)
+                model = _read_written(report, written)
+        return self._store(request, report.metadata, model)
 
     def _run_child(self, request: ImportRequest, output: Path) -> ImportReport:
         """Return the child's report; the child writes the weights and the vocabulary to `output`.
@@ -88,30 +90,20 @@ class Importer:
         except ValidationError as error:
             raise BadCheckpoint("the import ended without a report that can be read") from error
 
-    def _store(
-        self,
-        request: ImportRequest,
-        report: ImportReport,
-        spec: ModelSpec,
-        weights: Weights,
-        tokenizer: Tokenizer,
-    ) -> Bundle:
+    def _store(self, request: ImportRequest, metadata: BundleMetadata, model: _Model) -> Bundle:
         while True:
             ref = ModelRef(request.name, request.version or self.store.next_version(request.name))
-            files = build_files(ref, spec, weights, tokenizer, report.metadata)
+            files = build_files(ref, *model, metadata)
             try:
                 self.store.write(ref, files)
             except Validation:
                 if request.version is not None:
                     raise
                 continue  # another import took this version meanwhile
-            manifest = Manifest.model_validate_json(files[MANIFEST])
-            return Bundle(spec, weights, tokenizer, manifest)
+            return Bundle(*model, Manifest.model_validate_json(files[MANIFEST]))
 
 
-def _read_written(
-    report: ImportReport, written: ImportFolder
-) -> tuple[ModelSpec, Weights, Tokenizer]:
+def _read_written(report: ImportReport, written: ImportFolder) -> _Model:
     """Read and check the child's files as untrusted: the child has read untrusted files."""
     try:
         spec = ModelSpec.from_json(report.architecture)

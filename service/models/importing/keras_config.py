@@ -48,9 +48,9 @@ _SERVED = "Embedding, LSTM, GRU, Dropout, Dense, TimeDistributed(Dense) and a so
 _PROGRAM = "which is a program, and nothing in a file is ever executed"
 _REASONS = {
     "Bidirectional": "it reads the text from its end, too, and cannot generate",
-    "Lambda": f"it holds Python code, {_PROGRAM}",
+    "Lambda": f"it contains Python code, {_PROGRAM}",
     "TFSMLayer": f"it names a SavedModel, {_PROGRAM}",
-    "TorchModuleWrapper": f"it holds a pickle, {_PROGRAM}",
+    "TorchModuleWrapper": f"it contains a pickle, {_PROGRAM}",
     "StringLookup": "it converts text into tokens by its own table or file; import the layers "
     "after it and give its vocabulary as a file",
     "Sequential": "it is a model inside the model; save the inner model's layers as one chain",

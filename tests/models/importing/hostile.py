@@ -90,7 +90,7 @@ LAMBDA = layer("Lambda", function=["4wEAAAAA", None, None], function_type="lambd
 whole("lambda in h5", "'my_lambda' cannot be served: it is a Lambda", config_with(LAMBDA))
 archive(
     "lambda in keras",
-    "'code' cannot be served: it is a Lambda: it holds Python code",
+    "'code' cannot be served: it is a Lambda: it contains Python code",
     config_with({"class_name": "Lambda", "module": "keras.layers", "config": {
         "name": "code",
         "function": {"class_name": "__lambda__", "config": {"value": "4wEAAAAA"}},
@@ -101,7 +101,7 @@ archive("string lookup", "it is a StringLookup", config_with(
 archive("text vectorization", "it is a TextVectorization", config_with(layer("TextVectorization")))
 archive("saved model in a layer", "it names a SavedModel", config_with(
     layer("TFSMLayer", filepath="/tmp/evil")))  # fmt: skip
-archive("torch in a layer", "it holds a pickle", config_with(layer("TorchModuleWrapper")))
+archive("torch in a layer", "it contains a pickle", config_with(layer("TorchModuleWrapper")))
 archive("foreign module", "custom class system", config_with(
     {"module": "os", "class_name": "system", "config": {"command": "touch owned"}}))  # fmt: skip
 archive("foreign module under a known name", "custom class Dropout", config_with(

@@ -11,7 +11,7 @@ from service.models.importing.request import ImportRequest
 from service.models.program import OnnxProgram
 from service.models.store import ModelStore
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

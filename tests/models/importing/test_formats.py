@@ -18,7 +18,7 @@ from service.models.program import OnnxProgram
 from service.models.spec import Activation, Cell
 from service.models.store import ModelStore
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
 
 NETWORKS = ["lstm", "gru_after", "gru_before", "two_lstm", "one_hot", "functional", "unusual"]
 FORMATS = {
