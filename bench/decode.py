@@ -1,6 +1,6 @@
-"""Characters per second of the engine alone: no HTTP, streams read in its own event loop.
+"""Characters per second of the engine alone, without HTTP, optionally with a constraint.
 
-Under a constraint, too: one that lets every text go on to its limit.
+The constraint must let every text reach its limit of characters.
 """
 
 import asyncio
@@ -32,9 +32,9 @@ async def _read(engine: Engine, seed: int, constraint: Constraint | None) -> int
 
 
 async def measure(precision: Precision, streams: int, pattern: str = "") -> float:
-    """Best of a few rounds of `streams` generations side by side, in characters per second.
+    """Return characters per second of `streams` concurrent generations, best of a few rounds.
 
-    With a pattern they are under it.
+    `pattern` is a regular expression that constrains them.
     """
     constraint = compile_constraint(regex(pattern), list(VOCABULARY)) if pattern else None
     threads = os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Text in a terminal, written or scored, without a server."""
+"""Generation and scoring in a terminal, without a server."""
 
 import asyncio
 import secrets
@@ -21,10 +21,11 @@ def write_text(
     temperature: float,
     seed: int | None,
 ) -> None:
-    """Print the prompt and what the model makes of it, as it comes.
+    """Print the prompt and, as it is generated, its completion.
 
     Raises:
-        ModelNotFound, BadCheckpoint, UnknownCharacter, Validation.
+        ModelNotFound, BadCheckpoint: the model is not in the store, or is damaged.
+        UnknownCharacter, Validation: the prompt or a parameter is not valid.
 
     """
     bundle = ModelStore(model_store).read(ModelRef.parse(model))
@@ -45,10 +46,11 @@ def write_text(
 
 
 def score_file(model_store: Path, model: str, path: Path) -> Score:
-    """What a model thinks of a text file.
+    """Return the score of a text file by a model.
 
     Raises:
-        ModelNotFound, BadCheckpoint, UnknownCharacter, Validation.
+        ModelNotFound, BadCheckpoint: the model is not in the store, or is damaged.
+        UnknownCharacter, Validation: the text has a character without a token, or is not UTF-8.
 
     """
     bundle = ModelStore(model_store).read(ModelRef.parse(model))

@@ -55,8 +55,8 @@ class TurnRecord:
     ) -> "TurnRecord":
         """The order that a request is."""
         constraint = request.constraint
-        assert constraint is None or constraint.source is not None
-        source = constraint.source if constraint else None
+        assert constraint is None or constraint.spec is not None
+        source = constraint.spec if constraint else None
         return cls(replace(request, **_BARE), mode, reply, shows_prompt, source)
 
     def request(

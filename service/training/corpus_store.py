@@ -6,9 +6,11 @@ import json
 import secrets
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from service.errors import CorpusNotFound
 from service.training.corpus import Corpus
@@ -39,8 +41,10 @@ class CorpusCard:
 class CorpusStore:
     """Texts by owner. Methods block on the file system; safe from any thread."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Path, check: Callable[[Path, Path], dict[str, Any]] = check_text
+    ) -> None:
+        self._folder, self._check = folder, check
 
     def upload(self) -> Path:
         """A new place for a text that is being uploaded."""
@@ -55,7 +59,7 @@ class CorpusStore:
         incoming = self._of(owner) / f".incoming-{secrets.token_hex(8)}"
         incoming.mkdir(parents=True, mode=0o700)
         try:
-            known = check_text(upload, incoming / _TEXT)
+            known = self._check(upload, incoming / _TEXT)
             corpus_id = known["sha256"][:_ID_CHARACTERS]
             card = CorpusCard(id=corpus_id, name=name, created_at=round(time.time(), 3), **known)
             write_new(incoming / _CARD, json.dumps(asdict(card)).encode())

@@ -271,5 +271,5 @@ def test_whoever_takes_it_over_knows_when_it_has_to_end(world):
 def test_an_order_keeps_its_limits(ask):
     order = TurnRecord.of(ask.request, OnDisconnect.CANCEL, {})
     assert TurnRecord.from_json(order.to_json()) == order
-    source = ask.request.constraint and ask.request.constraint.source
+    source = ask.request.constraint and ask.request.constraint.spec
     assert order.constraint == source
