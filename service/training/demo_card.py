@@ -33,7 +33,7 @@ TensorFlow {training["tensorflow"]}, Keras {training["keras"]} |
 
 ## Text
 
-`pydoc_data.topics` of CPython {training["python"]}: the texts that `help("assignment")` and its kind print.
+`pydoc_data.topics` of CPython {training["python"]}, the texts of `help("assignment")` and the like.
 `service/training/demo_corpus.py` makes {training["characters"]:,} characters of it:
 topics that repeat sections of longer ones are left out, the others are put one after another in a
 shuffled order, and typographic quotes and dashes are written in ASCII.

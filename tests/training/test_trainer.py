@@ -16,8 +16,8 @@ from service.training.events import ValidationEvent as Judgement
 from service.training.initializers import initial_weights
 from service.training.precision import resolved
 from service.training.recipe import Architecture, Hyperparameters, Recipe
-from service.training.train_step import TrainStep
 from service.training.result import StopReason
+from service.training.train_step import TrainStep
 from service.training.trainer import _Training, train
 
 pytestmark = pytest.mark.tf
