@@ -5,10 +5,10 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from service.errors import CarouselError, Exists, OutOfTime, StoreFull, StoreUnavailable
 from service.models.spec import ModelRef, Weights
@@ -24,7 +24,6 @@ from service.training.job import JobKey, TrainJob
 from service.training.job_spec import TrainJobSpec
 from service.training.job_store import Fenced
 from service.training.queue import JobQueue
-from service.training.recipe import Recipe
 from service.training.result import StopReason, Trained
 from service.training.states import JobState, Transition
 
@@ -32,36 +31,16 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
-class Train(Protocol):
-    """The signature of `trainer.train`."""
-
-    def __call__(
-        self,
-        corpus: Corpus,
-        vocabulary: tuple[str, ...],
-        recipe: Recipe,
-        folder: Path,
-        *,
-        initial: Weights | None,
-        report: Callable[[TrainEvent], None],
-        should_stop: Callable[[], bool],
-    ) -> Trained:
-        """Train on a text."""
-
-
-Package = Callable[
-    [TrainJobSpec, str, Corpus, tuple[str, ...], Trained],
-    Callable[[ModelRef], Mapping[str, bytes]],
-]
-"""The signature of `publication.package`: the files of a trained model's bundle, by its name."""
+BundleFiles = Callable[[ModelRef], dict[str, bytes]]
+"""The files of a bundle, for the name that its model gets."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainBackend:
-    """The functions of an attempt that load TensorFlow."""
+    """The functions of an attempt that load TensorFlow: `trainer.train`, `publication.package`."""
 
-    train: Train
-    package: Package
+    train: Callable[..., Trained]
+    package: Callable[[TrainJobSpec, str, Corpus, tuple[str, ...], Trained], BundleFiles]
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +213,7 @@ class Attempt:
                 self._reserve(version)
             ref = ModelRef(job.spec.name, version)
             try:
-                self._models.write(ref, dict(files(ref)), self._check_fence)
+                self._models.write(ref, files(ref), self._check_fence)
             except Exists:
                 manifest = self._models.manifest(ref)
                 if manifest is None or manifest.training.get("job") != job.key.id:

@@ -3,11 +3,9 @@
 An attempt claims its job and starts its heartbeat before the seconds that the import takes.
 """
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
-from service.models.spec import ModelRef
-from service.training.attempt import TrainBackend
+from service.training.attempt import BundleFiles, TrainBackend
 from service.training.result import Trained
 
 
@@ -22,7 +20,7 @@ def _train(*arguments: Any, **options: Any) -> Trained:
     return train(*arguments, **options)
 
 
-def _package(*arguments: Any) -> Callable[[ModelRef], Mapping[str, bytes]]:
+def _package(*arguments: Any) -> BundleFiles:
     from service.training.publication import package  # noqa: PLC0415 (matplotlib, TensorFlow)
 
     return package(*arguments)

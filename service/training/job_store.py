@@ -82,7 +82,8 @@ class JobStore:
 
         Returns the new state, or None where the job's state has no row. Raises Fenced.
         """
-        keys = [record_key(key), lease_key(key), events_key(key), progress_key(key), OPEN, TRACED]
+        kinds = ("job", "job-lease", "job-events", "job-progress")
+        keys = [*(redis_key(kind, key) for kind in kinds), OPEN, TRACED]
         arguments = ["" if attempt is None else attempt, lease, json.dumps(rows)]
         with named_errors():
             reply = self._change(keys=keys, args=arguments)
@@ -95,29 +96,19 @@ class JobStore:
 
 
 def record_key(key: JobKey) -> str:
-    """The hash that is the job's record."""
-    return f"{PREFIX}job:{key}"
+    """The hash that is a job's record."""
+    return redis_key("job", key)
+
+
+def redis_key(kind: str, key: JobKey) -> str:
+    """A key of a job; kinds are `job`, `job-lease`, `job-events` and `job-progress`."""
+    return f"{PREFIX}{kind}:{key}"
 
 
 def job_key(record: bytes) -> JobKey:
     """The job whose record has this key."""
     owner, _, job_id = record.decode().removeprefix(f"{PREFIX}job:").rpartition("/")
     return JobKey(owner, job_id)
-
-
-def lease_key(key: JobKey) -> str:
-    """The string that expires where an attempt stops renewing it."""
-    return f"{PREFIX}job-lease:{key}"
-
-
-def events_key(key: JobKey) -> str:
-    """The stream of the job's events but progress."""
-    return f"{PREFIX}job-events:{key}"
-
-
-def progress_key(key: JobKey) -> str:
-    """The stream of the job's progress events."""
-    return f"{PREFIX}job-progress:{key}"
 
 
 def index_key(owner: str) -> str:

@@ -22,13 +22,11 @@ from service.training.job_store import (
     TRACED,
     Fenced,
     JobStore,
-    events_key,
     index_key,
     job_key,
-    lease_key,
     named_errors,
-    progress_key,
     record_key,
+    redis_key,
 )
 from service.training.states import JobState, Transition, targets
 
@@ -115,8 +113,8 @@ class JobQueue:
             raise Validation(f"{after_id[:80]!r} is no event id; one looks like 1795468800000-0")
         most = self._config.max_events
         with named_errors(), self.connection.pipeline(transaction=True) as pipe:
-            for stream in (events_key(key), progress_key(key)):
-                pipe.xrange(stream, f"({after_id}", "+", most)
+            for kind in ("job-events", "job-progress"):
+                pipe.xrange(redis_key(kind, key), f"({after_id}", "+", most)
             others, progress = pipe.execute()
         found = sorted(others + progress, key=lambda event: _order(event[0].decode()))
         return [
@@ -215,12 +213,14 @@ class JobQueue:
     def lease(self, job: TrainJob, ms: int) -> bool:
         """Take the job's lease for so long, if it is free: only its holder acts on the job."""
         with named_errors():
-            return bool(self.connection.set(lease_key(job.key), job.attempt, nx=True, px=ms))
+            return bool(
+                self.connection.set(redis_key("job-lease", job.key), job.attempt, nx=True, px=ms)
+            )
 
     def end_lease(self, key: JobKey) -> None:
         """Give a job's lease back."""
         with named_errors():
-            self.connection.delete(lease_key(key))
+            self.connection.delete(redis_key("job-lease", key))
 
     def requeue_lost(self) -> list[TrainJob]:
         """Queue jobs again whose attempt is lost; fail them at max_crashes.
@@ -235,7 +235,7 @@ class JobQueue:
 
     def _requeue_if_lost(self, job: TrainJob) -> None:
         with named_errors():
-            if self.connection.exists(lease_key(job.key)):
+            if self.connection.exists(redis_key("job-lease", job.key)):
                 return
         crashes = job.crashes + 1
         fields: dict[str, Any] = {"crashes": crashes}

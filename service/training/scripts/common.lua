@@ -1,5 +1,5 @@
 -- Functions that every script begins with.
--- KEYS, as `JobStore._keys` lists them: job, lease, events, progress, set of open jobs, set of jobs
+-- KEYS, as `JobStore.change` lists them: job, lease, events, progress, set of open jobs, set of jobs
 -- whose folders may hold files.
 
 local MAX_EVENTS, MAX_PROGRESS = 10000, 3600 -- about; an hour of progress
