@@ -138,7 +138,6 @@ def train(  # noqa: PLR0913, PLR0917
     from service.models.store import ModelStore  # noqa: PLC0415
     from service.training.corpus import Corpus  # noqa: PLC0415
     from service.training.job_spec import TrainingText, make_job_spec  # noqa: PLC0415
-    from service.training.offline import train_text  # noqa: PLC0415
 
     corpus, store = Corpus.decode(file.read_bytes()), ModelStore(model_store)
     architecture = {
@@ -165,6 +164,8 @@ def train(  # noqa: PLR0913, PLR0917
         initial_model=store.read(ModelRef.parse(initial_model)) if initial_model else None,
         load_when_done=False,
     )
+    from service.training.offline import train_text  # noqa: PLC0415 (TensorFlow: seconds)
+
     print(train_text(spec, corpus, store, data_dir / "training"))
 
 

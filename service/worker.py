@@ -73,6 +73,8 @@ class TrainWorker:
         self._attempt = None
         with contextlib.suppress(Fenced):  # it has claimed the job
             self._queue.start_failed(job.key, job.attempt)
+            _log.warning("an attempt at the job %s has ended before it began", job.key.id)
+            time.sleep(POLL_S)
 
 
 def work(settings: Settings, redis_url: str, *, parent: int | None = None) -> None:

@@ -95,7 +95,7 @@ class JobBody(Body):
 
 
 class JobReply(BaseModel):
-    """A train job as it stands, every default written out."""
+    """A train job, with every default filled in."""
 
     id: str
     status: JobStatus
@@ -149,7 +149,7 @@ async def upload(
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise TooLarge("the server's disk has no room left for the text") from error
+        raise TooLarge("the server's disk is too full for the text") from error
     finally:
         await asyncio.to_thread(incoming.unlink, missing_ok=True)
     return _corpus_reply(card)
@@ -185,7 +185,7 @@ def list_jobs(request: Request) -> JobsReply:
 
 
 @router.get("/train-jobs/{job_id}")
-def read(request: Request, job_id: str) -> JobReply:
+def look(request: Request, job_id: str) -> JobReply:
     """Read a job."""
     state = get_state(request)
     return _reply(state.training.queue.get(JobKey(state.owner_of(request), job_id)))
@@ -218,7 +218,10 @@ async def events(
     job_id: str,
     last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=80)] = None,
 ) -> Response:
-    """Stream the events of a job, past and to come, up to its end; `done` is the last."""
+    """Stream the events of a job, past and to come, up to its end.
+
+    `done` is the last one, unless a cancelled job is published later.
+    """
     state = get_state(request)
     queue, key = state.training.queue, JobKey(state.owner_of(request), job_id)
     job = await asyncio.to_thread(queue.get, key)

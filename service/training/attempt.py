@@ -45,7 +45,7 @@ class TrainBackend:
 
 @dataclass(frozen=True, slots=True)
 class AttemptFolders:
-    """Where an attempt finds the texts, stores its model and keeps its job's checkpoints."""
+    """The folders of an attempt: texts, models, and the checkpoints of its job."""
 
     corpora: CorpusStore
     models: ModelStore
@@ -99,14 +99,16 @@ class Attempt:
         except CarouselError as failure:
             error = _error(str(failure), failure.code)
         except MemoryError:
-            error = _error("the machine has no memory left for this job", "out_of_memory")
+            error = _error("the machine has not enough memory for this job", "out_of_memory")
         except OSError as failure:
             if failure.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
-            error = _error("the disk has no room left for this job", "disk_full")
-        except Exception:  # noqa: BLE001 (the record has to say that the job ended)
+            error = _error("the disk is too full for this job", "disk_full")
+        except Exception:  # noqa: BLE001 (the record has to hold the job's end)
             _log.exception("the job %s has failed", self._key.id)
-            error = _error("the training has failed; the worker's log says why", "training_failed")
+            error = _error(
+                "the training has failed; see the worker's log", "training_failed"
+            )
         return Transition.FAIL, error
 
     def _settle(

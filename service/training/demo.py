@@ -54,15 +54,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("model_store/demo/1"))
     parser.add_argument("--trained", type=Path, help="weights of an earlier run: do not train")
     arguments = parser.parse_args()
-    out, kept, text = arguments.out, arguments.trained, topics_text(ORDER_SEED)
-    if kept is None:
+    out, weights_file, text = arguments.out, arguments.trained, topics_text(ORDER_SEED)
+    if weights_file is None:
         # Training takes minutes, the bundle seconds: it can be made again from this file.
-        kept = Path("build/demo.safetensors")
-        kept.parent.mkdir(exist_ok=True)
+        weights_file = Path("build/demo.safetensors")
+        weights_file.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            kept.write_bytes(trained_file(text, RECIPE, Path(folder)))
+            weights_file.write_bytes(trained_file(text, RECIPE, Path(folder)))
     ref = ModelRef(out.parent.name, int(out.name))
-    files = bundle_files(ref, text, kept)
+    files = bundle_files(ref, text, weights_file)
     store = ModelStore(out.parent.parent)
     # A served version never changes; this one is in the developer's own tree.
     if ref in store.refs():
@@ -101,14 +101,14 @@ def _print_validation(event: TrainEvent) -> None:
         print(event.summary, flush=True)
 
 
-def bundle_files(ref: ModelRef, text: str, kept: Path) -> dict[str, bytes]:
+def bundle_files(ref: ModelRef, text: str, weights_file: Path) -> dict[str, bytes]:
     """Make every file of the bundle, from the text and a file that `trained_file` made of it.
 
     Raises:
         Validation: the weights were trained on another text.
 
     """
-    with safe_open(kept, "numpy") as file:
+    with safe_open(weights_file, "numpy") as file:
         metadata = {name: json.loads(value) for name, value in file.metadata().items()}
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     spec = ModelSpec.from_json(metadata["architecture"])
@@ -116,7 +116,7 @@ def bundle_files(ref: ModelRef, text: str, kept: Path) -> dict[str, bytes]:
     training, sha256 = metadata["training"], sha256_hex(text.encode())
     if training["corpus_sha256"] != sha256:
         raise Validation(
-            f"{kept} was trained on the topics of Python {training['python']}, "
+            f"{weights_file} was trained on the topics of Python {training['python']}, "
             f"not on those of Python {platform.python_version()}: train again"
         )
     reference = ReferenceModel(spec, weights)

@@ -17,7 +17,7 @@ FENCED_EXIT = 3
 
 
 class Heartbeat:
-    """Renews an attempt's lease and learns whether the attempt has to stop.
+    """Renews an attempt's lease and receives the request to stop.
 
     It ends the process where the attempt is fenced, and where it does not stop in time.
     """

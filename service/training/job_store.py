@@ -54,7 +54,7 @@ class JobStore:
         prefix = record_key(JobKey(key.owner, ""))
         with named_errors():
             reply = self._submit(
-                keys=[record_key(key), index_key(key.owner), OPEN, TRACED],
+                keys=[record_key(key), index_key(key.owner), OPEN],
                 args=[prefix, self.config.max_open_jobs, key.id, now, *flat],
             )
         return bool(reply[0] == b"OK")
@@ -160,10 +160,10 @@ def named_errors() -> Iterator[None]:
     try:
         yield
     except redis.OutOfMemoryError as error:
-        raise StoreFull("the store has no room for more train jobs") from error
+        raise StoreFull("the store is full and takes no more train jobs") from error
     except redis.ResponseError as error:
         if "OOM" in str(error):
-            raise StoreFull("the store has no room for more train jobs") from error
+            raise StoreFull("the store is full and takes no more train jobs") from error
         _log.warning("the store of train jobs refuses a command: %s", error)
         raise StoreUnavailable("the store of train jobs refuses its work; try again") from error
     except redis.RedisError as error:

@@ -1,6 +1,6 @@
 """The reconciler of train jobs, in every server.
 
-It queues lost attempts again, loads published models, and removes what ended jobs have left.
+It queues lost attempts again, loads published models, and removes what ended jobs leave behind.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ class JobReconciler:
         if await asyncio.to_thread(orphan, job, self._store) is None:
             return
         if not await asyncio.to_thread(self._queue.lease, job, REMOVE_LEASE_MS):
-            return  # somebody else acts on the job
+            return  # a worker or another server acts on the job
         try:
             await self._remove_orphan(await asyncio.to_thread(self._queue.get, job.key))
         finally:

@@ -1,4 +1,4 @@
--- Change a train job: check its state and its fence, then do at once what the state's row says.
+-- Change a train job: check its state and its fence, then apply the state's row, all at once.
 -- ARGV: the attempt that the caller is of, or '' for a user; the lease: 'keep', 'end', 'absent'
 -- (refuse while there is one), or its length in ms; JSON with a row for each state that allows the
 -- change. A row has `to`, the state afterwards; `fields` to set; `next_attempt`, `is_over`,

@@ -34,6 +34,7 @@ end
 -- Let a job that is over expire.
 local function close()
   redis.call('SREM', KEYS[5], KEYS[1])
+  redis.call('SADD', KEYS[6], KEYS[1])
   redis.call('EXPIRE', KEYS[1], RECORD_TTL_S)
   redis.call('EXPIRE', KEYS[3], EVENTS_TTL_S)
   redis.call('EXPIRE', KEYS[4], EVENTS_TTL_S)
@@ -42,6 +43,5 @@ end
 -- Undo `close`.
 local function reopen()
   redis.call('SADD', KEYS[5], KEYS[1])
-  redis.call('SADD', KEYS[6], KEYS[1])
   for _, i in ipairs({1, 3, 4}) do redis.call('PERSIST', KEYS[i]) end
 end

@@ -1,6 +1,6 @@
--- Record a new job. KEYS: job, its owner's jobs, set of open jobs, set of jobs whose folders may hold
--- files. ARGV: what the keys of the owner's jobs begin with, how many may be open, the job's id,
--- seconds since 1970, then fields and values of the record.
+-- Record a new job. KEYS: job, its owner's jobs, set of open jobs. ARGV: what the keys of the owner's
+-- jobs begin with, how many may be open, the job's id, seconds since 1970, then fields and values of
+-- the record.
 -- Returns OK or FULL.
 local owner, most, id, now = unpack(ARGV, 1, 4)
 local n = 0
@@ -12,5 +12,4 @@ if n >= tonumber(most) then return {'FULL'} end
 redis.call('HSET', KEYS[1], unpack(ARGV, 5))
 redis.call('ZADD', KEYS[2], now, id)
 redis.call('SADD', KEYS[3], KEYS[1])
-redis.call('SADD', KEYS[4], KEYS[1])
 return {'OK'}
