@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class Fenced(Exception):
-    """The job is no longer this attempt's: another attempt has it, or it has ended."""
+    """The change is refused: another attempt has the job, or its state has no such transition."""
 
 
 class JobStore:
@@ -77,22 +77,16 @@ class JobStore:
 
     def change(
         self, key: JobKey, attempt: int | None, lease: str, rows: Mapping[JobState, dict[str, Any]]
-    ) -> JobState | None:
-        """Run change.lua, which explains the arguments.
-
-        Returns the new state, or None where the job's state has no row. Raises Fenced.
-        """
+    ) -> JobState:
+        """Run change.lua, which explains the arguments, and return the new state. Raises Fenced."""
         kinds = ("job", "job-lease", "job-events", "job-progress")
         keys = [*(redis_key(kind, key) for kind in kinds), OPEN, TRACED]
         arguments = ["" if attempt is None else attempt, lease, json.dumps(rows)]
         with named_errors():
             reply = self._change(keys=keys, args=arguments)
-        match reply:
-            case [b"OK", state]:
-                return JobState(state.decode())
-            case [b"FENCED"]:
-                raise Fenced
-        return None
+        if reply[0] != b"OK":
+            raise Fenced
+        return JobState(reply[1].decode())
 
 
 def record_key(key: JobKey) -> str:

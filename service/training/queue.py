@@ -5,6 +5,7 @@ that waits by setting its lease. Every write of an attempt passes the fence, whi
 the job's latest attempt.
 """
 
+import contextlib
 import json
 import re
 import secrets
@@ -46,8 +47,8 @@ class StoredEvent:
 class JobQueue:
     """Operations on train jobs. Methods block on Redis for seconds at most; safe from any thread.
 
-    All raise StoreUnavailable and StoreFull; those that name a job raise JobNotFound. What an
-    attempt calls raises Fenced where the job is no longer that attempt's.
+    All raise StoreUnavailable and StoreFull; those that name a job raise JobNotFound. The methods
+    for workers and attempts raise Fenced where the job is no longer the attempt's.
     """
 
     def __init__(self, url: str, config: QueueConfig) -> None:
@@ -84,7 +85,8 @@ class JobQueue:
 
     def cancel(self, key: JobKey) -> TrainJob:
         """Cancel a job: at once where it waits, at the end of a step where it runs."""
-        self._apply(key, None, Transition.CANCEL, _KEEP)
+        with contextlib.suppress(Fenced):  # it is over, or about to be
+            self._apply(key, None, Transition.CANCEL, _KEEP)
         return self.get(key)
 
     def publish(self, key: JobKey) -> TrainJob:
@@ -97,10 +99,11 @@ class JobQueue:
 
         """
         fields = {"crashes": 0, "error": None, "ended": None}
-        published = self._apply(key, None, Transition.PUBLISH, _KEEP, fields)
+        with contextlib.suppress(Fenced):  # the answer depends on its state
+            self._apply(key, None, Transition.PUBLISH, _KEEP, fields)
         job = self.get(key)
         is_under_way = job.state in {JobState.PUBLISH_REQUESTED, JobState.PUBLISHING}
-        if published is None and not is_under_way and job.model is None:
+        if not is_under_way and job.model is None:
             raise Validation(
                 f"the job's status is {job.status}; only a cancelled job can be published: "
                 "cancel it first and wait for its end"
@@ -132,25 +135,21 @@ class JobQueue:
         return None
 
     def start_failed(self, key: JobKey, attempt: int) -> None:
-        """Queue a job again whose attempt has ended without a claim; else raise Fenced."""
-        if self._apply(key, attempt, Transition.START_FAILED, _END) is None:
-            raise Fenced
+        """Queue a job again whose attempt has ended without a claim."""
+        self._apply(key, attempt, Transition.START_FAILED, _END)
 
     # -- for attempts
 
     def claim(self, key: JobKey, attempt: int) -> TrainJob:
         """Begin an attempt."""
         fields = {"started": round(time.time(), 3)}
-        if self._apply(key, attempt, Transition.CLAIM, str(self._config.lease_ms), fields) is None:
-            raise Fenced
+        self._apply(key, attempt, Transition.CLAIM, str(self._config.lease_ms), fields)
         return self.get(key)
 
     def renew(self, key: JobKey, attempt: int) -> bool:
         """Renew the attempt's lease. Returns whether the job is cancelled."""
         rows = {state: _row(state, {}) for state in _ATTEMPTED}
         state = self._store.change(key, attempt, str(self._config.lease_ms), rows)
-        if state is None:
-            raise Fenced
         return state is JobState.CANCELLING
 
     def report(
@@ -159,20 +158,15 @@ class JobQueue:
         """Append an event, unless its name is empty, and set JSON `fields` of the record."""
         event = {"event": name, "data": json.dumps(data)} if name else {}
         rows = {state: _row(state, fields) | event for state in _ATTEMPTED}
-        if self._store.change(key, attempt, _KEEP, rows) is None:
-            raise Fenced
+        self._store.change(key, attempt, _KEEP, rows)
 
     def release(self, key: JobKey, attempt: int) -> JobState:
         """End an attempt before its end: another one continues, or a cancelled job ends."""
-        state = self._apply(key, attempt, Transition.RELEASE, _END)
-        if state is None:
-            raise Fenced
-        return state
+        return self._apply(key, attempt, Transition.RELEASE, _END)
 
     def stored(self, key: JobKey, attempt: int, model: str) -> TrainJob:
         """Record that the job's model is stored, which ends the attempt."""
-        if self._apply(key, attempt, Transition.STORE, _END, {"model": model}) is None:
-            raise Fenced
+        self._apply(key, attempt, Transition.STORE, _END, {"model": model})
         return self.get(key)
 
     def settle(
@@ -180,10 +174,7 @@ class JobQueue:
     ) -> JobState:
         """End the latest attempt of a job by SUCCEED or FAIL."""
         fields = {} if error is None else {"error": error}
-        state = self._apply(job.key, job.attempt, transition, _END, fields, job.model)
-        if state is None:
-            raise Fenced
-        return state
+        return self._apply(job.key, job.attempt, transition, _END, fields, job.model)
 
     # -- for the reconciler
 
@@ -246,10 +237,8 @@ class JobQueue:
                 "error": f"the job's process has died {crashes} times; it is not tried again",
                 "error_type": "poisoned",
             }
-        try:
+        with contextlib.suppress(Fenced):  # by another server, or the lease is renewed
             self._apply(job.key, job.attempt, transition, _ABSENT, fields)
-        except Fenced:
-            return  # another server was faster, or the attempt has renewed its lease
 
     def _apply(
         self,
@@ -259,8 +248,8 @@ class JobQueue:
         lease: str,
         fields: Mapping[str, Any] | None = None,
         model: str | None = None,
-    ) -> JobState | None:
-        """Make a transition of the table. None where the state does not allow it."""
+    ) -> JobState:
+        """Make a transition of the table and return the new state."""
         fields = fields or {}
         rows = {
             state: _row(to, fields)

@@ -3,13 +3,11 @@
 -- (refuse while there is one), or its length in ms; JSON with a row for each state that allows the
 -- change. A row has `to`, the state afterwards; `fields` to set; `next_attempt`, `is_over`,
 -- `reopens`; and `event` with `data`, where there is an event.
--- Returns OK with the new state, GONE, FENCED, or STATE with the state that has no row.
+-- Returns OK with the new state, or FENCED.
 local attempt, lease, rows = ARGV[1], ARGV[2], cjson.decode(ARGV[3])
 local state, current = read_state()
-if not current then return {'GONE'} end
-if attempt ~= '' and attempt ~= current then return {'FENCED'} end
 local row = rows[state]
-if not row then return {'STATE', state} end
+if not row or (attempt ~= '' and attempt ~= current) then return {'FENCED'} end
 if lease == 'absent' then
   if redis.call('EXISTS', KEYS[2]) == 1 then return {'FENCED'} end
 elseif lease == 'end' then

@@ -5,8 +5,8 @@
 local MAX_EVENTS, MAX_PROGRESS = 10000, 3600 -- about; an hour of progress
 local RECORD_TTL_S, EVENTS_TTL_S = 7776000, 604800 -- after the job's end
 
--- The state and the attempt of the job; false, false where there is no record. Records of earlier
--- versions have flags where there is a state now (`record_state` in job_store.py does the same).
+-- The state and the attempt of the job; false where there is no record. Records of earlier versions
+-- have flags where there is a state now (`record_state` in job_store.py does the same).
 local function read_state()
   local status, attempt, cancel, published =
     unpack(redis.call('HMGET', KEYS[1], 'status', 'attempt', 'cancel', 'published'))
