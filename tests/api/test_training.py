@@ -32,7 +32,8 @@ def a_text(characters: int, seed: int = 0) -> str:
 def server(tmp_path_factory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("training")
     shutil.copytree(ROOT / "model_store" / "demo", folder / "model_store" / "demo")
-    with serving(folder, CAROUSEL_WORKERS="2") as running:
+    compiled = f"--tf_xla_persistent_cache_directory={folder / 'xla'}"  # once for all jobs
+    with serving(folder, CAROUSEL_WORKERS="2", TF_XLA_FLAGS=compiled) as running:
         yield running
 
 
@@ -103,7 +104,7 @@ def corpus(http) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(http, server, corpus) -> bytes:
-    """The weights of a job that nobody disturbed."""
+    """The weights of a job that was not interrupted."""
     job = end_of(http, submit(http, corpus, name="calm"))
     assert job["status"] == "succeeded", job
     return weights_of(server, job["model"])
@@ -164,6 +165,7 @@ def test_a_worker_killed_twice_changes_no_bit_and_one_model_is_published(
 
 
 @pytest.mark.tf
+@pytest.mark.slow
 def test_a_zombie_publishes_nothing(http, server, corpus, undisturbed):
     job = submit(http, corpus, name="walker")
     for name, _, _ in follow(http, job):
@@ -258,17 +260,19 @@ def test_a_job_without_a_best_checkpoint_is_not_published(http, corpus):
     assert "has no best checkpoint" in refused.json()["error"]
 
 
+@pytest.mark.usefixtures("undisturbed")
 @pytest.mark.tf
-def test_training_goes_on_from_a_served_model(http, corpus):
-    first = end_of(http, submit(http, corpus, name="base"))
-    order = {"name": "more", "initial_model": "base", "architecture": {}, "seed": 8}
-    more = end_of(http, submit(http, corpus, **order))
+def test_training_starts_from_a_served_model(http, corpus):
+    (first,) = [job for job in http.get("/train-jobs").json()["jobs"] if job["name"] == "calm"]
+    more = end_of(
+        http, submit(http, corpus, name="more", initial_model="calm", architecture={}, seed=8)
+    )
     assert more["status"] == "succeeded"
     assert more["initial_model"] == first["model"]
     assert more["architecture"]["units"] == SMALL["units"]
     assert more["best"]["validation_nats"] < first["best"]["validation_nats"]
     strange = upload(http, a_text(20_000) + "Ω" * 9)
-    body = {"name": "x", "corpus": strange, "initial_model": "base"}
+    body = {"name": "x", "corpus": strange, "initial_model": "calm"}
     refused = http.post("/train-jobs", json=body)
     assert refused.status_code == 422
     assert "'Ω'" in refused.json()["error"]

@@ -53,6 +53,7 @@ def test_a_file_that_is_not_text_is_one_sentence(tmp_path):
 
 
 @pytest.mark.tf
+@pytest.mark.slow
 def test_a_model_is_trained_further_by_its_name_alone(tmp_path):
     file = tmp_path / "text.txt"
     file.write_text("the with statement and the class\n" * 400)
