@@ -38,6 +38,16 @@ class Settings(BaseSettings):
         """The folder of train jobs: attempts write it, servers clean it up."""
         return self.data_dir / "jobs"
 
+    def for_worker(self, redis_url: str) -> dict[str, str]:
+        """Environment variables that give a training worker these settings."""
+        values = {
+            "REDIS_URL": redis_url,
+            "MODEL_STORE": str(self.model_store),
+            "DATA_DIR": str(self.data_dir),
+            "LOG_LEVEL": self.log_level,
+        }
+        return {PREFIX + name: value for name, value in values.items()}
+
     @classmethod
     def read(cls, **options: object) -> Self:
         """Read the environment; `options` that are not None take precedence.

@@ -48,10 +48,11 @@ ServedModel = LoadedModel[ModelRuntime]
 
 @dataclass(frozen=True, slots=True)
 class TrainingServices:
-    """The rooms that the training routes stand on."""
+    """What the training routes work with."""
 
     queue: JobQueue
     corpora: CorpusStore
+    jobs_dir: Path
     checking: asyncio.Lock = field(default_factory=asyncio.Lock)  # one text at a time: a gigabyte
 
 
