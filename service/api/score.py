@@ -150,10 +150,10 @@ async def _admit(
 
     async def begin(session: Session) -> tuple[ServedModel, Scorer]:
         model = serving.get_for(session, name)
-        origin, ready = await serving.sessions.past(key, session_model(model))
+        origin, ready = await serving.sessions.records.latest_state(key, session_model(model))
         return model, Scorer(model.runtime.engine, model.tokenizer, origin, ready)
 
-    return await serving.sessions.using(key, begin)
+    return await serving.sessions.records.with_session(key, begin)
 
 
 async def _cancel_when_gone(request: Request, scorer: Scorer) -> None:

@@ -19,8 +19,8 @@ from service.api.tgi.responses import job_of_replay, streamed
 from service.api.tgi.schemas import NOTHING_COMES, STREAMED, Responses
 from service.errors import CarouselError
 from service.models.spec import ModelRef, ModelSpec
+from service.sessions.idempotency import idempotency_key
 from service.sessions.session import EventId, Session
-from service.sessions.sessions import retry_of
 
 MAX_IMPORT_BYTES = 64 * 1024 * 1024
 MAX_TEXT = 1_000_000
@@ -80,12 +80,12 @@ async def create(request: Request, body: CreateSessionBody) -> SessionReply:
     prompt = model.tokenizer.encode(body.text)
     if prompt:
         voice.engine.check_room()  # before there is a session whose text would be refused
-    session = await serving.sessions.create(
+    session = await serving.sessions.records.create(
         serving.owner_of(request), voice, body.session_id, seed=body.seed, ttl_s=body.ttl_s
     )
     if prompt:
-        await serving.sessions.append(session, voice, prompt)
-        session = await serving.sessions.look(session.key)
+        await serving.sessions.turns.append(session, voice, prompt)
+        session = await serving.sessions.records.read(session.key)
     return _reply(serving, session)
 
 
@@ -96,24 +96,26 @@ async def import_(request: Request) -> SessionReply:
     if kind != BINARY:
         raise HTTPException(415, f"an exported session is {BINARY}, not {kind[:80]}")
     serving = get_state(request)
-    exported = serving.sessions.open_export(await request.body())
+    exported = serving.sessions.records.open_export(await request.body())
     model = serving.get(exported.model)
     owner = serving.owner_of(request)
-    return _reply(serving, await serving.sessions.import_(owner, exported, session_model(model)))
+    return _reply(
+        serving, await serving.sessions.records.import_(owner, exported, session_model(model))
+    )
 
 
 @router.get("/{session_id}")
 async def look(request: Request, session_id: str) -> SessionReply:
     """A session as it stands."""
     serving = get_state(request)
-    return _reply(serving, await serving.sessions.look(serving.key(request, session_id)))
+    return _reply(serving, await serving.sessions.records.read(serving.key(request, session_id)))
 
 
 @router.delete("/{session_id}", status_code=204)
 async def delete(request: Request, session_id: str) -> Response:
     """Remove a session; its turn ends, if one runs. What forks share of its text stays theirs."""
     serving = get_state(request)
-    await serving.sessions.delete(serving.key(request, session_id))
+    await serving.sessions.records.delete(serving.key(request, session_id))
     return Response(status_code=204)
 
 
@@ -129,9 +131,9 @@ async def text(
 
     async def read(session: Session) -> tuple[str, int]:
         voice = session_model(serving.get_for(session))
-        return await serving.sessions.text(key, voice, first, MAX_TEXT)
+        return await serving.sessions.records.text(key, voice, first, MAX_TEXT)
 
-    said, position = await serving.sessions.using(key, read)
+    said, position = await serving.sessions.records.with_session(key, read)
     return SessionText(text=said, position=position)
 
 
@@ -142,15 +144,15 @@ async def append(
     """Feed a session without generating."""
     serving = get_state(request)
     key = serving.key(request, session_id)
-    retry = retry_of(retry_key, "append", body)
+    retry = idempotency_key(retry_key, "append", body)
 
     async def feed(session: Session) -> None:
         model = serving.get_for(session)
         prompt, voice = model.tokenizer.encode(body.text), session_model(model)
-        await serving.sessions.append(session, voice, prompt, retry, body.expected_position)
+        await serving.sessions.turns.append(session, voice, prompt, retry, body.expected_position)
 
-    await serving.sessions.using(key, feed)
-    return _reply(serving, await serving.sessions.look(key))
+    await serving.sessions.records.with_session(key, feed)
+    return _reply(serving, await serving.sessions.records.read(key))
 
 
 @router.post("/{session_id}/fork", status_code=201)
@@ -158,7 +160,7 @@ async def fork(request: Request, session_id: str, body: ForkBody) -> ForksReply:
     """Make sessions that go on from here, or from an earlier position, each on its own."""
     serving = get_state(request)
     key = serving.key(request, session_id)
-    forks = await serving.sessions.fork(key, body.n, body.at, body.seeds)
+    forks = await serving.sessions.records.fork(key, body.n, body.at, body.seeds)
     return ForksReply(sessions=[_reply(serving, one) for one in forks])
 
 
@@ -166,7 +168,7 @@ async def fork(request: Request, session_id: str, body: ForkBody) -> ForksReply:
 async def rewind(request: Request, session_id: str, body: RewindBody) -> SessionReply:
     """Cut a session back to how it was at a position."""
     serving = get_state(request)
-    session = await serving.sessions.rewind(serving.key(request, session_id), body.to)
+    session = await serving.sessions.records.rewind(serving.key(request, session_id), body.to)
     return _reply(serving, session)
 
 
@@ -181,7 +183,7 @@ async def cancel(
     The session keeps what had been said until then.
     """
     serving = get_state(request)
-    session = await serving.sessions.cancel(serving.key(request, session_id), turn)
+    session = await serving.sessions.turns.cancel(serving.key(request, session_id), turn)
     return _reply(serving, session)
 
 
@@ -192,9 +194,9 @@ async def export(request: Request, session_id: str) -> Response:
     key = serving.key(request, session_id)
 
     async def export_it(session: Session) -> bytes:
-        return await serving.sessions.export(key, session_model(serving.get_for(session)))
+        return await serving.sessions.records.export(key, session_model(serving.get_for(session)))
 
-    return Response(await serving.sessions.using(key, export_it), media_type=BINARY)
+    return Response(await serving.sessions.records.with_session(key, export_it), media_type=BINARY)
 
 
 @router.get("/{session_id}/events", response_class=Response, responses=STREAMED | NOTHING_COMES)
@@ -213,12 +215,12 @@ async def events(
 
     async def follow(session: Session) -> Response:
         model = serving.get_for(session)
-        replay = await serving.sessions.follow(key, session_model(model), position)
+        replay = await serving.sessions.turns.follow(key, session_model(model), position)
         if replay is None:
             return Response(status_code=204)
         return streamed(job_of_replay(model, key, replay, began_s))
 
-    return await serving.sessions.using(key, follow)
+    return await serving.sessions.records.with_session(key, follow)
 
 
 def _reply(serving: AppState, session: Session) -> SessionReply:
@@ -231,7 +233,7 @@ def _reply(serving: AppState, session: Session) -> SessionReply:
         seed=session.seed,
         state_bytes=_state_bytes(serving, session),
         created_at=datetime.fromtimestamp(session.created_s, UTC),
-        expires_at=datetime.fromtimestamp(round(time.time() + session.left_s), UTC),
+        expires_at=datetime.fromtimestamp(round(time.time() + session.expires_in_s), UTC),
     )
 
 

@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
+from service.sessions.config import SessionConfig
 from service.sessions.redis_client import ScriptClient
 from tests.faults.client import said
 from tests.faults.conftest import FIRST, until, wait_until_still
 from tests.process import ROOT, environment, free_port
 
-LINK = ScriptClient("redis://127.0.0.1:1")  # for the names of scripts
+CLIENT = ScriptClient("redis://127.0.0.1:1", SessionConfig())  # for the names of scripts
 
 
 def test_a_store_that_crashed_while_nobody_spoke_has_every_session(house, truth):
@@ -131,7 +132,7 @@ def test_a_store_that_hangs_for_a_second_delays_and_changes_nothing(house, truth
 
 
 def is_script(name: str, *holding: bytes):
-    digest = LINK._digests[name].encode()
+    digest = CLIENT._digests[name].encode()
 
     def is_it(command: list[bytes]) -> bool:
         return len(command) > 1 and command[1] == digest and all(one in command for one in holding)

@@ -19,7 +19,7 @@ from service.sessions.codec import (
 )
 from service.sessions.session import EventId, OnDisconnect, SessionKey, token_width
 from service.sessions.signing import Signer, read_secret
-from service.sessions.turn_record import _BARE, TurnRecord
+from service.sessions.turn_record import _OMITTED, TurnRecord
 
 DIGEST, OTHER = "ab" * 32, "cd" * 32
 IDENTITY = Signer(b"s" * 32)
@@ -142,7 +142,7 @@ def test_whatever_may_be_asked_is_kept():
     others = {
         one.name: odd(one.default)
         for one in fields(GenerationRequest)
-        if one.name not in {*_BARE, "sampling"}
+        if one.name not in {*_OMITTED, "sampling"}
     }
     request = GenerationRequest((1,), sampling=SamplingParams(**of_sampling), **others)
     order = TurnRecord.from_json(TurnRecord.of(request, OnDisconnect.CANCEL, {}).to_json())

@@ -7,8 +7,6 @@ import pytest
 
 from service.constraints.spec import choice, json_schema, regex
 from service.generation.request import FinishReason, GenerationRequest, SamplingParams
-from service.sessions import redis_client as link
-from service.sessions import replay
 from service.sessions.replay import Replay
 from service.sessions.session import OnDisconnect, TurnStatus
 from service.sessions.turn_record import TurnRecord
@@ -29,9 +27,7 @@ def valkey(tmp_path_factory) -> Iterator[OwnValkey]:
 
 
 @pytest.fixture
-def world(valkey, monkeypatch) -> Iterator[World]:
-    monkeypatch.setattr(link, "PAUSE_S", 0.0)
-    monkeypatch.setattr(replay, "POLL_S", 0.0)
+def world(valkey) -> Iterator[World]:
     made = World(valkey, [make_program()])
     made.create((1, 2), seed=3)
     yield made

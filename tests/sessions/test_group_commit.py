@@ -5,7 +5,7 @@ import asyncio
 from service.errors import CarouselError, StoreUnavailable
 from service.sessions.group_commit import GroupCommit
 from service.sessions.session import SessionKey
-from service.sessions.store import CommitEntry
+from service.sessions.store_replies import CommitEntry
 
 
 class Scribe:
@@ -19,15 +19,15 @@ class Scribe:
     def entry(self, *_) -> CommitEntry:
         if self.mistake == "entry":
             raise ValueError("a mistake")
-        return CommitEntry(SessionKey("", self.name), "nonce", 0, b"", None)
+        return CommitEntry(SessionKey("", self.name), "token", 0, b"", None)
 
-    def settle(self, outcome: str, *_) -> None:
-        if self.mistake == "settle":
+    def committed(self, outcome: str, *_) -> None:
+        if self.mistake == "committed":
             raise ValueError("a mistake")
         self.heard.append(outcome)
 
-    def lose(self, error: CarouselError) -> None:
-        if self.mistake == "lose":
+    def commit_unknown(self, error: CarouselError) -> None:
+        if self.mistake == "commit_unknown":
             raise ValueError("a mistake")
         self.heard.append(type(error))
 
@@ -42,8 +42,8 @@ class Agreeing:
 async def test_a_mistake_in_one_turn_ends_that_one_alone(caplog):
     ledger = GroupCommit(Agreeing())
     running = asyncio.create_task(ledger.run())
-    scribes = [Scribe("a"), Scribe("b", "entry"), Scribe("c", "settle"), Scribe("d")]
-    unheard = Scribe("unheard", "lose")
+    scribes = [Scribe("a"), Scribe("b", "entry"), Scribe("c", "committed"), Scribe("d")]
+    unheard = Scribe("unheard", "commit_unknown")
     for round_of in (scribes, [unheard], [Scribe("e")]):
         for scribe in round_of:
             ledger.add(scribe)

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,16 +11,15 @@ from hypothesis import strategies as st
 
 from service.constraints.spec import ConstraintSpec, limited, regex
 from service.generation.request import FinishReason, GenerationRequest, SamplingParams
-from service.sessions import redis_client as link
-from service.sessions import replay
+from service.sessions.idempotency import idempotency_key
 from service.sessions.replay import Replay
 from service.sessions.session import OnDisconnect, TurnStatus
-from service.sessions.sessions import TurnRequest, retry_of
 from service.sessions.turn_record import TurnRecord
+from service.sessions.turns import TurnRequest
 from tests.generation.invariance import Stage
 from tests.sessions.stories import WHICH, deed, play, stories_of
 from tests.sessions.valkey import OwnValkey
-from tests.sessions.world import CONSTRAINTS, TOKENS, World, make_program
+from tests.sessions.world import CONFIG, CONSTRAINTS, TOKENS, World, make_program
 
 N = 250
 LATE_S = time.time() + 3_600  # no clock comes to it in a test: the hand of the engine ends a turn
@@ -31,12 +31,6 @@ def valkey(tmp_path_factory) -> Iterator[OwnValkey]:
     own.start()
     yield own
     own.close()
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch):
-    monkeypatch.setattr(link, "PAUSE_S", 0.0)
-    monkeypatch.setattr(replay, "POLL_S", 0.0)
 
 
 @pytest.fixture
@@ -55,7 +49,7 @@ def asks(
     constraint = None if source is None else CONSTRAINTS.compile(source)
     n = max(n, constraint.shortest if constraint else 1)
     request = GenerationRequest((), n, SamplingParams(5), constraint=constraint, **more)
-    retry = retry_of(key, source, n, sorted(more.items())) if key else None
+    retry = idempotency_key(key, source, n, sorted(more.items())) if key else None
     return TurnRequest(request, OnDisconnect.CANCEL, {}, retry)
 
 
@@ -113,7 +107,7 @@ def again(world: World, p: int) -> tuple[list[int], object]:
         task = world.loop.create_task(_read(begun, chunks))
         while not task.done():
             world.processes[p].engine.work()
-            await world.processes[p].ledger.flush()
+            await world.processes[p].commits.flush()
             await world.loop.run_in_executor(None, time.sleep, 0.0)
         await task
         return [token for chunk in chunks for token in chunk.tokens], chunks[-1].finish
@@ -184,8 +178,8 @@ limited_asks = st.builds(
 )
 
 
-def test_every_promise_holds_in_every_story(valkey, monkeypatch):
-    monkeypatch.setattr(link, "CALL_LIMIT_S", 0.02)
+def test_every_promise_holds_in_every_story(valkey):
+    impatient = replace(CONFIG, call_timeout_s=0.02)
 
     @settings(
         max_examples=100,
@@ -196,7 +190,7 @@ def test_every_promise_holds_in_every_story(valkey, monkeypatch):
     )
     @given(story=stories_of(limited_asks, {deed("time_up", WHICH): 2}))
     def tell(story):
-        made = World(valkey, [make_program()])
+        made = World(valkey, [make_program()], config=impatient)
         try:
             play(made, story)
         finally:
@@ -254,10 +248,10 @@ def test_whoever_takes_it_over_knows_when_it_has_to_end(world):
     world.crash(0)
 
     async def resume() -> None:
-        await world.processes[1].sessions._resume(world.keys[0], world.processes[1].voice)
+        await world.processes[1].turns.resume(world.keys[0], world.processes[1].model)
 
     world.do(resume())
-    (live,) = world.processes[1].sessions._live.values()
+    (live,) = world.processes[1].registry._running.values()
     (request,) = world.processes[1].engine._scheduler._waiting.values()
     assert request.deadline_s == LATE_S
     world.processes[1].engine.finish(live)

@@ -1,18 +1,18 @@
 """The session protocol over a real store, under every fault that a test can make by hand."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from service.sessions import redis_client as link
-from service.sessions import replay
 from service.sessions.group_commit import GroupCommit
 from service.sessions.redis_client import read_scripts
 from tests.sessions.stories import play, stories
 from tests.sessions.valkey import SERVERS, OwnValkey
-from tests.sessions.world import World, an_ask, make_program
+from tests.sessions.world import CONFIG, World, an_ask, make_program
 
+IMPATIENT = replace(CONFIG, call_timeout_s=0.02)
 BUDGET = 300
 """Stories that a test plays: the slowest of the mutants below is found within it."""
 
@@ -44,14 +44,6 @@ def drifting():
     return [make_program(drift) for drift in (1, 2, 3)]
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch):
-    """Time passes in stories by deeds."""
-    monkeypatch.setattr(link, "CALL_LIMIT_S", 0.02)
-    monkeypatch.setattr(link, "PAUSE_S", 0.0)
-    monkeypatch.setattr(replay, "POLL_S", 0.0)
-
-
 def tell_stories(check) -> None:
     """Hand stories to `check`, always the same ones."""
     budget = settings(
@@ -64,8 +56,8 @@ def tell_stories(check) -> None:
     budget(given(stories)(check))()
 
 
-def tell(valkey, programs, story, scripts=None, ledger=GroupCommit) -> None:
-    world = World(valkey, programs, scripts, ledger)
+def tell(valkey, programs, story, scripts=None, commits=GroupCommit) -> None:
+    world = World(valkey, programs, scripts, commits, IMPATIENT)
     try:
         play(world, story)
     finally:
@@ -99,8 +91,8 @@ class SendsFirst(GroupCommit):
     """A ledger that sends before it commits."""
 
     async def flush(self) -> None:
-        for writer in list(self._writers):
-            for progress in writer._news:
+        for writer in list(self._sources):
+            for progress in writer._progress:
                 writer.stream.deliver(progress)
         await super().flush()
 
@@ -155,13 +147,13 @@ def mutated(script: str, right: str, wrong: str) -> dict[str, str]:
 
 
 def test_sending_before_the_commit_is_found(valkey, alike):
-    assert is_found(valkey, alike, ledger=SendsFirst)
+    assert is_found(valkey, alike, commits=SendsFirst)
 
 
 def usurped(valkey, drifting, scripts=None) -> None:
     """Turns of two processes that both think them theirs, and compute a little differently."""
     for seed in range(20):
-        world = World(valkey, drifting, scripts)
+        world = World(valkey, drifting, scripts, config=IMPATIENT)
         try:
             world.create((1, 2), seed=3)
             world.begin(0, 0, an_ask(20, seed=seed))

@@ -10,8 +10,8 @@ import pytest
 from hiredis import ReplyError
 
 from service.errors import BadRequest, CarouselError, StoreFull, StoreUnavailable
+from service.sessions.config import SessionConfig
 from service.sessions.redis_client import (
-    CALL_LIMIT_S,
     ScriptClient,
     check_store,
     check_store_config,
@@ -20,6 +20,7 @@ from service.sessions.redis_client import (
 from service.sessions.redis_connection import open_connection
 from tests.sessions.valkey import SERVERS, OwnValkey
 
+CONFIG = SessionConfig()
 INFO = "redis_version:7.2.4\nloading:0\nrole:master\nmaxmemory_policy:noeviction\nrun_id:abcdef0123"
 
 
@@ -33,7 +34,7 @@ def valkey(request, tmp_path_factory):
 
 @pytest.fixture
 async def wire(valkey):
-    opened = await open_connection(valkey.url)
+    opened = await open_connection(valkey.url, CONFIG.answer_timeout_s)
     yield opened
     opened.close()
     await asyncio.sleep(0.01)
@@ -41,7 +42,7 @@ async def wire(valkey):
 
 @pytest.fixture
 async def link(valkey):
-    made = ScriptClient(valkey.url)
+    made = ScriptClient(valkey.url, CONFIG)
     yield made
     await made.close()
     await asyncio.sleep(0.01)
@@ -66,40 +67,40 @@ async def test_every_caller_gets_its_own_reply_whoever_leaves(wire):
 
 
 async def test_a_store_that_hangs_fails_every_call_in_bounded_time(valkey, link):
-    await link.insist("PING")
+    await link.execute("PING")
     pid = valkey._process.pid
     os.kill(pid, signal.SIGSTOP)
     try:
         began = time.monotonic()
-        calls = [link.insist("PING") for _ in range(100)]
+        calls = [link.execute("PING") for _ in range(100)]
         replies = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(reply, StoreUnavailable) for reply in replies)
-        assert time.monotonic() - began < CALL_LIMIT_S + 3
+        assert time.monotonic() - began < CONFIG.call_timeout_s + 3
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert await link.insist("PING") == b"PONG"
+    assert await link.execute("PING") == b"PONG"
 
 
 async def test_a_store_that_comes_back_is_used_again_and_named_anew(valkey, link):
-    await link.insist("PING")
-    before = link.run
+    await link.execute("PING")
+    before = link.run_id
     valkey.restart()
-    assert await link.insist("PING") == b"PONG"
-    assert link.run not in {"", before}
+    assert await link.execute("PING") == b"PONG"
+    assert link.run_id not in {"", before}
 
 
 async def test_each_new_connection_begins_with_the_greeting(valkey, link):
     link.greeting = ("SET", "greeted", "1")
-    await link.insist("PING")
+    await link.execute("PING")
     valkey.client.flushall()
     valkey.client.client_kill_filter(_type="normal", skipme=True)
     await asyncio.sleep(0.1)
-    await link.insist("PING")
+    await link.execute("PING")
     assert valkey.client.exists("greeted") == 1
 
 
 async def test_a_script_that_the_store_has_forgotten_is_sent_again(valkey, link):
-    await link.insist("PING")
+    await link.execute("PING")
     valkey.client.script_flush()
     assert await link.call("delete", ["nothing"], [1]) == [b"NOT_FOUND"]
 
@@ -108,17 +109,17 @@ async def test_nobody_there_is_unavailable_in_bounded_time(tmp_path):
     for url in (f"unix://{tmp_path}/none", "redis://127.0.0.1:1/0"):
         began = time.monotonic()
         with pytest.raises(StoreUnavailable):
-            await ScriptClient(url).insist("PING")
-        assert time.monotonic() - began < CALL_LIMIT_S + 3
+            await ScriptClient(url, CONFIG).execute("PING")
+        assert time.monotonic() - began < CONFIG.call_timeout_s + 3
 
 
 async def test_a_wrong_password_is_said_so(valkey, caplog):
     valkey.client.config_set("requirepass", "right")
     try:
         with pytest.raises(StoreUnavailable):
-            await ScriptClient(valkey.url).insist("PING")
-        right = ScriptClient(valkey.url.replace("unix://", "unix://:right@"))
-        assert await right.insist("PING") == b"PONG"
+            await ScriptClient(valkey.url, CONFIG).execute("PING")
+        right = ScriptClient(valkey.url.replace("unix://", "unix://:right@"), CONFIG)
+        assert await right.execute("PING") == b"PONG"
         await right.close()
     finally:
         valkey.client.auth("right")
@@ -142,13 +143,13 @@ async def test_a_full_store_is_full_for_what_writes_and_open_for_what_reads(valk
 
 
 async def test_a_replica_is_not_even_read_from(valkey, link):
-    await link.insist("PING")
+    await link.execute("PING")
     valkey.client.replicaof("127.0.0.1", 1)
     try:
         with pytest.raises(StoreUnavailable, match="replica"):
             await link.call("read", ["s"], [0, ""])
         with pytest.raises(StoreUnavailable, match="replica"):
-            await ScriptClient(valkey.url).insist("PING")
+            await ScriptClient(valkey.url, CONFIG).execute("PING")
     finally:
         valkey.client.execute_command("REPLICAOF NO ONE")
 
@@ -157,10 +158,10 @@ async def test_an_evicting_store_is_refused_for_good(valkey):
     valkey.client.config_set("maxmemory-policy", "allkeys-lru")
     try:
         with pytest.raises(BadRequest, match="noeviction"):
-            await check_store_config(valkey.url)
+            await check_store_config(valkey.url, CONFIG)
     finally:
         valkey.client.config_set("maxmemory-policy", "noeviction")
-    await check_store_config(valkey.url)
+    await check_store_config(valkey.url, CONFIG)
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,17 @@
 """How far back a state lies: what a crash, a rewind or a stop string has to compute again."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from service.generation import scheduler
 from service.generation.request import GenerationRequest
-from service.sessions import running_turn as live
-from service.sessions import sessions, store
 from tests.generation.invariance import Stage
 from tests.sessions.valkey import OwnValkey
-from tests.sessions.world import TOKENS, World, an_ask, make_program
+from tests.sessions.world import CONFIG, TOKENS, World, an_ask, make_program
 
-SNAPSHOT_EVERY, MARK_EVERY = 40, 100
+SNAPSHOT_EVERY, RETAIN_EVERY = 40, 100
 BURST = 32
 
 
@@ -26,12 +25,9 @@ def valkey(tmp_path_factory) -> Iterator[OwnValkey]:
 
 @pytest.fixture
 def world(valkey, monkeypatch) -> Iterator[World]:
-    for module in (live, sessions, store):
-        for name, value in (("SNAPSHOT_EVERY", SNAPSHOT_EVERY), ("MARK_EVERY", MARK_EVERY)):
-            if hasattr(module, name):
-                monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(scheduler, "KEEP_EVERY", BURST)
-    made = World(valkey, [make_program()])
+    config = replace(CONFIG, snapshot_every=SNAPSHOT_EVERY, retain_every=RETAIN_EVERY)
+    made = World(valkey, [make_program()], config=config)
     made.create((1, 2), seed=3)
     yield made
     assert made.refusals == []
@@ -84,7 +80,7 @@ def test_a_rewind_costs_the_distance_of_marks_at_most(world, to):
     if to == 0:
         world.append(0, 0, (1, 2))
     (again,) = run(world, 20)
-    assert again <= MARK_EVERY + 2 * SNAPSHOT_EVERY + BURST
+    assert again <= RETAIN_EVERY + 2 * SNAPSHOT_EVERY + BURST
     assert run(world, 20) == [1]
 
 
@@ -106,7 +102,7 @@ def test_a_fork_of_the_past_uses_the_marks_of_its_parent(world):
     world.fork(0, 0, 320, "same")
     world.keys.reverse()
     (again,) = run(world, 20)
-    assert again <= MARK_EVERY + 2 * SNAPSHOT_EVERY + BURST
+    assert again <= RETAIN_EVERY + 2 * SNAPSHOT_EVERY + BURST
 
 
 def test_a_damaged_or_missing_snapshot_is_made_again_from_the_log(world):
@@ -176,8 +172,8 @@ def test_a_text_that_is_fed_leaves_snapshots_and_marks_too(world):
     fed = 12 * 32
     assert again <= 1_000 - fed + SNAPSHOT_EVERY + BURST
     world.append(0, 0, text)
-    assert len(world.valkey.client.keys("carousel:mark:*")) >= 1_500 // MARK_EVERY
+    assert len(world.valkey.client.keys("carousel:mark:*")) >= 1_500 // RETAIN_EVERY
     world.fork(0, 0, 1_700, "same")
     world.keys.reverse()
     (again,) = run(world, 20)
-    assert again <= MARK_EVERY + 2 * SNAPSHOT_EVERY + BURST
+    assert again <= RETAIN_EVERY + 2 * SNAPSHOT_EVERY + BURST

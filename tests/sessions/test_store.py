@@ -17,17 +17,17 @@ from service.errors import (
     StateModelMismatch,
 )
 from service.generation import scheduler
-from service.sessions import replay, sessions, store
-from service.sessions import running_turn as live
+from service.sessions.config import SessionConfig
 from service.sessions.redis_client import ScriptClient
 from service.sessions.replay import Replay
 from service.sessions.running_turn import RunningTurn
 from service.sessions.session import EventId, Session, SessionKey, TurnStatus
-from service.sessions.sessions import TurnRequest
 from service.sessions.signing import Signer
-from service.sessions.store import CommitEntry, Store, new_stamp
+from service.sessions.store import Store
+from service.sessions.store_replies import CommitEntry, random_id
+from service.sessions.turns import TurnRequest
 from tests.sessions.valkey import OwnValkey
-from tests.sessions.world import World, an_ask, make_program
+from tests.sessions.world import CONFIG, World, an_ask, make_program
 
 KEY = SessionKey("", "abc")
 DIGEST = "ab" * 32
@@ -42,8 +42,7 @@ def valkey(tmp_path) -> Iterator[OwnValkey]:
 
 
 @pytest.fixture
-def world(valkey, monkeypatch) -> Iterator[World]:
-    monkeypatch.setattr(replay, "POLL_S", 0.0)
+def world(valkey) -> Iterator[World]:
     made = World(valkey, [make_program()])
     yield made
     made.close()
@@ -51,7 +50,7 @@ def world(valkey, monkeypatch) -> Iterator[World]:
 
 def make(world: World, p: int, seed: int = 1) -> None:
     process = world.processes[p]
-    world.do(process.sessions.create("", process.voice, KEY.id, seed=seed))
+    world.do(process.records.create("", process.model, KEY.id, seed=seed))
 
 
 def begin(world: World, p: int, ask: TurnRequest) -> RunningTurn | Replay:
@@ -59,7 +58,7 @@ def begin(world: World, p: int, ask: TurnRequest) -> RunningTurn | Replay:
 
 
 def flush(world: World, p: int) -> None:
-    world.do(world.processes[p].ledger.flush())
+    world.do(world.processes[p].commits.flush())
 
 
 def drive(world: World, p: int) -> None:
@@ -77,7 +76,7 @@ def begun(world: World, n: int = 400) -> RunningTurn:
 
 
 def delete(world: World, p: int) -> None:
-    world.do(world.processes[p].sessions.delete(KEY))
+    world.do(world.processes[p].records.delete(KEY))
 
 
 def record(world: World) -> dict[str, str]:
@@ -104,10 +103,10 @@ def seed_of_the_next(world: World, p: int) -> int:
     process = world.processes[p]
 
     async def begin(session: Session) -> int:
-        await process.sessions.begin(session, process.voice, an_ask(5, prompt=(1, 2)))
+        await process.turns.begin(session, process.model, an_ask(5, prompt=(1, 2)))
         return session.seed
 
-    return world.do(process.sessions.using(KEY, begin))
+    return world.do(process.records.with_session(KEY, begin))
 
 
 def test_what_is_hot_of_a_deleted_session_is_not_the_nexts(world):
@@ -133,10 +132,10 @@ def test_a_text_is_read_by_the_model_that_has_said_it(world):
     begin(world, 0, an_ask(5, prompt=(1, 2)))
     drive(world, 0)
     process = world.processes[0]
-    other = replace(process.voice, digest="cd" * 32)
+    other = replace(process.model, digest="cd" * 32)
     for reading in (
-        process.sessions.text(KEY, other, 0, 9),
-        process.sessions.follow(KEY, other, None),
+        process.records.text(KEY, other, 0, 9),
+        process.turns.follow(KEY, other, None),
     ):
         with pytest.raises(StateModelMismatch):
             world.do(reading)
@@ -169,7 +168,7 @@ def test_a_waiting_turn_hears_that_its_session_is_gone(world):
 def test_a_replay_does_not_go_on_with_the_next_session(world):
     make(world, 0)
     begun(world)
-    followed = world.do(world.processes[1].sessions.follow(KEY, world.processes[1].voice, None))
+    followed = world.do(world.processes[1].turns.follow(KEY, world.processes[1].model, None))
     delete(world, 0)
     make(world, 0)
     begun(world)
@@ -186,25 +185,32 @@ def test_a_replay_does_not_go_on_with_the_next_session(world):
 
 
 def a_store(valkey: OwnValkey, name: str) -> Store:
-    return Store(ScriptClient(valkey.url), ScriptClient(valkey.url), Signer(b"x" * 32), name)
+    config = SessionConfig()
+    clients = ScriptClient(valkey.url, config), ScriptClient(valkey.url, config)
+    return Store(*clients, Signer(b"x" * 32), name, config)
 
 
 async def a_session(on: Store) -> str:
     made = await on.create(
         KEY, model="m@1", digest=DIGEST, width=1, seed=1, ttl_s=600, tokens=b"\1\2"
     )
-    return made.birth
+    return made.incarnation
 
 
-def turn_of(birth: str, nonce: str = "") -> dict[str, object]:
-    nonce = nonce or new_stamp()
-    return {"nonce": nonce, "kind": "turn", "birth": birth, "prompt": b"\3", "request": "{}"}
+def turn_of(incarnation: str, fencing_token: str = "") -> dict[str, object]:
+    return {
+        "fencing_token": fencing_token or random_id(),
+        "kind": "turn",
+        "incarnation": incarnation,
+        "prompt": b"\3",
+        "record": "{}",
+    }
 
 
 async def close(*stores: Store) -> None:
     for one in stores:
-        await one._link.close()
-        await one._commits.close()
+        await one._client.close()
+        await one._commit_client.close()
 
 
 def lose_what_came_since(valkey: OwnValkey, folder) -> None:
@@ -215,14 +221,14 @@ def lose_what_came_since(valkey: OwnValkey, folder) -> None:
 
 async def test_a_turn_whose_beginning_was_lost_has_no_say(valkey, tmp_path):
     one, two = a_store(valkey, "one"), a_store(valkey, "two")
-    birth = await a_session(one)
+    incarnation = await a_session(one)
     shutil.copytree(tmp_path / "appendonlydir", tmp_path / "saved")
-    first = (await one.begin(KEY, **turn_of(birth, "first"))).session
+    first = (await one.begin(KEY, **turn_of(incarnation, "first"))).session
     lose_what_came_since(valkey, tmp_path)
     valkey.start()
-    await two.begin(KEY, **turn_of(birth, "second"))
+    await two.begin(KEY, **turn_of(incarnation, "second"))
     entry = CommitEntry(KEY, "first", first.position, b"\4\4", TurnStatus.LENGTH)
-    assert await one.commit(new_stamp(), [entry]) == [("FENCED", first.position)]
+    assert await one.commit(random_id(), [entry]) == [("FENCED", first.position)]
     await close(one, two)
 
 
@@ -232,13 +238,13 @@ async def test_a_beginning_that_waited_for_the_store_is_of_a_new_epoch(
 ):
     """Also where the beginning that was lost had raised the epoch itself."""
     one = a_store(valkey, "one")
-    birth = await a_session(one)
+    incarnation = await a_session(one)
     if is_of_an_earlier_run:
         valkey.restart()
     shutil.copytree(tmp_path / "appendonlydir", tmp_path / "saved")
-    first = (await one.begin(KEY, **turn_of(birth))).session.turn
+    first = (await one.begin(KEY, **turn_of(incarnation))).session.turn
     lose_what_came_since(valkey, tmp_path)
-    waiting = asyncio.create_task(one.begin(KEY, **turn_of(birth)))
+    waiting = asyncio.create_task(one.begin(KEY, **turn_of(incarnation)))
     await asyncio.sleep(0.1)
     await asyncio.to_thread(valkey.start)
     second = (await waiting).session.turn
@@ -249,9 +255,9 @@ async def test_a_beginning_that_waited_for_the_store_is_of_a_new_epoch(
 def test_events_of_a_turn_that_was_lost_are_not_there(world):
     make(world, 0)
     process = world.processes[0]
-    assert world.do(process.sessions.follow(KEY, process.voice, None)) is None
+    assert world.do(process.turns.follow(KEY, process.model, None)) is None
     with pytest.raises(PositionMismatch):
-        world.do(process.sessions.follow(KEY, process.voice, EventId(0, 1, 500)))
+        world.do(process.turns.follow(KEY, process.model, EventId(0, 1, 500)))
 
 
 # -- what is refused changes nothing
@@ -264,9 +270,9 @@ def test_a_refused_turn_leaves_one_that_can_be_resumed(world):
     with pytest.raises(PositionMismatch):
         begin(world, 1, an_ask(4, expected=999))
     with pytest.raises(PositionMismatch):
-        world.do(world.processes[1].sessions.rewind(KEY, 999))
+        world.do(world.processes[1].records.rewind(KEY, 999))
     assert record(world)["active"] == "turn"
-    assert world.processes[1].sessions._to_release == set()
+    assert world.processes[1].registry._to_release == set()
 
 
 def test_a_beginning_that_comes_after_its_release_does_not_stick(world):
@@ -274,9 +280,9 @@ def test_a_beginning_that_comes_after_its_release_does_not_stick(world):
     process = world.processes[0]
 
     async def come_late() -> None:
-        birth = (await process.sessions.look(KEY)).birth
+        incarnation = (await process.records.read(KEY)).incarnation
         await process.store.release(KEY, "late")
-        await process.store.begin(KEY, **turn_of(birth, "late"))
+        await process.store.begin(KEY, **turn_of(incarnation, "late"))
 
     world.do(come_late())
     with pytest.raises(SessionBusy):
@@ -299,8 +305,8 @@ def test_a_take_over_of_a_turn_that_nobody_can_tell_ends_it(world):
     world.valkey.client.delete(f"carousel:request:{KEY}")
     process = world.processes[1]
     with pytest.raises(SessionLost):
-        world.do(process.sessions.follow(KEY, process.voice, None))
-    world.do(process.sessions._resume(KEY, process.voice))
+        world.do(process.turns.follow(KEY, process.model, None))
+    world.do(process.turns.resume(KEY, process.model))
     assert record(world)["status"] == "cancelled"
     assert begin(world, 1, an_ask(4)).session.turn.number == 2
 
@@ -313,9 +319,9 @@ async def read_to_the_end(turn: RunningTurn) -> None:
 def cancel(world: World, p: int, turn: int | None = None) -> None:
     async def cancelled() -> None:
         process = world.processes[p]
-        cancelling = asyncio.ensure_future(process.sessions.cancel(KEY, turn))
+        cancelling = asyncio.ensure_future(process.turns.cancel(KEY, turn))
         while not cancelling.done():
-            await process.ledger.flush()
+            await process.commits.flush()
             await asyncio.sleep(0)
         await cancelling
 
@@ -333,7 +339,7 @@ def test_a_turn_is_cancelled_from_any_process_at_what_it_had_committed(world, p)
     flush(world, 0)
     assert record(world)["status"] == "cancelled"
     assert int(record(world)["finish"]) == int(record(world)["position"]) == position
-    assert world.processes[0].sessions._live == {}
+    assert world.processes[0].registry._running == {}
     with pytest.raises(GenerationFailed, match="cancelled"):
         world.do(read_to_the_end(turn))
     later = begin(world, 1, an_ask(4))
@@ -368,7 +374,7 @@ def test_a_turn_keeps_its_session_whether_it_has_news_or_not(world):
         if has_news:
             world.work(0)
         else:
-            world.do(world.processes[0].sessions.beat())
+            world.do(world.processes[0].sessions.heartbeat.beat())
         flush(world, 0)
         assert min(client.ttl(kind) for kind in (name, f"carousel:request:{KEY}", log)) > 1_000
 
@@ -387,20 +393,22 @@ def test_a_heartbeat_without_a_store_ends_no_turn(world):
     make(world, 0)
     turn = begin(world, 0, an_ask(4, prompt=(1, 2)))
     turn._add(turn)
-    turn.entry(new_stamp(), 0)
-    turn.lose(CarouselError("gone"))
+    turn.entry(random_id(), 0)
+    turn.commit_unknown(CarouselError("gone"))
     assert not turn.is_over
 
 
 # -- long chains
 
 
-def closer(monkeypatch) -> None:
-    """Marks that a short test has some of."""
+@pytest.fixture
+def close_snapshots(valkey, monkeypatch) -> Iterator[World]:
+    """A world whose retained snapshots are so close that a short test has some."""
     monkeypatch.setattr(scheduler, "KEEP_EVERY", 32)
-    monkeypatch.setattr(live, "SNAPSHOT_EVERY", 40)
-    for module in (live, sessions, store):
-        monkeypatch.setattr(module, "MARK_EVERY", 100)
+    config = replace(CONFIG, snapshot_every=40, retain_every=100)
+    made = World(valkey, [make_program()], config=config)
+    yield made
+    made.close()
 
 
 def lengthen(world: World, times: int) -> None:
@@ -408,7 +416,7 @@ def lengthen(world: World, times: int) -> None:
         position = int(record(world)["position"])
         begin(world, 0, an_ask(3, prompt=(1,)))
         drive(world, 0)
-        world.do(world.processes[0].sessions.rewind(KEY, position + 2))
+        world.do(world.processes[0].records.rewind(KEY, position + 2))
 
 
 def test_a_retry_survives_the_copying_of_a_long_chain(world):
@@ -421,8 +429,8 @@ def test_a_retry_survives_the_copying_of_a_long_chain(world):
     assert isinstance(begin(world, 0, ask), Replay)
 
 
-def test_forks_of_a_long_chain_share_one_copy_and_its_marks(world, monkeypatch):
-    closer(monkeypatch)
+def test_forks_of_a_long_chain_share_one_copy_and_its_marks(close_snapshots):
+    world = close_snapshots
     make(world, 0)
     begin(world, 0, an_ask(700, prompt=(1, 2)))
     drive(world, 0)
@@ -434,7 +442,7 @@ def test_forks_of_a_long_chain_share_one_copy_and_its_marks(world, monkeypatch):
     said = world._log_now(KEY)
     client.delete(f"carousel:state:{record(world)['snapshot']}")
     for _ in range(3):
-        world.do(world.processes[0].sessions.fork(KEY, 1, None, "derive"))
+        world.do(world.processes[0].records.fork(KEY, 1, None, "derive"))
     assert sum(client.strlen(log) for log in client.keys("carousel:log:*")) == len(said)
     assert world._log_now(KEY) == said
     assert len(client.keys("carousel:mark:*")) == 7
@@ -443,14 +451,14 @@ def test_forks_of_a_long_chain_share_one_copy_and_its_marks(world, monkeypatch):
 
 
 @pytest.mark.parametrize("to", [0, 150])
-def test_marks_go_with_what_is_rewound_or_deleted(world, monkeypatch, to):
-    closer(monkeypatch)
+def test_marks_go_with_what_is_rewound_or_deleted(close_snapshots, to):
+    world = close_snapshots
     make(world, 0)
     for _ in range(3):
         begin(world, 0, an_ask(500, prompt=(1, 2)))
         drive(world, 0)
         assert len(world.valkey.client.keys("carousel:mark:*")) >= 4
-        world.do(world.processes[0].sessions.rewind(KEY, to))
+        world.do(world.processes[0].records.rewind(KEY, to))
         assert len(world.valkey.client.keys("carousel:mark:*")) == to // 100
     delete(world, 0)
     assert world.valkey.client.keys("carousel:mark:*") == []
@@ -466,21 +474,21 @@ def test_a_replay_never_shows_the_next_turns_prompt(world):
     world.work(0)
     flush(world, 0)
     one, other = world.processes
-    call, reads, said = other.store._link.call, [], []
+    call, reads, said = other.store._client.call, [], []
 
     async def slow(script, *args):
         reads.append(script)
         if reads.count("read") == 2:
             while one.engine.work():
-                await one.ledger.flush()
+                await one.commits.flush()
             await one.begin(KEY, an_ask(4, prompt=(6,) * 9))
         return await call(script, *args)
 
     async def read() -> None:
-        async for chunk in await other.sessions.follow(KEY, other.voice, None):
+        async for chunk in await other.turns.follow(KEY, other.model, None):
             said.extend(chunk.tokens)
 
-    other.store._link.call = slow
+    other.store._client.call = slow
     with pytest.raises(PositionMismatch):
         world.do(world._driven(other, read(), 0.5))
     assert said == world._log_now(KEY)[2:42][: len(said)]

@@ -22,17 +22,21 @@ from service.models.compile import compile_program
 from service.models.spec import Cell, LayerSpec, ModelSpec, Weights
 from service.models.tokenizer import Tokenizer
 from service.sessions.codec import pack_state, unpack_tokens
+from service.sessions.config import SessionConfig
 from service.sessions.group_commit import GroupCommit
+from service.sessions.idempotency import idempotency_key
 from service.sessions.model import SessionModel
 from service.sessions.redis_client import ScriptClient, read_scripts
 from service.sessions.redis_connection import RedisConnection
 from service.sessions.replay import Replay
 from service.sessions.running_turn import RunningTurn
 from service.sessions.session import EventId, OnDisconnect, Session, SessionKey, TurnStatus
-from service.sessions.sessions import Sessions, TurnRequest, retry_of
+from service.sessions.sessions import Sessions
 from service.sessions.signing import Signer
-from service.sessions.store import CommitEntry, Store, StoredTurn
+from service.sessions.store import Store
+from service.sessions.store_replies import CommitEntry, StoredTurn, session_of
 from service.sessions.turn_record import TurnRecord
+from service.sessions.turns import TurnRequest
 from tests.generation.invariance import Stage
 from tests.sessions.hand_engine import HandEngine
 from tests.sessions.valkey import OwnValkey
@@ -41,6 +45,7 @@ TOKENS = "abcdefg"
 SPEC = ModelSpec(len(TOKENS), None, (LayerSpec(Cell.LSTM, 8),))
 DIGEST = "ab" * 32
 CONSTRAINTS = ConstraintCompiler(TOKENS)
+CONFIG = SessionConfig(retry_pause_s=0.0, poll_s=0.0)
 FAULTS = ("request lost", "reply lost")
 APPEND_LIMIT_S, IDLE_LIMIT_S = 10.0, 0.03
 """A replay may wait for a process that does nothing; an append waits for the store alone."""
@@ -59,15 +64,17 @@ def make_program(drift: int = 0) -> Any:
     return compile_program(SPEC, Weights(SPEC, arrays), Precision.FLOAT32, 1)
 
 
-class FaultyLink(ScriptClient):
-    """A link that loses the next requests or replies, as it is told."""
+class FaultyClient(ScriptClient):
+    """A client that loses the requests or replies in `faults`."""
 
-    def __init__(self, url: str, scripts: dict[str, str], faults: list[str]) -> None:
-        super().__init__(url, scripts)
+    def __init__(
+        self, url: str, config: SessionConfig, scripts: dict[str, str], faults: list[str]
+    ) -> None:
+        super().__init__(url, config, scripts)
         self._faults = faults
 
-    async def _opened(self) -> Any:
-        return FaultyWire(await super()._opened(), self._faults)
+    async def _connected(self) -> Any:
+        return FaultyConnection(await super()._connected(), self._faults)
 
 
 class WatchedStore(Store):
@@ -75,27 +82,27 @@ class WatchedStore(Store):
 
     conflicts = 0
 
-    async def commit(self, stamp: str, entries: Sequence[CommitEntry]) -> list[tuple[str, int]]:
-        outcomes = await super().commit(stamp, entries)
+    async def commit(self, version: str, entries: Sequence[CommitEntry]) -> list[tuple[str, int]]:
+        outcomes = await super().commit(version, entries)
         self.conflicts += sum(outcome == "CONFLICT" for outcome, _ in outcomes)
         return outcomes
 
 
-class FaultyWire:
-    def __init__(self, wire: RedisConnection, faults: list[str]) -> None:
-        self._wire, self._faults = wire, faults
+class FaultyConnection:
+    def __init__(self, connection: RedisConnection, faults: list[str]) -> None:
+        self._connection, self._faults = connection, faults
 
     async def call(self, *command: Any) -> Any:
         fault = self._faults.pop(0) if self._faults and command[0] == "EVALSHA" else ""
         if fault == "request lost":
             raise ConnectionError(fault)
-        reply = await self._wire.call(*command)
+        reply = await self._connection.call(*command)
         if fault == "reply lost":
             raise ConnectionError(fault)
         return reply
 
     def close(self) -> None:
-        self._wire.close()
+        self._connection.close()
 
 
 @dataclass
@@ -117,25 +124,30 @@ class Process:
     def __init__(self, world: "World", number: int) -> None:
         self.name = f"process{number}"
         self.faults: list[str] = []
-        links = [FaultyLink(world.valkey.url, world.scripts, self.faults) for _ in range(2)]
-        self.store = WatchedStore(links[0], links[1], world.identity, self.name)
-        self.ledger = world.ledger_class(self.store)
-        self.sessions = Sessions(self.store, self.ledger, world.identity)
+        config = world.config
+        clients = [
+            FaultyClient(world.valkey.url, config, world.scripts, self.faults) for _ in range(2)
+        ]
+        self.store = WatchedStore(*clients, world.signer, self.name, config)
+        self.commits = world.commit_class(self.store)
+        self.sessions = Sessions.compose(self.store, self.commits, world.signer, config)
+        self.records, self.turns = self.sessions.records, self.sessions.turns
+        self.registry = self.sessions.registry
         self.engine = HandEngine(world.programs[number % len(world.programs)], world.tokenizer)
-        self.voice = SessionModel(
+        self.model = SessionModel(
             "tiny@1", DIGEST, SPEC.state_units, world.tokenizer, self.engine, CONSTRAINTS
         )
         self.is_zombie = False
 
     async def begin(self, key: SessionKey, ask: TurnRequest) -> RunningTurn | Replay:
         async def begin(session: Session) -> RunningTurn | Replay:
-            return await self.sessions.begin(session, self.voice, ask)
+            return await self.turns.begin(session, self.model, ask)
 
-        return await self.sessions.using(key, begin)
+        return await self.records.with_session(key, begin)
 
     async def beat(self) -> None:
-        await self.sessions.beat()
-        await self.store.beat(10**7)
+        await self.sessions.heartbeat.beat()
+        await self.store.heartbeat(10**7)
 
 
 class World:
@@ -144,13 +156,14 @@ class World:
         valkey: OwnValkey,
         programs: Sequence[Any],
         scripts: dict[str, str] | None = None,
-        ledger_class: type[GroupCommit] = GroupCommit,
+        commit_class: type[GroupCommit] = GroupCommit,
+        config: SessionConfig = CONFIG,
     ) -> None:
         self.valkey, self.programs = valkey, programs  # one, or processes that differ a little
         self.scripts = scripts or read_scripts()
-        self.ledger_class = ledger_class
+        self.commit_class, self.config = commit_class, config
         self.tokenizer = Tokenizer(TOKENS)
-        self.identity = Signer(b"x" * 32)
+        self.signer = Signer(b"x" * 32)
         self.loop = asyncio.new_event_loop()
         valkey.client.flushall()
         self.n_processes = 0
@@ -168,8 +181,8 @@ class World:
     def close(self) -> None:
         async def close() -> None:
             for process in self.ever:
-                for link in (process.store._link, process.store._commits):
-                    await link.close()
+                for client in (process.store._client, process.store._commit_client):
+                    await client.close()
             await asyncio.sleep(0.001)  # transports close in the loop's next rounds
 
         self.do(close())
@@ -194,7 +207,7 @@ class World:
 
     def create(self, text: Sequence[int], seed: int) -> None:
         process = self.processes[0]
-        session = self.do(process.sessions.create("", process.voice, None, seed=seed))
+        session = self.do(process.records.create("", process.model, None, seed=seed))
         self.keys.append(session.key)
         self.cuts[session.key] = 0
         if text:
@@ -205,17 +218,17 @@ class World:
 
         async def append() -> None:
             async def feed(session: Session) -> None:
-                appending = process.sessions.append(session, process.voice, text)
+                appending = process.turns.append(session, process.model, text)
                 await self._driven(process, appending, APPEND_LIMIT_S)
 
-            await process.sessions.using(self.keys[s], feed)
+            await process.records.with_session(self.keys[s], feed)
 
         self._tried(append())
 
     def begin(self, p: int, s: int, ask: TurnRequest) -> None:
         process = self.processes[p]
         client = Client(self.keys[s], ask)
-        if ask.retry is not None:
+        if ask.idempotency is not None:
             self.asked.append((s, ask))
 
         async def begin() -> None:
@@ -236,8 +249,10 @@ class World:
         self._tried(begin())
 
     def _note_key(self, client: Client) -> None:
-        if client.ask.retry is not None:
-            known = self.turns_by_key.setdefault((client.key, client.ask.retry.key), client.number)
+        if client.ask.idempotency is not None:
+            known = self.turns_by_key.setdefault(
+                (client.key, client.ask.idempotency.key), client.number
+            )
             assert known == client.number, "one key, two turns"
 
     def again(self, p: int, a: int) -> None:
@@ -247,7 +262,7 @@ class World:
 
     def busy(self, i: int) -> int:
         """One of the processes that have a turn, if any has."""
-        busy = [p for p, process in enumerate(self.processes) if process.sessions._live]
+        busy = [p for p, process in enumerate(self.processes) if process.registry._running]
         return busy[i % len(busy)] if busy else i % len(self.processes)
 
     def work(self, p: int) -> None:
@@ -256,15 +271,15 @@ class World:
     def time_up(self, p: int) -> None:
         """It is later than the deadline of every turn that has one."""
         process = self.processes[p]
-        for key, live in list(process.sessions._live.items()):
-            order = self._found(key).request
-            if order and TurnRecord.from_json(order).asked.deadline_s is not None:
+        for key, live in list(process.registry._running.items()):
+            order = self._found(key).record
+            if order and TurnRecord.from_json(order).bare.deadline_s is not None:
                 process.engine.finish(live)
 
     def flush(self, p: int, faults: Sequence[str] = ()) -> None:
         process = self.processes[p]
         process.faults[:] = faults
-        self.do(process.ledger.flush())
+        self.do(process.commits.flush())
         process.faults.clear()
         assert not process.store.conflicts, "two writers"
         self.read()
@@ -322,7 +337,7 @@ class World:
 
         async def follow() -> None:
             after = EventId(*client.number, client.first + len(client.seen))
-            replay = await process.sessions.follow(client.key, process.voice, after)
+            replay = await process.turns.follow(client.key, process.model, after)
             if replay is None:
                 client.is_over = True
             else:
@@ -335,8 +350,8 @@ class World:
         self.work(p)
         self.sleep(p)
         other = self.processes[1 - p]
-        for key in list(self.processes[p].sessions._live):
-            self._tried(other.sessions._resume(key, other.voice))
+        for key in list(self.processes[p].registry._running):
+            self._tried(other.turns.resume(key, other.model))
         self.work(1 - p)
 
     async def _read_replay(self, client: Client, replay: Replay) -> None:
@@ -354,7 +369,7 @@ class World:
         while not task.done() and self.loop.time() < until:
             if process.engine.work():
                 until = self.loop.time() + patience_s
-            await process.ledger.flush()
+            await process.commits.flush()
             await asyncio.sleep(0)
         if not task.done():
             task.cancel()
@@ -368,7 +383,7 @@ class World:
             before = (await process.store.read(key)).session
             log = self._log_now(key)
             there = before.position if at is None else at
-            (child,) = await process.sessions.fork(key, 1, there, seeds)
+            (child,) = await process.records.fork(key, 1, there, seeds)
             self.keys.append(child.key)
             self.cuts[child.key] = 0
             assert self._log_now(child.key) == log[:there]
@@ -382,7 +397,7 @@ class World:
 
         async def rewind() -> None:
             log = self._log_now(key)
-            session = await process.sessions.rewind(key, to)
+            session = await process.records.rewind(key, to)
             self.cuts[key] += 1
             assert session.position == to
             self.logs[key] = (self.cuts[key], log[:to])
@@ -394,7 +409,7 @@ class World:
         before = len(self._log_now(key))
 
         async def cancel() -> None:
-            await self._driven(process, process.sessions.cancel(key), APPEND_LIMIT_S)
+            await self._driven(process, process.turns.cancel(key), APPEND_LIMIT_S)
             assert (await process.store.read(key)).session.active != "turn"
             assert len(self._log_now(key)) >= before, "cancelled at less than what was committed"
 
@@ -432,9 +447,7 @@ class World:
         fields = self.valkey.client.hgetall(f"carousel:session:{key}")
         request = self.valkey.client.get(f"carousel:request:{key}") or b""
         pairs = [part for pair in {**fields, b"left_ms": b"1"}.items() for part in pair]
-        from service.sessions.store import _session  # noqa: PLC0415
-
-        return StoredTurn(_session(key, pairs), request.decode(), is_held=False, tokens=b"")
+        return StoredTurn(session_of(key, pairs), request.decode(), is_held=False, tokens=b"")
 
     def _log_now(self, key: SessionKey) -> list[int]:
         """The log, read without any of our scripts."""
@@ -470,10 +483,10 @@ class World:
         turn = found.session.turn
         if (
             turn.status in {TurnStatus.NONE, TurnStatus.REWOUND, TurnStatus.LOST}
-            or not found.request
+            or not found.record
         ):
             return
-        order = TurnRecord.from_json(found.request)
+        order = TurnRecord.from_json(found.record)
         said = log[turn.first : turn.finish]
         alone = Stage(self.programs[0], TOKENS)
         constraint = CONSTRAINTS.compile(order.constraint) if order.constraint else None
@@ -481,7 +494,7 @@ class World:
         alone.work_to_the_end()
         drawn = alone.seen[0].drawn
         assert said == drawn[: len(said)], "not what the turn says undisturbed"
-        is_late = order.asked.deadline_s is not None and turn.status is TurnStatus.LENGTH
+        is_late = order.bare.deadline_s is not None and turn.status is TurnStatus.LENGTH
         if (
             turn.status in {TurnStatus.EOS_TOKEN, TurnStatus.LENGTH, TurnStatus.STOP_SEQUENCE}
             and not is_late
@@ -537,5 +550,5 @@ def an_ask(  # noqa: PLR0917 (as many as a story has)
     sampling = SamplingParams(seed, repetition_penalty=penalty)
     request = GenerationRequest(tuple(prompt), n, sampling, stop, constraint=constraint)
     asked = replace(request, constraint=None)
-    retry = retry_of(key, asked, pattern) if key else None
+    retry = idempotency_key(key, asked, pattern) if key else None
     return TurnRequest(request, OnDisconnect.CANCEL, {}, retry, expected, is_whole=is_whole)

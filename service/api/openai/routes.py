@@ -30,9 +30,10 @@ from service.generation.completions import start
 from service.generation.engine import QUEUE_LIMIT
 from service.generation.prefix_cache import ScopedPrefixCache
 from service.generation.request import GenerationRequest
+from service.sessions.idempotency import idempotency_key
 from service.sessions.running_turn import RunningTurn
 from service.sessions.session import OnDisconnect, Session
-from service.sessions.sessions import TurnRequest, retry_of
+from service.sessions.turns import TurnRequest
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -88,11 +89,11 @@ async def _admit_turn(
             request,
             OnDisconnect(body.on_disconnect),
             {},
-            retry_of(key, body),
+            idempotency_key(key, body),
             body.expected_position,
             is_whole=not body.stream,
         )
-        begun = await serving.sessions.begin(session, session_model(model), ask)
+        begun = await serving.sessions.turns.begin(session, session_model(model), ask)
         turn = begun.session.turn if isinstance(begun, RunningTurn) else begun.turn
         only = Only(begun.stream if isinstance(begun, RunningTurn) else begun)
         choices = Together([only], 1)
@@ -100,7 +101,7 @@ async def _admit_turn(
             _id(body), model, body, [request], choices, session_id=session_id, turn=turn
         )
 
-    return await serving.sessions.using(serving.key(http, session_id), admit)
+    return await serving.sessions.records.with_session(serving.key(http, session_id), admit)
 
 
 async def _constraint(model: ServedModel, body: CompletionBody) -> Constraint | None:

@@ -62,17 +62,17 @@ def job_of_replay(
     model: ServedModel, key: SessionKey, replay: Replay, began_s: float
 ) -> AdmittedGeneration:
     """The job that a turn was, from the event on that the replay begins with."""
-    order, turn = replay.order, replay.turn
+    record, turn = replay.record, replay.turn
     return AdmittedGeneration(
         model,
-        order.request(()),
+        record.request(()),
         Only(replay),
-        prefix=replay.prompt or order.reply.get("prefix", ""),
-        has_details=order.reply.get("details", False),
+        prefix=replay.prompt or record.reply.get("prefix", ""),
+        has_details=record.reply.get("details", False),
         began_s=began_s,
         session_id=key.id,
         turn=turn,
-        said=replay.said,
+        said=replay.generated,
     )
 
 

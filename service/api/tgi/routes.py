@@ -23,9 +23,10 @@ from service.api.tgi.schemas import GENERATED, STREAMED
 from service.errors import Validation
 from service.generation.completions import start
 from service.generation.request import GenerationRequest
+from service.sessions.idempotency import idempotency_key
 from service.sessions.running_turn import RunningTurn
 from service.sessions.session import OnDisconnect, Session
-from service.sessions.sessions import TurnRequest, retry_of
+from service.sessions.turns import TurnRequest
 
 router = APIRouter(tags=["generate"])
 
@@ -103,12 +104,12 @@ async def _admit_turn(
             request,
             OnDisconnect(body.on_disconnect),
             reply if is_in_log or not prefix else reply | {"prefix": prefix},  # truncated
-            retry_of(header(http, b"idempotency-key"), body),
+            idempotency_key(header(http, b"idempotency-key"), body),
             body.expected_position,
             is_whole=is_whole,
             shows_prompt=is_in_log,
         )
-        turn = await serving.sessions.begin(session, session_model(model), ask)
+        turn = await serving.sessions.turns.begin(session, session_model(model), ask)
         if not isinstance(turn, RunningTurn):
             return job_of_replay(model, session.key, turn, began_s)
         return AdmittedGeneration(
@@ -122,7 +123,7 @@ async def _admit_turn(
             turn=turn.session.turn,
         )
 
-    return await serving.sessions.using(serving.key(http, session_id), admit)
+    return await serving.sessions.records.with_session(serving.key(http, session_id), admit)
 
 
 async def _request(
