@@ -196,7 +196,7 @@ def _make_runtime(threads: int, cache: PrefixCache) -> Callable[[Bundle, Precisi
         check_here(program, bundle, precision)
         engine = Engine(program, bundle.tokenizer, name=str(bundle.ref), threads=threads)
         constraints = ConstraintCompiler(bundle.tokenizer.tokens)
-        prefixes = ScopedPrefixCache(cache, b"").within(bundle.manifest.digest, precision)
+        prefixes = ScopedPrefixCache(cache, b"").scoped(bundle.manifest.digest, precision)
         return ModelRuntime(engine, EventEncoder(bundle.tokenizer), constraints, prefixes)
 
     return make

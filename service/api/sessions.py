@@ -79,7 +79,7 @@ async def create(request: Request, body: CreateSessionBody) -> SessionReply:
     voice = session_model(model)
     prompt = model.tokenizer.encode(body.text)
     if prompt:
-        voice.engine.check_room()  # before there is a session whose text would be refused
+        voice.engine.check_capacity()  # before there is a session whose text would be refused
     session = await serving.sessions.records.create(
         serving.owner_of(request), voice, body.session_id, seed=body.seed, ttl_s=body.ttl_s
     )

@@ -73,7 +73,7 @@ class RunningTurn:
         config: SessionConfig,
     ) -> None:
         self.session, self.fencing_token = session, fencing_token
-        self.stream = Stream(self)
+        self.stream = Stream(self, self._reader_left)
         self.ended = asyncio.Event()
         self._engine, self._on_disconnect, self._on_end = engine, delivery.on_disconnect, on_end
         self._config = config
@@ -111,7 +111,7 @@ class RunningTurn:
     def start(self, request: GenerationRequest, add: Callable[["RunningTurn"], None]) -> None:
         """Submit the request to the engine; `add` includes this turn in the next commit."""
         self._add = add
-        self._engine.enter(request, self)
+        self._engine.submit_admitted(request, self)
 
     def close(self, status: TurnStatus, add: Callable[["RunningTurn"], None]) -> None:
         """Commit the end without generating: the log has all tokens already."""
@@ -136,7 +136,7 @@ class RunningTurn:
     def cancel(self) -> None:
         """End the turn at the tokens that are committed or in flight."""
         if self._status is None and not self.is_over:
-            self._engine.forget(self)
+            self._engine.cancel(self)
             self._sampled.clear()
             self._progress.clear()
             self._state = self._entry_state
@@ -178,7 +178,7 @@ class RunningTurn:
         """Resume the row: the reader has caught up."""
         self._resume_row("reader")
 
-    def forget(self, _: Stream) -> None:
+    def _reader_left(self, _: Stream) -> None:
         """Handle the reader's disconnect."""
         self._has_reader = False
         self._cancel_if_unread()
@@ -286,7 +286,7 @@ class RunningTurn:
 
     def _leave(self, error: CarouselError) -> None:
         """End here without an end in the store."""
-        self._engine.forget(self)
+        self._engine.cancel(self)
         self.ended.set()
         self._on_end(TurnResult(self, None, error))
         self.stream.fail(error)

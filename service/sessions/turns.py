@@ -129,7 +129,7 @@ class Turns:
         """Take over a turn that no living process runs, without a reader."""
         if self._registry.running(key) is not None:
             return  # it runs here, and the store has lost this process's heartbeat
-        model.engine.check_room()
+        model.engine.check_capacity()
         with self._registry.beginning(key) as token, self._registry.releasing(key, token):
             resumed = await self._store.resume(key, token)
             if resumed is None:
@@ -151,7 +151,7 @@ class Turns:
         self, session: Session, model: SessionModel, wanted: TurnRequest, kind: str
     ) -> RunningTurn | IdempotentReplay:
         model.check(session)
-        model.engine.check_room()
+        model.engine.check_capacity()
         key, cached, prompt = session.key, self._cache.get(session.key), wanted.request.prompt
         record = TurnRecord.of(
             wanted.request, wanted.on_disconnect, wanted.reply, shows_prompt=wanted.shows_prompt

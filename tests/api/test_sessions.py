@@ -329,7 +329,7 @@ class Full:
     def runtime(self) -> SimpleNamespace:
         return SimpleNamespace(engine=self, constraints=None)
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         raise Overloaded("the line is full")
 
 

@@ -38,18 +38,18 @@ def run(world: World, n: int, flushes: int = 10**6) -> list[int]:
     """A turn of n tokens; the lengths of the prompts that the engine was given for it."""
     given = []
     engine = world.processes[0].engine
-    enter = engine.enter
+    submit = engine.submit_admitted
 
     def noting(request: GenerationRequest, listener: object) -> None:
         given.append(len(request.prompt))
-        enter(request, listener)
+        submit(request, listener)
 
-    engine.enter = noting
+    engine.submit_admitted = noting
     world.begin(0, 0, an_ask(n, seed=5))
     while engine.work() and flushes:
         world.flush(0)
         flushes -= 1
-    engine.enter = enter
+    engine.submit_admitted = submit
     world.check()
     return given
 

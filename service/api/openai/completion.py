@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.api.choices import Together
 from service.api.openai.bodies import CompletionBody
 from service.api.openai.growing import ChoiceState
 from service.api.sse import EventIds
 from service.api.state import ServedModel
+from service.generation.completions import CompletionStream
 from service.generation.request import Finish, GenerationRequest
 from service.sessions.session import Turn
 
@@ -22,7 +22,7 @@ class Completion:
     model: ServedModel
     body: CompletionBody
     requests: Sequence[GenerationRequest]
-    choices: Together
+    choices: CompletionStream
     session_id: str | None = None
     turn: Turn | None = None
     created_s: int = field(default_factory=lambda: int(time.time()))
@@ -41,19 +41,22 @@ class Completion:
         }
 
     @property
+    def _n(self) -> int:
+        """Choices of each prompt."""
+        return self.body.n or 1
+
+    @property
     def has_logprobs(self) -> bool:
         """Whether choices come with `logprobs`."""
         return self.body.logprobs is not None
 
     def growing(self) -> list[ChoiceState]:
         """Every choice, before it has grown."""
-        return [
-            ChoiceState(request.stop) for request in self.requests for _ in range(self.choices.n)
-        ]
+        return [ChoiceState(request.stop) for request in self.requests for _ in range(self._n)]
 
     def prompt(self, index: int) -> Sequence[int]:
         """The prompt of a choice."""
-        return self.requests[index // self.choices.n].prompt
+        return self.requests[index // self._n].prompt
 
     @property
     def prompt_tokens(self) -> int:
@@ -70,12 +73,13 @@ class Completion:
 
     def usage(self, generated: int) -> dict[str, Any]:
         """What the request took, where choices that are told have so many tokens."""
-        generated += self.choices.dropped_tokens
+        usage = self.choices.usage
+        generated += usage.discarded_tokens
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": generated,
             "total_tokens": self.prompt_tokens + generated,
-            "prompt_tokens_details": {"cached_tokens": self.choices.cached_tokens},
+            "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         }
 
     def session(self, finish: Finish | None) -> dict[str, Any]:

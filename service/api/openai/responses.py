@@ -42,7 +42,7 @@ def _choice(
     body, tokenizer = completion.body, completion.model.tokenizer
     tokens = [token for chunk in chunks for token in chunk.tokens]
     shown = tokens + (growing.held if body.include_stop_str_in_output else [])
-    prompt, scored = completion.prompt(index), completion.choices.scored(index)
+    prompt, scored = completion.prompt(index), completion.choices.prompt_logprobs(index)
     before = tokenizer.decode(prompt) if body.echo else ""
     choice: dict[str, Any] = {"index": index, "text": before + tokenizer.decode(shown)}
     choice["logprobs"] = None

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.choices import Choices, Only, Together
 from service.api.errors import mark_unkeyed_turn
 from service.api.headers import header, session_id_of
 from service.api.limits import constraint_within, deadline_of
@@ -26,7 +25,7 @@ from service.api.openai.stream import streamed
 from service.api.state import AppState, ServedModel, get_state, session_model
 from service.constraints.constraint import Constraint
 from service.errors import Validation, about
-from service.generation.completions import start
+from service.generation.completions import CompletionStream, SingleCompletion, start
 from service.generation.engine import QUEUE_LIMIT
 from service.generation.prefix_cache import ScopedPrefixCache
 from service.generation.request import GenerationRequest
@@ -67,7 +66,7 @@ async def _admit(serving: AppState, http: Request, body: CompletionBody) -> Comp
         if not request.prompt:
             raise Validation("`prompt` has no character that the model knows", "prompt")
     salt = () if body.cache_salt is None else (body.cache_salt,)
-    prefixes = model.runtime.prefixes.within(serving.owner_of(http), *salt)
+    prefixes = model.runtime.prefixes.scoped(serving.owner_of(http), *salt)
     return Completion(_id(body), model, body, requests, _begin(model, body, requests, prefixes))
 
 
@@ -95,8 +94,8 @@ async def _admit_turn(
         )
         begun = await serving.sessions.turns.begin(session, session_model(model), ask)
         turn = begun.session.turn if isinstance(begun, RunningTurn) else begun.turn
-        only = Only(begun.stream if isinstance(begun, RunningTurn) else begun)
-        choices = Together([only], 1)
+        chunks = begun.stream if isinstance(begun, RunningTurn) else begun
+        choices = SingleCompletion(chunks, chunks.cancel)
         return Completion(
             _id(body), model, body, [request], choices, session_id=session_id, turn=turn
         )
@@ -136,7 +135,7 @@ def _begin(
     body: CompletionBody,
     requests: Sequence[GenerationRequest],
     prefixes: ScopedPrefixCache,
-) -> Together:
+) -> CompletionStream:
     """Every prompt's choices; all of them or none."""
     n = body.n or 1
     n_texts = len(requests) * (body.best_of or n)
@@ -145,24 +144,15 @@ def _begin(
             f"the request asks for {n_texts} texts of all its prompts; {MAX_TEXTS} is the limit",
             "n",
         )
-    begun: list[Choices] = []
-    try:
-        for request in requests:
-            choices = start(
-                model.runtime.engine,
-                request,
-                n=n,
-                best_of=body.best_of or n,
-                beams=beams_of(body),
-                prompt_logprobs=prompt_logprobs_of(body),
-                prefixes=prefixes,
-            )
-            begun.append(choices)
-    except BaseException:
-        for one in begun:
-            one.cancel()
-        raise
-    return Together(begun, n)
+    return start(
+        model.runtime.engine,
+        requests,
+        n=n,
+        best_of=body.best_of or n,
+        beams=beams_of(body),
+        prompt_logprobs=prompt_logprobs_of(body),
+        prefix_cache=prefixes,
+    )
 
 
 def _id(body: CompletionBody) -> str:

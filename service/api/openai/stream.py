@@ -93,7 +93,7 @@ class _ChunkWriter:
         if not body.echo and not self._has_token_ids:
             return b""
         choice = _choice(index, self._tokenizer.decode(prompt) if body.echo else "")
-        scored = self._completion.choices.scored(index)
+        scored = self._completion.choices.prompt_logprobs(index)
         if body.echo and self._logprobs and scored:
             choice["logprobs"] = self._logprobs.of_prompt(prompt, scored)
         if self._has_token_ids:

@@ -9,12 +9,16 @@ from typing import Any
 
 from fastapi import Request, Response
 
-from service.api.choices import Choices, Leaves, Only
 from service.api.errors import problem_body
 from service.api.sse import EventEncoder, EventIds, SSEResponse, rounded
 from service.api.state import ServedModel
 from service.errors import CarouselError
-from service.generation.completions import mean_logprob, seed_of
+from service.generation.completions import (
+    CompletionStream,
+    SingleCompletion,
+    mean_logprob,
+    seed_of,
+)
 from service.generation.request import Chunk, Finish, GenerationRequest, Token
 from service.models.tokenizer import Tokenizer
 from service.sessions.replay import Replay
@@ -30,7 +34,7 @@ class AdmittedGeneration:
 
     model: ServedModel
     request: GenerationRequest
-    choices: Choices
+    choices: CompletionStream
     prefix: str  # what `generated_text` begins with
     has_details: bool
     began_s: float
@@ -66,7 +70,7 @@ def job_of_replay(
     return AdmittedGeneration(
         model,
         record.request(()),
-        Only(replay),
+        SingleCompletion(replay, replay.cancel),
         prefix=replay.prompt or record.reply.get("prefix", ""),
         has_details=record.reply.get("details", False),
         began_s=began_s,
@@ -178,7 +182,7 @@ async def whole(http: Request, job: AdmittedGeneration, *, in_list: bool = False
     return Response(content, headers=headers, media_type="application/json")
 
 
-async def cancel_when_gone(http: Request, source: Leaves) -> None:
+async def cancel_when_gone(http: Request, source: CompletionStream) -> None:
     """Stop what a request waits for, once its client has gone."""
     while (await http.receive())["type"] != "http.disconnect":
         pass
@@ -213,7 +217,7 @@ def _whole_details(chunks: Sequence[Chunk], index: int, job: AdmittedGeneration)
 
 def _prefill(job: AdmittedGeneration) -> list[dict[str, Any]]:
     """The prompt's tokens, where they were asked for."""
-    scored = job.choices.prompt
+    scored = job.choices.prompt_logprobs(0)
     if scored is None:
         return []
     tokenizer = job.model.tokenizer

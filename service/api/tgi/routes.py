@@ -6,7 +6,6 @@ import time
 from fastapi import APIRouter, Request, Response
 
 from service.api.bodies import GenerateBody, Parameters
-from service.api.choices import Only
 from service.api.headers import header, session_id_of
 from service.api.limits import deadline_of
 from service.api.state import ServedModel, get_state, session_model
@@ -21,7 +20,7 @@ from service.api.tgi.params import (
 from service.api.tgi.responses import AdmittedGeneration, job_of_replay, streamed, whole
 from service.api.tgi.schemas import GENERATED, STREAMED
 from service.errors import Validation
-from service.generation.completions import start
+from service.generation.completions import SingleCompletion, start
 from service.generation.request import GenerationRequest
 from service.sessions.idempotency import idempotency_key
 from service.sessions.running_turn import RunningTurn
@@ -73,11 +72,11 @@ async def _admit(http: Request, body: GenerateBody, *, is_whole: bool) -> Admitt
         request,
         start(
             model.runtime.engine,
-            request,
+            [request],
             n=parameters.best_of or 1,
             beams=beams_of(parameters),
             prompt_logprobs=0 if parameters.decoder_input_details else None,
-            prefixes=model.runtime.prefixes.within(serving.owner_of(http)),
+            prefix_cache=model.runtime.prefixes.scoped(serving.owner_of(http)),
         ),
         prefix=body.inputs if parameters.return_full_text else "",
         has_details=bool(parameters.details or parameters.decoder_input_details),
@@ -115,7 +114,7 @@ async def _admit_turn(
         return AdmittedGeneration(
             model,
             request,
-            Only(turn.stream),
+            SingleCompletion(turn.stream, turn.stream.cancel),
             prefix=prefix,
             has_details=bool(parameters.details),
             began_s=began_s,
