@@ -12,7 +12,7 @@ from service.sessions.session import OnDisconnect, TurnStatus
 from service.sessions.turn_record import TurnRecord
 from tests.generation.invariance import Stage
 from tests.sessions.valkey import OwnValkey
-from tests.sessions.world import CONSTRAINTS, TOKENS, World, an_ask, make_program
+from tests.sessions.world import CONSTRAINTS, TOKENS, World, turn_request, make_program
 
 PATTERN = "(ab|cd[ef]){60,90}g"  # of 121 to 271 tokens
 N = 250
@@ -60,7 +60,7 @@ def undisturbed() -> str:
 
 @pytest.mark.parametrize("bursts", [0, 1, 3, 6])
 def test_another_process_takes_it_over_and_the_text_is_the_same(world, undisturbed, bursts):
-    world.begin(0, 0, an_ask(N, seed=5, pattern=PATTERN, key="one"))
+    world.begin(0, 0, turn_request(N, seed=5, pattern=PATTERN, key="one"))
     for _ in range(bursts):
         world.work(0)
         world.flush(0)
@@ -74,14 +74,14 @@ def test_another_process_takes_it_over_and_the_text_is_the_same(world, undisturb
     assert client.is_over
     assert [TOKENS[token] for token, _ in client.seen] == list(undisturbed)
     # The same key, on the process that has never run it, is the same answer.
-    world.again(0, 0)
+    world.retry(0, 0)
     assert world.clients[-1].seen == client.seen
     assert world._found(world.keys[0]).session.turn.status is TurnStatus.EOS_TOKEN
 
 
 def test_what_is_taken_over_at_its_end_ends_as_it_would_have(world):
     """The process dies after the last token was committed and before its end was."""
-    ask = an_ask(9, seed=5, pattern="(ab|cd)*g")
+    ask = turn_request(9, seed=5, pattern="(ab|cd)*g")
     world.begin(0, 0, ask)
     live = world.clients[0].turn
     while world.processes[0].engine.work():
@@ -96,13 +96,13 @@ def test_what_is_taken_over_at_its_end_ends_as_it_would_have(world):
 
 
 def test_a_fork_in_the_middle_is_free_of_it(world, undisturbed):
-    world.begin(0, 0, an_ask(N, seed=5, pattern=PATTERN))
+    world.begin(0, 0, turn_request(N, seed=5, pattern=PATTERN))
     for _ in range(3):
         world.work(0)
         world.flush(0)
     world.fork(1, 0, None, "same")
     position = len(world._log_now(world.keys[1]))
-    world.begin(1, 1, an_ask(40, seed=5))
+    world.begin(1, 1, turn_request(40, seed=5))
     finish(world, 1)
     free = world.tokenizer.decode(world._log_now(world.keys[1])[position:])
     assert len(free) == 40
@@ -112,14 +112,14 @@ def test_a_fork_in_the_middle_is_free_of_it(world, undisturbed):
 
 
 def test_a_text_that_has_to_be_empty_is_a_turn_and_comes_again(world):
-    world.begin(0, 0, an_ask(5, pattern="(ab){0}", key="one"))
+    world.begin(0, 0, turn_request(5, pattern="(ab){0}", key="one"))
     finish(world)
     key = world.keys[0]
     assert world._found(key).session.turn.status is TurnStatus.EOS_TOKEN
     assert said(world) == ""
 
     async def again() -> list:
-        begun = await world.processes[1].begin(key, world.asked[0][1])
+        begun = await world.processes[1].begin(key, world.keyed[0][1])
         assert isinstance(begun, Replay)
         return [chunk async for chunk in begun]
 
@@ -133,7 +133,7 @@ def test_a_text_that_has_to_be_empty_is_a_turn_and_comes_again(world):
     "source", [regex("[ab]{3}"), json_schema({"type": "object"}), choice(["ab", 'c"\n'])]
 )
 def test_an_order_keeps_what_was_asked_for(source):
-    request = an_ask(9, pattern="a").request
+    request = turn_request(9, pattern="a").request
     object.__setattr__(request.constraint, "source", source)
     order = TurnRecord.of(request, OnDisconnect.CANCEL, {})
     assert TurnRecord.from_json(order.to_json()) == order

@@ -17,7 +17,7 @@ from service.sessions.session import OnDisconnect, TurnStatus
 from service.sessions.turn_record import TurnRecord
 from service.sessions.turns import TurnRequest
 from tests.generation.invariance import Stage
-from tests.sessions.stories import WHICH, deed, play, stories_of
+from tests.sessions.stories import WHICH, action, play, stories_of
 from tests.sessions.valkey import OwnValkey
 from tests.sessions.world import CONFIG, CONSTRAINTS, TOKENS, World, make_program
 
@@ -92,7 +92,7 @@ def work(world: World, p: int = 0, bursts: int = 10**6) -> None:
 def follow(world: World, p: int) -> None:
     """The first client follows its turn to the end there, however busy the machine is."""
     while not world.clients[0].is_over:
-        world.beat(p)  # lets go of a take-over that a replay did not wait for
+        world.heartbeat(p)  # lets go of a take-over that a replay did not wait for
         world.follow(p, 0)
         work(world, p)
 
@@ -101,7 +101,7 @@ def again(world: World, p: int) -> tuple[list[int], object]:
     """The answer that the same key gets of another process: its tokens and its end."""
 
     async def ask() -> tuple[list[int], object]:
-        begun = await world.processes[p].begin(*[world.keys[0], world.asked[0][1]])
+        begun = await world.processes[p].begin(*[world.keys[0], world.keyed[0][1]])
         assert isinstance(begun, Replay)
         chunks = []
         task = world.loop.create_task(_read(begun, chunks))
@@ -161,7 +161,7 @@ def test_another_process_takes_it_over_and_the_text_is_the_same(world, ask, burs
     if status(world) is TurnStatus.STOP_SEQUENCE:
         shown = undisturbed[: -len(ask.request.stop[0])]
     assert [TOKENS[token] for token, _ in client.seen] == list(shown)
-    world.again(0, 0)
+    world.retry(0, 0)
     assert world.clients[-1].seen == client.seen
 
 
@@ -188,7 +188,7 @@ def test_every_promise_holds_in_every_story(valkey):
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
-    @given(story=stories_of(limited_asks, {deed("time_up", WHICH): 2}))
+    @given(story=stories_of(limited_asks, {action("pass_deadline", WHICH): 2}))
     def tell(story):
         made = World(valkey, [make_program()], config=impatient)
         try:

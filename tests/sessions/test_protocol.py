@@ -10,7 +10,7 @@ from service.sessions.group_commit import GroupCommit
 from service.sessions.redis_client import read_scripts
 from tests.sessions.stories import play, stories
 from tests.sessions.valkey import SERVERS, OwnValkey
-from tests.sessions.world import CONFIG, World, an_ask, make_program
+from tests.sessions.world import CONFIG, World, turn_request, make_program
 
 IMPATIENT = replace(CONFIG, call_timeout_s=0.02)
 BUDGET = 300
@@ -44,7 +44,7 @@ def drifting():
     return [make_program(drift) for drift in (1, 2, 3)]
 
 
-def tell_stories(check) -> None:
+def run_stories(check) -> None:
     """Hand stories to `check`, always the same ones."""
     budget = settings(
         max_examples=BUDGET,
@@ -75,16 +75,16 @@ def is_found(valkey, programs, **mutant) -> bool:
             except AssertionError as error:
                 found.append(error)
 
-    tell_stories(check)
+    run_stories(check)
     return bool(found)
 
 
 def test_every_promise_holds_in_every_story(store, alike):
-    tell_stories(lambda story: tell(store, alike, story))
+    run_stories(lambda story: tell(store, alike, story))
 
 
 def test_the_log_is_one_writers_even_where_processes_compute_differently(valkey, drifting):
-    tell_stories(lambda story: tell(valkey, drifting, story))
+    run_stories(lambda story: tell(valkey, drifting, story))
 
 
 class SendsFirst(GroupCommit):
@@ -150,16 +150,16 @@ def test_sending_before_the_commit_is_found(valkey, alike):
     assert is_found(valkey, alike, commits=SendsFirst)
 
 
-def usurped(valkey, drifting, scripts=None) -> None:
+def taken_over_while_stalled(valkey, drifting, scripts=None) -> None:
     """Turns of two processes that both think them theirs, and compute a little differently."""
     for seed in range(20):
         world = World(valkey, drifting, scripts, config=IMPATIENT)
         try:
             world.create((1, 2), seed=3)
-            world.begin(0, 0, an_ask(20, seed=seed))
+            world.begin(0, 0, turn_request(20, seed=seed))
             for _ in range(3):
                 world.work(0)
-            world.usurp(0)
+            world.stall_and_take_over(0)
             for _ in range(3):
                 world.work(1)
             for p in (1, 0, 1):
@@ -170,7 +170,7 @@ def usurped(valkey, drifting, scripts=None) -> None:
 
 
 def test_of_two_processes_that_run_one_turn_only_the_later_writes(valkey, drifting):
-    usurped(valkey, drifting)
+    taken_over_while_stalled(valkey, drifting)
     scripts = mutated("commit", "if r.nonce ~= nonce then", "if false then")
     with pytest.raises(AssertionError, match="two writers"):
-        usurped(valkey, drifting, scripts)
+        taken_over_while_stalled(valkey, drifting, scripts)

@@ -61,8 +61,8 @@ async def test_every_caller_gets_its_own_reply_whoever_leaves(wire):
         future.cancel()
 
     for _ in range(20):
-        deeds = [echo(i) if chance.random() < 0.6 else leave(i) for i in range(50)]
-        await asyncio.gather(*deeds)
+        actions = [echo(i) if chance.random() < 0.6 else leave(i) for i in range(50)]
+        await asyncio.gather(*actions)
     assert wire.is_open
 
 

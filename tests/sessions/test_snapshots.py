@@ -9,7 +9,7 @@ from service.generation import scheduler
 from service.generation.request import GenerationRequest
 from tests.generation.invariance import Stage
 from tests.sessions.valkey import OwnValkey
-from tests.sessions.world import CONFIG, TOKENS, World, an_ask, make_program
+from tests.sessions.world import CONFIG, TOKENS, World, turn_request, make_program
 
 SNAPSHOT_EVERY, RETAIN_EVERY = 40, 100
 BURST = 32
@@ -45,7 +45,7 @@ def run(world: World, n: int, flushes: int = 10**6) -> list[int]:
         submit(request, listener)
 
     engine.submit_admitted = noting
-    world.begin(0, 0, an_ask(n, seed=5))
+    world.begin(0, 0, turn_request(n, seed=5))
     while engine.work() and flushes:
         world.flush(0)
         flushes -= 1
@@ -89,7 +89,7 @@ def test_marks_of_what_was_cut_off_are_not_used(world):
     run(world, 500)
     for to in (120, 180, 250, 230, 210):
         world.rewind(0, 0, to)
-        world.begin(0, 0, an_ask(150, seed=to))
+        world.begin(0, 0, turn_request(150, seed=to))
         while world.processes[0].engine.work():
             world.flush(0)
         world.check()
@@ -117,21 +117,21 @@ def test_a_damaged_or_missing_snapshot_is_made_again_from_the_log(world):
             world.valkey.client.delete(name)
         else:
             world.valkey.client.set(name, content)
-        world.begin(0, 0, an_ask(10, seed=5))
+        world.begin(0, 0, turn_request(10, seed=5))
         while world.processes[0].engine.work():
             world.flush(0)
         world.check()
 
 
 def test_what_penalties_look_at_reaches_across_turns_and_processes(world):
-    asks = [an_ask(n, seed=5, penalty=1.5) for n in (30, 1, 45)]
+    asks = [turn_request(n, seed=5, penalty=1.5) for n in (30, 1, 45)]
     for ask in asks:
         world.begin(0, 0, ask)
         while world.processes[0].engine.work():
             world.flush(0)
         world.crash(0)
     alone = Stage(world.programs[0], TOKENS)
-    alone.submit(an_ask(76, prompt=(1, 2), seed=5, penalty=1.5).request)
+    alone.submit(turn_request(76, prompt=(1, 2), seed=5, penalty=1.5).request)
     alone.work_to_the_end()
     assert world._log_now(world.keys[0]) == [1, 2, *alone.seen[0].tokens]
 
@@ -139,7 +139,7 @@ def test_what_penalties_look_at_reaches_across_turns_and_processes(world):
 def test_a_mark_beyond_a_cut_is_not_used_even_where_it_is_the_only_one(world):
     run(world, 500)
     world.rewind(0, 0, 102)  # the mark that the first turn left lies a little later
-    world.begin(0, 0, an_ask(10, prompt=[3] * 60, seed=9))
+    world.begin(0, 0, turn_request(10, prompt=[3] * 60, seed=9))
     world.crash(0)
     run(world, 20)
     run(world, 20)
@@ -152,7 +152,7 @@ def test_nothing_in_the_store_lives_for_ever(world):
     world.keys.reverse()
     run(world, 30, flushes=2)
     world.rewind(0, 1, 120)
-    world.begin(1, 1, an_ask(5, key="k"))
+    world.begin(1, 1, turn_request(5, key="k"))
     world.work(1)
     world.flush(1)
     keys = world.valkey.client.keys("*")
@@ -163,7 +163,7 @@ def test_nothing_in_the_store_lives_for_ever(world):
 def test_a_text_that_is_fed_leaves_snapshots_and_marks_too(world):
     """So a crash while it is fed costs as little, and so does a fork into its middle."""
     text = tuple(i % 7 for i in range(1_000))
-    world.begin(0, 0, an_ask(5, prompt=text))
+    world.begin(0, 0, turn_request(5, prompt=text))
     for _ in range(12):
         world.work(0)
         world.flush(0)

@@ -27,7 +27,7 @@ from service.sessions.store import Store
 from service.sessions.store_replies import CommitEntry, random_id
 from service.sessions.turns import TurnRequest
 from tests.sessions.valkey import OwnValkey
-from tests.sessions.world import CONFIG, World, an_ask, make_program
+from tests.sessions.world import CONFIG, World, turn_request, make_program
 
 KEY = SessionKey("", "abc")
 DIGEST = "ab" * 32
@@ -68,7 +68,7 @@ def drive(world: World, p: int) -> None:
 
 def begun(world: World, n: int = 400) -> RunningTurn:
     """A turn of process 0 that has said something and more in store."""
-    turn = begin(world, 0, an_ask(n, prompt=(1, 2)))
+    turn = begin(world, 0, turn_request(n, prompt=(1, 2)))
     world.work(0)
     flush(world, 0)
     world.work(0)
@@ -92,7 +92,7 @@ def test_a_turn_of_a_deleted_session_has_no_say_in_the_next(world):
     begun(world)
     delete(world, 1)
     make(world, 1, seed=2)
-    begin(world, 1, an_ask(400, prompt=(3, 4)))
+    begin(world, 1, turn_request(400, prompt=(3, 4)))
     before = record(world)
     flush(world, 0)
     assert record(world) == before
@@ -103,7 +103,7 @@ def seed_of_the_next(world: World, p: int) -> int:
     process = world.processes[p]
 
     async def begin(session: Session) -> int:
-        await process.turns.begin(session, process.model, an_ask(5, prompt=(1, 2)))
+        await process.turns.begin(session, process.model, turn_request(5, prompt=(1, 2)))
         return session.seed
 
     return world.do(process.records.with_session(KEY, begin))
@@ -111,7 +111,7 @@ def seed_of_the_next(world: World, p: int) -> int:
 
 def test_what_is_hot_of_a_deleted_session_is_not_the_nexts(world):
     make(world, 0)
-    begin(world, 0, an_ask(5, prompt=(1, 2)))
+    begin(world, 0, turn_request(5, prompt=(1, 2)))
     drive(world, 0)
     delete(world, 1)
     make(world, 1, seed=2)
@@ -120,7 +120,7 @@ def test_what_is_hot_of_a_deleted_session_is_not_the_nexts(world):
 
 def test_what_is_hot_of_an_expired_session_is_not_the_nexts(world):
     make(world, 0)
-    begin(world, 0, an_ask(5, prompt=(1, 2)))
+    begin(world, 0, turn_request(5, prompt=(1, 2)))
     drive(world, 0)
     world.valkey.client.delete(f"carousel:session:{KEY}")
     make(world, 0, seed=2)
@@ -129,7 +129,7 @@ def test_what_is_hot_of_an_expired_session_is_not_the_nexts(world):
 
 def test_a_text_is_read_by_the_model_that_has_said_it(world):
     make(world, 0)
-    begin(world, 0, an_ask(5, prompt=(1, 2)))
+    begin(world, 0, turn_request(5, prompt=(1, 2)))
     drive(world, 0)
     process = world.processes[0]
     other = replace(process.model, digest="cd" * 32)
@@ -143,13 +143,13 @@ def test_a_text_is_read_by_the_model_that_has_said_it(world):
 
 def test_a_key_of_a_deleted_session_begins_a_turn_of_the_next(world):
     make(world, 0)
-    begin(world, 0, an_ask(5, prompt=(1, 2), key="k"))
+    begin(world, 0, turn_request(5, prompt=(1, 2), key="k"))
     delete(world, 0)
     make(world, 0)
-    begin(world, 0, an_ask(7, prompt=(3, 4)))
+    begin(world, 0, turn_request(7, prompt=(3, 4)))
     drive(world, 0)
     for _ in range(2):
-        again = begin(world, 0, an_ask(5, prompt=(1, 2), key="k"))
+        again = begin(world, 0, turn_request(5, prompt=(1, 2), key="k"))
         drive(world, 0)
     assert isinstance(again, Replay)
     assert again.turn.number == 2
@@ -157,7 +157,7 @@ def test_a_key_of_a_deleted_session_begins_a_turn_of_the_next(world):
 
 def test_a_waiting_turn_hears_that_its_session_is_gone(world):
     make(world, 0)
-    turn = begin(world, 0, an_ask(5, prompt=(1, 2)))
+    turn = begin(world, 0, turn_request(5, prompt=(1, 2)))
     delete(world, 0)
     flush(world, 0)
     assert turn.is_over
@@ -268,7 +268,7 @@ def test_a_refused_turn_leaves_one_that_can_be_resumed(world):
     begun(world)
     world.crash(0)
     with pytest.raises(PositionMismatch):
-        begin(world, 1, an_ask(4, expected=999))
+        begin(world, 1, turn_request(4, expected=999))
     with pytest.raises(PositionMismatch):
         world.do(world.processes[1].records.rewind(KEY, 999))
     assert record(world)["active"] == "turn"
@@ -286,14 +286,14 @@ def test_a_beginning_that_comes_after_its_release_does_not_stick(world):
 
     world.do(come_late())
     with pytest.raises(SessionBusy):
-        begin(world, 0, an_ask(4))
+        begin(world, 0, turn_request(4))
     world.do(process.beat())
-    turn = begin(world, 0, an_ask(4))
+    turn = begin(world, 0, turn_request(4))
     with pytest.raises(SessionBusy):
-        begin(world, 0, an_ask(4))
+        begin(world, 0, turn_request(4))
     world.do(process.beat())
     with pytest.raises(SessionBusy):  # a turn that does run here is not let go
-        begin(world, 0, an_ask(4))
+        begin(world, 0, turn_request(4))
     drive(world, 0)
     assert turn._status is TurnStatus.LENGTH
 
@@ -308,7 +308,7 @@ def test_a_take_over_of_a_turn_that_nobody_can_tell_ends_it(world):
         world.do(process.turns.follow(KEY, process.model, None))
     world.do(process.turns.resume(KEY, process.model))
     assert record(world)["status"] == "cancelled"
-    assert begin(world, 1, an_ask(4)).session.turn.number == 2
+    assert begin(world, 1, turn_request(4)).session.turn.number == 2
 
 
 async def read_to_the_end(turn: RunningTurn) -> None:
@@ -342,7 +342,7 @@ def test_a_turn_is_cancelled_from_any_process_at_what_it_had_committed(world, p)
     assert world.processes[0].registry._running == {}
     with pytest.raises(GenerationFailed, match="cancelled"):
         world.do(read_to_the_end(turn))
-    later = begin(world, 1, an_ask(4))
+    later = begin(world, 1, turn_request(4))
     cancel(world, 0, turn=1)
     world.do(world.processes[0].store.cancel(KEY, turn.session.turn))  # a call that comes late
     assert record(world)["active"] == "turn", "only the turn that was meant"
@@ -365,7 +365,7 @@ def test_a_turn_that_nobody_runs_is_cancelled(world):
 
 def test_a_turn_keeps_its_session_whether_it_has_news_or_not(world):
     make(world, 0)
-    begin(world, 0, an_ask(4_000, prompt=(1, 2)))
+    begin(world, 0, turn_request(4_000, prompt=(1, 2)))
     client, name = world.valkey.client, f"carousel:session:{KEY}"
     (log,) = client.keys("carousel:log:*")
     for has_news in (True, False):
@@ -391,7 +391,7 @@ async def test_who_looks_often_writes_nothing(valkey):
 
 def test_a_heartbeat_without_a_store_ends_no_turn(world):
     make(world, 0)
-    turn = begin(world, 0, an_ask(4, prompt=(1, 2)))
+    turn = begin(world, 0, turn_request(4, prompt=(1, 2)))
     turn._add(turn)
     turn.entry(random_id(), 0)
     turn.commit_unknown(CarouselError("gone"))
@@ -414,14 +414,14 @@ def close_snapshots(valkey, monkeypatch) -> Iterator[World]:
 def lengthen(world: World, times: int) -> None:
     for _ in range(times):
         position = int(record(world)["position"])
-        begin(world, 0, an_ask(3, prompt=(1,)))
+        begin(world, 0, turn_request(3, prompt=(1,)))
         drive(world, 0)
         world.do(world.processes[0].records.rewind(KEY, position + 2))
 
 
 def test_a_retry_survives_the_copying_of_a_long_chain(world):
     make(world, 0)
-    ask = an_ask(5, prompt=(1, 2), key="k")
+    ask = turn_request(5, prompt=(1, 2), key="k")
     begin(world, 0, ask)
     drive(world, 0)
     lengthen(world, 14)
@@ -432,10 +432,10 @@ def test_a_retry_survives_the_copying_of_a_long_chain(world):
 def test_forks_of_a_long_chain_share_one_copy_and_its_marks(close_snapshots):
     world = close_snapshots
     make(world, 0)
-    begin(world, 0, an_ask(700, prompt=(1, 2)))
+    begin(world, 0, turn_request(700, prompt=(1, 2)))
     drive(world, 0)
     lengthen(world, 12)
-    begin(world, 0, an_ask(3, prompt=(1,)))
+    begin(world, 0, turn_request(3, prompt=(1,)))
     drive(world, 0)
     client = world.valkey.client
     assert record(world)["chain"].count(",") == 11
@@ -455,7 +455,7 @@ def test_marks_go_with_what_is_rewound_or_deleted(close_snapshots, to):
     world = close_snapshots
     make(world, 0)
     for _ in range(3):
-        begin(world, 0, an_ask(500, prompt=(1, 2)))
+        begin(world, 0, turn_request(500, prompt=(1, 2)))
         drive(world, 0)
         assert len(world.valkey.client.keys("carousel:mark:*")) >= 4
         world.do(world.processes[0].records.rewind(KEY, to))
@@ -470,7 +470,7 @@ def test_marks_go_with_what_is_rewound_or_deleted(close_snapshots, to):
 def test_a_replay_never_shows_the_next_turns_prompt(world):
     """Between finding a turn and reading it on, it ends and another one begins."""
     make(world, 0)
-    begin(world, 0, an_ask(40, prompt=(1, 2)))
+    begin(world, 0, turn_request(40, prompt=(1, 2)))
     world.work(0)
     flush(world, 0)
     one, other = world.processes
@@ -481,7 +481,7 @@ def test_a_replay_never_shows_the_next_turns_prompt(world):
         if reads.count("read") == 2:
             while one.engine.work():
                 await one.commits.flush()
-            await one.begin(KEY, an_ask(4, prompt=(6,) * 9))
+            await one.begin(KEY, turn_request(4, prompt=(6,) * 9))
         return await call(script, *args)
 
     async def read() -> None:
@@ -496,7 +496,7 @@ def test_a_replay_never_shows_the_next_turns_prompt(world):
 
 def test_a_turn_goes_on_while_anybody_here_reads_it(world):
     make(world, 0)
-    ask = an_ask(4_000, prompt=(1, 2), key="k")
+    ask = turn_request(4_000, prompt=(1, 2), key="k")
     turn = begin(world, 0, ask)
     world.work(0)
     flush(world, 0)
@@ -511,7 +511,7 @@ def test_a_turn_goes_on_while_anybody_here_reads_it(world):
 
 def test_a_replay_that_nobody_reads_stops_computing(world):
     make(world, 0)
-    ask = an_ask(4_000, prompt=(1, 2), key="k")
+    ask = turn_request(4_000, prompt=(1, 2), key="k")
     begin(world, 0, ask)
     drive(world, 0)
     followed, seen = begin(world, 0, ask), []

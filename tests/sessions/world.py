@@ -1,12 +1,13 @@
 """Processes, clients and a store that can be made to fail at any step, without threads or clocks.
 
-The store is a real Valkey, and all of `service.sessions` is as it is served; the engine works only
-when told. After every deed the promises are checked against what the clients hold and against the
-same text made undisturbed.
+The store is a real Valkey and `service.sessions` is unchanged; the engine runs a burst only when it
+is called. After every action the promises are checked against what the clients have received and
+against the same turn generated without interruption.
 """
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -48,11 +49,11 @@ CONSTRAINTS = ConstraintCompiler(TOKENS)
 CONFIG = SessionConfig(retry_pause_s=0.0, poll_s=0.0)
 FAULTS = ("request lost", "reply lost")
 APPEND_LIMIT_S, IDLE_LIMIT_S = 10.0, 0.03
-"""A replay may wait for a process that does nothing; an append waits for the store alone."""
+"""A replay may wait for a process that does nothing; an append waits only for the store."""
 
 
 def make_program(drift: int = 0) -> Any:
-    """The same network for everybody, or, with a drift, nearly the same: as another machine's."""
+    """A network with fixed weights; with a drift slightly different ones, as on another machine."""
     random, noise = np.random.default_rng(1), np.random.default_rng(drift)
     arrays = {
         name: random.normal(0.0, 1.5, shape).astype(np.float32)
@@ -62,6 +63,40 @@ def make_program(drift: int = 0) -> Any:
         for name, array in arrays.items():
             arrays[name] = array + noise.normal(0.0, 0.1, array.shape).astype(np.float32)
     return compile_program(SPEC, Weights(SPEC, arrays), Precision.FLOAT32, 1)
+
+
+class Reference:
+    """What one network generates without interruption. It is pure, so results are kept."""
+
+    def __init__(self, program: Any) -> None:
+        self._program = program
+        self._turns: dict[tuple[str, tuple[int, ...]], tuple[list[int], str]] = {}
+        self._states: dict[tuple[int, ...], bytes] = {}
+
+    def turn(self, record: str, before: tuple[int, ...]) -> tuple[list[int], str]:
+        """The tokens of a turn after a log, those of a stop string included, and why it ends."""
+        if (record, before) not in self._turns:
+            parsed = TurnRecord.from_json(record)
+            constraint = CONSTRAINTS.compile(parsed.constraint) if parsed.constraint else None
+            seen = self._run(parsed.request(before, constraint))
+            self._turns[record, before] = seen.drawn, seen.finish.reason.value
+        return self._turns[record, before]
+
+    def state(self, tokens: tuple[int, ...]) -> bytes:
+        """The packed state after all tokens but the last."""
+        if tokens not in self._states:
+            request = GenerationRequest(tokens, 0, SamplingParams(0), return_state=True)
+            self._states[tokens] = pack_state(self._run(request).state, DIGEST)
+        return self._states[tokens]
+
+    def _run(self, request: GenerationRequest) -> Any:
+        stage = Stage(self._program, TOKENS)
+        stage.submit(request)
+        stage.work_to_the_end()
+        return stage.seen[0]
+
+
+_reference = functools.cache(Reference)
 
 
 class FaultyClient(ScriptClient):
@@ -78,7 +113,7 @@ class FaultyClient(ScriptClient):
 
 
 class WatchedStore(Store):
-    """Notes what must not happen: that the writer of a log finds other tokens than its own."""
+    """Counts the conflicts: commits of tokens that differ from those in the log."""
 
     conflicts = 0
 
@@ -107,7 +142,7 @@ class FaultyConnection:
 
 @dataclass
 class Client:
-    """Whoever asked for a turn: what it has been sent, by event id."""
+    """A client of a turn, and the tokens that it has received, in order."""
 
     key: SessionKey
     ask: TurnRequest
@@ -159,7 +194,8 @@ class World:
         commit_class: type[GroupCommit] = GroupCommit,
         config: SessionConfig = CONFIG,
     ) -> None:
-        self.valkey, self.programs = valkey, programs  # one, or processes that differ a little
+        self.valkey, self.programs = valkey, programs  # one, or slightly different ones
+        self.reference = _reference(programs[0])
         self.scripts = scripts or read_scripts()
         self.commit_class, self.config = commit_class, config
         self.tokenizer = Tokenizer(TOKENS)
@@ -170,7 +206,7 @@ class World:
         self.ever: list[Process] = []
         self.processes = [self._new_process() for _ in range(2)]
         self.clients: list[Client] = []
-        self.asked: list[tuple[int, TurnRequest]] = []  # with a key: these may come again
+        self.keyed: list[tuple[int, TurnRequest]] = []  # with a key: these may come again
         self.keys: list[SessionKey] = []
         self.by_id: dict[tuple[SessionKey, str], tuple[int, float]] = {}
         self.turns_by_key: dict[tuple[SessionKey, str], tuple[int, int]] = {}
@@ -203,7 +239,7 @@ class World:
 
         return self.loop.run_until_complete(make())
 
-    # -- deeds
+    # -- actions of a story
 
     def create(self, text: Sequence[int], seed: int) -> None:
         process = self.processes[0]
@@ -229,7 +265,7 @@ class World:
         process = self.processes[p]
         client = Client(self.keys[s], ask)
         if ask.idempotency is not None:
-            self.asked.append((s, ask))
+            self.keyed.append((s, ask))
 
         async def begin() -> None:
             begun = await process.begin(client.key, ask)
@@ -255,21 +291,21 @@ class World:
             )
             assert known == client.number, "one key, two turns"
 
-    def again(self, p: int, a: int) -> None:
-        """A client that knows nothing of its answer asks once more, with the same key."""
-        if self.asked:
-            self.begin(p, *self.asked[a % len(self.asked)])
+    def retry(self, p: int, a: int) -> None:
+        """A client that got no response sends its request again, with the same key."""
+        if self.keyed:
+            self.begin(p, *self.keyed[a % len(self.keyed)])
 
     def busy(self, i: int) -> int:
-        """One of the processes that have a turn, if any has."""
+        """Choose one of the processes that run a turn, if there are any."""
         busy = [p for p, process in enumerate(self.processes) if process.registry._running]
         return busy[i % len(busy)] if busy else i % len(self.processes)
 
     def work(self, p: int) -> None:
         self.processes[p].engine.work()
 
-    def time_up(self, p: int) -> None:
-        """It is later than the deadline of every turn that has one."""
+    def pass_deadline(self, p: int) -> None:
+        """End every turn that has a deadline, as the engine does when it has passed."""
         process = self.processes[p]
         for key, live in list(process.registry._running.items()):
             order = self._found(key).record
@@ -284,19 +320,19 @@ class World:
         assert not process.store.conflicts, "two writers"
         self.read()
 
-    def stumble(self, p: int, faults: Sequence[str]) -> None:
-        """A commit that has something to lose, and loses it or its reply."""
+    def commit_with_faults(self, p: int, faults: Sequence[str]) -> None:
+        """Commit new tokens while the request or its reply is lost."""
         self.work(p)
         self.flush(p, faults)
 
     def read(self) -> None:
-        """Every client takes what has been sent to it."""
+        """Let every client receive the chunks of its stream."""
         for client in self.clients:
             while client.turn is not None and client.turn.stream._chunks:
                 chunk = self.do(anext(client.turn.stream))
                 self._take(client, chunk)
 
-    def leave(self, c: int) -> None:
+    def disconnect(self, c: int) -> None:
         if self.clients:
             client = self.clients[c % len(self.clients)]
             if client.turn is not None:
@@ -304,17 +340,17 @@ class World:
                 client.turn = None
 
     def crash(self, p: int) -> None:
-        """A process dies; its lease ends; a new one takes its place."""
+        """Kill a process, let its heartbeat expire, and start a new one in its place."""
         self._expire(self.processes[p])
         for client in self.clients:
             if client.turn is not None and client.turn._engine is self.processes[p].engine:
                 client.turn = None
         self.processes[p] = self._new_process()
 
-    def sleep(self, p: int) -> None:
-        """A process stands still until its lease has ended, and then goes on.
+    def stall(self, p: int) -> None:
+        """Stall a process until its heartbeat has expired; it continues with its next action.
 
-        Its clients turn elsewhere; what it sends to their old connections is read all the same.
+        Its clients reconnect elsewhere, and still read what it sends to their old connections.
         """
         self._expire(self.processes[p])
         for client in list(self.clients):
@@ -324,11 +360,11 @@ class World:
     def _expire(self, process: Process) -> None:
         self.valkey.client.delete(f"carousel:process:{process.name}")
 
-    def beat(self, p: int) -> None:
+    def heartbeat(self, p: int) -> None:
         self._tried(self.processes[p].beat())
 
     def follow(self, p: int, c: int) -> None:
-        """A client that has lost its stream asks for the rest."""
+        """Let a client without a stream request the rest of its turn's events."""
         if not self.clients:
             return
         process, client = self.processes[p], self.clients[c % len(self.clients)]
@@ -345,10 +381,10 @@ class World:
 
         self._tried(follow())
 
-    def usurp(self, p: int) -> None:
-        """A process stands still before a commit; another one takes its turns over, and draws."""
+    def stall_and_take_over(self, p: int) -> None:
+        """Stall a process before a commit while another one takes over its turns and samples."""
         self.work(p)
-        self.sleep(p)
+        self.stall(p)
         other = self.processes[1 - p]
         for key in list(self.processes[p].registry._running):
             self._tried(other.turns.resume(key, other.model))
@@ -363,7 +399,7 @@ class World:
         client.is_over = True
 
     async def _driven(self, process: Process, work: Any, patience_s: float) -> None:
-        """Do some work while its process works, and give up where nothing moves for so long."""
+        """Run a task while its process generates and commits; cancel it after so long without progress."""
         task = asyncio.ensure_future(work)
         until = self.loop.time() + patience_s
         while not task.done() and self.loop.time() < until:
@@ -429,7 +465,7 @@ class World:
     # -- promises
 
     def _take(self, client: Client, chunk: Any) -> None:
-        """P1 and P2: what is sent is in the log, and an id means one token for ever."""
+        """P1 and P2: a token that is sent is in the log, and an event id stands for one token."""
         log = self._log_now(client.key)
         session = self._found(client.key).session
         is_same = (session.turn.epoch, session.turn.number) == client.number
@@ -450,7 +486,7 @@ class World:
         return StoredTurn(session_of(key, pairs), request.decode(), is_held=False, tokens=b"")
 
     def _log_now(self, key: SessionKey) -> list[int]:
-        """The log, read without any of our scripts."""
+        """Read the log without the scripts."""
         record = {
             name.decode(): value.decode()
             for name, value in self.valkey.client.hgetall(f"carousel:session:{key}").items()
@@ -478,7 +514,7 @@ class World:
                 self._check_snapshot(key, log)
 
     def _check_turn(self, key: SessionKey, log: list[int]) -> None:
-        """P3: what the last turn has said is what it says undisturbed."""
+        """P3: the last turn has generated what it generates without interruption."""
         found = self._found(key)
         turn = found.session.turn
         if (
@@ -488,19 +524,15 @@ class World:
             return
         order = TurnRecord.from_json(found.record)
         said = log[turn.first : turn.finish]
-        alone = Stage(self.programs[0], TOKENS)
-        constraint = CONSTRAINTS.compile(order.constraint) if order.constraint else None
-        alone.submit(order.request(tuple(log[: turn.first]), constraint))
-        alone.work_to_the_end()
-        drawn = alone.seen[0].drawn
-        assert said == drawn[: len(said)], "not what the turn says undisturbed"
+        drawn, reason = self.reference.turn(found.record, tuple(log[: turn.first]))
+        assert said == drawn[: len(said)], "not what the turn generates without interruption"
         is_late = order.bare.deadline_s is not None and turn.status is TurnStatus.LENGTH
         if (
             turn.status in {TurnStatus.EOS_TOKEN, TurnStatus.LENGTH, TurnStatus.STOP_SEQUENCE}
             and not is_late
         ):
             assert len(said) == len(drawn), "ended before its end"
-            assert turn.status.value == alone.seen[0].finish.reason.value
+            assert turn.status.value == reason
 
     def _check_snapshot(self, key: SessionKey, log: list[int]) -> None:
         name = self.valkey.client.hget(f"carousel:session:{key}", "snapshot").decode()
@@ -509,19 +541,19 @@ class World:
         packed = self.valkey.client.get(f"carousel:state:{name}")
         position = int(name.rpartition(":")[2])
         assert position < max(1, len(log)), "a snapshot ahead of the log"
-        alone = Stage(self.programs[0], TOKENS)
-        request = GenerationRequest(tuple(log[: position + 1]), 0, SamplingParams(0))
-        alone.submit(replace(request, return_state=True))
-        alone.work_to_the_end()
-        assert packed == pack_state(alone.seen[0].state, DIGEST), "the snapshot is not the fold"
+        fold = self.reference.state(tuple(log[: position + 1]))
+        assert packed == fold, "the snapshot is not the fold of the log"
 
-    def settle(self) -> None:
-        """At the end of a story every turn can be brought to its end, by somebody."""
+    def finish_all(self) -> None:
+        """At the end of a story some process can bring every turn to its end."""
         for p in range(len(self.processes)):
-            self.beat(p)
+            self.heartbeat(p)
+            idle = 0
             for _ in range(60):
-                self.work(p)
+                idle = 0 if self.processes[p].engine.work() else idle + 1
                 self.flush(p)
+                if idle == 2:
+                    break
             self.crash(p)
         for c in range(len(self.clients)):
             self.follow(0, c)
@@ -532,7 +564,7 @@ class World:
             assert status is not TurnStatus.RUNNING or active == b"turn"
 
 
-def an_ask(  # noqa: PLR0917 (as many as a story has)
+def turn_request(  # noqa: PLR0917 (as many as a story varies)
     n: int,
     prompt: Sequence[int] = (),
     seed: int = 1,
