@@ -17,7 +17,7 @@ from service.generation.request import (
     SamplingParams,
     Token,
 )
-from service.generation.stopping import StopMatcher
+from service.generation.stopping import HeldTokens, TokenWithTop
 from service.models.step import State  # noqa: TC001 (as every import here)
 from service.sessions.codec import unpack_tokens
 from service.sessions.model import SessionModel
@@ -70,10 +70,7 @@ class Replay:
         self._tokens = tokens[after - self.turn.first :]  # known and not scored yet
         self._position = after
         self._state: State | None = None
-        self._stops = StopMatcher(
-            self.record.bare.stop, self.record.bare.min_new_tokens - len(self.generated)
-        )
-        self._held: list[tuple[Token, tuple[Token, ...]]] = []
+        self._held = self._held_tokens()
         self._stream: Stream | None = None  # of the tokens that are being scored
         self._is_cancelled = False
 
@@ -85,7 +82,6 @@ class Replay:
         self._leave()
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
-        self._match_context()
         while not self._is_cancelled:
             # A running turn's last token is scored later: it may turn out to be the end.
             ready = len(self._tokens) - (0 if self.turn.is_over else 1)
@@ -106,14 +102,13 @@ class Replay:
                 return
             await self._poll()
 
-    def _match_context(self) -> None:
-        """Match stop strings against the end of the text before the first event."""
-        watched = self.generated[self.record.bare.min_new_tokens :]
-        watched = watched[-self._config.stop_context_characters :]
-        for character in self._model.tokenizer.decode(watched):
-            free, _ = self._stops.push(character)
-            self._held.append((Token(-1, 0.0), ()))
-            del self._held[:free]
+    def _held_tokens(self) -> HeldTokens:
+        """Match stop strings from the end of the text before the first event on."""
+        request = self.record.bare
+        watched = self.generated[request.min_new_tokens :]
+        context = self._model.tokenizer.decode(watched[-self._config.stop_context_characters :])
+        n_exempt = request.min_new_tokens - len(self.generated)
+        return HeldTokens(request.stop, n_exempt, context)
 
     async def _poll(self) -> None:
         """Read new tokens of the turn; take it over if no living process runs it."""
@@ -164,23 +159,19 @@ class Replay:
 
     def _shown(self, chunk: Chunk, is_last: bool) -> Chunk:  # noqa: FBT001
         """Return the chunk without tokens that a stop string holds back, with the turn's end."""
-        shown: list[tuple[Token, tuple[Token, ...]]] = []
-        tops, stop = chunk.top_tokens or [()] * len(chunk.tokens), None
+        shown: list[TokenWithTop] = []
+        tops = chunk.top_tokens or [()] * len(chunk.tokens)
         for token, logprob, top in zip(chunk.tokens, chunk.logprobs, tops, strict=True):
-            self._held.append((Token(token, logprob), tuple(top)))
-            free, stop = self._stops.push(self._model.tokenizer.text_of(token))
-            shown += self._held[:free]
-            del self._held[:free]
-        finish = None
-        is_stop = self.turn.status is TurnStatus.STOP_SEQUENCE
-        if is_last and not is_stop:
-            shown += self._held
-            self._held.clear()
+            text = self._model.tokenizer.text_of(token)
+            shown += self._held.push(text, Token(token, logprob), top)
+        finish, is_stop = None, self.turn.status is TurnStatus.STOP_SEQUENCE
         if is_last and self.turn.status in _REASONS:
             generated = self._position - self.turn.first
-            stop_token = self._held[-1][0] if is_stop else None
-            finish = Finish(_REASONS[self.turn.status], generated, stop_token, stop)
-        shown = [one for one in shown if one[0].id >= 0]
+            stop_token = self._held.last if is_stop else None
+            reason = _REASONS[self.turn.status]
+            finish = Finish(reason, generated, stop_token, self._held.stop)
+        if is_last and not is_stop:
+            shown += self._held.release()
         return Chunk(
             [token.id for token, _ in shown],
             [token.logprob for token, _ in shown],

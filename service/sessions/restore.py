@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from service.constraints.constraint import START
 from service.errors import SessionLost
 from service.generation.request import PENALTY_WINDOW, GenerationRequest, SamplingParams
-from service.generation.stopping import StopMatcher
+from service.generation.stopping import HeldTokens
 from service.models.step import State
 from service.sessions.codec import DamagedState, unpack_state, unpack_tokens
 from service.sessions.config import SessionConfig
@@ -160,10 +160,7 @@ def _unpacked(packed: bytes, model: SessionModel) -> tuple[State | None, bool]:
 
 def _status_of(remaining: GenerationRequest) -> TurnStatus | None:
     """Return how a turn has ended if the log has all of its tokens."""
-    matcher, stop = StopMatcher(remaining.stop), None
-    for character in remaining.stop_context:
-        _, stop = matcher.push(character)
-    if stop is not None:
+    if HeldTokens(remaining.stop, context=remaining.stop_context).stop is not None:
         return TurnStatus.STOP_SEQUENCE
     constraint, n_left = remaining.constraint, remaining.max_new_tokens
     if constraint is not None and constraint.is_over(START, n_left):

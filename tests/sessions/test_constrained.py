@@ -12,7 +12,7 @@ from service.sessions.session import OnDisconnect, TurnStatus
 from service.sessions.turn_record import TurnRecord
 from tests.generation.invariance import Stage
 from tests.sessions.valkey import OwnValkey
-from tests.sessions.world import CONSTRAINTS, TOKENS, World, turn_request, make_program
+from tests.sessions.world import CONSTRAINTS, TOKENS, World, make_program, turn_request
 
 PATTERN = "(ab|cd[ef]){60,90}g"  # of 121 to 271 tokens
 N = 250

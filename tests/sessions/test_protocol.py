@@ -10,7 +10,7 @@ from service.sessions.group_commit import GroupCommit
 from service.sessions.redis_client import read_scripts
 from tests.sessions.stories import play, stories
 from tests.sessions.valkey import SERVERS, OwnValkey
-from tests.sessions.world import CONFIG, World, turn_request, make_program
+from tests.sessions.world import CONFIG, World, make_program, turn_request
 
 IMPATIENT = replace(CONFIG, call_timeout_s=0.02)
 BUDGET = 300

@@ -9,7 +9,7 @@ from service.generation import scheduler
 from service.generation.request import GenerationRequest
 from tests.generation.invariance import Stage
 from tests.sessions.valkey import OwnValkey
-from tests.sessions.world import CONFIG, TOKENS, World, turn_request, make_program
+from tests.sessions.world import CONFIG, TOKENS, World, make_program, turn_request
 
 SNAPSHOT_EVERY, RETAIN_EVERY = 40, 100
 BURST = 32

@@ -27,7 +27,7 @@ from service.sessions.store import Store
 from service.sessions.store_replies import CommitEntry, random_id
 from service.sessions.turns import TurnRequest
 from tests.sessions.valkey import OwnValkey
-from tests.sessions.world import CONFIG, World, turn_request, make_program
+from tests.sessions.world import CONFIG, World, make_program, turn_request
 
 KEY = SessionKey("", "abc")
 DIGEST = "ab" * 32

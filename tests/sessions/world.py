@@ -399,7 +399,7 @@ class World:
         client.is_over = True
 
     async def _driven(self, process: Process, work: Any, patience_s: float) -> None:
-        """Run a task while its process generates and commits; cancel it after so long without progress."""
+        """Run a task while its process generates; cancel it after `patience_s` without progress."""
         task = asyncio.ensure_future(work)
         until = self.loop.time() + patience_s
         while not task.done() and self.loop.time() < until:
