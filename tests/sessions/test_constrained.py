@@ -11,19 +11,10 @@ from service.sessions.replay import Replay
 from service.sessions.session import OnDisconnect, TurnStatus
 from service.sessions.turn_record import TurnRecord
 from tests.generation.invariance import Stage
-from tests.sessions.valkey import OwnValkey
 from tests.sessions.world import CONSTRAINTS, TOKENS, World, make_program, turn_request
 
 PATTERN = "(ab|cd[ef]){60,90}g"  # of 121 to 271 tokens
 N = 250
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory) -> Iterator[OwnValkey]:
-    own = OwnValkey(tmp_path_factory.mktemp("valkey"))
-    own.start()
-    yield own
-    own.close()
 
 
 @pytest.fixture

@@ -18,19 +18,10 @@ from service.sessions.turn_record import TurnRecord
 from service.sessions.turns import TurnRequest
 from tests.generation.invariance import Stage
 from tests.sessions.stories import WHICH, action, play, stories_of
-from tests.sessions.valkey import OwnValkey
-from tests.sessions.world import CONFIG, CONSTRAINTS, TOKENS, World, make_program
+from tests.sessions.world import CONFIG, CONSTRAINTS, IDLE_LIMIT_S, TOKENS, World, make_program
 
 N = 250
 LATE_S = time.time() + 3_600  # no clock comes to it in a test: the hand of the engine ends a turn
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory) -> Iterator[OwnValkey]:
-    own = OwnValkey(tmp_path_factory.mktemp("valkey"))
-    own.start()
-    yield own
-    own.close()
 
 
 @pytest.fixture
@@ -190,7 +181,7 @@ def test_every_promise_holds_in_every_story(valkey):
     )
     @given(story=stories_of(limited_asks, {action("pass_deadline", WHICH): 2}))
     def tell(story):
-        made = World(valkey, [make_program()], config=impatient)
+        made = World(valkey, [make_program()], config=impatient, replay_limit_s=IDLE_LIMIT_S)
         try:
             play(made, story)
         finally:

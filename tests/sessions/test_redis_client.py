@@ -18,31 +18,22 @@ from service.sessions.redis_client import (
     read_scripts,
 )
 from service.sessions.redis_connection import open_connection
-from tests.sessions.valkey import SERVERS, OwnValkey
 
 CONFIG = SessionConfig()
 INFO = "redis_version:7.2.4\nloading:0\nrole:master\nmaxmemory_policy:noeviction\nrun_id:abcdef0123"
 
 
-@pytest.fixture(scope="module", params=SERVERS)
-def valkey(request, tmp_path_factory):
-    own = OwnValkey(tmp_path_factory.mktemp("valkey"), request.param)
-    own.start()
-    yield own
-    own.close()
-
-
 @pytest.fixture
-async def wire(valkey):
-    opened = await open_connection(valkey.url, CONFIG.answer_timeout_s)
+async def wire(store):
+    opened = await open_connection(store.url, CONFIG.answer_timeout_s)
     yield opened
     opened.close()
     await asyncio.sleep(0.01)
 
 
 @pytest.fixture
-async def link(valkey):
-    made = ScriptClient(valkey.url, CONFIG)
+async def link(store):
+    made = ScriptClient(store.url, CONFIG)
     yield made
     await made.close()
     await asyncio.sleep(0.01)
@@ -66,9 +57,9 @@ async def test_every_caller_gets_its_own_reply_whoever_leaves(wire):
     assert wire.is_open
 
 
-async def test_a_store_that_hangs_fails_every_call_in_bounded_time(valkey, link):
+async def test_a_store_that_hangs_fails_every_call_in_bounded_time(store, link):
     await link.execute("PING")
-    pid = valkey._process.pid
+    pid = store._process.pid
     os.kill(pid, signal.SIGSTOP)
     try:
         began = time.monotonic()
@@ -81,27 +72,27 @@ async def test_a_store_that_hangs_fails_every_call_in_bounded_time(valkey, link)
     assert await link.execute("PING") == b"PONG"
 
 
-async def test_a_store_that_comes_back_is_used_again_and_named_anew(valkey, link):
+async def test_a_store_that_comes_back_is_used_again_and_named_anew(store, link):
     await link.execute("PING")
     before = link.run_id
-    valkey.restart()
+    store.restart()
     assert await link.execute("PING") == b"PONG"
     assert link.run_id not in {"", before}
 
 
-async def test_each_new_connection_begins_with_the_greeting(valkey, link):
+async def test_each_new_connection_begins_with_the_greeting(store, link):
     link.greeting = ("SET", "greeted", "1")
     await link.execute("PING")
-    valkey.client.flushall()
-    valkey.client.client_kill_filter(_type="normal", skipme=True)
+    store.client.flushall()
+    store.client.client_kill_filter(_type="normal", skipme=True)
     await asyncio.sleep(0.1)
     await link.execute("PING")
-    assert valkey.client.exists("greeted") == 1
+    assert store.client.exists("greeted") == 1
 
 
-async def test_a_script_that_the_store_has_forgotten_is_sent_again(valkey, link):
+async def test_a_script_that_the_store_has_forgotten_is_sent_again(store, link):
     await link.execute("PING")
-    valkey.client.script_flush()
+    store.client.script_flush()
     assert await link.call("delete", ["nothing"], [1]) == [b"NOT_FOUND"]
 
 
@@ -113,55 +104,55 @@ async def test_nobody_there_is_unavailable_in_bounded_time(tmp_path):
         assert time.monotonic() - began < CONFIG.call_timeout_s + 3
 
 
-async def test_a_wrong_password_is_said_so(valkey, caplog):
-    valkey.client.config_set("requirepass", "right")
+async def test_a_wrong_password_is_said_so(store, caplog):
+    store.client.config_set("requirepass", "right")
     try:
         with pytest.raises(StoreUnavailable):
-            await ScriptClient(valkey.url, CONFIG).execute("PING")
-        right = ScriptClient(valkey.url.replace("unix://", "unix://:right@"), CONFIG)
+            await ScriptClient(store.url, CONFIG).execute("PING")
+        right = ScriptClient(store.url.replace("unix://", "unix://:right@"), CONFIG)
         assert await right.execute("PING") == b"PONG"
         await right.close()
     finally:
-        valkey.client.auth("right")
-        valkey.client.config_set("requirepass", "")
+        store.client.auth("right")
+        store.client.config_set("requirepass", "")
     assert "right" not in caplog.text
 
 
-async def test_a_full_store_is_full_for_what_writes_and_open_for_what_reads(valkey, link):
+async def test_a_full_store_is_full_for_what_writes_and_open_for_what_reads(store, link):
     fields = ["model", "m", "tail", "t", "base", 0, "chain", "", "width", 1, "position", 0]
     fields += ["snapshot", "", "shared", 0, "holder", "", "active", "", "first", 0, "finish", 0]
     await link.call("create", ["s"], ["n", 100, b"", b"", *fields])
-    valkey.client.config_set("maxmemory", 1)
+    store.client.config_set("maxmemory", 1)
     try:
         with pytest.raises(StoreFull):
             await link.call("create", ["k"], ["n", 100, b"", b"", *fields])
         assert (await link.call("read", ["s"], [0, ""]))[0] == b"FOUND"
         assert await link.call("delete", ["s"], [1]) == [b"DELETED"]
     finally:
-        valkey.client.config_set("maxmemory", 0)
-    assert valkey.client.exists("k") == 0
+        store.client.config_set("maxmemory", 0)
+    assert store.client.exists("k") == 0
 
 
-async def test_a_replica_is_not_even_read_from(valkey, link):
+async def test_a_replica_is_not_even_read_from(store, link):
     await link.execute("PING")
-    valkey.client.replicaof("127.0.0.1", 1)
+    store.client.replicaof("127.0.0.1", 1)
     try:
         with pytest.raises(StoreUnavailable, match="replica"):
             await link.call("read", ["s"], [0, ""])
         with pytest.raises(StoreUnavailable, match="replica"):
-            await ScriptClient(valkey.url, CONFIG).execute("PING")
+            await ScriptClient(store.url, CONFIG).execute("PING")
     finally:
-        valkey.client.execute_command("REPLICAOF NO ONE")
+        store.client.execute_command("REPLICAOF NO ONE")
 
 
-async def test_an_evicting_store_is_refused_for_good(valkey):
-    valkey.client.config_set("maxmemory-policy", "allkeys-lru")
+async def test_an_evicting_store_is_refused_for_good(store):
+    store.client.config_set("maxmemory-policy", "allkeys-lru")
     try:
         with pytest.raises(BadRequest, match="noeviction"):
-            await check_store_config(valkey.url, CONFIG)
+            await check_store_config(store.url, CONFIG)
     finally:
-        valkey.client.config_set("maxmemory-policy", "noeviction")
-    await check_store_config(valkey.url, CONFIG)
+        store.client.config_set("maxmemory-policy", "noeviction")
+    await check_store_config(store.url, CONFIG)
 
 
 @pytest.mark.parametrize(

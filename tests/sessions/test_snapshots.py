@@ -8,19 +8,10 @@ import pytest
 from service.generation import scheduler
 from service.generation.request import GenerationRequest
 from tests.generation.invariance import Stage
-from tests.sessions.valkey import OwnValkey
 from tests.sessions.world import CONFIG, TOKENS, World, make_program, turn_request
 
 SNAPSHOT_EVERY, RETAIN_EVERY = 40, 100
 BURST = 32
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory) -> Iterator[OwnValkey]:
-    own = OwnValkey(tmp_path_factory.mktemp("valkey"))
-    own.start()
-    yield own
-    own.close()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -31,14 +32,6 @@ from tests.sessions.world import CONFIG, World, make_program, turn_request
 
 KEY = SessionKey("", "abc")
 DIGEST = "ab" * 32
-
-
-@pytest.fixture
-def valkey(tmp_path) -> Iterator[OwnValkey]:
-    own = OwnValkey(tmp_path)
-    own.start()
-    yield own
-    own.close()
 
 
 @pytest.fixture
@@ -213,18 +206,22 @@ async def close(*stores: Store) -> None:
         await one._commit_client.close()
 
 
-def lose_what_came_since(valkey: OwnValkey, folder) -> None:
+def save(valkey: OwnValkey, saved: Path) -> None:
+    shutil.copytree(valkey.folder / "appendonlydir", saved)
+
+
+def lose_writes_since(valkey: OwnValkey, saved: Path) -> None:
     valkey.kill()
-    shutil.rmtree(folder / "appendonlydir")
-    shutil.copytree(folder / "saved", folder / "appendonlydir")
+    shutil.rmtree(valkey.folder / "appendonlydir")
+    shutil.copytree(saved, valkey.folder / "appendonlydir")
 
 
 async def test_a_turn_whose_beginning_was_lost_has_no_say(valkey, tmp_path):
     one, two = a_store(valkey, "one"), a_store(valkey, "two")
     incarnation = await a_session(one)
-    shutil.copytree(tmp_path / "appendonlydir", tmp_path / "saved")
+    save(valkey, tmp_path / "saved")
     first = (await one.begin(KEY, **turn_of(incarnation, "first"))).session
-    lose_what_came_since(valkey, tmp_path)
+    lose_writes_since(valkey, tmp_path / "saved")
     valkey.start()
     await two.begin(KEY, **turn_of(incarnation, "second"))
     entry = CommitEntry(KEY, "first", first.position, b"\4\4", TurnStatus.LENGTH)
@@ -241,9 +238,9 @@ async def test_a_beginning_that_waited_for_the_store_is_of_a_new_epoch(
     incarnation = await a_session(one)
     if is_of_an_earlier_run:
         valkey.restart()
-    shutil.copytree(tmp_path / "appendonlydir", tmp_path / "saved")
+    save(valkey, tmp_path / "saved")
     first = (await one.begin(KEY, **turn_of(incarnation))).session.turn
-    lose_what_came_since(valkey, tmp_path)
+    lose_writes_since(valkey, tmp_path / "saved")
     waiting = asyncio.create_task(one.begin(KEY, **turn_of(incarnation)))
     await asyncio.sleep(0.1)
     await asyncio.to_thread(valkey.start)

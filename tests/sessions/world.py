@@ -49,7 +49,7 @@ CONSTRAINTS = ConstraintCompiler(TOKENS)
 CONFIG = SessionConfig(retry_pause_s=0.0, poll_s=0.0)
 FAULTS = ("request lost", "reply lost")
 APPEND_LIMIT_S, IDLE_LIMIT_S = 10.0, 0.03
-"""A replay may wait for a process that does nothing; an append waits only for the store."""
+"""How long work may wait without progress. In a story a replay may wait for an idle process."""
 
 
 def make_program(drift: int = 0) -> Any:
@@ -193,11 +193,13 @@ class World:
         scripts: dict[str, str] | None = None,
         commit_class: type[GroupCommit] = GroupCommit,
         config: SessionConfig = CONFIG,
+        replay_limit_s: float = APPEND_LIMIT_S,
     ) -> None:
         self.valkey, self.programs = valkey, programs  # one, or slightly different ones
         self.reference = _reference(programs[0])
         self.scripts = scripts or read_scripts()
         self.commit_class, self.config = commit_class, config
+        self.replay_limit_s = replay_limit_s
         self.tokenizer = Tokenizer(TOKENS)
         self.signer = Signer(b"x" * 32)
         self.loop = asyncio.new_event_loop()
@@ -274,7 +276,7 @@ class World:
                 client.first = begun.turn.first
                 self._note_key(client)
                 self.clients.append(client)
-                await self._driven(process, self._read_replay(client, begun), IDLE_LIMIT_S)
+                await self._driven(process, self._read_replay(client, begun), self.replay_limit_s)
             else:
                 turn = begun.session.turn
                 client.turn, client.first = begun, turn.first
@@ -377,7 +379,7 @@ class World:
             if replay is None:
                 client.is_over = True
             else:
-                await self._driven(process, self._read_replay(client, replay), IDLE_LIMIT_S)
+                await self._driven(process, self._read_replay(client, replay), self.replay_limit_s)
 
         self._tried(follow())
 

@@ -1,3 +1,3 @@
--- KEYS: process. ARGV: milliseconds for which it counts as alive. It runs in a full store too.
+-- Mark a process as alive. KEYS: process. ARGV: milliseconds until it expires. → ALIVE
 redis.call('SET', KEYS[1], '1', 'PX', ARGV[1])
 return {'ALIVE'}
