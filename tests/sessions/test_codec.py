@@ -88,7 +88,7 @@ def test_an_export_of_any_bytes_is_a_named_error(content):
             Export.unpack(packed, IDENTITY)
 
 
-def test_ids_are_random_and_known_again_by_their_owner():
+def test_ids_are_random_and_tagged_with_their_owner():
     ids = {IDENTITY.new_id("a") for _ in range(200)}
     assert len(ids) == 200
     for one in ids:
@@ -100,7 +100,7 @@ def test_ids_are_random_and_known_again_by_their_owner():
     assert not IDENTITY.is_own("a", "é" * 34)
 
 
-def test_a_secret_is_made_once_and_read_ever_after(tmp_path):
+def test_a_secret_is_made_once_and_then_read(tmp_path):
     secret = read_secret(tmp_path / "data", None)
     assert read_secret(tmp_path / "data", None) == secret
     assert (tmp_path / "data" / "secret").stat().st_mode & 0o777 == 0o600
@@ -120,7 +120,7 @@ def test_a_secret_is_made_once_and_read_ever_after(tmp_path):
     st.sampled_from(list(OnDisconnect)),
 )
 @settings(max_examples=50)
-def test_an_order_comes_back_as_it_was(n, seed, temperature, bias, stop, mode):
+def test_a_turn_record_is_decoded_as_it_was(n, seed, temperature, bias, stop, mode):
     sampling = SamplingParams(seed, temperature, logit_bias=tuple(bias))
     request = GenerationRequest((1, 2), n, sampling, tuple(stop), top_tokens=3)
     order = TurnRecord.of(request, mode, {"prefix": "x"}, shows_prompt=True)
@@ -128,11 +128,11 @@ def test_an_order_comes_back_as_it_was(n, seed, temperature, bias, stop, mode):
     assert order.request((1, 2)) == request
 
 
-# A value unlike the default for whatever may be asked, by its type: a new field is kept, or fails.
+# A value unlike the default for each type of field: a new field is recorded, or the test fails.
 ODD = {int: 7, float: 0.25, str: "x"}
 
 
-def test_whatever_may_be_asked_is_kept():
+def test_a_turn_record_has_every_parameter():
     def odd(default):
         if default is MISSING or default is None or isinstance(default, bool):
             return 7
@@ -149,7 +149,7 @@ def test_whatever_may_be_asked_is_kept():
     assert order.request((1,)) == request
 
 
-def test_an_order_of_defaults_is_short():
+def test_a_turn_record_omits_defaults():
     request = GenerationRequest((1,), 20, SamplingParams(5, 0.8))
     order = TurnRecord.of(request, OnDisconnect.CANCEL, {})
     assert json.loads(order.to_json()) == {

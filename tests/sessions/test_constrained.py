@@ -1,4 +1,4 @@
-"""A turn with a constraint: whoever takes it over, it says what it says undisturbed."""
+"""Turns with a constraint: a process that takes one over generates the same text."""
 
 import re
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def finish(world: World, p: int = 0) -> None:
     world.check()
 
 
-def said(world: World) -> str:
+def generated(world: World) -> str:
     turn = world._found(world.keys[0]).session.turn
     return world.tokenizer.decode(world._log_now(world.keys[0])[turn.first : turn.finish])
 
@@ -55,29 +55,29 @@ def test_another_process_takes_it_over_and_the_text_is_the_same(world, undisturb
     for _ in range(bursts):
         world.work(0)
         world.flush(0)
-    before = said(world)
+    before = generated(world)
     assert len(before) < len(undisturbed)
     world.crash(0)
     world.follow(1, 0)
     finish(world, 1)
-    assert said(world) == undisturbed
+    assert generated(world) == undisturbed
     (client,) = world.clients
     assert client.is_over
     assert [TOKENS[token] for token, _ in client.seen] == list(undisturbed)
-    # The same key, on the process that has never run it, is the same answer.
+    # The same key on the process that has not run the turn gets the same response.
     world.retry(0, 0)
     assert world.clients[-1].seen == client.seen
     assert world._found(world.keys[0]).session.turn.status is TurnStatus.EOS_TOKEN
 
 
-def test_what_is_taken_over_at_its_end_ends_as_it_would_have(world):
-    """The process dies after the last token was committed and before its end was."""
-    ask = turn_request(9, seed=5, pattern="(ab|cd)*g")
-    world.begin(0, 0, ask)
+def test_a_turn_that_is_taken_over_at_its_end_gets_its_status(world):
+    """The process is killed after the last token was committed and before the end was."""
+    wanted = turn_request(9, seed=5, pattern="(ab|cd)*g")
+    world.begin(0, 0, wanted)
     live = world.clients[0].turn
     while world.processes[0].engine.work():
         pass
-    live._status, status = None, live._status  # the end is not told
+    live._status, status = None, live._status  # the end is not committed
     world.flush(0)
     assert status is TurnStatus.EOS_TOKEN
     world.crash(0)
@@ -86,7 +86,7 @@ def test_what_is_taken_over_at_its_end_ends_as_it_would_have(world):
     assert world._found(world.keys[0]).session.turn.status is TurnStatus.EOS_TOKEN
 
 
-def test_a_fork_in_the_middle_is_free_of_it(world, undisturbed):
+def test_a_fork_from_the_middle_has_no_constraint(world, undisturbed):
     world.begin(0, 0, turn_request(N, seed=5, pattern=PATTERN))
     for _ in range(3):
         world.work(0)
@@ -99,15 +99,15 @@ def test_a_fork_in_the_middle_is_free_of_it(world, undisturbed):
     assert len(free) == 40
     assert not undisturbed[position - 2 :].startswith(free)
     finish(world, 0)
-    assert said(world) == undisturbed
+    assert generated(world) == undisturbed
 
 
-def test_a_text_that_has_to_be_empty_is_a_turn_and_comes_again(world):
+def test_an_empty_completion_is_a_turn_and_is_replayed(world):
     world.begin(0, 0, turn_request(5, pattern="(ab){0}", key="one"))
     finish(world)
     key = world.keys[0]
     assert world._found(key).session.turn.status is TurnStatus.EOS_TOKEN
-    assert said(world) == ""
+    assert generated(world) == ""
 
     async def again() -> list:
         begun = await world.processes[1].begin(key, world.keyed[0][1])
@@ -123,7 +123,7 @@ def test_a_text_that_has_to_be_empty_is_a_turn_and_comes_again(world):
 @pytest.mark.parametrize(
     "source", [regex("[ab]{3}"), json_schema({"type": "object"}), choice(["ab", 'c"\n'])]
 )
-def test_an_order_keeps_what_was_asked_for(source):
+def test_a_turn_record_has_the_specification_of_its_constraint(source):
     request = turn_request(9, pattern="a").request
     object.__setattr__(request.constraint, "source", source)
     order = TurnRecord.of(request, OnDisconnect.CANCEL, {})

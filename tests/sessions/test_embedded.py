@@ -1,4 +1,4 @@
-"""The private Valkey: real processes, ended in every way that processes end."""
+"""The private Valkey: real processes, ended in every possible way."""
 
 import contextlib
 import os
@@ -38,11 +38,11 @@ for line in sys.stdin:
         print("StoreUnavailable:", error, flush=True)
 """
 
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of a parent's end")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a parent's end")
 
 
 class Parent:
-    """A process that has an EmbeddedValkey and does what it is told."""
+    """A process that has an EmbeddedValkey, and calls its methods on request."""
 
     def __init__(self, folder: Path, path: Path = ROOT) -> None:
         self.process = subprocess.Popen(
@@ -75,7 +75,7 @@ class Parent:
 
 @pytest.fixture
 def folder(tmp_path):
-    """A short path, as a user's; a Valkey that a failed test leaves in it is ended."""
+    """A short path, as a user's; a Valkey that a failed test leaves in it is killed."""
     folder = tmp_path / "v"
     yield folder
     for process in valkeys(folder):
@@ -158,7 +158,7 @@ def test_it_starts_and_answers_and_ends(folder, valkey_in):
     valkey.stop()
 
 
-def test_nobody_else_may_look(folder, valkey_in):
+def test_other_users_have_no_access(folder, valkey_in):
     folder.mkdir(mode=0o755)
     valkey_in(folder).start()
     assert mode_of(folder) == 0o700
@@ -212,7 +212,7 @@ def test_a_second_one_uses_the_first_and_does_not_end_it(folder, valkey_in):
 
 @pytest.mark.parametrize("used", [False, True])
 def test_two_that_start_at_once_end_with_one(folder, parent_in, valkey_in, used):
-    if used:  # in a fresh folder Valkey itself fails where another is about
+    if used:  # in a new folder Valkey itself fails if another one runs
         valkey_in(folder).start()
         os.kill(only_pid(folder), signal.SIGKILL)
     parents = [parent_in(folder), parent_in(folder)]
@@ -241,7 +241,7 @@ def test_a_killed_parent_s_folder_can_be_used_at_once(folder, parent_in, valkey_
         client.set("kept", "yes")
     parent.process.kill()
     valkey.start()
-    time.sleep(0.3)  # in which one that was told to end would have ended
+    time.sleep(0.3)  # in which one that got SIGTERM would have ended
     assert valkey.is_alive()
     with client_of(valkey) as client:
         assert client.get("kept") == b"yes"
@@ -249,7 +249,7 @@ def test_a_killed_parent_s_folder_can_be_used_at_once(folder, parent_in, valkey_
 
 @on_linux
 @pytest.mark.parametrize(("parent", "printed"), [(os.getpid(), "started\n"), (1, "")])
-def test_nothing_starts_for_a_parent_that_is_gone_already(parent, printed):
+def test_nothing_starts_for_a_parent_that_has_ended(parent, printed):
     bound = [sys.executable, "-I", "-S", "-c", embedded._EXEC_BOUND_TO_PARENT, str(parent)]
     done = subprocess.run(
         [*bound, "/bin/echo", "started"], capture_output=True, text=True, check=True

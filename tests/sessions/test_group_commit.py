@@ -1,4 +1,4 @@
-"""The group commit: one turn's mistake is its own."""
+"""The group commit: an internal error in one turn affects no other."""
 
 import asyncio
 
@@ -39,7 +39,7 @@ class Agreeing:
         return [("COMMITTED", 1)] * len(entries)
 
 
-async def test_a_mistake_in_one_turn_ends_that_one_alone(caplog):
+async def test_an_internal_error_in_one_turn_ends_that_one_only(caplog):
     ledger = GroupCommit(Agreeing())
     running = asyncio.create_task(ledger.run())
     scribes = [Scribe("a"), Scribe("b", "entry"), Scribe("c", "committed"), Scribe("d")]

@@ -1,4 +1,4 @@
-"""The session protocol over a real store, under every fault that a test can make by hand."""
+"""The session protocol over a real store, under random sequences of faults."""
 
 import contextlib
 from dataclasses import replace
@@ -73,12 +73,12 @@ def test_every_promise_holds_in_every_story(store, alike, n):
 
 
 @pytest.mark.parametrize("n", BUDGETS)
-def test_the_log_is_one_writers_even_where_processes_compute_differently(valkey, drifting, n):
+def test_a_log_has_one_writer_even_if_processes_compute_differently(valkey, drifting, n):
     run_stories(lambda story: run_story(valkey, drifting, story), n)
 
 
 class SendsFirst(GroupCommit):
-    """A ledger that sends before it commits."""
+    """A group commit that sends before it commits."""
 
     async def flush(self) -> None:
         for writer in list(self._sources):
@@ -141,7 +141,7 @@ def test_sending_before_the_commit_is_found(valkey, alike):
 
 
 def taken_over_while_stalled(valkey, drifting, scripts=None) -> None:
-    """Turns of two processes that both think them theirs, and compute a little differently."""
+    """Turns that two processes run at once, which compute slightly differently."""
     for seed in range(20):
         world = World(valkey, drifting, scripts, config=IMPATIENT, replay_limit_s=IDLE_LIMIT_S)
         try:
@@ -159,7 +159,7 @@ def taken_over_while_stalled(valkey, drifting, scripts=None) -> None:
             world.close()
 
 
-def test_of_two_processes_that_run_one_turn_only_the_later_writes(valkey, drifting):
+def test_of_two_processes_that_run_one_turn_only_the_later_one_writes(valkey, drifting):
     taken_over_while_stalled(valkey, drifting)
     scripts = mutated("commit", "if r.nonce ~= nonce then", "if false then")
     with pytest.raises(AssertionError, match="two writers"):

@@ -1,4 +1,4 @@
-"""The way to the store: one connection for many, bounded waits, and replies to their callers."""
+"""The connection to the store: pipelined calls, bounded waits, and replies to their callers."""
 
 import asyncio
 import os
@@ -39,7 +39,7 @@ async def link(store):
     await asyncio.sleep(0.01)
 
 
-async def test_every_caller_gets_its_own_reply_whoever_leaves(wire):
+async def test_every_caller_gets_its_own_reply_if_others_are_cancelled(wire):
     """A cancelled call must not shift the others' replies (ChatGPT's incident of March 2023)."""
     chance = random.Random(1)
 
@@ -90,13 +90,13 @@ async def test_each_new_connection_begins_with_the_greeting(store, link):
     assert store.client.exists("greeted") == 1
 
 
-async def test_a_script_that_the_store_has_forgotten_is_sent_again(store, link):
+async def test_a_script_that_the_store_lacks_is_loaded_again(store, link):
     await link.execute("PING")
     store.client.script_flush()
     assert await link.call("delete", ["nothing"], [1]) == [b"NOT_FOUND"]
 
 
-async def test_nobody_there_is_unavailable_in_bounded_time(tmp_path):
+async def test_no_server_is_unavailable_in_bounded_time(tmp_path):
     for url in (f"unix://{tmp_path}/none", "redis://127.0.0.1:1/0"):
         began = time.monotonic()
         with pytest.raises(StoreUnavailable):
@@ -104,7 +104,7 @@ async def test_nobody_there_is_unavailable_in_bounded_time(tmp_path):
         assert time.monotonic() - began < CONFIG.call_timeout_s + 3
 
 
-async def test_a_wrong_password_is_said_so(store, caplog):
+async def test_a_wrong_password_is_unavailable_and_not_logged(store, caplog):
     store.client.config_set("requirepass", "right")
     try:
         with pytest.raises(StoreUnavailable):
@@ -118,7 +118,7 @@ async def test_a_wrong_password_is_said_so(store, caplog):
     assert "right" not in caplog.text
 
 
-async def test_a_full_store_is_full_for_what_writes_and_open_for_what_reads(store, link):
+async def test_a_full_store_refuses_writes_and_serves_reads(store, link):
     fields = ["model", "m", "tail", "t", "base", 0, "chain", "", "width", 1, "position", 0]
     fields += ["snapshot", "", "shared", 0, "holder", "", "active", "", "first", 0, "finish", 0]
     await link.call("create", ["s"], ["n", 100, b"", b"", *fields])
@@ -171,7 +171,7 @@ def test_what_a_store_may_be(change, error):
     assert isinstance(raised.value, CarouselError)
 
 
-async def test_every_script_compiles_and_holds_no_clients_text(wire):
+async def test_every_script_compiles_and_evaluates_no_text(wire):
     for name, text in read_scripts().items():
         assert not isinstance(await wire.call("SCRIPT", "LOAD", text), ReplyError), name
         assert "loadstring" not in text

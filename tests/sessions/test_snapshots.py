@@ -1,4 +1,4 @@
-"""How far back a state lies: what a crash, a rewind or a stop string has to compute again."""
+"""Distances of snapshots: what has to be computed again after a crash, rewind or stop string."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -45,7 +45,7 @@ def run(world: World, n: int, flushes: int = 10**6) -> list[int]:
     return given
 
 
-def test_a_turn_goes_on_from_its_end_without_computing_anything_again(world):
+def test_a_turn_continues_the_last_one_without_computing_anything_again(world):
     run(world, 300)
     assert run(world, 10) == [1]
     world.crash(0)
@@ -63,7 +63,7 @@ def test_a_crash_costs_the_distance_of_snapshots_at_most(world):
 
 
 @pytest.mark.parametrize("to", [0, 1, 2, 3, 99, 100, 101, 250, 333, 400, 498, 501])
-def test_a_rewind_costs_the_distance_of_marks_at_most(world, to):
+def test_a_rewind_costs_the_distance_of_retained_snapshots_at_most(world, to):
     run(world, 500)
     if to == 0:
         world.append(0, 0, (1, 2))
@@ -75,8 +75,8 @@ def test_a_rewind_costs_the_distance_of_marks_at_most(world, to):
     assert run(world, 20) == [1]
 
 
-def test_marks_of_what_was_cut_off_are_not_used(world):
-    """A rewind to 120, other words, then a rewind to where the old words had left a mark."""
+def test_retained_snapshots_of_a_truncated_log_are_not_used(world):
+    """Rewind, generate other tokens, rewind to a retained snapshot of the first ones."""
     run(world, 500)
     for to in (120, 180, 250, 230, 210):
         world.rewind(0, 0, to)
@@ -88,7 +88,7 @@ def test_marks_of_what_was_cut_off_are_not_used(world):
     run(world, 30)
 
 
-def test_a_fork_of_the_past_uses_the_marks_of_its_parent(world):
+def test_a_fork_of_an_earlier_position_uses_its_parents_retained_snapshots(world):
     run(world, 500)
     world.fork(0, 0, 320, "same")
     world.keys.reverse()
@@ -96,7 +96,7 @@ def test_a_fork_of_the_past_uses_the_marks_of_its_parent(world):
     assert again <= RETAIN_EVERY + 2 * SNAPSHOT_EVERY + BURST
 
 
-def test_a_damaged_or_missing_snapshot_is_made_again_from_the_log(world):
+def test_a_damaged_or_missing_snapshot_is_computed_again_from_the_log(world):
     run(world, 250)
     (name,) = world.valkey.client.keys("carousel:state:*")
     whole = world.valkey.client.get(name)
@@ -114,10 +114,10 @@ def test_a_damaged_or_missing_snapshot_is_made_again_from_the_log(world):
         world.check()
 
 
-def test_what_penalties_look_at_reaches_across_turns_and_processes(world):
+def test_the_penalty_window_spans_turns_and_processes(world):
     asks = [turn_request(n, seed=5, penalty=1.5) for n in (30, 1, 45)]
-    for ask in asks:
-        world.begin(0, 0, ask)
+    for wanted in asks:
+        world.begin(0, 0, wanted)
         while world.processes[0].engine.work():
             world.flush(0)
         world.crash(0)
@@ -127,17 +127,17 @@ def test_what_penalties_look_at_reaches_across_turns_and_processes(world):
     assert world._log_now(world.keys[0]) == [1, 2, *alone.seen[0].tokens]
 
 
-def test_a_mark_beyond_a_cut_is_not_used_even_where_it_is_the_only_one(world):
+def test_a_retained_snapshot_after_a_rewind_position_is_not_used(world):
     run(world, 500)
-    world.rewind(0, 0, 102)  # the mark that the first turn left lies a little later
+    world.rewind(0, 0, 102)  # the first turn's retained snapshot is a little later
     world.begin(0, 0, turn_request(10, prompt=[3] * 60, seed=9))
     world.crash(0)
     run(world, 20)
     run(world, 20)
 
 
-def test_nothing_in_the_store_lives_for_ever(world):
-    """Also where a process dies between a fork's first tokens and the end of its turn."""
+def test_every_key_in_the_store_expires(world):
+    """Also if a process is killed between a fork's first tokens and the end of its turn."""
     run(world, 300)
     world.fork(0, 0, None, "derive")
     world.keys.reverse()
@@ -151,8 +151,8 @@ def test_nothing_in_the_store_lives_for_ever(world):
     assert [key for key in keys if world.valkey.client.ttl(key) < 0] == []
 
 
-def test_a_text_that_is_fed_leaves_snapshots_and_marks_too(world):
-    """So a crash while it is fed costs as little, and so does a fork into its middle."""
+def test_a_text_that_is_fed_leaves_snapshots_and_retains_some(world):
+    """So a crash while it is fed costs as little, and so does a fork from its middle."""
     text = tuple(i % 7 for i in range(1_000))
     world.begin(0, 0, turn_request(5, prompt=text))
     for _ in range(12):

@@ -1,4 +1,4 @@
-"""What the store keeps of a session, for how long, and of which session that was called so."""
+"""What the store has of a session, for how long, and for which incarnation of its id."""
 
 import asyncio
 import shutil
@@ -46,8 +46,8 @@ def make(world: World, p: int, seed: int = 1) -> None:
     world.do(process.records.create("", process.model, KEY.id, seed=seed))
 
 
-def begin(world: World, p: int, ask: TurnRequest) -> RunningTurn | Replay:
-    return world.do(world.processes[p].begin(KEY, ask))
+def begin(world: World, p: int, wanted: TurnRequest) -> RunningTurn | Replay:
+    return world.do(world.processes[p].begin(KEY, wanted))
 
 
 def flush(world: World, p: int) -> None:
@@ -60,7 +60,7 @@ def drive(world: World, p: int) -> None:
 
 
 def begun(world: World, n: int = 400) -> RunningTurn:
-    """A turn of process 0 that has said something and more in store."""
+    """A running turn of process 0, with committed tokens and with uncommitted ones."""
     turn = begin(world, 0, turn_request(n, prompt=(1, 2)))
     world.work(0)
     flush(world, 0)
@@ -77,10 +77,10 @@ def record(world: World) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in fields.items()}
 
 
-# -- sessions of one name
+# -- incarnations of one id
 
 
-def test_a_turn_of_a_deleted_session_has_no_say_in_the_next(world):
+def test_a_turn_of_a_deleted_session_changes_nothing_in_the_next_incarnation(world):
     make(world, 0)
     begun(world)
     delete(world, 1)
@@ -92,7 +92,7 @@ def test_a_turn_of_a_deleted_session_has_no_say_in_the_next(world):
 
 
 def seed_of_the_next(world: World, p: int) -> int:
-    """Of the session that a turn is asked of."""
+    """The seed of the session in which a turn begins."""
     process = world.processes[p]
 
     async def begin(session: Session) -> int:
@@ -102,7 +102,7 @@ def seed_of_the_next(world: World, p: int) -> int:
     return world.do(process.records.with_session(KEY, begin))
 
 
-def test_what_is_hot_of_a_deleted_session_is_not_the_nexts(world):
+def test_a_cached_state_of_a_deleted_session_is_not_used(world):
     make(world, 0)
     begin(world, 0, turn_request(5, prompt=(1, 2)))
     drive(world, 0)
@@ -111,7 +111,7 @@ def test_what_is_hot_of_a_deleted_session_is_not_the_nexts(world):
     assert seed_of_the_next(world, 0) == 2
 
 
-def test_what_is_hot_of_an_expired_session_is_not_the_nexts(world):
+def test_a_cached_state_of_an_expired_session_is_not_used(world):
     make(world, 0)
     begin(world, 0, turn_request(5, prompt=(1, 2)))
     drive(world, 0)
@@ -120,7 +120,7 @@ def test_what_is_hot_of_an_expired_session_is_not_the_nexts(world):
     assert seed_of_the_next(world, 0) == 2
 
 
-def test_a_text_is_read_by_the_model_that_has_said_it(world):
+def test_a_text_is_read_with_the_model_of_its_session(world):
     make(world, 0)
     begin(world, 0, turn_request(5, prompt=(1, 2)))
     drive(world, 0)
@@ -134,7 +134,7 @@ def test_a_text_is_read_by_the_model_that_has_said_it(world):
             world.do(reading)
 
 
-def test_a_key_of_a_deleted_session_begins_a_turn_of_the_next(world):
+def test_an_idempotency_key_of_a_deleted_session_begins_a_new_turn(world):
     make(world, 0)
     begin(world, 0, turn_request(5, prompt=(1, 2), key="k"))
     delete(world, 0)
@@ -148,7 +148,7 @@ def test_a_key_of_a_deleted_session_begins_a_turn_of_the_next(world):
     assert again.turn.number == 2
 
 
-def test_a_waiting_turn_hears_that_its_session_is_gone(world):
+def test_a_waiting_turn_ends_when_its_session_is_deleted(world):
     make(world, 0)
     turn = begin(world, 0, turn_request(5, prompt=(1, 2)))
     delete(world, 0)
@@ -158,7 +158,7 @@ def test_a_waiting_turn_hears_that_its_session_is_gone(world):
         world.do(anext(turn.stream))
 
 
-def test_a_replay_does_not_go_on_with_the_next_session(world):
+def test_a_replay_ends_with_its_incarnation(world):
     make(world, 0)
     begun(world)
     followed = world.do(world.processes[1].turns.follow(KEY, world.processes[1].model, None))
@@ -174,7 +174,7 @@ def test_a_replay_does_not_go_on_with_the_next_session(world):
         world.do(world._driven(world.processes[1], read(), 0.5))
 
 
-# -- after a power cut
+# -- after a power loss
 
 
 def a_store(valkey: OwnValkey, name: str) -> Store:
@@ -216,7 +216,7 @@ def lose_writes_since(valkey: OwnValkey, saved: Path) -> None:
     shutil.copytree(saved, valkey.folder / "appendonlydir")
 
 
-async def test_a_turn_whose_beginning_was_lost_has_no_say(valkey, tmp_path):
+async def test_a_turn_whose_begin_was_lost_is_fenced_off(valkey, tmp_path):
     one, two = a_store(valkey, "one"), a_store(valkey, "two")
     incarnation = await a_session(one)
     save(valkey, tmp_path / "saved")
@@ -230,10 +230,10 @@ async def test_a_turn_whose_beginning_was_lost_has_no_say(valkey, tmp_path):
 
 
 @pytest.mark.parametrize("is_of_an_earlier_run", [False, True])
-async def test_a_beginning_that_waited_for_the_store_is_of_a_new_epoch(
+async def test_a_begin_that_waited_for_a_restart_has_a_new_epoch(
     valkey, tmp_path, is_of_an_earlier_run
 ):
-    """Also where the beginning that was lost had raised the epoch itself."""
+    """Also if the lost begin had raised the epoch itself."""
     one = a_store(valkey, "one")
     incarnation = await a_session(one)
     if is_of_an_earlier_run:
@@ -249,7 +249,7 @@ async def test_a_beginning_that_waited_for_the_store_is_of_a_new_epoch(
     await close(one)
 
 
-def test_events_of_a_turn_that_was_lost_are_not_there(world):
+def test_a_lost_turn_has_no_events(world):
     make(world, 0)
     process = world.processes[0]
     assert world.do(process.turns.follow(KEY, process.model, None)) is None
@@ -257,7 +257,7 @@ def test_events_of_a_turn_that_was_lost_are_not_there(world):
         world.do(process.turns.follow(KEY, process.model, EventId(0, 1, 500)))
 
 
-# -- what is refused changes nothing
+# -- refusals and releases
 
 
 def test_a_refused_turn_leaves_one_that_can_be_resumed(world):
@@ -272,7 +272,7 @@ def test_a_refused_turn_leaves_one_that_can_be_resumed(world):
     assert world.processes[1].registry._to_release == set()
 
 
-def test_a_beginning_that_comes_after_its_release_does_not_stick(world):
+def test_a_begin_that_arrives_after_its_release_is_released_again(world):
     make(world, 0)
     process = world.processes[0]
 
@@ -289,13 +289,13 @@ def test_a_beginning_that_comes_after_its_release_does_not_stick(world):
     with pytest.raises(SessionBusy):
         begin(world, 0, turn_request(4))
     world.do(process.beat())
-    with pytest.raises(SessionBusy):  # a turn that does run here is not let go
+    with pytest.raises(SessionBusy):  # a turn that runs here is not released
         begin(world, 0, turn_request(4))
     drive(world, 0)
     assert turn._status is TurnStatus.LENGTH
 
 
-def test_a_take_over_of_a_turn_that_nobody_can_tell_ends_it(world):
+def test_a_take_over_without_a_turn_record_ends_the_turn(world):
     make(world, 0)
     begun(world)
     world.crash(0)
@@ -326,11 +326,11 @@ def cancel(world: World, p: int, turn: int | None = None) -> None:
 
 
 @pytest.mark.parametrize("p", [0, 1])
-def test_a_turn_is_cancelled_from_any_process_at_what_it_had_committed(world, p):
+def test_a_turn_is_cancelled_from_any_process_at_its_committed_tokens(world, p):
     make(world, 0)
     turn = begun(world, 4_000)
     if p == 0:
-        flush(world, 0)  # which would come before the cancellation
+        flush(world, 0)  # it would be committed before the cancellation
     position = int(record(world)["position"])
     cancel(world, p)
     flush(world, 0)
@@ -341,7 +341,7 @@ def test_a_turn_is_cancelled_from_any_process_at_what_it_had_committed(world, p)
         world.do(read_to_the_end(turn))
     later = begin(world, 1, turn_request(4))
     cancel(world, 0, turn=1)
-    world.do(world.processes[0].store.cancel(KEY, turn.session.turn))  # a call that comes late
+    world.do(world.processes[0].store.cancel(KEY, turn.session.turn))  # a late call
     assert record(world)["active"] == "turn", "only the turn that was meant"
     drive(world, 1)
     assert later._status is TurnStatus.LENGTH
@@ -357,10 +357,10 @@ def test_a_turn_that_nobody_runs_is_cancelled(world):
     assert record(world)["status"] == "cancelled"
 
 
-# -- how long it lives
+# -- expiry
 
 
-def test_a_turn_keeps_its_session_whether_it_has_news_or_not(world):
+def test_a_turn_refreshes_the_expiry_with_and_without_new_tokens(world):
     make(world, 0)
     begin(world, 0, turn_request(4_000, prompt=(1, 2)))
     client, name = world.valkey.client, f"carousel:session:{KEY}"
@@ -376,7 +376,7 @@ def test_a_turn_keeps_its_session_whether_it_has_news_or_not(world):
         assert min(client.ttl(kind) for kind in (name, f"carousel:request:{KEY}", log)) > 1_000
 
 
-async def test_who_looks_often_writes_nothing(valkey):
+async def test_frequent_reads_write_nothing(valkey):
     one = a_store(valkey, "one")
     await a_session(one)
     before = valkey.client.info("persistence")["aof_current_size"]
@@ -418,15 +418,15 @@ def lengthen(world: World, times: int) -> None:
 
 def test_a_retry_survives_the_copying_of_a_long_chain(world):
     make(world, 0)
-    ask = turn_request(5, prompt=(1, 2), key="k")
-    begin(world, 0, ask)
+    wanted = turn_request(5, prompt=(1, 2), key="k")
+    begin(world, 0, wanted)
     drive(world, 0)
     lengthen(world, 14)
     assert len(record(world)["chain"].split(",")) < 12
-    assert isinstance(begin(world, 0, ask), Replay)
+    assert isinstance(begin(world, 0, wanted), Replay)
 
 
-def test_forks_of_a_long_chain_share_one_copy_and_its_marks(close_snapshots):
+def test_forks_of_a_long_chain_share_one_copy_and_its_retained_snapshots(close_snapshots):
     world = close_snapshots
     make(world, 0)
     begin(world, 0, turn_request(700, prompt=(1, 2)))
@@ -436,19 +436,19 @@ def test_forks_of_a_long_chain_share_one_copy_and_its_marks(close_snapshots):
     drive(world, 0)
     client = world.valkey.client
     assert record(world)["chain"].count(",") == 11
-    said = world._log_now(KEY)
+    generated = world._log_now(KEY)
     client.delete(f"carousel:state:{record(world)['snapshot']}")
     for _ in range(3):
         world.do(world.processes[0].records.fork(KEY, 1, None, "derive"))
-    assert sum(client.strlen(log) for log in client.keys("carousel:log:*")) == len(said)
-    assert world._log_now(KEY) == said
+    assert sum(client.strlen(log) for log in client.keys("carousel:log:*")) == len(generated)
+    assert world._log_now(KEY) == generated
     assert len(client.keys("carousel:mark:*")) == 7
     packed = world.do(world.processes[0].store.state_before(KEY, 500, latest_is_damaged=True))
     assert len(packed) > 0
 
 
 @pytest.mark.parametrize("to", [0, 150])
-def test_marks_go_with_what_is_rewound_or_deleted(close_snapshots, to):
+def test_retained_snapshots_are_deleted_with_their_part_of_the_log(close_snapshots, to):
     world = close_snapshots
     make(world, 0)
     for _ in range(3):
@@ -461,17 +461,17 @@ def test_marks_go_with_what_is_rewound_or_deleted(close_snapshots, to):
     assert world.valkey.client.keys("carousel:mark:*") == []
 
 
-# -- who follows
+# -- readers
 
 
 def test_a_replay_never_shows_the_next_turns_prompt(world):
-    """Between finding a turn and reading it on, it ends and another one begins."""
+    """Between two reads of the replay the turn ends and another one begins."""
     make(world, 0)
     begin(world, 0, turn_request(40, prompt=(1, 2)))
     world.work(0)
     flush(world, 0)
     one, other = world.processes
-    call, reads, said = other.store._client.call, [], []
+    call, reads, generated = other.store._client.call, [], []
 
     async def slow(script, *args):
         reads.append(script)
@@ -483,21 +483,21 @@ def test_a_replay_never_shows_the_next_turns_prompt(world):
 
     async def read() -> None:
         async for chunk in await other.turns.follow(KEY, other.model, None):
-            said.extend(chunk.tokens)
+            generated.extend(chunk.tokens)
 
     other.store._client.call = slow
     with pytest.raises(PositionMismatch):
         world.do(world._driven(other, read(), 0.5))
-    assert said == world._log_now(KEY)[2:42][: len(said)]
+    assert generated == world._log_now(KEY)[2:42][: len(generated)]
 
 
-def test_a_turn_goes_on_while_anybody_here_reads_it(world):
+def test_a_turn_continues_while_it_has_a_reader_on_its_process(world):
     make(world, 0)
-    ask = turn_request(4_000, prompt=(1, 2), key="k")
-    turn = begin(world, 0, ask)
+    wanted = turn_request(4_000, prompt=(1, 2), key="k")
+    turn = begin(world, 0, wanted)
     world.work(0)
     flush(world, 0)
-    followers = [begin(world, 0, ask) for _ in range(2)]
+    followers = [begin(world, 0, wanted) for _ in range(2)]
     turn.stream.cancel()
     followers[0].cancel()
     followers[0].cancel()
@@ -506,12 +506,12 @@ def test_a_turn_goes_on_while_anybody_here_reads_it(world):
     assert turn._status is TurnStatus.CANCELLED
 
 
-def test_a_replay_that_nobody_reads_stops_computing(world):
+def test_a_cancelled_replay_stops_computing(world):
     make(world, 0)
-    ask = turn_request(4_000, prompt=(1, 2), key="k")
-    begin(world, 0, ask)
+    wanted = turn_request(4_000, prompt=(1, 2), key="k")
+    begin(world, 0, wanted)
     drive(world, 0)
-    followed, seen = begin(world, 0, ask), []
+    followed, seen = begin(world, 0, wanted), []
 
     async def read() -> None:
         async for chunk in followed:

@@ -145,7 +145,7 @@ class Client:
     """A client of a turn, and the tokens that it has received, in order."""
 
     key: SessionKey
-    ask: TurnRequest
+    wanted: TurnRequest
     turn: RunningTurn | None = None
     number: tuple[int, int] | None = None  # epoch and turn, once known
     first: int = 0
@@ -174,9 +174,9 @@ class Process:
         )
         self.is_zombie = False
 
-    async def begin(self, key: SessionKey, ask: TurnRequest) -> RunningTurn | Replay:
+    async def begin(self, key: SessionKey, wanted: TurnRequest) -> RunningTurn | Replay:
         async def begin(session: Session) -> RunningTurn | Replay:
-            return await self.turns.begin(session, self.model, ask)
+            return await self.turns.begin(session, self.model, wanted)
 
         return await self.records.with_session(key, begin)
 
@@ -263,14 +263,14 @@ class World:
 
         self._tried(append())
 
-    def begin(self, p: int, s: int, ask: TurnRequest) -> None:
+    def begin(self, p: int, s: int, wanted: TurnRequest) -> None:
         process = self.processes[p]
-        client = Client(self.keys[s], ask)
-        if ask.idempotency is not None:
-            self.keyed.append((s, ask))
+        client = Client(self.keys[s], wanted)
+        if wanted.idempotency is not None:
+            self.keyed.append((s, wanted))
 
         async def begin() -> None:
-            begun = await process.begin(client.key, ask)
+            begun = await process.begin(client.key, wanted)
             if isinstance(begun, Replay):
                 client.number = (begun.turn.epoch, begun.turn.number)
                 client.first = begun.turn.first
@@ -287,9 +287,9 @@ class World:
         self._tried(begin())
 
     def _note_key(self, client: Client) -> None:
-        if client.ask.idempotency is not None:
+        if client.wanted.idempotency is not None:
             known = self.turns_by_key.setdefault(
-                (client.key, client.ask.idempotency.key), client.number
+                (client.key, client.wanted.idempotency.key), client.number
             )
             assert known == client.number, "one key, two turns"
 
@@ -525,15 +525,17 @@ class World:
         ):
             return
         order = TurnRecord.from_json(found.record)
-        said = log[turn.first : turn.finish]
+        generated = log[turn.first : turn.finish]
         drawn, reason = self.reference.turn(found.record, tuple(log[: turn.first]))
-        assert said == drawn[: len(said)], "not what the turn generates without interruption"
+        assert generated == drawn[: len(generated)], (
+            "not what the turn generates without interruption"
+        )
         is_late = order.bare.deadline_s is not None and turn.status is TurnStatus.LENGTH
         if (
             turn.status in {TurnStatus.EOS_TOKEN, TurnStatus.LENGTH, TurnStatus.STOP_SEQUENCE}
             and not is_late
         ):
-            assert len(said) == len(drawn), "ended before its end"
+            assert len(generated) == len(drawn), "ended before its end"
             assert turn.status.value == reason
 
     def _check_snapshot(self, key: SessionKey, log: list[int]) -> None:
