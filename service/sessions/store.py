@@ -186,17 +186,12 @@ class Store:
 
     async def session(self, key: SessionKey) -> Session:
         """Read a session without its tokens."""
-        return (await self._read(key, 0, 0)).session
+        return (await self.read(key, 0, 0)).session
 
-    async def read(self, key: SessionKey, first: int = 0, last: int | None = None) -> StoredTurn:
-        """Read a session and its log's tokens from `first` to `last`."""
-        return await self._read(key, first, last)
-
-    async def read_turn(self, key: SessionKey) -> StoredTurn:
-        """Read a session and its last turn's completion."""
-        return await self._read(key, None, None)
-
-    async def _read(self, key: SessionKey, first: int | None, last: int | None) -> StoredTurn:
+    async def read(
+        self, key: SessionKey, first: int | None = 0, last: int | None = None
+    ) -> StoredTurn:
+        """Read a session and its log from `first` to `last`; from None: its last completion."""
         limits: list[Value] = ["" if limit is None else limit for limit in (first, last)]
         reply = await self._call("read", key, limits, b"FOUND")
         session, tokens = session_of(key, reply[1]), reply[4]

@@ -95,7 +95,7 @@ class Turns:
             PositionMismatch: the event is not of the last turn, or its log was cut.
 
         """
-        found = await self._store.read_turn(key)
+        found = await self._store.read(key, None)
         session, turn = found.session, found.session.turn
         model.check(session)
         if after is not None and (after.epoch, after.turn) != (turn.epoch, turn.number):

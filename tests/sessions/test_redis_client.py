@@ -24,7 +24,7 @@ INFO = "redis_version:7.2.4\nloading:0\nrole:master\nmaxmemory_policy:noeviction
 
 
 @pytest.fixture
-async def wire(store):
+async def connection(store):
     opened = await open_connection(store.url, CONFIG.answer_timeout_s)
     yield opened
     opened.close()
@@ -32,68 +32,68 @@ async def wire(store):
 
 
 @pytest.fixture
-async def link(store):
+async def client(store):
     made = ScriptClient(store.url, CONFIG)
     yield made
     await made.close()
     await asyncio.sleep(0.01)
 
 
-async def test_every_caller_gets_its_own_reply_if_others_are_cancelled(wire):
+async def test_every_caller_gets_its_own_reply_if_others_are_cancelled(connection):
     """A cancelled call must not shift the others' replies (ChatGPT's incident of March 2023)."""
     chance = random.Random(1)
 
     async def echo(i: int) -> None:
-        assert await wire.call("ECHO", str(i)) == str(i).encode()
+        assert await connection.call("ECHO", str(i)) == str(i).encode()
 
     async def leave(i: int) -> None:
-        future = wire.call("ECHO", str(i))
+        future = connection.call("ECHO", str(i))
         await asyncio.sleep(chance.random() / 1e4)
         future.cancel()
 
     for _ in range(20):
         actions = [echo(i) if chance.random() < 0.6 else leave(i) for i in range(50)]
         await asyncio.gather(*actions)
-    assert wire.is_open
+    assert connection.is_open
 
 
-async def test_a_store_that_hangs_fails_every_call_in_bounded_time(store, link):
-    await link.execute("PING")
+async def test_a_store_that_hangs_fails_every_call_in_bounded_time(store, client):
+    await client.execute("PING")
     pid = store._process.pid
     os.kill(pid, signal.SIGSTOP)
     try:
         began = time.monotonic()
-        calls = [link.execute("PING") for _ in range(100)]
+        calls = [client.execute("PING") for _ in range(100)]
         replies = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(reply, StoreUnavailable) for reply in replies)
         assert time.monotonic() - began < CONFIG.call_timeout_s + 3
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert await link.execute("PING") == b"PONG"
+    assert await client.execute("PING") == b"PONG"
 
 
-async def test_a_store_that_comes_back_is_used_again_and_named_anew(store, link):
-    await link.execute("PING")
-    before = link.run_id
+async def test_a_store_that_comes_back_is_used_again_and_named_anew(store, client):
+    await client.execute("PING")
+    before = client.run_id
     store.restart()
-    assert await link.execute("PING") == b"PONG"
-    assert link.run_id not in {"", before}
+    assert await client.execute("PING") == b"PONG"
+    assert client.run_id not in {"", before}
 
 
-async def test_each_new_connection_begins_with_the_greeting(store, link):
-    link.greeting = ("SET", "greeted", "1")
-    await link.execute("PING")
+async def test_each_new_connection_begins_with_the_greeting(store, client):
+    client.greeting = ("SET", "greeted", "1")
+    await client.execute("PING")
     store.client.flushall()
     store.client.client_kill_filter(_type="normal", skipme=True)
     await asyncio.sleep(0.1)
-    await link.execute("PING")
+    await client.execute("PING")
     assert store.client.exists("greeted") == 1
 
 
-async def test_a_script_that_the_store_lacks_is_loaded_again(store, link):
-    await link.execute("PING")
+async def test_a_script_that_the_store_lacks_is_loaded_again(store, client):
+    await client.execute("PING")
     store.client.script_flush()
-    assert await link.call("delete", ["nothing"], [1]) == [b"NOT_FOUND"]
+    assert await client.call("delete", ["nothing"], [1]) == [b"NOT_FOUND"]
 
 
 async def test_no_server_is_unavailable_in_bounded_time(tmp_path):
@@ -118,27 +118,27 @@ async def test_a_wrong_password_is_unavailable_and_not_logged(store, caplog):
     assert "right" not in caplog.text
 
 
-async def test_a_full_store_refuses_writes_and_serves_reads(store, link):
+async def test_a_full_store_refuses_writes_and_serves_reads(store, client):
     fields = ["model", "m", "tail", "t", "base", 0, "chain", "", "width", 1, "position", 0]
     fields += ["snapshot", "", "shared", 0, "holder", "", "active", "", "first", 0, "finish", 0]
-    await link.call("create", ["s"], ["n", 100, b"", b"", *fields])
+    await client.call("create", ["s"], ["n", 100, b"", b"", *fields])
     store.client.config_set("maxmemory", 1)
     try:
         with pytest.raises(StoreFull):
-            await link.call("create", ["k"], ["n", 100, b"", b"", *fields])
-        assert (await link.call("read", ["s"], [0, ""]))[0] == b"FOUND"
-        assert await link.call("delete", ["s"], [1]) == [b"DELETED"]
+            await client.call("create", ["k"], ["n", 100, b"", b"", *fields])
+        assert (await client.call("read", ["s"], [0, ""]))[0] == b"FOUND"
+        assert await client.call("delete", ["s"], [1]) == [b"DELETED"]
     finally:
         store.client.config_set("maxmemory", 0)
     assert store.client.exists("k") == 0
 
 
-async def test_a_replica_is_not_even_read_from(store, link):
-    await link.execute("PING")
+async def test_a_replica_is_not_even_read_from(store, client):
+    await client.execute("PING")
     store.client.replicaof("127.0.0.1", 1)
     try:
         with pytest.raises(StoreUnavailable, match="replica"):
-            await link.call("read", ["s"], [0, ""])
+            await client.call("read", ["s"], [0, ""])
         with pytest.raises(StoreUnavailable, match="replica"):
             await ScriptClient(store.url, CONFIG).execute("PING")
     finally:
@@ -171,7 +171,7 @@ def test_what_a_store_may_be(change, error):
     assert isinstance(raised.value, CarouselError)
 
 
-async def test_every_script_compiles_and_evaluates_no_text(wire):
+async def test_every_script_compiles_and_evaluates_no_text(connection):
     for name, text in read_scripts().items():
-        assert not isinstance(await wire.call("SCRIPT", "LOAD", text), ReplyError), name
+        assert not isinstance(await connection.call("SCRIPT", "LOAD", text), ReplyError), name
         assert "loadstring" not in text

