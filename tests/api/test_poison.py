@@ -6,7 +6,7 @@ import socket
 import pytest
 from pydantic import ValidationError
 
-from service.api.bodies import GenerateBody
+from service.api.tgi.schemas import GenerateBody
 
 DEEP = "[" * 100_000
 HUGE = "9" * 5_000

@@ -1,4 +1,4 @@
-"""GET /v1/models: what may be named in `model`."""
+"""GET /v1/models: the names that `model` may have."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1/models", tags=["openai"])
 
 
 class ModelReply(BaseModel):
-    """A model or an alias of one; `root` is the version that it stands for."""
+    """A model or an alias; `root` is its version."""
 
     id: str
     object: Literal["model"] = "model"
@@ -23,19 +23,19 @@ class ModelReply(BaseModel):
     owned_by: Literal["carousel"] = "carousel"
     root: str
     parent: None = None
-    max_model_len: None = None  # a recurrent model's memory has no length
+    max_model_len: None = None  # a recurrent state has no maximum length
     digest: str
     vocabulary_size: int
 
 
 class ModelWithVocabularyReply(ModelReply):
-    """A model, and its tokens by their ids: what `logit_bias` and prompts of ids mean."""
+    """A model with the text of each token id, as `logit_bias` and prompts of ids need it."""
 
     vocabulary: list[str]
 
 
 class ModelsReply(BaseModel):
-    """Every model that is loaded, the default one first, then the aliases."""
+    """All loaded models, the default one first, and the aliases."""
 
     object: Literal["list"] = "list"
     data: list[ModelReply]
@@ -43,24 +43,24 @@ class ModelsReply(BaseModel):
 
 @router.get("")
 async def every(request: Request) -> ModelsReply:
-    """What may be named in `model` now."""
-    serving = get_state(request)
+    """List the loaded models and their aliases."""
+    state = get_state(request)
     return ModelsReply(
-        data=[ModelReply(**_row(name, model)) for name, model in _names(serving)],
+        data=[ModelReply(**_row(name, model)) for name, model in _names(state)],
     )
 
 
 @router.get("/{name}")
 async def one(request: Request, name: str) -> ModelWithVocabularyReply:
-    """One model, with its vocabulary."""
+    """Return a model with its vocabulary."""
     with about("model"):
         model = get_state(request).get(name)
     return ModelWithVocabularyReply(**_row(name, model), vocabulary=list(model.tokenizer.tokens))
 
 
-def _names(serving: AppState) -> Iterator[tuple[str, ServedModel]]:
-    aliases = serving.registry.aliases
-    loaded = {model.ref: model for model in serving.registry.loaded()}
+def _names(state: AppState) -> Iterator[tuple[str, ServedModel]]:
+    aliases = state.registry.aliases
+    loaded = {model.ref: model for model in state.registry.loaded()}
     default = aliases.get(DEFAULT_ALIAS)
     for ref in sorted(loaded, key=lambda ref: (ref != default, ref)):
         yield str(ref), loaded[ref]
