@@ -30,19 +30,19 @@ _log = logging.getLogger(__name__)
 
 
 class BeamListener(Protocol):
-    """Who a search is for. Told in the event loop, but asked from the thread."""
+    """Receives a search's chunks in the event loop. The worker's thread reads `is_over`."""
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is wanted."""
+        """Whether no more chunks are wanted."""
         ...
 
     def deliver(self, news: Sequence[tuple[int, Chunk]], *, is_last: bool) -> None:
-        """Take what is new of some texts, each under its rank."""
+        """Receive the new chunks of some completions, each with its rank."""
         ...
 
     def fail(self, error: CarouselError) -> None:
-        """Hear that there is no more to come."""
+        """End with an error. Does nothing after the end."""
         ...
 
 
@@ -50,7 +50,7 @@ class BeamListener(Protocol):
 class _Task:
     """A search in its thread."""
 
-    reader: BeamListener
+    listener: BeamListener
     request: GenerationRequest
     params: BeamParams
     search: BeamSearchState | None = None
@@ -113,7 +113,7 @@ class BeamWorker:
         """How many wait for others to end."""
         return len(self._admitted) - self.running
 
-    def admit(self, reader: BeamListener) -> None:
+    def admit(self, listener: BeamListener) -> None:
         """Promise a search a place.
 
         Raises:
@@ -125,20 +125,22 @@ class BeamWorker:
                 f"Model is overloaded: {len(self._admitted)} beam searches run or wait, which is "
                 "the limit; try again later"
             )
-        self._admitted.add(reader)
+        self._admitted.add(listener)
 
-    def enter(self, reader: BeamListener, request: GenerationRequest, params: BeamParams) -> None:
+    def submit(
+        self, listener: BeamListener, request: GenerationRequest, params: BeamParams
+    ) -> None:
         """Begin a search that is admitted. Of its prompt the last token is left.
 
         Where more is left its time is up, and its text is empty.
         """
         with self._changed:
-            self._line.append(_Task(reader, request, params))
+            self._line.append(_Task(listener, request, params))
             self._changed.notify()
 
-    def leave(self, reader: BeamListener) -> None:
+    def remove(self, listener: BeamListener) -> None:
         """Give a place free: the search is over."""
-        self._admitted.discard(reader)
+        self._admitted.discard(listener)
 
     # -- the thread
 
@@ -147,11 +149,11 @@ class BeamWorker:
             try:
                 is_over = self._take_turn(task)
             except GenerationFailed as error:
-                self._fail(task.reader, error)
-            except Exception:  # noqa: BLE001 (whatever it was, the reader has to hear of it)
+                self._fail(task.listener, error)
+            except Exception:  # noqa: BLE001 (whatever it was, the listener has to hear of it)
                 _log.exception("a beam search has failed")
                 self._fail(
-                    task.reader, GenerationFailed("the beam search has failed; try without beams")
+                    task.listener, GenerationFailed("the beam search has failed; try without beams")
                 )
             else:
                 if not is_over:
@@ -176,7 +178,7 @@ class BeamWorker:
         for _ in range(max(1, min(TURN_STEPS, search.length))):
             if search.is_over:
                 break
-            if task.reader.is_over:
+            if task.listener.is_over:
                 return True
             if task.is_late:
                 search.end_here()
@@ -189,7 +191,7 @@ class BeamWorker:
             certain = search.take_certain()
             news = [(0, certain)] if certain.tokens else []
         if news:
-            self._tell(lambda: task.reader.deliver(news, is_last=is_last))
+            self._tell(lambda: task.listener.deliver(news, is_last=is_last))
         return is_last
 
     def _begun(self, task: _Task) -> tuple[BeamSearchState, Batch]:
@@ -200,8 +202,8 @@ class BeamWorker:
             task.batch.tokens[0] = task.request.prompt[-1]
         return task.search, task.batch
 
-    def _fail(self, reader: BeamListener, error: CarouselError) -> None:
-        self._tell(lambda: reader.fail(error))
+    def _fail(self, listener: BeamListener, error: CarouselError) -> None:
+        self._tell(lambda: listener.fail(error))
 
 
 def _step(program: StepProgram, batch: Batch, search: BeamSearchState) -> None:

@@ -6,8 +6,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, Self
 
 from service.errors import CarouselError, Draining, GenerationFailed
 from service.generation.beam_worker import BeamListener, BeamWorker
@@ -29,43 +29,40 @@ BACKLOG_LIMIT = 4_096
 _log = logging.getLogger(__name__)
 
 
-class Source(Protocol):
-    """What a stream's chunks come from."""
+class Producer(Protocol):
+    """Produces the chunks of a stream, and waits while its reader is behind."""
 
     def pause(self, stream: "Stream") -> None:
-        """Make no more for now: the reader is far behind."""
+        """Produce no more chunks until `resume`."""
         ...
 
     def resume(self, stream: "Stream") -> None:
-        """Go on."""
-        ...
-
-    def forget(self, stream: "Stream") -> None:
-        """The reader has left."""
+        """Produce chunks again."""
         ...
 
 
 class Listener(Protocol):
-    """What an engine tells its news, in the event loop."""
+    """Receives one generation's chunks in the event loop."""
 
     def deliver(self, progress: Progress) -> None:
-        """Take what a burst made."""
+        """Receive the result of a burst."""
         ...
 
     def fail(self, error: CarouselError) -> None:
-        """Hear that there is no more to come."""
+        """End with an error. Does nothing after the end."""
         ...
 
 
 class Stream:
-    """The chunks of one generation, to be read by `async for` in the engine's event loop.
+    """The chunks of one generation, read once with `async for` in the engine's event loop.
 
-    Leaving early is `cancel`. Reading raises Generation where the row failed and Draining where
-    the server stopped first.
+    A reader that stops early calls `cancel`. Reading raises GenerationFailed if the row failed, and
+    Draining if the server stopped first.
     """
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, producer: Producer, on_cancel: Callable[["Stream"], None]) -> None:
+        """`on_cancel` is called when the reader cancels the stream before its end."""
+        self._producer, self._on_cancel = producer, on_cancel
         self._chunks: deque[Chunk] = deque()
         self._backlog = 0
         self._is_paused = False
@@ -89,14 +86,14 @@ class Stream:
         self._backlog -= len(chunk.tokens)
         if self._is_paused and self._backlog < BACKLOG_LIMIT // 2:
             self._is_paused = False
-            self._source.resume(self)
+            self._producer.resume(self)
         return chunk
 
     def cancel(self) -> None:
-        """Stop the generation before its next step. Harmless when it is over."""
+        """Stop the generation before its next burst. Does nothing if it has finished."""
         if not self._is_over:
             self._finish(None)
-            self._source.forget(self)
+            self._on_cancel(self)
 
     def deliver(self, progress: Progress) -> None:
         """Event loop only: take what a burst made."""
@@ -108,7 +105,7 @@ class Stream:
             self._finish(None if progress.failure is None else GenerationFailed(progress.failure))
         elif self._backlog > BACKLOG_LIMIT and not self._is_paused:
             self._is_paused = True
-            self._source.pause(self)
+            self._producer.pause(self)
         else:
             self._wake()
 
@@ -124,6 +121,26 @@ class Stream:
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+
+
+class Reservation:
+    """Places in an engine's queue for generations that are submitted later.
+
+    A draining engine waits until it is freed; leaving its `with` block frees it.
+    """
+
+    def __init__(self, n: int, on_free: Callable[["Reservation"], None]) -> None:
+        self.n, self._on_free = n, on_free
+
+    def free(self) -> None:
+        """Give the places back to the engine. Does nothing the second time."""
+        self._on_free(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.free()
 
 
 class Engine:
@@ -149,10 +166,10 @@ class Engine:
         self._table = SlotTable(program, sampler, rows, threads)
         self._table.warm_up()
         self._scheduler = Scheduler(texts, rows, queue_limit)
-        self.searches = BeamWorker(program, texts, tokenizer.special_ids, self._call, name)
-        self.searches.warm_up()
+        self.beam_worker = BeamWorker(program, texts, tokenizer.special_ids, self._call, name)
+        self.beam_worker.warm_up()
         self._listeners: set[Listener | BeamListener] = set()
-        self._held: dict[object, int] = {}  # works of several streams, and how many are to come
+        self._reservations: set[Reservation] = set()
         # By the monotonic clock; guarded as the scheduler is.
         self._deadlines: dict[Listener | BeamListener, float] = {}
         self._emptied = asyncio.Event()  # set where a draining engine has lost its last stream
@@ -167,12 +184,12 @@ class Engine:
     @property
     def running(self) -> int:
         """How many generations are in the slot table, and how many beam searches take turns."""
-        return self._scheduler.rows + self.searches.running
+        return self._scheduler.rows + self.beam_worker.running
 
     @property
     def waiting(self) -> int:
         """How many wait for a slot or a turn."""
-        return self._scheduler.waiting + self.searches.waiting
+        return self._scheduler.waiting + self.beam_worker.waiting
 
     @property
     def streams(self) -> int:
@@ -183,35 +200,50 @@ class Engine:
         """Begin to work for the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
-        self.searches.start()
+        self.beam_worker.start()
 
     def submit(self, request: GenerationRequest) -> Stream:
-        """Begin a generation. Raises as `check_room`."""
-        self.check_room()
-        stream = Stream(self)
-        self.enter(request, stream)
-        return stream
+        """Start a generation. Raises as `check_capacity`."""
+        self.check_capacity()
+        return self.open_stream(request)
 
-    def check_room(self, n: int = 1) -> None:
-        """See whether so many generations may begin now.
+    def check_capacity(self, n: int = 1) -> None:
+        """Check that `n` generations can be submitted now.
 
         Raises:
-            Overloaded: the line is full.
-            Draining: the engine takes no more work.
-            Generation: the engine has failed.
+            Overloaded: the queue is full.
+            Draining: the engine accepts no more work.
+            GenerationFailed: the engine has failed.
 
         """
         if self.failure is not None:
             raise GenerationFailed(self.failure)
         if self._is_draining or self._is_closing:
             raise Draining("the server is stopping and takes no new generations; try another one")
-        self._scheduler.check_room(n + sum(self._held.values()))
+        reserved = sum(reservation.n for reservation in self._reservations)
+        self._scheduler.check_capacity(n, reserved)
 
-    def enter(self, request: GenerationRequest, listener: Listener) -> None:
-        """Begin a generation that is admitted already: it waits even in a line that is full."""
+    def reserve(self, n: int) -> Reservation:
+        """Reserve places for `n` generations that are submitted later. Raises as `check_capacity`.
+
+        With `n` 0 the reservation only makes a drain wait for it.
+        """
+        self.check_capacity(n)
+        reservation = Reservation(n, self._free)
+        self._reservations.add(reservation)
+        return reservation
+
+    def open_stream(self, request: GenerationRequest) -> Stream:
+        """Start a generation that was admitted before, and return its chunks."""
+        stream = Stream(self, self.cancel)
+        self.submit_admitted(request, stream)
+        return stream
+
+    def submit_admitted(self, request: GenerationRequest, listener: Listener) -> None:
+        """Start a generation that was admitted before: it is queued even if the queue is full."""
         given = (request.prompt, request.penalty_context, request.forced_tokens)
         if max(max(tokens, default=0) for tokens in given) >= self._vocabulary_size:
-            # Another model's, by whatever mistake: in the table it would end everybody's.
+            # Another model's token: in the slot table it would fail every generation.
             listener.fail(GenerationFailed("the text holds a token that the model does not have"))
             return
         self._listeners.add(listener)
@@ -222,34 +254,25 @@ class Engine:
                 self._deadlines[listener] = time.monotonic() + left_s
             self._changed.notify()
         if self._is_cut or self._is_closing or self.failure is not None:  # since it was admitted
-            self.forget(listener)
+            self.cancel(listener)
             listener.fail(Draining("the model was closed before the generation began"))
 
-    def hold(self, whom: object, n: int = 0) -> None:
-        """Count a work as under way until it is let go: a drain waits for it between its streams.
+    def admit_beam_search(self, listener: BeamListener) -> None:
+        """Admit a beam search, which `beam_worker` runs once its prompt is processed.
 
-        `n` are the streams that it has still to enter, for which there has to be room.
+        Raises as `check_capacity`, and Overloaded if there are too many beam searches.
         """
-        self._held[whom] = n
+        self.check_capacity()
+        self.beam_worker.admit(listener)
+        self._listeners.add(listener)
 
-    def release(self, whom: object) -> None:
-        """Let a work go, whose last stream has been entered. Harmless when it is not held."""
-        self._held.pop(whom, None)
-        self._look_empty()
+    def end_beam_search(self, listener: BeamListener) -> None:
+        """Remove a beam search that has finished or is cancelled."""
+        self.beam_worker.remove(listener)
+        self._drop(listener)
 
-    def open_search(self, reader: BeamListener) -> None:
-        """Admit a beam search. Raises as `check_room`; Overloaded where there are too many."""
-        self.check_room()
-        self.searches.admit(reader)
-        self._listeners.add(reader)
-
-    def close_search(self, reader: BeamListener) -> None:
-        """A beam search is over, or nobody reads it any more."""
-        self.searches.leave(reader)
-        self._drop(reader)
-
-    def forget(self, listener: Listener | BeamListener) -> None:
-        """Take a generation out of the batch before the next burst."""
+    def cancel(self, listener: Listener | BeamListener) -> None:
+        """Remove a generation from the batch before the next burst."""
         self._drop(listener)
         with self._changed:
             self._deadlines.pop(listener, None)
@@ -270,12 +293,12 @@ class Engine:
     async def drain(self, deadline_s: float) -> None:
         """Take no new work; wait for the running streams, and cut them off at the deadline."""
         self._is_draining = True
-        if self._listeners or self._held:
+        if self._listeners or self._reservations:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._emptied.wait(), deadline_s)
         self._is_cut = True
         for listener in list(self._listeners):
-            self.forget(listener)
+            self.cancel(listener)
             listener.fail(Draining("the server stopped before the generation was complete"))
 
     def close(self) -> None:
@@ -285,10 +308,10 @@ class Engine:
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
-        self.searches.close()
+        self.beam_worker.close()
         self._table.close()
         for listener in list(self._listeners):
-            self.forget(listener)
+            self.cancel(listener)
             listener.fail(Draining("the model was closed before the generation was complete"))
 
     # -- the engine's thread
@@ -356,11 +379,15 @@ class Engine:
 
     def _drop(self, listener: Listener | BeamListener) -> None:
         self._listeners.discard(listener)
-        self._look_empty()
+        self._check_empty()
 
-    def _look_empty(self) -> None:
-        if self._is_draining and not (self._listeners or self._held):
+    def _check_empty(self) -> None:
+        if self._is_draining and not (self._listeners or self._reservations):
             self._emptied.set()
+
+    def _free(self, reservation: Reservation) -> None:
+        self._reservations.discard(reservation)
+        self._check_empty()
 
     def _fail_all(self) -> None:
         assert self.failure is not None

@@ -174,19 +174,18 @@ class Scheduler:
         """Put a request into the line."""
         self._waiting[key] = request
 
-    def check_room(self, n: int = 1) -> None:
-        """See whether the line takes so many more.
+    def check_capacity(self, n: int = 1, reserved: int = 0) -> None:
+        """Check that the queue has places for `n` more beside those `reserved`.
 
         Raises:
-            Overloaded: it is full.
+            Overloaded: it has not.
 
         """
-        waiting, limit = len(self._waiting), self._queue_limit
+        waiting, limit = len(self._waiting) + reserved, self._queue_limit
         if waiting + n > limit:
-            why = "which is the limit" if n == 1 else f"{n} more are beyond the limit of {limit}"
             raise Overloaded(
-                f"Model is overloaded: {self.rows} generations run and {waiting} wait, {why}; "
-                "try again later"
+                f"Model is overloaded: {self.rows} generations run and {waiting} wait; {n} more "
+                f"would exceed the limit of {limit} that wait; try again later"
             )
 
     def finish(self, key: Key) -> Progress | None:

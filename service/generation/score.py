@@ -55,9 +55,9 @@ class Scorer:
         origin: State | None = None,
         ready: Sequence[int] = (),
     ) -> None:
-        """Raises what `Engine.check_room` raises."""
-        engine.check_room()
-        engine.hold(self)
+        """Raises as `Engine.check_capacity`."""
+        engine.check_capacity()
+        self._reservation = engine.reserve(0)
         self._engine, self._tokenizer = engine, tokenizer
         self._state, self._ready = origin, tuple(ready)
         self._read_before = 0  # characters
@@ -81,9 +81,9 @@ class Scorer:
             self._read_before += len(piece)
 
     def cancel(self) -> None:
-        """Read no further. Whoever makes one calls this in the end."""
+        """Stop reading and free what the engine holds. Must be called at the end in any case."""
         self._is_cancelled = True
-        self._engine.release(self)
+        self._reservation.free()
         if self._stream is not None:
             self._stream.cancel()
 
@@ -112,8 +112,7 @@ class Scorer:
             return_state=True,
         )
         self._ready = (tokens[-1],)
-        self._stream = stream = Stream(self._engine)
-        self._engine.enter(request, stream)
+        self._stream = stream = self._engine.open_stream(request)
         try:
             async for chunk in stream:
                 self._state = chunk.state

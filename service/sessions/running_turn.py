@@ -74,7 +74,7 @@ class RunningTurn:
         on_end: Callable[[TurnResult], None],
     ) -> None:
         self.session, self.nonce = session, nonce
-        self.stream = Stream(self)
+        self.stream = Stream(self, self._reader_left)
         self.ended = asyncio.Event()
         self._engine, self._mode, self._on_end = engine, reading.on_disconnect, on_end
         self._least_news = WHOLE_NEWS if reading.is_whole else 1
@@ -111,7 +111,7 @@ class RunningTurn:
     def start(self, request: GenerationRequest, add: Callable[["RunningTurn"], None]) -> None:
         """Let the engine begin; `add` tells the ledger of news."""
         self._add = add
-        self._engine.enter(request, self)
+        self._engine.submit_admitted(request, self)
 
     def close(self, status: TurnStatus, add: Callable[["RunningTurn"], None]) -> None:
         """Instead of `start`: there is nothing to generate any more."""
@@ -136,7 +136,7 @@ class RunningTurn:
     def cancel(self) -> None:
         """End the turn at what is committed or being committed."""
         if self._status is None and not self.is_over:
-            self._engine.forget(self)
+            self._engine.cancel(self)
             self._drawn.clear()
             self._news.clear()
             self._state = self._settled_state
@@ -178,7 +178,7 @@ class RunningTurn:
         """The reader has caught up."""
         self._go_on("reader")
 
-    def forget(self, _: Stream) -> None:
+    def _reader_left(self, _: Stream) -> None:
         """The reader has left."""
         self._has_reader = False
         self._end_unread()
@@ -280,7 +280,7 @@ class RunningTurn:
 
     def _leave(self, error: CarouselError) -> None:
         """End here without an end in the store."""
-        self._engine.forget(self)
+        self._engine.cancel(self)
         self.ended.set()
         self._on_end(TurnResult(self, None, None, error))
         self.stream.fail(error)

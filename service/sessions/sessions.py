@@ -296,7 +296,7 @@ class Sessions:
 
         """
         _check_voice(session, voice)
-        voice.engine.check_room()
+        voice.engine.check_capacity()
         begun = await self._begin(session, voice, ask, "turn")
         if isinstance(begun, RunningTurn):
             return begun
@@ -316,7 +316,7 @@ class Sessions:
     ) -> int:
         """Feed a session without generating; return its position. Raises as `begin`."""
         _check_voice(session, voice)
-        voice.engine.check_room()
+        voice.engine.check_capacity()
         request = GenerationRequest(prompt, 0, SamplingParams(session.seed))
         ask = TurnRequest(request, OnDisconnect.CONTINUE, {}, retry, expected_position)
         begun = await self._begin(session, voice, ask, "append")
@@ -416,7 +416,7 @@ class Sessions:
         """Go on with a turn that no living process runs, for whoever follows its log."""
         if key in self._live:
             return  # it runs here; a store that was away has forgotten that this process lives
-        voice.engine.check_room()
+        voice.engine.check_capacity()
         nonce = new_stamp()
         self._beginning.add(nonce)
         try:

@@ -1,7 +1,7 @@
 """Every parameter of the three APIs: how the server treats it, and the check that shows it.
 
-`test_compatibility.py` sends the requests of each row to a server; `docs/reference/compatibility.md`
-is made of the rows by `python -m tests.clients.surface`.
+`test_compatibility.py` sends the requests of each row to a server.
+`python -m tests.clients.surface` writes the rows to `docs/reference/compatibility.md`.
 """
 
 import json
@@ -33,7 +33,7 @@ class Row:
     """A parameter: `body` is the part of a request that has it, `check` compares the replies.
 
     The first reply is to the plain request with `base`, the second to that with `body` as well. A
-    refused parameter is a 422 that names it; `nothing` is a value without effect, which is accepted.
+    refused parameter is a 422 that names it; `nothing` is an accepted value without effect.
     """
 
     name: str

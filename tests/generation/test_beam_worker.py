@@ -29,7 +29,7 @@ ENDLESS = 10**6
 
 def beams(engine, n_tokens: int, width: int = 4, n: int = 1, prompt=PROMPT, **more) -> BeamSearch:
     asked = GenerationRequest(prompt, n_tokens, SamplingParams(seed=0, temperature=0.0), **more)
-    return start(engine, asked, beams=BeamParams(width, n))
+    return start(engine, [asked], beams=BeamParams(width, n))
 
 
 async def exhaust(reading) -> None:
@@ -38,7 +38,7 @@ async def exhaust(reading) -> None:
 
 
 def is_idle(engine) -> bool:
-    threads = [engine.searches._line, engine.searches._admitted]
+    threads = [engine.beam_worker._line, engine.beam_worker._admitted]
     return engine.running == engine.waiting == engine.streams == 0 and not any(threads)
 
 
@@ -73,9 +73,9 @@ async def test_a_width_of_one_is_the_greedy_text_to_the_last_bit():
 async def test_a_prompts_tokens_are_told_as_without_beams():
     async with running() as engine:
         asked = request(3, prompt=PROMPT)
-        found = start(engine, asked, prompt_logprobs=2, beams=BeamParams(2))
+        found = start(engine, [asked], prompt_logprobs=2, beams=BeamParams(2))
         await read_all(found)
-        scored = found.prompt
+        scored = found.prompt_logprobs(0)
         assert [len(top) for top in scored.top_tokens] == [0, 2, 2, 2, 2]
         assert scored.logprobs[0] is None
         assert len(scored.logprobs) == 5
@@ -208,7 +208,7 @@ async def test_closing_ends_it_with_draining():
         engine.close()
         with pytest.raises(Draining, match="closed before"):
             await exhaust(reading)
-        assert not engine.searches._thread.is_alive()
+        assert not engine.beam_worker._thread.is_alive()
 
 
 class PoisonedLater(DigestProgram):

@@ -172,7 +172,7 @@ async def test_of_several_texts_each_ends_with_what_it_has(best_of):
     async with running(Slow()) as engine:
         started = time.monotonic()
         asked = request(10**6, prompt=PROMPT, deadline_s=soon())
-        seen = await read_all(start(engine, asked, n=3, best_of=best_of))
+        seen = await read_all(start(engine, [asked], n=3, best_of=best_of))
         assert time.monotonic() - started < SPAN_S + best_of * MAX_STEPS * STEP_S + SLACK_S
         assert sorted(seen) == [0, 1, 2]
         for one in seen.values():
@@ -186,12 +186,12 @@ async def test_a_prompt_that_takes_too_long_leaves_no_text(logprobs):
     async with running(Slow()) as engine:
         prompt = PROMPT * 10_000
         asked = request(5, prompt=prompt, deadline_s=soon())
-        choices = start(engine, asked, n=3, prompt_logprobs=logprobs)
+        choices = start(engine, [asked], n=3, prompt_logprobs=logprobs)
         seen = await read_all(choices)
         assert [len(seen[i].tokens) for i in range(3)] == [0, 0, 0]
         assert {one.finish.reason for one in seen.values()} == {FinishReason.LENGTH}
         if logprobs is not None:
-            scored = choices.prompt
+            scored = choices.prompt_logprobs(0)
             assert len(scored.logprobs) == len(scored.top_tokens) == len(prompt)
             assert scored.logprobs[1] is not None
             assert scored.logprobs[-1] is None
@@ -201,8 +201,8 @@ async def test_no_text_begins_in_the_middle_of_its_prompt():
     """Where the prompt's time is up a little before that of its texts."""
     async with running(Slow()) as engine:
         asked = request(30, prompt=PROMPT * 200)
-        choices = start(engine, replace(asked, deadline_s=soon(0.8)), n=2)
-        choices._reading._request = asked
+        choices = start(engine, [replace(asked, deadline_s=soon(0.8))], n=2)
+        choices._prefill.request = asked
         seen = await read_all(choices)
         assert seen[0] == await read(engine.submit(asked))
 

@@ -79,7 +79,7 @@ async def test_a_full_line_refuses_at_once_and_recovers():
         streams = [engine.submit(request(10**6, seed)) for seed in range(2)]
         await until(lambda: engine.waiting == 0)
         streams += [engine.submit(request(10**6, seed)) for seed in range(3)]
-        with pytest.raises(Overloaded, match="3 wait, which is the limit"):
+        with pytest.raises(Overloaded, match="3 wait; 1 more would exceed the limit of 3"):
             engine.submit(request(1))
         for stream in streams:
             stream.cancel()
@@ -154,7 +154,7 @@ async def test_logits_that_are_not_finite_fail_their_own_stream_alone():
         assert len((await well).tokens) == 300
 
 
-@pytest.mark.parametrize("where", ["prompt", "recent", "forced_tokens"])
+@pytest.mark.parametrize("where", ["prompt", "penalty_context", "forced_tokens"])
 async def test_a_token_that_the_model_does_not_have_fails_its_own_stream_alone(where):
     async with running() as engine:
         well = asyncio.create_task(read(engine.submit(request(300))))

@@ -22,18 +22,18 @@ class HandEngine:
         self._table = SlotTable(program, sampler, ROWS)
         self._scheduler = Scheduler(texts, ROWS, queue_limit=1_000)
 
-    def check_room(self) -> None:
-        self._scheduler.check_room()
+    def check_capacity(self) -> None:
+        self._scheduler.check_capacity()
 
     def submit(self, request: GenerationRequest) -> Stream:
-        stream = Stream(self)
-        self.enter(request, stream)
+        stream = Stream(self, self.cancel)
+        self.submit_admitted(request, stream)
         return stream
 
-    def enter(self, request: GenerationRequest, listener: Any) -> None:
+    def submit_admitted(self, request: GenerationRequest, listener: Any) -> None:
         self._scheduler.submit(listener, request)
 
-    def forget(self, listener: Any) -> None:
+    def cancel(self, listener: Any) -> None:
         self._scheduler.cancel(listener)
 
     def pause(self, listener: Any) -> None:
