@@ -11,18 +11,16 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from pydantic import SecretStr
 
-from service.api import admin, health, score, sessions, tokens
-from service.api import errors as problems
-from service.api import openapi as document
+from service.api import admin, health, openapi, score, sessions, tokens
+from service.api import errors as error_handlers
 from service.api import training as training_routes
 from service.api.body_limit import BodyLimit, Limit
 from service.api.limits import ApiLimits
-from service.api.openai import models as openai_models
-from service.api.openai import routes as openai_completions
+from service.api.openai import routes as openai
 from service.api.request_log import RequestLog
 from service.api.sse import EventEncoder
 from service.api.state import AppState, ModelRuntime, TrainingServices
-from service.api.tgi import routes as generation
+from service.api.tgi import routes as tgi
 from service.constraints.compiler import ConstraintCompiler
 from service.generation.engine import Engine
 from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
@@ -117,12 +115,10 @@ def create_app(
         redoc_url=None,
     )
     app.state.carousel = state
-    problems.install(app)
-    openai_routes = (openai_completions, openai_models)
-    others = (sessions, tokens, score, health, admin, training_routes)
-    for room in (generation, *openai_routes, *others):
-        app.include_router(room.router)
-    document.complete(app)
+    error_handlers.install(app)
+    for routes in (tgi, openai, sessions, tokens, score, health, admin, training_routes):
+        app.include_router(routes.router)
+    openapi.complete(app)
     upload_s = limits.upload_timeout_s
     app.add_middleware(
         BodyLimit,

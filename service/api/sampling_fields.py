@@ -206,7 +206,7 @@ def check_beam_search(sampling: SamplingParams, search: str) -> None:
     """Check that nothing of `sampling` has an effect, because a beam search samples nothing.
 
     Neutral values pass: a temperature of 1 or of 0, a penalty of 0. `search` names the parameter
-    that asks for the search.
+    that starts the search.
 
     Raises:
         Validation: a parameter would have an effect.

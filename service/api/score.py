@@ -3,7 +3,7 @@
 import asyncio
 import codecs
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -24,7 +24,6 @@ from service.api.state import ServedModel, get_state, session_model
 from service.errors import CarouselError, Validation
 from service.generation.request import Chunk
 from service.generation.score import Score, Scorer
-from service.models.tokenizer import Tokenizer
 from service.sessions.session import Session
 
 router = APIRouter(tags=["score"])
@@ -86,21 +85,19 @@ async def score(request: Request, body: ScoreBody) -> Response:
     model, scorer = await _admit(request, body.model, body.session_id)
     if not await asyncio.to_thread(model.tokenizer.encode, body.inputs):
         raise Validation(f"{INPUT_ERROR}`inputs` has no character that the model knows")
-    encoder = _TokenEncoder(model.tokenizer) if body.details else None
+    texts = model.runtime.encoder.texts if body.details else None
     limits = get_state(request).limits
     if body.stream:
-        events = _events(scorer, body.inputs, encoder)
+        events = _events(scorer, body.inputs, texts)
         return SSEResponse(events, {}, scorer.cancel, limits.ping_interval_s)
-    if encoder is not None and len(body.inputs) > limits.max_score_details_characters:
+    if texts is not None and len(body.inputs) > limits.max_score_details_characters:
         raise Validation(
             f"`inputs` has {len(body.inputs)} characters, and a reply has the tokens of at most "
             f"{limits.max_score_details_characters}: set `stream`, or set `details` to false"
         )
     async with cancelled_on_disconnect(request, scorer):
-        pieces = [
-            encoder.tokens(chunk) if encoder else "" async for chunk in scorer.read(body.inputs)
-        ]
-    tokens = f'"tokens":[{",".join(pieces)}],' if encoder else ""
+        pieces = [_tokens(chunk, texts) async for chunk in scorer.read(body.inputs) if texts]
+    tokens = f'"tokens":[{",".join(pieces)}],' if texts else ""
     return Response(f"{{{tokens}{_sums(scorer.score)}}}", media_type="application/json")
 
 
@@ -151,14 +148,14 @@ async def _admit(
 
 
 async def _events(
-    scorer: Scorer, text: str, encoder: "_TokenEncoder | None"
+    scorer: Scorer, text: str, texts: Sequence[str] | None
 ) -> AsyncGenerator[bytes, None]:
     """Yield an event for each burst and one for the end; an error is the last event."""
     try:
         async for chunk in scorer.read(text):
-            tokens = f'"tokens":[{encoder.tokens(chunk)}],' if encoder else ""
+            tokens = f'"tokens":[{_tokens(chunk, texts)}],' if texts else ""
             yield f'data: {{{tokens}{_sums(scorer.score)},"done":false}}\n\n'.encode("ascii")
-        tokens = '"tokens":[],' if encoder else ""
+        tokens = '"tokens":[],' if texts else ""
         yield f'data: {{{tokens}{_sums(scorer.score)},"done":true}}\n\n'.encode("ascii")
     except CarouselError as error:
         yield b"data: " + problem_body(error) + b"\n\n"
@@ -176,22 +173,10 @@ def _sums(score: Score) -> str:
     return json.dumps(sums, separators=(",", ":"))[1:-1]
 
 
-class _TokenEncoder:
-    """Encodes chunks as JSON. The text of each token is escaped once."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._heads: dict[int, str] = {}
-
-    def tokens(self, chunk: Chunk) -> str:
-        """Encode the tokens of a chunk, separated by commas."""
-        return ",".join(
-            f"{self._head(token)}{f'{logprob:.7f}' if logprob <= 0.0 else 'null'}}}"
-            for token, logprob in zip(chunk.tokens, chunk.logprobs, strict=True)
-        )
-
-    def _head(self, token: int) -> str:
-        if token not in self._heads:
-            text = json.dumps(self._tokenizer.text_of(token))
-            self._heads[token] = f'{{"id":{token},"text":{text},"logprob":'
-        return self._heads[token]
+def _tokens(chunk: Chunk, texts: Sequence[str]) -> str:
+    """Encode the tokens of a chunk, separated by commas; `texts` are JSON, by token id."""
+    return ",".join(
+        f'{{"id":{token},"text":{texts[token]},'
+        f'"logprob":{f"{logprob:.7f}" if logprob <= 0.0 else "null"}}}'
+        for token, logprob in zip(chunk.tokens, chunk.logprobs, strict=True)
+    )

@@ -1,16 +1,14 @@
 """The token routes: from text to tokens of a model, and back."""
 
 import asyncio
-import json
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from service.api.fields import MAX_PROMPT_CHARACTERS, Body, Name, Text
-from service.api.state import get_state
+from service.api.state import ServedModel, get_state
 from service.errors import Validation
-from service.models.tokenizer import Tokenizer
 
 router = APIRouter(tags=["tokens"])
 
@@ -50,8 +48,8 @@ _TOKENS: dict[int | str, dict[str, Any]] = {200: {"model": list[TokenReply]}}
 @router.post("/tokenize", response_class=Response, responses=_TOKENS)
 async def tokenize(request: Request, body: TokenizeBody) -> Response:
     """Return the tokens of a text."""
-    tokenizer = get_state(request).get(body.model).tokenizer
-    content = await asyncio.to_thread(_tokens, tokenizer, body.inputs)
+    model = get_state(request).get(body.model)
+    content = await asyncio.to_thread(_tokens, model, body.inputs)
     return Response(content, media_type="application/json")
 
 
@@ -67,12 +65,11 @@ async def detokenize(request: Request, body: DetokenizeBody) -> TextReply:
     return TextReply(text=tokenizer.decode(body.ids))
 
 
-def _tokens(tokenizer: Tokenizer, text: str) -> bytes:
-    """Encode the reply. The text of each token is escaped once: there may be a million."""
-    heads: dict[int, str] = {}
-    pieces = []
-    for token, start, stop in tokenizer.encode_with_offsets(text):
-        if token not in heads:
-            heads[token] = f'{{"id":{token},"text":{json.dumps(tokenizer.text_of(token))},"start":'
-        pieces.append(f'{heads[token]}{start},"stop":{stop}}}')
+def _tokens(model: ServedModel, text: str) -> bytes:
+    """Encode the reply. A text may have a million tokens, so their texts are JSON already."""
+    texts = model.runtime.encoder.texts
+    pieces = [
+        f'{{"id":{token},"text":{texts[token]},"start":{start},"stop":{stop}}}'
+        for token, start, stop in model.tokenizer.encode_with_offsets(text)
+    ]
     return f"[{','.join(pieces)}]".encode("ascii")

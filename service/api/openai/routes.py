@@ -1,7 +1,9 @@
-"""POST /v1/completions: from a body to a generation, in a session or without one."""
+"""The routes under /v1: completions, in a session or without one, and models."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -17,12 +19,19 @@ from service.api.openai.params import (
     tokens_of,
 )
 from service.api.openai.responses import streamed, whole
-from service.api.openai.schemas import COMPLETED, CompletionBody
-from service.api.state import ServedModel, get_state, session_model
+from service.api.openai.schemas import (
+    COMPLETED,
+    CompletionBody,
+    ModelReply,
+    ModelsReply,
+    ModelWithVocabularyReply,
+)
+from service.api.state import AppState, ServedModel, get_state, session_model
 from service.errors import Validation, about
 from service.generation.completions import start
 from service.generation.engine import QUEUE_LIMIT
 from service.generation.request import GenerationRequest
+from service.models.registry import DEFAULT_ALIAS
 from service.sessions.session import OnDisconnect, Session
 from service.sessions.sessions import TurnRequest, retry_of
 
@@ -54,8 +63,7 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedGeneration:
     n, n_sampled = body.n or 1, len(requests) * (body.best_of or body.n or 1)
     if n_sampled > QUEUE_LIMIT:  # of the engine: more would never be admitted
         raise Validation(
-            f"the request asks for {n_sampled} texts of all its prompts; {QUEUE_LIMIT} is the "
-            "limit",
+            f"the request needs {n_sampled} texts for all its prompts; the limit is {QUEUE_LIMIT}",
             "n",
         )
     salt = () if body.cache_salt is None else (body.cache_salt,)
@@ -113,3 +121,46 @@ async def _requests(
             tokens = tokens_of(prompt, model.tokenizer)
         requests.append(request_of(body, tokens, model.tokenizer, seed, constraint, deadline_s))
     return requests
+
+
+# -- models
+
+
+@router.get("/models")
+async def every(request: Request) -> ModelsReply:
+    """List the loaded models and their aliases."""
+    state = get_state(request)
+    return ModelsReply(
+        data=[ModelReply(**_model_row(name, model)) for name, model in _models_by_name(state)],
+    )
+
+
+@router.get("/models/{name}")
+async def one(request: Request, name: str) -> ModelWithVocabularyReply:
+    """Return a model with its vocabulary."""
+    with about("model"):
+        model = get_state(request).get(name)
+    vocabulary = list(model.tokenizer.tokens)
+    return ModelWithVocabularyReply(**_model_row(name, model), vocabulary=vocabulary)
+
+
+def _models_by_name(state: AppState) -> Iterator[tuple[str, ServedModel]]:
+    aliases = state.registry.aliases
+    loaded = {model.ref: model for model in state.registry.loaded()}
+    default = aliases.get(DEFAULT_ALIAS)
+    for ref in sorted(loaded, key=lambda ref: (ref != default, ref)):
+        yield str(ref), loaded[ref]
+    for alias, ref in sorted(aliases.items()):
+        if ref in loaded:
+            yield alias, loaded[ref]
+
+
+def _model_row(name: str, model: ServedModel) -> dict[str, Any]:
+    manifest = model.manifest
+    return {
+        "id": name,
+        "created": int(datetime.fromisoformat(manifest.created_at).timestamp()),
+        "root": str(model.ref),
+        "digest": manifest.digest,
+        "vocabulary_size": len(model.tokenizer),
+    }

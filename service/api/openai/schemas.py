@@ -1,4 +1,4 @@
-"""Request and reply bodies of /v1/completions: OpenAI's fields, vLLM's, and those of sessions.
+"""Request and reply bodies of /v1: OpenAI's fields, vLLM's, and those of sessions.
 
 `responses.py` writes the replies by hand, token by token; tests compare them with these schemas.
 """
@@ -39,7 +39,7 @@ PROMPT_SCHEMA: dict[str, Any] = {
     ]
 }
 
-# What other servers do and this one does not: taken where it says nothing, else refused with this.
+# Fields that are not supported: accepted if the value has no effect, else refused with the reason.
 _REFUSED = {
     "suffix": "a recurrent model reads from left to right and cannot look ahead",
     "logits_processors": "nothing that a client sends is executed",
@@ -52,11 +52,11 @@ _REFUSED = {
 
 
 class StreamOptions(Body):
-    """What a stream tells beside its text."""
+    """Options of a stream."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
-    include_obfuscation: bool | None = None  # ignored: there is none
+    include_obfuscation: bool | None = None  # ignored
 
 
 class CompletionBody(SamplingFields):
@@ -138,12 +138,12 @@ class CompletionBody(SamplingFields):
 
 
 def read_prompts(value: object) -> list[Prompt]:
-    """One prompt or several, as texts or as token ids.
+    """Return the prompts, each as a text or as token ids.
 
-    By hand, because pydantic's union would tell of a million wrong items twice a million times.
+    A pydantic union would report two errors for each of a million wrong items.
 
     Raises:
-        ValueError: it is none of the shapes, or over a limit.
+        ValueError: the value has none of the shapes, or is over a limit.
 
     """
     prompts = _several(value)
@@ -178,7 +178,7 @@ def _several(value: object) -> list[Prompt]:
 
 
 class CompletionLogprobs(BaseModel):
-    """The tokens of a choice; `text_offset` counts characters, those of an echoed prompt too."""
+    """The tokens of a choice; `text_offset` counts characters, with those of an echoed prompt."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -187,7 +187,7 @@ class CompletionLogprobs(BaseModel):
 
 
 class PromptLogprob(BaseModel):
-    """A token where one of the prompt stands; `rank` counts from 1, the likeliest."""
+    """A token at a position of the prompt; `rank` counts from 1 for the most likely one."""
 
     logprob: float
     rank: int | None
@@ -195,7 +195,7 @@ class PromptLogprob(BaseModel):
 
 
 class CompletionChoice(BaseModel):
-    """One text, or in a stream what is new of it, whose reason is null until its end."""
+    """A choice, or in a stream its new text; `finish_reason` is null before the end."""
 
     index: int
     text: str
@@ -208,13 +208,13 @@ class CompletionChoice(BaseModel):
 
 
 class PromptTokensDetails(BaseModel):
-    """How many of the prompt's tokens were not computed again."""
+    """How many of the prompt's tokens were cached."""
 
     cached_tokens: int
 
 
 class CompletionUsage(BaseModel):
-    """What the request took."""
+    """The number of tokens of the request."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -223,7 +223,7 @@ class CompletionUsage(BaseModel):
 
 
 class CompletionHead(BaseModel):
-    """What a reply and every event of one begin with."""
+    """The members of a reply and of every event."""
 
     id: str
     object: Literal["text_completion"]
@@ -235,13 +235,13 @@ class CompletionHead(BaseModel):
 
 
 class CompletionReply(CompletionHead):
-    """The choices, and what they took."""
+    """The choices and the usage."""
 
     usage: CompletionUsage
 
 
 class CompletionEvent(CompletionHead):
-    """An event of a stream; the last one before `[DONE]` has no choices, if it has the usage."""
+    """An event of a stream; the one with the usage, before `[DONE]`, has no choices."""
 
     usage: CompletionUsage | None = None
 
@@ -255,3 +255,30 @@ COMPLETED: Responses = {
         "description": "The choices; with `stream`, events.",
     }
 }
+
+
+class ModelReply(BaseModel):
+    """A model or an alias; `root` is its version."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["carousel"] = "carousel"
+    root: str
+    parent: None = None
+    max_model_len: None = None  # a recurrent state has no maximum length
+    digest: str
+    vocabulary_size: int
+
+
+class ModelWithVocabularyReply(ModelReply):
+    """A model with the text of each token id, as `logit_bias` and prompts of ids need it."""
+
+    vocabulary: list[str]
+
+
+class ModelsReply(BaseModel):
+    """All loaded models, the default one first, and the aliases."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelReply]
