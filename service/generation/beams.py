@@ -205,7 +205,7 @@ class BeamSearchState:
                 is_complete, is_last = constraint.endings(live.state, remaining)
                 may_end[row] |= is_complete
                 may_go_on[row] &= ~is_last
-            if live.stops is not None and not live.stops.lets_pass:
+            if live.stops is not None and not live.stops.is_inactive:
                 held = live.stops.held
                 stopping = [token for token, head in self._ends if held.endswith(head)]
                 may_end[row, stopping] = True

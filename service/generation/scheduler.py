@@ -26,13 +26,10 @@ from service.generation.request import (
     Token,
 )
 from service.generation.sampling import FAILED, MAX_STEPS, Samples
-from service.generation.stopping import StopMatcher
+from service.generation.stopping import HeldTokens, TokenWithTop
 from service.models.step import State
 
 Key = object
-
-UNSEEN: tuple[Token, Sequence[Token]] = (Token(-1, 0.0), ())
-"""Stands for a token of before that a stop string holds back: its place counts, nothing else."""
 
 NOT_FINITE = "the network's logits are not finite numbers; the model's weights are damaged"
 
@@ -102,13 +99,12 @@ class _Row:
 
     key: Key
     request: GenerationRequest
-    stops: StopMatcher | None
+    held: HeldTokens | None  # with a stop string or a deadline
     fed: int = 1  # prompt tokens that have gone in, or lie ready to
     drawn: int = 0
     is_over: bool = False
     is_complete: bool = False  # whether its constraint lets nothing follow
-    held: list[tuple[Token, Sequence[Token]]] = field(default_factory=list)
-    latest: list[tuple[Token, Sequence[Token]]] = field(default_factory=list)  # free, before those
+    latest: list[TokenWithTop] = field(default_factory=list)  # held for a deadline, older than held
     state: State | None = None  # the latest that may be shown
 
     @property
@@ -129,7 +125,7 @@ class _Row:
         """Whether the state is worth its copy: at the end, where there may be one, and at times."""
         if not self.request.return_state:
             return False
-        may_end = self.stops is not None or self.request.constraint is not None
+        may_end = bool(self.request.stop) or self.request.constraint is not None
         is_end = steps == self.steps_left or (may_end and steps > self.unfed)
         return is_end or (self.consumed + steps) // KEEP_EVERY > self.consumed // KEEP_EVERY
 
@@ -337,8 +333,8 @@ class Scheduler:
         kept: tuple[npt.NDArray[Any], ...] | None,
         failure: str | None,
     ) -> Progress:
-        if row.stops is not None or row.request.deadline_s is not None:
-            return self._settle_held(row, tokens, logprobs, top, kept, failure)
+        if row.held is not None:
+            return self._settle_held(row, row.held, tokens, logprobs, top, kept, failure)
         row.drawn += len(tokens)
         if kept is not None:
             row.state = State(row.consumed, kept)
@@ -350,6 +346,7 @@ class Scheduler:
     def _settle_held(
         self,
         row: _Row,
+        held: HeldTokens,
         tokens: list[int],
         logprobs: list[float],
         top: Sequence[Sequence[Token]],
@@ -365,12 +362,10 @@ class Scheduler:
         finish, before = None, row.drawn
         for k, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
             row.drawn += 1
-            row.held.append((Token(token, logprob), top[k] if top else ()))
-            free, stop = row.stops.push(self._texts[token]) if row.stops else (1, None)
-            shown += row.held[:free]
-            del row.held[:free]
-            if stop is not None:
-                finish = Finish(FinishReason.STOP_SEQUENCE, row.drawn, row.held[-1][0], stop)
+            top_tokens = top[k] if top else ()
+            shown += held.push(self._texts[token], Token(token, logprob), top_tokens)
+            if held.stop is not None:
+                finish = Finish(FinishReason.STOP_SEQUENCE, row.drawn, held.last, held.stop)
                 break
         row.latest = []
         drawn = tokens[: row.drawn - before]
@@ -385,16 +380,16 @@ class Scheduler:
         return Progress(row.key, chunk, failure if finish is None else None)
 
 
-def _take_all(row: _Row) -> list[tuple[Token, Sequence[Token]]]:
+def _take_all(row: _Row) -> list[TokenWithTop]:
     """What a row has held back."""
-    shown = row.latest + row.held
-    row.latest, row.held = [], []
+    shown = row.latest + (row.held.release() if row.held else [])
+    row.latest = []
     return shown
 
 
 def _chunk(
     row: _Row,
-    shown: Sequence[tuple[Token, Sequence[Token]]],
+    shown: Sequence[TokenWithTop],
     finish: Finish | None,
     drawn: Sequence[int],
 ) -> Chunk:
@@ -409,15 +404,10 @@ def _chunk(
 
 
 def _new_row(key: Key, request: GenerationRequest) -> _Row:
-    stops = StopMatcher(request.stop, request.min_new_tokens) if request.stop else None
-    row = _Row(key, request, stops)
-    row.state = request.initial_state
-    if row.stops is not None:
-        for character in request.stop_context:
-            row.held.append(UNSEEN)
-            free, _ = row.stops.push(character)
-            del row.held[:free]
-    return row
+    held = None
+    if request.stop or request.deadline_s is not None:
+        held = HeldTokens(request.stop, request.min_new_tokens, request.stop_context)
+    return _Row(key, request, held, state=request.initial_state)
 
 
 def _feed(i: int, row: _Row, steps: int) -> Feed:
