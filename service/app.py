@@ -30,12 +30,14 @@ from service.models.parity import check_here
 from service.models.registry import Registry
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
+from service.sessions.config import SessionConfig, ValkeyConfig
 from service.sessions.embedded import EmbeddedValkey
 from service.sessions.group_commit import GroupCommit
 from service.sessions.redis_client import ScriptClient, check_store_config
 from service.sessions.sessions import Sessions
 from service.sessions.signing import Signer, read_secret
-from service.sessions.store import Store, new_name
+from service.sessions.store import Store
+from service.sessions.store_replies import random_name
 from service.sessions.supervisor import ValkeySupervisor
 from service.settings import Settings
 from service.training.corpus_store import CorpusStore
@@ -54,7 +56,7 @@ def anonymous_owner(_: Request) -> str:
 
 @contextlib.contextmanager
 def open_store(settings: Settings) -> Iterator[str]:
-    """The URL of the store of sessions: the one that is set, else a private Valkey's.
+    """Yield the URL of the session store: the configured one, or a private Valkey's.
 
     Raises:
         BadRequest: the store may not be used.
@@ -63,16 +65,17 @@ def open_store(settings: Settings) -> Iterator[str]:
     """
     if settings.redis_url is not None:
         url = settings.redis_url.get_secret_value()
-        asyncio.run(check_store_config(url))
+        asyncio.run(check_store_config(url, SessionConfig()))
         yield url
         return
-    valkey = EmbeddedValkey(settings.data_dir / "valkey")
-    watch = ValkeySupervisor(valkey)
-    watch.start()
+    config = ValkeyConfig()
+    valkey = EmbeddedValkey(settings.data_dir / "valkey", config)
+    supervisor = ValkeySupervisor(valkey, config)
+    supervisor.start()
     try:
         yield valkey.url
     finally:
-        watch.stop()
+        supervisor.stop()
 
 
 def create_app(
@@ -99,13 +102,12 @@ def create_app(
         settings.model_store.mkdir(parents=True, exist_ok=True)
         settings.import_dir.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(training.corpora.sweep)
-        conversations.start()
-        tasks = [asyncio.create_task(_open(state)), asyncio.create_task(tender.run())]
-        yield
-        for task in tasks:
-            task.cancel()
-        await drain(state)
-        await conversations.close()
+        async with conversations.running():
+            tasks = [asyncio.create_task(_open(state)), asyncio.create_task(tender.run())]
+            yield
+            for task in tasks:
+                task.cancel()
+            await drain(state)
 
     app = FastAPI(
         title="Carousel",
@@ -158,9 +160,11 @@ async def drain(state: AppState) -> None:
 
 def _make_sessions(settings: Settings, redis_url: str) -> Sessions:
     given = settings.secret.get_secret_value() if settings.secret else None
-    identity = Signer(read_secret(settings.data_dir, given))
-    store = Store(ScriptClient(redis_url), ScriptClient(redis_url), identity, process=new_name())
-    return Sessions(store, GroupCommit(store), identity)
+    signer = Signer(read_secret(settings.data_dir, given))
+    config = SessionConfig()
+    clients = ScriptClient(redis_url, config), ScriptClient(redis_url, config)
+    store = Store(*clients, signer, random_name(), config)
+    return Sessions.compose(store, GroupCommit(store), signer, config)
 
 
 def _make_training(settings: Settings, redis_url: str) -> TrainingServices:

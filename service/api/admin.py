@@ -267,7 +267,7 @@ def _row(state: AppState, listing: ModelInfo) -> dict[str, Any]:
         "bytes": listing.size_bytes,
         "architecture": ModelSpec.from_json(manifest.architecture).summary if manifest else None,
         "vocabulary_size": manifest.architecture.get("vocabulary_size") if manifest else None,
-        "sessions": state.sessions.running(manifest.digest) if manifest else 0,
+        "sessions": state.sessions.registry.n_running(manifest.digest) if manifest else 0,
         "assumptions": list(manifest.assumptions) if manifest else [],
         "precision_reason": manifest.precision_reason if manifest else None,
         "parity": manifest.parity.model_dump(mode="json") if manifest else None,

@@ -141,10 +141,10 @@ async def _admit(
 
     async def begin(session: Session) -> tuple[ServedModel, Scorer]:
         model = state.get_for(session, name)
-        origin, ready = await state.sessions.past(key, session_model(model))
+        origin, ready = await state.sessions.records.latest_state(key, session_model(model))
         return model, Scorer(model.runtime.engine, model.tokenizer, origin, ready)
 
-    return await state.sessions.using(key, begin)
+    return await state.sessions.records.with_session(key, begin)
 
 
 async def _events(

@@ -15,6 +15,7 @@ from service.api.tgi.responses import replayed, streamed
 from service.api.tgi.schemas import STREAMED
 from service.errors import CarouselError
 from service.models.spec import ModelRef, ModelSpec
+from service.sessions.idempotency import idempotency_key
 from service.sessions.session import (
     DEFAULT_TTL_S,
     LEAST_TTL_S,
@@ -23,7 +24,6 @@ from service.sessions.session import (
     EventId,
     Session,
 )
-from service.sessions.sessions import retry_of
 
 _BINARY_REPLY: Responses = {200: {"content": raw_content(BINARY)}}
 
@@ -99,12 +99,12 @@ async def create(request: Request, body: CreateSessionBody) -> SessionReply:
     prompt = model.tokenizer.encode(body.text)
     if prompt:
         served.engine.check_capacity()  # before the session exists: its text would be refused
-    session = await state.sessions.create(
+    session = await state.sessions.records.create(
         state.owner_of(request), served, body.session_id, seed=body.seed, ttl_s=body.ttl_s
     )
     if prompt:
-        await state.sessions.append(session, served, prompt)
-        session = await state.sessions.look(session.key)
+        await state.sessions.turns.append(session, served, prompt)
+        session = await state.sessions.records.read(session.key)
     return _reply(state, session)
 
 
@@ -113,24 +113,26 @@ async def import_(request: Request) -> SessionReply:
     """Create a session from an export of this server, or of one with the same secret."""
     check_media_type(request, BINARY, expected=f"an exported session is {BINARY}")
     state = get_state(request)
-    exported = state.sessions.open_export(await request.body())
+    exported = state.sessions.records.open_export(await request.body())
     model = state.get(exported.model)
     owner = state.owner_of(request)
-    return _reply(state, await state.sessions.import_(owner, exported, session_model(model)))
+    return _reply(
+        state, await state.sessions.records.import_(owner, exported, session_model(model))
+    )
 
 
 @router.get("/{session_id}")
 async def look(request: Request, session_id: str) -> SessionReply:
     """Return a session."""
     state = get_state(request)
-    return _reply(state, await state.sessions.look(state.key(request, session_id)))
+    return _reply(state, await state.sessions.records.read(state.key(request, session_id)))
 
 
 @router.delete("/{session_id}", status_code=204)
 async def delete(request: Request, session_id: str) -> Response:
     """Delete a session and end its running turn. Its forks keep the text that they share."""
     state = get_state(request)
-    await state.sessions.delete(state.key(request, session_id))
+    await state.sessions.records.delete(state.key(request, session_id))
     return Response(status_code=204)
 
 
@@ -147,9 +149,9 @@ async def text(
     async def read(session: Session) -> tuple[str, int]:
         served = session_model(state.get_for(session))
         limit = state.limits.max_session_text_characters
-        return await state.sessions.text(key, served, first, limit)
+        return await state.sessions.records.text(key, served, first, limit)
 
-    found, position = await state.sessions.using(key, read)
+    found, position = await state.sessions.records.with_session(key, read)
     return SessionText(text=found, position=position)
 
 
@@ -160,15 +162,15 @@ async def append(
     """Append a text to a session without generating."""
     state = get_state(request)
     key = state.key(request, session_id)
-    retry = retry_of(retry_key, "append", body)
+    retry = idempotency_key(retry_key, "append", body)
 
     async def feed(session: Session) -> None:
         model = state.get_for(session)
         prompt, served = model.tokenizer.encode(body.text), session_model(model)
-        await state.sessions.append(session, served, prompt, retry, body.expected_position)
+        await state.sessions.turns.append(session, served, prompt, retry, body.expected_position)
 
-    await state.sessions.using(key, feed)
-    return _reply(state, await state.sessions.look(key))
+    await state.sessions.records.with_session(key, feed)
+    return _reply(state, await state.sessions.records.read(key))
 
 
 @router.post("/{session_id}/fork", status_code=201)
@@ -176,7 +178,7 @@ async def fork(request: Request, session_id: str, body: ForkBody) -> ForksReply:
     """Create independent sessions that continue this one from now or from an earlier position."""
     state = get_state(request)
     key = state.key(request, session_id)
-    forks = await state.sessions.fork(key, body.n, body.at, body.seeds)
+    forks = await state.sessions.records.fork(key, body.n, body.at, body.seeds)
     return ForksReply(sessions=[_reply(state, one) for one in forks])
 
 
@@ -184,7 +186,7 @@ async def fork(request: Request, session_id: str, body: ForkBody) -> ForksReply:
 async def rewind(request: Request, session_id: str, body: RewindBody) -> SessionReply:
     """Return a session to an earlier position; the text after it is removed."""
     state = get_state(request)
-    session = await state.sessions.rewind(state.key(request, session_id), body.to)
+    session = await state.sessions.records.rewind(state.key(request, session_id), body.to)
     return _reply(state, session)
 
 
@@ -199,7 +201,7 @@ async def cancel(
     The session keeps the text that was generated until then.
     """
     state = get_state(request)
-    session = await state.sessions.cancel(state.key(request, session_id), turn)
+    session = await state.sessions.turns.cancel(state.key(request, session_id), turn)
     return _reply(state, session)
 
 
@@ -210,9 +212,11 @@ async def export(request: Request, session_id: str) -> Response:
     key = state.key(request, session_id)
 
     async def export_session(session: Session) -> bytes:
-        return await state.sessions.export(key, session_model(state.get_for(session)))
+        return await state.sessions.records.export(key, session_model(state.get_for(session)))
 
-    return Response(await state.sessions.using(key, export_session), media_type=BINARY)
+    return Response(
+        await state.sessions.records.with_session(key, export_session), media_type=BINARY
+    )
 
 
 @router.get("/{session_id}/events", response_class=Response, responses=STREAMED | NO_MORE_EVENTS)
@@ -231,12 +235,12 @@ async def events(
 
     async def follow(session: Session) -> Response:
         model = state.get_for(session)
-        replay = await state.sessions.follow(key, session_model(model), position)
+        replay = await state.sessions.turns.follow(key, session_model(model), position)
         if replay is None:
             return Response(status_code=204)
         return streamed(request, replayed(model, key, replay, arrived_s))
 
-    return await state.sessions.using(key, follow)
+    return await state.sessions.records.with_session(key, follow)
 
 
 def _reply(state: AppState, session: Session) -> SessionReply:
@@ -249,7 +253,7 @@ def _reply(state: AppState, session: Session) -> SessionReply:
         seed=session.seed,
         state_bytes=_state_bytes(state, session),
         created_at=datetime.fromtimestamp(session.created_s, UTC),
-        expires_at=datetime.fromtimestamp(round(time.time() + session.left_s), UTC),
+        expires_at=datetime.fromtimestamp(round(time.time() + session.expires_in_s), UTC),
     )
 
 

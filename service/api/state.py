@@ -10,7 +10,7 @@ from fastapi import Request
 from service.api.limits import ApiLimits
 from service.api.sse import EventEncoder
 from service.constraints.compiler import ConstraintCompiler
-from service.errors import Draining, StateModelMismatch
+from service.errors import Draining
 from service.generation.engine import Engine
 from service.generation.prefix_cache import ScopedPrefixCache
 from service.models.registry import LoadedModel, Registry
@@ -76,7 +76,11 @@ class AppState:
         """Whether a generate request would be accepted."""
         loaded = list(self.registry.loaded())
         is_sound = all(model.runtime.engine.failure is None for model in loaded)
-        is_up = self.opened.is_set() and not self.is_draining and self.sessions.problem is None
+        is_up = (
+            self.opened.is_set()
+            and not self.is_draining
+            and self.sessions.heartbeat.problem is None
+        )
         return is_up and bool(loaded) and is_sound
 
     def get(self, name: str | None) -> ServedModel:
@@ -94,11 +98,7 @@ class AppState:
 
         """
         model = self.get(name or session.model)
-        if model.manifest.digest != session.digest:
-            raise StateModelMismatch(
-                f"the session's state belongs to {session.model} with the digest "
-                f"{session.digest}; {model.ref} has {model.manifest.digest}"
-            )
+        session_model(model).check(session)
         return model
 
     def key(self, request: Request, session_id: str) -> SessionKey:

@@ -1,4 +1,4 @@
-"""An engine without a thread: the real scheduler and table, a burst only when a test says so."""
+"""An engine without a thread: the real scheduler and table, one burst per call."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ ROWS = 8
 
 
 class HandEngine:
-    """Has what sessions use of an `Engine`; `work` is the thread's loop body."""
+    """The methods of an `Engine` that sessions use; `work` is the body of its thread's loop."""
 
     def __init__(self, program: StepProgram, tokenizer: Tokenizer) -> None:
         texts = [tokenizer.text_of(i) for i in range(len(tokenizer))]
@@ -43,13 +43,13 @@ class HandEngine:
         self._scheduler.resume(listener)
 
     def finish(self, listener: Any) -> None:
-        """Its time is up: what an engine with a clock says of itself."""
+        """End a generation at its deadline, as an engine with a clock does."""
         progress = self._scheduler.finish(listener)
         if progress is not None:
             listener.deliver(progress)
 
     def work(self) -> bool:
-        """One burst; whether there was anything to do."""
+        """Run one burst; return whether there was anything to do."""
         plan = self._scheduler.plan()
         if plan is None:
             return False

@@ -32,8 +32,9 @@ from service.generation.completions import start
 from service.generation.engine import QUEUE_LIMIT
 from service.generation.request import GenerationRequest
 from service.models.registry import DEFAULT_ALIAS
+from service.sessions.idempotency import idempotency_key
 from service.sessions.session import OnDisconnect, Session
-from service.sessions.sessions import TurnRequest, retry_of
+from service.sessions.turns import TurnRequest
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -92,11 +93,11 @@ async def _admit_turn(http: Request, body: CompletionBody, session_id: str) -> A
             requests[0],
             OnDisconnect(body.on_disconnect),
             {},
-            retry_of(key, body),
+            idempotency_key(key, body),
             body.expected_position,
             is_whole=not body.stream,
         )
-        begun = await state.sessions.begin(session, session_model(model), turn_request)
+        begun = await state.sessions.turns.begin(session, session_model(model), turn_request)
         turn, completions = completions_of_turn(begun)
         return AdmittedGeneration(
             model=model,
@@ -106,7 +107,7 @@ async def _admit_turn(http: Request, body: CompletionBody, session_id: str) -> A
             turn=turn,
         )
 
-    return await state.sessions.using(state.key(http, session_id), admit)
+    return await state.sessions.records.with_session(state.key(http, session_id), admit)
 
 
 async def _requests(

@@ -26,7 +26,7 @@ def replayed(
     model: ServedModel, key: SessionKey, replay: Replay, arrived_s: float
 ) -> AdmittedGeneration:
     """Return the generation of a recorded turn, from the event at which the replay begins."""
-    record = replay.order
+    record = replay.record
     turn, completions = completions_of_turn(replay)
     return AdmittedGeneration(
         model=model,
@@ -37,7 +37,7 @@ def replayed(
         arrived_s=arrived_s,
         prefix=replay.prompt or record.reply.get("prefix", ""),
         has_details=record.reply.get("details", False),
-        sent_tokens=replay.said,
+        sent_tokens=replay.generated,
     )
 
 

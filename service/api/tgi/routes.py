@@ -21,9 +21,10 @@ from service.api.tgi.schemas import GENERATED, STREAMED, GenerateBody, Parameter
 from service.errors import Validation
 from service.generation.completions import start
 from service.generation.request import GenerationRequest
+from service.sessions.idempotency import idempotency_key
 from service.sessions.running_turn import RunningTurn
 from service.sessions.session import OnDisconnect, Session
-from service.sessions.sessions import TurnRequest, retry_of
+from service.sessions.turns import TurnRequest
 
 router = APIRouter(tags=["generate"])
 
@@ -109,12 +110,12 @@ async def _admit_turn(
             request,
             OnDisconnect(body.on_disconnect),
             reply if is_in_log or not prefix else reply | {"prefix": prefix},  # truncated
-            retry_of(header(http, b"idempotency-key"), body),
+            idempotency_key(header(http, b"idempotency-key"), body),
             body.expected_position,
             is_whole=not is_stream,
             shows_prompt=is_in_log,
         )
-        begun = await state.sessions.begin(session, session_model(model), turn_request)
+        begun = await state.sessions.turns.begin(session, session_model(model), turn_request)
         if not isinstance(begun, RunningTurn):
             return replayed(model, session.key, begun, arrived_s)
         turn, completions = completions_of_turn(begun)
@@ -129,7 +130,7 @@ async def _admit_turn(
             has_details=bool(parameters.details),
         )
 
-    return await state.sessions.using(state.key(http, session_id), admit)
+    return await state.sessions.records.with_session(state.key(http, session_id), admit)
 
 
 async def _request(
