@@ -22,6 +22,7 @@ from service.api.sse import EventEncoder
 from service.api.state import AppState, ModelRuntime, TrainingServices
 from service.api.tgi import routes as tgi
 from service.constraints.compiler import ConstraintCompiler
+from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
 from service.models.bundle import Bundle, Precision
@@ -86,11 +87,19 @@ def create_app(
 ) -> FastAPI:
     """Put the service together. It answers at once, and is ready when its models are loaded."""
     store = ModelStore(settings.model_store)
-    registry = Registry(store, _make_runtime(settings.threads, PrefixCache()))
+    engine_config = EngineConfig()
+    registry = Registry(store, _make_runtime(settings.threads, engine_config))
     conversations = _make_sessions(settings, redis_url)
     training = _make_training(settings, redis_url)
     state = AppState(
-        registry, conversations, owner_of, store, settings.import_dir, training, limits
+        registry,
+        conversations,
+        owner_of,
+        store,
+        settings.import_dir,
+        training,
+        limits,
+        engine_config,
     )
     tender = JobReconciler(
         training.queue, store, settings.jobs_dir, _loader(registry), _remover(registry)
@@ -190,11 +199,15 @@ def _remover(registry: Registry[ModelRuntime]) -> Remove:
     return remove
 
 
-def _make_runtime(threads: int, cache: PrefixCache) -> Callable[[Bundle, Precision], ModelRuntime]:
+def _make_runtime(
+    threads: int, config: EngineConfig
+) -> Callable[[Bundle, Precision], ModelRuntime]:
+    cache = PrefixCache(config.prefix_cache_bytes)
+
     def make(bundle: Bundle, precision: Precision) -> ModelRuntime:
         program = compile_program(bundle.spec, bundle.weights, precision, threads)
         check_here(program, bundle, precision)
-        engine = Engine(program, bundle.tokenizer, name=str(bundle.ref), threads=threads)
+        engine = Engine(program, bundle.tokenizer, config, name=str(bundle.ref), threads=threads)
         constraints = ConstraintCompiler(bundle.tokenizer.tokens)
         prefixes = ScopedPrefixCache(cache, b"").scoped(bundle.manifest.digest, precision)
         return ModelRuntime(engine, EventEncoder(bundle.tokenizer), constraints, prefixes)

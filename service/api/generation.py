@@ -104,7 +104,7 @@ class ChoiceState:
         self.n_tokens += len(chunk.tokens)
         self.finish = chunk.finish
         if self.stop:
-            self.held += chunk.drawn
+            self.held += chunk.sampled
             del self.held[: len(chunk.tokens)]
 
     @property

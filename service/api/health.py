@@ -7,7 +7,6 @@ from fastapi import APIRouter, Request, Response
 
 from service.api.fields import MAX_CHOICES, MAX_NEW_TOKENS, MAX_PROMPT_CHARACTERS, MAX_STOPS
 from service.api.state import get_state
-from service.generation.engine import MAX_ROWS, QUEUE_LIMIT
 
 router = APIRouter(tags=["service"])
 
@@ -33,7 +32,7 @@ async def ready(request: Request) -> Response:
 @router.get("/info")
 async def info(request: Request) -> dict[str, Any]:
     """Return the members of TGI's reply, and every loaded model."""
-    registry = get_state(request).registry
+    registry, config = get_state(request).registry, get_state(request).engine_config
     default = next((m for m in registry.loaded() if m.ref == registry.aliases.get("default")), None)
     try:
         own_version = version("carousel-serve")
@@ -43,7 +42,7 @@ async def info(request: Request) -> dict[str, Any]:
         "model_id": str(default.ref) if default else None,
         "model_sha": default.manifest.digest if default else None,
         "model_pipeline_tag": "text-generation",
-        "max_concurrent_requests": MAX_ROWS + QUEUE_LIMIT,
+        "max_concurrent_requests": config.max_rows + config.queue_limit,
         "max_best_of": MAX_CHOICES,
         "max_stop_sequences": MAX_STOPS,
         "max_input_tokens": MAX_PROMPT_CHARACTERS,

@@ -11,6 +11,7 @@ from service.api.limits import ApiLimits
 from service.api.sse import EventEncoder
 from service.constraints.compiler import ConstraintCompiler
 from service.errors import Draining
+from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.prefix_cache import ScopedPrefixCache
 from service.models.registry import LoadedModel, Registry
@@ -67,6 +68,7 @@ class AppState:
     import_dir: Path
     training: TrainingServices
     limits: ApiLimits
+    engine_config: EngineConfig
     importing: asyncio.Lock = field(default_factory=asyncio.Lock)  # one at a time: memory
     opened: asyncio.Event = field(default_factory=asyncio.Event)  # the first models are loaded
     is_draining: bool = False

@@ -29,7 +29,6 @@ from service.api.openai.schemas import (
 from service.api.state import AppState, ServedModel, get_state, session_model
 from service.errors import Validation, about
 from service.generation.completions import start
-from service.generation.engine import QUEUE_LIMIT
 from service.generation.request import GenerationRequest
 from service.models.registry import DEFAULT_ALIAS
 from service.sessions.idempotency import idempotency_key
@@ -62,9 +61,10 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedGeneration:
     if not all(request.prompt for request in requests):
         raise Validation("`prompt` has no character that the model knows", "prompt")
     n, n_sampled = body.n or 1, len(requests) * (body.best_of or body.n or 1)
-    if n_sampled > QUEUE_LIMIT:  # of the engine: more would never be admitted
+    limit = model.runtime.engine.config.queue_limit
+    if n_sampled > limit:  # more would never be admitted
         raise Validation(
-            f"the request needs {n_sampled} texts for all its prompts; the limit is {QUEUE_LIMIT}",
+            f"the request needs {n_sampled} texts for all its prompts; the limit is {limit}",
             "n",
         )
     salt = () if body.cache_salt is None else (body.cache_salt,)
