@@ -11,19 +11,18 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from pydantic import SecretStr
 
-from service.api import admin, health, score, sessions, tokens
-from service.api import errors as problems
-from service.api import openapi as document
+from service.api import admin, health, openapi, score, sessions, tokens
+from service.api import errors as error_handlers
 from service.api import training as training_routes
-from service.api.bodies import MAX_BODY_BYTES
 from service.api.body_limit import BodyLimit, Limit
-from service.api.openai import models as openai_models
-from service.api.openai import routes as openai_completions
+from service.api.limits import ApiLimits
+from service.api.openai import routes as openai
 from service.api.request_log import RequestLog
 from service.api.sse import EventEncoder
 from service.api.state import AppState, ModelRuntime, TrainingServices
-from service.api.tgi import routes as generation
+from service.api.tgi import routes as tgi
 from service.constraints.compiler import ConstraintCompiler
+from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
 from service.models.bundle import Bundle, Precision
@@ -47,7 +46,6 @@ from service.training.queue import JobQueue
 from service.training.reconciler import JobReconciler, Load, Remove
 
 DRAIN_S = 10.0
-BODY_LIMIT_S, UPLOAD_LIMIT_S = 60.0, 3_600.0
 SWITCH_INTERVAL_S = 0.0005
 """How long the event loop may keep the interpreter from an engine that wants its next step."""
 
@@ -82,14 +80,27 @@ def open_store(settings: Settings) -> Iterator[str]:
 
 
 def create_app(
-    settings: Settings, redis_url: str, owner_of: Callable[[Request], str] = anonymous_owner
+    settings: Settings,
+    redis_url: str,
+    owner_of: Callable[[Request], str] = anonymous_owner,
+    limits: ApiLimits = ApiLimits(),  # noqa: B008 (frozen)
 ) -> FastAPI:
     """Put the service together. It answers at once, and is ready when its models are loaded."""
     store = ModelStore(settings.model_store)
-    registry = Registry(store, _make_runtime(settings.threads, PrefixCache()))
+    engine_config = EngineConfig()
+    registry = Registry(store, _make_runtime(settings.threads, engine_config))
     conversations = _make_sessions(settings, redis_url)
     training = _make_training(settings, redis_url)
-    serving = AppState(registry, conversations, owner_of, store, settings.import_dir, training)
+    state = AppState(
+        registry,
+        conversations,
+        owner_of,
+        store,
+        settings.import_dir,
+        training,
+        limits,
+        engine_config,
+    )
     tender = JobReconciler(
         training.queue, store, settings.jobs_dir, _loader(registry), _remover(registry)
     )
@@ -101,11 +112,11 @@ def create_app(
         settings.import_dir.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(training.corpora.sweep)
         async with conversations.running():
-            tasks = [asyncio.create_task(_open(serving)), asyncio.create_task(tender.run())]
+            tasks = [asyncio.create_task(_open(state)), asyncio.create_task(tender.run())]
             yield
             for task in tasks:
                 task.cancel()
-            await drain(serving)
+            await drain(state)
 
     app = FastAPI(
         title="Carousel",
@@ -114,24 +125,22 @@ def create_app(
         openapi_url="/openapi.json",
         redoc_url=None,
     )
-    app.state.serving = serving
-    problems.install(app)
-    openai_routes = (openai_completions, openai_models)
-    others = (sessions, tokens, score, health, admin, training_routes)
-    for room in (generation, *openai_routes, *others):
-        app.include_router(room.router)
-    document.complete(app)
-    upload = Limit(admin.MAX_UPLOAD_BYTES, UPLOAD_LIMIT_S)
-    exported = Limit(sessions.MAX_IMPORT_BYTES, BODY_LIMIT_S)
+    app.state.carousel = state
+    error_handlers.install(app)
+    for routes in (tgi, openai, sessions, tokens, score, health, admin, training_routes):
+        app.include_router(routes.router)
+    openapi.complete(app)
+    upload_s = limits.upload_timeout_s
     app.add_middleware(
         BodyLimit,
-        limit=Limit(MAX_BODY_BYTES, BODY_LIMIT_S),
-        exceptions={
-            "/admin/models/upload": upload,
-            "/sessions/import": exported,
-            "/score/text": Limit(score.MAX_TEXT_BYTES, UPLOAD_LIMIT_S),
-            "/corpora": Limit(training_routes.MAX_CORPUS_BYTES, UPLOAD_LIMIT_S),
+        limit=Limit(limits.max_body_bytes, limits.body_timeout_s),
+        by_path={
+            "/admin/models/upload": Limit(limits.max_model_upload_bytes, upload_s),
+            "/sessions/import": Limit(limits.max_session_import_bytes, limits.body_timeout_s),
+            "/score/text": Limit(limits.max_score_text_bytes, upload_s),
+            "/corpora": Limit(limits.max_corpus_bytes, upload_s),
         },
+        max_json_brackets=limits.max_json_brackets,
     )
     app.add_middleware(RequestLog)
     return app
@@ -146,16 +155,16 @@ def described() -> str:
         return json.dumps(app.openapi(), indent=1, ensure_ascii=False)
 
 
-async def _open(serving: AppState) -> None:
-    await serving.registry.open()
-    serving.opened.set()
+async def _open(state: AppState) -> None:
+    await state.registry.open()
+    state.opened.set()
 
 
-async def drain(serving: AppState) -> None:
+async def drain(state: AppState) -> None:
     """Take nothing new, let what runs end within the deadline, give every model back."""
-    if not serving.is_draining:
-        serving.is_draining = True
-        await serving.registry.close(DRAIN_S)
+    if not state.is_draining:
+        state.is_draining = True
+        await state.registry.close(DRAIN_S)
 
 
 def _make_sessions(settings: Settings, redis_url: str) -> Sessions:
@@ -190,11 +199,15 @@ def _remover(registry: Registry[ModelRuntime]) -> Remove:
     return remove
 
 
-def _make_runtime(threads: int, cache: PrefixCache) -> Callable[[Bundle, Precision], ModelRuntime]:
+def _make_runtime(
+    threads: int, config: EngineConfig
+) -> Callable[[Bundle, Precision], ModelRuntime]:
+    cache = PrefixCache(config.prefix_cache_bytes)
+
     def make(bundle: Bundle, precision: Precision) -> ModelRuntime:
         program = compile_program(bundle.spec, bundle.weights, precision, threads)
         check_here(program, bundle, precision)
-        engine = Engine(program, bundle.tokenizer, name=str(bundle.ref), threads=threads)
+        engine = Engine(program, bundle.tokenizer, config, name=str(bundle.ref), threads=threads)
         constraints = ConstraintCompiler(bundle.tokenizer.tokens)
         prefixes = ScopedPrefixCache(cache, b"").scoped(bundle.manifest.digest, precision)
         return ModelRuntime(engine, EventEncoder(bundle.tokenizer), constraints, prefixes)

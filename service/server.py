@@ -128,7 +128,7 @@ class DrainingServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
-        self._serving = app.state.serving
+        self._state = app.state.carousel
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then greet as soon as the models are loaded."""
@@ -141,13 +141,13 @@ class DrainingServer(uvicorn.Server):
         last_resort = threading.Timer(STOP_LIMIT_S, _give_up)
         last_resort.daemon = True
         last_resort.start()
-        draining = asyncio.create_task(drain(self._serving))
+        draining = asyncio.create_task(drain(self._state))
         while not draining.done() and not self.force_exit:
             await asyncio.wait([draining], timeout=0.1)
         await super().shutdown(sockets)
 
     async def _greet(self) -> None:
-        await self._serving.opened.wait()
+        await self._state.opened.wait()
         host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
         address = f"http://{host}:{self.config.port}"
         print(f"Carousel is ready at {address}; try:")

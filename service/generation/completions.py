@@ -9,10 +9,11 @@ from typing import Protocol, TypeVar
 
 from service.errors import CarouselError
 from service.generation.beams import BeamParams
-from service.generation.engine import Engine, Stream
+from service.generation.engine import Engine
 from service.generation.prefill import Prefill, PromptLogprobs
 from service.generation.prefix_cache import ScopedPrefixCache
 from service.generation.request import Chunk, GenerationRequest
+from service.generation.stream import Stream  # noqa: TC001 (as every import here)
 
 READ_AHEAD = 64
 """Chunks of several completions that may wait for the reader."""

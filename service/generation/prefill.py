@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from service.generation.engine import Engine, Stream
+from service.generation.engine import Engine
 from service.generation.prefix_cache import SHORTEST, PrefillSnapshots, ScopedPrefixCache
 from service.generation.request import (
     PENALTY_WINDOW,
@@ -11,6 +11,7 @@ from service.generation.request import (
     SamplingParams,
     Token,
 )
+from service.generation.stream import Stream  # noqa: TC001 (as every import here)
 from service.models.step import State
 
 

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from service.errors import GenerationFailed, PositionMismatch
-from service.generation.engine import Stream  # noqa: TC001 (as every import here)
 from service.generation.request import (
     Chunk,
     Finish,
@@ -18,6 +17,7 @@ from service.generation.request import (
     Token,
 )
 from service.generation.stopping import HeldTokens, TokenWithTop
+from service.generation.stream import Stream  # noqa: TC001 (as every import here)
 from service.models.step import State  # noqa: TC001 (as every import here)
 from service.sessions.codec import unpack_tokens
 from service.sessions.model import SessionModel

@@ -13,9 +13,10 @@ from service.errors import (
     SessionBusy,
     SessionLost,
 )
-from service.generation.engine import BACKLOG_LIMIT, Engine, Stream
+from service.generation.engine import Engine
+from service.generation.plan import Progress
 from service.generation.request import PENALTY_WINDOW, FinishReason, GenerationRequest
-from service.generation.scheduler import Progress
+from service.generation.stream import Stream
 from service.sessions.codec import pack_state, pack_tokens
 from service.sessions.config import SessionConfig
 from service.sessions.restore import RestoredState
@@ -73,7 +74,7 @@ class RunningTurn:
         config: SessionConfig,
     ) -> None:
         self.session, self.fencing_token = session, fencing_token
-        self.stream = Stream(self, self._reader_left)
+        self.stream = Stream(self, self._reader_left, engine.config.backlog_limit)
         self.ended = asyncio.Event()
         self._engine, self._on_disconnect, self._on_end = engine, delivery.on_disconnect, on_end
         self._config = config
@@ -149,8 +150,8 @@ class RunningTurn:
         if self._status is not None or self.is_over:
             return
         chunk = progress.chunk
-        self._sampled += chunk.drawn
-        if chunk.drawn or progress.is_last:  # otherwise the burst has fed the prompt only
+        self._sampled += chunk.sampled
+        if chunk.sampled or progress.is_last:  # otherwise the burst has fed the prompt only
             self._progress.append(progress)
         self._state = chunk.state or self._state
         if progress.failure is not None:
@@ -158,7 +159,7 @@ class RunningTurn:
         elif chunk.finish is not None:
             self._end_with(_STATUSES[chunk.finish.reason])
         else:
-            if len(self._sampled) > BACKLOG_LIMIT:
+            if len(self._sampled) > self._engine.config.backlog_limit:
                 self._pause_row("store")
             if len(self._sampled) >= self._min_commit_tokens or self._is_snapshot_due():
                 self._commit()
@@ -221,7 +222,7 @@ class RunningTurn:
         sampled, progress = self._in_flight
         self._position = position
         self._recent.extend(sampled)
-        if len(self._sampled) < BACKLOG_LIMIT // 2:
+        if len(self._sampled) < self._engine.config.backlog_limit // 2:
             self._resume_row("store")
         if self._entry_status is not None:
             self._finish(version)

@@ -1,4 +1,4 @@
-"""Train jobs as their users have them: a server with workers, real kills, real models."""
+"""Train jobs over HTTP: a server with workers, killed processes, trained models."""
 
 import json
 import random
@@ -75,7 +75,7 @@ def end_of(http: httpx2.Client, job: str) -> dict:
 
 
 def horses(server: Server) -> list[psutil.Process]:
-    """The processes that train."""
+    """Return the processes that train."""
     children = psutil.Process(server.process.pid).children(recursive=True)
     return [one for one in children if "main_work_horse" in " ".join(one.cmdline())]
 
@@ -101,12 +101,13 @@ def corpus(http) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(http, server, corpus) -> bytes:
-    """The weights of a job that nobody disturbed."""
+    """The weights of a job without interruption."""
     job = end_of(http, submit(http, corpus, name="calm"))
     assert job["status"] == "succeeded", job
     return weights_of(server, job["model"])
 
 
+@pytest.mark.tf
 def test_from_a_text_to_a_stream(http, server, corpus):
     job = submit(http, corpus, alias="bird")
     told = list(follow(http, job))
@@ -129,7 +130,7 @@ def test_from_a_text_to_a_stream(http, server, corpus):
     assert len(manifest["history"]) == len(losses)
     assert manifest["order"]["seed"] == 7
 
-    # A reader who has lost the stream has the rest, once and in order.
+    # A client that reconnects gets the remaining events, once and in order.
     middle = len(told) // 2
     assert list(follow(http, job, told[middle][1])) == told[middle + 1 :]
     last = {"Last-Event-ID": told[-1][1]}
@@ -138,6 +139,8 @@ def test_from_a_text_to_a_stream(http, server, corpus):
     assert http.get(f"/train-jobs/{job}/events", headers=beyond).status_code == 422
 
 
+@pytest.mark.tf
+@pytest.mark.slow
 def test_a_worker_killed_twice_changes_no_bit_and_one_model_is_published(
     http, server, corpus, undisturbed
 ):
@@ -146,7 +149,7 @@ def test_a_worker_killed_twice_changes_no_bit_and_one_model_is_published(
     for name, _, _ in follow(http, job):
         if name != "checkpoint" or kills == 2:
             continue
-        # A checkpoint of the attempt before may be read only now: then nothing runs to be killed.
+        # The checkpoint may be one of the previous attempt: then no process is running.
         if http.get(f"/train-jobs/{job}").json()["attempt"] == kills + 1 and horses(server):
             for process in workers(server):
                 process.kill()
@@ -158,6 +161,8 @@ def test_a_worker_killed_twice_changes_no_bit_and_one_model_is_published(
     assert versions_of(server, "stormy") == ["1"]
 
 
+@pytest.mark.tf
+@pytest.mark.slow
 def test_a_zombie_publishes_nothing(http, server, corpus, undisturbed):
     job = submit(http, corpus, name="walker")
     for name, _, _ in follow(http, job):
@@ -176,6 +181,7 @@ def test_a_zombie_publishes_nothing(http, server, corpus, undisturbed):
     assert http.get(f"/train-jobs/{job}").json() == ended
 
 
+@pytest.mark.tf
 def test_cancel_ends_a_job_in_seconds_and_keeps_the_best_checkpoint(http, server, corpus):
     job = submit(http, corpus, training=SHORT | {"epochs": 5_000})
     for name, _, data in follow(http, job):
@@ -190,6 +196,8 @@ def test_cancel_ends_a_job_in_seconds_and_keeps_the_best_checkpoint(http, server
     assert http.post(f"/train-jobs/{job}/cancel").status_code == 202
 
 
+@pytest.mark.tf
+@pytest.mark.slow
 def test_training_goes_on_from_a_served_model(http, corpus):
     first = end_of(http, submit(http, corpus, name="base"))
     order = {"name": "more", "initial_model": "base", "architecture": {}, "seed": 8}
@@ -205,6 +213,8 @@ def test_training_goes_on_from_a_served_model(http, corpus):
     assert "'Ω'" in refused.json()["error"]
 
 
+@pytest.mark.tf
+@pytest.mark.slow
 def test_the_example_trains_on_chinese_and_streams(server, tmp_path):
     rng = random.Random(3)
     lines = [

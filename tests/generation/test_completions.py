@@ -9,6 +9,7 @@ import pytest
 from service.errors import Draining, Overloaded
 from service.generation.beams import BeamParams
 from service.generation.completions import BestOf, mean_logprob, seed_of, start
+from service.generation.config import EngineConfig
 from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
 from service.generation.request import Chunk, GenerationRequest
 from service.generation.scheduler import Scheduler
@@ -189,7 +190,7 @@ async def test_several_beam_searches_are_admitted_together_or_not_at_all():
 
 def test_leaving_a_long_line_takes_as_long_for_each():
     def seconds_each(n: int) -> float:
-        scheduler = Scheduler(list("abcdefg"), 1, queue_limit=n)
+        scheduler = Scheduler(list("abcdefg"), EngineConfig(max_rows=1, queue_limit=n))
         for key in range(n):
             scheduler.submit(key, request(5))
         began = time.perf_counter()

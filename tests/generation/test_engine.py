@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from service.errors import Draining, GenerationFailed, Overloaded
-from service.generation import engine as engine_module
+from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.request import FinishReason, GenerationRequest, SamplingParams
 from service.generation.sampling import MAX_STEPS
@@ -35,8 +35,9 @@ async def read(stream) -> Transcript:
 
 
 @contextlib.asynccontextmanager
-async def running(program=None, **options) -> AsyncIterator[Engine]:
-    engine = Engine(program or DigestProgram(), TOKENIZER, name="test", **options)
+async def running(program=None, **limits) -> AsyncIterator[Engine]:
+    config = EngineConfig(**limits)
+    engine = Engine(program or DigestProgram(), TOKENIZER, config, name="test")
     engine.start()
     try:
         yield engine
@@ -126,9 +127,8 @@ async def test_a_cancelled_task_takes_its_row_along():
         await until(lambda: engine.running == 0)
 
 
-async def test_a_reader_that_does_not_read_is_not_written_for(monkeypatch):
-    monkeypatch.setattr(engine_module, "BACKLOG_LIMIT", 200)
-    async with running() as engine:
+async def test_a_reader_that_does_not_read_is_not_written_for():
+    async with running(backlog_limit=200) as engine:
         slow, quick = engine.submit(request(20_000, 1)), engine.submit(request(20_000, 2))
         assert len((await read(quick)).tokens) == 20_000
         assert slow._backlog <= 200 + 32 * MAX_STEPS  # the bursts until it was told to pause

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from service.generation import prefix_cache as prefixes_module
 from service.generation.completions import start
+from service.generation.config import EngineConfig
 from service.generation.prefix_cache import (
     SHORTEST,
     PrefillSnapshots,
     PrefixCache,
     ScopedPrefixCache,
 )
-from service.generation.scheduler import KEEP_EVERY
 from service.models.step import State
 from tests.fakes.digest_program import DigestProgram
 from tests.generation.strategies import requests
@@ -101,7 +101,7 @@ async def test_a_prompt_that_is_cut_off_leaves_what_was_read():
     async with running(program) as engine:
         choices = start(engine, [asked(LONG * 300)], prefix_cache=prefixes)
         task = asyncio.ensure_future(anext(aiter(choices)))
-        await until(lambda: program.fed > 2 * KEEP_EVERY)
+        await until(lambda: program.fed > 2 * EngineConfig().snapshot_every)
         choices.cancel()
         with pytest.raises(StopAsyncIteration):
             await task

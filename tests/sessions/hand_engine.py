@@ -2,31 +2,35 @@
 
 from typing import Any
 
-from service.generation.engine import Stream
+from service.generation.config import EngineConfig
 from service.generation.request import GenerationRequest
 from service.generation.sampling import Sampler
 from service.generation.scheduler import Scheduler
+from service.generation.stream import Stream
 from service.generation.table import SlotTable
 from service.models.step import StepProgram
 from service.models.tokenizer import Tokenizer
 
-ROWS = 8
+CONFIG = EngineConfig(max_rows=8, queue_limit=1_000)
 
 
 class HandEngine:
     """The methods of an `Engine` that sessions use; `work` is the body of its thread's loop."""
 
-    def __init__(self, program: StepProgram, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, program: StepProgram, tokenizer: Tokenizer, config: EngineConfig = CONFIG
+    ) -> None:
+        self.config = config
         texts = [tokenizer.text_of(i) for i in range(len(tokenizer))]
-        sampler = Sampler(program.vocabulary_size, ROWS, tokenizer.special_ids)
-        self._table = SlotTable(program, sampler, ROWS)
-        self._scheduler = Scheduler(texts, ROWS, queue_limit=1_000)
+        sampler = Sampler(program.vocabulary_size, config.max_rows, tokenizer.special_ids)
+        self._table = SlotTable(program, sampler, config.max_rows)
+        self._scheduler = Scheduler(texts, config)
 
     def check_capacity(self) -> None:
         self._scheduler.check_capacity()
 
     def submit(self, request: GenerationRequest) -> Stream:
-        stream = Stream(self, self.cancel)
+        stream = Stream(self, self.cancel, self.config.backlog_limit)
         self.submit_admitted(request, stream)
         return stream
 

@@ -59,7 +59,7 @@ def alone(wanted: TurnRequest, before: tuple[int, ...] = (1, 2)) -> str:
         )
     )
     stage.work_to_the_end()
-    return "".join(TOKENS[token] for token in stage.seen[0].drawn)
+    return "".join(TOKENS[token] for token in stage.seen[0].sampled)
 
 
 def generated(world: World) -> str:

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from service.generation import scheduler
 from service.generation.request import GenerationRequest
 from tests.generation.invariance import Stage
+from tests.sessions.hand_engine import CONFIG as ENGINE_CONFIG
 from tests.sessions.world import CONFIG, TOKENS, World, make_program, turn_request
 
 SNAPSHOT_EVERY, RETAIN_EVERY = 40, 100
@@ -15,10 +15,10 @@ BURST = 32
 
 
 @pytest.fixture
-def world(valkey, monkeypatch) -> Iterator[World]:
-    monkeypatch.setattr(scheduler, "KEEP_EVERY", BURST)
+def world(valkey) -> Iterator[World]:
+    engine_config = replace(ENGINE_CONFIG, snapshot_every=BURST)
     config = replace(CONFIG, snapshot_every=SNAPSHOT_EVERY, retain_every=RETAIN_EVERY)
-    made = World(valkey, [make_program()], config=config)
+    made = World(valkey, [make_program()], config=config, engine_config=engine_config)
     made.create((1, 2), seed=3)
     yield made
     assert made.refusals == []

@@ -17,7 +17,6 @@ from service.errors import (
     SessionLost,
     StateModelMismatch,
 )
-from service.generation import scheduler
 from service.sessions.config import SessionConfig
 from service.sessions.redis_client import ScriptClient
 from service.sessions.replay import Replay
@@ -27,6 +26,7 @@ from service.sessions.signing import Signer
 from service.sessions.store import Store
 from service.sessions.store_replies import CommitEntry, random_id
 from service.sessions.turns import TurnRequest
+from tests.sessions.hand_engine import CONFIG as ENGINE_CONFIG
 from tests.sessions.valkey import OwnValkey
 from tests.sessions.world import CONFIG, World, make_program, turn_request
 
@@ -399,11 +399,11 @@ def test_a_heartbeat_without_a_store_ends_no_turn(world):
 
 
 @pytest.fixture
-def close_snapshots(valkey, monkeypatch) -> Iterator[World]:
+def close_snapshots(valkey) -> Iterator[World]:
     """A world whose retained snapshots are so close that a short test has some."""
-    monkeypatch.setattr(scheduler, "KEEP_EVERY", 32)
+    engine_config = replace(ENGINE_CONFIG, snapshot_every=32)
     config = replace(CONFIG, snapshot_every=40, retain_every=100)
-    made = World(valkey, [make_program()], config=config)
+    made = World(valkey, [make_program()], config=config, engine_config=engine_config)
     yield made
     made.close()
 

@@ -17,6 +17,7 @@ import numpy as np
 from service.constraints.compiler import ConstraintCompiler
 from service.constraints.spec import regex
 from service.errors import CarouselError, StoreUnavailable
+from service.generation.config import EngineConfig
 from service.generation.request import GenerationRequest, SamplingParams
 from service.models.bundle import Precision
 from service.models.compile import compile_program
@@ -39,6 +40,7 @@ from service.sessions.store_replies import CommitEntry, StoredTurn, session_of
 from service.sessions.turn_record import TurnRecord
 from service.sessions.turns import TurnRequest
 from tests.generation.invariance import Stage
+from tests.sessions.hand_engine import CONFIG as ENGINE_CONFIG
 from tests.sessions.hand_engine import HandEngine
 from tests.sessions.valkey import OwnValkey
 
@@ -80,7 +82,7 @@ class Reference:
             parsed = TurnRecord.from_json(record)
             constraint = CONSTRAINTS.compile(parsed.constraint) if parsed.constraint else None
             seen = self._run(parsed.request(before, constraint))
-            self._turns[record, before] = seen.drawn, seen.finish.reason.value
+            self._turns[record, before] = seen.sampled, seen.finish.reason.value
         return self._turns[record, before]
 
     def state(self, tokens: tuple[int, ...]) -> bytes:
@@ -169,7 +171,9 @@ class Process:
         self.sessions = Sessions.compose(self.store, self.commits, world.signer, config)
         self.records, self.turns = self.sessions.records, self.sessions.turns
         self.registry = self.sessions.registry
-        self.engine = HandEngine(world.programs[number % len(world.programs)], world.tokenizer)
+        self.engine = HandEngine(
+            world.programs[number % len(world.programs)], world.tokenizer, world.engine_config
+        )
         self.model = SessionModel(
             "tiny@1", DIGEST, SPEC.state_units, world.tokenizer, self.engine, CONSTRAINTS
         )
@@ -195,11 +199,13 @@ class World:
         commit_class: type[GroupCommit] = GroupCommit,
         config: SessionConfig = CONFIG,
         replay_limit_s: float = APPEND_LIMIT_S,
+        engine_config: EngineConfig = ENGINE_CONFIG,
     ) -> None:
         self.valkey, self.programs = valkey, programs  # one, or slightly different ones
         self.reference = _reference(programs[0])
         self.scripts = scripts or read_scripts()
         self.commit_class, self.config = commit_class, config
+        self.engine_config = engine_config
         self.replay_limit_s = replay_limit_s
         self.tokenizer = Tokenizer(TOKENS)
         self.signer = Signer(b"x" * 32)
