@@ -13,6 +13,7 @@ from bench.seed_model import SPEC, VOCABULARY, seed_weights
 from service.constraints.compiler import compile_constraint
 from service.constraints.constraint import Constraint
 from service.constraints.spec import regex
+from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.request import GenerationRequest, SamplingParams
 from service.models.bundle import Precision
@@ -39,7 +40,7 @@ async def measure(precision: Precision, streams: int, pattern: str = "") -> floa
     constraint = compile_constraint(regex(pattern), list(VOCABULARY)) if pattern else None
     threads = os.cpu_count() or 1
     program = compile_program(SPEC, seed_weights(), precision, threads)
-    engine = Engine(program, Tokenizer(VOCABULARY), name="bench", threads=threads)
+    engine = Engine(program, Tokenizer(VOCABULARY), EngineConfig(), name="bench", threads=threads)
     engine.start()
     await _read(engine, 0, constraint)
     best = 0.0

@@ -26,6 +26,7 @@ from service.models.spec import ModelRef
 from service.models.step import State
 from service.models.store import ModelStore
 from service.sessions.codec import pack_state, pack_tokens
+from service.sessions.config import SessionConfig, ValkeyConfig
 from service.sessions.embedded import EmbeddedValkey
 from service.sessions.redis_client import ScriptClient
 from service.sessions.session import SessionKey, token_width
@@ -53,14 +54,14 @@ class Maker:
         return asyncio.run(self._make(lengths))
 
     async def _make(self, lengths: list[int]) -> list[str]:
-        identity = Signer(b"b" * 32)
-        link = ScriptClient(self._url)
-        store = Store(link, link, identity, "bench")
+        config = SessionConfig()
+        client = ScriptClient(self._url, config)
+        store = Store(client, client, Signer(b"b" * 32), "bench", config)
         names = [f"bench-{secrets.token_hex(8)}" for _ in lengths]
         for first in range(0, len(names), 64):
             part = zip(names[first : first + 64], lengths[first : first + 64], strict=True)
             await asyncio.gather(*(self._one(store, name, length) for name, length in part))
-        await link.close()
+        await client.close()
         await asyncio.sleep(0.01)
         return names
 
@@ -165,7 +166,7 @@ async def _one_turn_each(port: int, sessions: list[str]) -> None:
 
 @contextlib.contextmanager
 def _valkey(folder: Path) -> Iterator[EmbeddedValkey]:
-    own = EmbeddedValkey(folder)
+    own = EmbeddedValkey(folder, ValkeyConfig())
     own.start()
     try:
         yield own
@@ -206,9 +207,9 @@ def measure() -> dict[str, Any]:
 
 
 async def _used_bytes(url: str) -> int:
-    link = ScriptClient(url)
-    text = (await link.insist("INFO", "memory")).decode()
-    await link.close()
+    client = ScriptClient(url, SessionConfig())
+    text = (await client.execute("INFO", "memory")).decode()
+    await client.close()
     await asyncio.sleep(0.01)
     return int(text.split("used_memory:")[1].split("\r\n")[0])
 

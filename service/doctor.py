@@ -6,6 +6,7 @@ import numpy as np
 
 from service.constraints.compiler import compile_constraint
 from service.constraints.spec import ConstraintKind, ConstraintSpec
+from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.models.bundle import Precision
 from service.models.compile import compile_program, has_slow_int8
@@ -20,7 +21,7 @@ def check_up() -> Iterator[str]:
     weights, tokenizer = Weights(spec, zeros), Tokenizer("ab")
     for precision in Precision:
         program = compile_program(spec, weights, precision)
-        Engine(program, tokenizer, name="checkup").close()
+        Engine(program, tokenizer, EngineConfig(), name="checkup").close()
         yield f"{precision}: {type(program).__name__}"
     # Otherwise the first request would compile these kernels.
     compile_constraint(ConstraintSpec(ConstraintKind.REGEX, "a|b", bad_words=("b",)), "ab")

@@ -5,9 +5,10 @@ import secrets
 from pathlib import Path
 
 from service.errors import Validation
+from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.request import GenerationRequest, SamplingParams
-from service.generation.score import PIECE, Score, Scorer
+from service.generation.score import PIECE_CHARACTERS, Score, Scorer
 from service.models.compile import compile_program
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
@@ -30,7 +31,7 @@ def write_text(
     """
     bundle = ModelStore(model_store).read(ModelRef.parse(model))
     program = compile_program(bundle.spec, bundle.weights, bundle.manifest.precision)
-    engine = Engine(program, bundle.tokenizer, name=model)
+    engine = Engine(program, bundle.tokenizer, EngineConfig(), name=model)
     sampling = SamplingParams(secrets.randbits(64) if seed is None else seed, temperature)
     request = GenerationRequest(bundle.tokenizer.encode(prompt), max_new_tokens, sampling)
 
@@ -55,14 +56,14 @@ def score_file(model_store: Path, model: str, path: Path) -> Score:
     """
     bundle = ModelStore(model_store).read(ModelRef.parse(model))
     program = compile_program(bundle.spec, bundle.weights, bundle.manifest.precision)
-    engine = Engine(program, bundle.tokenizer, name=model)
+    engine = Engine(program, bundle.tokenizer, EngineConfig(), name=model)
 
     async def read() -> Score:
         engine.start()
         scorer = Scorer(engine, bundle.tokenizer)
         try:
             with path.open(encoding="utf-8", newline="") as file:
-                while piece := file.read(PIECE):
+                while piece := file.read(PIECE_CHARACTERS):
                     async for _ in scorer.read(piece):
                         pass
         except (OSError, UnicodeDecodeError) as error:

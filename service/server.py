@@ -128,7 +128,7 @@ class DrainingServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
-        self._serving = app.state.serving
+        self._state = app.state.carousel
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and print the address when the models are loaded."""
@@ -141,13 +141,13 @@ class DrainingServer(uvicorn.Server):
         time_limit = threading.Timer(STOP_LIMIT_S, _exit_now)
         time_limit.daemon = True
         time_limit.start()
-        draining = asyncio.create_task(drain(self._serving))
+        draining = asyncio.create_task(drain(self._state))
         while not draining.done() and not self.force_exit:
             await asyncio.wait([draining], timeout=0.1)
         await super().shutdown(sockets)
 
     async def _announce(self) -> None:
-        await self._serving.opened.wait()
+        await self._state.opened.wait()
         host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
         address = f"http://{host}:{self.config.port}"
         print(f"Carousel is ready at {address}; try:")

@@ -1,7 +1,6 @@
-"""The training routes: upload texts; submit, follow, cancel and publish train jobs."""
+"""The training routes: upload corpora; submit, read, follow, cancel and publish train jobs."""
 
 import asyncio
-import errno
 from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -9,11 +8,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, Field, RootModel
 
-from service.api.bodies import Body, Name, Number
-from service.api.sse import SSEResponse
+from service.api.fields import Body, Name, Number
+from service.api.http_request import TEXT, disk_full_as_too_large, media_type, raw_body
+from service.api.sse import NO_MORE_EVENTS, Responses, SSEResponse, events_of
 from service.api.state import TrainingServices, get_state
-from service.api.tgi.schemas import NOTHING_COMES, Responses, events_of
-from service.errors import TooLarge, Validation
+from service.errors import Validation
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from service.training.cleanup import best_checkpoint
@@ -23,22 +22,16 @@ from service.training.job_spec import DEFAULT_MAX_SECONDS, TrainingText, make_jo
 from service.training.queue import JobQueue
 from service.training.states import JobState, JobStatus
 
-MAX_CORPUS_BYTES = 64 * 1024 * 1024
-POLL_S = 0.25
-
 _EVENTS: Responses = {
     200: {"content": events_of("an event of the job.", "JobEventReply")},
-    **NOTHING_COMES,
-}
-_TEXT_BODY = {
-    "requestBody": {"required": True, "content": {"text/plain": {"schema": {"type": "string"}}}}
+    **NO_MORE_EVENTS,
 }
 
 router = APIRouter(tags=["training"])
 
 
 class CorpusReply(BaseModel):
-    """A stored text."""
+    """A stored corpus."""
 
     id: str
     name: str
@@ -52,13 +45,13 @@ class CorpusReply(BaseModel):
 
 
 class CorporaReply(BaseModel):
-    """Every stored text."""
+    """All stored corpora."""
 
     corpora: list[CorpusReply]
 
 
 class ArchitectureBody(Body):
-    """The layers of the model."""
+    """The architecture of the model."""
 
     cell: Literal["lstm", "peephole_lstm", "gru"] | None = None
     embedding_dim: int | None = None
@@ -95,7 +88,7 @@ class JobBody(Body):
 
 
 class JobReply(BaseModel):
-    """A train job, with every default filled in."""
+    """A train job with every default."""
 
     id: str
     status: JobStatus
@@ -119,37 +112,33 @@ class JobReply(BaseModel):
 
 
 class JobEventReply(RootModel[dict[str, Any]]):
-    """The data of an event, whose members depend on its name."""
+    """The data of an event; the members depend on the event."""
 
 
 class JobsReply(BaseModel):
-    """An owner's train jobs, the newest first."""
+    """All train jobs, the newest first."""
 
     jobs: list[JobReply]
 
 
-@router.post("/corpora", status_code=201, openapi_extra=_TEXT_BODY)
+@router.post("/corpora", status_code=201, openapi_extra=raw_body(TEXT))
 async def upload(
     request: Request, name: Annotated[str, Query(min_length=1, max_length=80)]
 ) -> CorpusReply:
-    """Store a text, which is the body itself in UTF-8. The same text has the same id."""
+    """Store a corpus; the body is the text in UTF-8. The same text has the same id."""
     state = get_state(request)
     owner = state.owner_of(request)
-    kind = request.headers.get("content-type", "text/plain").split(";")[0].strip().lower()
-    if kind.startswith("multipart/"):
+    if media_type(request, TEXT).startswith("multipart/"):
         raise Validation("the text is the body itself, not a form: curl --data-binary @FILE")
     training = state.training
     incoming = await asyncio.to_thread(training.corpora.upload)
     try:
-        with incoming.open("xb") as file:
-            async for piece in request.stream():
-                await asyncio.to_thread(file.write, piece)
-        async with training.checking:
-            card = await asyncio.to_thread(training.corpora.put, owner, name, incoming)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise TooLarge("the server's disk is too full for the text") from error
+        with disk_full_as_too_large("the text"):
+            with incoming.open("xb") as file:
+                async for piece in request.stream():
+                    await asyncio.to_thread(file.write, piece)
+            async with training.checking:
+                card = await asyncio.to_thread(training.corpora.put, owner, name, incoming)
     finally:
         await asyncio.to_thread(incoming.unlink, missing_ok=True)
     return _corpus_reply(card)
@@ -157,7 +146,7 @@ async def upload(
 
 @router.get("/corpora")
 def list_corpora(request: Request) -> CorporaReply:
-    """List every stored text."""
+    """List the stored corpora."""
     state = get_state(request)
     cards = state.training.corpora.cards(state.owner_of(request))
     return CorporaReply(corpora=[_corpus_reply(card) for card in cards])
@@ -165,7 +154,7 @@ def list_corpora(request: Request) -> CorporaReply:
 
 @router.post("/train-jobs", status_code=202)
 async def submit(request: Request, response: Response, body: JobBody) -> JobReply:
-    """Submit a job; a worker trains it, and its model is loaded when it is done."""
+    """Submit a job; a worker trains the model, which is loaded when the job has succeeded."""
     state = get_state(request)
     initial = None
     if body.initial_model is not None:
@@ -178,7 +167,7 @@ async def submit(request: Request, response: Response, body: JobBody) -> JobRepl
 
 @router.get("/train-jobs")
 def list_jobs(request: Request) -> JobsReply:
-    """List every job, the newest first."""
+    """List the jobs, the newest first."""
     state = get_state(request)
     jobs = state.training.queue.jobs(state.owner_of(request))
     return JobsReply(jobs=[_reply(job) for job in jobs])
@@ -186,14 +175,14 @@ def list_jobs(request: Request) -> JobsReply:
 
 @router.get("/train-jobs/{job_id}")
 def look(request: Request, job_id: str) -> JobReply:
-    """Read a job."""
+    """Return a job."""
     state = get_state(request)
     return _reply(state.training.queue.get(JobKey(state.owner_of(request), job_id)))
 
 
 @router.post("/train-jobs/{job_id}/cancel", status_code=202)
 def cancel(request: Request, job_id: str) -> JobReply:
-    """Cancel a job: within seconds, at the end of a step. Does nothing where it is over."""
+    """End a job within seconds, after a training step. Does nothing if it has ended."""
     state = get_state(request)
     return _reply(state.training.queue.cancel(JobKey(state.owner_of(request), job_id)))
 
@@ -218,9 +207,9 @@ async def events(
     job_id: str,
     last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=80)] = None,
 ) -> Response:
-    """Stream the events of a job, past and to come, up to its end.
+    """Stream the past and future events of a job.
 
-    `done` is the last one, unless a cancelled job is published later.
+    The last one is `done`; `published` and another `done` follow if a cancelled job is published.
     """
     state = get_state(request)
     queue, key = state.training.queue, JobKey(state.owner_of(request), job_id)
@@ -228,10 +217,14 @@ async def events(
     first = await asyncio.to_thread(queue.events, key, last_event_id or "0")
     if job.state.is_over and not first:
         return Response(status_code=204)  # an EventSource does not reconnect after this status
-    return SSEResponse(_pieces(queue, key, last_event_id or "0"), {}, on_end=lambda: None)
+    limits = state.limits
+    pieces = _pieces(queue, key, last_event_id or "0", limits.event_poll_interval_s)
+    return SSEResponse(pieces, {}, lambda: None, limits.ping_interval_s)
 
 
-async def _pieces(queue: JobQueue, key: JobKey, after: str) -> AsyncGenerator[bytes, None]:
+async def _pieces(
+    queue: JobQueue, key: JobKey, after: str, poll_interval_s: float
+) -> AsyncGenerator[bytes, None]:
     is_over = False
     while not is_over:
         job = await asyncio.to_thread(queue.get, key)
@@ -244,7 +237,7 @@ async def _pieces(queue: JobQueue, key: JobKey, after: str) -> AsyncGenerator[by
             )
             if found[-1].name == "done":
                 return
-        await asyncio.sleep(0 if is_over else POLL_S)
+        await asyncio.sleep(0 if is_over else poll_interval_s)
 
 
 def _submit(

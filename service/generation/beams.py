@@ -98,13 +98,13 @@ class BeamSearchState:
         request: GenerationRequest,
         params: BeamParams,
         texts: Sequence[str],
-        never_drawn: Sequence[int] = (),
+        suppressed_ids: Sequence[int] = (),
     ) -> None:
         """`texts` is the text of every token. Nothing but the request's end is asked about."""
         assert 1 <= params.n <= params.width
         assert request.max_new_tokens >= 1
         self._request, self._params = request, params
-        self._never_drawn, self._token_texts = list(never_drawn), texts
+        self._suppressed_ids, self._token_texts = list(suppressed_ids), texts
         ids = {text: i for i, text in enumerate(texts)} if request.stop else {}
         self._ends = [(ids[stop[-1]], stop[:-1]) for stop in request.stop if stop[-1] in ids]
         self._root = _Node(Token(-1, 0.0), (), None)
@@ -147,7 +147,7 @@ class BeamSearchState:
             raise GenerationFailed(NOT_FINITE)
         logprobs = logits - totals[:, None]  # (rows, vocabulary)
         sums = logprobs + np.array([live.total for live in self._live])[:, None]
-        sums[:, self._never_drawn] = -np.inf
+        sums[:, self._suppressed_ids] = -np.inf
         may_end, may_go_on = self._kinds(sums)
         ended = most_likely(np.where(may_end, sums, -np.inf), self._params.n)
         going_on = most_likely(np.where(may_go_on, sums, -np.inf), self._params.width)
@@ -205,7 +205,7 @@ class BeamSearchState:
                 is_complete, is_last = constraint.endings(live.state, remaining)
                 may_end[row] |= is_complete
                 may_go_on[row] &= ~is_last
-            if live.stops is not None and not live.stops.lets_pass:
+            if live.stops is not None and not live.stops.is_inactive:
                 held = live.stops.held
                 stopping = [token for token, head in self._ends if held.endswith(head)]
                 may_end[row, stopping] = True

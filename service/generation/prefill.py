@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from service.generation.engine import Engine, Stream
+from service.generation.engine import Engine
 from service.generation.prefix_cache import SHORTEST, PrefillSnapshots, ScopedPrefixCache
 from service.generation.request import (
     PENALTY_WINDOW,
@@ -11,6 +11,7 @@ from service.generation.request import (
     SamplingParams,
     Token,
 )
+from service.generation.stream import Stream  # noqa: TC001 (as every import here)
 from service.models.step import State
 
 
@@ -42,21 +43,21 @@ class Prefill:
         engine: Engine,
         request: GenerationRequest,
         prompt_logprobs: int | None,
-        prefixes: ScopedPrefixCache | None,
+        prefix_cache: ScopedPrefixCache | None,
     ) -> None:
         """With `prompt_logprobs` the prompt is `scored`, so all of it is read."""
-        self._engine, self._request, self._n_top = engine, request, prompt_logprobs
-        self.scored = None if prompt_logprobs is None else PromptLogprobs()
-        is_kept = self.scored is None and request.initial_state is None
+        self._engine, self.request, self._n_top = engine, request, prompt_logprobs
+        self.prompt_logprobs = None if prompt_logprobs is None else PromptLogprobs()
+        is_kept = self.prompt_logprobs is None and request.initial_state is None
         is_kept = is_kept and len(request.prompt) >= SHORTEST
-        self._prefixes = prefixes if is_kept else None
-        self._known = self._prefixes.longest(request.prompt) if self._prefixes else None
+        self._prefix_cache = prefix_cache if is_kept else None
+        self._known = self._prefix_cache.longest(request.prompt) if self._prefix_cache else None
         self._stream: Stream | None = None
 
     @property
-    def is_apart(self) -> bool:
+    def is_separate(self) -> bool:
         """Whether something is won or told by reading it before, and not with, what follows."""
-        return self.scored is not None or self._prefixes is not None
+        return self.prompt_logprobs is not None or self._prefix_cache is not None
 
     @property
     def cached_tokens(self) -> int:
@@ -65,24 +66,23 @@ class Prefill:
 
     def begin(self) -> None:
         """Let the engine read what is not known."""
-        if self.scored is not None or self.cached_tokens < len(self._request.prompt) - 1:
-            self._stream = Stream(self._engine)
-            self._engine.enter(self._feeding(), self._stream)
+        if self.prompt_logprobs is not None or self.cached_tokens < len(self.request.prompt) - 1:
+            self._stream = self._engine.open_stream(self._prefill_request())
 
     async def rest(self) -> GenerationRequest:
         """The request with the prompt's last token alone, once the others are read.
 
         Where a deadline comes before, more of the prompt is left. Raises as `Stream`.
         """
-        prompt = self._request.prompt
+        prompt = self.request.prompt
         trail = PrefillSnapshots(len(prompt))
         try:
             await self._read(trail)
         finally:
-            if self._prefixes is not None:
-                self._prefixes.keep(prompt, trail)
-        if self.scored is not None:
-            self.scored.complete(len(prompt))
+            if self._prefix_cache is not None:
+                self._prefix_cache.keep(prompt, trail)
+        if self.prompt_logprobs is not None:
+            self.prompt_logprobs.complete(len(prompt))
         return self._from(trail.last or self._known)
 
     def cancel(self) -> None:
@@ -91,24 +91,24 @@ class Prefill:
             self._stream.cancel()
 
     async def _read(self, trail: PrefillSnapshots) -> None:
-        if self.scored is not None:
-            self.scored.logprobs.append(None)
-            self.scored.top_tokens.append(())
+        if self.prompt_logprobs is not None:
+            self.prompt_logprobs.logprobs.append(None)
+            self.prompt_logprobs.top_tokens.append(())
         if self._stream is None:
             return
         async for chunk in self._stream:
             if chunk.state is not None:
                 trail.add(chunk.state)
-            if self.scored is not None:
-                self.scored.logprobs += chunk.logprobs
-                self.scored.top_tokens += chunk.top_tokens or [()] * len(chunk.tokens)
+            if self.prompt_logprobs is not None:
+                self.prompt_logprobs.logprobs += chunk.logprobs
+                self.prompt_logprobs.top_tokens += chunk.top_tokens or [()] * len(chunk.tokens)
 
-    def _feeding(self) -> GenerationRequest:
+    def _prefill_request(self) -> GenerationRequest:
         """What feeds the prompt, all but its last token, and tells of it where that is wanted."""
         request = self._from(self._known)
-        scored = request.prompt[1:] if self.scored is not None else ()
+        scored = request.prompt[1:] if self.prompt_logprobs is not None else ()
         return GenerationRequest(
-            request.prompt[:1] if self.scored is not None else request.prompt,
+            request.prompt[:1] if self.prompt_logprobs is not None else request.prompt,
             len(scored),
             SamplingParams(seed=0, temperature=0.0),
             top_tokens=self._n_top or 0,
@@ -120,7 +120,7 @@ class Prefill:
 
     def _from(self, state: State | None) -> GenerationRequest:
         """The request as it goes on from a state that has consumed some of its prompt."""
-        whole = self._request
+        whole = self.request
         if state is None:
             return whole
         consumed = state.position - (whole.initial_state.position if whole.initial_state else 0)

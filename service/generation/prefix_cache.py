@@ -77,7 +77,7 @@ class ScopedPrefixCache:
     cache: PrefixCache
     scope: bytes
 
-    def within(self, *names: str) -> "ScopedPrefixCache":
+    def scoped(self, *names: str) -> "ScopedPrefixCache":
         """A narrower scope, which shares nothing with any other."""
         parts = (hashlib.sha256(name.encode()).digest() for name in names)
         return ScopedPrefixCache(self.cache, b"".join((self.scope, *parts)))

@@ -113,5 +113,5 @@ class Chunk:
     logprobs: Sequence[float]
     top_tokens: Sequence[Sequence[Token]] = field(default=())
     finish: Finish | None = None
-    drawn: Sequence[int] = field(default=())
+    sampled: Sequence[int] = field(default=())
     state: State | None = None

@@ -7,7 +7,6 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from service.api import body_limit
 from service.api.body_limit import BodyLimit, Limit
 from service.api.request_log import RequestLog
 
@@ -91,7 +90,9 @@ class Sender:
         raise AssertionError
 
 
-async def read(sender: Sender, *, path="/x", headers=(), time_s: float = 5.0) -> bytes:
+async def read(
+    sender: Sender, *, path="/x", headers=(), timeout_s: float = 5.0, max_json_brackets: int = 10
+) -> bytes:
     """What an app behind a limit of 10 bytes reads (of 20 on /large)."""
     body = b""
 
@@ -103,7 +104,9 @@ async def read(sender: Sender, *, path="/x", headers=(), time_s: float = 5.0) ->
             if not message["more_body"]:
                 return
 
-    limit = BodyLimit(app, Limit(10, time_s), {"/large": Limit(20, time_s)})
+    limit = BodyLimit(
+        app, Limit(10, timeout_s), {"/large": Limit(20, timeout_s)}, max_json_brackets
+    )
     await limit(SCOPE | {"path": path, "headers": list(headers)}, sender.receive, None)
     return body
 
@@ -125,17 +128,18 @@ async def test_a_body_up_to_the_limit_arrives_whole():
 )
 async def test_a_body_that_is_too_much_is_refused_where_it_is_read(sender, headers, status):
     with pytest.raises(HTTPException) as refused:
-        await read(sender, headers=headers, time_s=0.05)
+        await read(sender, headers=headers, timeout_s=0.05)
     assert refused.value.status_code == status
 
 
-async def test_json_that_takes_long_to_take_apart_is_refused(monkeypatch):
-    monkeypatch.setattr(body_limit, "MAX_BRACKETS", 3)
+async def test_json_that_takes_long_to_take_apart_is_refused():
     json_body = [(b"content-type", b"application/json")]
-    assert await read(Sender(b"[{[", b"]}]"), headers=json_body) == b"[{[]}]"
-    assert await read(Sender(b"[[", b"[["), headers=[(b"content-type", b"text/plain")]) == b"[[[["
+    text = [(b"content-type", b"text/plain")]
+    limit = {"max_json_brackets": 3}
+    assert await read(Sender(b"[{[", b"]}]"), headers=json_body, **limit) == b"[{[]}]"
+    assert await read(Sender(b"[[", b"[["), headers=text, **limit) == b"[[[["
     with pytest.raises(HTTPException, match="brackets"):
-        await read(Sender(b"[[", b"[["), headers=json_body)
+        await read(Sender(b"[[", b"[["), headers=json_body, **limit)
 
 
 def test_no_log_has_a_sessions_id_whole(server, http):

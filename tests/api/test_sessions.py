@@ -10,8 +10,7 @@ from types import SimpleNamespace
 import httpx2
 import pytest
 
-from service.api.bodies import CreateSessionBody
-from service.api.sessions import create
+from service.api.sessions import CreateSessionBody, create
 from service.api.state import AppState
 from service.errors import Overloaded, UnknownCharacter
 from service.models.tokenizer import Tokenizer
@@ -329,15 +328,15 @@ class Full:
     def runtime(self) -> SimpleNamespace:
         return SimpleNamespace(engine=self, constraints=None)
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         raise Overloaded("the line is full")
 
 
 async def test_a_text_that_is_refused_leaves_no_session_behind():
     """Its id would be taken, and the same request refused for ever."""
-    serving = AppState(**dict.fromkeys(one.name for one in fields(AppState)))
-    serving.registry = SimpleNamespace(get=lambda _: Full())
-    request = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(serving=serving)))
+    state = AppState(**dict.fromkeys(one.name for one in fields(AppState)))
+    state.registry = SimpleNamespace(get=lambda _: Full())
+    request = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(carousel=state)))
     with pytest.raises(Overloaded):
         await create(request, CreateSessionBody(session_id="a", text="ab"))
     with pytest.raises(UnknownCharacter):

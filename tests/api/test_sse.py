@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api import sse as event_stream
 from service.api.sse import EventEncoder, SSEResponse, rounded
 from service.generation.request import Chunk, Token
 from service.models.tokenizer import Tokenizer
@@ -101,8 +100,8 @@ class Source:
     def end(self) -> None:
         self.ends += 1
 
-    def serve(self, client: Client) -> "asyncio.Task[None]":
-        response = SSEResponse(self.pieces(), {}, on_end=self.end)
+    def serve(self, client: Client, ping_interval_s: float = 15.0) -> "asyncio.Task[None]":
+        response = SSEResponse(self.pieces(), {}, self.end, ping_interval_s)
         return asyncio.create_task(response({}, client.receive, client.send))
 
 
@@ -153,19 +152,17 @@ async def test_a_stop_of_the_server_ends_the_source():
     assert source.ends == 1
 
 
-async def test_a_silent_stream_pings(monkeypatch):
-    monkeypatch.setattr(event_stream, "BEAT_S", 0.01)
+async def test_a_silent_stream_pings():
     source, client = Source(), Client()
-    serving = source.serve(client)
+    serving = source.serve(client, 0.01)
     await until(lambda: client.body.count(b": ping\n\n") > 2)
     client.has_left.set()
     await serving
 
 
-async def test_a_reader_that_stands_still_is_let_go(monkeypatch):
-    monkeypatch.setattr(event_stream, "BEAT_S", 0.02)
+async def test_a_reader_that_stands_still_is_let_go():
     source, client = Source(), Client()
-    serving = source.serve(client)
+    serving = source.serve(client, 0.02)
     await until(lambda: client.got)
     client.reads.clear()
     source.queue.put_nowait(b"a")
@@ -173,10 +170,9 @@ async def test_a_reader_that_stands_still_is_let_go(monkeypatch):
     assert source.ends == 1
 
 
-async def test_a_reader_that_stands_still_at_a_ping_is_let_go(monkeypatch):
-    monkeypatch.setattr(event_stream, "BEAT_S", 0.02)
+async def test_a_reader_that_stands_still_at_a_ping_is_let_go():
     source, client = Source(), Client()
-    serving = source.serve(client)
+    serving = source.serve(client, 0.02)
     await until(lambda: client.got)
     client.reads.clear()
     await asyncio.sleep(0.03)
@@ -192,5 +188,5 @@ async def test_a_fault_while_streaming_is_not_swallowed():
 
     source, client = Source(), Client()
     with pytest.raises(ZeroDivisionError):
-        await SSEResponse(faulty(), {}, source.end)({}, client.receive, client.send)
+        await SSEResponse(faulty(), {}, source.end, 15.0)({}, client.receive, client.send)
     assert source.ends == 1

@@ -1,4 +1,4 @@
-"""Train jobs as their users have them: a server with workers, real kills, real models."""
+"""Train jobs over HTTP: a server with workers, killed processes, trained models."""
 
 import json
 import random
@@ -133,7 +133,7 @@ def test_from_a_text_to_a_stream(http, server, corpus):
     assert len(manifest["history"]) == len(losses)
     assert manifest["order"]["seed"] == 7
 
-    # A reader who has lost the stream has the rest, once and in order.
+    # A client that reconnects gets the remaining events, once and in order.
     middle = len(told) // 2
     assert list(follow(http, job, told[middle][1])) == told[middle + 1 :]
     last = {"Last-Event-ID": told[-1][1]}

@@ -221,12 +221,12 @@ def test_a_value_that_says_nothing_goes_with_beams(http, client, temperature, bi
         ({"num_beams": 11}, "`num_beams` must be > 0 and <= 10. Given: 11"),
         (
             {"num_beams": 2, "temperature": 0.5},
-            "`num_beams` draws nothing and does not go with `temperature`",
+            "`num_beams` samples nothing and does not go with `temperature`",
         ),
         ({"num_beams": 2, "do_sample": True}, "`do_sample` does not go with `num_beams`"),
         ({"num_beams": 2, "top_k": 2, "min_p": 0.1}, "does not go with `top_k` and `min_p`"),
         ({"num_beams": 2, "best_of": 2, "do_sample": True}, "give one of them"),
-        ({"length_penalty": 2.0}, "`length_penalty` is of `num_beams` > 1"),
+        ({"length_penalty": 2.0}, "`length_penalty` has an effect only with `num_beams` > 1"),
     ],
 )
 def test_what_does_not_go_with_beams_is_refused(http, parameters, sentence):

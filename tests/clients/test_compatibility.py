@@ -10,8 +10,8 @@ import openai
 import pytest
 import text_generation
 
-from service.api.bodies import GenerateBody, Parameters
-from service.api.openai.bodies import CompletionBody
+from service.api.openai.schemas import CompletionBody
+from service.api.tgi.schemas import GenerateBody, Parameters
 from tests.clients.surface import NATIVE, OPENAI, PAGE, SURFACES, TGI, E, Q, Row, Surface, Verdict
 from tests.clients.surface import page as rendered
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from service.constraints.constraint import Constraint
+from service.generation.config import EngineConfig
 from service.generation.request import Finish, GenerationRequest, SamplingParams
 from service.generation.sampling import Sampler
 from service.generation.scheduler import Scheduler
@@ -22,7 +23,7 @@ def write(
     """Return the text and the end of each request, all run in one batch."""
     texts = [token if token is not None and len(token) == 1 else "" for token in vocabulary]
     program = program or DigestProgram(len(texts))
-    scheduler = Scheduler(texts, CAPACITY, queue_limit=len(requests))
+    scheduler = Scheduler(texts, EngineConfig(max_rows=CAPACITY, queue_limit=len(requests)))
     specials = [i for i, text in enumerate(texts) if not text]
     table = SlotTable(program, sampler(len(texts), CAPACITY, specials), CAPACITY)
     written, ends = [""] * len(requests), {}

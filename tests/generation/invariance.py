@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from service.generation.config import EngineConfig
 from service.generation.request import Chunk, Finish, GenerationRequest, Token
 from service.generation.sampling import Sampler
 from service.generation.scheduler import Scheduler
@@ -20,7 +21,7 @@ class Transcript:
     logprobs: list[float] = field(default_factory=list)
     top_tokens: list[Sequence[Token]] = field(default_factory=list)
     finish: Finish | None = None
-    drawn: list[int] = field(default_factory=list)
+    sampled: list[int] = field(default_factory=list)
     state: State | None = field(default=None, compare=False)
 
     def add(self, chunk: Chunk) -> None:
@@ -29,7 +30,7 @@ class Transcript:
         self.logprobs += chunk.logprobs
         self.top_tokens += chunk.top_tokens
         self.finish = chunk.finish
-        self.drawn += chunk.drawn
+        self.sampled += chunk.sampled
         self.state = chunk.state or self.state
 
     def is_prefix_of(self, other: "Transcript") -> bool:
@@ -51,7 +52,7 @@ class Stage:
         table: Callable[[StepProgram, Sampler, int, int], SlotTable] = SlotTable,
         threads: int = 1,
     ) -> None:
-        self.scheduler = Scheduler(texts, CAPACITY, queue_limit=1_000)
+        self.scheduler = Scheduler(texts, EngineConfig(max_rows=CAPACITY, queue_limit=1_000))
         sampler = Sampler(program.vocabulary_size, CAPACITY)
         self._table = table(program, sampler, CAPACITY, threads)
         self.seen: dict[int, Transcript] = {}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis.errors import NoSuchExample
 
-from service.generation.scheduler import Feed, Plan, Start, Swap
+from service.generation.plan import Feed, Plan, Start, Swap
 from service.generation.table import SlotTable
 from tests.fakes.digest_program import DigestProgram
 from tests.generation.invariance import check_invariance
@@ -35,7 +35,7 @@ class LostToken(SlotTable):
     """The last prompt token of a burst never goes in."""
 
     def run(self, plan: Plan):
-        feeds = tuple(Feed(f.row, [*f.tokens[:-1], 0], f.silent) for f in plan.feeds)
+        feeds = tuple(Feed(f.row, [*f.tokens[:-1], 0], f.n_prompt) for f in plan.feeds)
         return super().run(Plan(plan.changes, feeds, plan.rows, plan.steps))
 
 

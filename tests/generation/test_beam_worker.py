@@ -10,10 +10,9 @@ import pytest
 from service.constraints.compiler import compile_constraint
 from service.constraints.spec import choice
 from service.errors import Draining, GenerationFailed, Overloaded
-from service.generation import beam_worker as searches_module
-from service.generation.beam_worker import TAKING_TURNS
 from service.generation.beams import BeamParams
 from service.generation.completions import BeamSearch, start
+from service.generation.config import EngineConfig
 from service.generation.request import GenerationRequest, SamplingParams
 from service.models.step import Batch
 from tests.fakes.digest_program import DigestProgram
@@ -25,11 +24,12 @@ from tests.generation.test_engine import TOKENIZER, Poisoned, read, request, run
 PROMPT = (1, 2, 3, 4, 5)
 TEXTS = "abcdefg"
 ENDLESS = 10**6
+MAX_SEARCHES = EngineConfig().max_beam_searches
 
 
 def beams(engine, n_tokens: int, width: int = 4, n: int = 1, prompt=PROMPT, **more) -> BeamSearch:
     asked = GenerationRequest(prompt, n_tokens, SamplingParams(seed=0, temperature=0.0), **more)
-    return start(engine, asked, beams=BeamParams(width, n))
+    return start(engine, [asked], beams=BeamParams(width, n))
 
 
 async def exhaust(reading) -> None:
@@ -38,7 +38,7 @@ async def exhaust(reading) -> None:
 
 
 def is_idle(engine) -> bool:
-    threads = [engine.searches._line, engine.searches._admitted]
+    threads = [engine.beam_worker._queue, engine.beam_worker._admitted]
     return engine.running == engine.waiting == engine.streams == 0 and not any(threads)
 
 
@@ -49,7 +49,7 @@ async def test_it_finds_what_the_definition_says(prompt, n):
         seen = await read_all(beams(engine, 9, 3, n, prompt=prompt, stop=("ab", "c")))
         found = oracle(reread(DigestProgram()), prompt, Rules(TEXTS, 9, 3, n, 1.0, ("ab", "c")))
         assert [tuple(seen[i].tokens) for i in range(n)] == [one.shown for one in found]
-        assert [tuple(seen[i].drawn) for i in range(n)] == [one.drawn for one in found]
+        assert [tuple(seen[i].sampled) for i in range(n)] == [one.sampled for one in found]
         await until(lambda: is_idle(engine))
 
 
@@ -73,9 +73,9 @@ async def test_a_width_of_one_is_the_greedy_text_to_the_last_bit():
 async def test_a_prompts_tokens_are_told_as_without_beams():
     async with running() as engine:
         asked = request(3, prompt=PROMPT)
-        found = start(engine, asked, prompt_logprobs=2, beams=BeamParams(2))
+        found = start(engine, [asked], prompt_logprobs=2, beams=BeamParams(2))
         await read_all(found)
-        scored = found.prompt
+        scored = found.prompt_logprobs(0)
         assert [len(top) for top in scored.top_tokens] == [0, 2, 2, 2, 2]
         assert scored.logprobs[0] is None
         assert len(scored.logprobs) == 5
@@ -132,7 +132,7 @@ async def test_one_that_is_left_before_it_is_read_leaves_nothing():
 
 async def test_long_ones_let_short_ones_pass():
     async with running() as engine:
-        long = [beams(engine, ENDLESS) for _ in range(TAKING_TURNS - 1)]
+        long = [beams(engine, ENDLESS) for _ in range(MAX_SEARCHES - 1)]
         tasks = [asyncio.create_task(read_all(one)) for one in long]
         for _ in range(3):
             await read_all(beams(engine, 40))
@@ -150,21 +150,20 @@ async def test_only_some_are_under_way_at_a_time():
             return super().new_batch(capacity)
 
     async with running(Counted()) as engine:
-        found = [beams(engine, ENDLESS) for _ in range(2 * TAKING_TURNS)]
+        found = [beams(engine, ENDLESS) for _ in range(2 * MAX_SEARCHES)]
         tasks = [asyncio.create_task(read_all(one)) for one in found]
-        await until(lambda: made.count("beams-test") == TAKING_TURNS)
+        await until(lambda: made.count("beams-test") == MAX_SEARCHES)
         await asyncio.sleep(0.2)
-        assert made.count("beams-test") == TAKING_TURNS
-        assert (engine.running, engine.waiting) == (TAKING_TURNS, TAKING_TURNS)
+        assert made.count("beams-test") == MAX_SEARCHES
+        assert (engine.running, engine.waiting) == (MAX_SEARCHES, MAX_SEARCHES)
         for one in found:
             one.cancel()
         await asyncio.gather(*tasks)
         await until(lambda: is_idle(engine))
 
 
-async def test_too_many_are_refused_and_places_become_free(monkeypatch):
-    monkeypatch.setattr(searches_module, "SEARCH_LIMIT", 3)
-    async with running() as engine:
+async def test_too_many_are_refused_and_places_become_free():
+    async with running(beam_search_limit=3) as engine:
         found = [beams(engine, ENDLESS) for _ in range(3)]
         with pytest.raises(Overloaded, match="3 beam searches run or wait, which is the limit"):
             beams(engine, 1)
@@ -208,7 +207,7 @@ async def test_closing_ends_it_with_draining():
         engine.close()
         with pytest.raises(Draining, match="closed before"):
             await exhaust(reading)
-        assert not engine.searches._thread.is_alive()
+        assert not engine.beam_worker._thread.is_alive()
 
 
 class PoisonedLater(DigestProgram):

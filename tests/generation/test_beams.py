@@ -97,15 +97,17 @@ class Run:
 
 def check_equal(seen: list[Transcript], expected, texts: str) -> None:
     assert [tuple(one.tokens) for one in seen] == [one.shown for one in expected]
-    assert [tuple(one.drawn) for one in seen] == [one.drawn for one in expected]
+    assert [tuple(one.sampled) for one in seen] == [one.sampled for one in expected]
     for one, wanted in zip(seen, expected, strict=True):
         assert one.logprobs == pytest.approx(wanted.logprobs[: len(wanted.shown)], abs=1e-5)
         assert one.finish.reason is wanted.reason
-        assert one.finish.generated_tokens == len(wanted.drawn)
+        assert one.finish.generated_tokens == len(wanted.sampled)
         is_stopped = wanted.reason is FinishReason.STOP_SEQUENCE
         stop_token = one.finish.stop_token
-        assert (stop_token.id if stop_token else None) == (wanted.drawn[-1] if is_stopped else None)
-        hidden = "".join(texts[token] for token in wanted.drawn[len(wanted.shown) :])
+        assert (stop_token.id if stop_token else None) == (
+            wanted.sampled[-1] if is_stopped else None
+        )
+        hidden = "".join(texts[token] for token in wanted.sampled[len(wanted.shown) :])
         assert one.finish.stop == (hidden if is_stopped else None)
 
 
@@ -151,7 +153,7 @@ def test_wide_enough_it_finds_the_likeliest_of_all_texts(size, longest, width, s
         ranked = sorted(scores, key=lambda tokens: -scores[tokens])
         rules = Rules(texts, longest, width, width, penalty, stops)
         seen = Run(program, prompt, rules).to_the_end()
-        assert [tuple(one.drawn) for one in seen] == ranked[:width]
+        assert [tuple(one.sampled) for one in seen] == ranked[:width]
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.generation import engine as engine_module
 from service.generation.completions import start
 from service.generation.request import FinishReason
 from service.generation.sampling import MAX_STEPS
@@ -83,7 +82,7 @@ def test_what_ends_early_has_said_the_beginning(asked, bursts, data):
         # All that was drawn is shown, what a stop string held back too, and its end has a token.
         assert seen.finish.reason is FinishReason.LENGTH
         assert seen.finish.stop_token is None
-        assert seen.tokens == seen.drawn == whole.drawn[: seen.finish.generated_tokens]
+        assert seen.tokens == seen.sampled == whole.sampled[: seen.finish.generated_tokens]
         assert len(seen.logprobs) == len(seen.tokens)
         assert bool(last) == bool(seen.tokens)
 
@@ -114,7 +113,7 @@ async def test_a_long_text_ends_in_time_with_its_beginning():
         asked = request(10**6, deadline_s=soon())
         seen, took_s = await timed(engine.submit(asked))
         assert seen.finish.reason is FinishReason.LENGTH
-        assert seen.finish.generated_tokens == len(seen.tokens) == len(seen.drawn)
+        assert seen.finish.generated_tokens == len(seen.tokens) == len(seen.sampled)
         assert 0 < len(seen.tokens) <= SPAN_S / STEP_S + MAX_STEPS
         assert seen.tokens == undisturbed.tokens[: len(seen.tokens)]
         assert seen.logprobs == undisturbed.logprobs[: len(seen.tokens)]
@@ -140,9 +139,8 @@ async def test_a_deadline_that_is_past_ends_it_before_it_begins():
         assert (seen.tokens, seen.finish.generated_tokens) == ([], 0)
 
 
-async def test_a_paused_text_ends_too(monkeypatch):
-    monkeypatch.setattr(engine_module, "BACKLOG_LIMIT", 100)
-    async with running() as engine:
+async def test_a_paused_text_ends_too():
+    async with running(backlog_limit=100) as engine:
         stream = engine.submit(request(10**7, deadline_s=soon(0.4)))
         await until(lambda: engine.running == 1)
         await until(lambda: stream._is_paused)
@@ -172,7 +170,7 @@ async def test_of_several_texts_each_ends_with_what_it_has(best_of):
     async with running(Slow()) as engine:
         started = time.monotonic()
         asked = request(10**6, prompt=PROMPT, deadline_s=soon())
-        seen = await read_all(start(engine, asked, n=3, best_of=best_of))
+        seen = await read_all(start(engine, [asked], n=3, best_of=best_of))
         assert time.monotonic() - started < SPAN_S + best_of * MAX_STEPS * STEP_S + SLACK_S
         assert sorted(seen) == [0, 1, 2]
         for one in seen.values():
@@ -186,12 +184,12 @@ async def test_a_prompt_that_takes_too_long_leaves_no_text(logprobs):
     async with running(Slow()) as engine:
         prompt = PROMPT * 10_000
         asked = request(5, prompt=prompt, deadline_s=soon())
-        choices = start(engine, asked, n=3, prompt_logprobs=logprobs)
+        choices = start(engine, [asked], n=3, prompt_logprobs=logprobs)
         seen = await read_all(choices)
         assert [len(seen[i].tokens) for i in range(3)] == [0, 0, 0]
         assert {one.finish.reason for one in seen.values()} == {FinishReason.LENGTH}
         if logprobs is not None:
-            scored = choices.prompt
+            scored = choices.prompt_logprobs(0)
             assert len(scored.logprobs) == len(scored.top_tokens) == len(prompt)
             assert scored.logprobs[1] is not None
             assert scored.logprobs[-1] is None
@@ -201,8 +199,8 @@ async def test_no_text_begins_in_the_middle_of_its_prompt():
     """Where the prompt's time is up a little before that of its texts."""
     async with running(Slow()) as engine:
         asked = request(30, prompt=PROMPT * 200)
-        choices = start(engine, replace(asked, deadline_s=soon(0.8)), n=2)
-        choices._reading._request = asked
+        choices = start(engine, [replace(asked, deadline_s=soon(0.8))], n=2)
+        choices._prefill.request = asked
         seen = await read_all(choices)
         assert seen[0] == await read(engine.submit(asked))
 

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from service.errors import Draining, GenerationFailed, Overloaded
-from service.generation import engine as engine_module
+from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.request import FinishReason, GenerationRequest, SamplingParams
 from service.generation.sampling import MAX_STEPS
@@ -35,8 +35,9 @@ async def read(stream) -> Transcript:
 
 
 @contextlib.asynccontextmanager
-async def running(program=None, **options) -> AsyncIterator[Engine]:
-    engine = Engine(program or DigestProgram(), TOKENIZER, name="test", **options)
+async def running(program=None, **limits) -> AsyncIterator[Engine]:
+    config = EngineConfig(**limits)
+    engine = Engine(program or DigestProgram(), TOKENIZER, config, name="test")
     engine.start()
     try:
         yield engine
@@ -79,7 +80,7 @@ async def test_a_full_line_refuses_at_once_and_recovers():
         streams = [engine.submit(request(10**6, seed)) for seed in range(2)]
         await until(lambda: engine.waiting == 0)
         streams += [engine.submit(request(10**6, seed)) for seed in range(3)]
-        with pytest.raises(Overloaded, match="3 wait, which is the limit"):
+        with pytest.raises(Overloaded, match="3 wait; 1 more would exceed the limit of 3"):
             engine.submit(request(1))
         for stream in streams:
             stream.cancel()
@@ -126,9 +127,8 @@ async def test_a_cancelled_task_takes_its_row_along():
         await until(lambda: engine.running == 0)
 
 
-async def test_a_reader_that_does_not_read_is_not_written_for(monkeypatch):
-    monkeypatch.setattr(engine_module, "BACKLOG_LIMIT", 200)
-    async with running() as engine:
+async def test_a_reader_that_does_not_read_is_not_written_for():
+    async with running(backlog_limit=200) as engine:
         slow, quick = engine.submit(request(20_000, 1)), engine.submit(request(20_000, 2))
         assert len((await read(quick)).tokens) == 20_000
         assert slow._backlog <= 200 + 32 * MAX_STEPS  # the bursts until it was told to pause
@@ -154,7 +154,7 @@ async def test_logits_that_are_not_finite_fail_their_own_stream_alone():
         assert len((await well).tokens) == 300
 
 
-@pytest.mark.parametrize("where", ["prompt", "recent", "forced_tokens"])
+@pytest.mark.parametrize("where", ["prompt", "penalty_context", "forced_tokens"])
 async def test_a_token_that_the_model_does_not_have_fails_its_own_stream_alone(where):
     async with running() as engine:
         well = asyncio.create_task(read(engine.submit(request(300))))

@@ -113,12 +113,12 @@ async def test_a_deadline_ends_a_search_with_what_it_has():
     async with running() as engine:
         asked = request(10**6, prompt=(1, 2), deadline_s=time.time() + 0.2)
         began = time.monotonic()
-        seen = await read_all(start(engine, asked, beams=BeamParams(4)))
+        seen = await read_all(start(engine, [asked], beams=BeamParams(4)))
         assert time.monotonic() - began < 10
         assert seen[0].finish.reason is FinishReason.LENGTH
         assert 0 < len(seen[0].tokens) == seen[0].finish.generated_tokens < 10**6
         late = request(9, prompt=LONG * 100, deadline_s=time.time() + 0.02)
-        seen = await read_all(start(engine, late, beams=BeamParams(4)))
+        seen = await read_all(start(engine, [late], beams=BeamParams(4)))
         assert (seen[0].tokens, seen[0].finish.reason) == ([], FinishReason.LENGTH)
 
 
@@ -126,9 +126,9 @@ async def test_a_known_prompt_is_not_read_again_and_the_texts_are_the_same():
     prefixes = ScopedPrefixCache(PrefixCache(), b"")
     async with running() as engine:
         asked = request(20, prompt=LONG)
-        alone = await read_all(start(engine, asked, beams=BeamParams(3, 3)))
+        alone = await read_all(start(engine, [asked], beams=BeamParams(3, 3)))
         for cached in (0, len(LONG) - 1):
-            known = start(engine, asked, beams=BeamParams(3, 3), prefixes=prefixes)
-            assert known.cached_tokens == cached
+            known = start(engine, [asked], beams=BeamParams(3, 3), prefix_cache=prefixes)
+            assert known.usage.cached_tokens == cached
             assert await read_all(known) == alone
         assert len(TOKENIZER) == 7

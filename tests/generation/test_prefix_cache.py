@@ -1,5 +1,6 @@
 """A prompt that begins like an earlier one is not read again, and nothing else is different."""
 
+import asyncio
 import dataclasses
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from service.generation import prefix_cache as prefixes_module
 from service.generation.completions import start
+from service.generation.config import EngineConfig
 from service.generation.prefix_cache import (
     SHORTEST,
     PrefillSnapshots,
@@ -56,8 +58,8 @@ async def test_every_text_is_what_it_is_without_a_cache(one, cuts, budget, n):
         for cut in cuts:
             prompt = (*LONG[:cut], *one.prompt)
             whole = dataclasses.replace(one, prompt=prompt)
-            alone = await read_all(start(engine, whole, n=n))
-            assert await read_all(start(engine, whole, n=n, prefixes=prefixes)) == alone
+            alone = await read_all(start(engine, [whole], n=n))
+            assert await read_all(start(engine, [whole], n=n, prefix_cache=prefixes)) == alone
             assert prefixes.cache.size_bytes <= budget
 
 
@@ -67,9 +69,9 @@ async def test_a_prompt_that_is_known_is_not_read_again():
 
         async def reading(prompt) -> tuple[int, int]:
             before = program.fed
-            choices = start(engine, asked(prompt), prefixes=prefixes)
+            choices = start(engine, [asked(prompt)], prefix_cache=prefixes)
             await read_all(choices)
-            return choices.cached_tokens, program.fed - before
+            return choices.usage.cached_tokens, program.fed - before
 
         cached, fed = await reading(LONG)
         assert cached == 0
@@ -86,31 +88,27 @@ async def test_a_prompt_that_is_known_is_not_read_again():
 async def test_a_prompt_may_end_where_a_state_lies():
     prefixes = ScopedPrefixCache(PrefixCache(), b"")
     async with running() as engine:
-        await read_all(start(engine, asked(LONG), prefixes=prefixes))
+        await read_all(start(engine, [asked(LONG)], prefix_cache=prefixes))
         for length in [state.position for _, state in prefixes.cache._states.values()]:
-            alone = await read_all(start(engine, asked(LONG[:length])))
-            known = start(engine, asked(LONG[:length]), prefixes=prefixes)
-            assert known.cached_tokens < length
+            alone = await read_all(start(engine, [asked(LONG[:length])]))
+            known = start(engine, [asked(LONG[:length])], prefix_cache=prefixes)
+            assert known.usage.cached_tokens < length
             assert await read_all(known) == alone
 
 
 async def test_a_prompt_that_is_cut_off_leaves_what_was_read():
-    prefixes = ScopedPrefixCache(PrefixCache(), b"")
-    async with running() as engine:
-        choices = start(engine, asked(LONG * 300), prefixes=prefixes)
-        reader = aiter(choices)
-        coming = anext(reader)
-        import asyncio  # noqa: PLC0415
-
-        task = asyncio.ensure_future(coming)
-        await asyncio.sleep(0.05)
+    program, prefixes = Counting(), ScopedPrefixCache(PrefixCache(), b"")
+    async with running(program) as engine:
+        choices = start(engine, [asked(LONG * 300)], prefix_cache=prefixes)
+        task = asyncio.ensure_future(anext(aiter(choices)))
+        await until(lambda: program.fed > 2 * EngineConfig().snapshot_every)
         choices.cancel()
         with pytest.raises(StopAsyncIteration):
             await task
         await until(lambda: engine.running == engine.waiting == engine.streams == 0)
         assert len(prefixes.cache) > 0
-        again = start(engine, asked(LONG * 300), prefixes=prefixes)
-        assert again.cached_tokens > 0
+        again = start(engine, [asked(LONG * 300)], prefix_cache=prefixes)
+        assert again.usage.cached_tokens > 0
         again.cancel()
 
 
@@ -120,9 +118,11 @@ async def test_a_short_prompt_and_one_that_is_scored_are_read():
         for prompt in (LONG[: SHORTEST - 1], LONG):
             for _ in range(2):
                 logprobs = None if len(prompt) < SHORTEST else 1
-                choices = start(engine, asked(prompt), prompt_logprobs=logprobs, prefixes=prefixes)
+                choices = start(
+                    engine, [asked(prompt)], prompt_logprobs=logprobs, prefix_cache=prefixes
+                )
                 await read_all(choices)
-                assert choices.cached_tokens == 0
+                assert choices.usage.cached_tokens == 0
         assert len(prefixes.cache) == 0
 
 
@@ -131,10 +131,10 @@ def test_nothing_is_shared_between_scopes():
     trail = PrefillSnapshots(100)
     trail.add(state(99))
     models = [
-        ScopedPrefixCache(cache, b"").within("digest", precision) for precision in ("int8", "f32")
+        ScopedPrefixCache(cache, b"").scoped("digest", precision) for precision in ("int8", "f32")
     ]
-    owners = [model.within(owner) for model in models for owner in ("", "a", "b")]
-    salted = [owner.within("salt") for owner in owners]
+    owners = [model.scoped(owner) for model in models for owner in ("", "a", "b")]
+    salted = [owner.scoped("salt") for owner in owners]
     everybody = [*models, *owners, *salted, ScopedPrefixCache(cache, b"")]
     for one in everybody:
         assert one.longest(LONG[:100]) is None

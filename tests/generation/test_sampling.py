@@ -22,10 +22,10 @@ def batch_of(logits: np.ndarray) -> Batch:
     return Batch(np.zeros(len(rows), np.int64), (), rows)
 
 
-def drawn(logits=LOGITS, n=4_000, prompt=(0,), never_drawn=(), **params) -> np.ndarray:
+def drawn(logits=LOGITS, n=4_000, prompt=(0,), suppressed_ids=(), **params) -> np.ndarray:
     """How often each token comes up in n draws at n positions."""
     batch = batch_of(logits)
-    sampler = Sampler(len(logits), 1, never_drawn)
+    sampler = Sampler(len(logits), 1, suppressed_ids)
     params = {"seed": 11} | params
     sampler.start(0, GenerationRequest(prompt, n, SamplingParams(**params)))
     counts = np.zeros(len(logits), int)
@@ -74,7 +74,7 @@ def test_a_draw_depends_on_seed_and_position_alone():
         ({"top_k": 3, "top_p": 0.75}, {0, 1}),
         ({"logit_bias": ((4, 100.0),)}, {4}),
         ({"logit_bias": ((0, -100.0),)}, {1, 2, 3, 4}),
-        ({"never_drawn": (0, 2)}, {1, 3, 4}),
+        ({"suppressed_ids": (0, 2)}, {1, 3, 4}),
     ],
 )
 def test_each_filter_leaves_what_it_should(params, left):
@@ -124,7 +124,7 @@ def test_the_strongest_penalties_leave_what_is_allowed(penalty, temperature):
         "n": 10,
     }
     for logits in ([-most, -most, -np.inf], [most, most, -np.inf]):
-        counts = drawn(np.array(logits, np.float32), never_drawn=(0,), **params)
+        counts = drawn(np.array(logits, np.float32), suppressed_ids=(0,), **params)
         assert np.flatnonzero(counts).tolist() == [1]
 
 
