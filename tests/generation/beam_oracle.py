@@ -31,9 +31,9 @@ class Rules:
 
 @dataclass(frozen=True)
 class Found:
-    drawn: tuple[int, ...]
+    sampled: tuple[int, ...]
     shown: tuple[int, ...]
-    logprobs: tuple[float, ...]  # of what is drawn
+    logprobs: tuple[float, ...]  # of what is sampled
     reason: FinishReason
 
 

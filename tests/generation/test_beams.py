@@ -88,7 +88,7 @@ class Run:
             self.step()
             if is_taken and not self.search.is_over:
                 seen[0].add(self.search.take_certain())
-        for rank, chunk in enumerate(self.search.texts()):
+        for rank, chunk in enumerate(self.search.completions()):
             if rank == len(seen):
                 seen.append(Transcript())
             seen[rank].add(chunk)

@@ -211,7 +211,7 @@ def test_leaving_a_long_line_takes_as_long_for_each():
 @pytest.mark.parametrize(
     ("options", "length"),
     [
-        ({"prefix_cache": ScopedPrefixCache(PrefixCache(), b"")}, 400),
+        ({"prefix_cache": ScopedPrefixCache(PrefixCache(1 << 26), b"")}, 400),
         ({"n": 2}, 400),
         ({"prompt_logprobs": 1}, 400),
     ],

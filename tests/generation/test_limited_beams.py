@@ -37,7 +37,8 @@ def found(prompt: tuple[int, ...], steps: int | None = None, **options) -> list[
         _step(program, batch, search)
     assert search.is_over
     return [
-        ("".join(TEXTS[i] for i in chunk.tokens), chunk.finish.reason) for chunk in search.texts()
+        ("".join(TEXTS[i] for i in chunk.tokens), chunk.finish.reason)
+        for chunk in search.completions()
     ]
 
 
@@ -123,7 +124,7 @@ async def test_a_deadline_ends_a_search_with_what_it_has():
 
 
 async def test_a_known_prompt_is_not_read_again_and_the_texts_are_the_same():
-    prefixes = ScopedPrefixCache(PrefixCache(), b"")
+    prefixes = ScopedPrefixCache(PrefixCache(1 << 26), b"")
     async with running() as engine:
         asked = request(20, prompt=LONG)
         alone = await read_all(start(engine, [asked], beams=BeamParams(3, 3)))
