@@ -1,4 +1,4 @@
-"""A prompt that begins like an earlier one is not read again, and nothing else is different."""
+"""The prefix cache saves the computation of known prefixes and changes nothing else."""
 
 import asyncio
 import dataclasses
@@ -29,7 +29,7 @@ ENTRY_BYTES = 8 + 600
 
 
 class Counting(DigestProgram):
-    """How many tokens of rows it has been fed."""
+    """Counts the tokens that its rows were fed."""
 
     fed = 0
 
@@ -53,7 +53,7 @@ def asked(prompt: tuple[int, ...], n: int = 5, **options):
     budget=st.sampled_from([0, 3 * ENTRY_BYTES, 1 << 20]),
     n=st.sampled_from([1, 1, 3]),
 )
-async def test_every_text_is_what_it_is_without_a_cache(one, cuts, budget, n):
+async def test_the_cache_changes_no_completion(one, cuts, budget, n):
     prefixes = ScopedPrefixCache(PrefixCache(budget), b"")
     async with running() as engine:
         for cut in cuts:
@@ -64,7 +64,7 @@ async def test_every_text_is_what_it_is_without_a_cache(one, cuts, budget, n):
             assert prefixes.cache.size_bytes <= budget
 
 
-async def test_a_prompt_that_is_known_is_not_read_again():
+async def test_a_cached_prompt_is_not_computed_again():
     program, prefixes = Counting(), ScopedPrefixCache(PrefixCache(1 << 26), b"")
     async with running(program) as engine:
 
@@ -86,7 +86,7 @@ async def test_a_prompt_that_is_known_is_not_read_again():
         assert fed < 2 * MIN_DISTANCE
 
 
-async def test_a_prompt_may_end_where_a_state_lies():
+async def test_a_prompt_may_end_at_a_cached_state():
     prefixes = ScopedPrefixCache(PrefixCache(1 << 26), b"")
     async with running() as engine:
         await read_all(start(engine, [asked(LONG)], prefix_cache=prefixes))
@@ -97,7 +97,7 @@ async def test_a_prompt_may_end_where_a_state_lies():
             assert await read_all(known) == alone
 
 
-async def test_a_prompt_that_is_cut_off_leaves_what_was_read():
+async def test_a_cancelled_prefill_stores_its_states():
     program, prefixes = Counting(), ScopedPrefixCache(PrefixCache(1 << 26), b"")
     async with running(program) as engine:
         choices = start(engine, [asked(LONG * 300)], prefix_cache=prefixes)
@@ -113,7 +113,7 @@ async def test_a_prompt_that_is_cut_off_leaves_what_was_read():
         again.cancel()
 
 
-async def test_a_short_prompt_and_one_that_is_scored_are_read():
+async def test_a_short_prompt_and_a_scored_one_are_computed():
     prefixes = ScopedPrefixCache(PrefixCache(1 << 26), b"")
     async with running() as engine:
         for prompt in (LONG[: MIN_PROMPT - 1], LONG):
@@ -152,7 +152,7 @@ def test_a_prefix_is_no_other_text_of_the_same_length():
     assert cache.longest(b"", LONG[:79]).position == 79
 
 
-def test_the_states_used_last_stay():
+def test_the_most_recently_used_states_stay():
     cache = PrefixCache(budget_bytes=3 * ENTRY_BYTES)
     texts = [[i] * 9 for i in range(4)]
     for text in texts[:3]:
@@ -165,7 +165,7 @@ def test_the_states_used_last_stay():
 
 
 @pytest.mark.parametrize("length", [100, 5_000, 1_000_000])
-def test_a_prompt_leaves_few_states_and_they_are_spread(length):
+def test_a_prompt_stores_few_states_evenly_spaced(length):
     trail = PrefillSnapshots(length)
     for position in [*range(250, length, 250), length - 1]:
         trail.add(state(position))
@@ -177,7 +177,7 @@ def test_a_prompt_leaves_few_states_and_they_are_spread(length):
     assert all(gaps <= max(MIN_DISTANCE, length // 64) + 250)
 
 
-def test_what_others_have_asked_costs_nobody_anything():
+def test_a_lookup_does_not_depend_on_other_scopes():
     cache = PrefixCache(1 << 26)
     for i in range(200):
         cache.keep(b"other", LONG, [state(100 + i)])
