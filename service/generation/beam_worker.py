@@ -179,7 +179,7 @@ class BeamWorker:
             _step(self._program, batch, search)
         is_last, updates = search.is_over, []
         if is_last:
-            updates = [*enumerate(search.texts())]
+            updates = [*enumerate(search.completions())]
         elif task.params.n == 1:  # of several there may turn out to be fewer
             certain = search.take_certain()
             updates = [(0, certain)] if certain.tokens else []

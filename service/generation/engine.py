@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, Self
@@ -12,6 +11,7 @@ from typing import Any, Protocol, Self
 from service.errors import CarouselError, Draining, GenerationFailed
 from service.generation.beam_worker import BeamListener, BeamWorker
 from service.generation.config import EngineConfig
+from service.generation.deadlines import Deadlines
 from service.generation.plan import Plan, Progress
 from service.generation.request import GenerationRequest
 from service.generation.sampling import Sampler
@@ -86,8 +86,7 @@ class Engine:
         self.beam_worker.warm_up()
         self._listeners: set[Listener | BeamListener] = set()
         self._reservations: set[Reservation] = set()
-        # By the monotonic clock; guarded as the scheduler is.
-        self._deadlines: dict[Listener | BeamListener, float] = {}
+        self._deadlines = Deadlines()  # guarded as the scheduler is
         self._emptied = asyncio.Event()  # set when a draining engine has no stream left
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = threading.Condition()  # guards the scheduler between bursts
@@ -166,8 +165,7 @@ class Engine:
         with self._changed:
             self._scheduler.submit(listener, request)
             if request.deadline_s is not None:
-                left_s = request.deadline_s - time.time()
-                self._deadlines[listener] = time.monotonic() + left_s
+                self._deadlines.set(listener, request.deadline_s)
             self._changed.notify()
         if self._is_cut or self._is_closing or self.failure is not None:  # since it was admitted
             self.cancel(listener)
@@ -191,7 +189,7 @@ class Engine:
         """Remove a generation from the batch before the next burst."""
         self._drop(listener)
         with self._changed:
-            self._deadlines.pop(listener, None)
+            self._deadlines.remove(listener)
             self._scheduler.cancel(listener)
             self._changed.notify()
 
@@ -213,9 +211,7 @@ class Engine:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._emptied.wait(), deadline_s)
         self._is_cut = True
-        for listener in list(self._listeners):
-            self.cancel(listener)
-            listener.fail(Draining("the server stopped before the generation was complete"))
+        self._end_streams("the server stopped before the generation was complete")
 
     def close(self) -> None:
         """Stop the threads. Streams that are still open fail."""
@@ -226,9 +222,7 @@ class Engine:
             self._thread.join()
         self.beam_worker.close()
         self._table.close()
-        for listener in list(self._listeners):
-            self.cancel(listener)
-            listener.fail(Draining("the model was closed before the generation was complete"))
+        self._end_streams("the model was closed before the generation was complete")
 
     # -- the engine's thread
 
@@ -238,7 +232,9 @@ class Engine:
                 samples, states = self._table.run(plan)
                 with self._changed:
                     updates = self._scheduler.apply(plan, samples, states)
-                    self._forget_deadlines(updates)
+                    for progress in updates if self._deadlines else ():
+                        if progress.is_last:
+                            self._deadlines.remove(progress.key)
                 if updates:
                     self._post(self._deliver, updates)
         except Exception:  # noqa: BLE001 (every stream has to end with an error)
@@ -250,32 +246,20 @@ class Engine:
         """Wait for a plan; None when the engine is closing."""
         with self._changed:
             while not self._is_closing:
-                wait_s = self._finish_overdue() if self._deadlines else None
+                self._finish_overdue()
                 plan = self._scheduler.plan()
                 if plan is not None:
                     return plan
-                self._changed.wait(wait_s)
+                self._changed.wait(self._deadlines.next_s)
         return None
 
-    def _finish_overdue(self) -> float | None:
-        """End the generations whose deadline has passed; return the seconds to the next one."""
-        now = time.monotonic()
-        overdue = [listener for listener, until in self._deadlines.items() if until <= now]
-        found = [self._scheduler.finish(listener) for listener in overdue]
-        for listener in overdue:
-            del self._deadlines[listener]
-        updates = [progress for progress in found if progress is not None]
-        if updates:
-            self._post(self._deliver, updates)
-        return min(self._deadlines.values()) - now if self._deadlines else None
-
-    def _forget_deadlines(self, updates: Sequence[Progress]) -> None:
-        """Remove the deadlines of generations that are over."""
+    def _finish_overdue(self) -> None:
+        """End the generations whose deadline has passed."""
         if self._deadlines:
-            for progress in updates:
-                if progress.is_last:
-                    listener: Any = progress.key
-                    self._deadlines.pop(listener, None)
+            found = [self._scheduler.finish(key) for key in self._deadlines.take_overdue()]
+            updates = [progress for progress in found if progress is not None]
+            if updates:
+                self._post(self._deliver, updates)
 
     def _post(self, callback, *args) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002
         assert self._loop is not None
@@ -304,6 +288,11 @@ class Engine:
     def _free(self, reservation: Reservation) -> None:
         self._reservations.discard(reservation)
         self._check_empty()
+
+    def _end_streams(self, message: str) -> None:
+        for listener in list(self._listeners):
+            self.cancel(listener)
+            listener.fail(Draining(message))
 
     def _fail_all(self) -> None:
         assert self.failure is not None

@@ -1,4 +1,4 @@
-"""Beam searches in an engine: their thread, their line, their ends."""
+"""Beam searches in an engine: their thread, their queue, their ends."""
 
 import asyncio
 import dataclasses
@@ -44,7 +44,7 @@ def is_idle(engine) -> bool:
 
 @pytest.mark.parametrize("prompt", [PROMPT, (3,)])
 @pytest.mark.parametrize("n", [1, 3])
-async def test_it_finds_what_the_definition_says(prompt, n):
+async def test_a_search_equals_its_definition(prompt, n):
     async with running() as engine:
         seen = await read_all(beams(engine, 9, 3, n, prompt=prompt, stop=("ab", "c")))
         found = oracle(reread(DigestProgram()), prompt, Rules(TEXTS, 9, 3, n, 1.0, ("ab", "c")))
@@ -53,7 +53,7 @@ async def test_it_finds_what_the_definition_says(prompt, n):
         await until(lambda: is_idle(engine))
 
 
-async def test_it_goes_on_from_a_state():
+async def test_a_search_continues_a_state():
     async with running() as engine:
         whole = await read_all(beams(engine, 20))
         fed = dataclasses.replace(request(0, prompt=PROMPT[:4]), return_state=True)
@@ -62,7 +62,7 @@ async def test_it_goes_on_from_a_state():
         assert seen == whole
 
 
-async def test_a_width_of_one_is_the_greedy_text_to_the_last_bit():
+async def test_a_width_of_one_equals_greedy_decoding_bit_for_bit():
     async with running() as engine:
         sampling = SamplingParams(seed=0, temperature=0.0)
         asked = GenerationRequest(PROMPT, 300, sampling, top_tokens=3)
@@ -70,7 +70,7 @@ async def test_a_width_of_one_is_the_greedy_text_to_the_last_bit():
         assert await read_all(beams(engine, 300, 1, top_tokens=3)) == {0: greedy}
 
 
-async def test_a_prompts_tokens_are_told_as_without_beams():
+async def test_prompt_logprobs_are_returned_with_beams():
     async with running() as engine:
         asked = request(3, prompt=PROMPT)
         found = start(engine, [asked], prompt_logprobs=2, beams=BeamParams(2))
@@ -81,7 +81,7 @@ async def test_a_prompts_tokens_are_told_as_without_beams():
         assert len(scored.logprobs) == 5
 
 
-async def test_the_only_text_comes_as_it_becomes_certain():
+async def test_a_single_completion_comes_as_it_becomes_certain():
     async with running() as engine:
         chunks = [chunk async for _, chunk in beams(engine, 500)]
         assert len(chunks) > 10
@@ -89,14 +89,14 @@ async def test_the_only_text_comes_as_it_becomes_certain():
         assert all(chunk.tokens for chunk in chunks)
 
 
-async def test_where_there_are_fewer_texts_there_are_fewer():
+async def test_a_constraint_with_few_texts_gives_fewer_completions():
     constraint = compile_constraint(choice(["ab", "c"]), TEXTS)
     async with running() as engine:
         seen = await read_all(beams(engine, 5, 4, 4, constraint=constraint))
         assert sorted(TOKENIZER.decode(one.tokens) for one in seen.values()) == ["ab", "c"]
 
 
-async def test_other_streams_say_the_same_beside_it():
+async def test_other_streams_do_not_change_beside_a_search():
     async with running() as engine:
         alone = [await read(engine.submit(request(2_000, seed))) for seed in range(3)]
         found = [beams(engine, ENDLESS, 10) for _ in range(3)]
@@ -110,7 +110,7 @@ async def test_other_streams_say_the_same_beside_it():
 
 
 @pytest.mark.parametrize("n", [1, 2])
-async def test_it_leaves_when_nobody_reads_it(n):
+async def test_a_cancelled_search_ends(n):
     async with running() as engine:
         found = beams(engine, ENDLESS, n=n)
         task = asyncio.create_task(read_all(found))
@@ -122,7 +122,7 @@ async def test_it_leaves_when_nobody_reads_it(n):
         assert await read_all(beams(engine, 5)) == await read_all(beams(engine, 5))
 
 
-async def test_one_that_is_left_before_it_is_read_leaves_nothing():
+async def test_a_search_cancelled_before_it_is_read_leaves_nothing():
     async with running() as engine:
         found = beams(engine, ENDLESS, prompt=PROMPT * 1_000)
         found.cancel()
@@ -130,7 +130,7 @@ async def test_one_that_is_left_before_it_is_read_leaves_nothing():
         await until(lambda: is_idle(engine))
 
 
-async def test_long_ones_let_short_ones_pass():
+async def test_short_searches_pass_long_ones():
     async with running() as engine:
         long = [beams(engine, ENDLESS) for _ in range(MAX_SEARCHES - 1)]
         tasks = [asyncio.create_task(read_all(one)) for one in long]
@@ -141,7 +141,7 @@ async def test_long_ones_let_short_ones_pass():
         await asyncio.gather(*tasks)
 
 
-async def test_only_some_are_under_way_at_a_time():
+async def test_only_some_searches_run_at_a_time():
     made = []
 
     class Counted(DigestProgram):
@@ -162,7 +162,7 @@ async def test_only_some_are_under_way_at_a_time():
         await until(lambda: is_idle(engine))
 
 
-async def test_too_many_are_refused_and_places_become_free():
+async def test_too_many_searches_are_refused_and_places_become_free():
     async with running(beam_search_limit=3) as engine:
         found = [beams(engine, ENDLESS) for _ in range(3)]
         with pytest.raises(Overloaded, match="3 beam searches run or wait, which is the limit"):
@@ -175,7 +175,7 @@ async def test_too_many_are_refused_and_places_become_free():
         await until(lambda: is_idle(engine))
 
 
-async def test_a_draining_engine_lets_it_end_until_the_deadline():
+async def test_a_drain_waits_for_a_search_until_its_deadline():
     async with running() as engine:
         short = asyncio.create_task(read_all(beams(engine, 300, prompt=PROMPT * 100)))
         endless = asyncio.create_task(read_all(beams(engine, ENDLESS)))
@@ -192,7 +192,7 @@ async def test_a_draining_engine_lets_it_end_until_the_deadline():
         await until(lambda: is_idle(engine))
 
 
-async def test_a_draining_engine_is_done_when_the_last_one_is():
+async def test_a_drain_ends_with_the_last_search():
     async with running() as engine:
         task = asyncio.create_task(read_all(beams(engine, 50)))
         await asyncio.sleep(0)
@@ -200,7 +200,7 @@ async def test_a_draining_engine_is_done_when_the_last_one_is():
         assert len((await task)[0].tokens) == 50
 
 
-async def test_closing_ends_it_with_draining():
+async def test_closing_the_engine_ends_a_search_with_draining():
     async with running() as engine:
         reading = aiter(beams(engine, ENDLESS))
         await anext(reading)
@@ -211,7 +211,7 @@ async def test_closing_ends_it_with_draining():
 
 
 class PoisonedLater(DigestProgram):
-    """A network that loses its mind over the fourth step of a batch with several rows."""
+    """A network whose logits become NaN in the fourth step of a batch with several rows."""
 
     steps = 0
 
@@ -236,7 +236,7 @@ async def test_logits_that_are_not_finite_fail_their_own_search_alone():
 
 
 class Broken(DigestProgram):
-    """A device that gives up in the middle of a search."""
+    """A device that fails in the middle of a search."""
 
     def step(self, batch: Batch, rows: int) -> None:
         if threading.current_thread().name.startswith("beams"):
@@ -244,7 +244,7 @@ class Broken(DigestProgram):
         super().step(batch, rows)
 
 
-async def test_a_search_that_breaks_tells_its_reader_and_nobody_else():
+async def test_a_search_that_fails_raises_in_its_own_stream_alone():
     async with running(Broken()) as engine:
         with pytest.raises(GenerationFailed, match="has failed"):
             await read_all(beams(engine, 50))

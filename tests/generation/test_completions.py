@@ -1,4 +1,4 @@
-"""Several texts from one prompt."""
+"""Several completions of one prompt or more."""
 
 import asyncio
 import dataclasses
@@ -39,7 +39,7 @@ def penalised(asked: GenerationRequest) -> GenerationRequest:
 @pytest.mark.parametrize("prompt", [PROMPT, (3,)])
 @pytest.mark.parametrize("change", [lambda one: one, penalised], ids=["plain", "penalised"])
 @pytest.mark.parametrize("logprobs", [None, 2])
-async def test_each_choice_says_what_its_seed_says_alone(prompt, change, logprobs):
+async def test_each_completion_equals_the_generation_with_its_seed(prompt, change, logprobs):
     asked = change(request(300, prompt=prompt, top_tokens=2))
     async with running() as engine:
         alone = [
@@ -52,7 +52,7 @@ async def test_each_choice_says_what_its_seed_says_alone(prompt, change, logprob
         assert len({tuple(one.tokens) for one in alone}) == 3
 
 
-async def test_choices_grow_together():
+async def test_completions_are_generated_together():
     async with running() as engine:
         indices = [index async for index, _ in start(engine, [request(2_000)], n=4)]
         ends = [len(indices) - 1 - indices[::-1].index(i) for i in range(4)]
@@ -60,7 +60,7 @@ async def test_choices_grow_together():
         assert max(begins) < min(ends)
 
 
-async def test_one_choice_is_one_row():
+async def test_one_completion_is_one_row():
     async with running() as engine:
         choices = start(engine, [request(10**6)])
         assert [index async for index, _ in _first(choices)] == [0]
@@ -75,7 +75,7 @@ async def _first(choices):
         return
 
 
-async def test_stop_strings_do_not_see_the_prompt():
+async def test_stop_strings_do_not_match_the_prompt():
     stop = TOKENIZER.decode(PROMPT[1:3])
     async with running() as engine:
         asked = request(40, prompt=PROMPT, stop=(stop,))
@@ -105,7 +105,7 @@ async def test_the_best_have_the_highest_mean_logprob():
         assert best.usage.discarded_tokens == 6 * 40
 
 
-async def test_of_equals_the_first_is_the_best():
+async def test_of_equal_completions_the_first_is_the_best():
     class Equals:
         async def __aiter__(self):
             for index in (1, 0, 2):
@@ -116,7 +116,7 @@ async def test_of_equals_the_first_is_the_best():
     assert mean_logprob([]) == float("-inf")
 
 
-async def test_all_choices_leave_when_nobody_reads_them():
+async def test_cancelling_ends_all_completions():
     async with running() as engine:
         choices = start(engine, [request(10**6, prompt=PROMPT)], n=5)
         async for _ in choices:
@@ -133,7 +133,7 @@ async def test_all_choices_leave_when_nobody_reads_them():
 # -- what one request may take
 
 
-async def test_the_likeliest_are_no_more_than_there_are():
+async def test_top_tokens_are_at_most_the_vocabulary():
     async with running() as engine:
         asked = request(3, prompt=PROMPT, top_tokens=20)
         choices = start(engine, [asked], prompt_logprobs=20)
@@ -143,7 +143,7 @@ async def test_the_likeliest_are_no_more_than_there_are():
             assert all(token.logprob < 0 for token in top)
 
 
-async def test_a_request_has_room_for_all_its_choices_or_none():
+async def test_all_completions_of_a_request_are_admitted_or_none():
     async with running(max_rows=1, queue_limit=8) as engine:
         first = start(engine, [request(5, prompt=PROMPT)], n=5)
         with pytest.raises(Overloaded, match="4 more would exceed the limit of 8"):
@@ -188,7 +188,7 @@ async def test_several_beam_searches_are_admitted_together_or_not_at_all():
         assert sorted(await read_all(found)) == list(range(6))
 
 
-def test_leaving_a_long_line_takes_as_long_for_each():
+def test_cancelling_takes_constant_time_in_a_long_queue():
     def seconds_each(n: int) -> float:
         scheduler = Scheduler(list("abcdefg"), EngineConfig(max_rows=1, queue_limit=n))
         for key in range(n):
@@ -211,7 +211,7 @@ def test_leaving_a_long_line_takes_as_long_for_each():
 @pytest.mark.parametrize(
     ("options", "length"),
     [
-        ({"prefix_cache": ScopedPrefixCache(PrefixCache(), b"")}, 400),
+        ({"prefix_cache": ScopedPrefixCache(PrefixCache(1 << 26), b"")}, 400),
         ({"n": 2}, 400),
         ({"prompt_logprobs": 1}, 400),
     ],
@@ -227,14 +227,14 @@ async def test_a_drain_waits_for_what_comes_after_the_prompt(options, length):
         await asyncio.wait_for(draining, 10)
 
 
-async def test_a_drain_waits_for_nobody_who_has_left():
+async def test_a_drain_does_not_wait_for_a_cancelled_stream():
     async with running() as engine:
         choices = start(engine, [request(50, prompt=PROMPT * 100)], n=2)
         choices.cancel()
         await asyncio.wait_for(engine.drain(60.0), 10)
 
 
-async def test_after_a_drain_nothing_begins_any_more():
+async def test_after_a_drain_no_generation_begins():
     async with running() as engine:
         choices = start(engine, [request(50, prompt=PROMPT * 100_000)], n=2)
         reading = asyncio.create_task(read_all(choices))

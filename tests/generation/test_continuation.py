@@ -1,4 +1,4 @@
-"""A text may be made in pieces: each goes on from the state that the one before has left."""
+"""A generation in pieces, each from the state after the one before, equals one generation."""
 
 from dataclasses import replace
 
@@ -50,7 +50,7 @@ def equal_states(a: State | None, b: State | None) -> bool:
 
 
 def after(request: GenerationRequest, seen: Transcript) -> GenerationRequest:
-    """The same text's next piece: nothing new is said to the network but its own last token."""
+    """The request for the next piece, whose prompt is what the state has not consumed."""
     said = [*request.penalty_context, *request.prompt, *seen.sampled]
     consumed = 0 if seen.state is None else seen.state.position
     start = request.initial_state.position if request.initial_state else 0
@@ -68,7 +68,7 @@ def after(request: GenerationRequest, seen: Transcript) -> GenerationRequest:
 
 @given(requests_, st.integers(0, 40), st.lists(requests_, max_size=4))
 @settings(max_examples=150, deadline=None)
-def test_two_pieces_say_what_one_says(program, whole, cut, company):
+def test_two_pieces_equal_one(program, whole, cut, company):
     whole = replace(whole, stop=())
     cut = min(cut, whole.max_new_tokens)
     one = play(program, whole)
@@ -85,7 +85,7 @@ def test_two_pieces_say_what_one_says(program, whole, cut, company):
 
 @given(requests_, st.integers(0, 40), st.lists(requests_, max_size=4))
 @settings(max_examples=100, deadline=None)
-def test_what_is_replayed_is_reported_as_it_was_drawn(program, whole, cut, company):
+def test_forced_tokens_are_reported_as_sampled_ones(program, whole, cut, company):
     one = play(program, whole)
     again = play(program, replace(whole, forced_tokens=tuple(one.sampled[:cut])), company)
     assert again == one
@@ -112,7 +112,7 @@ def test_a_state_has_consumed_all_but_the_last_token_or_what_came_just_before(pr
 
 @given(requests_, st.integers(1, 39))
 @settings(max_examples=100, deadline=None)
-def test_a_stop_string_may_begin_before_what_is_replayed(program, whole, cut):
+def test_a_stop_string_may_begin_in_the_stop_context(program, whole, cut):
     one = play(program, whole)
     texts = (TEXTS * (program.vocabulary_size // len(TEXTS) + 1))[: program.vocabulary_size]
     cut = min(cut, len(one.sampled) - 1)

@@ -46,7 +46,7 @@ async def running(program=None, **limits) -> AsyncIterator[Engine]:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for something that happens by itself; the test's own time limit is the limit."""
+    """Wait for a condition, at most until the time limit of the test."""
     while not is_so():  # noqa: ASYNC110 (there is no event for what is waited for)
         await asyncio.sleep(0.001)
 
@@ -75,7 +75,7 @@ async def test_a_stop_string_is_never_shown_not_even_half():
         assert TOKENIZER.text_of(seen.finish.stop_token.id) == stop[-1]
 
 
-async def test_a_full_line_refuses_at_once_and_recovers():
+async def test_a_full_queue_refuses_at_once_and_recovers():
     async with running(max_rows=2, queue_limit=3) as engine:
         streams = [engine.submit(request(10**6, seed)) for seed in range(2)]
         await until(lambda: engine.waiting == 0)
@@ -109,7 +109,7 @@ async def test_streams_opened_and_dropped_at_random_leave_nothing_behind():
         assert len(asyncio.all_tasks()) == before
 
 
-async def test_a_cancelled_task_takes_its_row_along():
+async def test_cancelling_a_task_frees_its_row():
     async with running() as engine:
         stream = engine.submit(request(10**6))
 
@@ -127,7 +127,7 @@ async def test_a_cancelled_task_takes_its_row_along():
         await until(lambda: engine.running == 0)
 
 
-async def test_a_reader_that_does_not_read_is_not_written_for():
+async def test_a_stream_pauses_while_its_reader_is_behind():
     async with running(backlog_limit=200) as engine:
         slow, quick = engine.submit(request(20_000, 1)), engine.submit(request(20_000, 2))
         assert len((await read(quick)).tokens) == 20_000
@@ -136,7 +136,7 @@ async def test_a_reader_that_does_not_read_is_not_written_for():
 
 
 class Poisoned(DigestProgram):
-    """A network that loses its mind over one prompt."""
+    """A network whose logits are NaN after one token."""
 
     def step(self, batch: Batch, rows: int) -> None:
         poisoned = batch.tokens[:rows] == 6
@@ -166,7 +166,7 @@ async def test_a_token_that_the_model_does_not_have_fails_its_own_stream_alone(w
 
 
 class Broken(DigestProgram):
-    """A device that gives up after some steps."""
+    """A device that fails after some steps."""
 
     steps = 0
 
@@ -177,7 +177,7 @@ class Broken(DigestProgram):
         super().step(batch, rows)
 
 
-async def test_an_engine_that_fails_tells_every_reader_and_takes_no_more():
+async def test_an_engine_that_fails_ends_every_stream_and_accepts_no_more():
     async with running(Broken()) as engine:
         for error in await asyncio.gather(
             *(read(engine.submit(request(10**6, seed))) for seed in range(3)),

@@ -89,7 +89,7 @@ async def test_what_the_tokenizer_skips_or_does_not_know_is_counted_as_such():
             await read(strict, "abc", "ah")
 
 
-async def test_a_scorer_that_is_cancelled_leaves_the_engine():
+async def test_a_cancelled_scorer_frees_the_engine():
     async with running(DigestProgram(), Tokenizer("abcdefg")) as engine:
         scorer = Scorer(engine, Tokenizer("abcdefg"))
         async for _ in scorer.read("abcdefg" * 100_000):
