@@ -40,6 +40,7 @@ from service.sessions.store import Store
 from service.sessions.store_replies import random_name
 from service.sessions.supervisor import ValkeySupervisor
 from service.settings import Settings
+from service.training.config import QueueConfig
 from service.training.corpus_store import CorpusStore
 from service.training.queue import JobQueue
 from service.training.reconciler import JobReconciler, Load, Remove
@@ -92,7 +93,7 @@ def create_app(
     state = AppState(
         registry, conversations, owner_of, store, settings.import_dir, training, limits
     )
-    tender = JobReconciler(
+    reconciler = JobReconciler(
         training.queue, store, settings.jobs_dir, _loader(registry), _remover(registry)
     )
 
@@ -103,7 +104,7 @@ def create_app(
         settings.import_dir.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(training.corpora.sweep)
         async with conversations.running():
-            tasks = [asyncio.create_task(_open(state)), asyncio.create_task(tender.run())]
+            tasks = [asyncio.create_task(_open(state)), asyncio.create_task(reconciler.run())]
             yield
             for task in tasks:
                 task.cancel()
@@ -168,7 +169,8 @@ def _make_sessions(settings: Settings, redis_url: str) -> Sessions:
 
 
 def _make_training(settings: Settings, redis_url: str) -> TrainingServices:
-    return TrainingServices(JobQueue(redis_url), CorpusStore(settings.corpora_dir))
+    queue = JobQueue(redis_url, QueueConfig())
+    return TrainingServices(queue, CorpusStore(settings.corpora_dir), settings.jobs_dir)
 
 
 def _loader(registry: Registry[ModelRuntime]) -> Load:

@@ -1,7 +1,6 @@
 """The command `carousel`. Each command imports what it needs when it runs."""
 
 import sys
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -138,10 +137,7 @@ def train(  # noqa: PLR0913, PLR0917
     from service.models.spec import ModelRef  # noqa: PLC0415
     from service.models.store import ModelStore  # noqa: PLC0415
     from service.training.corpus import Corpus  # noqa: PLC0415
-    from service.training.fine_tuning import architecture_of  # noqa: PLC0415
-    from service.training.job import job_spec  # noqa: PLC0415
-    from service.training.offline import train_text  # noqa: PLC0415
-    from service.training.recipe import usual_epochs  # noqa: PLC0415
+    from service.training.job_spec import TrainingText, make_job_spec  # noqa: PLC0415
 
     corpus, store = Corpus.decode(file.read_bytes()), ModelStore(model_store)
     architecture = {
@@ -151,19 +147,26 @@ def train(  # noqa: PLR0913, PLR0917
         "embedding_dim": embedding_dim,
         "dropout": dropout,
     }
-    if initial_model is not None:
-        model = store.read(ModelRef.parse(initial_model))
-        asked = {name: value for name, value in architecture.items() if value is not None}
-        architecture = asdict(architecture_of(model, asked, corpus.vocabulary))
-    schedule = {
-        "epochs": usual_epochs(len(corpus.text)) if epochs is None else epochs,
+    training = {
+        "epochs": epochs,
         "batch_size": batch_size,
         "sequence_length": sequence_length,
         "learning_rate": learning_rate,
         "max_seconds": max_seconds,
+        "precision": precision,
     }
-    order = job_spec(name, architecture, schedule, seed, precision, initial_model)
-    print(train_text(order, corpus, store, data_dir / "training"))
+    spec = make_job_spec(
+        name,
+        TrainingText("", len(corpus.text), corpus.vocabulary),
+        architecture=architecture,
+        training=training,
+        seed=seed,
+        initial_model=store.read(ModelRef.parse(initial_model)) if initial_model else None,
+        load_when_done=False,
+    )
+    from service.training.offline import train_text  # noqa: PLC0415 (TensorFlow: seconds)
+
+    print(train_text(spec, corpus, store, data_dir / "training"))
 
 
 @app.command()
