@@ -11,6 +11,7 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from pydantic import SecretStr
 
+from service import __version__
 from service.api import admin, health, openapi, score, sessions, tokens
 from service.api import errors as error_handlers
 from service.api import training as training_routes
@@ -112,6 +113,7 @@ def create_app(
 
     app = FastAPI(
         title="Carousel",
+        version=__version__,
         description="Serve recurrent language models.",
         lifespan=lifespan,
         openapi_url="/openapi.json",

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from service import __version__
 from service.errors import CarouselError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -21,6 +22,25 @@ class PrecisionChoice(StrEnum):
 
 
 Store = Annotated[Path, typer.Option(help="Folder of bundles.", envvar="CAROUSEL_MODEL_STORE")]
+
+
+def _print_version(value: bool) -> None:  # noqa: FBT001 (Typer calls it so)
+    if value:
+        print(f"carousel {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def carousel(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Serve recurrent language models."""
 
 
 @app.command()
