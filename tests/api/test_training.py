@@ -262,7 +262,7 @@ def test_a_job_without_a_best_checkpoint_is_not_published(http, corpus):
 
 @pytest.mark.tf
 @pytest.mark.slow
-def test_training_goes_on_from_a_served_model(http, corpus):
+def test_training_continues_from_a_served_model(http, corpus):
     first = end_of(http, submit(http, corpus, name="base"))
     order = {"name": "more", "initial_model": "base", "architecture": {}, "seed": 8}
     more = end_of(http, submit(http, corpus, **order))
@@ -333,7 +333,7 @@ def test_the_server_answers_while_it_checks_a_large_text(http):
         (b"", "0 different characters"),
     ],
 )
-def test_a_text_that_cannot_be_learnt_is_refused(http, content, sentence):
+def test_an_unusable_text_is_refused(http, content, sentence):
     reply = http.post("/corpora", params={"name": "x"}, content=content)
     assert reply.status_code == 422
     assert sentence in reply.json()["error"]
@@ -359,7 +359,7 @@ def test_a_job_that_cannot_be_done_is_refused(http, corpus, change, status, sent
     assert (reply.status_code, sentence in reply.json()["error"]) == (status, True), reply.text
 
 
-def test_a_job_that_never_was_is_404_on_every_route(http):
+def test_an_unknown_job_is_404_on_every_route(http):
     for method, path in (
         ("GET", ""),
         ("GET", "/events"),
