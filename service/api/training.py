@@ -31,7 +31,7 @@ router = APIRouter(tags=["training"])
 
 
 class CorpusReply(BaseModel):
-    """A stored corpus."""
+    """A stored text."""
 
     id: str
     name: str
@@ -45,7 +45,7 @@ class CorpusReply(BaseModel):
 
 
 class CorporaReply(BaseModel):
-    """All stored corpora."""
+    """Every stored text."""
 
     corpora: list[CorpusReply]
 
@@ -116,7 +116,7 @@ class JobEventReply(RootModel[dict[str, Any]]):
 
 
 class JobsReply(BaseModel):
-    """All train jobs, the newest first."""
+    """An owner's train jobs, the newest first."""
 
     jobs: list[JobReply]
 

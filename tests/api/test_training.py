@@ -251,6 +251,7 @@ def test_a_publication_whose_worker_is_killed_stores_one_model(http, server, cor
     assert versions_of(server, "twice") == ["1"]
 
 
+@pytest.mark.tf
 def test_a_job_without_a_best_checkpoint_is_not_published(http, corpus):
     job = submit(http, corpus, training=SHORT | {"epochs": 5_000})
     http.post(f"/train-jobs/{job}/cancel")  # before its first validation
@@ -333,7 +334,7 @@ def test_the_server_answers_while_it_checks_a_large_text(http):
         (b"", "0 different characters"),
     ],
 )
-def test_a_text_that_cannot_be_learnt_is_refused(http, content, sentence):
+def test_an_unusable_text_is_refused(http, content, sentence):
     reply = http.post("/corpora", params={"name": "x"}, content=content)
     assert reply.status_code == 422
     assert sentence in reply.json()["error"]
@@ -359,7 +360,7 @@ def test_a_job_that_cannot_be_done_is_refused(http, corpus, change, status, sent
     assert (reply.status_code, sentence in reply.json()["error"]) == (status, True), reply.text
 
 
-def test_a_job_that_never_was_is_404_on_every_route(http):
+def test_an_unknown_job_is_404_on_every_route(http):
     for method, path in (
         ("GET", ""),
         ("GET", "/events"),
