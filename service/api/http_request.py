@@ -60,7 +60,12 @@ def raw_body(kind: str) -> dict[str, Any]:
 
     FastAPI would parse a body with a JSON media type in the event loop.
     """
-    return {"requestBody": {"required": True, "content": raw_content(kind)}}
+    return request_body(raw_content(kind))
+
+
+def request_body(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the OpenAPI description of a required body with this content."""
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def raw_content(kind: str) -> dict[str, Any]:
@@ -77,7 +82,7 @@ def disk_full_as_too_large(what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise TooLarge(f"the server's disk has no space left for {what}") from error
+        raise TooLarge(f"the server's disk is too full for {what}") from error
 
 
 async def wait_for_disconnect(receive: Receive) -> None:
