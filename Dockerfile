@@ -23,7 +23,8 @@ RUN python -m compileall -q --invalidation-mode unchecked-hash service
 
 
 FROM base AS runtime
-ARG VERSION=0.1.0
+# `make image` fills both in: the version is written in service/__init__.py alone.
+ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Carousel" \
       org.opencontainers.image.description="Serves recurrent language models" \

@@ -1,13 +1,15 @@
-# Everything a person does here, one word each. Needs Python 3.11 and make, nothing else.
+# Everything a person does here, one word each. Needs Python 3.11 to 3.13 and make, nothing else.
 
-PYTHON ?= python3.11
+PYTHON ?= $(or $(shell for each in python3.11 python3.12 python3.13; do \
+  $$each -c "" 2>/dev/null && echo $$each && break; done),python3.11)
 PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 DCLINT := docker/node_modules/.bin/dclint
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/__init__.py)
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 
-.PHONY: run test check lint fix bench bench-train soak openapi demo-model image-lint lock
+.PHONY: run test check lint fix measure bench bench-train soak openapi demo-model client-sync image image-lint lock
 
 run: $(VENV)/.run  ## serve the bundled model on 127.0.0.1:$(PORT), and train
 	CAROUSEL_PORT=$(PORT) $(BIN)/python -m service serve --workers 1
@@ -23,11 +25,15 @@ lint: $(VENV)/.dev  ## style, types, walls, spelling
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell service tests bench docs README.md CHANGELOG.md
+	$(BIN)/codespell service clients tests bench tools docs .github *.md
 
 fix: $(VENV)/.dev  ## let the linter mend what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+measure: $(VENV)/.dev  ## the code's shape as a table; BEFORE=<commit> adds a column, CHANGES="name=range …" rows
+	$(BIN)/python -m tools.measure $(if $(BEFORE),--rev $(BEFORE)) \
+	  $(CHANGES_BEFORE:%=--change-before %) $(CHANGES:%=--change %)
 
 bench: $(VENV)/.dev  ## speed against the article's loop, one run, into bench/results/
 	$(BIN)/python -m bench
@@ -44,9 +50,16 @@ soak: $(VENV)/.dev  ## the long tests
 demo-model: $(VENV)/.dev  ## train the bundled model again
 	$(BIN)/python -m service.training.demo
 
+client-sync: $(VENV)/.dev  ## write the blocking side of the client again, from the async one
+	$(BIN)/python clients/python/generate_sync.py
+
 image-lint: $(VENV)/.dev $(DCLINT)  ## Dockerfile and compose file
 	$(BIN)/hadolint Dockerfile
 	$(DCLINT) --max-warnings 0 docker-compose.yml
+
+image:  ## build the serving image, labelled with the version and the commit
+	docker build --tag carousel --tag carousel:$(VERSION) --build-arg VERSION=$(VERSION) \
+	  --build-arg REVISION=$(shell git rev-parse HEAD) .
 
 lock:  ## resolve again and export what pip installs; needs uv
 	uv lock
@@ -69,6 +82,7 @@ $(VENV)/.run: requirements/cpu.txt | $(VENV)/bin/python
 	$(BIN)/python -m service doctor  # compile once here, not at the first start
 	touch $@
 
-$(VENV)/.dev: requirements/dev.txt | $(VENV)/bin/python
+$(VENV)/.dev: requirements/dev.txt clients/python/pyproject.toml | $(VENV)/bin/python
 	$(INSTALL) -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable clients/python
 	touch $@ $(VENV)/.run

@@ -11,6 +11,7 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from pydantic import SecretStr
 
+from service import __version__
 from service.api import admin, health, openapi, score, sessions, tokens
 from service.api import errors as error_handlers
 from service.api import training as training_routes
@@ -41,6 +42,7 @@ from service.sessions.store import Store
 from service.sessions.store_replies import random_name
 from service.sessions.supervisor import ValkeySupervisor
 from service.settings import Settings
+from service.training.config import QueueConfig
 from service.training.corpus_store import CorpusStore
 from service.training.queue import JobQueue
 from service.training.reconciler import JobReconciler, Load, Remove
@@ -101,7 +103,7 @@ def create_app(
         limits,
         engine_config,
     )
-    tender = JobReconciler(
+    reconciler = JobReconciler(
         training.queue, store, settings.jobs_dir, _loader(registry), _remover(registry)
     )
 
@@ -112,7 +114,7 @@ def create_app(
         settings.import_dir.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(training.corpora.sweep)
         async with conversations.running():
-            tasks = [asyncio.create_task(_open(state)), asyncio.create_task(tender.run())]
+            tasks = [asyncio.create_task(_open(state)), asyncio.create_task(reconciler.run())]
             yield
             for task in tasks:
                 task.cancel()
@@ -120,6 +122,7 @@ def create_app(
 
     app = FastAPI(
         title="Carousel",
+        version=__version__,
         description="Serve recurrent language models.",
         lifespan=lifespan,
         openapi_url="/openapi.json",
@@ -177,7 +180,8 @@ def _make_sessions(settings: Settings, redis_url: str) -> Sessions:
 
 
 def _make_training(settings: Settings, redis_url: str) -> TrainingServices:
-    return TrainingServices(JobQueue(redis_url), CorpusStore(settings.corpora_dir))
+    queue = JobQueue(redis_url, QueueConfig())
+    return TrainingServices(queue, CorpusStore(settings.corpora_dir), settings.jobs_dir)
 
 
 def _loader(registry: Registry[ModelRuntime]) -> Load:

@@ -1,13 +1,13 @@
 """The command `carousel`. Each command imports what it needs when it runs."""
 
 import sys
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from service import __version__
 from service.errors import CarouselError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -22,6 +22,25 @@ class PrecisionChoice(StrEnum):
 
 
 Store = Annotated[Path, typer.Option(help="Folder of bundles.", envvar="CAROUSEL_MODEL_STORE")]
+
+
+def _print_version(value: bool) -> None:  # noqa: FBT001 (Typer calls it so)
+    if value:
+        print(f"carousel {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def carousel(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Serve recurrent language models."""
 
 
 @app.command()
@@ -138,10 +157,7 @@ def train(  # noqa: PLR0913, PLR0917
     from service.models.spec import ModelRef  # noqa: PLC0415
     from service.models.store import ModelStore  # noqa: PLC0415
     from service.training.corpus import Corpus  # noqa: PLC0415
-    from service.training.fine_tuning import architecture_of  # noqa: PLC0415
-    from service.training.job import job_spec  # noqa: PLC0415
-    from service.training.offline import train_text  # noqa: PLC0415
-    from service.training.recipe import usual_epochs  # noqa: PLC0415
+    from service.training.job_spec import TrainingText, make_job_spec  # noqa: PLC0415
 
     corpus, store = Corpus.decode(file.read_bytes()), ModelStore(model_store)
     architecture = {
@@ -151,19 +167,26 @@ def train(  # noqa: PLR0913, PLR0917
         "embedding_dim": embedding_dim,
         "dropout": dropout,
     }
-    if initial_model is not None:
-        model = store.read(ModelRef.parse(initial_model))
-        asked = {name: value for name, value in architecture.items() if value is not None}
-        architecture = asdict(architecture_of(model, asked, corpus.vocabulary))
-    schedule = {
-        "epochs": usual_epochs(len(corpus.text)) if epochs is None else epochs,
+    training = {
+        "epochs": epochs,
         "batch_size": batch_size,
         "sequence_length": sequence_length,
         "learning_rate": learning_rate,
         "max_seconds": max_seconds,
+        "precision": precision,
     }
-    order = job_spec(name, architecture, schedule, seed, precision, initial_model)
-    print(train_text(order, corpus, store, data_dir / "training"))
+    spec = make_job_spec(
+        name,
+        TrainingText("", len(corpus.text), corpus.vocabulary),
+        architecture=architecture,
+        training=training,
+        seed=seed,
+        initial_model=store.read(ModelRef.parse(initial_model)) if initial_model else None,
+        load_when_done=False,
+    )
+    from service.training.offline import train_text  # noqa: PLC0415 (TensorFlow: seconds)
+
+    print(train_text(spec, corpus, store, data_dir / "training"))
 
 
 @app.command()

@@ -38,13 +38,23 @@ class Settings(BaseSettings):
 
     @property
     def corpora_dir(self) -> Path:
-        """Where uploaded texts are."""
+        """The folder of uploaded texts."""
         return self.data_dir / "corpora"
 
     @property
     def jobs_dir(self) -> Path:
-        """Where train jobs have their folders: attempts fill them, servers clear them."""
+        """The folder of train jobs' folders: attempts fill them, servers clear them."""
         return self.data_dir / "jobs"
+
+    def for_worker(self, redis_url: str) -> dict[str, str]:
+        """Environment variables that give a training worker these settings."""
+        values = {
+            "REDIS_URL": redis_url,
+            "MODEL_STORE": str(self.model_store),
+            "DATA_DIR": str(self.data_dir),
+            "LOG_LEVEL": self.log_level,
+        }
+        return {PREFIX + name: value for name, value in values.items()}
 
     @classmethod
     def read(cls, **options: object) -> Self:

@@ -1,10 +1,10 @@
 """The service routes: liveness, readiness and information."""
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from service import __version__
 from service.api.fields import MAX_CHOICES, MAX_NEW_TOKENS, MAX_PROMPT_CHARACTERS, MAX_STOPS
 from service.api.state import get_state
 
@@ -34,10 +34,6 @@ async def info(request: Request) -> dict[str, Any]:
     """Return the members of TGI's reply, and every loaded model."""
     registry, config = get_state(request).registry, get_state(request).engine_config
     default = next((m for m in registry.loaded() if m.ref == registry.aliases.get("default")), None)
-    try:
-        own_version = version("carousel-serve")
-    except PackageNotFoundError:  # run from its folder
-        own_version = "unknown"
     return {
         "model_id": str(default.ref) if default else None,
         "model_sha": default.manifest.digest if default else None,
@@ -50,7 +46,7 @@ async def info(request: Request) -> dict[str, Any]:
         "validation_workers": 1,
         "max_client_batch_size": 1,
         "router": "carousel",
-        "version": own_version,
+        "version": __version__,
         "sha": None,
         "docker_label": None,
         "models": [

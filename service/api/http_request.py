@@ -77,7 +77,7 @@ def disk_full_as_too_large(what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise TooLarge(f"the server's disk has no space left for {what}") from error
+        raise TooLarge(f"the server's disk is too full for {what}") from error
 
 
 async def wait_for_disconnect(receive: Receive) -> None:

@@ -1,5 +1,7 @@
 """One log record for each request, the id that ties it to its reply, and the last resort."""
 
+import contextlib
+import json
 import logging
 import re
 import time
@@ -16,7 +18,12 @@ GONE = 499
 """What the log says of a client that left before its request was whole; no reply has it."""
 
 _SESSION = re.compile(r"^(/sessions/[^/]{6})[^/]+")
-"""Whoever has a session's id may go on with it, so no log has it whole."""
+"""A session id gives access to its session, so a log line has only its first six characters."""
+
+_QUOTED = re.compile(
+    r"""(?<!\w)'(?:[^'\\]|\\.)*'|(?<!\w)"(?:[^"\\]|\\.)*"|\(U\+\w+\)|(?<=Given: ).*""", re.DOTALL
+)
+"""Parts of an error message that quote the request: a text, a name, a session id."""
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -26,8 +33,10 @@ _log = logging.getLogger("carousel.requests")
 class RequestLog:
     """Middleware: takes or makes the request id, puts it on the reply, writes the record.
 
-    The record never holds what was asked or answered. What no handler has foreseen ends here as a
-    500 that says nothing of the inside; the log has the traceback, under the same id.
+    The record never holds a prompt or a generated text. Where the request is refused it has the
+    reply's `error_type` and, as `reason`, its message without what that quotes from the request.
+    An exception that no handler has foreseen becomes a 500 that says nothing of the inside; the log
+    has the traceback, under the same id.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -41,17 +50,20 @@ class RequestLog:
         given = Headers(scope=scope).get(HEADER, "")
         request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
         began_s, status = time.perf_counter(), 0
+        refusal: dict[str, str] = {}
 
         async def tagged(message: Message) -> None:
-            nonlocal status
+            nonlocal status, refusal
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)[HEADER] = request_id
+            elif status >= 400 and not refusal:
+                refusal = _refusal_of(message.get("body", b""))
             await send(message)
 
         try:
             await self._app(scope, receive, tagged)
-        except ClientDisconnect:  # in the middle of its body: nobody is left to answer
+        except ClientDisconnect:  # while sending its body: there is no connection to answer on
             status = status or GONE
         except Exception:
             _log.exception("a mistake of the server's", extra={"request_id": request_id})
@@ -66,4 +78,16 @@ class RequestLog:
                 "status": status,
                 "duration_ms": round(1e3 * (time.perf_counter() - began_s), 1),
             }
-            _log.info("request", extra=record)
+            _log.info("request", extra=record | refusal)
+
+
+def _refusal_of(body: bytes) -> dict[str, str]:
+    """The log's fields for the body of a refusal, in the shape of either family of routes."""
+    found: dict[str, str] = {}
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        reply = json.loads(body)
+        error = reply["error"]
+        is_openai = isinstance(error, dict)
+        found["error_type"] = error["code"] if is_openai else reply["error_type"]
+        found["reason"] = _QUOTED.sub("…", error["message"] if is_openai else error)
+    return found

@@ -54,6 +54,7 @@ class TrainingServices:
 
     queue: JobQueue
     corpora: CorpusStore
+    jobs_dir: Path
     checking: asyncio.Lock = field(default_factory=asyncio.Lock)  # one at a time: 1 GiB each
 
 

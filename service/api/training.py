@@ -1,7 +1,6 @@
-"""The training routes: upload corpora; submit, read, follow and cancel train jobs."""
+"""The training routes: upload texts; submit, follow, cancel and publish train jobs."""
 
 import asyncio
-import secrets
 from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -16,18 +15,12 @@ from service.api.state import TrainingServices, get_state
 from service.errors import Validation
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
+from service.training.cleanup import best_checkpoint
 from service.training.corpus_store import CorpusCard
-from service.training.fine_tuning import architecture_of
-from service.training.job import (
-    DEFAULT_MAX_SECONDS,
-    JobKey,
-    JobStatus,
-    TrainJob,
-    TrainJobSpec,
-    check_fits,
-)
+from service.training.job import JobKey, TrainJob
+from service.training.job_spec import DEFAULT_MAX_SECONDS, TrainingText, make_job_spec
 from service.training.queue import JobQueue
-from service.training.recipe import Architecture, Hyperparameters, Recipe, usual_epochs
+from service.training.states import JobState, JobStatus
 
 _EVENTS: Responses = {
     200: {"content": events_of("an event of the job.", "JobEventReply")},
@@ -38,7 +31,7 @@ router = APIRouter(tags=["training"])
 
 
 class CorpusReply(BaseModel):
-    """A stored corpus."""
+    """A stored text."""
 
     id: str
     name: str
@@ -52,13 +45,13 @@ class CorpusReply(BaseModel):
 
 
 class CorporaReply(BaseModel):
-    """All stored corpora."""
+    """Every stored text."""
 
     corpora: list[CorpusReply]
 
 
 class ArchitectureBody(Body):
-    """The architecture of the model."""
+    """The layers of the model."""
 
     cell: Literal["lstm", "peephole_lstm", "gru"] | None = None
     embedding_dim: int | None = None
@@ -95,7 +88,7 @@ class JobBody(Body):
 
 
 class JobReply(BaseModel):
-    """A train job with every default."""
+    """A train job, with every default filled in."""
 
     id: str
     status: JobStatus
@@ -119,11 +112,11 @@ class JobReply(BaseModel):
 
 
 class JobEventReply(RootModel[dict[str, Any]]):
-    """The data of an event; the members depend on the event."""
+    """The data of an event, whose members depend on its name."""
 
 
 class JobsReply(BaseModel):
-    """All train jobs, the newest first."""
+    """An owner's train jobs, the newest first."""
 
     jobs: list[JobReply]
 
@@ -132,7 +125,7 @@ class JobsReply(BaseModel):
 async def upload(
     request: Request, name: Annotated[str, Query(min_length=1, max_length=80)]
 ) -> CorpusReply:
-    """Store a corpus; the body is the text in UTF-8. The same text has the same id."""
+    """Store a text, which is the body itself in UTF-8. The same text has the same id."""
     state = get_state(request)
     owner = state.owner_of(request)
     if media_type(request, TEXT).startswith("multipart/"):
@@ -153,7 +146,7 @@ async def upload(
 
 @router.get("/corpora")
 def list_corpora(request: Request) -> CorporaReply:
-    """List the stored corpora."""
+    """List every stored text."""
     state = get_state(request)
     cards = state.training.corpora.cards(state.owner_of(request))
     return CorporaReply(corpora=[_corpus_reply(card) for card in cards])
@@ -161,7 +154,7 @@ def list_corpora(request: Request) -> CorporaReply:
 
 @router.post("/train-jobs", status_code=202)
 async def submit(request: Request, response: Response, body: JobBody) -> JobReply:
-    """Submit a job; a worker trains the model, which is loaded when the job has succeeded."""
+    """Submit a job; a worker trains it, and its model is loaded when it is done."""
     state = get_state(request)
     initial = None
     if body.initial_model is not None:
@@ -174,7 +167,7 @@ async def submit(request: Request, response: Response, body: JobBody) -> JobRepl
 
 @router.get("/train-jobs")
 def list_jobs(request: Request) -> JobsReply:
-    """List the jobs, the newest first."""
+    """List every job, the newest first."""
     state = get_state(request)
     jobs = state.training.queue.jobs(state.owner_of(request))
     return JobsReply(jobs=[_reply(job) for job in jobs])
@@ -182,16 +175,30 @@ def list_jobs(request: Request) -> JobsReply:
 
 @router.get("/train-jobs/{job_id}")
 def look(request: Request, job_id: str) -> JobReply:
-    """Return a job."""
+    """Read a job."""
     state = get_state(request)
     return _reply(state.training.queue.get(JobKey(state.owner_of(request), job_id)))
 
 
 @router.post("/train-jobs/{job_id}/cancel", status_code=202)
 def cancel(request: Request, job_id: str) -> JobReply:
-    """End a job within seconds, after a training step. Does nothing if it has ended."""
+    """Cancel a job: within seconds, at the end of a step. Does nothing where it is over."""
     state = get_state(request)
     return _reply(state.training.queue.cancel(JobKey(state.owner_of(request), job_id)))
+
+
+@router.post("/train-jobs/{job_id}/publish", status_code=202)
+def publish(request: Request, job_id: str) -> JobReply:
+    """Publish the best checkpoint of a cancelled job as its model. Does nothing where it has one.
+
+    A worker stores the model; the job is `queued` and `running` again meanwhile.
+    """
+    state = get_state(request)
+    training, key = state.training, JobKey(state.owner_of(request), job_id)
+    is_cancelled = training.queue.get(key).state is JobState.CANCELLED
+    if is_cancelled and best_checkpoint(training.jobs_dir / key.id) is None:
+        raise Validation("the job has no best checkpoint: it was cancelled before a validation")
+    return _reply(training.queue.publish(key))
 
 
 @router.get("/train-jobs/{job_id}/events", response_class=Response, responses=_EVENTS)
@@ -200,13 +207,16 @@ async def events(
     job_id: str,
     last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=80)] = None,
 ) -> Response:
-    """Stream the past and future events of a job; the last one is `done`."""
+    """Stream the events of a job, past and to come, up to its end.
+
+    `done` is the last one, unless a cancelled job is published later.
+    """
     state = get_state(request)
     queue, key = state.training.queue, JobKey(state.owner_of(request), job_id)
     job = await asyncio.to_thread(queue.get, key)
     first = await asyncio.to_thread(queue.events, key, last_event_id or "0")
-    if job.status.is_over and not first:
-        return Response(status_code=204)  # on which an EventSource does not reconnect
+    if job.state.is_over and not first:
+        return Response(status_code=204)  # an EventSource does not reconnect after this status
     limits = state.limits
     pieces = _pieces(queue, key, last_event_id or "0", limits.event_poll_interval_s)
     return SSEResponse(pieces, {}, lambda: None, limits.ping_interval_s)
@@ -218,7 +228,7 @@ async def _pieces(
     is_over = False
     while not is_over:
         job = await asyncio.to_thread(queue.get, key)
-        is_over = job.status.is_over  # read first: all events are reported before
+        is_over = job.state.is_over  # read first, so that no event is missed
         while found := await asyncio.to_thread(queue.events, key, after):
             after = found[-1].id
             yield b"".join(
@@ -238,32 +248,17 @@ def _submit(
     initial: ModelRef | None,
 ) -> TrainJob:
     card = training.corpora.card(owner, body.corpus)
-    asked = body.architecture.model_dump(exclude_none=True)
-    if initial is None:
-        architecture, vocabulary_size = Architecture(**asked), card.vocabulary_size
-    else:
-        model = store.read(initial)
-        architecture = architecture_of(model, asked, card.vocabulary)
-        vocabulary_size = model.spec.vocabulary_size
-    usual = {"max_seconds": DEFAULT_MAX_SECONDS, "epochs": usual_epochs(card.characters)}
-    schedule = body.training.model_dump(exclude={"precision"}, exclude_none=True)
-    seed = secrets.randbits(31) if body.seed is None else body.seed
-    recipe = Recipe(
-        architecture,
-        Hyperparameters(**(usual | schedule)),
-        seed,
-        body.training.precision or "auto",
-    )
-    order = TrainJobSpec(
+    spec = make_job_spec(
         body.name,
-        card.id,
-        recipe,
-        None if initial is None else str(initial),
-        body.load_when_done,
-        body.alias,
+        TrainingText(card.id, card.characters, card.vocabulary),
+        architecture=body.architecture.model_dump(),
+        training={"max_seconds": DEFAULT_MAX_SECONDS} | body.training.model_dump(exclude_none=True),
+        seed=body.seed,
+        initial_model=None if initial is None else store.read(initial),
+        load_when_done=body.load_when_done,
+        alias=body.alias,
     )
-    check_fits(order, vocabulary_size, card.characters)
-    return training.queue.submit(owner, order)
+    return training.queue.submit(owner, spec)
 
 
 def _reply(job: TrainJob) -> JobReply:

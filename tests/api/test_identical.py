@@ -101,11 +101,11 @@ def test_the_cache_was_cold_and_is_warm(http, alone):
 
 @pytest.mark.parametrize("prompt", [SHORT, LONG], ids=["short", "long"])
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_says_the_same(http, alone, way, prompt):
+def test_every_way_gives_the_same_text(http, alone, way, prompt):
     assert way(http, prompt) == alone[prompt]
 
 
-def test_huggingface_hub_says_the_same(http, alone):
+def test_huggingface_hub_gives_the_same_text(http, alone):
     client = InferenceClient(str(http.base_url))
     options = SAMPLING | PENALTIES | {"max_new_tokens": N, "seed": SEED, "details": True}
     reply = client.text_generation(LONG, **options)
@@ -114,7 +114,7 @@ def test_huggingface_hub_says_the_same(http, alone):
     assert [(one.token.id, one.token.logprob) for one in streamed] == alone[LONG]
 
 
-def test_in_company_every_way_says_the_same(http, alone):
+def test_in_a_full_batch_every_way_gives_the_same_text(http, alone):
     is_over = threading.Event()
 
     def company(seed: int) -> None:
@@ -139,7 +139,7 @@ def test_in_company_every_way_says_the_same(http, alone):
             other.result()
 
 
-def test_an_extended_prompt_says_what_it_says_unknown(http, alone):
+def test_an_extended_prompt_gives_the_same_text_as_with_a_cold_cache(http, alone):
     """Compare with the same prompt under a salt of its own, whose cache is cold."""
     del alone
     longer = LONG + "A class "

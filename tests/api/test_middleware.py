@@ -1,4 +1,4 @@
-"""What stands between the socket and the routes."""
+"""The middlewares between the socket and the routes."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ async def reply_of(app, headers=()) -> list[dict]:
     return sent
 
 
-async def test_a_mistake_of_ours_is_a_500_that_says_nothing_and_a_log_that_says_all(caplog):
+async def test_an_internal_error_is_a_500_without_detail_and_a_log_with_all(caplog):
     async def broken(*_) -> None:
         raise RuntimeError("/secret/path")
 
@@ -39,7 +39,7 @@ async def test_a_mistake_of_ours_is_a_500_that_says_nothing_and_a_log_that_says_
     assert request.status == 500
 
 
-async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_mistake_of_ours(caplog):
+async def test_a_client_that_disconnects_within_its_body_is_no_internal_error(caplog):
     async def left(*_) -> None:
         raise ClientDisconnect
 
@@ -49,7 +49,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_mistake_of_o
     assert request.status == 499
 
 
-async def test_a_mistake_after_the_first_byte_cuts_the_connection(caplog):
+async def test_an_internal_error_after_the_first_byte_cuts_the_connection(caplog):
     async def broken(_scope, _receive, send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise RuntimeError
@@ -73,7 +73,7 @@ async def test_a_request_id_that_could_do_harm_is_replaced(given, caplog):
 
 
 class Sender:
-    """A client that sends pieces of a body, then is silent for ever."""
+    """A client that sends pieces of a body and then nothing."""
 
     def __init__(self, *pieces: bytes, ends: bool = True) -> None:
         self._messages = [
@@ -93,7 +93,7 @@ class Sender:
 async def read(
     sender: Sender, *, path="/x", headers=(), timeout_s: float = 5.0, max_json_brackets: int = 10
 ) -> bytes:
-    """What an app behind a limit of 10 bytes reads (of 20 on /large)."""
+    """Return what an app behind a limit of 10 bytes reads (of 20 on /large)."""
     body = b""
 
     async def app(_scope, receive, _send) -> None:

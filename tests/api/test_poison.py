@@ -49,7 +49,7 @@ def test_a_poisonous_body_is_refused_in_the_contracts_shape(http, path, body, st
     assert reply.content.isascii()
 
 
-def test_very_many_fields_are_one_mistake():
+def test_very_many_fields_are_one_error():
     with pytest.raises(ValidationError) as refused:
         GenerateBody.model_validate({str(i): 1 for i in range(10_000)})
     assert refused.value.error_count() == 1

@@ -50,7 +50,7 @@ def wait_until_idle(http) -> None:
     assert load_of(http) == 0
 
 
-def test_a_client_that_goes_away_frees_its_row(server, http):
+def test_a_disconnect_frees_the_row(server, http):
     connection = open_stream(server)
     assert b"data: " in connection.recv(4096) + connection.recv(4096)
     assert load_of(http) == 1
@@ -58,7 +58,7 @@ def test_a_client_that_goes_away_frees_its_row(server, http):
     wait_until_idle(http)
 
 
-def test_a_client_that_goes_away_during_its_prompt_frees_its_row(server, http):
+def test_a_disconnect_during_the_prompt_frees_the_row(server, http):
     connection = open_stream(server, inputs="a" * 500_000)
     until = time.monotonic() + 20
     while load_of(http) == 0 and time.monotonic() < until:
@@ -67,7 +67,7 @@ def test_a_client_that_goes_away_during_its_prompt_frees_its_row(server, http):
     wait_until_idle(http)
 
 
-def test_a_client_that_does_not_wait_for_its_whole_reply_frees_its_row(server, http):
+def test_a_disconnect_before_a_whole_reply_frees_the_row(server, http):
     connection = socket.create_connection(("127.0.0.1", server.port))
     body = json.dumps({"inputs": "The ", "parameters": {"max_new_tokens": ENDLESS}})
     connection.sendall(
@@ -113,7 +113,7 @@ def test_a_thousand_streams_opened_and_dropped_at_random_leave_nothing_behind(se
     assert process.num_threads() <= threads
 
 
-def test_a_reader_that_stands_still_costs_others_nothing(server, http):
+def test_a_stalled_client_costs_others_nothing(server, http):
     still = socket.socket()
     still.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     still.connect(("127.0.0.1", server.port))
@@ -133,7 +133,7 @@ def test_a_reader_that_stands_still_costs_others_nothing(server, http):
 
 
 @pytest.mark.slow  # the drain takes 10 s
-def test_a_stop_lets_short_streams_end_and_tells_long_ones(tmp_path):
+def test_a_stop_waits_for_short_streams_and_ends_long_ones_with_an_error(tmp_path):
     with serving(new_home(tmp_path)) as server:
         short, long = open_stream(server, 3_000), open_stream(server)
         long.recv(100)

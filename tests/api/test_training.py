@@ -8,10 +8,12 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx2
 import psutil
 import pytest
+from safetensors.numpy import load
 
 from tests.process import ROOT, Server, serving
 
@@ -74,10 +76,10 @@ def end_of(http: httpx2.Client, job: str) -> dict:
     return http.get(f"/train-jobs/{job}").json()
 
 
-def horses(server: Server) -> list[psutil.Process]:
-    """Return the processes that train."""
+def attempts(server: Server) -> list[psutil.Process]:
+    """The processes that train."""
     children = psutil.Process(server.process.pid).children(recursive=True)
-    return [one for one in children if "main_work_horse" in " ".join(one.cmdline())]
+    return [one for one in children if "service.worker" in one.cmdline()]
 
 
 def workers(server: Server) -> list[psutil.Process]:
@@ -150,7 +152,7 @@ def test_a_worker_killed_twice_changes_no_bit_and_one_model_is_published(
         if name != "checkpoint" or kills == 2:
             continue
         # The checkpoint may be one of the previous attempt: then no process is running.
-        if http.get(f"/train-jobs/{job}").json()["attempt"] == kills + 1 and horses(server):
+        if http.get(f"/train-jobs/{job}").json()["attempt"] == kills + 1 and attempts(server):
             for process in workers(server):
                 process.kill()
             kills += 1
@@ -168,7 +170,7 @@ def test_a_zombie_publishes_nothing(http, server, corpus, undisturbed):
     for name, _, _ in follow(http, job):
         if name == "checkpoint":
             break
-    (zombie,) = horses(server)
+    (zombie,) = attempts(server)
     zombie.suspend()
     try:
         ended = end_of(http, job)
@@ -181,24 +183,86 @@ def test_a_zombie_publishes_nothing(http, server, corpus, undisturbed):
     assert http.get(f"/train-jobs/{job}").json() == ended
 
 
-@pytest.mark.tf
-def test_cancel_ends_a_job_in_seconds_and_keeps_the_best_checkpoint(http, server, corpus):
-    job = submit(http, corpus, training=SHORT | {"epochs": 5_000})
+def cancelled(http: httpx2.Client, corpus: str, **more: object) -> tuple[str, str]:
+    """A job that is cancelled after its first best checkpoint, and its last event's id."""
+    job = submit(http, corpus, training=SHORT | {"epochs": 5_000}, **more)
     for name, _, data in follow(http, job):
         if name == "checkpoint" and data["name"] == "best":
             break
+    refused = http.post(f"/train-jobs/{job}/publish")
+    assert (refused.status_code, refused.json()["error_type"]) == (422, "validation")
+    assert "status is running; only a cancelled job can be published" in refused.json()["error"]
     began = time.monotonic()
     assert http.post(f"/train-jobs/{job}/cancel").status_code == 202
-    ended = end_of(http, job)
-    assert ended["status"] == "cancelled"
+    *_, (name, last, data) = follow(http, job)
+    assert (name, data["status"]) == ("done", "cancelled")
     assert time.monotonic() - began < 5
-    assert list((server.log.parent / "data" / "jobs" / job).glob("*/best*"))
-    assert http.post(f"/train-jobs/{job}/cancel").status_code == 202
+    return job, last
+
+
+def best_checkpoints(server: Server, job: str) -> list[Path]:
+    return list((server.log.parent / "data" / "jobs" / job).glob("*/best*"))
+
+
+@pytest.mark.tf
+def test_a_cancelled_job_ends_in_seconds_and_its_best_checkpoint_can_be_published(
+    http, server, corpus
+):
+    job, last = cancelled(http, corpus, name="early", alias="early-bird")
+    assert http.post(f"/train-jobs/{job}/cancel").json()["status"] == "cancelled"
+    (kept,) = best_checkpoints(server, job)
+    best = load(kept.read_bytes())
+
+    published = http.post(f"/train-jobs/{job}/publish")
+    assert (published.status_code, published.json()["status"]) == (202, "queued")
+    assert published.json()["ended_at"] is None
+    again = http.post(f"/train-jobs/{job}/publish")
+    assert (again.status_code, again.json()["status"] in {"queued", "running"}) == (202, True)
+    told = [(name, data) for name, _, data in follow(http, job, last)]
+    assert told == [
+        ("published", {"model": "early@1"}),
+        ("done", {"status": "succeeded", "model": "early@1"}),
+    ]
+    ended = http.get(f"/train-jobs/{job}").json()
+    assert (ended["status"], ended["model"], ended["error"]) == ("succeeded", "early@1", None)
+    weights = load(weights_of(server, "early@1"))
+    assert all((weights[name] == best[name]).all() for name in weights | best)
+    body = {"inputs": "the ", "model": "early-bird", "parameters": {"max_new_tokens": 50}}
+    assert len(http.post("/generate", json=body).json()["generated_text"]) == 50
+
+    assert http.post(f"/train-jobs/{job}/publish").json() == ended
+    assert versions_of(server, "early") == ["1"]
+    assert best_checkpoints(server, job) == []
 
 
 @pytest.mark.tf
 @pytest.mark.slow
-def test_training_goes_on_from_a_served_model(http, corpus):
+def test_a_publication_whose_worker_is_killed_stores_one_model(http, server, corpus):
+    job, last = cancelled(http, corpus, name="twice", load_when_done=False)
+    http.post(f"/train-jobs/{job}/publish")
+    while http.get(f"/train-jobs/{job}").json()["status"] != "running":
+        time.sleep(0.01)
+    for process in workers(server):
+        process.kill()
+    *_, (name, _, data) = follow(http, job, last)
+    assert (name, data) == ("done", {"status": "succeeded", "model": "twice@1"})
+    assert http.get(f"/train-jobs/{job}").json()["attempt"] == 3
+    assert versions_of(server, "twice") == ["1"]
+
+
+@pytest.mark.tf
+def test_a_job_without_a_best_checkpoint_is_not_published(http, corpus):
+    job = submit(http, corpus, training=SHORT | {"epochs": 5_000})
+    http.post(f"/train-jobs/{job}/cancel")  # before its first validation
+    assert end_of(http, job)["status"] == "cancelled"
+    refused = http.post(f"/train-jobs/{job}/publish")
+    assert (refused.status_code, refused.json()["error_type"]) == (422, "validation")
+    assert "has no best checkpoint" in refused.json()["error"]
+
+
+@pytest.mark.tf
+@pytest.mark.slow
+def test_training_continues_from_a_served_model(http, corpus):
     first = end_of(http, submit(http, corpus, name="base"))
     order = {"name": "more", "initial_model": "base", "architecture": {}, "seed": 8}
     more = end_of(http, submit(http, corpus, **order))
@@ -269,7 +333,7 @@ def test_the_server_answers_while_it_checks_a_large_text(http):
         (b"", "0 different characters"),
     ],
 )
-def test_a_text_that_cannot_be_learnt_is_refused(http, content, sentence):
+def test_an_unusable_text_is_refused(http, content, sentence):
     reply = http.post("/corpora", params={"name": "x"}, content=content)
     assert reply.status_code == 422
     assert sentence in reply.json()["error"]
@@ -295,8 +359,13 @@ def test_a_job_that_cannot_be_done_is_refused(http, corpus, change, status, sent
     assert (reply.status_code, sentence in reply.json()["error"]) == (status, True), reply.text
 
 
-def test_a_job_that_never_was_is_404_on_every_route(http):
-    for method, path in (("GET", ""), ("GET", "/events"), ("POST", "/cancel")):
+def test_an_unknown_job_is_404_on_every_route(http):
+    for method, path in (
+        ("GET", ""),
+        ("GET", "/events"),
+        ("POST", "/cancel"),
+        ("POST", "/publish"),
+    ):
         reply = http.request(method, f"/train-jobs/nobody{path}")
         assert (reply.status_code, reply.json()["error_type"]) == (404, "job_not_found")
 

@@ -9,15 +9,16 @@ from safetensors import safe_open
 
 from service.errors import BadCheckpoint, UnknownCharacter, Validation
 from service.models.spec import Weights
-from service.training import checkpoint, trainer
+from service.training import checkpoint
 from service.training.corpus import BPTTChunk, Corpus, EvaluationBatches
 from service.training.events import CheckpointEvent, ProgressEvent
 from service.training.events import ValidationEvent as Judgement
 from service.training.initializers import initial_weights
 from service.training.precision import resolved
 from service.training.recipe import Architecture, Hyperparameters, Recipe
+from service.training.result import StopReason
 from service.training.train_step import TrainStep
-from service.training.trainer import StopReason, train
+from service.training.trainer import _Training, train
 
 pytestmark = pytest.mark.tf
 
@@ -65,7 +66,7 @@ def test_a_training_stopped_anywhere_ends_with_the_same_bits(undisturbed, tmp_pa
     whole, folder, _ = undisturbed
     # In the first pass, at a window's edge before a validation, and in the last pass.
     for steps in (1, whole.n_steps // 2 - 2, 4):
-        assert run(tmp_path, steps=steps).ending is StopReason.STOPPED
+        assert run(tmp_path, steps=steps).stop_reason is StopReason.STOPPED
     trained = run(tmp_path)
     assert same(trained.weights, whole.weights)
     last, expected = (checkpoint.read(f / checkpoint.LAST) for f in (tmp_path, folder))
@@ -79,7 +80,7 @@ def test_a_validation_that_is_stopped_is_made_up_for(undisturbed, tmp_path):
     every = whole.history[0].step
     # Asked before each step, then before the validation and before its windows.
     stopped = run(tmp_path, steps=every + 2)
-    assert (stopped.ending, stopped.step, stopped.history) == (StopReason.STOPPED, every, ())
+    assert (stopped.stop_reason, stopped.step, stopped.history) == (StopReason.STOPPED, every, ())
     trained = run(tmp_path)
     assert [v.step for v in trained.history] == [v.step for v in whole.history]
     assert same(trained.weights, whole.weights)
@@ -107,7 +108,7 @@ def test_a_finished_training_is_returned_without_another_step(undisturbed):
     whole, folder, _ = undisturbed
     events = []
     again = run(folder, events=events)
-    assert again.ending is StopReason.COMPLETED
+    assert again.stop_reason is StopReason.COMPLETED
     assert again.step == whole.step
     assert same(again.weights, whole.weights)
     assert events == []
@@ -143,10 +144,13 @@ def test_bits_per_byte_count_what_utf_8_needs(tmp_path):
     assert best.bits_per_character / best.bits_per_byte == pytest.approx(share / 4, rel=0.01)
 
 
-def test_a_training_goes_on_in_its_own_precision_on_another_machine(tmp_path, monkeypatch):
+def test_a_training_resumes_in_its_own_precision_on_another_machine(tmp_path):
     for precision in ("float32", "bfloat16"):
-        monkeypatch.setattr(trainer, "resolved", lambda _, mine=precision: mine)
-        trained = run(tmp_path, steps=1)
+        machine = _Training(
+            CORPUS, CORPUS.vocabulary, RECIPE, tmp_path, None, lambda _, mine=precision: mine
+        )
+        asked = count(1)
+        trained = machine.run(lambda _: None, lambda one=asked: next(one) > 1)
         assert trained.precision == "float32"
     assert trained.step == 2
     with pytest.raises(Validation, match="another training: precision, recipe differs"):
@@ -182,9 +186,9 @@ def test_a_rate_far_too_high_ends_with_a_sentence(tmp_path):
 
 
 def test_patience_ends_a_training_that_gets_no_better(tmp_path):
-    schedule = replace(RECIPE.schedule, learning_rate=0.0, patience=2, averaging=0.0, epochs=9)
+    schedule = replace(RECIPE.schedule, learning_rate=0.0, patience=2, weight_ema=0.0, epochs=9)
     trained = run(tmp_path, replace(RECIPE, schedule=schedule))
-    assert trained.ending is StopReason.OUT_OF_PATIENCE
+    assert trained.stop_reason is StopReason.OUT_OF_PATIENCE
     assert len(trained.history) == 3
     assert trained.best == trained.history[0]
     assert run(tmp_path, replace(RECIPE, schedule=schedule)).step == trained.step
@@ -193,27 +197,27 @@ def test_patience_ends_a_training_that_gets_no_better(tmp_path):
 def test_seconds_count_over_all_runs_of_a_training(tmp_path):
     recipe = replace(RECIPE, schedule=replace(RECIPE.schedule, max_seconds=3600.0, epochs=10_000))
     first = run(tmp_path, recipe, steps=1)
-    assert first.ending is StopReason.STOPPED
+    assert first.stop_reason is StopReason.STOPPED
     path = tmp_path / checkpoint.LAST
     snapshot = checkpoint.read(path)
     assert 0 < snapshot.facts["elapsed_s"] < 3600
     checkpoint.write(path, snapshot.arrays, snapshot.facts | {"elapsed_s": 3600.0})
     second = run(tmp_path, recipe)
-    assert second.ending is StopReason.OUT_OF_TIME
+    assert second.stop_reason is StopReason.OUT_OF_TIME
     assert second.step == first.step
     assert second.best.step == first.step  # what was learnt in time is judged
 
 
 def test_a_training_stopped_in_its_last_validation_is_stopped_and_goes_on(tmp_path):
     recipe = replace(RECIPE, schedule=replace(RECIPE.schedule, max_seconds=3600.0, epochs=10_000))
-    assert run(tmp_path, recipe, steps=1).ending is StopReason.STOPPED
+    assert run(tmp_path, recipe, steps=1).stop_reason is StopReason.STOPPED
     path = tmp_path / checkpoint.LAST
     snapshot = checkpoint.read(path)
     checkpoint.write(path, snapshot.arrays, snapshot.facts | {"elapsed_s": 3600.0})
     stopped = run(tmp_path, recipe, steps=0)  # which is asked in the validation, and only there
-    assert (stopped.ending, stopped.weights) == (StopReason.STOPPED, None)
+    assert (stopped.stop_reason, stopped.weights) == (StopReason.STOPPED, None)
     ended = run(tmp_path, recipe)
-    assert ended.ending is StopReason.OUT_OF_TIME
+    assert ended.stop_reason is StopReason.OUT_OF_TIME
     assert ended.best.step == ended.step == 1
 
 
@@ -221,7 +225,7 @@ def test_a_training_stopped_before_it_was_judged_has_no_weights(tmp_path):
     trained = run(tmp_path, steps=1)
     assert trained.weights is None
     assert trained.best is None
-    assert trained.ending is StopReason.STOPPED
+    assert trained.stop_reason is StopReason.STOPPED
 
 
 def test_it_starts_from_weights_that_are_given(undisturbed, tmp_path):
@@ -264,7 +268,7 @@ def test_lanes_of_a_judgement_cost_what_one_lane_would(undisturbed):
     judge = TrainStep(spec, RECIPE, 1, whole.weights, "float32")
     one = EvaluationBatches(tokens, warm_up=len(tokens))
     many = EvaluationBatches(tokens)
-    assert (one.n_lanes, many.n_lanes > 4) == (1, True)
+    assert (one.n_streams, many.n_streams > 4) == (1, True)
     assert judge.judge(many, never) == pytest.approx(judge.judge(one, never), abs=2e-3)
 
 

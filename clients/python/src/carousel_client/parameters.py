@@ -1,0 +1,69 @@
+"""Keyword arguments of generations, imports and train jobs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+
+class Grammar(TypedDict):
+    """A constraint on the completion, which matches it within `max_new_tokens`.
+
+    `value` is a regular expression, a JSON schema as a mapping or as JSON, or a list of texts.
+    """
+
+    type: Literal["regex", "json", "choice"]
+    value: str | Mapping[str, Any] | Sequence[str]
+
+
+class GenerateParameters(TypedDict, total=False):
+    """Parameters of a generation; the server's defaults apply to those that are not given.
+
+    Without any parameter the model's own defaults apply; with one, decoding is greedy unless
+    `do_sample` or a sampling parameter is given. Limits and meaning: docs/reference/http.md.
+    """
+
+    max_new_tokens: int
+    do_sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    typical_p: float
+    repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: Mapping[str, float]
+    allowed_token_ids: Sequence[int]
+    bad_words: Sequence[str]
+    grammar: Grammar
+    num_beams: int
+    length_penalty: float
+    min_new_tokens: int
+    max_time: float  # seconds
+    seed: int
+    stop: Sequence[str]
+    details: bool
+    top_n_tokens: int
+    return_full_text: bool
+    truncate: int
+
+
+class TrainJobOptions(TypedDict, total=False):
+    """Options of a train job. Members of both mappings, and defaults: docs/how-to/train.md."""
+
+    architecture: Mapping[str, str | int | float]
+    training: Mapping[str, str | int | float]
+    seed: int
+    initial_model: str
+    load_when_done: bool
+    alias: str
+
+
+class ImportOptions(TypedDict, total=False):
+    """Options of an import. Paths are relative to the server's import folder."""
+
+    version: int
+    vocabulary: str
+    vocabulary_text: str
+    precision: Literal["auto", "float32", "int8"]
+    assume: Mapping[str, str]
+    alias: str
