@@ -169,11 +169,12 @@ limited_asks = st.builds(
 )
 
 
-def test_every_promise_holds_in_every_story(valkey):
+@pytest.mark.parametrize("n", [30, pytest.param(100, marks=pytest.mark.slow)])
+def test_every_promise_holds_in_every_story(valkey, n):
     impatient = replace(CONFIG, call_timeout_s=0.02)
 
     @settings(
-        max_examples=100,
+        max_examples=n,
         deadline=None,
         database=None,
         derandomize=True,

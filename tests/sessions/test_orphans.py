@@ -13,6 +13,7 @@ from tests.conftest import stores_under
 from tests.process import serving
 
 END_LIMIT_S = 10.0
+SIGINT = pytest.param(signal.SIGINT, marks=pytest.mark.slow)  # handled as SIGTERM is
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def home(tmp_path_factory):
     return new_home(tmp_path_factory.mktemp("home"))
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL, SIGINT])
 def test_a_valkey_ends_with_its_server_and_the_next_server_has_its_sessions(home, end):
     with serving(home) as server:
         (valkey,) = stores_under(str(home))

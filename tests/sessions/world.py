@@ -16,7 +16,7 @@ import numpy as np
 
 from service.constraints.compiler import ConstraintCompiler
 from service.constraints.spec import regex
-from service.errors import CarouselError
+from service.errors import CarouselError, StoreUnavailable
 from service.generation.config import EngineConfig
 from service.generation.request import GenerationRequest, SamplingParams
 from service.models.bundle import Precision
@@ -49,6 +49,7 @@ SPEC = ModelSpec(len(TOKENS), None, (LayerSpec(Cell.LSTM, 8),))
 DIGEST = "ab" * 32
 CONSTRAINTS = ConstraintCompiler(TOKENS)
 CONFIG = SessionConfig(retry_pause_s=0.0, poll_s=0.0)
+START_ATTEMPTS = 20
 FAULTS = ("request lost", "reply lost")
 APPEND_LIMIT_S, IDLE_LIMIT_S = 10.0, 0.03
 """How long work may wait without progress. In a story a replay may wait for an idle process."""
@@ -242,7 +243,13 @@ class World:
         async def make() -> Process:
             process = Process(self, self.n_processes)
             self.ever.append(process)
-            await process.beat()
+            for attempt in range(1, START_ATTEMPTS + 1):
+                try:
+                    await process.beat()
+                    break
+                except StoreUnavailable:  # a busy machine: a story's calls have little time
+                    if attempt == START_ATTEMPTS:
+                        raise
             return process
 
         return self.loop.run_until_complete(make())
