@@ -106,9 +106,7 @@ class Attempt:
             error = _error("the disk is too full for this job", "disk_full")
         except Exception:  # noqa: BLE001 (the record has to hold the job's end)
             _log.exception("the job %s has failed", self._key.id)
-            error = _error(
-                "the training has failed; see the worker's log", "training_failed"
-            )
+            error = _error("the training has failed; see the worker's log", "training_failed")
         return Transition.FAIL, error
 
     def _settle(
