@@ -12,14 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from service.models.activation import Activation
+from service.models.cells import CELLS
 from service.models.int8_gemm import COLUMNS, DEPTH, multiply, pack, padded
-from service.models.spec import (
-    FOLD_LIMIT_BYTES,
-    Activation,
-    Cell,
-    ModelSpec,
-    Weights,
-)
+from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights
 from service.models.step import Batch, zero_batch
 
 
@@ -27,7 +23,7 @@ def is_fusible(spec: ModelSpec) -> bool:
     """Whether every layer is the plain LSTM that this program computes."""
     table_bytes = 4 * spec.vocabulary_size * 4 * spec.layers[0].units
     return table_bytes <= FOLD_LIMIT_BYTES and all(
-        layer.cell is Cell.LSTM
+        CELLS[layer.cell].has_int8_step
         and layer.activation is Activation.TANH
         and layer.recurrent_activation is Activation.SIGMOID
         for layer in spec.layers

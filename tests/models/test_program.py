@@ -7,9 +7,10 @@ from service.models.compile import has_avx2
 from service.models.graph import FOLD_LIMIT_BYTES
 from service.models.int8_gemm import DEPTH, multiply, pack, padded
 from service.models.int8_step import FusedProgram, is_fusible
+from service.models.layer import LayerSpec
 from service.models.program import OnnxProgram, int8_weight_bits
 from service.models.reference import ReferenceModel
-from service.models.spec import Cell, LayerSpec, ModelSpec, Weights
+from service.models.spec import ModelSpec, Weights
 from service.models.step import StepProgram
 from tests.models.networks import SPECS, random_weights
 
@@ -52,7 +53,7 @@ def test_int8_is_near_or_refused(spec):
 
 def test_int8_sums_do_not_saturate_on_this_machine():
     """Weights at their largest against an h near its bound: the worst that a column can hold."""
-    spec = ModelSpec(3, None, (LayerSpec(Cell.LSTM, 64),))
+    spec = ModelSpec(3, None, (LayerSpec("lstm", 64),))
     arrays = {name: np.ones(shape, np.float32) for name, shape in spec.weight_shapes.items()}
     weights = Weights(spec, arrays)
     tokens = np.zeros(30, np.int64)
@@ -112,7 +113,7 @@ def program_of(kind: str, spec: ModelSpec, weights: Weights, threads: int) -> St
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("units", [100, 257, 1024])
 def test_a_row_is_the_same_bits_in_any_batch(kind, threads, units):
-    spec = ModelSpec(65, 32, (LayerSpec(Cell.LSTM, units),))
+    spec = ModelSpec(65, 32, (LayerSpec("lstm", units),))
     weights = random_weights(spec, scale=0.1)
     rng = np.random.default_rng(units)
     tokens = rng.integers(0, 65, (12, 64))  # (steps, rows)

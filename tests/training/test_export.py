@@ -4,8 +4,10 @@ import pytest
 from safetensors.numpy import load
 
 from service.errors import Validation
+from service.models.activation import Activation
+from service.models.layer import LayerSpec
 from service.models.reference import ReferenceModel
-from service.models.spec import Activation, Cell, LayerSpec, ModelSpec, Weights
+from service.models.spec import ModelSpec, Weights
 from service.training.export import KERAS_FILE, exported
 
 pytestmark = [
@@ -23,10 +25,10 @@ def random_weights(spec):
 @pytest.mark.parametrize(
     "layer",
     [
-        LayerSpec(Cell.LSTM, 6),
-        LayerSpec(Cell.LSTM, 6, Activation.RELU, Activation.HARD_SIGMOID_6, use_bias=False),
-        LayerSpec(Cell.GRU, 6),
-        LayerSpec(Cell.GRU, 6, reset_after=False),
+        LayerSpec("lstm", 6),
+        LayerSpec("lstm", 6, Activation.RELU, Activation.HARD_SIGMOID_6, use_bias=False),
+        LayerSpec("gru", 6),
+        LayerSpec("gru", 6, reset_after=False),
     ],
 )
 @pytest.mark.parametrize("embedding_dim", [None, 5])
@@ -43,7 +45,7 @@ def test_keras_loads_the_file_and_says_what_the_reference_says(tmp_path, layer, 
 
 
 def test_a_peephole_lstm_is_its_weights_and_a_note():
-    spec = ModelSpec(9, 5, (LayerSpec(Cell.PEEPHOLE_LSTM, 6),))
+    spec = ModelSpec(9, 5, (LayerSpec("peephole_lstm", 6),))
     weights = random_weights(spec)
     files = exported(spec, weights)
     assert sorted(files) == ["README.txt", "weights.safetensors"]
@@ -53,7 +55,7 @@ def test_a_peephole_lstm_is_its_weights_and_a_note():
 
 
 def test_an_activation_that_keras_3_does_not_have_is_refused():
-    layer = LayerSpec(Cell.LSTM, 6, recurrent_activation=Activation.HARD_SIGMOID_02)
+    layer = LayerSpec("lstm", 6, recurrent_activation=Activation.HARD_SIGMOID_02)
     spec = ModelSpec(9, 5, (layer,))
     with pytest.raises(Validation, match="hard sigmoid of Keras 2"):
         exported(spec, random_weights(spec))
