@@ -12,7 +12,7 @@ _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 def resolved(wanted: WantedArithmetic, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Return `float32` or `bfloat16`; `auto` is bfloat16 if the machine multiplies it in hardware."""
+    """Return `float32` or `bfloat16`: for `auto` bfloat16 if the hardware multiplies it."""
     if wanted != "auto":
         return wanted
     if tf.config.list_physical_devices("GPU"):

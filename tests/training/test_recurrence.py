@@ -110,9 +110,7 @@ def test_a_slightly_wrong_gradient_is_seen(cell):
 @pytest.mark.parametrize("cell", CELLS)
 def test_bfloat16_deviates_no_more_than_its_eight_bits(cell):
     inputs, pulls = inputs_of(cell, np.random.default_rng(1))
-    half = compiled_gradients(
-        RECURRENCES[cell].make(MatMul(tf.bfloat16)), inputs, pulls
-    )
+    half = compiled_gradients(RECURRENCES[cell].make(MatMul(tf.bfloat16)), inputs, pulls)
     full = compiled_gradients(RECURRENCES[cell].make(MatMul()), inputs, pulls)
     pairs = zip(tf.nest.flatten(half), tf.nest.flatten(full), strict=True)
     differences = [relative_difference(*pair) for pair in pairs]
