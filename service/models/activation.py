@@ -24,6 +24,7 @@ class Activation(StrEnum):
     RELU = "relu"
 
     def __call__(self, x: Vector) -> Vector:
+        """Apply the function."""
         return _FUNCTIONS[self](x)
 
     @property

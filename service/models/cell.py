@@ -113,6 +113,6 @@ class Cell(ABC):
         """Canonical weights by name, from the arrays as Keras stores them."""
         return dict(zip(names, arrays, strict=True))
 
-    def has_cudnn_layout(self, layer: LayerSpec) -> bool:
+    def has_cudnn_layout(self, layer: LayerSpec) -> bool:  # noqa: ARG002 (for subclasses)
         """Whether Keras 2's CuDNN layer computes the same as this layer."""
         return self.keras.cudnn is not None

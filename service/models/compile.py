@@ -29,7 +29,7 @@ def compile_program(
 
 
 def has_slow_int8() -> bool:
-    """Return whether this is an x86 processor with AVX2 and without VNNI: its int8 sums saturate."""
+    """Return whether int8 sums saturate: on x86 processors with AVX2 and without VNNI."""
     has_vnni = any(_has(feature) for feature in ("avx512vnni", "avxvnni"))
     return has_avx2() and not has_vnni
 

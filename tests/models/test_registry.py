@@ -14,7 +14,8 @@ from service.errors import (
     ModelUnloaded,
     Validation,
 )
-from service.models.registry import RECORD, ModelStatus, Registry
+from service.models.registry import ModelStatus, Registry, RegistryConfig
+from service.models.registry_record import FILE_NAME
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from tests.bundles import TINY, put_model
@@ -30,8 +31,8 @@ def factory() -> FakeFactory:
 
 @pytest.fixture
 def registry_of(tmp_path, factory) -> Callable[..., Registry]:
-    """A registry over the store of this test, as a new process would make it."""
-    return lambda **options: Registry(ModelStore(tmp_path), factory, **options)
+    """A registry over the store of this test, as a new process would create it."""
+    return lambda **limits: Registry(ModelStore(tmp_path), factory, RegistryConfig(**limits))
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -107,7 +108,7 @@ async def test_a_record_that_cannot_be_read_loads_everything_and_warns(
     tmp_path, registry_of, caplog, content
 ):
     put_model(tmp_path, "a")
-    (tmp_path / RECORD).write_text(content)
+    (tmp_path / FILE_NAME).write_text(content)
     registry = registry_of()
     await registry.open()
     assert registry.get(None).ref == ModelRef("a", 1)
@@ -127,7 +128,7 @@ async def test_a_record_that_cannot_be_written_costs_only_a_warning(tmp_path, re
 async def test_what_is_not_there_any_more_is_forgotten(tmp_path, registry_of):
     put_model(tmp_path, "a")
     record = {"aliases": {"default": "a@1", "lost": "b@1"}, "loaded": ["a@1", "b@1"]}
-    (tmp_path / RECORD).write_text(json.dumps(record))
+    (tmp_path / FILE_NAME).write_text(json.dumps(record))
     registry = registry_of()
     await registry.open()
     assert list(registry.aliases) == ["default"]

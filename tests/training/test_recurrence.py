@@ -1,6 +1,7 @@
 """Each cell's own gradient against TensorFlow's of the reference equations."""
 
 import re
+from functools import cache
 
 import numpy as np
 import pytest
@@ -56,18 +57,24 @@ def plain(cell, x, kernel, *rest):
     return tf.stack(hs, axis=1), *(tf.transpose(s) for s in state)
 
 
-def compiled_gradients(function, inputs, pulls):
-    """The outputs, and the gradients of their product with `pulls`, at every input."""
+@cache
+def compiled(cell, implementation):
+    """A function of inputs and pulls: the outputs, and the gradients of outputs · pulls."""
+    functions = {
+        "float32": RECURRENCES[cell].make(MatMul()),
+        "bfloat16": RECURRENCES[cell].make(MatMul(tf.bfloat16)),
+        "autodiff": lambda *x: plain(cell, *x),
+    }
 
     @tf.function(jit_compile=True, autograph=False)
-    def run(inputs):
+    def run(inputs, pulls):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
-            outputs = function(*inputs)
+            outputs = functions[implementation](*inputs)
             pulled = tf.add_n([tf.reduce_sum(o * p) for o, p in zip(outputs, pulls, strict=True)])
         return outputs, tape.gradient(pulled, inputs)
 
-    return run(inputs)
+    return run
 
 
 def inputs_of(cell, rng):
@@ -91,28 +98,31 @@ def relative_difference(mine, theirs):
 @pytest.mark.parametrize("cell", CELLS)
 def test_outputs_and_gradients_are_those_of_the_equations(cell):
     inputs, pulls = inputs_of(cell, np.random.default_rng(1))
-    mine = compiled_gradients(RECURRENCES[cell].make(MatMul()), inputs, pulls)
-    theirs = compiled_gradients(lambda *x: plain(cell, *x), inputs, pulls)
-    for ours, autodiff in zip(tf.nest.flatten(mine), tf.nest.flatten(theirs), strict=True):
+    mine, theirs = compiled(cell, "float32"), compiled(cell, "autodiff")
+    pairs = zip(
+        tf.nest.flatten(mine(inputs, pulls)), tf.nest.flatten(theirs(inputs, pulls)), strict=True
+    )
+    for ours, autodiff in pairs:
         assert relative_difference(ours, autodiff) <= LARGEST_DIFFERENCE
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_slightly_wrong_gradient_is_seen(cell):
     inputs, pulls = inputs_of(cell, np.random.default_rng(1))
-    mine = compiled_gradients(RECURRENCES[cell].make(MatMul()), inputs, pulls)
-    shorter = [pulls[0] * np.r_[np.ones(STEPS - 1), 0.999][None, :, None], *pulls[1:]]
-    theirs = compiled_gradients(lambda *x: plain(cell, *x), inputs, shorter)
-    pairs = zip(mine[1], theirs[1], strict=True)
+    shorter = tf.constant(np.r_[np.ones(STEPS - 1), 0.999][None, :, None], tf.float32)
+    _, mine = compiled(cell, "float32")(inputs, pulls)
+    _, theirs = compiled(cell, "autodiff")(inputs, [pulls[0] * shorter, *pulls[1:]])
+    pairs = zip(mine, theirs, strict=True)
     assert max(relative_difference(*pair) for pair in pairs) > LARGEST_DIFFERENCE
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_bfloat16_deviates_no_more_than_its_eight_bits(cell):
     inputs, pulls = inputs_of(cell, np.random.default_rng(1))
-    half = compiled_gradients(RECURRENCES[cell].make(MatMul(tf.bfloat16)), inputs, pulls)
-    full = compiled_gradients(RECURRENCES[cell].make(MatMul()), inputs, pulls)
-    pairs = zip(tf.nest.flatten(half), tf.nest.flatten(full), strict=True)
+    half, full = compiled(cell, "bfloat16"), compiled(cell, "float32")
+    pairs = zip(
+        tf.nest.flatten(half(inputs, pulls)), tf.nest.flatten(full(inputs, pulls)), strict=True
+    )
     differences = [relative_difference(*pair) for pair in pairs]
     assert 1e-5 < max(differences) < 0.1
 

@@ -94,12 +94,12 @@ def _recurrent(
     arrays = _read(stored, expected)
     if is_cudnn:
         assumptions.note(f"layer {stored.path!r} was converted from CuDNN's layout")
-        arrays = _from_cudnn(len(cell.gates), len(shapes["bias"]) == 2, *arrays)
+        arrays = _from_cudnn(len(cell.gates), len(shapes["bias"]), *arrays)
     return cell.from_keras(list(shapes), arrays)
 
 
 def _from_cudnn(
-    gates: int, has_two_biases: bool, kernel: Array, recurrent: Array, bias: Array
+    gates: int, bias_rows: int, kernel: Array, recurrent: Array, bias: Array
 ) -> list[Array]:
     """CuDNN's blocks are transposed, and it has a bias for each product.
 
@@ -110,7 +110,7 @@ def _from_cudnn(
     return [
         np.hstack([block.T.reshape(block.shape, order="F") for block in blocks]),
         np.hstack([block.T for block in inner]),
-        halves if has_two_biases else np.sum(halves, axis=0),
+        halves if bias_rows == 2 else np.sum(halves, axis=0),
     ]
 
 

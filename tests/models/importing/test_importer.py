@@ -222,7 +222,7 @@ def test_assume_may_not_contradict_the_file(imports, carry_out):
 def test_a_precision_that_was_asked_for_is_taken(precision, importer):
     manifest = importer.run(request(precision=precision)).manifest
     assert manifest.precision is Precision(precision)
-    assert manifest.precision_reason.startswith(f"{precision} was asked for")
+    assert manifest.precision_reason.startswith(f"{precision} was requested")
 
 
 def test_int8_is_refused_where_it_cannot_be_exact(imports, carry_out):
