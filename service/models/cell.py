@@ -17,7 +17,9 @@ from service.models.activation import Activation, Vector
 from service.models.layer import LayerSpec
 
 Vectors = tuple[Vector, ...]
+Parts = Mapping[str, Vector]
 Array = npt.NDArray[np.float32]
+Arrays = Mapping[str, Array]
 AnyArray = npt.NDArray[np.generic]
 Shape = tuple[int, ...]
 
@@ -32,16 +34,16 @@ class KerasNames:
 
 
 class StepGraph(Protocol):
-    """The ONNX graph of a step while cells add nodes to it. Tensors are referred to by name."""
+    """The ONNX graph of a step while a layer's nodes are added. Tensors are referred to by name."""
 
     def node(self, operator: str, *inputs: str) -> str:
         """Add a node; return its output."""
 
     def constant(self, name: str, value: AnyArray) -> str:
-        """Add a constant, floats as float32; return its name."""
+        """Add a constant, floats as float32. `name` is unique within the layer."""
 
     def product(self, x: str, name: str, kernel: Array) -> str:
-        """Add `x @ kernel` in the graph's precision. `x` is within (-1, 1); `name` is unique."""
+        """Add `x @ kernel` in the graph's precision. `x` is within (-1, 1)."""
 
     def split(self, x: str, parts: int, units: int) -> list[str]:
         """Split the columns of `x` into blocks of `units`."""
@@ -83,25 +85,14 @@ class Cell(ABC):
         return shapes
 
     @abstractmethod
-    def step(
-        self, layer: LayerSpec, weights: Mapping[str, Vector], x: Vector, state: Vectors
-    ) -> Vectors:
+    def step(self, layer: LayerSpec, weights: Parts, x: Vector, state: Vectors) -> Vectors:
         """Compute the state after one token in float64. `x` is x W, (gates * units,)."""
 
     @abstractmethod
     def add_step(
-        self,
-        graph: StepGraph,
-        layer: LayerSpec,
-        weights: Mapping[str, Array],
-        prefix: str,
-        x: str,
-        state: Sequence[str],
+        self, graph: StepGraph, layer: LayerSpec, weights: Arrays, x: str, state: Sequence[str]
     ) -> list[str]:
-        """Add the nodes of one step to an ONNX graph; return the new state.
-
-        `x` is x W + b, (rows, gates * units). Names of constants start with `prefix`.
-        """
+        """Add one step to an ONNX graph; return the new state. `x` is x W + b."""
 
     # -- Keras's layout
 

@@ -9,7 +9,7 @@ In int8 every product with an h is `MatMulIntegerToFloat(Quantize(h), columns of
 (-1, 1) by construction, so its scale is the constant 1/127 and needs no calibration.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from service.models.activation import Activation
 from service.models.bundle import Precision
 from service.models.cells import CELLS
-from service.models.layer import LayerSpec
-from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights, layer_weights
+from service.models.spec import FOLD_LIMIT_BYTES, FloatArray, ModelSpec, Weights, layer_weights
 
 OPSET, MICROSOFT_OPSET, IR_VERSION = 21, 1, 10
 
@@ -71,18 +70,19 @@ class _Graph:
         self._nodes: list[NodeProto] = []
         self._constants: dict[str, TensorProto] = {}
         self._quantised: dict[str, str] = {}
+        self._scope = ""  # prefix of the current layer's constants
 
     def build(self) -> ModelProto:
         state = iter([f"state_{i}" for i in range(len(self._spec.state_units))])
         x, new_states = "", []
         for i, layer in enumerate(self._spec.layers):
-            prefix, cell = f"layers.{i}", CELLS[layer.cell]
-            product = self._first_product(layer) if i == 0 else self._input_product(prefix, x)
+            cell, weights = CELLS[layer.cell], layer_weights(self._weights, i)
+            self._scope = f"layers.{i}."
+            product = self._input_product(weights, x) if i else self._first_product(weights)
             before = [next(state) for _ in cell.states]
-            weights = layer_weights(self._weights, i)
-            after = cell.add_step(self, layer, weights, prefix, product, before)
-            x = after[0]
-            new_states += after
+            x, *others = cell.add_step(self, layer, weights, product, before)
+            new_states += [x, *others]
+        self._scope = ""
         self._output(x)
         for i, name in enumerate(new_states):
             self._node("Identity", [name], output=f"new_state_{i}")
@@ -112,32 +112,21 @@ class _Graph:
 
     # -- layers
 
-    def _first_product(self, layer: LayerSpec) -> str:
+    def _first_product(self, weights: Mapping[str, FloatArray]) -> str:
         """Add x W + b of the first layer: a gather if the table is small enough."""
-        kernel = self._weights["layers.0.kernel"].astype(np.float64)
-        bias = self._input_bias("layers.0")
+        kernel, bias = weights["kernel"].astype(np.float64), _input_bias(weights)
         embedding = self._weights.get("embedding")
         if embedding is not None:
-            table_bytes = (
-                4 * self._spec.vocabulary_size * len(CELLS[layer.cell].gates) * layer.units
-            )
-            if table_bytes > self._fold_limit_bytes:
-                x = self.node("Gather", self.constant("embedding", embedding), "tokens")
-                product = self.node("MatMul", x, self.constant("layers.0.kernel", kernel))
-                return self.node("Add", product, self.constant("layers.0.bias", bias))
+            if 4 * self._spec.vocabulary_size * kernel.shape[1] > self._fold_limit_bytes:
+                x = self.node("Gather", self._constant("embedding", embedding), "tokens")
+                product = self.node("MatMul", x, self.constant("kernel", kernel))
+                return self.node("Add", product, self.constant("bias", bias))
             kernel = embedding.astype(np.float64) @ kernel
-        return self.node("Gather", self.constant("table", kernel + bias), "tokens")
+        return self.node("Gather", self._constant("table", kernel + bias), "tokens")
 
-    def _input_product(self, part: str, x: str) -> str:
-        product = self.product(x, f"{part}.kernel", self._weights[f"{part}.kernel"])
-        return self.node("Add", product, self.constant(f"{part}.bias", self._input_bias(part)))
-
-    def _input_bias(self, part: str) -> npt.NDArray[np.float64]:
-        """Return the bias to add to x W: the first row of a bias of two rows."""
-        bias = self._weights.get(f"{part}.bias")
-        if bias is None:
-            return np.zeros(1)
-        return (bias[0] if bias.ndim == 2 else bias).astype(np.float64)
+    def _input_product(self, weights: Mapping[str, FloatArray], x: str) -> str:
+        product = self.product(x, "kernel", weights["kernel"])
+        return self.node("Add", product, self.constant("bias", _input_bias(weights)))
 
     def _output(self, x: str) -> None:
         kernel, bias = self._weights["output.kernel"], self._weights.get("output.bias")
@@ -155,7 +144,10 @@ class _Graph:
         return self._node(operator, inputs)
 
     def constant(self, name: str, value: npt.NDArray[np.generic]) -> str:
-        """Add a constant, floats as float32; return its name."""
+        """Add a constant of the layer, floats as float32; return its full name."""
+        return self._constant(self._scope + name, value)
+
+    def _constant(self, name: str, value: npt.NDArray[np.generic]) -> str:
         if name not in self._constants:
             array = value.astype(np.float32) if value.dtype.kind == "f" else value
             self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
@@ -168,8 +160,8 @@ class _Graph:
         scale = np.abs(kernel).max(axis=0) / self._max_weight
         scale[scale == 0.0] = 1.0
         columns = np.rint(kernel / scale).astype(np.int8)
-        step = self.constant("h.scale", np.array(1.0 / 127.0))
-        zero = self.constant("h.zero", np.array(128, dtype=np.uint8))
+        step = self._constant("h.scale", np.array(1.0 / 127.0))
+        zero = self._constant("h.zero", np.array(128, dtype=np.uint8))
         if x not in self._quantised:
             self._quantised[x] = self.node("QuantizeLinear", x, step, zero)
         inputs = (
@@ -184,7 +176,7 @@ class _Graph:
     def split(self, x: str, parts: int, units: int) -> list[str]:
         """Split the columns of `x` into blocks of `units`."""
         names = [f"{x}/{i}" for i in range(parts)]
-        sizes = self.constant(f"split.{parts}.{units}", np.full(parts, units, dtype=np.int64))
+        sizes = self._constant(f"split.{parts}.{units}", np.full(parts, units, dtype=np.int64))
         self._nodes.append(helper.make_node("Split", [x, sizes], names, axis=1))
         return names
 
@@ -207,3 +199,9 @@ class _Graph:
         node = helper.make_node(operator, inputs, [output], domain=domain, **attributes)
         self._nodes.append(node)
         return output
+
+
+def _input_bias(weights: Mapping[str, FloatArray]) -> npt.NDArray[np.float64]:
+    """Return the bias to add to x W: the first row of a bias of two rows."""
+    bias = weights.get("bias", np.zeros(1))
+    return (bias[0] if bias.ndim == 2 else bias).astype(np.float64)

@@ -1,11 +1,11 @@
 """The gated recurrent unit, with the reset gate before or after the recurrent product."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from service.models.activation import Vector
-from service.models.cell import Array, Cell, KerasNames, Shape, StepGraph, Vectors
+from service.models.cell import Arrays, Cell, KerasNames, Parts, Shape, StepGraph, Vectors
 from service.models.layer import LayerSpec
 
 
@@ -37,9 +37,7 @@ class GRU(Cell):
             shapes["bias"] = (2, *shapes["bias"])
         return shapes
 
-    def step(
-        self, layer: LayerSpec, weights: Mapping[str, Vector], x: Vector, state: Vectors
-    ) -> Vectors:
+    def step(self, layer: LayerSpec, weights: Parts, x: Vector, state: Vectors) -> Vectors:
         """Compute h after one token."""
         (h,) = state
         gate, phi, columns = layer.recurrent_activation, layer.activation, 3 * layer.units
@@ -52,23 +50,17 @@ class GRU(Cell):
         return (z * h + (1.0 - z) * phi(candidate),)
 
     def add_step(
-        self,
-        graph: StepGraph,
-        layer: LayerSpec,
-        weights: Mapping[str, Array],
-        prefix: str,
-        x: str,
-        state: Sequence[str],
+        self, graph: StepGraph, layer: LayerSpec, weights: Arrays, x: str, state: Sequence[str]
     ) -> list[str]:
         """Add the nodes of one step."""
         (h,) = state
         gate, units = layer.recurrent_activation, layer.units
-        kernel, name = weights["recurrent_kernel"], f"{prefix}.recurrent_kernel"
+        kernel, name = weights["recurrent_kernel"], "recurrent_kernel"
         x_z, x_r, x_h = graph.split(x, 3, units)
         if layer.reset_after:
             inner = graph.product(h, name, kernel)
             if "bias" in weights:
-                bias = graph.constant(f"{prefix}.recurrent_bias", weights["bias"][1])
+                bias = graph.constant("recurrent_bias", weights["bias"][1])
                 inner = graph.node("Add", inner, bias)
             u_z, u_r, u_h = graph.split(inner, 3, units)
         else:

@@ -1,11 +1,11 @@
 """The LSTM with a forget gate."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from service.models.activation import Vector
-from service.models.cell import Array, Cell, KerasNames, StepGraph, Vectors
+from service.models.cell import Arrays, Cell, KerasNames, Parts, StepGraph, Vectors
 from service.models.layer import LayerSpec
 
 
@@ -28,34 +28,36 @@ class LSTM(Cell):
     unit_bias_gate = "f"
     keras = KerasNames(layer="LSTM", cudnn="CuDNNLSTM", cell="LSTMCell")
 
-    def step(
-        self, layer: LayerSpec, weights: Mapping[str, Vector], x: Vector, state: Vectors
-    ) -> Vectors:
-        """Compute h and c after one token."""
+    def step(self, layer: LayerSpec, weights: Parts, x: Vector, state: Vectors) -> Vectors:
+        """Compute h and c after one token, with peepholes if there are any."""
         h, c = state
         gate, phi = layer.recurrent_activation, layer.activation
         z = x + h @ weights["recurrent_kernel"] + weights.get("bias", 0.0)
         z_i, z_f, z_g, z_o = np.split(z, 4)
-        c = gate(z_f) * c + gate(z_i) * phi(z_g)
-        return gate(z_o) * phi(c), c
+        p_i, p_f, p_o = weights.get("peephole", np.zeros((3, 1)))
+        i, f = gate(z_i + p_i * c), gate(z_f + p_f * c)
+        c = f * c + i * phi(z_g)
+        return gate(z_o + p_o * c) * phi(c), c
 
     def add_step(
-        self,
-        graph: StepGraph,
-        layer: LayerSpec,
-        weights: Mapping[str, Array],
-        prefix: str,
-        x: str,
-        state: Sequence[str],
+        self, graph: StepGraph, layer: LayerSpec, weights: Arrays, x: str, state: Sequence[str]
     ) -> list[str]:
-        """Add the nodes of one step."""
+        """Add the nodes of one step, with peepholes if there are any."""
         h, c = state
         gate, phi = layer.recurrent_activation, layer.activation
-        recurrent = graph.product(h, f"{prefix}.recurrent_kernel", weights["recurrent_kernel"])
+        recurrent = graph.product(h, "recurrent_kernel", weights["recurrent_kernel"])
         z_i, z_f, z_g, z_o = graph.split(graph.node("Add", x, recurrent), 4, layer.units)
+        peepholes = [
+            graph.constant(f"peephole.{i}", p) for i, p in enumerate(weights.get("peephole", ()))
+        ]
+        if peepholes:
+            z_i = graph.node("Add", z_i, graph.node("Mul", peepholes[0], c))
+            z_f = graph.node("Add", z_f, graph.node("Mul", peepholes[1], c))
         kept = graph.node("Mul", graph.activate(gate, z_f), c)
         new = graph.node("Mul", graph.activate(gate, z_i), graph.activate(phi, z_g))
         c = graph.node("Add", kept, new)
+        if peepholes:
+            z_o = graph.node("Add", z_o, graph.node("Mul", peepholes[2], c))
         o = graph.activate(gate, z_o)
         return [graph.node("Mul", o, graph.activate(phi, c)), c]
 

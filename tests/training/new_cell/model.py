@@ -32,11 +32,11 @@ class CoupledLSTM(Cell):
         c = f * c + (1.0 - f) * phi(z_g)
         return gate(z_o) * phi(c), c
 
-    def add_step(self, graph, layer, weights, prefix, x, state):
+    def add_step(self, graph, layer, weights, x, state):
         """Add the nodes of one step."""
         h, c = state
         gate, phi = layer.recurrent_activation, layer.activation
-        recurrent = graph.product(h, f"{prefix}.recurrent_kernel", weights["recurrent_kernel"])
+        recurrent = graph.product(h, "recurrent_kernel", weights["recurrent_kernel"])
         z_f, z_g, z_o = graph.split(graph.node("Add", x, recurrent), 3, layer.units)
         f = graph.activate(gate, z_f)
         i = graph.node("Sub", graph.constant("one", np.ones(1)), f)
