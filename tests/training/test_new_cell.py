@@ -9,8 +9,6 @@ import pytest
 
 import service
 
-pytestmark = pytest.mark.tf
-
 NEW_CELL = Path(__file__).parent / "new_cell"
 SERVICE = Path(service.__file__).parent
 MODEL, GRADIENT = "models/cells/coupled_lstm.py", "training/cells/coupled_lstm.py"
@@ -40,6 +38,7 @@ def run(tmp_path: Path, added: list[str], *command: str) -> subprocess.Completed
     )
 
 
+@pytest.mark.tf
 def test_two_files_are_all_that_a_new_cell_takes(tmp_path):
     store = tmp_path / "models"
     store.mkdir()

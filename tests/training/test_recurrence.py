@@ -19,7 +19,7 @@ from service.training.precision import resolved
 
 pytestmark = pytest.mark.tf
 
-UNITS, STEPS, STREAMS = 12, 9, 4
+UNITS, STEPS, STREAMS = 12, 8, 4
 LARGEST_DIFFERENCE = 1e-4
 
 
@@ -66,7 +66,7 @@ def compiled(cell, implementation):
         "autodiff": lambda *x: plain(cell, *x),
     }
 
-    @tf.function(jit_compile=True, autograph=False)
+    @tf.function(jit_compile=implementation != "autodiff", autograph=False)
     def run(inputs, pulls):
         with tf.GradientTape() as tape:
             tape.watch(inputs)

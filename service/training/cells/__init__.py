@@ -3,16 +3,20 @@
 Each assigns a `service.training.recurrence.Recurrence` to `RECURRENCE`.
 """
 
-from collections.abc import Mapping
 from importlib import import_module
 from pkgutil import iter_modules
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from service.models.cells import CELLS
-from service.training.recurrence import Recurrence
+
+if TYPE_CHECKING:  # TensorFlow is loaded after the check
+    from collections.abc import Mapping
+
+    from service.training.recurrence import Recurrence
 
 
-def _load_recurrences() -> dict[str, Recurrence]:
+def _load_recurrences() -> "dict[str, Recurrence]":
     names = {module.name for module in iter_modules(__path__)}
     if different := names ^ CELLS.keys():
         raise ImportError(
@@ -22,5 +26,5 @@ def _load_recurrences() -> dict[str, Recurrence]:
     return {name: import_module(f"{__name__}.{name}").RECURRENCE for name in CELLS}
 
 
-RECURRENCES: Mapping[str, Recurrence] = MappingProxyType(_load_recurrences())
+RECURRENCES: "Mapping[str, Recurrence]" = MappingProxyType(_load_recurrences())
 """The recurrence of every cell of CELLS, by its name."""
