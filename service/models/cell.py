@@ -70,6 +70,11 @@ class Cell(ABC):
     keras: ClassVar[KerasNames] = KerasNames()
     keras_recurrent_activation: ClassVar[Activation] = Activation.SIGMOID  # Keras's default
 
+    def __init_subclass__(cls) -> None:
+        """Raise AttributeError at import if a required attribute is missing."""
+        for name in ("label", "year", "gates", "states", "is_bounded"):
+            getattr(cls, name)
+
     def weight_shapes(self, layer: LayerSpec, inputs: int) -> dict[str, Shape]:
         """Name → shape of each weight of a layer, in canonical order.
 

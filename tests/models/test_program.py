@@ -30,7 +30,7 @@ def run(program: StepProgram, tokens: np.ndarray, row: int = 0, rows: int = 1) -
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
-def test_float32_computes_the_articles_equations(spec):
+def test_float32_computes_the_reference_equations(spec):
     weights = random_weights(spec)
     tokens = np.random.default_rng(3).integers(0, spec.vocabulary_size, TOKENS)
     wanted = ReferenceModel(spec, weights).run(tokens)
@@ -94,7 +94,7 @@ def test_the_tile_is_exact_and_its_weights_cannot_overflow(shape):
 @pytest.mark.parametrize(
     "spec", [spec for spec in SPECS.values() if is_fusible(spec)], ids=lambda spec: spec.summary
 )
-def test_the_fused_program_computes_the_articles_equations(spec):
+def test_the_fused_program_computes_the_reference_equations(spec):
     weights = random_weights(spec)
     tokens = np.random.default_rng(3).integers(0, spec.vocabulary_size, TOKENS)
     wanted = ReferenceModel(spec, weights).run(tokens)

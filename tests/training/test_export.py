@@ -12,7 +12,7 @@ from service.training.export import KERAS_FILE, exported
 
 pytestmark = [
     pytest.mark.tf,
-    # Keras 3.15 reads TensorFlow's variables as NumPy 2.4 no longer likes it.
+    # Keras 3.15 reads variables of TensorFlow in a way that NumPy 2.4 deprecates.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 
@@ -32,7 +32,7 @@ def random_weights(spec):
     ],
 )
 @pytest.mark.parametrize("embedding_dim", [None, 5])
-def test_keras_loads_the_file_and_says_what_the_reference_says(tmp_path, layer, embedding_dim):
+def test_keras_loads_the_file_and_computes_the_reference_logits(tmp_path, layer, embedding_dim):
     spec = ModelSpec(9, embedding_dim, (layer, LayerSpec(layer.cell, 4)))
     weights = random_weights(spec)
     path = tmp_path / KERAS_FILE
@@ -44,7 +44,7 @@ def test_keras_loads_the_file_and_says_what_the_reference_says(tmp_path, layer, 
     assert np.abs(logits - expected).max() < 1e-5
 
 
-def test_a_peephole_lstm_is_its_weights_and_a_note():
+def test_a_peephole_lstm_is_exported_as_weights_and_a_note():
     spec = ModelSpec(9, 5, (LayerSpec("peephole_lstm", 6),))
     weights = random_weights(spec)
     files = exported(spec, weights)
