@@ -39,6 +39,7 @@ def run(tmp_path: Path, added: list[str], *command: str) -> subprocess.Completed
 
 
 @pytest.mark.tf
+@pytest.mark.slow
 def test_two_files_are_all_that_a_new_cell_takes(tmp_path):
     store = tmp_path / "models"
     store.mkdir()
