@@ -29,7 +29,7 @@ from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
 from service.models.bundle import Bundle, Precision
 from service.models.compile import compile_program
 from service.models.parity import check_here
-from service.models.registry import Registry
+from service.models.registry import Registry, RegistryConfig
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from service.sessions.embedded import EmbeddedValkey
@@ -83,7 +83,7 @@ def create_app(
 ) -> FastAPI:
     """Put the service together. It answers at once, and is ready when its models are loaded."""
     store = ModelStore(settings.model_store)
-    registry = Registry(store, _make_runtime(settings.threads, PrefixCache()))
+    registry = Registry(store, _make_runtime(settings.threads, PrefixCache()), RegistryConfig())
     conversations = _make_sessions(settings, redis_url)
     training = _make_training(settings, redis_url)
     serving = AppState(registry, conversations, owner_of, store, settings.import_dir, training)

@@ -15,6 +15,7 @@ from service.api.sse import SSEResponse
 from service.api.state import TrainingServices, get_state
 from service.api.tgi.schemas import NOTHING_COMES, Responses, events_of
 from service.errors import TooLarge, Validation
+from service.models.cells import CellName
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from service.training.corpus_store import CorpusCard
@@ -67,7 +68,7 @@ class CorporaReply(BaseModel):
 class ArchitectureBody(Body):
     """What the model is built of."""
 
-    cell: Literal["lstm", "peephole_lstm", "gru"] | None = None
+    cell: CellName | None = None
     embedding_dim: int | None = None
     units: int | None = None
     layers: int | None = None

@@ -5,7 +5,8 @@ from enum import StrEnum
 from typing import Any, Self, cast
 
 from service.errors import Validation
-from service.models.spec import MAX_LAYERS, Cell, check_name
+from service.models.cells import CELLS
+from service.models.spec import MAX_LAYERS, check_name
 from service.training.recipe import (
     Architecture,
     Hyperparameters,
@@ -187,8 +188,8 @@ def job_spec(
 
 def _check_recipe(recipe: Recipe) -> None:
     architecture, schedule = recipe.architecture, recipe.schedule
-    if architecture.cell not in set(Cell):
-        raise Validation(f"`cell` is {architecture.cell!r}; there are {', '.join(Cell)}")
+    if architecture.cell not in CELLS:
+        raise Validation(f"`cell` is {architecture.cell!r}; there are {', '.join(CELLS)}")
     limits: list[tuple[str, float, float, float]] = [
         ("embedding_dim", architecture.embedding_dim, 1, MAX_UNITS),
         ("units", architecture.units, 1, MAX_UNITS),

@@ -232,7 +232,7 @@ class _Training:
 
     def _validate(self) -> None:
         """Judge, tell and keep; nothing, where it is stopped: it is due again then."""
-        nats = self._learner.judge(self._judged, self._should_stop)
+        nats = self._learner.evaluate(self._judged, self._should_stop)
         if nats is None:
             return
         if not math.isfinite(nats):
