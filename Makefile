@@ -9,7 +9,7 @@ DCLINT := docker/node_modules/.bin/dclint
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/__init__.py)
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 
-.PHONY: run test check lint fix measure bench bench-train soak openapi demo-model client-sync image image-lint lock
+.PHONY: run test check lint fix measure bench bench-train soak openapi docs demo-model client-sync image image-lint lock
 
 run: $(VENV)/.run  ## serve the bundled model on 127.0.0.1:$(PORT), and train
 	CAROUSEL_PORT=$(PORT) $(BIN)/python -m service serve --workers 1
@@ -46,6 +46,9 @@ openapi: $(VENV)/.run  ## write docs/reference/openapi.json again, which a test 
 
 soak: $(VENV)/.dev  ## the long tests
 	$(BIN)/python -m pytest -m soak
+
+docs: $(VENV)/.dev  ## write the list of modules in docs/architecture.md again, which a test compares
+	$(BIN)/python -m tools.packages
 
 demo-model: $(VENV)/.dev  ## train the bundled model again
 	$(BIN)/python -m service.training.demo
