@@ -9,7 +9,7 @@ DCLINT := docker/node_modules/.bin/dclint
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/__init__.py)
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 
-.PHONY: run test check lint fix measure bench bench-train soak openapi demo-model image image-lint lock
+.PHONY: run test check lint fix measure bench bench-train soak openapi demo-model client-sync image image-lint lock
 
 run: $(VENV)/.run  ## serve the bundled model on 127.0.0.1:$(PORT), and train
 	CAROUSEL_PORT=$(PORT) $(BIN)/python -m service serve --workers 1
@@ -25,7 +25,7 @@ lint: $(VENV)/.dev  ## style, types, walls, spelling
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell service tests bench tools docs .github *.md
+	$(BIN)/codespell service clients tests bench tools docs .github *.md
 
 fix: $(VENV)/.dev  ## let the linter mend what it can
 	$(BIN)/ruff check --fix
@@ -49,6 +49,9 @@ soak: $(VENV)/.dev  ## the long tests
 
 demo-model: $(VENV)/.dev  ## train the bundled model again
 	$(BIN)/python -m service.training.demo
+
+client-sync: $(VENV)/.dev  ## write the blocking side of the client again, from the async one
+	$(BIN)/python clients/python/generate_sync.py
 
 image-lint: $(VENV)/.dev $(DCLINT)  ## Dockerfile and compose file
 	$(BIN)/hadolint Dockerfile
@@ -79,6 +82,7 @@ $(VENV)/.run: requirements/cpu.txt | $(VENV)/bin/python
 	$(BIN)/python -m service doctor  # compile once here, not at the first start
 	touch $@
 
-$(VENV)/.dev: requirements/dev.txt | $(VENV)/bin/python
+$(VENV)/.dev: requirements/dev.txt clients/python/pyproject.toml | $(VENV)/bin/python
 	$(INSTALL) -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable clients/python
 	touch $@ $(VENV)/.run

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.seed_model import write_seed_model
 from bench.server import server
-from service.client import Client
+from carousel_client import Client
 from service.models.bundle import Precision
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
@@ -57,12 +57,12 @@ def learnt(path: Path) -> dict[str, Any]:
 
 def _train(client: Client, raw: bytes) -> tuple[str, dict[str, Any]]:
     """The published model and its best validation."""
-    corpus = client.training.upload(raw, "quality")
-    job = client.training.submit("quality", corpus.id)
-    for event in client.training.events(job.id):
+    corpus = client.corpora.upload(raw, "quality")
+    job = client.train_jobs.submit("quality", corpus.id)
+    for event in client.train_jobs.events(job.id):
         if event.name == "validation":
             print(f"{event.body['validation_nats']:.4f} nats", file=sys.stderr, flush=True)
-    job = client.training.get(job.id)
+    job = client.train_jobs.get(job.id)
     assert job.model is not None, job.error
     assert job.best is not None
     return job.model, dict(job.best)

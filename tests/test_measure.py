@@ -26,7 +26,7 @@ def test_service_and_client_are_counted_wherever_the_client_is(tmp_path):
         tmp_path,
         {
             "service/a.py": "class Job:\n    x = 1\n\n\nclass _Own:\n    pass\n",
-            "service/room/a.py": "class Job:\n    pass\n",
+            "service/package/a.py": "class Job:\n    pass\n",
             "clients/python/src/carousel_client/b.py": "class _Own:\n    pass\n",
             "clients/python/tests/test_b.py": "import service\n",
             "tests/test_a.py": "x = 1\n",

@@ -18,7 +18,7 @@ GONE = 499
 """What the log says of a client that left before its request was whole; no reply has it."""
 
 _SESSION = re.compile(r"^(/sessions/[^/]{6})[^/]+")
-"""Whoever has a session's id may go on with it, so no log has it whole."""
+"""A session id gives access to its session, so a log line has only its first six characters."""
 
 _QUOTED = re.compile(
     r"""(?<!\w)'(?:[^'\\]|\\.)*'|(?<!\w)"(?:[^"\\]|\\.)*"|\(U\+\w+\)|(?<=Given: ).*""", re.DOTALL
@@ -63,7 +63,7 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, tagged)
-        except ClientDisconnect:  # in the middle of its body: nobody is left to answer
+        except ClientDisconnect:  # while sending its body: there is no connection to answer on
             status = status or GONE
         except Exception:
             _log.exception("a mistake of the server's", extra={"request_id": request_id})

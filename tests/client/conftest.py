@@ -5,54 +5,58 @@ from typing import Any
 
 import pytest
 
-from service.client import AsyncClient, Client, Generation, Token
+from carousel_client import AsyncClient, Client, GenerationResult, Token
 from tests.api.conftest import new_home
-from tests.client.cutter import Cutter
-from tests.client.script import Script, scripted
+from tests.client.proxy import BreakingProxy
+from tests.client.scripted_server import ScriptedServer, scripted
 from tests.process import Server, serving
 
 INPUTS, SEED = "The ", 7
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What a stream came to."""
+class Received:
+    """The tokens, the text and the result of a stream."""
 
     tokens: list[Token]
     text: str
-    end: Generation
+    result: GenerationResult
 
 
-class Waiting:
-    """The client that waits, as the tests ask it."""
+class Blocking:
+    """The blocking client, as the tests use it."""
 
-    name = "waiting"
+    name = "blocking"
 
-    def stream(self, url: str, inputs: str = INPUTS, timeout_s: float = 30.0, **more: Any) -> Said:
+    def stream(
+        self, url: str, inputs: str = INPUTS, timeout_s: float = 30.0, **more: Any
+    ) -> Received:
         with Client(url, timeout_s=timeout_s) as client:
             stream = client.stream(inputs, **more)
             tokens = list(stream)
-            return Said(tokens, stream.text, stream.end)
+            return Received(tokens, stream.text, stream.result)
 
     def call(self, url: str, of: Any, timeout_s: float = 30.0) -> Any:
-        """What `of` makes of a client."""
+        """Call `of` with a client."""
         with Client(url, timeout_s=timeout_s) as client:
             return of(client)
 
 
 class Async:
-    """The client for `async`, likewise."""
+    """The `async` client, as the tests use it."""
 
     name = "async"
 
-    def stream(self, url: str, inputs: str = INPUTS, timeout_s: float = 30.0, **more: Any) -> Said:
-        async def said() -> Said:
+    def stream(
+        self, url: str, inputs: str = INPUTS, timeout_s: float = 30.0, **more: Any
+    ) -> Received:
+        async def read() -> Received:
             async with AsyncClient(url, timeout_s=timeout_s) as client:
                 stream = client.stream(inputs, **more)
                 tokens = [token async for token in stream]
-                return Said(tokens, stream.text, stream.end)
+                return Received(tokens, stream.text, stream.result)
 
-        return asyncio.run(said())
+        return asyncio.run(read())
 
     def call(self, url: str, of: Any, timeout_s: float = 30.0) -> Any:
         async def called() -> Any:
@@ -62,8 +66,8 @@ class Async:
         return asyncio.run(called())
 
 
-@pytest.fixture(params=[Waiting(), Async()], ids=lambda kind: kind.name)
-def kind(request) -> Waiting | Async:
+@pytest.fixture(params=[Blocking(), Async()], ids=lambda kind: kind.name)
+def kind(request) -> Blocking | Async:
     return request.param
 
 
@@ -75,19 +79,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def client(server: Server) -> Iterator[Client]:
-    """The straight way to the server."""
+    """A client without a proxy in between."""
     with Client(server.url, timeout_s=30) as client:
         yield client
 
 
 @pytest.fixture
-def cutter(server: Server) -> Iterator[Cutter]:
-    cutter = Cutter(server.port)
-    yield cutter
-    cutter.close()
+def proxy(server: Server) -> Iterator[BreakingProxy]:
+    proxy = BreakingProxy(server.port)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture
-def script() -> Iterator[Script]:
+def script() -> Iterator[ScriptedServer]:
     with scripted() as script:
         yield script

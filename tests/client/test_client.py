@@ -1,17 +1,12 @@
-"""Every call against a running server."""
+"""Every operation against a running server."""
 
-import inspect
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from service.client import (
-    AsyncClient,
-    Client,
+from carousel_client import (
     Conflict,
     GenerationFailed,
     Invalid,
@@ -19,42 +14,39 @@ from service.client import (
     PositionMismatch,
     SessionLost,
 )
-from service.client.async_client import AsyncModelStore, AsyncSessions
-from service.client.client import ModelStore, Sessions
-from service.client.training import AsyncTraining, Training
 from tests.client.conftest import INPUTS, SEED
 
 HOW = {"max_new_tokens": 30, "temperature": 0.8, "seed": 1}
 
 
 def test_generate(kind, server):
-    said = kind.call(server.url, lambda to: to.generate(INPUTS, details=True, **HOW))
-    assert len(said.text) == 30
-    assert "".join(token.text for token in said.details.tokens) == said.text
-    assert (said.details.finish_reason, said.details.generated_tokens) == ("length", 30)
-    assert (said.details.seed, said.session) == (1, None)
-    assert all(token.logprob <= 0 and not token.top for token in said.details.tokens)
+    received = kind.call(server.url, lambda to: to.generate(INPUTS, details=True, **HOW))
+    assert len(received.text) == 30
+    assert "".join(token.text for token in received.details.tokens) == received.text
+    assert (received.details.finish_reason, received.details.generated_tokens) == ("length", 30)
+    assert (received.details.seed, received.session) == (1, None)
+    assert all(token.logprob <= 0 and not token.top for token in received.details.tokens)
     full = kind.call(server.url, lambda to: to.generate(INPUTS, return_full_text=True, **HOW))
-    assert (full.text, full.details) == (INPUTS + said.text, None)
+    assert (full.text, full.details) == (INPUTS + received.text, None)
     defaults = kind.call(server.url, lambda to: to.generate(INPUTS))
     assert len(defaults.text) == 100
 
 
 def test_stream(kind, server, client):
-    said = kind.stream(server.url, top_n_tokens=3, **HOW)
-    assert said.text == said.end.text == client.generate(INPUTS, **HOW).text
-    assert said.end.details.generated_tokens == 30
-    assert all(len(token.top) == 3 for token in said.tokens)
-    assert said.tokens[0].event_id is None
+    received = kind.stream(server.url, top_n_tokens=3, **HOW)
+    assert received.text == received.result.text == client.generate(INPUTS, **HOW).text
+    assert received.result.details.generated_tokens == 30
+    assert all(len(token.top) == 3 for token in received.tokens)
+    assert received.tokens[0].event_id is None
 
 
-def test_likeliest_tokens_of_a_whole_reply(client):
-    said = client.generate(INPUTS, details=True, top_n_tokens=2, **HOW)
-    assert all(len(token.top) == 2 for token in said.details.tokens)
+def test_most_likely_tokens_of_a_whole_response(client):
+    received = client.generate(INPUTS, details=True, top_n_tokens=2, **HOW)
+    assert all(len(token.top) == 2 for token in received.details.tokens)
 
 
-def test_every_parameter_is_taken(client):
-    said = client.generate(
+def test_every_parameter_is_accepted(client):
+    received = client.generate(
         INPUTS,
         model="demo@1",
         max_new_tokens=20,
@@ -77,10 +69,10 @@ def test_every_parameter_is_taken(client):
         grammar={"type": "regex", "value": ".{20}"},
         timeout_s=20,
     )
-    assert said.details.generated_tokens == 20
+    assert received.details.generated_tokens == 20
 
 
-def test_a_session_from_its_making_to_its_end(kind, server):
+def test_a_session_from_creation_to_deletion(kind, server):
     def ask(of):
         return kind.call(server.url, of)
 
@@ -111,26 +103,26 @@ def test_a_session_from_its_making_to_its_end(kind, server):
         ask(lambda to: to.sessions.get(made.id))
 
 
-def test_an_id_of_one_s_own(client):
+def test_a_given_session_id(client):
     assert client.sessions.create(session_id="my-own").id == "my-own"
     with pytest.raises(Conflict) as caught:
         client.sessions.create(session_id="my-own")
     assert caught.value.error_type == "session_exists"
-    for odd in ("a/b", "a?b=c", "é", "a#b", "../info"):
+    for unusual in ("a/b", "a?b=c", "é", "a#b", "../info"):
         with pytest.raises((Invalid, NotFound)):
-            client.sessions.get(odd)
+            client.sessions.get(unusual)
     for elsewhere in ("", ".", ".."):
         with pytest.raises(ValueError, match="is no name"):
             client.sessions.delete(elsewhere)
 
 
-def test_a_session_that_is_busy_is_waited_for(kind, server, client):
+def test_a_busy_session_is_retried(kind, server, client):
     session = client.sessions.create(text=INPUTS, seed=SEED).id
     first = client.stream("", session_id=session, max_new_tokens=20_000, temperature=0.8)
     next(first)
-    said = kind.stream(server.url, "", session_id=session, **HOW)
-    assert said.end.session.turn == 2
-    assert said.end.session.position == 4 + 20_000 + 30
+    received = kind.stream(server.url, "", session_id=session, **HOW)
+    assert received.result.session.turn == 2
+    assert received.result.session.position == 4 + 20_000 + 30
     first.close()
 
 
@@ -209,43 +201,9 @@ def test_models(kind, server):
         ask(lambda to: to.models.import_("nothing-there", "name", vocabulary="none", version=2))
 
 
-def test_the_service(kind, server):
+def test_readiness_and_info(kind, server):
     assert kind.call(server.url, lambda to: to.is_ready()) is True
     info = kind.call(server.url, lambda to: to.info())
     assert info.model == "demo@1"
     assert "awkward@1" in info.models
     assert info.max_stop_sequences == 4
-
-
-@pytest.mark.parametrize(
-    ("waiting", "async_"),
-    [
-        (Client, AsyncClient),
-        (Sessions, AsyncSessions),
-        (ModelStore, AsyncModelStore),
-        (Training, AsyncTraining),
-    ],
-)
-def test_both_clients_have_the_same_calls(waiting, async_):
-    def calls(of: type) -> dict[str, list[tuple[str, object, object]]]:
-        return {
-            name: [
-                (one.name, one.default, one.annotation)
-                for one in inspect.signature(method).parameters.values()
-            ]
-            for name, method in inspect.getmembers(of, inspect.isfunction)
-            if not name.startswith("_")
-        }
-
-    assert calls(waiting) == calls(async_)
-
-
-def test_the_client_brings_nothing_of_the_server_along():
-    script = "import service.client, sys; print(*sorted(sys.modules))"
-    found = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    ).stdout.split()
-    ours = [name for name in found if name.split(".")[0] == "service"]
-    assert [name for name in ours if not name.startswith("service.client")] == ["service"]
-    heavy = {"numpy", "pydantic", "fastapi", "redis", "numba", "onnx", "onnxruntime", "tensorflow"}
-    assert heavy.isdisjoint(found)

@@ -1,4 +1,4 @@
-"""A server that answers what a test has written down, in order, and notes what it was asked."""
+"""A server that sends a test's responses in order, and records the requests."""
 
 import threading
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A reply. With status 0 there is none: the connection ends."""
+    """A response. With status 0 the connection is closed instead."""
 
     status: int
     body: bytes = b""
@@ -17,30 +17,30 @@ class Answer:
 
 
 @dataclass
-class Script:
-    """What is to be answered, and what was asked: the line, the headers and the body."""
+class ScriptedServer:
+    """The responses to send, and the requests received: line, headers and body."""
 
     url: str
     answers: list[Answer] = field(default_factory=list)
-    asked: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
+    requests: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
 
     @property
     def lines(self) -> list[str]:
-        return [line for line, _, _ in self.asked]
+        return [line for line, _, _ in self.requests]
 
     @property
     def keys(self) -> list[str | None]:
-        return [headers.get("idempotency-key") for _, headers, _ in self.asked]
+        return [headers.get("idempotency-key") for _, headers, _ in self.requests]
 
 
 def stream(*events: str) -> Answer:
-    """A whole stream of events."""
+    """A response that streams events."""
     body = "".join(f"{event}\n\n" for event in events).encode()
     return Answer(200, body, {"Content-Type": "text/event-stream"})
 
 
-def refusal(status: int, error_type: str, retry_after: str | None = None) -> Answer:
-    """An error of ours."""
+def error_response(status: int, error_type: str, retry_after: str | None = None) -> Answer:
+    """An error response of Carousel."""
     headers = {"Content-Type": "application/json", "X-Request-Id": "r-1"}
     if retry_after is not None:
         headers["Retry-After"] = retry_after
@@ -49,12 +49,12 @@ def refusal(status: int, error_type: str, retry_after: str | None = None) -> Ans
 
 
 @contextmanager
-def scripted() -> Iterator[Script]:
+def scripted() -> Iterator[ScriptedServer]:
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            script.asked.append((f"{self.command} {self.path}", headers, body))
+            script.requests.append((f"{self.command} {self.path}", headers, body))
             answer = script.answers.pop(0)
             if not answer.status:
                 return
@@ -70,7 +70,7 @@ def scripted() -> Iterator[Script]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        script = Script(f"http://127.0.0.1:{server.server_port}")
+        script = ScriptedServer(f"http://127.0.0.1:{server.server_port}")
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:

@@ -1,25 +1,24 @@
-"""The keyword arguments of a generation and of an import."""
+"""Keyword arguments of generations, imports and train jobs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 
 class Grammar(TypedDict):
-    """What a text must look like: it matches, and is complete within `max_new_tokens`.
+    """A constraint on the completion, which matches it within `max_new_tokens`.
 
-    `value` is a pattern, a JSON schema as a mapping or as JSON, or a list of texts.
+    `value` is a regular expression, a JSON schema as a mapping or as JSON, or a list of texts.
     """
 
     type: Literal["regex", "json", "choice"]
     value: str | Mapping[str, Any] | Sequence[str]
 
 
-class Parameters(TypedDict, total=False):
-    """How to generate: what is not given is the server's default.
+class GenerateParameters(TypedDict, total=False):
+    """Parameters of a generation; the server's defaults apply to those that are not given.
 
-    Where none at all is given, the model's own defaults apply; with one, the likeliest token is
-    taken unless `do_sample` or a parameter of sampling is there. Their limits and meaning:
-    docs/reference/http.md.
+    Without any parameter the model's own defaults apply; with one, decoding is greedy unless
+    `do_sample` or a sampling parameter is given. Limits and meaning: docs/reference/http.md.
     """
 
     max_new_tokens: int
@@ -48,8 +47,8 @@ class Parameters(TypedDict, total=False):
     truncate: int
 
 
-class JobOptions(TypedDict, total=False):
-    """How to train. The members of both mappings, and their defaults: docs/how-to/train.md."""
+class TrainJobOptions(TypedDict, total=False):
+    """Options of a train job. Members of both mappings, and defaults: docs/how-to/train.md."""
 
     architecture: Mapping[str, str | int | float]
     training: Mapping[str, str | int | float]
@@ -60,7 +59,7 @@ class JobOptions(TypedDict, total=False):
 
 
 class ImportOptions(TypedDict, total=False):
-    """How to import a checkpoint. Paths are those under the server's import folder."""
+    """Options of an import. Paths are relative to the server's import folder."""
 
     version: int
     vocabulary: str

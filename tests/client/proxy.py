@@ -1,4 +1,4 @@
-"""A way to a server that breaks where a test says: a TCP proxy in a thread of its own."""
+"""A TCP proxy that breaks connections where a test specifies; it runs in its own thread."""
 
 import asyncio
 import contextlib
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where a reply is cut: `offset` bytes after the `number`-th `mark` in it begins."""
+    """A break of a response `offset` bytes after the start of its `number`-th `mark`."""
 
     mark: bytes
     number: int = 1
     offset: int = 0
-    is_reset: bool = True  # or an orderly end
+    is_reset: bool = True  # or an orderly close
 
     def place(self, reply: bytes) -> int | None:
-        """How much of a reply gets through; None where it is not to be known yet."""
+        """The number of bytes to forward; None where `response` is too short to tell."""
         found = -1
         for _ in range(self.number):
             found = reply.find(self.mark, found + 1)
@@ -30,14 +30,14 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What was asked for."""
+    """The head of a request."""
 
     line: str  # method and path
     headers: dict[str, str]
 
 
-class Cutter:
-    """Forwards to `target` on the same host; the n-th request gets the n-th cut of `plan`."""
+class BreakingProxy:
+    """Forward to `target` on this host; break the n-th response by the n-th cut of `plan`."""
 
     def __init__(self, target: int) -> None:
         self.target = target
@@ -60,7 +60,7 @@ class Cutter:
         return [head.line for head in self.heads]
 
     def cut(self, *cuts: Cut | None) -> None:
-        """Begin anew: the next requests get these cuts."""
+        """Forget all requests; break the next responses by these cuts."""
         self.heads.clear()
         self.plan = deque(cuts)
 
@@ -70,7 +70,7 @@ class Cutter:
         self._thread.join()
         self._loop.close()
 
-    # -- in the thread
+    # -- run by the thread
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -98,10 +98,10 @@ class Cutter:
 
 
 class _Call:
-    """One connection of the client's, and ours to the server for it."""
+    """One connection of a client, and the proxy's own to the server for it."""
 
-    def __init__(self, cutter: Cutter, client: asyncio.StreamWriter) -> None:
-        self._cutter, self._client = cutter, client
+    def __init__(self, proxy: BreakingProxy, client: asyncio.StreamWriter) -> None:
+        self._cutter, self._client = proxy, client
         self._server: asyncio.StreamWriter | None = None
         self._asked, self._reply = b"", b""
         self._cut: Cut | None = None

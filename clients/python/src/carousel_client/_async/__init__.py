@@ -1,0 +1,1 @@
+"""The classes that send requests; `_sync` is generated from `_async`, see generate_sync.py."""

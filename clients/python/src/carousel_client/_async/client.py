@@ -1,0 +1,149 @@
+"""The client of one server."""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self, Unpack
+
+from carousel_client import operations
+from carousel_client._async.models import AsyncModelsAPI
+from carousel_client._async.sessions import AsyncSessionsAPI
+from carousel_client._async.stream import AsyncStream
+from carousel_client._async.train_jobs import AsyncCorporaAPI, AsyncTrainJobsAPI
+from carousel_client._async.transport import AsyncTransport
+from carousel_client.operations import OnDisconnect
+from carousel_client.parameters import GenerateParameters
+from carousel_client.responses import GenerationResult, Score, ServerInfo, TextToken
+from carousel_client.resumable_stream import ResumableStream
+from carousel_client.retry_policy import DEFAULT_TIMEOUT_S
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+class AsyncClient:
+    """Send requests to the Carousel server at `url`, with `headers` in each of them.
+
+    `Client` blocks and may be shared by threads; `AsyncClient` is for one event loop. Both are
+    closed by a `with` block or by `close`.
+
+    An operation is attempted for `timeout_s` in all; a stream fails when it has not progressed for
+    as long. Attempted again are requests that were not sent, transient errors (429, 503, 409
+    `session_busy`), and lost responses of requests that may be repeated, as every turn of a
+    session by its idempotency key. Every method raises subclasses of `CarouselClientError`.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._transport = AsyncTransport(url, timeout_s, headers or {})
+        self.sessions = AsyncSessionsAPI(self._transport)
+        self.models = AsyncModelsAPI(self._transport)
+        self.corpora = AsyncCorporaAPI(self._transport)
+        self.train_jobs = AsyncTrainJobsAPI(self._transport)
+
+    async def generate(
+        self,
+        inputs: str,
+        *,
+        model: str | None = None,
+        session_id: str | None = None,
+        expected_position: int | None = None,
+        on_disconnect: OnDisconnect = "continue",
+        timeout_s: float | None = None,
+        **parameters: Unpack[GenerateParameters],
+    ) -> GenerationResult:
+        """Generate a completion and return it whole; with `session_id` as the session's next turn.
+
+        With `on_disconnect="cancel"` a lost connection cancels the turn.
+        """
+        request = operations.completion(
+            inputs,
+            parameters,
+            model=model,
+            session_id=session_id,
+            expected_position=expected_position,
+            on_disconnect=on_disconnect,
+            is_stream=False,
+        )
+        return await self._transport.execute(operations.generate(request), timeout_s)
+
+    def stream(
+        self,
+        inputs: str,
+        *,
+        model: str | None = None,
+        session_id: str | None = None,
+        expected_position: int | None = None,
+        on_disconnect: OnDisconnect = "continue",
+        timeout_s: float | None = None,
+        **parameters: Unpack[GenerateParameters],
+    ) -> AsyncStream:
+        """Generate a completion and stream its tokens; reading the first one sends the request.
+
+        In a session the stream resumes after a lost connection, every token comes once and in
+        order, and the turn runs to its end even if the stream is closed before, unless
+        `on_disconnect="cancel"`. Without a session a connection that is lost after the first token
+        raises StreamBroken.
+        """
+        request = operations.completion(
+            inputs,
+            parameters,
+            model=model,
+            session_id=session_id,
+            expected_position=expected_position,
+            on_disconnect=on_disconnect,
+            is_stream=True,
+        )
+        state = ResumableStream(request, session_id, timeout_s or self._transport.timeout_s)
+        return AsyncStream(self._transport, state)
+
+    async def tokenize(self, text: str, model: str | None = None) -> tuple[TextToken, ...]:
+        """Encode a text."""
+        return await self._transport.execute(operations.tokenize(text, model))
+
+    async def detokenize(self, ids: Sequence[int], model: str | None = None) -> str:
+        """Decode tokens."""
+        return await self._transport.execute(operations.detokenize(ids, model))
+
+    async def score(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        session_id: str | None = None,
+        details: bool = False,
+        timeout_s: float | None = None,
+    ) -> Score:
+        """Return the likelihood of a text; with `session_id` as a continuation of the session.
+
+        The text may have any length; with `details`, which returns every token, up to 100,000
+        characters.
+        """
+        operation = operations.score(text, model=model, session_id=session_id, details=details)
+        return await self._transport.execute(operation, timeout_s)
+
+    async def is_ready(self) -> bool:
+        """Whether the server accepts generations now. Makes one attempt and raises nothing."""
+        return await self._transport.is_success(operations.is_ready())
+
+    async def info(self) -> ServerInfo:
+        """Return the server's version, models and limits."""
+        return await self._transport.execute(operations.info())
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()

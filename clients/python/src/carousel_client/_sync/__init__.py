@@ -1,0 +1,2 @@
+# Generated from ../_async: change that, and run `make client-sync`.
+"""The classes that send requests; `_sync` is generated from `_async`, see generate_sync.py."""

@@ -1,0 +1,230 @@
+"""Responses of the server: frozen values, each built from JSON.
+
+Unknown members are ignored, for newer servers; a missing one is a KeyError, which `Operation.parse`
+turns into an UnexpectedResponse. Source: docs/reference/http.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
+Json = Mapping[str, Any]
+
+
+def build(kind: type[T], body: Json, **replaced: Any) -> T:
+    """Build a dataclass from the members of `body` that are named as its fields.
+
+    `replaced` has values for fields that are named otherwise in `body`. Members whose names end
+    in `_at` are times. Raises KeyError where a member is missing.
+    """
+    values: dict[str, Any] = dict(replaced)
+    for field in fields(kind):  # type: ignore[arg-type]  # T is a dataclass
+        if field.name not in values:
+            values[field.name] = body[field.name]
+            if field.name.endswith("_at") and values[field.name] is not None:
+                values[field.name] = datetime.fromisoformat(values[field.name])
+    return kind(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A generated token."""
+
+    id: int
+    text: str  # "" for the last token of a stop string
+    logprob: float  # natural logarithm, of the model's own distribution
+    is_special: bool = False
+    top: tuple["Token", ...] = ()  # the most likely tokens at this place, if requested
+    event_id: str | None = None  # in a session's stream: where to resume after this token
+
+    @classmethod
+    def from_json(cls, body: Json, top: object = None, event_id: str | None = None) -> Self:
+        """Build one, with the tokens of `top` if that is a list."""
+        most_likely = tuple(map(cls.from_json, top)) if isinstance(top, list) else ()
+        return cls(
+            body["id"], body["text"], body["logprob"], body["special"], most_likely, event_id
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """The finish reason, the seed and the tokens of a completion."""
+
+    finish_reason: str  # length, stop_sequence or eos_token
+    generated_tokens: int
+    seed: int
+    tokens: tuple[Token, ...]  # empty at the end of a stream, which has returned them
+
+    @classmethod
+    def from_json(cls, body: Json) -> Self:
+        """Build them, each token with its most likely ones."""
+        bodies = body.get("tokens", [])
+        tops = body.get("top_tokens") or [None] * len(bodies)
+        return build(cls, body, tokens=tuple(map(Token.from_json, bodies, tops)))
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPosition:
+    """The position of a session after a turn."""
+
+    id: str
+    position: int
+    turn: int
+
+    @classmethod
+    def from_json(cls, body: Json) -> Self:
+        """Build it."""
+        return build(cls, body)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """A whole completion."""
+
+    text: str
+    details: Details | None  # None where they were not requested
+    session: SessionPosition | None  # None without a session
+
+    @classmethod
+    def from_json(cls, body: Json) -> Self:
+        """Build it from a response, or from the last event of a stream."""
+        details, session = body.get("details"), body.get("session")
+        return cls(
+            body["generated_text"],
+            Details.from_json(details) if details is not None else None,
+            SessionPosition.from_json(session) if session is not None else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """The current state of a session."""
+
+    id: str
+    model: str  # name@version
+    digest: str
+    position: int  # number of tokens, of inputs and completions together
+    turn: int
+    seed: int
+    state_bytes: int | None
+    created_at: datetime
+    expires_at: datetime
+
+    @classmethod
+    def from_json(cls, body: Json) -> Self:
+        """Build it."""
+        return build(cls, body)
+
+
+@dataclass(frozen=True, slots=True)
+class TextToken:
+    """A token of a text; `start` and `stop` are character offsets."""
+
+    id: int
+    text: str
+    start: int
+    stop: int
+
+    @classmethod
+    def from_json(cls, body: Json) -> Self:
+        """Build one."""
+        return build(cls, body)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token of a scored text."""
+
+    id: int
+    text: str
+    logprob: float | None  # None for the first token of a text without a session
+
+    @classmethod
+    def from_json(cls, body: Json) -> Self:
+        """Build one."""
+        return build(cls, body)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The likelihood of a text under a model. A figure that is not finite is None."""
+
+    characters: int  # those with a logprob, over which the other figures are taken
+    nats: float
+    bits_per_character: float | None
+    bits_per_byte: float | None
+    perplexity: float | None
+    tokens: tuple[ScoredToken, ...]  # empty where they were not requested
+
+    @classmethod
+    def from_json(cls, body: Json) -> Self:
+        """Build it."""
+        return build(cls, body, tokens=tuple(map(ScoredToken.from_json, body.get("tokens") or ())))
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A stored version of a model."""
+
+    name: str
+    version: int
+    status: str  # stored, loading, ready, draining or failed
+    digest: str | None
+    precision: str | None  # of the loaded program
+    size_bytes: int | None
+    architecture: str | None
+    vocabulary_size: int | None
+    turns: int  # running turns of sessions on this model
+    parity: Json | None  # deviation from the float64 reference
+    error: str | None
+
+    @property
+    def ref(self) -> str:
+        """The name and the version, as every `model` argument accepts them."""
+        return f"{self.name}@{self.version}"
+
+    @classmethod
+    def from_json(cls, body: Json) -> Self:
+        """Build it."""
+        return build(
+            cls,
+            body,
+            size_bytes=body["bytes"],
+            turns=body["sessions"],
+            parity=body.get("parity"),
+            error=body.get("error"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelList:
+    """Every stored version, and the model of each alias."""
+
+    models: tuple[Model, ...]
+    aliases: Mapping[str, str]
+
+    @classmethod
+    def from_json(cls, body: Json) -> Self:
+        """Build it."""
+        return cls(tuple(map(Model.from_json, body["models"])), dict(body["aliases"]))
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """The version, the models and the limits of a server."""
+
+    version: str
+    model: str | None  # the default model
+    models: tuple[str, ...]  # every loaded one
+    max_input_tokens: int
+    max_stop_sequences: int
+    max_concurrent_requests: int
+
+    @classmethod
+    def from_json(cls, body: Json) -> Self:
+        """Build it."""
+        return build(
+            cls, body, model=body["model_id"], models=tuple(one["id"] for one in body["models"])
+        )
