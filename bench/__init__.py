@@ -1,1 +1,1 @@
-"""Speed, always as a ratio to the article's own loop measured in the same run."""
+"""Benchmarks. Throughput is compared with the article's own loop, measured in the same run."""

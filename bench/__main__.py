@@ -1,6 +1,6 @@
-"""`make bench`: the article's loop as 1.0, the engine, all of HTTP; sessions; decoding.
+"""`make bench`: the article's loop as 1.0, the engine, HTTP streaming; sessions; decoding.
 
-`python -m bench training` and `python -m bench quality TEXT` are for what is trained.
+`python -m bench training` measures training, `python -m bench quality TEXT` a trained model.
 """
 
 import json
@@ -27,7 +27,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def _figure(module: str, *arguments: str, **environment: str) -> Any:
-    """What a module of this package prints, each in a process of its own."""
+    """Run a module of this package in its own process; return the JSON that it prints."""
     command = [sys.executable, "-m", f"bench.{module}", *arguments]
     process = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, env={**os.environ, **environment}
@@ -51,7 +51,7 @@ def _now() -> str:
 
 
 def main() -> None:
-    """Measure all, or what is named; print the tables, put them into the README, write JSON."""
+    """Run the benchmarks given as arguments; print tables, update the README, write JSON."""
     RESULTS.mkdir(exist_ok=True)
     parts = sys.argv[1:] or ["decode", "sessions", "decoding"]
     if parts[0] == "quality":
@@ -91,7 +91,7 @@ def _quality(text: Path) -> None:
     figures = _figure("quality", str(text))
     result = {"when": _now(), "machine": _machine(), **figures}
     (RESULTS / "quality.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(f"{result['validation_nats']} nats a character after {result['trained_s']} s")
+    print(f"{result['validation_nats']} nats per character after {result['trained_s']} s")
 
 
 def _decode() -> None:

@@ -46,7 +46,7 @@ def generate_text(model: tf_keras.Model, characters: int) -> list[int]:
 
 
 def main() -> None:
-    """Print the best of a few rounds, so that noise never flatters what is compared with it."""
+    """Print the best of a few rounds, so that noise never favours what is compared with it."""
     model = build_model()
     generate_text(model, 20)
     best = 0.0

@@ -1,4 +1,4 @@
-"""What streams keep of their speed while a job trains on the same machine."""
+"""Throughput of streams while a train job runs on the same machine, compared with none."""
 
 import json
 import random
@@ -31,13 +31,13 @@ def _train(url: str) -> str:
     until = time.monotonic() + TRAINING_LIMIT_S
     while json.load(urllib.request.urlopen(f"{url}/train-jobs/{job}"))["progress"] is None:
         if time.monotonic() > until:
-            raise TimeoutError("the job does not begin to train")
+            raise TimeoutError("the job has not started training")
         time.sleep(0.5)
     return str(job)
 
 
 def main() -> None:
-    """Print characters per second of the streams, alone and beside a job, and the ratio."""
+    """Print characters per second of the streams without and with a job, and the ratio."""
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "models"
         ref = str(write_seed_model(store, Precision.INT8))

@@ -1,6 +1,6 @@
-"""Characters per second of the engine alone: no HTTP, streams read in its own event loop.
+"""Characters per second of the engine alone, without HTTP, optionally with a constraint.
 
-Under a constraint, too: one that lets every text go on to its limit.
+The constraint must let every text reach its limit of characters.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from bench.seed_model import SPEC, VOCABULARY, seed_weights
 from service.constraints.compiler import compile_constraint
 from service.constraints.constraint import Constraint
 from service.constraints.spec import regex
+from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.request import GenerationRequest, SamplingParams
 from service.models.bundle import Precision
@@ -32,14 +33,14 @@ async def _read(engine: Engine, seed: int, constraint: Constraint | None) -> int
 
 
 async def measure(precision: Precision, streams: int, pattern: str = "") -> float:
-    """Best of a few rounds of `streams` generations side by side, in characters per second.
+    """Return characters per second of `streams` concurrent generations, best of a few rounds.
 
-    With a pattern they are under it.
+    `pattern` is a regular expression that constrains them.
     """
     constraint = compile_constraint(regex(pattern), list(VOCABULARY)) if pattern else None
     threads = os.cpu_count() or 1
     program = compile_program(SPEC, seed_weights(), precision, threads)
-    engine = Engine(program, Tokenizer(VOCABULARY), name="bench", threads=threads)
+    engine = Engine(program, Tokenizer(VOCABULARY), EngineConfig(), name="bench", threads=threads)
     engine.start()
     await _read(engine, 0, constraint)
     best = 0.0

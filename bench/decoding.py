@@ -1,4 +1,4 @@
-"""What is special about decoding here: a constraint's cost, and what a known prompt saves."""
+"""The cost of a constraint, and the gain of the prefix cache."""
 
 import json
 import statistics
@@ -17,13 +17,13 @@ from service.models.bundle import Precision
 
 STREAMS, ROUNDS = 16, 3
 PATTERN = r"([A-Z][a-z]+[,.;]? |[a-z]+[,.;]?[ \n])*[a-z]+[.]"
-"""Words and sentences that may go on for ever."""
+"""Words and sentences of any length."""
 
 PROMPT, EXTENSION, PROMPTS, REPEATS = 20_000, 10, 5, 5
 
 
 def constrained(port: int, model: str) -> dict[str, Any]:
-    """Characters per second without and with a constraint, by turns."""
+    """Measure characters per second without and with a constraint, alternating."""
     grammar = {"type": "regex", "value": PATTERN}
     speeds: dict[str, list[float]] = {"free": [], "constrained": []}
     for _ in range(ROUNDS):
@@ -35,7 +35,7 @@ def constrained(port: int, model: str) -> dict[str, Any]:
 
 
 def known(port: int, model: str) -> dict[str, float]:
-    """Time to the first event of a long prompt: the first time, again, and with a little more."""
+    """Measure the time to the first event of a long prompt: new, cached, and extended."""
     random = np.random.default_rng(3)
     times: dict[str, list[float]] = {"first": [], "again": [], "extended": []}
     with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as http:
@@ -55,25 +55,25 @@ def known(port: int, model: str) -> dict[str, float]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures in Markdown, each against its own baseline."""
+    """Return the figures as a Markdown table, each with its baseline."""
     bound, known_ms = result["constrained"], result["known"]
     first = known_ms["first_ms"]
     lines = [
-        "| decoding | | against |",
+        "| decoding | result | baseline |",
         "|---|--:|---|",
     ]
     lines.append(
-        f"| under a regular expression, {STREAMS} streams | {bound['ratio']:.2f}× the speed "
-        "| the same streams without one |"
+        f"| {STREAMS} streams with a regular expression | {bound['ratio']:.2f}× the throughput "
+        "| the same streams without it |"
     )
     for name, kind in (
-        ("again", f"of {PROMPT:,} characters that is known"),
-        ("extended", f"that is known but for its last {EXTENSION}"),
+        ("again", f"{PROMPT:,} characters in the prefix cache"),
+        ("extended", f"{PROMPT:,} characters in the prefix cache and {EXTENSION} new ones"),
     ):
         one = known_ms[f"{name}_ms"]
         lines.append(
-            f"| first event of a prompt {kind} | {one:.1f} ms, 1/{first / one:.0f} "
-            f"| {first:,.0f} ms the first time |"
+            f"| first event, prompt of {kind} | {one:.1f} ms, 1/{first / one:.0f} "
+            f"| {first:,.0f} ms without the cache |"
         )
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""How long a stream's first event takes to come."""
+"""The time to the first event of a stream."""
 
 import time
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ import httpx2
 
 
 def first_event_s(http: httpx2.Client, body: Mapping[str, object], n: int) -> float:
-    """Seconds from asking for `n` characters to the first of them; the others are read, too."""
+    """Return the seconds from a request of `n` characters to the first; read the others, too."""
     parameters = {"max_new_tokens": n, "do_sample": True}
     began_s = time.perf_counter()
     with http.stream("POST", "/generate_stream", json={**body, "parameters": parameters}) as reply:

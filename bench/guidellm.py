@@ -1,6 +1,6 @@
 """`python -m bench.guidellm`: a published load tool, unchanged, against /v1/completions.
 
-guidellm brings PyTorch along, so it is not among the packages that development needs:
+guidellm requires PyTorch, so it is not among the development packages:
 
     python3.11 -m venv /tmp/guidellm && /tmp/guidellm/bin/pip install guidellm==0.8.1
     PATH=/tmp/guidellm/bin:$PATH .venv/bin/python -m bench.guidellm
@@ -21,7 +21,7 @@ WORDS = ("with", "for", "while", "import")
 
 
 def main() -> None:
-    """Let guidellm hold streams open against a server of its own, and print what it says."""
+    """Run guidellm with concurrent streams against a new server, and print its report."""
     tool = shutil.which("guidellm")
     if tool is None:
         sys.exit("guidellm is not on the PATH; see the head of bench/guidellm.py")

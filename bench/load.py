@@ -1,7 +1,7 @@
 """A closed loop of streaming clients on raw sockets: N streams, one request after another.
 
-The client shares the machine with the server, so it does as little as it can: it reads what has
-come, counts the events in it and notes the time.
+The client shares the machine with the server, so it does as little as possible: it reads the
+received bytes, counts the events in them and records the time.
 """
 
 import json
@@ -19,7 +19,7 @@ EVENT, END = b"data: ", b"\r\n0\r\n\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one run of the closed loop saw; times in milliseconds."""
+    """The measurements of one run of the closed loop; times in milliseconds."""
 
     streams: int
     characters_per_s: float
@@ -39,7 +39,7 @@ class _Tally:
 
 
 class _Client:
-    """One connection that asks again as soon as it is answered."""
+    """One connection that sends its request again after each response."""
 
     def __init__(self, port: int, model: str, parameters: Mapping[str, object]) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
@@ -79,9 +79,9 @@ class _Client:
 
 
 def run(port: int, model: str, streams: int, **more: object) -> Load:
-    """Hold `streams` streams open for a while and report what they saw.
+    """Keep `streams` concurrent streams running for a while and return the measurements.
 
-    `more` are parameters beside the usual ones; whatever they are, a text has 256 characters.
+    `more` are additional parameters, with which each text must have 256 characters.
     """
     selector = selectors.DefaultSelector()
     usual = {"max_new_tokens": CHARACTERS, "do_sample": True, "temperature": 0.8} | more

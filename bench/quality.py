@@ -1,8 +1,8 @@
-"""How well the default recipe learns a text: `python -m bench quality TEXT`.
+"""The loss of the default recipe on a text: `python -m bench quality TEXT`.
 
-All of it over HTTP, as a user has it: upload, train, publish. The last tenth of the text is for
-validation; the trainer counts its loss over every character of it, and the model that is served
-afterwards scores the same characters again, in either precision.
+All steps are HTTP requests: upload, train, publish, score. The last tenth of the text is for
+validation: the trainer computes the loss of each of its characters, and the published model scores
+the same characters in each precision.
 """
 
 import json
@@ -25,11 +25,11 @@ TIMEOUT_S = 120.0
 
 
 def learnt(path: Path) -> dict[str, Any]:
-    """Train on the file's text by the default recipe, and say what came of it."""
+    """Train on a file's text by the default recipe and return the results."""
     raw = path.read_bytes()
     with tempfile.TemporaryDirectory() as folder:
         store = ModelStore(Path(folder))
-        write_seed_model(store.folder, Precision.INT8)  # without any model a server is not ready
+        write_seed_model(store.folder, Precision.INT8)  # a server without a model is not ready
         with server(store.folder, CAROUSEL_WORKERS="1") as port:
             client = Client(f"http://127.0.0.1:{port}", timeout_s=TIMEOUT_S)
             began = time.monotonic()
@@ -56,7 +56,7 @@ def learnt(path: Path) -> dict[str, Any]:
 
 
 def _train(client: Client, raw: bytes) -> tuple[str, dict[str, Any]]:
-    """The published model and its best validation."""
+    """Return the published model and its best validation."""
     corpus = client.corpora.upload(raw, "quality")
     job = client.train_jobs.submit("quality", corpus.id)
     for event in client.train_jobs.events(job.id):
@@ -69,7 +69,7 @@ def _train(client: Client, raw: bytes) -> tuple[str, dict[str, Any]]:
 
 
 def _scores(client: Client, ref: str, text: str) -> dict[str, Any]:
-    """The validation text's nats a character, as the server counts them."""
+    """Return the server's nats per character of the validation text, by precision."""
     share = Recipe().schedule.validation_fraction
     validation = text[round(len(text) * (1.0 - share)) :]
     scores = {}

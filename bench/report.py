@@ -1,4 +1,4 @@
-"""A run of the benchmark as a table and as a picture."""
+"""The results of a benchmark run as a table and as a diagram."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,14 +12,15 @@ from matplotlib import pyplot as plt
 
 
 def baseline(result: Mapping[str, Any]) -> float:
-    """The article's loop: the better of its two measurements, before and after all others."""
+    """Return the article's loop: the better of its measurements before and after the others."""
     return float(max(result["baseline_characters_per_s"]))
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The figures in Markdown; × is against the article's loop."""
+    """Return the figures as a Markdown table; × is relative to the article's loop."""
     one = baseline(result)
-    heads = "precision | streams | in process | × | HTTP | × | first event p50 / p99 ms"
+    heads = "precision | streams | in process, characters/s | × | HTTP, characters/s | ×"
+    heads += " | first event p50 / p99 ms"
     heads += " | between events p50 / p99 ms | between deliveries p50 / p99 ms"
     lines = [
         f"article's loop: {one:.0f} characters/s = 1.0",
@@ -43,7 +44,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def insert(table: str, page: Path, name: str) -> None:
-    """Put the table between the page's two marks of that name."""
+    """Replace the table between the page's two markers of a name."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, rest = page.read_text().split(begin)
     after = rest.split(end)[1]
@@ -51,7 +52,7 @@ def insert(table: str, page: Path, name: str) -> None:
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
-    """Speed over streams, in multiples of the article's loop."""
+    """Plot throughput over streams, in multiples of the article's loop."""
     one = baseline(result)
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for precision, loads in result["http"].items():
@@ -69,7 +70,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
             color=line.get_color(),
             label=f"{precision}, in process",
         )
-    axes.set_xlabel("streams at once")
+    axes.set_xlabel("concurrent streams")
     axes.set_ylabel("characters per second, article's loop = 1")
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", alpha=0.3)

@@ -15,7 +15,7 @@ SPEC = ModelSpec(len(VOCABULARY), EMBEDDING_DIM, (LayerSpec(Cell.LSTM, UNITS),))
 
 
 def seed_weights() -> Weights:
-    """Glorot-uniform kernels, as the article initialises them."""
+    """Return Glorot-uniform kernels, the article's initialisation."""
     rng = np.random.default_rng(2015)
     arrays = {}
     for name, shape in SPEC.weight_shapes.items():
@@ -25,11 +25,11 @@ def seed_weights() -> Weights:
 
 
 def write_seed_model(store: Path, precision: Precision) -> ModelRef:
-    """Put the model into a store as `seed-<precision>@1`."""
+    """Write the model to a store as `seed-<precision>@1`."""
     ref = ModelRef(f"seed-{precision}", 1)
     record = BundleMetadata(
         precision=precision,
-        precision_reason="asked for by the benchmark",
+        precision_reason="requested by the benchmark",
         source=Provenance(format="random", files={}),
         parity=Parity(tokens=0, largest_logit_difference={}),
     )

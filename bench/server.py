@@ -1,4 +1,4 @@
-"""A server of its own on a free port, as `make run` starts it."""
+"""A new server on a free port, started as by `make run`."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ START_LIMIT_S = 60.0
 
 @contextlib.contextmanager
 def server(store: Path, **settings: str) -> Iterator[int]:
-    """The port of a server over a model store; it ends with the context."""
+    """Start a server of a model store, yield its port, and stop it on exit."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""What sessions cost: turns, first events, forks, long texts, and bytes at rest."""
+"""The cost of sessions: turns, first events, forks, long texts, and memory in the store."""
 
 import asyncio
 import contextlib
@@ -26,6 +26,7 @@ from service.models.spec import ModelRef
 from service.models.step import State
 from service.models.store import ModelStore
 from service.sessions.codec import pack_state, pack_tokens
+from service.sessions.config import SessionConfig, ValkeyConfig
 from service.sessions.embedded import EmbeddedValkey
 from service.sessions.redis_client import ScriptClient
 from service.sessions.session import SessionKey, token_width
@@ -42,25 +43,25 @@ Numbers = dict[str, float]
 
 
 class Maker:
-    """Makes sessions of any length in the store, as if they had been talked to for long."""
+    """Creates sessions of any length in the store, without generating their texts."""
 
     def __init__(self, url: str, ref: ModelRef, digest: str) -> None:
         self._url, self._ref, self._digest = url, ref, digest
         self._random = np.random.default_rng(7)
 
     def make(self, lengths: list[int]) -> list[str]:
-        """Sessions of random text, with a random state after all but the last token."""
+        """Create sessions of random text, with a random state after all but the last token."""
         return asyncio.run(self._make(lengths))
 
     async def _make(self, lengths: list[int]) -> list[str]:
-        identity = Signer(b"b" * 32)
-        link = ScriptClient(self._url)
-        store = Store(link, link, identity, "bench")
+        config = SessionConfig()
+        client = ScriptClient(self._url, config)
+        store = Store(client, client, Signer(b"b" * 32), "bench", config)
         names = [f"bench-{secrets.token_hex(8)}" for _ in lengths]
         for first in range(0, len(names), 64):
             part = zip(names[first : first + 64], lengths[first : first + 64], strict=True)
             await asyncio.gather(*(self._one(store, name, length) for name, length in part))
-        await link.close()
+        await client.close()
         await asyncio.sleep(0.01)
         return names
 
@@ -81,21 +82,21 @@ class Maker:
         )
 
 
-def median_ms(deed: Callable[[], float], repeats: int = REPEATS) -> float:
-    """Of many times in seconds, the middle one in milliseconds."""
-    return 1e3 * statistics.median(deed() for _ in range(repeats))
+def median_ms(measure_s: Callable[[], float], repeats: int = REPEATS) -> float:
+    """Return the median in milliseconds of many measurements in seconds."""
+    return 1e3 * statistics.median(measure_s() for _ in range(repeats))
 
 
-def _timed(deed: Callable[[], httpx2.Response]) -> float:
+def _timed(request: Callable[[], httpx2.Response]) -> float:
     begin_s = time.perf_counter()
-    reply = deed()
+    reply = request()
     elapsed_s = time.perf_counter() - begin_s
     reply.raise_for_status()
     return elapsed_s
 
 
 def first_events(ports: tuple[int, int], model: str, session: str) -> Numbers:
-    """Time to the first event: without a session, hot, and by turns of two processes."""
+    """Measure the time to the first event: without a session, hot, and in the other process."""
     base = "http://127.0.0.1:{}"
     continued, plain = {"inputs": "", "session_id": session}, {"inputs": "R", "model": model}
     with (
@@ -115,7 +116,7 @@ def first_events(ports: tuple[int, int], model: str, session: str) -> Numbers:
 
 
 def by_length(port: int, maker: Maker) -> dict[str, Numbers]:
-    """Fork and continue sessions of very different lengths."""
+    """Measure forks and turns of sessions of very different lengths."""
     result: dict[str, Numbers] = {"fork_ms": {}, "continue_ms": {}}
     with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
         sessions = maker.make(list(LENGTHS))
@@ -134,7 +135,7 @@ def by_length(port: int, maker: Maker) -> dict[str, Numbers]:
 
 
 def at_rest(port: int, maker: Maker, used_bytes: Callable[[], int]) -> Numbers:
-    """Bytes that a session takes in the store after a real turn."""
+    """Measure the bytes of a session in the store after a real turn."""
     before = used_bytes()
     sessions = maker.make([AT_REST_LENGTH] * AT_REST)
     asyncio.run(_one_turn_each(port, sessions))
@@ -165,7 +166,7 @@ async def _one_turn_each(port: int, sessions: list[str]) -> None:
 
 @contextlib.contextmanager
 def _valkey(folder: Path) -> Iterator[EmbeddedValkey]:
-    own = EmbeddedValkey(folder)
+    own = EmbeddedValkey(folder, ValkeyConfig())
     own.start()
     try:
         yield own
@@ -206,45 +207,45 @@ def measure() -> dict[str, Any]:
 
 
 async def _used_bytes(url: str) -> int:
-    link = ScriptClient(url)
-    text = (await link.insist("INFO", "memory")).decode()
-    await link.close()
+    client = ScriptClient(url, SessionConfig())
+    text = (await client.execute("INFO", "memory")).decode()
+    await client.close()
     await asyncio.sleep(0.01)
     return int(text.split("used_memory:")[1].split("\r\n")[0])
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures in Markdown, each against its own baseline."""
+    """Return the figures as a Markdown table, each with its baseline."""
     events, lengths, rest = result["first_event"], result["by_length"], result["at_rest"]
-    lines = ["| sessions cost | | against |", "|---|--:|---|"]
+    lines = ["| sessions | result | baseline |", "|---|--:|---|"]
     for name, kind in (("streamed", "streamed"), ("whole", "not streamed")):
         ratio = result["turns"][name]["ratio"]
         lines.append(
             f"| turns of {turns.CHARACTERS} characters on {turns.CLIENTS} sessions, {kind} "
-            f"| {ratio:.2f}× the speed | the same without sessions |"
+            f"| {ratio:.2f}× the throughput | the same without sessions |"
         )
     for name, kind in (("hot", "in the same process"), ("cold", "in another process")):
         lines.append(
-            f"| first event of a continued session, {kind} | {events[f'{name}_ms']:.1f} ms "
+            f"| first event of a session's turn, {kind} | {events[f'{name}_ms']:.1f} ms "
             f"| {events['without_ms']:.1f} ms for one character without a session |"
         )
-    for name, deed in (("fork_ms", "fork"), ("continue_ms", "one more character")):
+    for name, action in (("fork_ms", "fork"), ("continue_ms", "turn of one character")):
         times = " / ".join(f"{lengths[name][str(n)]:.1f}" for n in LENGTHS)
         ratio = lengths[name][str(LENGTHS[-1])] / lengths[name][str(LENGTHS[0])]
         lines.append(
-            f"| {deed} after 10² / 10⁴ / 10⁶ characters | {times} ms | {ratio:.2f}× from first to "
-            "last |"
+            f"| {action} after 10² / 10⁴ / 10⁶ characters | {times} ms "
+            f"| {ratio:.2f}× from first to last |"
         )
     lines.append(
-        f"| bytes at rest, {rest['sessions']:,} sessions of {rest['characters']:,} characters "
-        f"| {rest['bytes']:,.0f} | {rest['state_bytes']:,} of state, 1 a character, "
-        f"{rest['overhead_bytes']:.0f} more |"
+        f"| bytes per stored session, {rest['sessions']:,} of {rest['characters']:,} characters "
+        f"| {rest['bytes']:,.0f} | {rest['state_bytes']:,} of state, 1 per character, "
+        f"{rest['overhead_bytes']:.0f} of overhead |"
     )
     return "\n".join(lines)
 
 
 def main() -> None:
-    """`python -m bench.sessions` prints the figures as JSON, and the table on the other side."""
+    """`python -m bench.sessions` prints the figures as JSON, and the table on standard error."""
     result = measure()
     print(json.dumps(result))
     print(table(result), file=sys.stderr)

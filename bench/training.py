@@ -1,7 +1,7 @@
-"""Characters learnt a second: Keras's LSTM, PyTorch's and ours, one step of each in turn.
+"""Training throughput in characters per second: the LSTMs of Keras, PyTorch and Carousel.
 
-`python -m bench.training` prints the figures; every contender is a process of its own that waits
-for its turn, so that a busy machine slows all of them alike. Nobody drops anything out.
+`python -m bench.training` prints the figures. Each contender is a process; their steps alternate,
+so that other load on the machine affects all of them. All train without dropout.
 """
 
 import json
@@ -15,25 +15,25 @@ from typing import IO, Any
 
 import numpy as np
 
-VOCABULARY, EMBEDDING_DIM, LANES, CHARACTERS = 65, 256, 64, 100
+VOCABULARY, EMBEDDING_DIM, STREAMS, CHARACTERS = 65, 256, 64, 100
 MODELS = ((1, 1024), (2, 512))
 CONTENDERS = ("keras", "torch", "torch, ours allocator", "float32", "bfloat16")
 ROUNDS, STEPS = 12, 1
 TORCH_PYTHON = "CAROUSEL_BENCH_TORCH"
-"""Names the Python that has PyTorch 2.13, where it is not this one."""
+"""The variable with the path of a Python that has PyTorch 2.13, if it is not this one."""
 
-Window = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+Chunk = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 
 def measured() -> dict[str, Any]:
-    """Every model by every contender: the best and the median of the rounds."""
+    """Measure each model by each contender: the best and the median of the rounds."""
     speeds: dict[str, dict[str, Any]] = {}
     load_before = os.getloadavg()[0]
     for layers, units in MODELS:
         contenders = [_Contender(name, layers, units) for name in CONTENDERS]
         for _ in range(ROUNDS):
             for contender in contenders:
-                contender.take_a_turn()
+                contender.measure_round()
         for contender in contenders:
             contender.stop()
         speeds[f"{layers} × {units}"] = {
@@ -44,7 +44,7 @@ def measured() -> dict[str, Any]:
             for contender in contenders
         }
     return {
-        "lanes": LANES,
+        "lanes": STREAMS,
         "characters": CHARACTERS,
         "load_before": round(load_before, 1),
         "characters_per_s": speeds,
@@ -52,10 +52,10 @@ def measured() -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures in Markdown; × is against PyTorch as it is installed."""
+    """Return the figures as a Markdown table; × is relative to PyTorch as it is installed."""
     setting = f"batch {result['lanes']} × {result['characters']}, embedding {EMBEDDING_DIM}"
     lines = [
-        f"{setting}; load of the machine before: {result['load_before']}",
+        f"{setting}; load average before: {result['load_before']}",
         "",
         "| model | contender | best | median | × |",
         "|---|---|--:|--:|--:|",
@@ -73,9 +73,9 @@ def table(result: dict[str, Any]) -> str:
 _TITLES = {
     "keras": "`keras.layers.LSTM`, `fit`",
     "torch": "PyTorch `nn.LSTM`, float32",
-    "torch, ours allocator": "the same, with our allocator's settings",
-    "float32": "ours, float32",
-    "bfloat16": "ours, bfloat16",
+    "torch, ours allocator": "the same, with Carousel's allocator settings",
+    "float32": "Carousel, float32",
+    "bfloat16": "Carousel, bfloat16",
 }
 
 
@@ -104,7 +104,7 @@ class _Contender:
         )
         self._answer()  # warm
 
-    def take_a_turn(self) -> None:
+    def measure_round(self) -> None:
         print("go", file=_open(self._process.stdin), flush=True)
         self.speeds.append(float(self._answer()))
 
@@ -124,21 +124,21 @@ def _open(stream: IO[str] | None) -> IO[str]:
     return stream
 
 
-def _compete(learn: Callable[[Window], None]) -> None:
-    """Learn two windows to be warm, then `STEPS` for every line that is read."""
-    tokens = np.random.default_rng(0).integers(VOCABULARY, size=(LANES, CHARACTERS + 1))
-    window = tokens[:, :-1].astype(np.int32), tokens[:, 1:].astype(np.int32)
-    learn(window)
-    learn(window)
+def _compete(learn: Callable[[Chunk], None]) -> None:
+    """Train on two chunks to warm up, then measure `STEPS` steps for each line that is read."""
+    tokens = np.random.default_rng(0).integers(VOCABULARY, size=(STREAMS, CHARACTERS + 1))
+    chunk = tokens[:, :-1].astype(np.int32), tokens[:, 1:].astype(np.int32)
+    learn(chunk)
+    learn(chunk)
     print("warm", flush=True)
     for _ in sys.stdin:
         began = time.perf_counter()
         for _ in range(STEPS):
-            learn(window)
-        print(STEPS * LANES * CHARACTERS / (time.perf_counter() - began), flush=True)
+            learn(chunk)
+        print(STEPS * STREAMS * CHARACTERS / (time.perf_counter() - began), flush=True)
 
 
-def _keras(layers: int, units: int) -> Callable[[Window], None]:
+def _keras(layers: int, units: int) -> Callable[[Chunk], None]:
     import keras  # noqa: PLC0415
 
     model = keras.Sequential([keras.layers.Embedding(VOCABULARY, EMBEDDING_DIM)])
@@ -148,13 +148,13 @@ def _keras(layers: int, units: int) -> Callable[[Window], None]:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.AdamW(1e-3, global_clipnorm=1.0), loss)
 
-    def learn(window: Window) -> None:
-        model.fit(*window, batch_size=LANES, epochs=1, shuffle=False, verbose=0)
+    def learn(chunk: Chunk) -> None:
+        model.fit(*chunk, batch_size=STREAMS, epochs=1, shuffle=False, verbose=0)
 
     return learn
 
 
-def _torch(layers: int, units: int) -> Callable[[Window], None]:
+def _torch(layers: int, units: int) -> Callable[[Chunk], None]:
     import torch  # noqa: PLC0415
 
     embedding = torch.nn.Embedding(VOCABULARY, EMBEDDING_DIM)
@@ -164,8 +164,8 @@ def _torch(layers: int, units: int) -> Callable[[Window], None]:
     optimizer = torch.optim.AdamW(parameters, 1e-3)
     cross_entropy = torch.nn.CrossEntropyLoss()
 
-    def learn(window: Window) -> None:
-        inputs, targets = (torch.from_numpy(part).T.long() for part in window)
+    def learn(chunk: Chunk) -> None:
+        inputs, targets = (torch.from_numpy(part).T.long() for part in chunk)
         outputs, _ = lstm(embedding(inputs))
         loss = cross_entropy(dense(outputs).flatten(0, 1), targets.flatten())
         optimizer.zero_grad()
@@ -177,7 +177,7 @@ def _torch(layers: int, units: int) -> Callable[[Window], None]:
     return learn
 
 
-def _ours(precision: str, layers: int, units: int) -> Callable[[Window], None]:
+def _ours(precision: str, layers: int, units: int) -> Callable[[Chunk], None]:
     from service.training import corpus, recipe  # noqa: PLC0415
     from service.training.initializers import initial_weights  # noqa: PLC0415
     from service.training.train_step import TrainStep  # noqa: PLC0415
@@ -188,14 +188,14 @@ def _ours(precision: str, layers: int, units: int) -> Callable[[Window], None]:
     weights = initial_weights(spec, 0)
     learner = TrainStep(spec, recipe.Recipe(architecture, schedule), 10_000, weights, precision)
 
-    def learn(window: Window) -> None:
-        learner.learn(corpus.BPTTChunk(*window), is_first=False)
+    def learn(chunk: Chunk) -> None:
+        learner.learn(corpus.BPTTChunk(*chunk), is_first=False)
 
     return learn
 
 
 def main() -> None:
-    """Measure all, or be one contender."""
+    """Measure all contenders, or run as one of them."""
     if len(sys.argv) == 1:
         print(json.dumps(measured()))
         return

@@ -1,7 +1,7 @@
-"""Turns of 64 characters on many sessions at once, against the same requests without sessions.
+"""Turns of 64 characters on many concurrent sessions, and the same requests without sessions.
 
-A closed loop on raw sockets, as `load.py`; both kinds by turns, so that a busy machine is busy for
-both.
+A closed loop on raw sockets, as `load.py`. Rounds of both kinds alternate, so that other load on
+the machine affects both.
 """
 
 import json
@@ -27,7 +27,7 @@ class Turns:
 
 
 class _Client:
-    """One connection that asks again as soon as it is answered."""
+    """One connection that sends its request again after each response."""
 
     def __init__(self, port: int, body: Mapping[str, object], path: str) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
@@ -41,7 +41,7 @@ class _Client:
         self.socket.sendall(self._request)
 
     def read(self) -> int:
-        """Take what has come; how many answers that completes, each asked for anew."""
+        """Receive bytes; return 1 and send the request again if a response is complete, else 0."""
         self._data += self.socket.recv(1 << 18)
         if not self._is_complete():
             return 0
@@ -62,7 +62,7 @@ class _Client:
 
 
 def one_round(port: int, bodies: Sequence[Mapping[str, object]], path: str) -> float:
-    """Characters per second of one round."""
+    """Return the characters per second of one round."""
     selector = selectors.DefaultSelector()
     clients = [_Client(port, body, path) for body in bodies]
     for client in clients:
@@ -85,7 +85,7 @@ def one_round(port: int, bodies: Sequence[Mapping[str, object]], path: str) -> f
 
 
 def run(port: int, model: str, sessions: list[str], path: str) -> Turns:
-    """Both kinds by turns. The sessions' clients come back to the same sessions each round."""
+    """Measure both kinds, alternating; each round has new sessions, one for each client."""
     parameters = {"max_new_tokens": CHARACTERS, "do_sample": True, "temperature": 0.8}
     plain = [
         {"inputs": "R", "model": model, "parameters": parameters | {"seed": seed}}
@@ -97,7 +97,7 @@ def run(port: int, model: str, sessions: list[str], path: str) -> Turns:
             {"inputs": "", "session_id": session, "parameters": parameters}
             for session in sessions[:CLIENTS]
         ]
-        sessions = sessions[CLIENTS:]  # those whose turn was cut off are busy for a moment
+        sessions = sessions[CLIENTS:]  # a session whose turn was cut off stays busy for a moment
         rates[True].append(one_round(port, continued, path))
         rates[False].append(one_round(port, plain, path))
     medians = {kind: statistics.median(values) for kind, values in rates.items()}

@@ -1,4 +1,4 @@
-"""`python -m service` is the command `carousel`."""
+"""`python -m service`: the command `carousel`."""
 
 from service.cli import main
 

@@ -12,19 +12,18 @@ from fastapi import FastAPI, Request
 from pydantic import SecretStr
 
 from service import __version__
-from service.api import admin, health, score, sessions, tokens
-from service.api import errors as problems
-from service.api import openapi as document
+from service.api import admin, health, openapi, score, sessions, tokens
+from service.api import errors as error_handlers
 from service.api import training as training_routes
-from service.api.bodies import MAX_BODY_BYTES
 from service.api.body_limit import BodyLimit, Limit
-from service.api.openai import models as openai_models
-from service.api.openai import routes as openai_completions
+from service.api.limits import ApiLimits
+from service.api.openai import routes as openai
 from service.api.request_log import RequestLog
 from service.api.sse import EventEncoder
 from service.api.state import AppState, ModelRuntime, TrainingServices
-from service.api.tgi import routes as generation
+from service.api.tgi import routes as tgi
 from service.constraints.compiler import ConstraintCompiler
+from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
 from service.models.bundle import Bundle, Precision
@@ -33,20 +32,22 @@ from service.models.parity import check_here
 from service.models.registry import Registry
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
+from service.sessions.config import SessionConfig, ValkeyConfig
 from service.sessions.embedded import EmbeddedValkey
 from service.sessions.group_commit import GroupCommit
 from service.sessions.redis_client import ScriptClient, check_store_config
 from service.sessions.sessions import Sessions
 from service.sessions.signing import Signer, read_secret
-from service.sessions.store import Store, new_name
+from service.sessions.store import Store
+from service.sessions.store_replies import random_name
 from service.sessions.supervisor import ValkeySupervisor
 from service.settings import Settings
+from service.training.config import QueueConfig
 from service.training.corpus_store import CorpusStore
 from service.training.queue import JobQueue
 from service.training.reconciler import JobReconciler, Load, Remove
 
 DRAIN_S = 10.0
-BODY_LIMIT_S, UPLOAD_LIMIT_S = 60.0, 3_600.0
 SWITCH_INTERVAL_S = 0.0005
 """How long the event loop may keep the interpreter from an engine that wants its next step."""
 
@@ -58,7 +59,7 @@ def anonymous_owner(_: Request) -> str:
 
 @contextlib.contextmanager
 def open_store(settings: Settings) -> Iterator[str]:
-    """The URL of the store of sessions: the one that is set, else a private Valkey's.
+    """Yield the URL of the session store: the configured one, or a private Valkey's.
 
     Raises:
         BadRequest: the store may not be used.
@@ -67,28 +68,42 @@ def open_store(settings: Settings) -> Iterator[str]:
     """
     if settings.redis_url is not None:
         url = settings.redis_url.get_secret_value()
-        asyncio.run(check_store_config(url))
+        asyncio.run(check_store_config(url, SessionConfig()))
         yield url
         return
-    valkey = EmbeddedValkey(settings.data_dir / "valkey")
-    watch = ValkeySupervisor(valkey)
-    watch.start()
+    config = ValkeyConfig()
+    valkey = EmbeddedValkey(settings.data_dir / "valkey", config)
+    supervisor = ValkeySupervisor(valkey, config)
+    supervisor.start()
     try:
         yield valkey.url
     finally:
-        watch.stop()
+        supervisor.stop()
 
 
 def create_app(
-    settings: Settings, redis_url: str, owner_of: Callable[[Request], str] = anonymous_owner
+    settings: Settings,
+    redis_url: str,
+    owner_of: Callable[[Request], str] = anonymous_owner,
+    limits: ApiLimits = ApiLimits(),  # noqa: B008 (frozen)
 ) -> FastAPI:
     """Put the service together. It answers at once, and is ready when its models are loaded."""
     store = ModelStore(settings.model_store)
-    registry = Registry(store, _make_runtime(settings.threads, PrefixCache()))
+    engine_config = EngineConfig()
+    registry = Registry(store, _make_runtime(settings.threads, engine_config))
     conversations = _make_sessions(settings, redis_url)
     training = _make_training(settings, redis_url)
-    serving = AppState(registry, conversations, owner_of, store, settings.import_dir, training)
-    tender = JobReconciler(
+    state = AppState(
+        registry,
+        conversations,
+        owner_of,
+        store,
+        settings.import_dir,
+        training,
+        limits,
+        engine_config,
+    )
+    reconciler = JobReconciler(
         training.queue, store, settings.jobs_dir, _loader(registry), _remover(registry)
     )
 
@@ -98,13 +113,12 @@ def create_app(
         settings.model_store.mkdir(parents=True, exist_ok=True)
         settings.import_dir.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(training.corpora.sweep)
-        conversations.start()
-        tasks = [asyncio.create_task(_open(serving)), asyncio.create_task(tender.run())]
-        yield
-        for task in tasks:
-            task.cancel()
-        await drain(serving)
-        await conversations.close()
+        async with conversations.running():
+            tasks = [asyncio.create_task(_open(state)), asyncio.create_task(reconciler.run())]
+            yield
+            for task in tasks:
+                task.cancel()
+            await drain(state)
 
     app = FastAPI(
         title="Carousel",
@@ -114,24 +128,22 @@ def create_app(
         openapi_url="/openapi.json",
         redoc_url=None,
     )
-    app.state.serving = serving
-    problems.install(app)
-    openai_routes = (openai_completions, openai_models)
-    others = (sessions, tokens, score, health, admin, training_routes)
-    for room in (generation, *openai_routes, *others):
-        app.include_router(room.router)
-    document.complete(app)
-    upload = Limit(admin.MAX_UPLOAD_BYTES, UPLOAD_LIMIT_S)
-    exported = Limit(sessions.MAX_IMPORT_BYTES, BODY_LIMIT_S)
+    app.state.carousel = state
+    error_handlers.install(app)
+    for routes in (tgi, openai, sessions, tokens, score, health, admin, training_routes):
+        app.include_router(routes.router)
+    openapi.complete(app)
+    upload_s = limits.upload_timeout_s
     app.add_middleware(
         BodyLimit,
-        limit=Limit(MAX_BODY_BYTES, BODY_LIMIT_S),
-        exceptions={
-            "/admin/models/upload": upload,
-            "/sessions/import": exported,
-            "/score/text": Limit(score.MAX_TEXT_BYTES, UPLOAD_LIMIT_S),
-            "/corpora": Limit(training_routes.MAX_CORPUS_BYTES, UPLOAD_LIMIT_S),
+        limit=Limit(limits.max_body_bytes, limits.body_timeout_s),
+        by_path={
+            "/admin/models/upload": Limit(limits.max_model_upload_bytes, upload_s),
+            "/sessions/import": Limit(limits.max_session_import_bytes, limits.body_timeout_s),
+            "/score/text": Limit(limits.max_score_text_bytes, upload_s),
+            "/corpora": Limit(limits.max_corpus_bytes, upload_s),
         },
+        max_json_brackets=limits.max_json_brackets,
     )
     app.add_middleware(RequestLog)
     return app
@@ -146,27 +158,30 @@ def described() -> str:
         return json.dumps(app.openapi(), indent=1, ensure_ascii=False)
 
 
-async def _open(serving: AppState) -> None:
-    await serving.registry.open()
-    serving.opened.set()
+async def _open(state: AppState) -> None:
+    await state.registry.open()
+    state.opened.set()
 
 
-async def drain(serving: AppState) -> None:
+async def drain(state: AppState) -> None:
     """Take nothing new, let what runs end within the deadline, give every model back."""
-    if not serving.is_draining:
-        serving.is_draining = True
-        await serving.registry.close(DRAIN_S)
+    if not state.is_draining:
+        state.is_draining = True
+        await state.registry.close(DRAIN_S)
 
 
 def _make_sessions(settings: Settings, redis_url: str) -> Sessions:
     given = settings.secret.get_secret_value() if settings.secret else None
-    identity = Signer(read_secret(settings.data_dir, given))
-    store = Store(ScriptClient(redis_url), ScriptClient(redis_url), identity, process=new_name())
-    return Sessions(store, GroupCommit(store), identity)
+    signer = Signer(read_secret(settings.data_dir, given))
+    config = SessionConfig()
+    clients = ScriptClient(redis_url, config), ScriptClient(redis_url, config)
+    store = Store(*clients, signer, random_name(), config)
+    return Sessions.compose(store, GroupCommit(store), signer, config)
 
 
 def _make_training(settings: Settings, redis_url: str) -> TrainingServices:
-    return TrainingServices(JobQueue(redis_url), CorpusStore(settings.corpora_dir))
+    queue = JobQueue(redis_url, QueueConfig())
+    return TrainingServices(queue, CorpusStore(settings.corpora_dir), settings.jobs_dir)
 
 
 def _loader(registry: Registry[ModelRuntime]) -> Load:
@@ -188,13 +203,17 @@ def _remover(registry: Registry[ModelRuntime]) -> Remove:
     return remove
 
 
-def _make_runtime(threads: int, cache: PrefixCache) -> Callable[[Bundle, Precision], ModelRuntime]:
+def _make_runtime(
+    threads: int, config: EngineConfig
+) -> Callable[[Bundle, Precision], ModelRuntime]:
+    cache = PrefixCache(config.prefix_cache_bytes)
+
     def make(bundle: Bundle, precision: Precision) -> ModelRuntime:
         program = compile_program(bundle.spec, bundle.weights, precision, threads)
         check_here(program, bundle, precision)
-        engine = Engine(program, bundle.tokenizer, name=str(bundle.ref), threads=threads)
+        engine = Engine(program, bundle.tokenizer, config, name=str(bundle.ref), threads=threads)
         constraints = ConstraintCompiler(bundle.tokenizer.tokens)
-        prefixes = ScopedPrefixCache(cache, b"").within(bundle.manifest.digest, precision)
+        prefixes = ScopedPrefixCache(cache, b"").scoped(bundle.manifest.digest, precision)
         return ModelRuntime(engine, EventEncoder(bundle.tokenizer), constraints, prefixes)
 
     return make

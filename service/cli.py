@@ -1,7 +1,6 @@
-"""The command `carousel`. Each command imports what it needs when it runs."""
+"""The command `carousel`. Each subcommand imports its modules when it runs."""
 
 import sys
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 
 class PrecisionChoice(StrEnum):
-    """The arithmetic to serve with; auto takes int8 where it costs next to nothing."""
+    """The arithmetic to serve with; auto chooses int8 if it costs little over float32."""
 
     AUTO = "auto"
     FLOAT32 = "float32"
@@ -45,12 +44,11 @@ def carousel(
 
 
 @app.command()
-def serve(  # noqa: PLR0913, PLR0917 (a command takes its options so)
+def serve(  # noqa: PLR0913, PLR0917 (one argument for each option)
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    processes: Annotated[int | None, typer.Option(help="API processes.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the network.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Training workers beside it.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Training workers to start.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="Where Redis is.")] = None,
     model_store: Annotated[Path | None, typer.Option(help="Folder of bundles.")] = None,
     import_dir: Annotated[Path | None, typer.Option(help="Folder of checkpoints.")] = None,
@@ -58,13 +56,12 @@ def serve(  # noqa: PLR0913, PLR0917 (a command takes its options so)
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
 ) -> None:
     """Serve the models of the store."""
-    from service.server import run  # noqa: PLC0415 (a command imports what it needs)
+    from service.server import run  # noqa: PLC0415 (a subcommand imports its modules)
     from service.settings import Settings  # noqa: PLC0415
 
     settings = Settings.read(
         host=host,
         port=port,
-        processes=processes,
         threads=threads,
         workers=workers,
         redis_url=redis_url,
@@ -85,7 +82,7 @@ def worker(
     *,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Train what is submitted, one job at a time."""
+    """Run submitted train jobs, one at a time."""
     from service.app import open_store  # noqa: PLC0415
     from service.settings import Settings  # noqa: PLC0415
     from service.worker import work  # noqa: PLC0415
@@ -101,7 +98,7 @@ def worker(
 def import_(
     source: Annotated[Path, typer.Argument(help="Checkpoint: a file or a folder.")],
     name: Annotated[str, typer.Option(help="Name of the model.")],
-    vocabulary: Annotated[Path | None, typer.Option(help="JSON, or one token a line.")] = None,
+    vocabulary: Annotated[Path | None, typer.Option(help="JSON, or one token per line.")] = None,
     vocabulary_text: Annotated[Path | None, typer.Option(help="The training text.")] = None,
     precision: Annotated[PrecisionChoice, typer.Option()] = PrecisionChoice.AUTO,
     assume: Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")] = None,
@@ -144,13 +141,13 @@ def train(  # noqa: PLR0913, PLR0917
     embedding_dim: Annotated[int | None, typer.Option()] = None,
     dropout: Annotated[float | None, typer.Option()] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the text.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Lanes read side by side.")] = None,
-    sequence_length: Annotated[int | None, typer.Option(help="Characters a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Sequences trained in parallel.")] = None,
+    sequence_length: Annotated[int | None, typer.Option(help="Characters per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option()] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Stop after so long.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Stop after this time.")] = None,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    initial_model: Annotated[str | None, typer.Option(help="name@version to go on from.")] = None,
+    initial_model: Annotated[str | None, typer.Option(help="name@version to fine-tune.")] = None,
     model_store: Store = Path("model_store"),
     data_dir: Annotated[Path, typer.Option(envvar="CAROUSEL_DATA_DIR")] = Path(".data"),
 ) -> None:
@@ -158,10 +155,7 @@ def train(  # noqa: PLR0913, PLR0917
     from service.models.spec import ModelRef  # noqa: PLC0415
     from service.models.store import ModelStore  # noqa: PLC0415
     from service.training.corpus import Corpus  # noqa: PLC0415
-    from service.training.fine_tuning import architecture_of  # noqa: PLC0415
-    from service.training.job import job_spec  # noqa: PLC0415
-    from service.training.offline import train_text  # noqa: PLC0415
-    from service.training.recipe import usual_epochs  # noqa: PLC0415
+    from service.training.job_spec import TrainingText, make_job_spec  # noqa: PLC0415
 
     corpus, store = Corpus.decode(file.read_bytes()), ModelStore(model_store)
     architecture = {
@@ -171,28 +165,35 @@ def train(  # noqa: PLR0913, PLR0917
         "embedding_dim": embedding_dim,
         "dropout": dropout,
     }
-    if initial_model is not None:
-        model = store.read(ModelRef.parse(initial_model))
-        asked = {name: value for name, value in architecture.items() if value is not None}
-        architecture = asdict(architecture_of(model, asked, corpus.vocabulary))
-    schedule = {
-        "epochs": usual_epochs(len(corpus.text)) if epochs is None else epochs,
+    training = {
+        "epochs": epochs,
         "batch_size": batch_size,
         "sequence_length": sequence_length,
         "learning_rate": learning_rate,
         "max_seconds": max_seconds,
+        "precision": precision,
     }
-    order = job_spec(name, architecture, schedule, seed, precision, initial_model)
-    print(train_text(order, corpus, store, data_dir / "training"))
+    spec = make_job_spec(
+        name,
+        TrainingText("", len(corpus.text), corpus.vocabulary),
+        architecture=architecture,
+        training=training,
+        seed=seed,
+        initial_model=store.read(ModelRef.parse(initial_model)) if initial_model else None,
+        load_when_done=False,
+    )
+    from service.training.offline import train_text  # noqa: PLC0415 (TensorFlow: seconds)
+
+    print(train_text(spec, corpus, store, data_dir / "training"))
 
 
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="name@version.")],
-    folder: Annotated[Path, typer.Argument(help="Where the files go.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the exported files.")],
     model_store: Store = Path("model_store"),
 ) -> None:
-    """Write a model as a .keras file, which Keras loads by itself."""
+    """Export a model as a .keras file, which Keras loads without Carousel."""
     from service.models.spec import ModelRef  # noqa: PLC0415
     from service.models.store import ModelStore  # noqa: PLC0415
     from service.training.export import exported  # noqa: PLC0415
@@ -206,14 +207,14 @@ def export(
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What the text begins with.")],
+    prompt: Annotated[str, typer.Argument(help="The beginning of the text.")],
     model: Annotated[str, typer.Option(help="name@version.")] = "demo@1",
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 400,
     temperature: Annotated[float, typer.Option(min=0.0)] = 0.8,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     model_store: Store = Path("model_store"),
 ) -> None:
-    """Write text to the terminal, without a server."""
+    """Generate text in the terminal, without a server."""
     from service.offline import write_text  # noqa: PLC0415
 
     write_text(model_store, model, prompt, max_new_tokens, temperature, seed)
@@ -225,15 +226,17 @@ def score(
     model: Annotated[str, typer.Option(help="name@version.")] = "demo@1",
     model_store: Store = Path("model_store"),
 ) -> None:
-    """Say how likely a model finds a text."""
+    """Score a text by a model: nats per character, bits per character and byte."""
     from service.offline import score_file  # noqa: PLC0415
 
     found = score_file(model_store, model, file)
     if found.bits_per_character is None or found.bits_per_byte is None:
         print("the text is too short for a score")
     else:
-        print(f"{found.characters} characters, {found.nats / found.characters:.4f} nats each")
-        print(f"{found.bits_per_character:.4f} bits a character, {found.bits_per_byte:.4f} a byte")
+        print(f"characters: {found.characters}")
+        print(f"nats per character: {found.nats / found.characters:.4f}")
+        print(f"bits per character: {found.bits_per_character:.4f}")
+        print(f"bits per byte: {found.bits_per_byte:.4f}")
 
 
 @app.command()
@@ -246,7 +249,7 @@ def openapi() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Say what this machine does int8 with, and compile what would be compiled at a first start."""
+    """Compile and run all kernels once, and print which int8 program this machine uses."""
     from service.doctor import check_up  # noqa: PLC0415
 
     for line in check_up():
@@ -254,7 +257,7 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """Run the command line; a named condition is one sentence and exit code 2."""
+    """Run the command line; a CarouselError is one line on standard error and exit code 2."""
     try:
         app()
     except CarouselError as error:

@@ -1,4 +1,4 @@
-"""What this machine makes of the service's programs, found out by making each of them once."""
+"""A check of this machine: each kind of program is compiled and run once."""
 
 from collections.abc import Iterator
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from service.constraints.compiler import compile_constraint
 from service.constraints.spec import ConstraintKind, ConstraintSpec
+from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.models.bundle import Precision
 from service.models.compile import compile_program, has_slow_int8
@@ -14,14 +15,18 @@ from service.models.tokenizer import Tokenizer
 
 
 def check_up() -> Iterator[str]:
-    """Compile and run a very small model in each precision; yield a line for each."""
+    """Compile and run a very small model in each precision; yield lines to print."""
     spec = ModelSpec(2, 1, (LayerSpec(Cell.LSTM, 4),))
     zeros = {name: np.zeros(shape, np.float32) for name, shape in spec.weight_shapes.items()}
     weights, tokenizer = Weights(spec, zeros), Tokenizer("ab")
     for precision in Precision:
         program = compile_program(spec, weights, precision)
-        Engine(program, tokenizer, name="checkup").close()
+        Engine(program, tokenizer, EngineConfig(), name="checkup").close()
         yield f"{precision}: {type(program).__name__}"
-    # Whose kernels would else be made by the first request.
+    # Otherwise the first request would compile these kernels.
     compile_constraint(ConstraintSpec(ConstraintKind.REGEX, "a|b", bad_words=("b",)), "ab")
-    yield "int8 by our own kernel: no VNNI here" if has_slow_int8() else "int8 by ONNX Runtime"
+    yield (
+        "int8 by Carousel's own kernel: this CPU has no VNNI"
+        if has_slow_int8()
+        else "int8 by ONNX Runtime"
+    )

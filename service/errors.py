@@ -1,19 +1,19 @@
-"""Every condition that Carousel reports, on one page.
+"""All errors that Carousel reports.
 
     CarouselError
-    ├── asked wrongly        BadRequest  Validation  Exists  UnknownCharacter  TooLarge  KeyReused
-    ├── not there            ModelNotFound  SessionNotFound  SessionLost  JobNotFound
+    ├── invalid request      BadRequest  Validation  Exists  UnknownCharacter  TooLarge  KeyReused
+    ├── not found            ModelNotFound  SessionNotFound  SessionLost  JobNotFound
     │                        CorpusNotFound
-    ├── not now              ModelNotReady  ModelUnloaded  ModelInUse  Overloaded  Draining
+    ├── try again later      ModelNotReady  ModelUnloaded  ModelInUse  Overloaded  Draining
     │                        StoreUnavailable
-    ├── not so               SessionBusy  SessionExists  StateModelMismatch  PositionMismatch
-    ├── does not fit         MemoryBudgetExceeded  StoreFull
-    ├── a foreign file       BadCheckpoint
-    ├── while generating     Generation
-    └── while training       OutOfTime
+    ├── conflict             SessionBusy  SessionExists  StateModelMismatch  PositionMismatch
+    ├── out of space         MemoryBudgetExceeded  StoreFull
+    ├── imported file        BadCheckpoint
+    ├── generation           GenerationFailed
+    └── training             OutOfTime
 
-A condition knows its code and its sentence, not HTTP: `api/problems.py` holds the one table
-from conditions to statuses. The sentence says what was received, the limit, and what to do.
+An error has a code and a message; `api/errors.py` has the table of HTTP statuses. The message
+states the value received, the limit, and what to do.
 """
 
 import contextlib
@@ -22,20 +22,20 @@ from typing import ClassVar
 
 
 class CarouselError(Exception):
-    """A named condition: `code` for programs, the message for people.
+    """An error with a `code` for programs and a message for people.
 
-    `field` is the field of the request that it is about, where somebody knows it (`about`).
+    `field` is the field of the request that caused it, if it is known (see `about`).
     """
 
     code: ClassVar[str]
 
-    def __init__(self, sentence: str = "", field: str | None = None) -> None:
-        super().__init__(sentence)
+    def __init__(self, message: str = "", field: str | None = None) -> None:
+        super().__init__(message)
         self.field = field
 
 
 class BadRequest(CarouselError):
-    """The request cannot be read at all."""
+    """The request cannot be parsed."""
 
     code = "bad_request"
 
@@ -47,7 +47,7 @@ class Validation(CarouselError):
 
 
 class UnknownCharacter(CarouselError):
-    """The text holds a character that the model has no token for."""
+    """The text has a character without a token in the model's vocabulary."""
 
     code = "unknown_character"
 
@@ -65,7 +65,7 @@ class ModelNotFound(CarouselError):
 
 
 class ModelNotReady(CarouselError):
-    """The model is being loaded; the same request will do in a moment."""
+    """The model is being loaded; the same request succeeds later."""
 
     code = "model_not_ready"
 
@@ -77,7 +77,7 @@ class ModelUnloaded(CarouselError):
 
 
 class ModelInUse(CarouselError):
-    """The model is loaded or an alias points at it."""
+    """The model is loaded, or an alias refers to it."""
 
     code = "model_in_use"
 
@@ -89,108 +89,108 @@ class Overloaded(CarouselError):
 
 
 class Draining(CarouselError):
-    """The server is stopping and takes no new work."""
+    """The server is stopping and accepts no new requests."""
 
     code = "draining"
 
 
 class MemoryBudgetExceeded(CarouselError):
-    """Loading the model would take more memory than the budget has left."""
+    """Loading the model would exceed the memory budget."""
 
     code = "memory_budget_exceeded"
 
 
 class Exists(Validation):
-    """The version is stored already, and versions never change."""
+    """The version exists, and versions never change."""
 
 
 class OutOfTime(CarouselError):
-    """A train job's time was up before it had anything to show."""
+    """A train job reached its time limit before its first checkpoint."""
 
     code = "out_of_time"
 
 
 class BadCheckpoint(CarouselError):
-    """The file is not a checkpoint that can be served, and the sentence says why."""
+    """The file is not a checkpoint that can be served; the message has the reason."""
 
     code = "bad_checkpoint"
 
 
 class GenerationFailed(CarouselError):
-    """A generation that had begun could not go on."""
+    """A generation failed after it had started."""
 
     code = "generation"
 
 
 class SessionNotFound(CarouselError):
-    """No session has this id, for this owner."""
+    """The owner has no session with this id."""
 
     code = "session_not_found"
 
 
 class JobNotFound(CarouselError):
-    """No train job has this id, for this owner."""
+    """The owner has no train job with this id."""
 
     code = "job_not_found"
 
 
 class CorpusNotFound(CarouselError):
-    """No corpus has this id, for this owner."""
+    """The owner has no corpus with this id."""
 
     code = "corpus_not_found"
 
 
 class SessionLost(CarouselError):
-    """The session was there, and the store has it no more."""
+    """The session existed, but the store has lost it."""
 
     code = "session_lost"
 
 
 class SessionBusy(CarouselError):
-    """A turn of the session is running; one writer at a time."""
+    """A turn of the session is running; a session has one turn at a time."""
 
     code = "session_busy"
 
 
 class SessionExists(CarouselError):
-    """The id that was asked for is taken."""
+    """A session with the requested id exists."""
 
     code = "session_exists"
 
 
 class StateModelMismatch(CarouselError):
-    """The session's state belongs to another model than the one that would continue it."""
+    """The session's state belongs to another model than the request's."""
 
     code = "state_model_mismatch"
 
 
 class PositionMismatch(CarouselError):
-    """The session is not where the request expects it."""
+    """The session's position is not the expected one."""
 
     code = "position_mismatch"
 
 
 class KeyReused(CarouselError):
-    """An idempotency key came again with another request."""
+    """An idempotency key was used for another request."""
 
     code = "key_reused"
 
 
 class StoreUnavailable(CarouselError):
-    """Redis is gone, hung, loading or read-only; the same request may do in a moment."""
+    """Redis is down, unresponsive, loading or read-only; the same request may succeed later."""
 
     code = "store_unavailable"
 
 
 class StoreFull(CarouselError):
-    """Redis has no room for what was to be kept."""
+    """Redis has no memory for the write."""
 
     code = "store_full"
 
 
 @contextlib.contextmanager
 def about(field: str) -> Iterator[None]:
-    """Note on every condition raised inside that it is about a field of the request."""
+    """Set the field of the request on every CarouselError raised inside."""
     try:
         yield
     except CarouselError as error:

@@ -1,4 +1,4 @@
-"""uvicorn around the app: limits of what may come in, and a stop that lets streams end."""
+"""uvicorn with the app: limits on a request's head, and a stop that drains streams."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ from service.worker_supervisor import WorkerSupervisor
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_LIMIT_S = 10.0
 CLOSE_S = 1
-"""How long connections have to take their last bytes once every stream has ended."""
+"""The time for connections to receive their last bytes after every stream has ended."""
 
 STOP_LIMIT_S = DRAIN_S + 1.8
 
@@ -29,26 +29,26 @@ _log = logging.getLogger(__name__)
 
 
 class HeadTooLarge(Exception):
-    """A request's head has more bytes than are read."""
+    """A request's head has more than MAX_HEAD_BYTES."""
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's fast parser, with a limit of bytes and of time for each request's head."""
+    """uvicorn's fast parser, with limits of bytes and time for each request's head."""
 
-    url = b""  # of the request that is being read
-    _head_bytes = 0  # of the fields that are complete
-    _raw_bytes = 0  # of a head that goes on and on
+    url = b""  # of the request being parsed
+    _head_bytes = 0  # of the complete fields
+    _raw_bytes = 0  # received of an incomplete head
     _head_timer: asyncio.TimerHandle | None = None
     _is_in_head = False
     _unanswered: tuple[RequestResponseCycle, ...] = ()
 
     def connection_made(self, transport: Any) -> None:
-        """Give the first head its time."""
+        """Start the time limit of the first head."""
         super().connection_made(transport)
         self._start_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Parse; refuse a head that is too large, complete or not."""
+        """Parse bytes; refuse a head that is too large, complete or not."""
         was_in_head = self._is_in_head
         super().data_received(data)
         if was_in_head and self._is_in_head and not self.transport.is_closing():
@@ -57,30 +57,30 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._refuse_head()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what the parser gave up, in the contract's shape."""
+        """Answer what the parser refuses with an error body of the API."""
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse_head()
         else:
             self._refuse(b"400 Bad Request", msg, "bad_request")
 
     def on_message_begin(self) -> None:
-        """A head begins."""
+        """Start the limits of a new head."""
         super().on_message_begin()
         self._is_in_head, self._head_bytes, self._raw_bytes = True, 0, 0
         self._start_timer()
 
     def on_url(self, url: bytes) -> None:
-        """Count."""
+        """Count the bytes of the URL."""
         self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count."""
+        """Count the bytes of a header field."""
         self._count(len(name) + len(value) + 4)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """A head is complete: its limits end here."""
+        """End the limits of a complete head."""
         self._is_in_head, self._head_bytes = False, 0
         self._stop_timer()
         super().on_headers_complete()
@@ -88,7 +88,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._unanswered = (*waiting, self.cycle)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell every request of the connection; uvicorn tells only the one that came last."""
+        """Disconnect every request of the connection; uvicorn does so with the last one only."""
         self._stop_timer()
         super().connection_lost(exc)
         for cycle in self._unanswered:
@@ -99,7 +99,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _count(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES:
-            raise HeadTooLarge  # the parser stops, and send_400_response is called
+            raise HeadTooLarge  # the parser stops and calls send_400_response
 
     def _start_timer(self) -> None:
         self._stop_timer()
@@ -111,43 +111,43 @@ class GuardedProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _refuse_head(self) -> None:
-        sentence = f"the request's head has more than {MAX_HEAD_BYTES} bytes"
-        self._refuse(b"431 Request Header Fields Too Large", sentence, "too_large")
+        message = f"the request's head has more than {MAX_HEAD_BYTES} bytes"
+        self._refuse(b"431 Request Header Fields Too Large", message, "too_large")
 
-    def _refuse(self, status: bytes, sentence: str, code: str) -> None:
+    def _refuse(self, status: bytes, message: str, code: str) -> None:
         self._stop_timer()
         path = self.url.decode("latin-1")
-        body = body_for(path, int(status[:3]), sentence, code)
+        body = body_for(path, int(status[:3]), message, code)
         head = b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Type: application/json\r\n" % status
         self.transport.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         self.transport.close()
 
 
 class DrainingServer(uvicorn.Server):
-    """Says when it is ready, and stops by draining first: it answers while its streams end."""
+    """A server that prints when it is ready, and drains its streams before it stops."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
-        self._serving = app.state.serving
+        self._state = app.state.carousel
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then greet as soon as the models are loaded."""
+        """Listen, and print the address when the models are loaded."""
         await super().startup(sockets)
-        self._greeting = asyncio.create_task(self._greet())
+        self._announcement = asyncio.create_task(self._announce())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let streams end, telling newcomers that it is draining; then close connections."""
-        self._greeting.cancel()
-        last_resort = threading.Timer(STOP_LIMIT_S, _give_up)
-        last_resort.daemon = True
-        last_resort.start()
-        draining = asyncio.create_task(drain(self._serving))
+        """Wait for streams while new requests are refused (`draining`); then close connections."""
+        self._announcement.cancel()
+        time_limit = threading.Timer(STOP_LIMIT_S, _exit_now)
+        time_limit.daemon = True
+        time_limit.start()
+        draining = asyncio.create_task(drain(self._state))
         while not draining.done() and not self.force_exit:
             await asyncio.wait([draining], timeout=0.1)
         await super().shutdown(sockets)
 
-    async def _greet(self) -> None:
-        await self._serving.opened.wait()
+    async def _announce(self) -> None:
+        await self._state.opened.wait()
         host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
         address = f"http://{host}:{self.config.port}"
         print(f"Carousel is ready at {address}; try:")
@@ -158,28 +158,28 @@ class DrainingServer(uvicorn.Server):
         )
 
 
-def _give_up() -> None:
-    """End the process whatever hangs: what stops it waits for no thread."""
-    _log.error("the stop took longer than %s s; what still ran was cut off", STOP_LIMIT_S)
+def _exit_now() -> None:
+    """End the process at once, without waiting for threads that hang."""
+    _log.error("stopping took longer than %s s; the running requests are cut off", STOP_LIMIT_S)
     os._exit(1)
 
 
-def _leave(*_: object) -> None:
-    """End as a program that has done its work, so that the private store is ended too."""
+def _exit_normally(*_: object) -> None:
+    """Exit with status 0 through the context managers, so that the private Valkey is stopped."""
     raise SystemExit(0)
 
 
 def run(settings: Settings) -> None:
-    """Serve until a signal says stop."""
+    """Serve until SIGTERM or SIGINT."""
     log_to_stderr(settings.log_level)
-    signal.signal(signal.SIGTERM, _leave)  # uvicorn raises what it has caught again at its end
+    signal.signal(signal.SIGTERM, _exit_normally)  # uvicorn raises caught signals again at its end
     with open_store(settings) as redis_url:
-        workforce = WorkerSupervisor(settings, redis_url, settings.workers)
-        workforce.start()
+        workers = WorkerSupervisor(settings, redis_url, settings.workers)
+        workers.start()
         try:
             _serve(settings, create_app(settings, redis_url))
         finally:
-            workforce.stop()
+            workers.stop()
 
 
 def _serve(settings: Settings, app: FastAPI) -> None:

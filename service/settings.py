@@ -1,10 +1,10 @@
-"""What can be set from outside: read once, frozen, handed down."""
+"""The settings of the service: read once from options and the environment, then frozen."""
 
 import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import BadRequest
@@ -19,39 +19,41 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
-    processes: int = 1
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
-    workers: int = Field(default=0, ge=0, le=64)  # of training, each one job at a time
-    redis_url: SecretStr | None = None  # None: a private Valkey in data_dir
-    secret: SecretStr | None = None  # None: one of its own in data_dir
+    workers: int = Field(default=0, ge=0, le=64)  # training workers, each of one job at a time
+    redis_url: SecretStr | None = None  # None: a private Valkey with its data in data_dir
+    secret: SecretStr | None = None  # signs ids and exports; None: generated in data_dir
     model_store: Path = Path("model_store")
     import_dir: Path = Path("imports")
     data_dir: Path = Path(".data")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("processes")
-    @classmethod
-    def _one(cls, processes: int) -> int:
-        if processes != 1:
-            raise ValueError("only 1 process is supported so far")
-        return processes
-
     @property
     def corpora_dir(self) -> Path:
-        """Where uploaded texts are."""
+        """The folder of uploaded texts."""
         return self.data_dir / "corpora"
 
     @property
     def jobs_dir(self) -> Path:
-        """Where train jobs have their folders: attempts fill them, servers clear them."""
+        """The folder of train jobs: attempts write it, servers clean it up."""
         return self.data_dir / "jobs"
+
+    def for_worker(self, redis_url: str) -> dict[str, str]:
+        """Environment variables that give a training worker these settings."""
+        values = {
+            "REDIS_URL": redis_url,
+            "MODEL_STORE": str(self.model_store),
+            "DATA_DIR": str(self.data_dir),
+            "LOG_LEVEL": self.log_level,
+        }
+        return {PREFIX + name: value for name, value in values.items()}
 
     @classmethod
     def read(cls, **options: object) -> Self:
-        """Settings of the environment, with `options` that are not None before them.
+        """Read the environment; `options` that are not None take precedence.
 
         Raises:
-            BadRequest: a variable is unknown or its value is not allowed; the sentence names it.
+            BadRequest: a variable is unknown or its value is not allowed; the message names it.
 
         """
         known = {PREFIX + name.upper() for name in cls.model_fields}
@@ -67,5 +69,4 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             name = PREFIX + str(first["loc"][0]).upper()
-            sentence = str(first["msg"]).removeprefix("Value error, ")
-            raise BadRequest(f"{name} is {first['input']!r}: {sentence}") from error
+            raise BadRequest(f"{name} is {first['input']!r}: {first['msg']}") from error

@@ -1,4 +1,4 @@
-"""What the service says of itself while it runs: logs."""
+"""Logs as JSON lines on standard error."""
 
 import json
 import logging
@@ -8,13 +8,13 @@ _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "task
 
 
 class JsonLines(logging.Formatter):
-    """One line of JSON a record, in ASCII, so that no text can begin a line of its own.
+    """Formats each record as one line of JSON in ASCII, so that no value can contain a line break.
 
-    What a record was given as `extra` is beside the message.
+    The fields of a record's `extra` are beside the message.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
+        """Return the line without its line break."""
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

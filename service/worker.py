@@ -1,95 +1,145 @@
-"""The composition root of training: a worker that takes jobs, and the process that runs one."""
+"""The composition root of training: a worker that takes jobs, and the process of one attempt."""
 
+import contextlib
 import ctypes
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from types import FrameType
 
-import rq
-from rq.worker import SpawnWorker
-
+from service.errors import CarouselError
 from service.models.store import ModelStore
-from service.settings import PREFIX, Settings
+from service.settings import Settings
 from service.telemetry import log_to_stderr
 from service.training.allocator import ENVIRONMENT
-from service.training.attempt import Attempt
+from service.training.attempt import Attempt, AttemptFolders, TrainBackend
+from service.training.backend import tensorflow_backend
+from service.training.config import AttemptConfig, QueueConfig
 from service.training.corpus_store import CorpusStore
 from service.training.heartbeat import on_signal
-from service.training.job import JobKey
-from service.training.queue import QUEUE, JobQueue
+from service.training.job import JobKey, TrainJob
+from service.training.job_store import Fenced
+from service.training.queue import JobQueue
 
 NICENESS = 10
-"""A tenth of a busy processor: streams come first, and heartbeats still get through."""
+"""A tenth of a busy processor: streams have priority, and heartbeats still get through."""
 
-WORKER_TTL_S, MAINTENANCE_S, MONITORING_S = 30, 15, 5
-PARENT_LOOK_S = 0.5
+POLL_S = 0.5
 _PR_SET_PDEATHSIG = 1
+_log = logging.getLogger(__name__)
 
 
-class TrainWorker(SpawnWorker):
-    """RQ's worker, which at its end tells the running attempt to leave its job to another."""
+class TrainWorker:
+    """Takes train jobs, one at a time, and starts a process for each attempt."""
 
-    def handle_warm_shutdown_request(self) -> None:
-        """Pass the wish to stop on to the process that trains."""
-        if self.horse_pid:
-            self.kill_horse(signal.SIGTERM)
+    def __init__(self, queue: JobQueue, environment: dict[str, str]) -> None:
+        self._queue, self._environment = queue, environment
+        self._attempt: subprocess.Popen[bytes] | None = None
+        self._is_stopping = False
+
+    def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
+        """Take no more jobs; the running attempt releases its job. A signal handler."""
+        self._is_stopping = True
+        if self._attempt is not None:
+            self._attempt.terminate()
+
+    def run(self) -> None:
+        """Take jobs until `stop` is called. Blocks."""
+        while not self._is_stopping:
+            try:
+                job = self._queue.take()
+                if job is not None:
+                    self._run_attempt(job)
+            except CarouselError as error:
+                _log.warning("no train job can be taken: %s", error)
+                job = None
+            if job is None:
+                time.sleep(POLL_S)
+
+    def _run_attempt(self, job: TrainJob) -> None:
+        arguments = [job.key.owner, job.key.id, str(job.attempt), str(os.getpid())]
+        command = [sys.executable, "-m", "service.worker", *arguments]
+        # In a process group of its own: a terminal's Ctrl-C reaches the worker alone.
+        self._attempt = subprocess.Popen(  # noqa: S603 (our own module, and no shell)
+            command, env=self._environment, process_group=0
+        )
+        if self._is_stopping:  # since the signal may have come before there was a process
+            self._attempt.terminate()
+        self._attempt.wait()
+        self._attempt = None
+        with contextlib.suppress(Fenced):  # it has claimed the job
+            self._queue.start_failed(job.key, job.attempt)
+            _log.warning("an attempt at the job %s has ended before it began", job.key.id)
+            time.sleep(POLL_S)
 
 
 def work(settings: Settings, redis_url: str, *, parent: int | None = None) -> None:
-    """Take train jobs, one at a time, until told to stop, or until the process `parent` is gone.
+    """Take train jobs, one at a time, until SIGTERM, or until the process `parent` has ended.
 
-    Blocks. On SIGTERM the job that runs stops at its step's end and waits for another worker.
+    Blocks. On SIGTERM the running attempt stops at the end of its step and releases its job.
     """
     log_to_stderr(settings.log_level)
-    logging.getLogger("rq").setLevel(logging.WARNING)
     os.nice(NICENESS)
-    os.environ[f"{PREFIX}REDIS_URL"] = redis_url
-    for name in ("model_store", "data_dir"):
-        os.environ[PREFIX + name.upper()] = str(getattr(settings, name))
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)  # for the process that trains
     if parent is not None:
         threading.Thread(target=_end_with_parent, args=[parent], daemon=True).start()
-    connection = JobQueue(redis_url).worker_connection()
-    worker = TrainWorker(
-        [rq.Queue(QUEUE, connection, serializer="json")],
-        connection=connection,
-        serializer="json",
-        worker_ttl=WORKER_TTL_S,
-        maintenance_interval=MAINTENANCE_S,
-        job_monitoring_interval=MONITORING_S,
-    )
-    worker.work(logging_level="WARNING")
+    environment = ENVIRONMENT | os.environ | settings.for_worker(redis_url)
+    worker = TrainWorker(JobQueue(redis_url, QueueConfig()), environment)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, worker.stop)
+    worker.run()
 
 
-def run_attempt(owner: str, job_id: str, number: int) -> None:
-    """What RQ calls in a process of its own: one attempt at a job."""
-    _end_with_worker()
-    settings = Settings.read()
-    log_to_stderr(settings.log_level)
+def run_attempt(
+    settings: Settings,
+    key: JobKey,
+    number: int,
+    backend: TrainBackend,
+    config: AttemptConfig,
+) -> None:
+    """Run one attempt at a job. SIGTERM stops it at the end of its step."""
     assert settings.redis_url is not None
     attempt = Attempt(
-        JobQueue(settings.redis_url.get_secret_value()),
-        CorpusStore(settings.corpora_dir),
-        ModelStore(settings.model_store),
-        settings.jobs_dir / job_id,
-        JobKey(owner, job_id),
+        JobQueue(settings.redis_url.get_secret_value(), QueueConfig()),
+        AttemptFolders(
+            CorpusStore(settings.corpora_dir),
+            ModelStore(settings.model_store),
+            settings.jobs_dir / key.id,
+        ),
+        key,
         number,
+        backend,
+        config,
     )
     on_signal(signal.SIGTERM, attempt.leave)
     attempt.run()
 
 
-def _end_with_worker() -> None:
-    """Where Linux is: a worker that is killed takes its training with it."""
+def _end_with_worker(worker: int) -> None:
+    """End this process when the worker ends: on Linux at once, elsewhere by polling."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_end_with_parent, args=[worker], daemon=True).start()
 
 
 def _end_with_parent(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(PARENT_LOOK_S)
+        time.sleep(POLL_S)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    """Run one attempt: `python -m service.worker OWNER JOB ATTEMPT PID-OF-THE-WORKER`."""
+    owner, job_id, number, worker = sys.argv[1:]
+    _end_with_worker(int(worker))
+    settings = Settings.read()
+    log_to_stderr(settings.log_level)
+    key = JobKey(owner, job_id)
+    run_attempt(settings, key, int(number), tensorflow_backend(), AttemptConfig())
+
+
+if __name__ == "__main__":
+    main()

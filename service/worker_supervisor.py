@@ -1,4 +1,4 @@
-"""The training workers that a server has of its own: started, started again, ended."""
+"""The supervisor of a server's training workers: it starts, restarts and ends them."""
 
 import contextlib
 import logging
@@ -7,30 +7,30 @@ import subprocess
 import sys
 import threading
 
-from service.settings import PREFIX, Settings
+from service.settings import Settings
 
-LOOK_S = 0.5
+POLL_S = 0.5
 STOP_LIMIT_S = 10.0
 
 _log = logging.getLogger(__name__)
 
 
 class WorkerSupervisor:
-    """`n` worker processes. They end with this process, however it ends."""
+    """Keeps `n` worker processes running. They end with this process, however it ends."""
 
     def __init__(self, settings: Settings, redis_url: str, n: int) -> None:
-        self._settings, self._redis_url = settings, redis_url
+        self._environment = os.environ | settings.for_worker(redis_url)
         self._workers: list[subprocess.Popen[bytes] | None] = [None] * n
         self._shall_end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="workforce", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="worker-supervisor", daemon=True)
 
     def start(self) -> None:
-        """Start them, and again whenever one ends."""
+        """Start the workers, and restart each that ends."""
         if self._workers:
             self._thread.start()
 
     def stop(self) -> None:
-        """Let each leave its job to a later one; end those that do not."""
+        """End the workers; each releases its job, or is killed after STOP_LIMIT_S."""
         if not self._workers:
             return
         self._shall_end.set()
@@ -50,17 +50,12 @@ class WorkerSupervisor:
                 if worker is None or worker.poll() is not None:
                     if worker is not None:
                         _log.warning(
-                            "a training worker has ended (%s); a new one", worker.returncode
+                            "a training worker has ended with exit code %s; it is restarted",
+                            worker.returncode,
                         )
                     self._workers[i] = self._start_one()
-            self._shall_end.wait(LOOK_S)
+            self._shall_end.wait(POLL_S)
 
     def _start_one(self) -> subprocess.Popen[bytes]:
-        environment = os.environ | {
-            f"{PREFIX}REDIS_URL": self._redis_url,
-            f"{PREFIX}MODEL_STORE": str(self._settings.model_store),
-            f"{PREFIX}DATA_DIR": str(self._settings.data_dir),
-            f"{PREFIX}LOG_LEVEL": self._settings.log_level,
-        }
         command = [sys.executable, "-m", "service", "worker", "--parent", str(os.getpid())]
-        return subprocess.Popen(command, env=environment)  # noqa: S603 (our own program)
+        return subprocess.Popen(command, env=self._environment)  # noqa: S603 (our own program)

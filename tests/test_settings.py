@@ -14,7 +14,7 @@ def _bare_environment(monkeypatch):
 
 def test_the_defaults_are_those_of_the_contract():
     settings = Settings.read()
-    assert (settings.host, settings.port, settings.processes) == ("127.0.0.1", 8000, 1)
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
     folders = (settings.model_store, settings.import_dir, settings.data_dir)
     assert [str(folder) for folder in folders] == ["model_store", "imports", ".data"]
     assert settings.threads >= 1
@@ -22,7 +22,6 @@ def test_the_defaults_are_those_of_the_contract():
 
 def test_an_option_comes_before_the_environment(monkeypatch):
     monkeypatch.setenv("CAROUSEL_PORT", "9000")
-    monkeypatch.setenv("CAROUSEL_PROCESSES", "1")
     assert Settings.read().port == 9000
     assert Settings.read(port=9001).port == 9001
     assert Settings.read(port=None).port == 9000
@@ -37,7 +36,7 @@ def test_an_option_comes_before_the_environment(monkeypatch):
         ("CAROUSEL_PORT", "65536"),
         ("CAROUSEL_PORT", "8e3"),
         ("CAROUSEL_THREADS", "0"),
-        ("CAROUSEL_PROCESSES", "2"),
+        ("CAROUSEL_PROCESSES", "1"),
         ("CAROUSEL_LOG_LEVEL", "INFO"),
     ],
 )

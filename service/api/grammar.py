@@ -1,30 +1,17 @@
-"""How clients ask for what a text must look like, in four dialects, and what it comes to."""
+"""Grammars as TGI, OpenAI and vLLM write them in a request, and the constraint of each."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from service.constraints.compiler import ConstraintCompiler
-from service.constraints.constraint import Constraint
 from service.constraints.spec import ConstraintSpec, choice, json_object, json_schema, regex
 from service.errors import Validation, about
 
 Object = Mapping[str, Any]
 
 
-async def compiled(compiler: ConstraintCompiler, source: ConstraintSpec, field: str) -> Constraint:
-    """The constraint that a source is, at once where it is known: else it may take a second.
-
-    Raises:
-        Validation: it cannot be served, or no text of it can be spelled.
-
-    """
-    with about(field):
-        return await compiler.compiled(source)
-
-
 def of_grammar(value: Object) -> ConstraintSpec:
-    """TGI's tagged `grammar`; `choice`, which is ours, has a list of texts. Raises Validation."""
+    """Return the constraint of TGI's `grammar`; `choice` is ours. Raises Validation."""
     with about("grammar"):
         kind, content = value.get("type"), value.get("value")
         _check_fields("grammar", value, {"type", "value"})
@@ -47,7 +34,7 @@ def of_grammar(value: Object) -> ConstraintSpec:
 
 
 def of_response_format(value: Object) -> ConstraintSpec | None:
-    """OpenAI's `response_format`; None where any text will do. Raises Validation."""
+    """Return the constraint of OpenAI's `response_format`, if it has one. Raises Validation."""
     with about("response_format"):
         match value.get("type"):
             case "text":
@@ -73,7 +60,7 @@ def of_response_format(value: Object) -> ConstraintSpec | None:
 def of_structured_outputs(
     value: Object, field: str = "structured_outputs"
 ) -> ConstraintSpec | None:
-    """The `structured_outputs` of vLLM; None where it asks for nothing. Raises Validation."""
+    """Return the constraint of vLLM's `structured_outputs`, if it has one. Raises Validation."""
     with about(field):
         given = {name: one for name, one in value.items() if one is not None and one is not False}
         for name in ("grammar", "structural_tag"):
@@ -104,7 +91,7 @@ def _check_fields(field: str, value: Object, known: set[str]) -> None:
 
 
 def _schema(field: str, value: object) -> ConstraintSpec:
-    """A JSON schema as a value, or as a text that has it."""
+    """Return the constraint of a JSON schema, which is a value or JSON in a string."""
     if isinstance(value, str):
         try:
             value = json.loads(value)

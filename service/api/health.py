@@ -1,20 +1,19 @@
-"""Whether the server lives and is ready, and what it is."""
+"""The service routes: liveness, readiness and information."""
 
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from service import __version__
-from service.api.bodies import MAX_CHOICES, MAX_NEW_TOKENS, MAX_PROMPT_CHARACTERS, MAX_STOPS
+from service.api.fields import MAX_CHOICES, MAX_NEW_TOKENS, MAX_PROMPT_CHARACTERS, MAX_STOPS
 from service.api.state import get_state
-from service.generation.engine import MAX_ROWS, QUEUE_LIMIT
 
 router = APIRouter(tags=["service"])
 
 
 @router.get("/health/live", response_class=Response)
 async def live() -> Response:
-    """200 while the event loop turns."""
+    """Return 200 while the event loop runs."""
     return Response()
 
 
@@ -23,7 +22,7 @@ async def live() -> Response:
 @router.get("/ping", include_in_schema=False)
 @router.get("/", include_in_schema=False)
 async def ready(request: Request) -> Response:
-    """200 where a generate request would be taken, else 503."""
+    """Return 200 if a generate request would be accepted, else 503."""
     if get_state(request).is_ready:
         return Response()
     body = '{"error": "unhealthy", "error_type": "healthcheck"}'
@@ -32,14 +31,14 @@ async def ready(request: Request) -> Response:
 
 @router.get("/info")
 async def info(request: Request) -> dict[str, Any]:
-    """What TGI says of itself, and every model."""
-    registry = get_state(request).registry
+    """Return the members of TGI's reply, and every loaded model."""
+    registry, config = get_state(request).registry, get_state(request).engine_config
     default = next((m for m in registry.loaded() if m.ref == registry.aliases.get("default")), None)
     return {
         "model_id": str(default.ref) if default else None,
         "model_sha": default.manifest.digest if default else None,
         "model_pipeline_tag": "text-generation",
-        "max_concurrent_requests": MAX_ROWS + QUEUE_LIMIT,
+        "max_concurrent_requests": config.max_rows + config.queue_limit,
         "max_best_of": MAX_CHOICES,
         "max_stop_sequences": MAX_STOPS,
         "max_input_tokens": MAX_PROMPT_CHARACTERS,

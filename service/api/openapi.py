@@ -1,9 +1,10 @@
-"""The OpenAPI document: what FastAPI knows of the routes, and what every reply may be instead.
+"""The OpenAPI document: what FastAPI makes of the routes, and the error replies.
 
-A route says what it answers where all goes well. Refusals are said here, once for each family: by
-what an operation takes and by its tag. Whoever adds a route with a known tag need do nothing.
+A route describes its successful reply. Its errors are added here, in the shape of its path,
+from its tag, its body and its parameters. A new route with a known tag needs no entry here.
 """
 
+import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,25 +21,25 @@ from service.errors import BadRequest, TooLarge
 
 Json = dict[str, Any]
 
-_OF_A_BODY = {400, 408, 413, 415, 422}
-_OF_A_MODEL = {404, 409, 503}
-_OF_A_SESSION = {404, 409, 410, 412, 422, 424, 429, 503, 507}
+_BODY_STATUSES = {400, 408, 413, 415, 422}
+_MODEL_STATUSES = {404, 409, 503}
+_SESSION_STATUSES = {404, 409, 410, 412, 422, 424, 429, 503, 507}
 
-# What operations with these tags may be refused with, beyond what their bodies and parameters are.
-_OF_A_TAG = {
-    "generate": _OF_A_SESSION,
-    "openai": _OF_A_SESSION,
-    "score": _OF_A_SESSION,
-    "sessions": _OF_A_SESSION,
-    "tokens": _OF_A_MODEL,
-    "admin": _OF_A_MODEL | {413, 422, 429, 507},
+# The statuses of errors by tag, besides those of a body and of parameters.
+_TAG_STATUSES = {
+    "generate": _SESSION_STATUSES,
+    "openai": _SESSION_STATUSES,
+    "score": _SESSION_STATUSES,
+    "sessions": _SESSION_STATUSES,
+    "tokens": _MODEL_STATUSES,
+    "admin": _MODEL_STATUSES | {413, 422, 429, 507},
     "training": {404, 409, 413, 422, 503, 507},
     "service": {503},
 }
-_EVERYTHING = frozenset(STATUSES.values())  # of a tag that nobody has thought of
+_ALL_STATUSES = frozenset(STATUSES.values())  # of an unknown tag
 
-# What is refused before a condition of ours is known.
-_OF_HTTP = {
+# The codes of errors that the HTTP layer raises.
+_HTTP_CODES = {
     400: BadRequest.code,
     408: BadRequest.code,
     413: TooLarge.code,
@@ -47,14 +48,14 @@ _OF_HTTP = {
 
 
 class Problem(BaseModel):
-    """What is wrong: a sentence for people and a code for programs."""
+    """An error: a message for people and a code for programs."""
 
     error: str
     error_type: str
 
 
 class OpenAIError(BaseModel):
-    """What is wrong, as OpenAI's clients read it; `param` is the field, where it is one's fault."""
+    """An error in OpenAI's shape; `param` is the field that caused it."""
 
     message: str
     type: str
@@ -63,12 +64,19 @@ class OpenAIError(BaseModel):
 
 
 class OpenAIProblem(BaseModel):
-    """What every refusal of a route below /v1 is."""
+    """The body of every error of a route under /v1."""
 
     error: OpenAIError
 
 
-# Every reply that no route returns as a value.
+# Names of schemas in the document, where the class has another one: generated clients use them.
+_SCHEMA_NAMES = {
+    "JobEventReply": ("JobEvent", "JobEvent"),
+    "JobStatus": ("service__training__job__Status", "Status"),
+    "ModelStatus": ("service__models__registry__Status", "Status"),
+}
+
+# Replies that no route returns as a value.
 _REPLIES: tuple[type[BaseModel], ...] = (
     Problem,
     OpenAIProblem,
@@ -80,7 +88,7 @@ _REPLIES: tuple[type[BaseModel], ...] = (
 
 
 def complete(app: FastAPI) -> None:
-    """Let `app` describe itself with every refusal."""
+    """Make `app` describe the error replies in its OpenAPI document."""
     plain: Callable[[], Json] = app.openapi
 
     def openapi() -> Json:
@@ -92,9 +100,9 @@ def complete(app: FastAPI) -> None:
 
 
 def completed(document: Json) -> Json:
-    """A document with the refusals of both families. Changes the one that is given, and gives it.
+    """Return a document with the error replies.
 
-    FastAPI's own 422 goes: no reply of ours looks like that.
+    FastAPI's own 422 is removed: no reply has its shape.
     """
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
@@ -104,38 +112,50 @@ def completed(document: Json) -> Json:
         ref_template="#/components/schemas/{model}",
     )
     schemas |= replies["$defs"]
+    document = _with_schema_names(document)
     used: set[tuple[str, int]] = set()
     for path, operations in document["paths"].items():
-        family = "OpenAIProblem" if is_openai(path) else "Problem"
+        error = "OpenAIProblem" if is_openai(path) else "Problem"
         for operation in operations.values():
             responses = operation["responses"]
             responses.pop("422", None)
-            for status in sorted(_refusals(operation)):
-                name = f"{family}{status}"
+            for status in sorted(_error_statuses(operation)):
+                name = f"{error}{status}"
                 responses.setdefault(str(status), {"$ref": f"#/components/responses/{name}"})
-                used.add((family, status))
+                used.add((error, status))
     document["components"]["responses"] = {
-        f"{family}{status}": _refusal(family, status) for family, status in sorted(used)
+        f"{error}{status}": _error_reply(error, status) for error, status in sorted(used)
     }
     return document
 
 
-def _refusals(operation: Json) -> Iterable[int]:
+def _with_schema_names(document: Json) -> Json:
+    text = json.dumps(document)
+    for name in document["components"]["schemas"].keys() & _SCHEMA_NAMES.keys():
+        published, title = _SCHEMA_NAMES[name]
+        text = text.replace(f'schemas/{name}"', f'schemas/{published}"')
+        text = text.replace(f'"{name}": {{', f'"{published}": {{')
+        text = text.replace(f'"title": "{name}"', f'"title": "{title}"')
+    found: Json = json.loads(text)
+    return found
+
+
+def _error_statuses(operation: Json) -> Iterable[int]:
     found: set[int] = set()
     for tag in operation.get("tags", ()):
-        found |= _OF_A_TAG.get(tag, _EVERYTHING)
+        found |= _TAG_STATUSES.get(tag, _ALL_STATUSES)
     if "requestBody" in operation:
-        found |= _OF_A_BODY
+        found |= _BODY_STATUSES
     if "parameters" in operation:
         found |= {422}
     return found
 
 
-def _refusal(family: str, status: int) -> Json:
+def _error_reply(error: str, status: int) -> Json:
     codes = {kind.code for kind, one in STATUSES.items() if one == status}
-    if status in _OF_HTTP:
-        codes.add(_OF_HTTP[status])
-    schema = {"$ref": f"#/components/schemas/{family}"}
+    if status in _HTTP_CODES:
+        codes.add(_HTTP_CODES[status])
+    schema = {"$ref": f"#/components/schemas/{error}"}
     return {
         "description": " ".join(f"`{code}`" for code in sorted(codes)),
         "content": {"application/json": {"schema": schema}},

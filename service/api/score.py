@@ -1,31 +1,30 @@
-"""The score routes: how likely a model finds a text, token by token and in sum."""
+"""The score routes: the logprob of each token of a text, and their sums."""
 
 import asyncio
 import codecs
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from service.api.bodies import Body, Id, Name, Text
 from service.api.errors import problem_body
-from service.api.sse import SSEResponse
+from service.api.fields import Body, Id, Name, Text
+from service.api.http_request import (
+    BINARY,
+    TEXT,
+    cancelled_on_disconnect,
+    check_media_type,
+    raw_body,
+)
+from service.api.sampling_fields import INPUT_ERROR
+from service.api.sse import Responses, SSEResponse, events_of
 from service.api.state import ServedModel, get_state, session_model
-from service.api.tgi.schemas import Responses, events_of
 from service.errors import CarouselError, Validation
 from service.generation.request import Chunk
 from service.generation.score import Score, Scorer
-from service.models.tokenizer import Tokenizer
 from service.sessions.session import Session
-
-MAX_WHOLE_CHARACTERS = 100_000
-"""Of a text whose reply shows every token; a stream shows any number of them."""
-
-MAX_TEXT_BYTES = 1024 * 1024 * 1024
-
-_TEXT_KINDS = {"text/plain", "application/octet-stream"}
 
 router = APIRouter(tags=["score"])
 
@@ -41,7 +40,7 @@ class ScoreBody(Body):
 
 
 class ScoredToken(BaseModel):
-    """A token of the text; `logprob` is null where nothing came before it."""
+    """A token of the text; `logprob` is null for the first one without a session."""
 
     id: int
     text: str
@@ -49,7 +48,7 @@ class ScoredToken(BaseModel):
 
 
 class SumsReply(BaseModel):
-    """What a text sums to: of its characters that have a logprob."""
+    """Sums over the characters that have a logprob."""
 
     characters: int
     nats: float
@@ -65,7 +64,7 @@ class ScoreReply(SumsReply):
 
 
 class ScoreEvent(ScoreReply):
-    """An event of a stream: the tokens that are new, and the sums so far."""
+    """An event of a stream: the new tokens, and the sums so far."""
 
     done: bool  # true in the last one
 
@@ -78,47 +77,39 @@ _SCORE: Responses = {
     }
 }
 _SUMS: Responses = {200: {"model": SumsReply}}
-_TEXT_BODY = {
-    "requestBody": {"required": True, "content": {"text/plain": {"schema": {"type": "string"}}}}
-}
 
 
 @router.post("/score", response_class=Response, responses=_SCORE)
 async def score(request: Request, body: ScoreBody) -> Response:
-    """Score a text; in a session as what may come next, and the session stays as it is."""
+    """Score a text; in a session as its continuation, and the session is not changed."""
     model, scorer = await _admit(request, body.model, body.session_id)
     if not await asyncio.to_thread(model.tokenizer.encode, body.inputs):
-        raise Validation("Input validation error: `inputs` has no character that the model knows")
-    writer = _TokenWriter(model.tokenizer) if body.details else None
+        raise Validation(f"{INPUT_ERROR}`inputs` has no character that the model knows")
+    texts = model.runtime.encoder.texts if body.details else None
+    limits = get_state(request).limits
     if body.stream:
-        return SSEResponse(_events(scorer, body.inputs, writer), {}, on_end=scorer.cancel)
-    if writer is not None and len(body.inputs) > MAX_WHOLE_CHARACTERS:
+        events = _events(scorer, body.inputs, texts)
+        return SSEResponse(events, {}, scorer.cancel, limits.ping_interval_s)
+    if texts is not None and len(body.inputs) > limits.max_score_details_characters:
         raise Validation(
-            f"`inputs` has {len(body.inputs)} characters, and a reply shows the tokens of "
-            f"{MAX_WHOLE_CHARACTERS}: take a `stream`, or do without them by `details` false"
+            f"`inputs` has {len(body.inputs)} characters, and a reply has the tokens of at most "
+            f"{limits.max_score_details_characters}: set `stream`, or set `details` to false"
         )
-    watch = asyncio.ensure_future(_cancel_when_gone(request, scorer))
-    try:
-        pieces = [
-            writer.tokens(chunk) if writer else "" async for chunk in scorer.read(body.inputs)
-        ]
-    finally:
-        watch.cancel()
-        scorer.cancel()
-    tokens = f'"tokens":[{",".join(pieces)}],' if writer else ""
+    async with cancelled_on_disconnect(request, scorer):
+        pieces = [_tokens(chunk, texts) async for chunk in scorer.read(body.inputs) if texts]
+    tokens = f'"tokens":[{",".join(pieces)}],' if texts else ""
     return Response(f"{{{tokens}{_sums(scorer.score)}}}", media_type="application/json")
 
 
-@router.post("/score/text", response_class=Response, responses=_SUMS, openapi_extra=_TEXT_BODY)
+@router.post("/score/text", response_class=Response, responses=_SUMS, openapi_extra=raw_body(TEXT))
 async def score_text(
     request: Request,
     model: Annotated[str | None, Query(max_length=80)] = None,
     session_id: Annotated[str | None, Query(max_length=80)] = None,
 ) -> Response:
-    """Score a text of any length while it comes: the body as it is, UTF-8. The sums alone."""
-    kind = request.headers.get("content-type", "text/plain").partition(";")[0].strip().lower()
-    if kind not in _TEXT_KINDS:
-        raise HTTPException(415, f"the text is the body itself, as text/plain, not {kind[:80]}")
+    """Score a text of any length as it arrives; the body is the text in UTF-8. Returns sums."""
+    expected = f"the text is the body itself, as {TEXT}"
+    check_media_type(request, TEXT, BINARY, expected=expected)
     _, scorer = await _admit(request, model, session_id)
     decoder, size_bytes, n_chunks = codecs.getincrementaldecoder("utf-8")(), 0, 0
     try:
@@ -134,50 +125,44 @@ async def score_text(
     finally:
         scorer.cancel()
     if not n_chunks:
-        raise Validation("Input validation error: the text has no character that the model knows")
+        raise Validation(f"{INPUT_ERROR}the text has no character that the model knows")
     return Response(f"{{{_sums(scorer.score)}}}", media_type="application/json")
 
 
 async def _admit(
     request: Request, name: str | None, session_id: str | None
 ) -> tuple[ServedModel, Scorer]:
-    """The model, and what reads a text for it from the session's state or from none."""
-    serving = get_state(request)
+    """Return the model and a scorer that begins at the session's state, or at the zero state."""
+    state = get_state(request)
     if session_id is None:
-        model = serving.get(name)
+        model = state.get(name)
         return model, Scorer(model.runtime.engine, model.tokenizer)
-    key = serving.key(request, session_id)
+    key = state.key(request, session_id)
 
     async def begin(session: Session) -> tuple[ServedModel, Scorer]:
-        model = serving.get_for(session, name)
-        origin, ready = await serving.sessions.past(key, session_model(model))
+        model = state.get_for(session, name)
+        origin, ready = await state.sessions.records.latest_state(key, session_model(model))
         return model, Scorer(model.runtime.engine, model.tokenizer, origin, ready)
 
-    return await serving.sessions.using(key, begin)
-
-
-async def _cancel_when_gone(request: Request, scorer: Scorer) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    scorer.cancel()
+    return await state.sessions.records.with_session(key, begin)
 
 
 async def _events(
-    scorer: Scorer, text: str, writer: "_TokenWriter | None"
+    scorer: Scorer, text: str, texts: Sequence[str] | None
 ) -> AsyncGenerator[bytes, None]:
-    """An event for each burst, and one more for the end; an error on the way is the last one."""
+    """Yield an event for each burst and one for the end; an error is the last event."""
     try:
         async for chunk in scorer.read(text):
-            tokens = f'"tokens":[{writer.tokens(chunk)}],' if writer else ""
+            tokens = f'"tokens":[{_tokens(chunk, texts)}],' if texts else ""
             yield f'data: {{{tokens}{_sums(scorer.score)},"done":false}}\n\n'.encode("ascii")
-        tokens = '"tokens":[],' if writer else ""
+        tokens = '"tokens":[],' if texts else ""
         yield f'data: {{{tokens}{_sums(scorer.score)},"done":true}}\n\n'.encode("ascii")
     except CarouselError as error:
         yield b"data: " + problem_body(error) + b"\n\n"
 
 
 def _sums(score: Score) -> str:
-    """The members of a JSON object that say what was summed."""
+    """Encode the sums as members of a JSON object."""
     sums = {
         "characters": score.characters,
         "nats": score.nats,
@@ -188,22 +173,10 @@ def _sums(score: Score) -> str:
     return json.dumps(sums, separators=(",", ":"))[1:-1]
 
 
-class _TokenWriter:
-    """Makes JSON of chunks; each kind of token is escaped once."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._heads: dict[int, str] = {}
-
-    def tokens(self, chunk: Chunk) -> str:
-        """The tokens of a chunk, with commas between them."""
-        return ",".join(
-            f"{self._head(token)}{f'{logprob:.7f}' if logprob <= 0.0 else 'null'}}}"
-            for token, logprob in zip(chunk.tokens, chunk.logprobs, strict=True)
-        )
-
-    def _head(self, token: int) -> str:
-        if token not in self._heads:
-            text = json.dumps(self._tokenizer.text_of(token))
-            self._heads[token] = f'{{"id":{token},"text":{text},"logprob":'
-        return self._heads[token]
+def _tokens(chunk: Chunk, texts: Sequence[str]) -> str:
+    """Encode the tokens of a chunk, separated by commas; `texts` are JSON, by token id."""
+    return ",".join(
+        f'{{"id":{token},"text":{texts[token]},'
+        f'"logprob":{f"{logprob:.7f}" if logprob <= 0.0 else "null"}}}'
+        for token, logprob in zip(chunk.tokens, chunk.logprobs, strict=True)
+    )

@@ -1,51 +1,70 @@
-"""Sessions: made, looked at, fed, forked, rewound, moved, followed."""
+"""The session routes: create, read, append, fork, rewind, export, import, follow."""
 
 import time
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
-from pydantic import BaseModel
+from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import BaseModel, Field
 
-from service.api.bodies import (
-    MAX_POSITION,
-    AppendBody,
-    CreateSessionBody,
-    ForkBody,
-    RewindBody,
-)
+from service.api.fields import MAX_POSITION, Body, Id, Name, Position, Text
+from service.api.http_request import BINARY, check_media_type, raw_body, raw_content
+from service.api.sse import NO_MORE_EVENTS, Responses
 from service.api.state import AppState, get_state, session_model
-from service.api.tgi.responses import job_of_replay, streamed
-from service.api.tgi.schemas import NOTHING_COMES, STREAMED, Responses
+from service.api.tgi.responses import replayed, streamed
+from service.api.tgi.schemas import STREAMED
 from service.errors import CarouselError
 from service.models.spec import ModelRef, ModelSpec
-from service.sessions.session import EventId, Session
-from service.sessions.sessions import retry_of
+from service.sessions.idempotency import idempotency_key
+from service.sessions.session import (
+    DEFAULT_TTL_S,
+    LEAST_TTL_S,
+    MAX_FORKS,
+    MOST_TTL_S,
+    EventId,
+    Session,
+)
 
-MAX_IMPORT_BYTES = 64 * 1024 * 1024
-MAX_TEXT = 1_000_000
-
-BINARY = "application/octet-stream"
-
-# Read by the route itself: FastAPI would take one that calls itself JSON apart in the event loop.
-_BINARY_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}},
-    }
-}
-
-_BINARY_REPLY: Responses = {
-    200: {"content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}}
-}
+_BINARY_REPLY: Responses = {200: {"content": raw_content(BINARY)}}
 
 router = APIRouter(prefix="/sessions", tags=["sessions"])
 
-IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key")]
+IdempotencyKeyHeader = Annotated[str | None, Header(alias="Idempotency-Key")]
+
+
+class CreateSessionBody(Body):
+    """The body of POST /sessions."""
+
+    model: Name | None = None
+    session_id: Id | None = None
+    text: Text = ""
+    ttl_s: int = Field(DEFAULT_TTL_S, ge=LEAST_TTL_S, le=MOST_TTL_S)
+    seed: int | None = Field(None, ge=0, lt=2**64)
+
+
+class AppendBody(Body):
+    """The body of POST /sessions/{id}/append."""
+
+    text: Annotated[Text, Field(min_length=1)]
+    expected_position: Position | None = None
+
+
+class ForkBody(Body):
+    """The body of POST /sessions/{id}/fork."""
+
+    n: int = Field(1, ge=1, le=MAX_FORKS)
+    at: int | None = Field(None, ge=1, le=MAX_POSITION)
+    seeds: Literal["derive", "same"] = "derive"
+
+
+class RewindBody(Body):
+    """The body of POST /sessions/{id}/rewind."""
+
+    to: Position
 
 
 class SessionReply(BaseModel):
-    """A session as it stands."""
+    """A session at its position."""
 
     id: str
     model: str
@@ -53,19 +72,19 @@ class SessionReply(BaseModel):
     position: int
     turn: int
     seed: int
-    state_bytes: int | None  # None where the model is not stored any more
+    state_bytes: int | None  # None if the model was deleted
     created_at: datetime
     expires_at: datetime
 
 
 class ForksReply(BaseModel):
-    """The sessions that a fork has made."""
+    """The sessions that a fork created."""
 
     sessions: list[SessionReply]
 
 
 class SessionText(BaseModel):
-    """A part of what a session has consumed and said, and the position after it."""
+    """A part of the text of a session, and the position after it."""
 
     text: str
     position: int
@@ -73,47 +92,47 @@ class SessionText(BaseModel):
 
 @router.post("", status_code=201)
 async def create(request: Request, body: CreateSessionBody) -> SessionReply:
-    """Make a session, and feed it a text if there is one."""
-    serving = get_state(request)
-    model = serving.get(body.model)
-    voice = session_model(model)
+    """Create a session; `text` is appended without generating."""
+    state = get_state(request)
+    model = state.get(body.model)
+    served = session_model(model)
     prompt = model.tokenizer.encode(body.text)
     if prompt:
-        voice.engine.check_room()  # before there is a session whose text would be refused
-    session = await serving.sessions.create(
-        serving.owner_of(request), voice, body.session_id, seed=body.seed, ttl_s=body.ttl_s
+        served.engine.check_capacity()  # before the session exists: its text would be refused
+    session = await state.sessions.records.create(
+        state.owner_of(request), served, body.session_id, seed=body.seed, ttl_s=body.ttl_s
     )
     if prompt:
-        await serving.sessions.append(session, voice, prompt)
-        session = await serving.sessions.look(session.key)
-    return _reply(serving, session)
+        await state.sessions.turns.append(session, served, prompt)
+        session = await state.sessions.records.read(session.key)
+    return _reply(state, session)
 
 
-@router.post("/import", status_code=201, openapi_extra=_BINARY_BODY)
+@router.post("/import", status_code=201, openapi_extra=raw_body(BINARY))
 async def import_(request: Request) -> SessionReply:
-    """Make a session of one that was exported here or on a server with the same secret."""
-    kind = request.headers.get("content-type", BINARY).partition(";")[0].strip().lower()
-    if kind != BINARY:
-        raise HTTPException(415, f"an exported session is {BINARY}, not {kind[:80]}")
-    serving = get_state(request)
-    exported = serving.sessions.open_export(await request.body())
-    model = serving.get(exported.model)
-    owner = serving.owner_of(request)
-    return _reply(serving, await serving.sessions.import_(owner, exported, session_model(model)))
+    """Create a session from an export of this server, or of one with the same secret."""
+    check_media_type(request, BINARY, expected=f"an exported session is {BINARY}")
+    state = get_state(request)
+    exported = state.sessions.records.open_export(await request.body())
+    model = state.get(exported.model)
+    owner = state.owner_of(request)
+    return _reply(
+        state, await state.sessions.records.import_(owner, exported, session_model(model))
+    )
 
 
 @router.get("/{session_id}")
 async def look(request: Request, session_id: str) -> SessionReply:
-    """A session as it stands."""
-    serving = get_state(request)
-    return _reply(serving, await serving.sessions.look(serving.key(request, session_id)))
+    """Return a session."""
+    state = get_state(request)
+    return _reply(state, await state.sessions.records.read(state.key(request, session_id)))
 
 
 @router.delete("/{session_id}", status_code=204)
 async def delete(request: Request, session_id: str) -> Response:
-    """Remove a session; its turn ends, if one runs. What forks share of its text stays theirs."""
-    serving = get_state(request)
-    await serving.sessions.delete(serving.key(request, session_id))
+    """Delete a session and end its running turn. Its forks keep the text that they share."""
+    state = get_state(request)
+    await state.sessions.records.delete(state.key(request, session_id))
     return Response(status_code=204)
 
 
@@ -123,51 +142,52 @@ async def text(
     session_id: str,
     first: Annotated[int, Query(alias="from", ge=0, le=MAX_POSITION)] = 0,
 ) -> SessionText:
-    """What a session has consumed and said; a million characters at a time."""
-    serving = get_state(request)
-    key = serving.key(request, session_id)
+    """Return the text of a session, prompts and completions; at most a million characters."""
+    state = get_state(request)
+    key = state.key(request, session_id)
 
     async def read(session: Session) -> tuple[str, int]:
-        voice = session_model(serving.get_for(session))
-        return await serving.sessions.text(key, voice, first, MAX_TEXT)
+        served = session_model(state.get_for(session))
+        limit = state.limits.max_session_text_characters
+        return await state.sessions.records.text(key, served, first, limit)
 
-    said, position = await serving.sessions.using(key, read)
-    return SessionText(text=said, position=position)
+    found, position = await state.sessions.records.with_session(key, read)
+    return SessionText(text=found, position=position)
 
 
 @router.post("/{session_id}/append")
 async def append(
-    request: Request, session_id: str, body: AppendBody, retry_key: IdempotencyKey = None
+    request: Request, session_id: str, body: AppendBody, retry_key: IdempotencyKeyHeader = None
 ) -> SessionReply:
-    """Feed a session without generating."""
-    serving = get_state(request)
-    key = serving.key(request, session_id)
-    retry = retry_of(retry_key, "append", body)
+    """Append a text to a session without generating."""
+    state = get_state(request)
+    key = state.key(request, session_id)
+    retry = idempotency_key(retry_key, "append", body)
 
     async def feed(session: Session) -> None:
-        model = serving.get_for(session)
-        prompt, voice = model.tokenizer.encode(body.text), session_model(model)
-        await serving.sessions.append(session, voice, prompt, retry, body.expected_position)
+        model = state.get_for(session)
+        prompt, served = model.tokenizer.encode(body.text), session_model(model)
+        await state.sessions.turns.append(session, served, prompt, retry, body.expected_position)
 
-    await serving.sessions.using(key, feed)
-    return _reply(serving, await serving.sessions.look(key))
+    await state.sessions.records.with_session(key, feed)
+    return _reply(state, await state.sessions.records.read(key))
 
 
 @router.post("/{session_id}/fork", status_code=201)
 async def fork(request: Request, session_id: str, body: ForkBody) -> ForksReply:
-    """Make sessions that go on from here, or from an earlier position, each on its own."""
-    serving = get_state(request)
-    key = serving.key(request, session_id)
-    forks = await serving.sessions.fork(key, body.n, body.at, body.seeds)
-    return ForksReply(sessions=[_reply(serving, one) for one in forks])
+    """Create independent sessions that continue this one from now or from an earlier position."""
+    state = get_state(request)
+    key = state.key(request, session_id)
+    forks = await state.sessions.records.fork(key, body.n, body.at, body.seeds)
+    return ForksReply(sessions=[_reply(state, one) for one in forks])
 
 
 @router.post("/{session_id}/rewind")
 async def rewind(request: Request, session_id: str, body: RewindBody) -> SessionReply:
-    """Cut a session back to how it was at a position."""
-    serving = get_state(request)
-    session = await serving.sessions.rewind(serving.key(request, session_id), body.to)
-    return _reply(serving, session)
+    """Return a session to an earlier position; the text after it is removed."""
+    state = get_state(request)
+    session = await state.sessions.records.rewind(state.key(request, session_id), body.to)
+    return _reply(state, session)
 
 
 @router.post("/{session_id}/cancel")
@@ -176,52 +196,54 @@ async def cancel(
     session_id: str,
     turn: Annotated[int | None, Query(ge=0, le=MAX_POSITION)] = None,
 ) -> SessionReply:
-    """End the turn that runs, or only the one with this number; harmless where none does.
+    """End the running turn, or only the turn with this number. Does nothing if none runs.
 
-    The session keeps what had been said until then.
+    The session keeps the text that was generated until then.
     """
-    serving = get_state(request)
-    session = await serving.sessions.cancel(serving.key(request, session_id), turn)
-    return _reply(serving, session)
+    state = get_state(request)
+    session = await state.sessions.turns.cancel(state.key(request, session_id), turn)
+    return _reply(state, session)
 
 
 @router.get("/{session_id}/state", response_class=Response, responses=_BINARY_REPLY)
 async def export(request: Request, session_id: str) -> Response:
-    """All of a session as signed bytes."""
-    serving = get_state(request)
-    key = serving.key(request, session_id)
+    """Export a session as signed bytes."""
+    state = get_state(request)
+    key = state.key(request, session_id)
 
-    async def export_it(session: Session) -> bytes:
-        return await serving.sessions.export(key, session_model(serving.get_for(session)))
+    async def export_session(session: Session) -> bytes:
+        return await state.sessions.records.export(key, session_model(state.get_for(session)))
 
-    return Response(await serving.sessions.using(key, export_it), media_type=BINARY)
+    return Response(
+        await state.sessions.records.with_session(key, export_session), media_type=BINARY
+    )
 
 
-@router.get("/{session_id}/events", response_class=Response, responses=STREAMED | NOTHING_COMES)
+@router.get("/{session_id}/events", response_class=Response, responses=STREAMED | NO_MORE_EVENTS)
 async def events(
     request: Request,
     session_id: str,
     after: str | None = None,
     last_event_id: Annotated[str | None, Header(alias="Last-Event-ID")] = None,
 ) -> Response:
-    """The running or last turn's events after one of them; 204 where none is to come."""
-    began_s = time.perf_counter()
-    serving = get_state(request)
-    key = serving.key(request, session_id)
+    """Stream the events of the running or last turn after an event; 204 if none will follow."""
+    arrived_s = time.perf_counter()
+    state = get_state(request)
+    key = state.key(request, session_id)
     last = last_event_id or after
     position = EventId.parse(last) if last else None
 
     async def follow(session: Session) -> Response:
-        model = serving.get_for(session)
-        replay = await serving.sessions.follow(key, session_model(model), position)
+        model = state.get_for(session)
+        replay = await state.sessions.turns.follow(key, session_model(model), position)
         if replay is None:
             return Response(status_code=204)
-        return streamed(job_of_replay(model, key, replay, began_s))
+        return streamed(request, replayed(model, key, replay, arrived_s))
 
-    return await serving.sessions.using(key, follow)
+    return await state.sessions.records.with_session(key, follow)
 
 
-def _reply(serving: AppState, session: Session) -> SessionReply:
+def _reply(state: AppState, session: Session) -> SessionReply:
     return SessionReply(
         id=session.key.id,
         model=session.model,
@@ -229,15 +251,15 @@ def _reply(serving: AppState, session: Session) -> SessionReply:
         position=session.position,
         turn=session.turn.number,
         seed=session.seed,
-        state_bytes=_state_bytes(serving, session),
+        state_bytes=_state_bytes(state, session),
         created_at=datetime.fromtimestamp(session.created_s, UTC),
-        expires_at=datetime.fromtimestamp(round(time.time() + session.left_s), UTC),
+        expires_at=datetime.fromtimestamp(round(time.time() + session.expires_in_s), UTC),
     )
 
 
-def _state_bytes(serving: AppState, session: Session) -> int | None:
+def _state_bytes(state: AppState, session: Session) -> int | None:
     try:
-        listing = serving.registry.listing(ModelRef.parse(session.model))
+        listing = state.registry.listing(ModelRef.parse(session.model))
     except CarouselError:
         return None
     if listing.manifest is None:

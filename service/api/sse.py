@@ -1,46 +1,49 @@
-"""Server-sent events of Text Generation Inference, and the response that sends them.
+"""Server-sent events: the response that sends them, their ids, and the encoder of TGI's events.
 
-Every token is one event, but a burst's events are one piece of bytes and one send: what costs
-here is Python for each event, so all that is known of a token is escaped once, at load.
+Every token is one event, but the events of a burst are one piece of bytes and one send. The cost
+is Python for each event, so the text of each token is escaped once, when the model is loaded.
 """
 
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from service.api.http_request import wait_for_disconnect
 from service.generation.request import Chunk, Token
 from service.models.tokenizer import Tokenizer
-
-BEAT_S = 15.0
-"""A stream that has had nothing to send for so long is pinged; one that has been sending one piece
-for so long is closed."""
 
 LOGPROB_DIGITS = 7
 
 _MIDDLE = ',"special":false}'
 _REST = ',"generated_text":null,"details":null}\n\n'
 
+Responses = dict[int | str, dict[str, Any]]
+"""What FastAPI documents of a route's replies, by status."""
+
+NO_MORE_EVENTS: Responses = {204: {"description": "No event will follow."}}
+
 
 @dataclass(frozen=True, slots=True)
 class EventIds:
-    """How the events of a session's turn are called: `prefix` and the position they bring it to."""
+    """Ids of the events of a session's turn: `<epoch>.<turn>.<position after the event>`."""
 
-    prefix: str
+    prefix: str  # "<epoch>.<turn>."
     first: int  # the position before the event with index 1
 
     def line(self, index: int) -> str:
-        """The line before an event's data."""
+        """Return the line before an event's data."""
         return f"id: {self.prefix}{self.first + index}\n"
 
 
 class EventEncoder:
-    """Makes the events of one model. JSON in ASCII, so that no client can split a line wrongly.
+    """Encodes the events of one model as JSON in ASCII: only a line feed ends a line in it.
 
-    `texts` is every token's text as JSON.
+    `texts` has every token's text as JSON.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -50,7 +53,7 @@ class EventEncoder:
         ]
 
     def events(self, first: int, chunk: Chunk, ids: EventIds | None = None) -> bytes:
-        """One event for each token of a chunk; `first` is the index of the first, from 1."""
+        """Encode one event for each token; `first` is the index of the chunk's first, from 1."""
         heads, rest = self._heads, _MIDDLE + _REST
         if chunk.top_tokens:
             return b"".join(
@@ -73,7 +76,7 @@ class EventEncoder:
             ]
         return "".join(events).encode("ascii")
 
-    def last_event(  # noqa: PLR0913 (an event is made of these)
+    def last_event(  # noqa: PLR0913 (the members of the event)
         self,
         index: int,
         token: Token,
@@ -85,10 +88,10 @@ class EventEncoder:
         ids: EventIds | None = None,
         session: dict[str, object] | None = None,
     ) -> bytes:
-        """The event that ends a stream: the last token, all text and the details.
+        """Encode the event that ends a stream: the last token, the whole text and the details.
 
-        A token that is hidden is the end of a stop string: it shows no text. Of a turn without
-        tokens (`index` 0) it is event 1 all the same, with the id of where the turn began.
+        A hidden token is the end of a stop string and has no text. A turn without tokens (`index`
+        0) has an event 1 as well; its id is the position where the turn began.
         """
         rest = f',"generated_text":{json.dumps(text)},"details":{json.dumps(details)}'
         rest += f',"session":{json.dumps(session)}}}\n\n' if session else "}\n\n"
@@ -119,15 +122,15 @@ class EventEncoder:
 
 
 def rounded(logprob: float) -> float:
-    """A logprob as the events print it."""
+    """Round a logprob as the events have it."""
     return round(logprob, LOGPROB_DIGITS)
 
 
 class SSEResponse(Response):
-    """Sends pieces of an event stream as they come, until they end or the client goes away.
+    """Sends the pieces of an event stream until they end or the client disconnects.
 
-    Instead of a library's response, because the hot path needs one send a piece and no more:
-    one timer for pings and for readers that stand still, and `on_end` called however it ends.
+    A silent stream is pinged every `ping_interval_s`; a send that takes as long ends the stream.
+    `on_end` is called in every case. Starlette's streaming response costs more for each piece.
     """
 
     media_type = "text/event-stream"
@@ -137,15 +140,16 @@ class SSEResponse(Response):
         pieces: AsyncGenerator[bytes, None],
         headers: dict[str, str],
         on_end: Callable[[], None],
+        ping_interval_s: float,
     ) -> None:
         no_buffers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
         super().__init__(headers=no_buffers | headers)
         self.raw_headers = [item for item in self.raw_headers if item[0] != b"content-length"]
-        self._pieces, self._on_end = pieces, on_end
+        self._pieces, self._on_end, self._ping_interval_s = pieces, on_end, ping_interval_s
         self._sent, self._is_sending = 0, False
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
-        """Stream. Returns when the stream has ended or the client has gone."""
+        """Send the stream. Returns when it has ended or the client has disconnected."""
         start: Message = {
             "type": "http.response.start",
             "status": self.status_code,
@@ -154,7 +158,7 @@ class SSEResponse(Response):
         sender = asyncio.ensure_future(self._send_all(start, send))
         others = [
             asyncio.ensure_future(self._watch(receive, sender)),
-            asyncio.ensure_future(self._beat(send, sender)),
+            asyncio.ensure_future(self._ping(send, sender)),
         ]
         try:
             await asyncio.wait([sender])
@@ -179,24 +183,45 @@ class SSEResponse(Response):
 
     @staticmethod
     async def _watch(receive: Receive, sender: "asyncio.Future[None]") -> None:
-        """Stop sending when the client has gone."""
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        """Stop sending when the client has disconnected."""
+        await wait_for_disconnect(receive)
         sender.cancel()
 
-    async def _beat(self, send: Send, sender: "asyncio.Future[None]") -> None:
-        """Show proxies that a silent stream is alive, and give up a reader that stands still."""
+    async def _ping(self, send: Send, sender: "asyncio.Future[None]") -> None:
+        """Send pings while the stream is silent; stop it when the client reads nothing."""
         ping: Message = {"type": "http.response.body", "body": b": ping\n\n", "more_body": True}
         try:
             while True:
                 before = self._sent
-                await asyncio.sleep(BEAT_S)
+                await asyncio.sleep(self._ping_interval_s)
                 if self._sent != before:
                     continue
                 if self._is_sending:
                     break
-                async with asyncio.timeout(BEAT_S):  # the ping's own reader may stand still
+                async with asyncio.timeout(self._ping_interval_s):
                     await send(ping)
         except OSError:  # TimeoutError is one
             pass
         sender.cancel()
+
+
+def events_of(what: str, *names: str, last: str | None = None) -> dict[str, Any]:
+    """Return the OpenAPI content of a stream whose events have data of these schemas.
+
+    `last` is the data of an event that is not JSON. OpenAPI 3.1 cannot describe the items of a
+    stream; tools take the schema for that of each event.
+    """
+    kinds = [{"$ref": f"#/components/schemas/{name}"} for name in names]
+    json = {"contentMediaType": "application/json", "contentSchema": {"anyOf": kinds}}
+    data = json if last is None else {"anyOf": [{"const": last}, json]}
+    schema = {
+        "type": "object",
+        "description": f"Each event: {what}",
+        "properties": {
+            "id": {"type": "string"},
+            "event": {"type": "string"},
+            "data": {"type": "string"} | data,
+        },
+        "required": ["data"],
+    }
+    return {"text/event-stream": {"schema": schema}}

@@ -1,4 +1,4 @@
-"""What the routes stand on: the models that are served, and whether they are."""
+"""The state of the app that the routes share: loaded models, sessions, training, limits."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,9 +7,11 @@ from pathlib import Path
 
 from fastapi import Request
 
+from service.api.limits import ApiLimits
 from service.api.sse import EventEncoder
 from service.constraints.compiler import ConstraintCompiler
-from service.errors import Draining, StateModelMismatch
+from service.errors import Draining
+from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.prefix_cache import ScopedPrefixCache
 from service.models.registry import LoadedModel, Registry
@@ -23,23 +25,23 @@ from service.training.queue import JobQueue
 
 @dataclass(frozen=True, slots=True)
 class ModelRuntime:
-    """What runs one loaded model and writes its events."""
+    """The engine of one loaded model, and what requests for it share."""
 
     engine: Engine
-    writer: EventEncoder
+    encoder: EventEncoder
     constraints: ConstraintCompiler
     prefixes: ScopedPrefixCache
 
     def start(self) -> None:
-        """Begin to work for the running event loop."""
+        """Start the engine for the running event loop."""
         self.engine.start()
 
     async def drain(self, deadline_s: float) -> None:
-        """Take no new work and wait for what is under way."""
+        """Accept no new requests and wait for the running ones, at most `deadline_s`."""
         await self.engine.drain(deadline_s)
 
     def close(self) -> None:
-        """End the engine's thread."""
+        """Stop the engine's thread."""
         self.engine.close()
 
 
@@ -48,16 +50,17 @@ ServedModel = LoadedModel[ModelRuntime]
 
 @dataclass(frozen=True, slots=True)
 class TrainingServices:
-    """The rooms that the training routes stand on."""
+    """The queue of train jobs and the store of corpora."""
 
     queue: JobQueue
     corpora: CorpusStore
-    checking: asyncio.Lock = field(default_factory=asyncio.Lock)  # one text at a time: a gigabyte
+    jobs_dir: Path
+    checking: asyncio.Lock = field(default_factory=asyncio.Lock)  # one at a time: 1 GiB each
 
 
 @dataclass(slots=True)
 class AppState:
-    """The one value that changes while the process lives; it belongs to the event loop."""
+    """The only mutable value of the app. Belongs to the event loop."""
 
     registry: Registry[ModelRuntime]
     sessions: Sessions
@@ -65,47 +68,49 @@ class AppState:
     store: ModelStore
     import_dir: Path
     training: TrainingServices
-    importing: asyncio.Lock = field(default_factory=asyncio.Lock)  # one at a time: they are large
+    limits: ApiLimits
+    engine_config: EngineConfig
+    importing: asyncio.Lock = field(default_factory=asyncio.Lock)  # one at a time: memory
     opened: asyncio.Event = field(default_factory=asyncio.Event)  # the first models are loaded
     is_draining: bool = False
 
     @property
     def is_ready(self) -> bool:
-        """Whether a generate request would be taken."""
+        """Whether a generate request would be accepted."""
         loaded = list(self.registry.loaded())
         is_sound = all(model.runtime.engine.failure is None for model in loaded)
-        is_up = self.opened.is_set() and not self.is_draining and self.sessions.problem is None
+        is_up = (
+            self.opened.is_set()
+            and not self.is_draining
+            and self.sessions.heartbeat.problem is None
+        )
         return is_up and bool(loaded) and is_sound
 
     def get(self, name: str | None) -> ServedModel:
-        """The loaded model called so. Raises as Registry.get does, and Draining."""
+        """Return a loaded model; None is the default one. Raises Draining, or as Registry.get."""
         if self.is_draining:
-            raise Draining("the server is stopping and takes no new requests; try another one")
+            raise Draining("the server is stopping and accepts no new requests; try another one")
         return self.registry.get(name)
 
     def get_for(self, session: Session, name: str | None = None) -> ServedModel:
-        """The loaded model that a session's state belongs to.
+        """Return the loaded model of a session.
 
         Raises:
-            StateModelMismatch: `name` is another model, or the session's was replaced.
+            StateModelMismatch: `name` is another model, or the session's model was replaced.
             ModelNotFound, ModelNotReady, ModelUnloaded, Draining.
 
         """
         model = self.get(name or session.model)
-        if model.manifest.digest != session.digest:
-            raise StateModelMismatch(
-                f"the session's state belongs to {session.model} with the digest "
-                f"{session.digest}; {model.ref} has {model.manifest.digest}"
-            )
+        session_model(model).check(session)
         return model
 
     def key(self, request: Request, session_id: str) -> SessionKey:
-        """A session's key for whoever asks. Raises Validation."""
+        """Return the key of a session of the request's owner. Raises Validation."""
         return SessionKey(self.owner_of(request), session_id)
 
 
 def session_model(model: ServedModel) -> SessionModel:
-    """What sessions need to know of a loaded model."""
+    """Return what sessions need of a loaded model."""
     return SessionModel(
         str(model.ref),
         model.manifest.digest,
@@ -117,7 +122,7 @@ def session_model(model: ServedModel) -> SessionModel:
 
 
 def get_state(request: Request) -> AppState:
-    """The app's Serving."""
-    serving = request.app.state.serving
-    assert isinstance(serving, AppState)
-    return serving
+    """Return the state of the request's app."""
+    state = request.app.state.carousel
+    assert isinstance(state, AppState)
+    return state

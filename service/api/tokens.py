@@ -1,18 +1,30 @@
-"""Text to tokens and back, as a model sees them."""
+"""The token routes: from text to tokens of a model, and back."""
 
 import asyncio
-import json
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from service.api.bodies import DetokenizeBody, TokenizeBody
-from service.api.state import get_state
+from service.api.fields import MAX_PROMPT_CHARACTERS, Body, Name, Text
+from service.api.state import ServedModel, get_state
 from service.errors import Validation
-from service.models.tokenizer import Tokenizer
 
 router = APIRouter(tags=["tokens"])
+
+
+class TokenizeBody(Body):
+    """The body of /tokenize."""
+
+    inputs: Text
+    model: Name | None = None
+
+
+class DetokenizeBody(Body):
+    """The body of /detokenize."""
+
+    ids: list[int] = Field(max_length=MAX_PROMPT_CHARACTERS)
+    model: Name | None = None
 
 
 class TokenReply(BaseModel):
@@ -25,7 +37,7 @@ class TokenReply(BaseModel):
 
 
 class TextReply(BaseModel):
-    """The text of some tokens."""
+    """The text of the token ids."""
 
     text: str
 
@@ -35,15 +47,15 @@ _TOKENS: dict[int | str, dict[str, Any]] = {200: {"model": list[TokenReply]}}
 
 @router.post("/tokenize", response_class=Response, responses=_TOKENS)
 async def tokenize(request: Request, body: TokenizeBody) -> Response:
-    """The tokens of a text."""
-    tokenizer = get_state(request).get(body.model).tokenizer
-    content = await asyncio.to_thread(_tokens, tokenizer, body.inputs)
+    """Return the tokens of a text."""
+    model = get_state(request).get(body.model)
+    content = await asyncio.to_thread(_tokens, model, body.inputs)
     return Response(content, media_type="application/json")
 
 
 @router.post("/detokenize")
 async def detokenize(request: Request, body: DetokenizeBody) -> TextReply:
-    """The text of token ids."""
+    """Return the text of token ids."""
     tokenizer = get_state(request).get(body.model).tokenizer
     for token in body.ids:
         if not 0 <= token < len(tokenizer):
@@ -53,12 +65,11 @@ async def detokenize(request: Request, body: DetokenizeBody) -> TextReply:
     return TextReply(text=tokenizer.decode(body.ids))
 
 
-def _tokens(tokenizer: Tokenizer, text: str) -> bytes:
-    """The reply's JSON. A text may have a million tokens, so each kind is escaped once."""
-    heads: dict[int, str] = {}
-    pieces = []
-    for token, start, stop in tokenizer.encode_with_offsets(text):
-        if token not in heads:
-            heads[token] = f'{{"id":{token},"text":{json.dumps(tokenizer.text_of(token))},"start":'
-        pieces.append(f'{heads[token]}{start},"stop":{stop}}}')
+def _tokens(model: ServedModel, text: str) -> bytes:
+    """Encode the reply. A text may have a million tokens, so their texts are JSON already."""
+    texts = model.runtime.encoder.texts
+    pieces = [
+        f'{{"id":{token},"text":{texts[token]},"start":{start},"stop":{stop}}}'
+        for token, start, stop in model.tokenizer.encode_with_offsets(text)
+    ]
     return f"[{','.join(pieces)}]".encode("ascii")

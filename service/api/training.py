@@ -1,8 +1,6 @@
-"""The training routes: texts come in, jobs are submitted, followed and cancelled."""
+"""The training routes: upload corpora; submit, read, follow, cancel and publish train jobs."""
 
 import asyncio
-import errno
-import secrets
 from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -10,35 +8,23 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, Field, RootModel
 
-from service.api.bodies import Body, Name, Number
-from service.api.sse import SSEResponse
+from service.api.fields import Body, Name, Number
+from service.api.http_request import TEXT, disk_full_as_too_large, media_type, raw_body
+from service.api.sse import NO_MORE_EVENTS, Responses, SSEResponse, events_of
 from service.api.state import TrainingServices, get_state
-from service.api.tgi.schemas import NOTHING_COMES, Responses, events_of
-from service.errors import TooLarge, Validation
+from service.errors import Validation
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
+from service.training.cleanup import best_checkpoint
 from service.training.corpus_store import CorpusCard
-from service.training.fine_tuning import architecture_of
-from service.training.job import (
-    DEFAULT_MAX_SECONDS,
-    JobKey,
-    JobStatus,
-    TrainJob,
-    TrainJobSpec,
-    check_fits,
-)
+from service.training.job import JobKey, TrainJob
+from service.training.job_spec import DEFAULT_MAX_SECONDS, TrainingText, make_job_spec
 from service.training.queue import JobQueue
-from service.training.recipe import Architecture, Hyperparameters, Recipe, usual_epochs
+from service.training.states import JobState, JobStatus
 
-MAX_CORPUS_BYTES = 64 * 1024 * 1024
-POLL_S = 0.25
-
-_TOLD: Responses = {
-    200: {"content": events_of("something that was told of the job.", "JobEventReply")},
-    **NOTHING_COMES,
-}
-_TEXT_BODY = {
-    "requestBody": {"required": True, "content": {"text/plain": {"schema": {"type": "string"}}}}
+_EVENTS: Responses = {
+    200: {"content": events_of("an event of the job.", "JobEventReply")},
+    **NO_MORE_EVENTS,
 }
 
 router = APIRouter(tags=["training"])
@@ -65,7 +51,7 @@ class CorporaReply(BaseModel):
 
 
 class ArchitectureBody(Body):
-    """What the model is built of."""
+    """The architecture of the model."""
 
     cell: Literal["lstm", "peephole_lstm", "gru"] | None = None
     embedding_dim: int | None = None
@@ -75,7 +61,7 @@ class ArchitectureBody(Body):
 
 
 class TrainingBody(Body):
-    """How it is trained."""
+    """The hyperparameters of the training."""
 
     epochs: int | None = None
     batch_size: int | None = None
@@ -102,7 +88,7 @@ class JobBody(Body):
 
 
 class JobReply(BaseModel):
-    """A train job as it stands, every default written out."""
+    """A train job with every default."""
 
     id: str
     status: JobStatus
@@ -126,7 +112,7 @@ class JobReply(BaseModel):
 
 
 class JobEventReply(RootModel[dict[str, Any]]):
-    """What was told: its members are the event's own."""
+    """The data of an event; the members depend on the event."""
 
 
 class JobsReply(BaseModel):
@@ -135,28 +121,24 @@ class JobsReply(BaseModel):
     jobs: list[JobReply]
 
 
-@router.post("/corpora", status_code=201, openapi_extra=_TEXT_BODY)
+@router.post("/corpora", status_code=201, openapi_extra=raw_body(TEXT))
 async def upload(
     request: Request, name: Annotated[str, Query(min_length=1, max_length=80)]
 ) -> CorpusReply:
-    """Store a text: the body as it is, UTF-8. The same text has the same id."""
-    serving = get_state(request)
-    owner = serving.owner_of(request)
-    kind = request.headers.get("content-type", "text/plain").split(";")[0].strip().lower()
-    if kind.startswith("multipart/"):
+    """Store a corpus; the body is the text in UTF-8. The same text has the same id."""
+    state = get_state(request)
+    owner = state.owner_of(request)
+    if media_type(request, TEXT).startswith("multipart/"):
         raise Validation("the text is the body itself, not a form: curl --data-binary @FILE")
-    training = serving.training
+    training = state.training
     incoming = await asyncio.to_thread(training.corpora.upload)
     try:
-        with incoming.open("xb") as file:
-            async for piece in request.stream():
-                await asyncio.to_thread(file.write, piece)
-        async with training.checking:
-            card = await asyncio.to_thread(training.corpora.put, owner, name, incoming)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise TooLarge("the server's disk has no room left for the text") from error
+        with disk_full_as_too_large("the text"):
+            with incoming.open("xb") as file:
+                async for piece in request.stream():
+                    await asyncio.to_thread(file.write, piece)
+            async with training.checking:
+                card = await asyncio.to_thread(training.corpora.put, owner, name, incoming)
     finally:
         await asyncio.to_thread(incoming.unlink, missing_ok=True)
     return _corpus_reply(card)
@@ -164,68 +146,89 @@ async def upload(
 
 @router.get("/corpora")
 def list_corpora(request: Request) -> CorporaReply:
-    """Every stored text."""
-    serving = get_state(request)
-    cards = serving.training.corpora.cards(serving.owner_of(request))
+    """List the stored corpora."""
+    state = get_state(request)
+    cards = state.training.corpora.cards(state.owner_of(request))
     return CorporaReply(corpora=[_corpus_reply(card) for card in cards])
 
 
 @router.post("/train-jobs", status_code=202)
 async def submit(request: Request, response: Response, body: JobBody) -> JobReply:
-    """Take a job; a worker trains it, and its model is loaded when it is done."""
-    serving = get_state(request)
+    """Submit a job; a worker trains the model, which is loaded when the job has succeeded."""
+    state = get_state(request)
     initial = None
     if body.initial_model is not None:
-        initial = serving.registry.resolve(body.initial_model)
-    owner = serving.owner_of(request)
-    job = await asyncio.to_thread(_submit, serving.training, serving.store, owner, body, initial)
+        initial = state.registry.resolve(body.initial_model)
+    owner = state.owner_of(request)
+    job = await asyncio.to_thread(_submit, state.training, state.store, owner, body, initial)
     response.headers["Location"] = f"/train-jobs/{job.key.id}"
     return _reply(job)
 
 
 @router.get("/train-jobs")
 def list_jobs(request: Request) -> JobsReply:
-    """Every job, the newest first."""
-    serving = get_state(request)
-    jobs = serving.training.queue.jobs(serving.owner_of(request))
+    """List the jobs, the newest first."""
+    state = get_state(request)
+    jobs = state.training.queue.jobs(state.owner_of(request))
     return JobsReply(jobs=[_reply(job) for job in jobs])
 
 
 @router.get("/train-jobs/{job_id}")
 def look(request: Request, job_id: str) -> JobReply:
-    """A job as it stands."""
-    serving = get_state(request)
-    return _reply(serving.training.queue.get(JobKey(serving.owner_of(request), job_id)))
+    """Return a job."""
+    state = get_state(request)
+    return _reply(state.training.queue.get(JobKey(state.owner_of(request), job_id)))
 
 
 @router.post("/train-jobs/{job_id}/cancel", status_code=202)
 def cancel(request: Request, job_id: str) -> JobReply:
-    """End a job within seconds, at a step's end. Harmless where it is over."""
-    serving = get_state(request)
-    return _reply(serving.training.queue.cancel(JobKey(serving.owner_of(request), job_id)))
+    """End a job within seconds, after a training step. Does nothing if it has ended."""
+    state = get_state(request)
+    return _reply(state.training.queue.cancel(JobKey(state.owner_of(request), job_id)))
 
 
-@router.get("/train-jobs/{job_id}/events", response_class=Response, responses=_TOLD)
+@router.post("/train-jobs/{job_id}/publish", status_code=202)
+def publish(request: Request, job_id: str) -> JobReply:
+    """Publish the best checkpoint of a cancelled job as its model. Does nothing where it has one.
+
+    A worker stores the model; the job is `queued` and `running` again meanwhile.
+    """
+    state = get_state(request)
+    training, key = state.training, JobKey(state.owner_of(request), job_id)
+    is_cancelled = training.queue.get(key).state is JobState.CANCELLED
+    if is_cancelled and best_checkpoint(training.jobs_dir / key.id) is None:
+        raise Validation("the job has no best checkpoint: it was cancelled before a validation")
+    return _reply(training.queue.publish(key))
+
+
+@router.get("/train-jobs/{job_id}/events", response_class=Response, responses=_EVENTS)
 async def events(
     request: Request,
     job_id: str,
     last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=80)] = None,
 ) -> Response:
-    """What was told of a job and is told of it, to its end; nothing comes after `done`."""
-    serving = get_state(request)
-    queue, key = serving.training.queue, JobKey(serving.owner_of(request), job_id)
+    """Stream the past and future events of a job.
+
+    The last one is `done`; `published` and another `done` follow if a cancelled job is published.
+    """
+    state = get_state(request)
+    queue, key = state.training.queue, JobKey(state.owner_of(request), job_id)
     job = await asyncio.to_thread(queue.get, key)
     first = await asyncio.to_thread(queue.events, key, last_event_id or "0")
-    if job.status.is_over and not first:
-        return Response(status_code=204)  # an EventSource that hears this does not come again
-    return SSEResponse(_pieces(queue, key, last_event_id or "0"), {}, on_end=lambda: None)
+    if job.state.is_over and not first:
+        return Response(status_code=204)  # an EventSource does not reconnect after this status
+    limits = state.limits
+    pieces = _pieces(queue, key, last_event_id or "0", limits.event_poll_interval_s)
+    return SSEResponse(pieces, {}, lambda: None, limits.ping_interval_s)
 
 
-async def _pieces(queue: JobQueue, key: JobKey, after: str) -> AsyncGenerator[bytes, None]:
+async def _pieces(
+    queue: JobQueue, key: JobKey, after: str, poll_interval_s: float
+) -> AsyncGenerator[bytes, None]:
     is_over = False
     while not is_over:
         job = await asyncio.to_thread(queue.get, key)
-        is_over = job.status.is_over  # asked first: what is told comes before
+        is_over = job.state.is_over  # read first, so that no event is missed
         while found := await asyncio.to_thread(queue.events, key, after):
             after = found[-1].id
             yield b"".join(
@@ -234,7 +237,7 @@ async def _pieces(queue: JobQueue, key: JobKey, after: str) -> AsyncGenerator[by
             )
             if found[-1].name == "done":
                 return
-        await asyncio.sleep(0 if is_over else POLL_S)
+        await asyncio.sleep(0 if is_over else poll_interval_s)
 
 
 def _submit(
@@ -245,32 +248,17 @@ def _submit(
     initial: ModelRef | None,
 ) -> TrainJob:
     card = training.corpora.card(owner, body.corpus)
-    asked = body.architecture.model_dump(exclude_none=True)
-    if initial is None:
-        architecture, vocabulary_size = Architecture(**asked), card.vocabulary_size
-    else:
-        model = store.read(initial)
-        architecture = architecture_of(model, asked, card.vocabulary)
-        vocabulary_size = model.spec.vocabulary_size
-    usual = {"max_seconds": DEFAULT_MAX_SECONDS, "epochs": usual_epochs(card.characters)}
-    schedule = body.training.model_dump(exclude={"precision"}, exclude_none=True)
-    seed = secrets.randbits(31) if body.seed is None else body.seed
-    recipe = Recipe(
-        architecture,
-        Hyperparameters(**(usual | schedule)),
-        seed,
-        body.training.precision or "auto",
-    )
-    order = TrainJobSpec(
+    spec = make_job_spec(
         body.name,
-        card.id,
-        recipe,
-        None if initial is None else str(initial),
-        body.load_when_done,
-        body.alias,
+        TrainingText(card.id, card.characters, card.vocabulary),
+        architecture=body.architecture.model_dump(),
+        training={"max_seconds": DEFAULT_MAX_SECONDS} | body.training.model_dump(exclude_none=True),
+        seed=body.seed,
+        initial_model=None if initial is None else store.read(initial),
+        load_when_done=body.load_when_done,
+        alias=body.alias,
     )
-    check_fits(order, vocabulary_size, card.characters)
-    return training.queue.submit(owner, order)
+    return training.queue.submit(owner, spec)
 
 
 def _reply(job: TrainJob) -> JobReply:

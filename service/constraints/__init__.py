@@ -1,1 +1,1 @@
-"""What a text must look like, as automata over a model's own characters."""
+"""Constrained generation: regexes, JSON schemas and banned words as automata over tokens."""

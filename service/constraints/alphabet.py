@@ -1,13 +1,13 @@
-"""The characters that texts may be made of."""
+"""The alphabet of a constraint: the characters of a model that texts may consist of."""
 
 from collections.abc import Iterable
 from functools import cached_property
 
 
 class Alphabet:
-    r"""A set of characters and what the classes `\d`, `\w`, `\s` and `.` mean in it.
+    r"""A set of characters, with the members of the classes `\d`, `\w`, `\s` and `.`.
 
-    They mean what Python's `re` means by them: digits, letters and spaces of all of Unicode.
+    The classes are those of Python's `re`: digits, letters and spaces of all of Unicode.
     """
 
     def __init__(self, members: Iterable[str]) -> None:
@@ -15,26 +15,26 @@ class Alphabet:
 
     @cached_property
     def digits(self) -> frozenset[str]:
-        r"""Of `\d`."""
+        r"""The members of `\d`."""
         return frozenset(filter(str.isdecimal, self.members))
 
     @cached_property
     def word(self) -> frozenset[str]:
-        r"""Of `\w`."""
+        r"""The members of `\w`."""
         return frozenset(c for c in self.members if c.isalnum() or c == "_")
 
     @cached_property
     def spaces(self) -> frozenset[str]:
-        r"""Of `\s`."""
+        r"""The members of `\s`."""
         return frozenset(filter(str.isspace, self.members))
 
     @cached_property
     def line(self) -> frozenset[str]:
-        """Of the dot: all but the line feed."""
+        """The members of the dot: all but the line feed."""
         return self.members - {"\n"}
 
     def between(self, first: str, last: str) -> frozenset[str]:
-        """The characters from `first` to `last`."""
+        """Return the characters from `first` to `last`, both included."""
         if ord(last) - ord(first) < len(self.members):
             return frozenset(map(chr, range(ord(first), ord(last) + 1))) & self.members
         return frozenset(c for c in self.members if first <= c <= last)

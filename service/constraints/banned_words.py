@@ -1,4 +1,4 @@
-"""Words that no text may have in it, as a constraint: each of its states may end.
+"""The constraint that bans words: an automaton in which a text may end in every state.
 
 Source: Aho & Corasick, "Efficient string matching: an aid to bibliographic search", 1975.
 """
@@ -11,14 +11,16 @@ import numpy.typing as npt
 from service.constraints.constraint import DEAD, START, Constraint
 from service.constraints.dfa import check_size
 
-_NEVER_DRAWN, _IN_NO_WORD, _FIRST = range(3)  # classes; each character of a word has one of its own
+_NEVER_SAMPLED, _IN_NO_WORD, _FIRST = range(3)  # classes; from _FIRST, one for each character
 
 
-def without(words: Sequence[str], vocabulary: Sequence[str | None]) -> Constraint:
-    """The texts over a vocabulary in which none of some words is; some may be unable to go on.
+def ban_words(words: Sequence[str], vocabulary: Sequence[str | None]) -> Constraint:
+    """Return the constraint to texts that contain none of some words; it may have dead ends.
+
+    A word that the vocabulary cannot spell bans nothing.
 
     Raises:
-        Validation: it would take more states than there may be.
+        Validation: the automaton needs more states than the limit.
 
     """
     alphabet = {token for token in vocabulary if token is not None and len(token) == 1}
@@ -29,7 +31,7 @@ def without(words: Sequence[str], vocabulary: Sequence[str | None]) -> Constrain
     check_size(len(children), n_classes)
     next_state = _moves(children, is_bad, n_classes)
     token_class = [
-        class_of.get(token, _IN_NO_WORD) if token in alphabet else _NEVER_DRAWN
+        class_of.get(token, _IN_NO_WORD) if token in alphabet else _NEVER_SAMPLED
         for token in vocabulary
     ]
     distance = np.zeros(len(children), np.int32)
@@ -37,7 +39,7 @@ def without(words: Sequence[str], vocabulary: Sequence[str | None]) -> Constrain
 
 
 def _trie(words: Sequence[Sequence[int]]) -> tuple[list[dict[int, int]], npt.NDArray[np.bool_]]:
-    """The beginnings of all words: by class what follows each, and which of them are words."""
+    """Return the trie of all words: each node's children by class, and which nodes are words."""
     children: list[dict[int, int]] = [{}]
     ends = []
     for word in words:
@@ -55,22 +57,22 @@ def _trie(words: Sequence[Sequence[int]]) -> tuple[list[dict[int, int]], npt.NDA
 def _moves(
     children: Sequence[dict[int, int]], is_word: npt.NDArray[np.bool_], n_classes: int
 ) -> npt.NDArray[np.int32]:
-    """From every beginning to the longest one that the text then ends with; DEAD: to a word.
+    """Return the goto table of Aho & Corasick, (nodes, classes) int32; DEAD where a word ends.
 
-    Shape: (beginnings, classes) int32.
+    The next state is the longest prefix of a word that is a suffix of the text.
     """
     next_state = np.zeros((len(children), n_classes), np.int32)
-    shorter = [START] * len(children)  # the longest beginning that this one ends with
+    failure = [START] * len(children)  # the longest other prefix of a word that the node ends with
     is_bad = is_word.copy()
     order = [START]
-    for node in order:  # which grows: the shorter ones come first
+    for node in order:  # grows in the loop: breadth first
         if node != START:
-            next_state[node] = next_state[shorter[node]]
-            is_bad[node] |= is_bad[shorter[node]]
+            next_state[node] = next_state[failure[node]]
+            is_bad[node] |= is_bad[failure[node]]
         for k, child in children[node].items():
-            shorter[child] = int(next_state[node, k])
+            failure[child] = int(next_state[node, k])
             next_state[node, k] = child
             order.append(child)
     next_state[is_bad[next_state]] = DEAD
-    next_state[:, _NEVER_DRAWN] = DEAD
+    next_state[:, _NEVER_SAMPLED] = DEAD
     return next_state

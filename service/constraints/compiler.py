@@ -1,10 +1,10 @@
-"""From what was asked for to a constraint over one model's vocabulary, once for each."""
+"""Compilation of a constraint spec for one model's vocabulary, with a cache."""
 
 import asyncio
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -26,76 +26,74 @@ from service.constraints.spec import ConstraintKind, ConstraintSpec
 from service.errors import Validation
 
 MAX_POSITIONS = 32_768
-"""Characters of a pattern whose repetitions are written out."""
+"""The largest number of characters of a pattern with its repetitions expanded."""
 
 CACHE_BYTES = 64 * 1024 * 1024
 AT_ONCE = 2
-"""Compilations at once for one vocabulary; others wait, and hold up nothing else."""
+"""Threads that compile for one vocabulary; the other specs wait in the executor's queue."""
 
-_REFUSAL_BYTES = 1_024  # what a remembered refusal counts for
+_REFUSAL_BYTES = 1_024  # the size of a cached refusal in the cache's budget
 
 
-def compile_constraint(source: ConstraintSpec, vocabulary: Sequence[str | None]) -> Constraint:
-    """The constraint that a source is over a vocabulary.
+def compile_constraint(spec: ConstraintSpec, vocabulary: Sequence[str | None]) -> Constraint:
+    """Compile a spec for a vocabulary: a token of one character, None for a special token.
 
-    Tokens of one character may be drawn; None and tokens of any other length never are. Takes
-    milliseconds, and at most about a second.
+    Tokens of another length are special, too: they are never sampled. Takes milliseconds, and at
+    most about a second.
 
     Raises:
-        Validation: the source is malformed, asks for what is not served, is over a limit, or the
-            vocabulary cannot spell a single text of it.
+        Validation: the spec is malformed, unsupported or over a limit, or the vocabulary cannot
+            spell any text that matches it.
 
     """
-    if source.allowed:
-        allowed = frozenset(source.allowed)
+    if spec.allowed:
+        allowed = frozenset(spec.allowed)
         vocabulary = [token if i in allowed else None for i, token in enumerate(vocabulary)]
     alphabet = Alphabet(token for token in vocabulary if token is not None and len(token) == 1)
-    pattern = _read(source, alphabet)
+    pattern = _read(spec, alphabet)
     n = positions(pattern)
     if n > MAX_POSITIONS:
         raise Validation(
-            f"the {source.kind} has {n} characters when its repetitions are written out; "
+            f"the {spec.kind} has {n} characters when its repetitions are written out; "
             f"{MAX_POSITIONS} is the limit, so use smaller bounds of repetition"
         )
     if pattern is NOTHING:
-        whose = "allowed" if source.allowed else "model's"
+        whose = "allowed" if spec.allowed else "model's"
         raise Validation(
-            f"no text matches the {source.kind} and is made of the {whose} {len(alphabet.members)} "
+            f"no text matches the {spec.kind} and is made of the {whose} {len(alphabet.members)} "
             "characters; ask for one that these can spell"
         )
-    from service.constraints.dfa import dfa_of  # noqa: PLC0415 (compiled where it is used)
+    from service.constraints.dfa import dfa_of  # noqa: PLC0415 (loads Numba when it is needed)
 
-    program = nfa_of(pattern)
-    automaton = dfa_of(program)
-    classes = program.token_classes(vocabulary)
-    constraint = Constraint(classes, automaton.next_state, automaton.distance)
-    return replace(_narrowed(constraint, source, vocabulary), source=source)
+    nfa = nfa_of(pattern)
+    dfa = dfa_of(nfa)
+    constraint = Constraint(nfa.token_classes(vocabulary), dfa.next_state, dfa.distance)
+    return replace(_narrowed(constraint, spec, vocabulary), spec=spec)
 
 
 def _narrowed(
-    constraint: Constraint, source: ConstraintSpec, vocabulary: Sequence[str | None]
+    constraint: Constraint, spec: ConstraintSpec, vocabulary: Sequence[str | None]
 ) -> Constraint:
-    """What is left of a constraint without bad words, and from the least length on."""
-    from service.constraints.banned_words import without  # noqa: PLC0415
-    from service.constraints.intersection import at_least, intersect, keep_extendable  # noqa: PLC0415 (likewise)
+    """Restrict a constraint by the spec's banned words and least length."""
+    from service.constraints.banned_words import ban_words  # noqa: PLC0415
+    from service.constraints.intersection import at_least, intersect, keep_extendable  # noqa: PLC0415
 
-    if source.bad_words:
-        found = intersect(constraint, without(source.bad_words, vocabulary))
+    if spec.bad_words:
+        found = intersect(constraint, ban_words(spec.bad_words, vocabulary))
         if found is None:
             raise Validation(
-                f"every text that matches the {source.kind} has one of the bad words in it; ban "
-                "fewer"
+                f"every text that matches the {spec.kind} has one of the bad words in it; ban fewer"
             )
         constraint = found
-    if source.least > constraint.shortest:
-        found = intersect(constraint, at_least(source.least, len(vocabulary)))
+    if spec.least > constraint.shortest:
+        found = intersect(constraint, at_least(spec.least, len(vocabulary)))
         if found is None:
             raise Validation(
-                f"no text that matches the {source.kind} has {source.least} tokens or more; ask "
+                f"no text that matches the {spec.kind} has {spec.least} tokens or more; ask "
                 "for fewer at least"
             )
         constraint = found
-    if source.kind is ConstraintKind.ANY:
+    if spec.kind is ConstraintKind.ANY:
         found = keep_extendable(constraint)
         if found is None:
             raise Validation(
@@ -106,85 +104,94 @@ def _narrowed(
     return constraint
 
 
-def _read(source: ConstraintSpec, alphabet: Alphabet) -> Pattern:
-    match source.kind:
+def _read(spec: ConstraintSpec, alphabet: Alphabet) -> Pattern:
+    match spec.kind:
         case ConstraintKind.REGEX:
-            return read_regex(source.text, alphabet)
+            return read_regex(spec.text, alphabet)
         case ConstraintKind.JSON_SCHEMA:
-            return read_schema(json.loads(source.text), alphabet, MAX_POSITIONS)
+            return read_schema(json.loads(spec.text), alphabet, MAX_POSITIONS)
         case ConstraintKind.ANY:
             return repeat(characters(alphabet.members), 0, None)
         case ConstraintKind.CHOICE:
-            texts = json.loads(source.text)
+            texts = json.loads(spec.text)
             return choice(
                 *(sequence(*(characters({c} & alphabet.members) for c in text)) for text in texts)
             )
 
 
 class ConstraintCompiler:
-    """Compiles for one vocabulary and remembers; any thread may ask."""
+    """Compiles specs for one vocabulary and caches the results, refusals too. Thread-safe.
 
-    def __init__(self, vocabulary: Sequence[str | None], cache_bytes: int = CACHE_BYTES) -> None:
-        self._vocabulary = tuple(vocabulary)
+    The least recently used results are dropped first, beyond `cache_bytes`. `build` compiles one
+    spec for a vocabulary.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Sequence[str | None],
+        cache_bytes: int = CACHE_BYTES,
+        build: Callable[[ConstraintSpec, Sequence[str | None]], Constraint] = compile_constraint,
+    ) -> None:
+        self._vocabulary, self._build = tuple(vocabulary), build
         self._known: OrderedDict[ConstraintSpec, Constraint | str] = OrderedDict()
         self._bytes, self._cache_bytes = 0, cache_bytes
         self._lock = threading.Lock()
-        self._threads = ThreadPoolExecutor(AT_ONCE, "constraints")  # none but these wait
+        self._threads = ThreadPoolExecutor(AT_ONCE, "constraints")
 
     @property
     def vocabulary_size(self) -> int:
-        """How many tokens there are."""
+        """The number of tokens."""
         return len(self._vocabulary)
 
     @property
     def size_bytes(self) -> int:
-        """What it remembers, in memory."""
+        """The size of the cache."""
         return self._bytes
 
-    def known(self, source: ConstraintSpec) -> Constraint | None:
-        """What was asked for lately, at once. Raises Validation where it was refused."""
-        found = self._remembered(source)
+    def known(self, spec: ConstraintSpec) -> Constraint | None:
+        """Return a cached constraint or None. Raises Validation if the refusal is cached."""
+        found = self._cached(spec)
         if isinstance(found, str):
             raise Validation(found)
         return found
 
-    def compile(self, source: ConstraintSpec) -> Constraint:
-        """As `compile_constraint`; what was asked for lately costs nothing, refused or not."""
-        found = self._remembered(source) or self._compiled(source)
+    def compile(self, spec: ConstraintSpec) -> Constraint:
+        """Compile as `compile_constraint`, or return the cached result."""
+        found = self._cached(spec) or self._compile(spec)
         if isinstance(found, str):
             raise Validation(found)
         return found
 
-    async def compiled(self, source: ConstraintSpec) -> Constraint:
-        """As `compile`; what is not known is made in one of a few threads of its own."""
-        known = self.known(source)
+    async def compiled(self, spec: ConstraintSpec) -> Constraint:
+        """As `compile`, in a thread of its own unless the result is cached."""
+        known = self.known(spec)
         if known is not None:
             return known
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self.compile, source)
+        return await loop.run_in_executor(self._threads, self.compile, spec)
 
-    def _compiled(self, source: ConstraintSpec) -> Constraint | str:
+    def _compile(self, spec: ConstraintSpec) -> Constraint | str:
         found: Constraint | str
         try:
-            found = compile_constraint(source, self._vocabulary)
+            found = self._build(spec, self._vocabulary)
         except Validation as refusal:
             found = str(refusal)
         with self._lock:
-            if source not in self._known:  # else two were at it
-                self._bytes += _size(source, found)
-            self._known[source] = found
+            if spec not in self._known:  # else another thread has compiled it meanwhile
+                self._bytes += _size(spec, found)
+            self._known[spec] = found
             while self._bytes > self._cache_bytes and len(self._known) > 1:
                 self._bytes -= _size(*self._known.popitem(last=False))
         return found
 
-    def _remembered(self, source: ConstraintSpec) -> Constraint | str | None:
+    def _cached(self, spec: ConstraintSpec) -> Constraint | str | None:
         with self._lock:
-            found = self._known.get(source)
+            found = self._known.get(spec)
             if found is not None:
-                self._known.move_to_end(source)
+                self._known.move_to_end(spec)
             return found
 
 
-def _size(source: ConstraintSpec, found: Constraint | str) -> int:
+def _size(spec: ConstraintSpec, found: Constraint | str) -> int:
     size = _REFUSAL_BYTES if isinstance(found, str) else found.size_bytes
-    return size + source.size_bytes
+    return size + spec.size_bytes

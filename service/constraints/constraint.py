@@ -1,7 +1,7 @@
-"""What a generation must look like, as tables that a sampler reads without the interpreter.
+"""A compiled constraint: tables that the sampler reads without the interpreter.
 
-A constraint belongs to one turn. Its state is a small number, a function of the turn's tokens
-alone: whoever has those has the state.
+A constraint belongs to one generation. Its state is a number that depends only on the generated
+tokens, so it is computed from them and never stored.
 """
 
 from collections.abc import Iterable
@@ -15,54 +15,54 @@ from service.errors import Validation
 
 START = 0
 DEAD = -1
-"""The state after a token that no matching text has."""
+"""The state after a token with which no matching text continues."""
 
 NEVER = 2**31 - 1
-"""More tokens than any limit."""
+"""A distance larger than any limit of tokens."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Constraint:
-    """An automaton over a model's tokens, all of whose states can still reach an end.
+    """A deterministic automaton over a model's tokens; from each state an end can be reached.
 
-    A token of class 0 is never drawn: the pattern has it nowhere, or no text is made of it.
+    A token of class 0 is never sampled: it is special, or in no text that matches.
     """
 
     token_class: npt.NDArray[np.int32]  # (vocabulary,)
-    next_state: npt.NDArray[np.int32]  # (states, classes); DEAD where no text goes on so
+    next_state: npt.NDArray[np.int32]  # (states, classes); DEAD: no text continues so
     distance: npt.NDArray[np.int32]  # (states,), tokens to the nearest end; 0: complete
-    source: ConstraintSpec | None = None  # what it was compiled from
-    further: npt.NDArray[np.int32] = field(init=False)  # (states,), the same to the nearest end
-    # after one more token; NEVER where none can follow
-    table: npt.NDArray[np.int32] = field(init=False)  # all of it in one piece; see `table_of`
+    spec: ConstraintSpec | None = None  # the spec that it is compiled from
+    distance_after_next: npt.NDArray[np.int32] = field(init=False)  # (states,), tokens to the
+    # nearest end after at least one more token; NEVER if no token can follow
+    table: npt.NDArray[np.int32] = field(init=False)  # all arrays in one; see `table_of`
 
     def __post_init__(self) -> None:
         following = self.distance[self.next_state]
-        further = np.where(self.next_state == DEAD, NEVER - 1, following).min(axis=1) + 1
-        object.__setattr__(self, "further", further.astype(np.int32))
+        nearest = np.where(self.next_state == DEAD, NEVER - 1, following).min(axis=1) + 1
+        object.__setattr__(self, "distance_after_next", nearest.astype(np.int32))
         object.__setattr__(self, "table", table_of(self))
 
     @property
     def shortest(self) -> int:
-        """Tokens of the shortest text that matches."""
+        """The number of tokens of the shortest text that matches."""
         return int(self.distance[START])
 
     @property
     def size_bytes(self) -> int:
-        """What it holds in memory."""
-        arrays = (self.token_class, self.next_state, self.distance, self.further, self.table)
-        return sum(array.nbytes for array in arrays)
+        """The size of all arrays."""
+        arrays = (self.token_class, self.next_state, self.distance, self.distance_after_next)
+        return sum(array.nbytes for array in arrays) + self.table.nbytes
 
     @property
     def is_endless(self) -> bool:
-        """Whether it says what a text is made of, and nothing of where one ends."""
-        return self.source is not None and self.source.kind is ConstraintKind.ANY
+        """Whether it only bans tokens and words, and texts end by `max_new_tokens`."""
+        return self.spec is not None and self.spec.kind is ConstraintKind.ANY
 
     def check_fits(self, max_new_tokens: int) -> None:
-        """See whether a text that matches can be complete within so many tokens.
+        """Check that a matching text can be complete within `max_new_tokens`.
 
         Raises:
-            Validation: it cannot.
+            Validation: the shortest one has more tokens.
 
         """
         if self.shortest > max_new_tokens:
@@ -72,7 +72,7 @@ class Constraint:
             )
 
     def state_after(self, tokens: Iterable[int], state: int = START) -> int:
-        """The state that tokens lead to; DEAD where no matching text begins with them."""
+        """Return the state after some tokens; DEAD if no matching text begins with them."""
         for token in tokens:
             if state == DEAD:
                 break
@@ -80,32 +80,33 @@ class Constraint:
         return state
 
     def after(self, tokens: Iterable[int]) -> "Constraint":
-        """What may follow these tokens, which a matching text begins with: all but START is kept.
+        """Return the constraint to what may follow some tokens that a matching text begins with.
 
-        Takes as long as copying it: milliseconds.
+        Takes as long as a copy: milliseconds.
         """
         state = self.state_after(tokens)
         assert state != DEAD
         rows = np.arange(len(self.distance))
         rows[[START, state]] = state, START
-        names = np.append(rows, DEAD)  # a swap undoes itself, and DEAD is the last one's index
+        names = np.append(rows, DEAD)  # a swap is its own inverse; DEAD indexes the last one
         following = names[self.next_state[rows]].astype(np.int32)
-        return Constraint(self.token_class, following, self.distance[rows], self.source)
+        return Constraint(self.token_class, following, self.distance[rows], self.spec)
 
     def is_over(self, state: int, remaining: int) -> bool:
-        """Whether the text is complete and cannot be once more within `remaining` tokens.
+        """Whether the text is complete and no longer one is within `remaining` tokens.
 
-        Without any left, whether nothing could follow it at all.
+        If `remaining` is 0: whether no longer text matches at all.
         """
         if state == DEAD or self.distance[state] > 0:
             return False
-        return bool(self.further[state] > remaining if remaining else self.further[state] == NEVER)
+        nearest = self.distance_after_next[state]
+        return bool(nearest > remaining if remaining else nearest == NEVER)
 
     def allowed(self, state: int, remaining: int) -> npt.NDArray[np.bool_]:
-        """Which tokens may come next so that `remaining` tokens, it included, are enough.
+        """Return which tokens may follow so that `remaining` tokens, it included, are enough.
 
-        Shape: (vocabulary,) bool. From START with `shortest` tokens or more it is never empty,
-        until the text is over.
+        Shape: (vocabulary,) bool. Some token is allowed until the text is over, if `remaining` is
+        at least `shortest` at START.
         """
         following = self.next_state[state]
         is_open = (following != DEAD) & (self.distance[following] < remaining)
@@ -115,28 +116,28 @@ class Constraint:
     def endings(
         self, state: int, remaining: int
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """After which tokens the text is complete, and after which of these it is over.
+        """Return after which tokens the text is complete, and after which of these it is over.
 
         Shape: (vocabulary,) bool each. `remaining` counts the token, as in `allowed`.
         """
         following = self.next_state[state]
         is_complete = (following != DEAD) & (self.distance[following] == 0) & (not self.is_endless)
-        is_over = is_complete & (self.further[following] > remaining - 1)
+        is_over = is_complete & (self.distance_after_next[following] > remaining - 1)
         return is_complete[self.token_class], is_over[self.token_class]
 
 
 def table_of(constraint: Constraint) -> npt.NDArray[np.int32]:
-    """A constraint in one piece: (2 + vocabulary + 2 * states + states * classes,) int32.
+    """Return a constraint as one array, (2 + vocabulary + 2 * states + states * classes,) int32.
 
-    In order: the number of states, that of classes, each token's class, each state's distance,
-    how much further each goes, and the next states row by row.
+    In order: the number of states, that of classes, each token's class, each state's distance and
+    distance_after_next, and the next states row by row.
     """
     return np.concatenate(
         [
             np.array(constraint.next_state.shape, np.int32),
             constraint.token_class,
             constraint.distance,
-            constraint.further,
+            constraint.distance_after_next,
             constraint.next_state.ravel(),
         ]
     )

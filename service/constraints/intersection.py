@@ -1,4 +1,4 @@
-"""Several constraints as one: what all of them allow, without dead ends.
+"""The intersection of constraints: what both allow, without dead ends.
 
 Source: the product construction of Rabin & Scott, "Finite automata and their decision problems",
 1959.
@@ -13,22 +13,22 @@ from service.constraints.dfa import (
     check_size,
     distances,
     most_states,
+    predecessors,
     too_large,
-    ways_to,
 )
 from service.constraints.pairs import pair
 
 
 def intersect(a: Constraint, b: Constraint) -> Constraint | None:
-    """The texts of two constraints over one vocabulary; None where they share none.
+    """Return the constraint to texts that match both of two; None if there are none.
 
     Raises:
-        Validation: it would take more states than there may be.
+        Validation: the automaton needs more states than the limit.
 
     """
     n_b = b.next_state.shape[1]
     codes = a.token_class.astype(np.int64) * n_b + b.token_class
-    codes[(a.token_class == 0) | (b.token_class == 0)] = 0  # never drawn
+    codes[(a.token_class == 0) | (b.token_class == 0)] = 0  # never sampled
     codes, token_class = np.unique(np.append(0, codes), return_inverse=True)
     most = most_states(len(codes))
     next_state, pairs, is_all = pair(a.next_state, b.next_state, codes // n_b, codes % n_b, most)
@@ -41,10 +41,10 @@ def intersect(a: Constraint, b: Constraint) -> Constraint | None:
 
 
 def at_least(n: int, vocabulary_size: int) -> Constraint:
-    """The texts of `n` tokens or more.
+    """Return the constraint to texts of `n` tokens or more.
 
     Raises:
-        Validation: it would take more states than there may be.
+        Validation: the automaton needs more states than the limit.
 
     """
     check_size(n + 1, 2)
@@ -55,21 +55,21 @@ def at_least(n: int, vocabulary_size: int) -> Constraint:
 
 
 def keep_extendable(constraint: Constraint) -> Constraint | None:
-    """What of a constraint can go on for ever; None where nothing can.
+    """Remove the states from which no endless text continues; None if START is among them.
 
-    All its states may end, and none of them has to.
+    In all states of the constraint a text may end.
     """
     next_state = constraint.next_state
-    sources, first = ways_to(next_state)
-    n_ways = np.bincount(sources, minlength=len(next_state))  # on, of each state
-    is_stuck = n_ways == 0
-    edge = np.flatnonzero(is_stuck)
-    while len(edge):
-        before = np.concatenate([sources[first[state] : first[state + 1]] for state in edge])
-        np.subtract.at(n_ways, before, 1)
-        edge = np.unique(before)
-        edge = edge[(n_ways[edge] == 0) & ~is_stuck[edge]]
-        is_stuck[edge] = True
+    sources, first = predecessors(next_state)
+    n_moves = np.bincount(sources, minlength=len(next_state))  # of each state
+    is_stuck = n_moves == 0
+    frontier = np.flatnonzero(is_stuck)
+    while len(frontier):
+        before = np.concatenate([sources[first[state] : first[state + 1]] for state in frontier])
+        np.subtract.at(n_moves, before, 1)
+        frontier = np.unique(before)
+        frontier = frontier[(n_moves[frontier] == 0) & ~is_stuck[frontier]]
+        is_stuck[frontier] = True
     return _pruned(constraint.token_class, next_state, constraint.distance, ~is_stuck)
 
 
@@ -79,9 +79,9 @@ def _pruned(
     distance: npt.NDArray[np.int32],
     is_kept: npt.NDArray[np.bool_],
 ) -> Constraint | None:
-    """The states that are kept, in their order; None where START is not."""
+    """Keep some states, in their order; None if START is not kept."""
     if not is_kept[START]:
         return None
     names = np.where(is_kept, np.cumsum(is_kept) - 1, DEAD).astype(np.int32)
-    names = np.append(names, np.int32(DEAD))  # DEAD is the last one's index
+    names = np.append(names, np.int32(DEAD))  # DEAD indexes the last one
     return Constraint(token_class, names[next_state[is_kept]], distance[is_kept])

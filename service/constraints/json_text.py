@@ -1,4 +1,4 @@
-"""The texts of JSON values, over one alphabet: compact, with at most one space after , and :."""
+"""Patterns of JSON texts over one alphabet: compact, at most one space after , and :."""
 
 import json
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ from service.constraints.pattern import (
 from service.constraints.regex_parser import read_regex, read_search
 
 DIGITS = 15
-"""Digits before the point, and after it: what a double keeps."""
+"""The largest number of digits before the point, and after it: the precision of a double."""
 
 BOUNDED_FRACTION = 6
-"""Digits after the point of a number with bounds; those have at most nine before it."""
+"""The same after the point of a number with bounds, which has at most nine before it."""
 
 _SHORT_ESCAPES = {'"': '"', "\\": "\\", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"}
 _DATE = (
@@ -47,7 +47,7 @@ FORMATS = {
 
 
 class JsonText:
-    """Patterns of JSON over an alphabet; what that lacks is spelled by escapes if it can be."""
+    """Patterns of JSON over an alphabet; a character that it lacks is escaped if possible."""
 
     def __init__(self, alphabet: Alphabet) -> None:
         self._alphabet = alphabet
@@ -60,30 +60,30 @@ class JsonText:
         self._unit = choice(characters(self._raw.members), escaped)
         self._any: dict[int, Pattern] = {}
 
-    # -- texts
+    # -- strings
 
     def literal(self, value: Any) -> Pattern:
-        """One value, in one spelling."""
+        """Return the pattern of one value, in its compact spelling."""
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return sequence(*map(self._character, text))
 
     def string(self, least: int, most: int | None) -> Pattern:
-        """Any string of `least` to `most` characters."""
+        """Return the pattern of any string of `least` to `most` characters."""
         return self._quoted(repeat(self._unit, least, most))
 
     def matching(self, regex: str) -> Pattern:
-        """Strings in which a regular expression matches somewhere. Raises as `read_search`."""
+        """Return the pattern of strings in which a regex has a match. Raises as `read_search`."""
         known = Alphabet(self._raw.members | _SHORT_ESCAPES.keys())
         return self._quoted(self._escaped(read_search(regex, known), {}))
 
     def format(self, name: str) -> Pattern:
-        """Strings of one of FORMATS."""
+        """Return the pattern of strings of one of FORMATS."""
         return self._quoted(read_regex(FORMATS[name], self._raw))
 
     # -- numbers
 
     def number(self) -> Pattern:
-        """Any number of at most DIGITS digits before the point and after it."""
+        """Return the pattern of any number of at most DIGITS digits before and after the point."""
         exponent = sequence(self._of("eE"), optional(self._of("+-")), repeat(self._digit, 1, 2))
         whole = self._between(0, 10**DIGITS - 1)
         return sequence(
@@ -91,7 +91,7 @@ class JsonText:
         )
 
     def integer(self, least: int | None, most: int | None) -> Pattern:
-        """Integers within bounds, both included; of at most DIGITS digits where there is none."""
+        """Return the pattern of integers within inclusive bounds; None: at most DIGITS digits."""
         largest = 10**DIGITS - 1
         least = min(-largest, most or 0) if least is None else least
         most = max(largest, least) if most is None else most
@@ -101,7 +101,7 @@ class JsonText:
     def between(
         self, least: int | None, most: int | None, *, above: bool = False, below: bool = False
     ) -> Pattern:
-        """Numbers within bounds, which are left out themselves where `above` and `below` say so."""
+        """Return the pattern of numbers within bounds, exclusive if `above` or `below` is true."""
         largest = 10**9 - 1
         least, above = (-largest, above) if least is None else (least, above)
         most, below = (largest, below) if most is None else (most, below)
@@ -123,7 +123,7 @@ class JsonText:
             is_there = least == most and not above and not below
             return sequence(first, optional(zeros)) if is_there else NOTHING
         options = [
-            sequence(first, self._something()),
+            sequence(first, self._nonzero_fraction()),
             sequence(self._between(least + 1, most - 1), optional(fraction)),
         ]
         if not above:
@@ -135,14 +135,14 @@ class JsonText:
     def _fraction(self, digits: int) -> Pattern:
         return sequence(self._of("."), repeat(self._digit, 1, digits))
 
-    def _something(self) -> Pattern:
-        """A fraction that is not zero."""
+    def _nonzero_fraction(self) -> Pattern:
+        """Return the pattern of a fraction that is not zero."""
         zeros = repeat(self._of("0"), 0, BOUNDED_FRACTION // 2 - 1)
         digits = repeat(self._digit, 0, BOUNDED_FRACTION // 2)
         return sequence(self._of("."), zeros, self._of("123456789"), digits)
 
     def _between(self, least: int, most: int) -> Pattern:
-        """Natural numbers from `least` to `most`, without leading zeros."""
+        """Return the pattern of the numbers from `least` to `most`, without leading zeros."""
         if least > most:
             return NOTHING
         if least == 0:
@@ -151,7 +151,7 @@ class JsonText:
         if least == 10 ** (shortest - 1) and most == 10**longest - 1:
             return sequence(
                 self._of("123456789"), repeat(self._digit, shortest - 1, longest - 1)
-            )  # all lengths in one: a fraction of the positions
+            )  # all lengths in one: fewer positions
         if shortest == longest:
             return self._same_length(str(least), str(most))
         middle = 10 ** (longest - 1)
@@ -177,7 +177,7 @@ class JsonText:
     def array(
         self, prefix: Sequence[Pattern], item: Pattern, least: int, most: int | None
     ) -> Pattern:
-        """Arrays that begin with `prefix` and go on with items, of `least` to `most` elements."""
+        """Return the pattern of arrays of `prefix`, then items: `least` to `most` elements."""
         if most is not None and most < least:
             return NOTHING
         prefix = prefix[:most]
@@ -196,19 +196,21 @@ class JsonText:
         return sequence(self._of("["), inner, self._of("]"))
 
     def map(self, value: Pattern) -> Pattern:
-        """Objects with any keys."""
+        """Return the pattern of objects with any keys."""
         pair = sequence(self.string(0, None), self._colon, value)
         return sequence(self._of("{"), self._joined(pair, 0, None), self._of("}"))
 
     def object(self, properties: Sequence[tuple[str, Pattern, bool]]) -> Pattern:
-        """Objects with these (name, value, is required), in this order."""
+        """Return the pattern of objects with these (name, value, is required), in this order."""
         pairs = [
             (sequence(self.literal(name), self._colon, value), is_required)
             for name, value, is_required in properties
         ]
         firsts = [i for i, (_, is_required) in enumerate(pairs) if is_required][:1]
         options: list[Pattern] = [] if firsts else [EMPTY]
-        for i in firsts or range(len(pairs)):  # what stands for sure or, failing that, comes last
+        for i in firsts or range(
+            len(pairs)
+        ):  # the first required one or, if there is none, the last one present
             before = [optional(sequence(pair, self._comma)) for pair, _ in pairs[:i]]
             after: list[Pattern] = []
             for pair, is_required in pairs[i + 1 :] if firsts else []:
@@ -218,7 +220,7 @@ class JsonText:
         return sequence(self._of("{"), choice(*options), self._of("}"))
 
     def any(self, depth: int) -> Pattern:
-        """Any value with arrays and objects nested `depth` deep at most."""
+        """Return the pattern of any value with arrays and objects nested at most `depth` deep."""
         if depth not in self._any:
             options = [self.string(0, None), self.number()]
             options += [self.literal(value) for value in (True, False, None)]
@@ -229,7 +231,7 @@ class JsonText:
         return self._any[depth]
 
     def _joined(self, item: Pattern, least: int, most: int | None) -> Pattern:
-        """Items with commas between; the form that an automaton keeps one copy of the item for."""
+        """Return the pattern of items with commas, in the form with one copy of the item."""
         if most == 0:
             return EMPTY
         others = repeat(
@@ -247,14 +249,14 @@ class JsonText:
         return sequence(self._of('"'), inner, self._of('"'))
 
     def _character(self, character: str) -> Pattern:
-        """A character of a JSON text; beyond ASCII only strings have any, and escapes will do."""
+        """Return the pattern of a character; one beyond ASCII is in a string and may be escaped."""
         if character in self._alphabet.members or character.isascii():
             return self._of(character)
         escape = json.dumps(character)[1:-1]
         return sequence(*(self._of(c + c.upper() if c in "abcdef" else c) for c in escape))
 
     def _escaped(self, node: Pattern, known: dict[int, Pattern]) -> Pattern:
-        """A pattern of strings' values as one of what stands between the quotes."""
+        """Convert a pattern of string values into one of their spelling between the quotes."""
         if id(node) not in known:
             match node:
                 case Characters(members):

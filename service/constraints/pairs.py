@@ -1,4 +1,4 @@
-"""The product construction as a kernel: pairs of states become states, within a budget."""
+"""The product construction as a compiled kernel: each reachable pair of states is a state."""
 
 import numpy as np
 from numba import njit
@@ -8,7 +8,7 @@ _EMPTY = -1
 
 @njit(cache=True, nogil=True)
 def _place(p, q, pairs, slots):  # type: ignore[no-untyped-def]
-    """Where in the hash table a pair is, or would be. Empty slots hold -1."""
+    """Return the slot of a pair in the hash table, or the one to insert it at. -1 is empty."""
     code = np.uint64(p) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(q)
     code *= np.uint64(0xBF58476D1CE4E5B9)
     at = np.int64((code ^ (code >> np.uint64(32))) & np.uint64(len(slots) - 1))
@@ -19,11 +19,11 @@ def _place(p, q, pairs, slots):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def pair(a, b, a_class, b_class, most):  # type: ignore[no-untyped-def]
-    """Make states of the pairs that two automata come to together, at most `most` of them.
+    """Number the pairs of states that two automata reach together, at most `most` of them.
 
-    a and b are (states, classes) int32, with -1 for nowhere; a_class and b_class, (classes,), say
-    which class of either a common one is. Returns next_state (states, classes) int32, the pairs
-    (states, 2) int32, and whether these are all. State 0 is the start.
+    a and b are (states, classes) int32, with -1 for no state; a_class and b_class, (classes,), map
+    a common class to a class of each. Returns next_state (states, classes) int32, the pairs
+    (states, 2) int32, and whether these are all pairs. State 0 is the start.
     """
     n_classes = len(a_class)
     n_slots = 1

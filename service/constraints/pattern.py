@@ -1,8 +1,7 @@
-"""Sets of texts: trees of characters, sequences, choices and repetitions, over one vocabulary.
+"""Patterns: trees of characters, sequences, choices and repetitions over one vocabulary.
 
-A node without any text in it is `NOTHING`, and the constructors `sequence`, `choice` and `repeat`
-see to it that `NOTHING` is never inside another node: what a vocabulary cannot spell is gone at
-once.
+The pattern that matches no text is `NOTHING`. The constructors `sequence`, `choice` and `repeat`
+never put it inside another node, so a pattern has no part that the vocabulary cannot spell.
 """
 
 from collections.abc import Iterable
@@ -11,28 +10,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Characters:
-    """One character out of a set."""
+    """One character of a set."""
 
     members: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sequence:
-    """A text of each part, one after another; without parts the empty text."""
+    """The concatenation of a text of each part; the empty text if there are no parts."""
 
     parts: "tuple[Pattern, ...]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """A text of any option; without options no text at all."""
+    """A text of any option; no text if there are no options."""
 
     options: "tuple[Pattern, ...]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Repeat:
-    """From `least` to `most` texts of a part; `most` None is without end."""
+    """From `least` to `most` texts of a part; `most` None is no limit."""
 
     part: "Pattern"
     least: int
@@ -46,13 +45,13 @@ EMPTY = Sequence(())
 
 
 def characters(members: Iterable[str]) -> Pattern:
-    """One character out of a set, which may be empty."""
+    """Return the pattern of one character of a set, which may be empty."""
     found = frozenset(members)
     return Characters(found) if found else NOTHING
 
 
 def sequence(*parts: Pattern) -> Pattern:
-    """Parts one after another."""
+    """Return the concatenation of parts."""
     if NOTHING in parts:
         return NOTHING
     kept = tuple(part for part in parts if part is not EMPTY)
@@ -60,13 +59,13 @@ def sequence(*parts: Pattern) -> Pattern:
 
 
 def choice(*options: Pattern) -> Pattern:
-    """Any one of the options."""
+    """Return the pattern of any one of the options."""
     kept = tuple(option for option in options if option is not NOTHING)
     return kept[0] if len(kept) == 1 else Choice(kept) if kept else NOTHING
 
 
 def repeat(part: Pattern, least: int, most: int | None) -> Pattern:
-    """From `least` to `most` times a part; `most` None is without end."""
+    """Return a part repeated from `least` to `most` times; `most` None is no limit."""
     if most == 0 or part is EMPTY:
         return EMPTY
     if part is NOTHING:
@@ -75,16 +74,16 @@ def repeat(part: Pattern, least: int, most: int | None) -> Pattern:
 
 
 def optional(part: Pattern) -> Pattern:
-    """A part or the empty text."""
+    """Return the pattern of a part or the empty text."""
     return repeat(part, 0, 1)
 
 
 def positions(pattern: Pattern) -> int:
-    """How many characters a pattern has when all repetitions are written out.
+    """Return the number of characters of a pattern with its repetitions expanded.
 
-    A bound of repetition counts as often as it allows, and what has no end once more than at least.
+    A repetition counts `most` times or, without a limit, `least` + 1 times.
     """
-    known: dict[int, int] = {}  # parts are shared, and a shared part is looked at once
+    known: dict[int, int] = {}  # a shared part is visited once
 
     def of(node: Pattern) -> int:
         if id(node) not in known:

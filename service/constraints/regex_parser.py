@@ -1,11 +1,11 @@
-r"""Regular expressions as text: the part of Python's dialect that is about texts and nothing else.
+r"""Parser of regular expressions: the regular part of Python's dialect.
 
-A whole output matches or does not, so groups capture nothing, laziness changes nothing, and `^` and
-`$` are allowed where they change nothing: at the ends. What is not regular (look-around, references
-back, word boundaries) and what other dialects read otherwise (`[[:alpha:]]`, `\p{…}`, flags) is
+The whole output must match, so groups capture nothing, lazy quantifiers equal greedy ones, and `^`
+and `$` are allowed only at the ends, where they change nothing. What is not regular (look-around,
+back-references, word boundaries) or differs between dialects (`[[:alpha:]]`, `\p{…}`, flags) is
 refused by its name.
 
-Source: the grammar of Python 3.11's `re`, which is also the meaning: `re.fullmatch`.
+Source: the grammar of Python 3.11's `re`; the meaning is that of `re.fullmatch`.
 """
 
 import re
@@ -23,7 +23,7 @@ from service.constraints.pattern import (
 from service.errors import Validation
 
 MAX_DEPTH = 50
-"""Groups inside groups."""
+"""The deepest nesting of groups."""
 
 MAX_REPEATS = 65_535
 """The largest number in a quantifier."""
@@ -51,46 +51,49 @@ _SET_OPERATORS = ("--", "&&", "||", "~~")
 
 
 def read_regex(text: str, alphabet: Alphabet) -> Pattern:
-    """The texts over an alphabet that `re.fullmatch` finds to match.
+    """Parse a regular expression: the texts over an alphabet that `re.fullmatch` matches.
 
     Raises:
-        Validation: the text is no regular expression, or asks for what is not served.
+        Validation: the text is no regular expression, or has an unsupported element.
 
     """
-    return _Reader(text, alphabet).read()
+    return _Parser(text, alphabet).read()
 
 
 def read_search(text: str, alphabet: Alphabet) -> Pattern:
-    """The texts that have a match somewhere, as JSON Schema's `pattern` wants it.
+    """Parse a regular expression: the texts that contain a match, as for JSON Schema's `pattern`.
 
     Raises:
         Validation: as `read_regex`.
 
     """
-    reader = _Reader(text, alphabet)
-    pattern = reader.read()
+    parser = _Parser(text, alphabet)
+    pattern = parser.read()
     anything = repeat(characters(alphabet.members), 0, None)
-    if reader.n_alternatives > 1 and (reader.begins or reader.ends):
-        reader.refuse("an anchor in one of several alternatives", 0)
-    before = EMPTY if reader.begins else anything
-    after = EMPTY if reader.ends else anything
+    if parser.n_alternatives > 1 and (parser.is_anchored_at_start or parser.is_anchored_at_end):
+        parser.refuse("an anchor in one of several alternatives", 0)
+    before = EMPTY if parser.is_anchored_at_start else anything
+    after = EMPTY if parser.is_anchored_at_end else anything
     return sequence(before, pattern, after)
 
 
-class _Reader:
-    """Reads one pattern from left to right."""
+class _Parser:
+    """A recursive-descent parser of one pattern."""
 
     def __init__(self, text: str, alphabet: Alphabet) -> None:
         self._text, self._alphabet = text, alphabet
         self._at = 0
         self._depth = 0
-        self.begins, self.ends = False, False  # whether it is anchored
+        self.is_anchored_at_start, self.is_anchored_at_end = (
+            False,
+            False,
+        )  # whether the pattern is anchored
         self.n_alternatives = 0
 
     def read(self) -> Pattern:
         pattern = self._alternatives()
         if self._at < len(self._text):
-            self._wrong("there is a ) without its (", self._at)
+            self._malformed("there is a ) without its (", self._at)
         return pattern
 
     def refuse(self, what: str, at: int) -> NoReturn:
@@ -98,31 +101,31 @@ class _Reader:
             f"the pattern has {what} at offset {at}, which is not served; write it without"
         )
 
-    def _wrong(self, what: str, at: int) -> NoReturn:
+    def _malformed(self, what: str, at: int) -> NoReturn:
         raise Validation(f"the pattern is not a regular expression: {what}, at offset {at}")
 
-    # -- where it stands
+    # -- position
 
-    def _sees(self, *texts: str) -> bool:
+    def _peek(self, *texts: str) -> bool:
         return self._text.startswith(texts, self._at)
 
-    def _takes(self, text: str) -> bool:
-        if not self._sees(text):
+    def _accept(self, text: str) -> bool:
+        if not self._peek(text):
             return False
         self._at += len(text)
         return True
 
     def _next(self, wanted: str) -> str:
         if self._at == len(self._text):
-            self._wrong(f"it ends where {wanted} is expected", self._at)
+            self._malformed(f"it ends where {wanted} is expected", self._at)
         self._at += 1
         return self._text[self._at - 1]
 
-    # -- what there is
+    # -- terms and quantifiers
 
     def _alternatives(self) -> Pattern:
         options = [self._terms()]
-        while self._takes("|"):
+        while self._accept("|"):
             options.append(self._terms())
         if not self._depth:
             self.n_alternatives = len(options)
@@ -131,7 +134,7 @@ class _Reader:
     def _terms(self) -> Pattern:
         self._anchors_before()
         terms: list[Pattern] = []
-        while self._at < len(self._text) and not self._sees("|", ")"):
+        while self._at < len(self._text) and not self._peek("|", ")"):
             if self._anchors_after():
                 break
             start = self._at
@@ -139,23 +142,23 @@ class _Reader:
         return sequence(*terms)
 
     def _anchors_before(self) -> None:
-        while self._sees("^", r"\A"):
+        while self._peek("^", r"\A"):
             if self._depth:
                 self.refuse(_NO_ANCHOR, self._at)
-            self._at += 1 if self._sees("^") else 2
-            self.begins = True
-            if self._sees("*", "+", "?"):
+            self._at += 1 if self._peek("^") else 2
+            self.is_anchored_at_start = True
+            if self._peek("*", "+", "?"):
                 self.refuse("a repeated anchor", self._at)
 
     def _anchors_after(self) -> bool:
         start = self._at
-        while self._sees("$", r"\Z", r"\z"):
-            self._at += 1 if self._sees("$") else 2
+        while self._peek("$", r"\Z", r"\z"):
+            self._at += 1 if self._peek("$") else 2
         if self._at == start:
             return False
-        if self._depth or not (self._at == len(self._text) or self._sees("|")):
+        if self._depth or not (self._at == len(self._text) or self._peek("|")):
             self.refuse(_NO_ANCHOR, start)
-        self.ends = True
+        self.is_anchored_at_end = True
         return True
 
     def _term(self) -> Pattern:
@@ -173,27 +176,27 @@ class _Reader:
                 one = frozenset({members}) if isinstance(members, str) else members
                 return characters(one & self._alphabet.members)
             case "*" | "+" | "?":
-                self._wrong(f"{character} has nothing to repeat", start)
+                self._malformed(f"{character} has nothing to repeat", start)
             case "^":
                 self.refuse(_NO_ANCHOR, start)
-            case "{" if _QUANTIFIER.match(self._text, start) and not self._sees("}"):
-                self._wrong("{ has nothing to repeat", start)
+            case "{" if _QUANTIFIER.match(self._text, start) and not self._peek("}"):
+                self._malformed("{ has nothing to repeat", start)
         return characters({character} & self._alphabet.members)
 
     def _quantified(self, term: Pattern, start: int) -> Pattern:
         bounds = self._bounds()
         if bounds is None:
             return term
-        if self._takes("+"):
+        if self._accept("+"):
             self.refuse("a possessive quantifier", start)
-        self._takes("?")  # lazy: the same texts
+        self._accept("?")  # a lazy quantifier matches the same texts
         if self._at < len(self._text) and self._bounds() is not None:
-            self._wrong("a quantifier after a quantifier", self._at - 1)
+            self._malformed("a quantifier after a quantifier", self._at - 1)
         return repeat(term, *bounds)
 
     def _bounds(self) -> tuple[int, int | None] | None:
         for sign, bounds in {"*": (0, None), "+": (1, None), "?": (0, 1)}.items():
-            if self._takes(sign):
+            if self._accept(sign):
                 return bounds
         found = _QUANTIFIER.match(self._text, self._at)
         if found is None or found[0] == "{}":
@@ -206,7 +209,7 @@ class _Reader:
         if max(least, most or 0) > MAX_REPEATS:
             self._too_often(start)
         if most is not None and most < least:
-            self._wrong(f"the quantifier {found[0]} ends before it begins", start)
+            self._malformed(f"the quantifier {found[0]} ends before it is_anchored_at_start", start)
         return least, most
 
     def _too_often(self, start: int) -> NoReturn:
@@ -224,38 +227,38 @@ class _Reader:
                 f"the pattern has groups inside groups {self._depth} deep; "
                 f"{MAX_DEPTH} is the limit, so write it flatter"
             )
-        if self._takes("?"):
+        if self._accept("?"):
             self._open(start)
-        elif self._sees("*"):
+        elif self._peek("*"):
             self.refuse("a backtracking verb", start)
         pattern = self._alternatives()
-        if not self._takes(")"):
-            self._wrong("a ( is not closed", start)
+        if not self._accept(")"):
+            self._malformed("a ( is not closed", start)
         self._depth -= 1
         return pattern
 
     def _open(self, start: int) -> None:
-        """Read what stands after `(?`."""
-        if self._takes(":"):
+        """Parse what follows `(?`."""
+        if self._accept(":"):
             return
         for sign, name in _LOOKS.items():
-            if self._sees(sign):
+            if self._peek(sign):
                 self.refuse(name, start)
         if found := _NAME.match(self._text, self._at):
             self._at = found.end()
             return
         for sign, name in _GROUPS.items():
-            if self._sees(sign):
+            if self._peek(sign):
                 self.refuse(name, start)
         self.refuse("a flag", start)
 
     # -- sets and escapes
 
     def _set(self, start: int) -> Pattern:
-        is_negated = self._takes("^")
+        is_negated = self._accept("^")
         members: frozenset[str] = frozenset()
         is_first = True
-        while is_first or not self._sees("]"):
+        while is_first or not self._peek("]"):
             members |= self._item(start)
             is_first = False
         self._at += 1
@@ -263,38 +266,40 @@ class _Reader:
         return characters(known - members if is_negated else members & known)
 
     def _item(self, start: int) -> frozenset[str]:
-        """One character, class or range of a set."""
+        """Parse one character, class or range of a set."""
         at = self._at
-        if self._sees("[", *_SET_OPERATORS):
+        if self._peek("[", *_SET_OPERATORS):
             self.refuse("a set in a set, or what other dialects read as one; escape it", at)
         first = self._member(start)
-        if not self._sees("-") or self._text.startswith("-]", self._at):
+        if not self._peek("-") or self._text.startswith("-]", self._at):
             return frozenset({first}) if isinstance(first, str) else first
-        if self._sees(*_SET_OPERATORS):
+        if self._peek(*_SET_OPERATORS):
             self.refuse("a set in a set, or what other dialects read as one; escape it", self._at)
         self._at += 1
         last = self._member(start)
         if not (isinstance(first, str) and isinstance(last, str)):
-            self._wrong("a range of a set has a class for an end", at)
+            self._malformed("a range of a set has a class for an end", at)
         if last < first:
-            self._wrong(f"the range {first}-{last} of a set ends before it begins", at)
+            self._malformed(
+                f"the range {first}-{last} of a set ends before it is_anchored_at_start", at
+            )
         return self._alphabet.between(first, last)
 
     def _member(self, start: int) -> str | frozenset[str]:
         at = self._at
         if at == len(self._text):
-            self._wrong("a [ is not closed", start)
-        if self._sees("["):
+            self._malformed("a [ is not closed", start)
+        if self._peek("["):
             self.refuse("a set in a set, or what other dialects read as one; escape it", at)
         character = self._next("a character of a set")
         if character != "\\":
             return character
-        if self._takes("b"):
+        if self._accept("b"):
             return "\b"
         return self._escaped(at)
 
     def _escaped(self, start: int) -> str | frozenset[str]:
-        """What stands after a backslash: a character, or the characters of a class."""
+        """Parse what follows a backslash: a character, or the characters of a class."""
         letter = self._next("an escaped character")
         known = self._alphabet
         classes = {"d": known.digits, "w": known.word, "s": known.spaces}
@@ -311,14 +316,14 @@ class _Reader:
         if letter in _ESCAPES:
             self.refuse(_ESCAPES[letter], start)
         if letter.isascii() and letter.isalpha():
-            self._wrong(f"\\{letter} is no escape", start)
+            self._malformed(f"\\{letter} is no escape", start)
         return letter
 
     def _code(self, letter: str, start: int) -> str:
         digits = self._text[self._at : self._at + _CODES[letter]]
         if len(digits) != _CODES[letter] or not _HEXADECIMAL.issuperset(digits):
-            self._wrong(f"\\{letter} needs {_CODES[letter]} hexadecimal digits", start)
+            self._malformed(f"\\{letter} needs {_CODES[letter]} hexadecimal digits", start)
         self._at += len(digits)
         if int(digits, 16) > 0x10FFFF:
-            self._wrong(f"\\{letter}{digits} is no character", start)
+            self._malformed(f"\\{letter}{digits} is no character", start)
         return chr(int(digits, 16))

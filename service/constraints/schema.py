@@ -1,9 +1,8 @@
-"""JSON schemas: every text that comes of one is an instance of it.
+"""Conversion of a JSON schema into a pattern: every text of it is an instance of the schema.
 
-What a keyword forbids is never written; a keyword that this cannot promise for is refused by its
-name. The texts are a part of the instances where all would make no finite automaton: recursion goes
-a few levels down, numbers have some digits, properties stand in the schema's order, and those it
-does not name are left out.
+A keyword that cannot be enforced is refused by its name. The pattern matches a subset of the
+instances, so that the automaton is finite: recursion and the digits of numbers are limited,
+properties are in the schema's order, and a property that the schema does not name is left out.
 
 Source: JSON Schema, draft 2020-12, core and validation.
 """
@@ -20,14 +19,14 @@ from service.constraints.pattern import NOTHING, Pattern, choice, positions
 from service.errors import Validation
 
 DEPTHS = (4, 3, 2, 1)
-"""How deep values nest that a schema leaves open, and how often a reference is inside itself: the
-deepest that is not too large."""
+"""The nesting of values of any type, and of a reference inside itself: the first of these whose
+pattern is not too large."""
 
 MAX_NODES = 4_096
-"""Schemas in a schema, references followed."""
+"""The largest number of schemas in a schema, with references followed."""
 
 MAX_NESTING = 64
-"""Schemas inside schemas."""
+"""The deepest nesting of schemas."""
 
 _NUMBER_LIMIT, _INTEGER_LIMIT = 10**9, 10**15
 
@@ -47,26 +46,26 @@ _KEYWORDS = {
 }
 _KEYWORDS["integer"] = _KEYWORDS["number"]
 _TYPES = ("string", "number", "integer", "boolean", "null", "array", "object")
-_WHOLES = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")
-_BESIDE = {"const": frozenset({"type"}), "enum": frozenset({"type"})}
-_SERVED = _ANNOTATIONS.union({"type"}, _WHOLES, *_KEYWORDS.values())
+_EXCLUSIVE = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")
+_ALLOWED_BESIDE = {"const": frozenset({"type"}), "enum": frozenset({"type"})}
+_SERVED = _ANNOTATIONS.union({"type"}, _EXCLUSIVE, *_KEYWORDS.values())
 
 
 class _TooLarge(Exception):
-    """There are more schemas inside than there may be."""
+    """The schema has more than MAX_NODES schemas in it."""
 
 
 def read_schema(schema: Any, alphabet: Alphabet, max_positions: int) -> Pattern:
-    """Texts over an alphabet that are instances of a JSON schema.
+    """Return the pattern of texts over an alphabet that are instances of a JSON schema.
 
     Raises:
-        Validation: the schema is malformed or too large, or has a keyword that is not served.
+        Validation: the schema is malformed or too large, or has an unsupported keyword.
 
     """
     text = JsonText(alphabet)
     for depth in DEPTHS:
         try:
-            pattern = _Reader(schema, text, depth).value(schema, "#")
+            pattern = _Converter(schema, text, depth).value(schema, "#")
         except _TooLarge:
             continue
         if positions(pattern) <= max_positions:
@@ -77,15 +76,15 @@ def read_schema(schema: Any, alphabet: Alphabet, max_positions: int) -> Pattern:
     )
 
 
-class _Reader:
-    """Reads one schema, with one depth."""
+class _Converter:
+    """Converts one schema, with one of DEPTHS."""
 
     def __init__(self, root: Any, text: JsonText, depth: int) -> None:
         self._root, self._text, self._depth = root, text, depth
         self._n_nodes = 0
         self._nesting = 0
-        self._open: Counter[str] = Counter()  # references that we are inside of
-        self._readers: dict[str, Callable[[dict[str, Any], str], Pattern]] = {
+        self._open: Counter[str] = Counter()  # references being followed
+        self._converters: dict[str, Callable[[dict[str, Any], str], Pattern]] = {
             "$ref": self._reference,
             "const": self._constants,
             "enum": self._constants,
@@ -102,14 +101,14 @@ class _Reader:
         }
 
     def value(self, schema: Any, at: str) -> Pattern:
-        """The texts of a schema that stands at a place, which errors name."""
+        """Convert the schema at a JSON pointer, which is in error messages."""
         self._n_nodes += 1
         if self._n_nodes > MAX_NODES:
             raise _TooLarge
         if isinstance(schema, bool):
             return self._text.any(self._depth) if schema else NOTHING
         if not isinstance(schema, dict):
-            _wrong(at, "is neither an object nor a boolean")
+            _malformed(at, "is neither an object nor a boolean")
         self._nesting += 1
         if self._nesting > MAX_NESTING:
             raise Validation(f"the JSON schema nests more than {MAX_NESTING} deep; make it flatter")
@@ -121,18 +120,18 @@ class _Reader:
         keywords = schema.keys() - _ANNOTATIONS
         for keyword in sorted(keywords - _SERVED):
             _refuse(at, keyword)
-        for whole in _WHOLES:
+        for whole in _EXCLUSIVE:
             if whole in schema:
-                for other in sorted(keywords - {whole} - _BESIDE.get(whole, frozenset())):
+                for other in sorted(keywords - {whole} - _ALLOWED_BESIDE.get(whole, frozenset())):
                     _refuse(at, other, f"beside {whole!r}")
-                return self._readers[whole](schema, at)
+                return self._converters[whole](schema, at)
         if not keywords:
             return self._text.any(self._depth)
         types = self._types(schema, at)
-        return choice(*(self._readers[name](schema, at) for name in types))
+        return choice(*(self._converters[name](schema, at) for name in types))
 
     def _types(self, schema: dict[str, Any], at: str) -> list[str]:
-        """The types that it names or, where it names none, those that its keywords are about."""
+        """Return the types of a schema or, if it has none, those that its keywords apply to."""
         if "type" not in schema:
             return [
                 name
@@ -142,16 +141,16 @@ class _Reader:
         named = schema["type"]
         types = [named] if isinstance(named, str) else named
         if not isinstance(types, list) or not all(name in _TYPES for name in types):
-            _wrong(f"{at}/type", f"is not among {', '.join(_TYPES)}, nor a list of such")
+            _malformed(f"{at}/type", f"is not among {', '.join(_TYPES)}, nor a list of such")
         return types
 
-    # -- what says it all
+    # -- keywords that define the whole schema
 
     def _reference(self, schema: dict[str, Any], at: str) -> Pattern:
         name = schema["$ref"]
         target = self._resolved(name, at)
         if self._open[name] >= self._depth:
-            return NOTHING  # whatever has a way around it takes that
+            return NOTHING  # an alternative or an absent property remains
         self._open[name] += 1
         pattern = self.value(target, name)
         self._open[name] -= 1
@@ -166,14 +165,14 @@ class _Reader:
             if isinstance(target, list) and key.isdecimal() and int(key) < len(target):
                 key = int(key)
             elif not isinstance(target, dict) or key not in target:
-                _wrong(f"{at}/$ref", f"{name!r} leads nowhere")
+                _malformed(f"{at}/$ref", f"{name!r} leads nowhere")
             target = target[key]
         return target
 
     def _constants(self, schema: dict[str, Any], at: str) -> Pattern:
         values = schema.get("enum", [schema.get("const")])
         if not isinstance(values, list):
-            _wrong(f"{at}/enum", "is not a list")
+            _malformed(f"{at}/enum", "is not a list")
         if "type" in schema:
             types = self._types(schema, at)
             values = [value for value in values if _types_of(value) & {*types}]
@@ -198,7 +197,7 @@ class _Reader:
         return self.value(options[0], f"{at}/allOf/0")
 
     def _is_apart(self, a: Any, b: Any, at: str) -> bool:
-        """Whether nothing is an instance of both, as far as is easily seen."""
+        """Whether two schemas have no instance in common; False also if it is not obvious."""
         a, b = self._followed(a, at), self._followed(b, at)
         if not (isinstance(a, dict) and isinstance(b, dict)):
             return a is False or b is False
@@ -225,7 +224,7 @@ class _Reader:
         return schema
 
     def _kinds(self, schema: dict[str, Any], at: str) -> set[str]:
-        """All types that an instance may be of; an integer is a number too."""
+        """Return the types of a schema's instances; an integer is a number, too."""
         constants = _constants_of(schema)
         if constants is not None:
             return set().union(*map(_types_of, constants))
@@ -244,7 +243,7 @@ class _Reader:
                     _refuse(at, "format", f"{schema['format']!r}; served are {', '.join(FORMATS)}")
                 return self._text.format(schema["format"])
             if not isinstance(schema["pattern"], str):
-                _wrong(f"{at}/pattern", "is not a string")
+                _malformed(f"{at}/pattern", "is not a string")
             return self._text.matching(schema["pattern"])
         least, most = _natural(schema, "minLength", at), _natural(schema, "maxLength", at)
         if most is not None and most < (least or 0):
@@ -270,7 +269,7 @@ class _Reader:
         for name, bound in bounds.items():
             if bound != int(bound):
                 _refuse(at, name, "that is no integer")
-        # Of two bounds on one side the tighter one holds, and where they are equal the open one.
+        # The tighter of two bounds on one side applies; of two equal ones, the exclusive one.
         least = max(
             ((int(bounds[k]), k != "minimum") for k in bounds if k.endswith("inimum")),
             default=(None, False),
@@ -297,9 +296,9 @@ class _Reader:
         required = schema.get("required", [])
         others = schema.get("additionalProperties", True)
         if not isinstance(properties, dict):
-            _wrong(f"{at}/properties", "is not an object")
+            _malformed(f"{at}/properties", "is not an object")
         if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-            _wrong(f"{at}/required", "is not a list of names")
+            _malformed(f"{at}/required", "is not a list of names")
         if not properties and not required:
             if others is False:
                 return self._text.object(())
@@ -318,7 +317,7 @@ class _Reader:
 def _list(schema: dict[str, Any], keyword: str, at: str) -> Sequence[Any]:
     value = schema[keyword]
     if not isinstance(value, list) or not value:
-        _wrong(f"{at}/{keyword}", "is not a list of schemas")
+        _malformed(f"{at}/{keyword}", "is not a list of schemas")
     return value
 
 
@@ -327,19 +326,19 @@ def _natural(schema: dict[str, Any], keyword: str, at: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value % 1:
-        _wrong(f"{at}/{keyword}", "is not a natural number")
+        _malformed(f"{at}/{keyword}", "is not a natural number")
     return int(value)
 
 
 def _bounds(schema: dict[str, Any], at: str, limit: int) -> dict[str, float]:
-    """The bounds that a schema of numbers has, by keyword."""
+    """Return the bounds of a schema of numbers by keyword."""
     bounds = {}
     for name in sorted(_KEYWORDS["number"] - {"multipleOf"}):
         if name not in schema:
             continue
         value = schema[name]
         if isinstance(value, bool) or not isinstance(value, int | float):
-            _wrong(f"{at}/{name}", "is not a number")
+            _malformed(f"{at}/{name}", "is not a number")
         if abs(value) >= limit:
             _refuse(at, name, f"of {value}, beyond the limit of {limit}")
         bounds[name] = value
@@ -380,5 +379,5 @@ def _refuse(at: str, keyword: str, how: str = "") -> NoReturn:
     )
 
 
-def _wrong(at: str, what: str) -> NoReturn:
+def _malformed(at: str, what: str) -> NoReturn:
     raise Validation(f"the JSON schema is malformed: {at} {what}")

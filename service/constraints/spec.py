@@ -1,4 +1,4 @@
-"""How a constraint was asked for: small enough to be kept in a record, whole enough to compile."""
+"""Constraint specs: what a request asks for, small enough to be stored with a turn."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -12,26 +12,26 @@ MAX_SOURCE_CHARACTERS = 65_536
 
 
 class ConstraintKind(StrEnum):
-    """What language a source is in."""
+    """The language of a spec's text."""
 
     REGEX = "regex"
     JSON_SCHEMA = "json_schema"
     CHOICE = "choice"
-    ANY = "any"  # in none
+    ANY = "any"  # no text: only banned words and allowed tokens
 
 
 @dataclass(frozen=True, slots=True)
 class ConstraintSpec:
-    """A regular expression, a JSON schema as JSON, or a JSON list of texts to choose from.
+    """A regular expression, a JSON schema as JSON, or a JSON list of choices, and restrictions.
 
-    What is left of its texts has none of the bad words in it, is made of allowed tokens, and has
-    `least` of them or more. ANY has no `text`; its own texts go on until something else ends them.
+    A text that matches contains no bad word, consists of allowed tokens, and has `least` of them
+    or more. ANY has no `text`: it restricts texts of any form, which end by other limits.
     """
 
     kind: ConstraintKind
     text: str
     bad_words: tuple[str, ...] = ()
-    allowed: tuple[int, ...] = ()  # token ids; without any, every token is
+    allowed: tuple[int, ...] = ()  # token ids; empty: all tokens
     least: int = 0
 
     def __post_init__(self) -> None:
@@ -43,20 +43,20 @@ class ConstraintSpec:
 
     @property
     def size_bytes(self) -> int:
-        """What it holds in memory, about."""
+        """The approximate size in memory."""
         return 4 * len(self.text) + 4 * sum(map(len, self.bad_words)) + 8 * len(self.allowed)
 
 
 def regex(pattern: str) -> ConstraintSpec:
-    """Texts that a regular expression matches as a whole."""
+    """Return the spec of the texts that a regular expression matches as a whole."""
     return ConstraintSpec(ConstraintKind.REGEX, pattern)
 
 
 def json_schema(schema: Any) -> ConstraintSpec:
-    """JSON texts whose value a schema describes; `schema` is a JSON value.
+    """Return the spec of the JSON texts that are instances of a schema, a JSON value.
 
     Raises:
-        Validation: it cannot be written as JSON, or is too long.
+        Validation: the schema is not JSON, or is too long.
 
     """
     try:
@@ -67,30 +67,30 @@ def json_schema(schema: Any) -> ConstraintSpec:
 
 
 def json_object() -> ConstraintSpec:
-    """Any JSON object."""
+    """Return the spec of any JSON object."""
     return json_schema({"type": "object"})
 
 
 def choice(texts: Sequence[str]) -> ConstraintSpec:
-    """One of some texts."""
+    """Return the spec of one of some texts. Raises Validation if there are none."""
     if not texts:
         raise Validation("the choice is among no texts; give one at least")
     return ConstraintSpec(ConstraintKind.CHOICE, json.dumps(list(texts), ensure_ascii=False))
 
 
 def limited(
-    source: ConstraintSpec | None,
+    spec: ConstraintSpec | None,
     *,
     bad_words: Iterable[str] = (),
     allowed: Iterable[int] = (),
     least: int = 0,
 ) -> ConstraintSpec | None:
-    """What is left of a source, or of any text where there is none; None: any text will do.
+    """Add restrictions to a spec, or to ANY if it is None; return None if there are none.
 
-    Any text goes on anyway: a least length means something only of a source.
+    ANY has no least length, since its texts end by other limits only.
     """
-    if source is None:
-        source, least = ConstraintSpec(ConstraintKind.ANY, ""), 0
+    if spec is None:
+        spec, least = ConstraintSpec(ConstraintKind.ANY, ""), 0
     words, ids = tuple(sorted({*bad_words})), tuple(sorted({*allowed}))
-    found = replace(source, bad_words=words, allowed=ids, least=least)
+    found = replace(spec, bad_words=words, allowed=ids, least=least)
     return None if found == ConstraintSpec(ConstraintKind.ANY, "") else found

@@ -1,19 +1,19 @@
-"""The subset construction as a kernel: sets of instructions become states, within a budget."""
+"""The subset construction as a compiled kernel: each set of instructions is a state."""
 
 import numpy as np
 from numba import njit
 
 DONE, TOO_MANY_STATES, TOO_MUCH_WORK = range(3)
 
-_ACCEPT, _SPLIT = -2, -1  # as `program.py` has them
+_ACCEPT, _SPLIT = -2, -1  # as in nfa.py
 _EMPTY = -1
 
 
 @njit(cache=True, nogil=True)
 def _close(takes, first, second, start, marks, mark, stack, found, n):  # type: ignore[no-untyped-def]
-    """Add to `found`, which has n, the instructions that are reached from one without a character.
+    """Append to the n entries of `found` the instructions reached from one without a character.
 
-    Those marked with `mark` are known already. Returns how many there are and were looked at.
+    Those marked with `mark` are in it already. Returns the new n and the number visited.
     """
     stack[0] = start
     top, looked = 1, 0
@@ -36,7 +36,7 @@ def _close(takes, first, second, start, marks, mark, stack, found, n):  # type: 
 
 @njit(cache=True, nogil=True)
 def _place(found, n, pool, begins, slots):  # type: ignore[no-untyped-def]
-    """Where in the hash table a set of instructions is, or would be. Empty slots hold -1."""
+    """Return the slot of a set in the hash table, or the one to insert it at. -1 is empty."""
     code = np.uint64(14695981039346656037)
     for i in range(n):
         code = (code ^ np.uint64(found[i])) * np.uint64(1099511628211)
@@ -57,10 +57,10 @@ def _place(found, n, pool, begins, slots):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def determinize(takes, first, second, sets, most, max_work):  # type: ignore[no-untyped-def]
-    """Make states of a program's sets of instructions, at most `most` of them.
+    """Number the reachable sets of an NFA's instructions, at most `most` of them.
 
-    Arguments are as in `Program`. Returns next_state (states, classes + 1) int32 with -1 for
-    nowhere, accepting (states,) bool, and DONE or what there was too much of. State 0 is the start.
+    Arguments are as in `NFA`. Returns next_state (states, classes + 1) int32 with -1 for no state,
+    accepting (states,) bool, and DONE or the limit that is exceeded. State 0 is the start.
     """
     size = len(takes)
     n_classes = sets.shape[1]

@@ -1,6 +1,6 @@
-"""The thread that drives beam searches: a batch of its own for each, a few steps at a time.
+"""The thread that runs beam searches round-robin: a batch for each, a few steps at a time.
 
-It runs beside the engine's thread and shares nothing with it but the program's weights.
+It runs beside the engine's thread and shares only the program's weights with it.
 """
 
 import logging
@@ -13,132 +13,127 @@ from typing import Protocol
 
 from service.errors import CarouselError, GenerationFailed, Overloaded
 from service.generation.beams import BeamParams, BeamSearchState
+from service.generation.config import EngineConfig
 from service.generation.request import Chunk, GenerationRequest
 from service.generation.sampling import logsumexp
 from service.models.step import Batch, StepProgram
-
-TURN_STEPS = 32
-"""The most steps of one search before the next one has its turn."""
-
-TAKING_TURNS = 8
-"""How many searches are under way at a time, each with a batch in memory; others wait."""
-
-SEARCH_LIMIT = 256
-"""Searches under way or waiting at most."""
 
 _log = logging.getLogger(__name__)
 
 
 class BeamListener(Protocol):
-    """Who a search is for. Told in the event loop, but asked from the thread."""
+    """Receives a search's chunks in the event loop. The worker's thread reads `is_over`."""
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is wanted."""
+        """Whether no more chunks are wanted."""
         ...
 
-    def deliver(self, news: Sequence[tuple[int, Chunk]], *, is_last: bool) -> None:
-        """Take what is new of some texts, each under its rank."""
+    def deliver(self, updates: Sequence[tuple[int, Chunk]], *, is_last: bool) -> None:
+        """Receive the new chunks of some completions, each with its rank."""
         ...
 
     def fail(self, error: CarouselError) -> None:
-        """Hear that there is no more to come."""
+        """End with an error. Does nothing after the end."""
         ...
 
 
 @dataclass(slots=True, eq=False)
 class _Task:
-    """A search in its thread."""
+    """One search and its batch."""
 
-    reader: BeamListener
+    listener: BeamListener
     request: GenerationRequest
     params: BeamParams
     search: BeamSearchState | None = None
     batch: Batch | None = None
 
     @property
-    def is_late(self) -> bool:
-        """Whether the time is up."""
+    def is_overdue(self) -> bool:
+        """Whether the deadline has passed."""
         request = self.request
         has_passed = request.deadline_s is not None and time.time() >= request.deadline_s
         return has_passed or len(request.prompt) > 1
 
 
 class BeamWorker:
-    """One model's beam searches. `admit`, `enter` and `leave` belong to the event loop."""
+    """Runs one model's beam searches. Its public methods belong to the event loop."""
 
     def __init__(
         self,
         program: StepProgram,
         texts: Sequence[str],
-        never_drawn: Sequence[int],
-        tell: Callable[[Callable[[], None]], None],
+        suppressed_ids: Sequence[int],
+        post: Callable[[Callable[[], None]], None],
+        config: EngineConfig,
         name: str,
     ) -> None:
-        """`texts` is the text of every token; `tell` has the event loop call something."""
-        self._program, self._tell = program, tell
-        self._texts, self._never_drawn = texts, never_drawn
+        """`texts` is the text of every token; `post` calls a function in the event loop."""
+        self._program, self._post, self._config = program, post, config
+        self._texts, self._suppressed_ids = texts, suppressed_ids
         self._admitted: set[BeamListener] = set()
-        self._line: deque[_Task] = deque()
-        self._changed = threading.Condition()  # guards the line
+        self._queue: deque[_Task] = deque()
+        self._changed = threading.Condition()  # guards the queue
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name=f"beams-{name}", daemon=True)
 
     def warm_up(self) -> None:
-        """Take one step for nobody, so that whatever is compiled late is compiled now."""
+        """Take one step, so that everything is compiled before the first search."""
         batch = self._program.new_batch(1)
         self._program.step(batch, 1)
         logsumexp(batch.logits)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread after the turn that it is at."""
+        """Stop the thread after its current turn."""
         with self._changed:
             self._is_closing = True
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
-        self._line.clear()
+        self._queue.clear()
 
     @property
     def running(self) -> int:
-        """How many take turns, the prompts of some of them still being fed."""
-        return min(len(self._admitted), TAKING_TURNS)
+        """How many searches run, those counted whose prompt is still processed."""
+        return min(len(self._admitted), self._config.max_beam_searches)
 
     @property
     def waiting(self) -> int:
-        """How many wait for others to end."""
+        """How many searches wait."""
         return len(self._admitted) - self.running
 
-    def admit(self, reader: BeamListener) -> None:
-        """Promise a search a place.
+    def admit(self, listener: BeamListener) -> None:
+        """Reserve a place for a search.
 
         Raises:
-            Overloaded: there are too many.
+            Overloaded: too many searches run or wait.
 
         """
-        if len(self._admitted) >= SEARCH_LIMIT:
+        if len(self._admitted) >= self._config.beam_search_limit:
             raise Overloaded(
                 f"Model is overloaded: {len(self._admitted)} beam searches run or wait, which is "
                 "the limit; try again later"
             )
-        self._admitted.add(reader)
+        self._admitted.add(listener)
 
-    def enter(self, reader: BeamListener, request: GenerationRequest, params: BeamParams) -> None:
-        """Begin a search that is admitted. Of its prompt the last token is left.
+    def submit(
+        self, listener: BeamListener, request: GenerationRequest, params: BeamParams
+    ) -> None:
+        """Start an admitted search, whose prompt is processed up to its last token.
 
-        Where more is left its time is up, and its text is empty.
+        If more of the prompt is left, its deadline has passed, and its completion is empty.
         """
         with self._changed:
-            self._line.append(_Task(reader, request, params))
+            self._queue.append(_Task(listener, request, params))
             self._changed.notify()
 
-    def leave(self, reader: BeamListener) -> None:
-        """Give a place free: the search is over."""
-        self._admitted.discard(reader)
+    def remove(self, listener: BeamListener) -> None:
+        """Free the place of a search."""
+        self._admitted.discard(listener)
 
     # -- the thread
 
@@ -147,65 +142,67 @@ class BeamWorker:
             try:
                 is_over = self._take_turn(task)
             except GenerationFailed as error:
-                self._fail(task.reader, error)
-            except Exception:  # noqa: BLE001 (whatever it was, the reader has to hear of it)
-                _log.exception("a beam search has failed")
+                self._fail(task.listener, error)
+            except Exception:  # noqa: BLE001 (the search has to end with an error)
+                _log.exception("a beam search failed")
                 self._fail(
-                    task.reader, GenerationFailed("the beam search has failed; try without beams")
+                    task.listener, GenerationFailed("the beam search has failed; try without beams")
                 )
             else:
                 if not is_over:
                     with self._changed:
-                        self._line.insert(TAKING_TURNS - 1, task)
+                        self._queue.insert(self._config.max_beam_searches - 1, task)
 
     def _next(self) -> _Task | None:
-        """Wait for work; None when it is closing."""
+        """Wait for a search; None when the worker is closing."""
         with self._changed:
             while not self._is_closing:
-                if self._line:
-                    return self._line.popleft()
+                if self._queue:
+                    return self._queue.popleft()
                 self._changed.wait()
         return None
 
     def _take_turn(self, task: _Task) -> bool:
-        """Take a search's next steps and tell what came of them; True where it is over.
+        """Take a search's next steps and deliver the result; True if the search is over.
 
-        The younger it is, the fewer steps: its first characters are wanted soonest.
+        A short completion gets few steps, so that its first tokens come soon.
         """
-        search, batch = self._begun(task)
-        for _ in range(max(1, min(TURN_STEPS, search.length))):
+        search, batch = self._prepared(task)
+        for _ in range(max(1, min(self._config.beam_turn_steps, search.length))):
             if search.is_over:
                 break
-            if task.reader.is_over:
+            if task.listener.is_over:
                 return True
-            if task.is_late:
+            if task.is_overdue:
                 search.end_here()
                 break
             _step(self._program, batch, search)
-        is_last, news = search.is_over, []
+        is_last, updates = search.is_over, []
         if is_last:
-            news = [*enumerate(search.texts())]
-        elif task.params.n == 1:  # else there may turn out to be fewer texts
+            updates = [*enumerate(search.completions())]
+        elif task.params.n == 1:  # of several there may turn out to be fewer
             certain = search.take_certain()
-            news = [(0, certain)] if certain.tokens else []
-        if news:
-            self._tell(lambda: task.reader.deliver(news, is_last=is_last))
+            updates = [(0, certain)] if certain.tokens else []
+        if updates:
+            self._post(lambda: task.listener.deliver(updates, is_last=is_last))
         return is_last
 
-    def _begun(self, task: _Task) -> tuple[BeamSearchState, Batch]:
+    def _prepared(self, task: _Task) -> tuple[BeamSearchState, Batch]:
         if task.search is None or task.batch is None:
-            task.search = BeamSearchState(task.request, task.params, self._texts, self._never_drawn)
+            task.search = BeamSearchState(
+                task.request, task.params, self._texts, self._suppressed_ids
+            )
             task.batch = self._program.new_batch(task.params.width)
             task.batch.put(0, task.request.initial_state)
             task.batch.tokens[0] = task.request.prompt[-1]
         return task.search, task.batch
 
-    def _fail(self, reader: BeamListener, error: CarouselError) -> None:
-        self._tell(lambda: reader.fail(error))
+    def _fail(self, listener: BeamListener, error: CarouselError) -> None:
+        self._post(lambda: listener.fail(error))
 
 
 def _step(program: StepProgram, batch: Batch, search: BeamSearchState) -> None:
-    """One step of all live texts; their states go along with what goes on from them."""
+    """One step of all live hypotheses; each new one gets a copy of its parent's state."""
     program.step(batch, search.rows)
     rows, tokens = search.advance(batch.logits[: search.rows])
     if rows != list(range(len(rows))):

@@ -1,4 +1,4 @@
-"""Several steps in a row, each of the network and then of the sampler."""
+"""A burst: several steps, each of the network and then of the sampler (multi-step decode)."""
 
 from typing import Protocol
 
@@ -8,42 +8,43 @@ from service.models.step import Batch, KernelProgram, StepProgram
 
 
 class Burst(Protocol):
-    """A way to take steps with a batch."""
+    """Takes the steps of a batch."""
 
     def run(self, rows: int, steps: int) -> None:
         """Take `steps` steps with the first `rows` rows. One thread at a time; blocks."""
         ...
 
     def close(self) -> None:
-        """Give back what it runs on."""
+        """Stop its threads."""
         ...
 
 
 class StepwiseBurst:
-    """The network's step, then the sampler's, by turns: what any program can do."""
+    """Calls the program's step and the sampler's alternately; works with any program."""
 
     def __init__(
-        self, program: StepProgram, batch: Batch, sampler: Sampler, kept: StateSnapshots
+        self, program: StepProgram, batch: Batch, sampler: Sampler, snapshots: StateSnapshots
     ) -> None:
-        self._program, self._batch, self._sampler, self._kept = program, batch, sampler, kept
+        self._program, self._batch, self._sampler = program, batch, sampler
+        self._snapshots = snapshots
 
     def run(self, rows: int, steps: int) -> None:
         """Take `steps` steps with the first `rows` rows."""
         for step in range(steps):
             self._program.step(self._batch, rows)
-            self._kept.keep(rows, step)
+            self._snapshots.copy(rows, step)
             self._sampler.advance(self._batch, rows, step)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there are no threads."""
 
 
-def burst_of(
-    program: StepProgram, batch: Batch, sampler: Sampler, kept: StateSnapshots, threads: int
+def make_burst(
+    program: StepProgram, batch: Batch, sampler: Sampler, snapshots: StateSnapshots, threads: int
 ) -> Burst:
-    """The fastest way to take steps with a program; `threads` are for one that has none itself."""
+    """The fastest burst for a program; `threads` are for a program that has none itself."""
     if isinstance(program, KernelProgram):
         from service.generation.threaded_burst import ThreadedBurst  # noqa: PLC0415 (compiled where it is used)
 
-        return ThreadedBurst(program, batch, sampler, kept, threads)
-    return StepwiseBurst(program, batch, sampler, kept)
+        return ThreadedBurst(program, batch, sampler, snapshots, threads)
+    return StepwiseBurst(program, batch, sampler, snapshots)

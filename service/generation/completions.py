@@ -1,230 +1,305 @@
-"""Several texts from one prompt: it is fed once, and its state is copied for each of them."""
+"""Completions of one or more prompts: a prompt is processed once, and its state is copied."""
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from service.errors import CarouselError
 from service.generation.beams import BeamParams
-from service.generation.engine import Engine, Stream
+from service.generation.engine import Engine
 from service.generation.prefill import Prefill, PromptLogprobs
 from service.generation.prefix_cache import ScopedPrefixCache
 from service.generation.request import Chunk, GenerationRequest
+from service.generation.stream import Stream  # noqa: TC001 (as every import here)
 
 READ_AHEAD = 64
-"""Chunks of several texts that wait for the reader."""
+"""Chunks of several completions that may wait for the reader."""
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that the returned completions do not show."""
+
+    cached_tokens: int = 0  # prompt tokens whose state was in the prefix cache
+    discarded_tokens: int = 0  # generated tokens of completions that are not returned
+
+
+class CompletionStream(Protocol):
+    """Completions that are generated together, read once with `async for` as (index, chunk).
+
+    Belongs to the engine's event loop. Reading raises as `Stream`. There may be fewer completions
+    than were requested: a beam search under a constraint may not find more.
+    """
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens that the completions do not show; final when the stream has ended."""
+        ...
+
+    def prompt_logprobs(self, index: int) -> PromptLogprobs | None:
+        """The prompt logprobs of a completion, if requested; final before its first chunk."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
+        """The chunks of all completions as they are generated."""
+        ...
+
+    def cancel(self) -> None:
+        """Stop generating. Does nothing if the stream has finished."""
+        ...
+
+
+def start(
+    engine: Engine,
+    requests: Sequence[GenerationRequest],
+    *,
+    n: int = 1,
+    best_of: int = 1,
+    prompt_logprobs: int | None = None,
+    prefix_cache: ScopedPrefixCache | None = None,
+    beams: BeamParams | None = None,
+) -> CompletionStream:
+    """Start `n` completions of each request, or none of them.
+
+    With `best_of` > `n` so many are sampled and the `n` best are returned after their end; with
+    `beams` a beam search finds `beams.n`. The first completion of a request is what the request
+    gives alone, to the last bit. The completions of the second request are numbered after those of
+    the first. With `prompt_logprobs` all of a prompt is processed, and its tokens come with their
+    logprobs and so many of the most likely tokens; else `prefix_cache` is used. Raises as
+    `Engine.check_capacity`.
+    """
+    n_sampled = max(n, best_of)
+    engine.check_capacity(len(requests) * (1 if beams else n_sampled))
+    streams: list[ParallelSampling | BeamSearch] = []
+    with contextlib.ExitStack() as undo:
+        for request in requests:
+            prefill = Prefill(engine, request, prompt_logprobs, prefix_cache)
+            streams.append(
+                BeamSearch(engine, prefill, beams)
+                if beams
+                else ParallelSampling(engine, prefill, n_sampled)
+            )
+            undo.callback(streams[-1].cancel)
+        for stream in streams:
+            stream.begin()
+        undo.pop_all()
+    if best_of > n and not beams:
+        return _joined([BestOf(stream, n) for stream in streams], n)
+    return _joined(streams, beams.n if beams else n)
+
+
+def _joined(streams: Sequence[CompletionStream], n: int) -> CompletionStream:
+    return streams[0] if len(streams) == 1 else SeveralPrompts(streams, n)
 
 
 class ParallelSampling:
-    """The texts of one prompt, to be read by `async for` once, as (index, chunk).
+    """`n` sampled completions of one prompt, each with a seed of its own."""
 
-    Belongs to the engine's event loop. Reading raises what `Stream` raises. `prompt` is complete
-    before the first chunk.
-    """
-
-    dropped_tokens = 0
-
-    def __init__(
-        self,
-        engine: Engine,
-        request: GenerationRequest,
-        n: int,
-        prompt_logprobs: int | None,
-        prefixes: ScopedPrefixCache | None,
-    ) -> None:
-        """Begin. Raises as `Engine.submit`."""
-        engine.check_room(n)
-        self._engine, self._n = engine, n
-        self._reading = Prefill(engine, request, prompt_logprobs, prefixes)
+    def __init__(self, engine: Engine, prefill: Prefill, n: int) -> None:
+        """Reserve `n` places. Raises as `Engine.check_capacity`."""
+        self._engine, self._prefill, self._n = engine, prefill, n
+        self._reservation = engine.reserve(n)
         self._is_cancelled = False
         self._streams: list[Stream] = []
-        if n == 1 and not self._reading.is_apart:
-            self._streams = [engine.submit(request)]
+
+    def begin(self) -> None:
+        """Submit the prompt."""
+        if self._n == 1 and not self._prefill.is_separate:
+            self._fork(self._prefill.request)
         else:
-            engine.hold(self, n)
-            self._reading.begin()
+            self._prefill.begin()
 
     @property
-    def prompt(self) -> PromptLogprobs | None:
-        """The prompt's tokens, if they were asked for."""
-        return self._reading.scored
+    def usage(self) -> Usage:
+        """The tokens of the prompt that were cached."""
+        return Usage(self._prefill.cached_tokens)
 
-    @property
-    def cached_tokens(self) -> int:
-        """How many tokens of the prompt were not computed."""
-        return self._reading.cached_tokens
+    def prompt_logprobs(self, _: int) -> PromptLogprobs | None:
+        """The prompt logprobs, if requested."""
+        return self._prefill.prompt_logprobs
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
         if not self._streams:
-            try:
-                self._fork(await self._reading.rest())
-            finally:
-                self._engine.release(self)
-        if len(self._streams) == 1:
-            async for chunk in self._streams[0]:
-                yield 0, chunk
-            return
-        async for news in merged(self._streams):
-            yield news
+            with self._reservation:
+                self._fork(await self._prefill.rest())
+        try:
+            async for index, chunk in merged(self._streams):
+                yield index, chunk
+        finally:
+            self.cancel()
 
     def _fork(self, request: GenerationRequest) -> None:
-        """Let every choice go on from the prompt's last token."""
-        for index in range(0 if self._is_cancelled else self._n):
-            stream = Stream(self._engine)
-            self._streams.append(stream)
-            seed = seed_of(request.sampling.seed, index)
-            self._engine.enter(
-                replace(request, sampling=replace(request.sampling, seed=seed)), stream
-            )
+        """Submit every completion, from the prompt's last token on."""
+        with self._reservation:
+            for index in range(0 if self._is_cancelled else self._n):
+                seed = seed_of(request.sampling.seed, index)
+                fork = replace(request, sampling=replace(request.sampling, seed=seed))
+                self._streams.append(self._engine.open_stream(fork))
 
     def cancel(self) -> None:
-        """Nobody reads them any more. Harmless when they are over."""
+        """Stop generating. Does nothing if the stream has finished."""
         self._is_cancelled = True
-        self._reading.cancel()
-        self._engine.release(self)
+        self._prefill.cancel()
+        self._reservation.free()
         for stream in self._streams:
             stream.cancel()
 
 
 class BestOf:
-    """The `n` best of some choices, the best one first, once all of them have ended.
+    """The `n` best of the completions of one prompt, the best first, after all have ended.
 
-    The best have the highest mean logprob of the tokens that are shown; of equals the first.
+    The best have the highest mean logprob of the tokens that are shown; ties go to the lower index.
     """
 
-    def __init__(self, choices: ParallelSampling, n: int) -> None:
-        self._choices, self._n = choices, n
-        self.dropped_tokens = 0  # of those that are not told
+    def __init__(self, completions: CompletionStream, n: int) -> None:
+        self._completions, self._n = completions, n
+        self._discarded_tokens = 0
 
     @property
-    def cached_tokens(self) -> int:
-        """How many tokens of the prompt were not computed."""
-        return self._choices.cached_tokens
+    def usage(self) -> Usage:
+        """The cached tokens, and the generated tokens of the completions that are left out."""
+        return replace(self._completions.usage, discarded_tokens=self._discarded_tokens)
 
-    @property
-    def prompt(self) -> PromptLogprobs | None:
-        """The prompt's tokens, if they were asked for."""
-        return self._choices.prompt
+    def prompt_logprobs(self, index: int) -> PromptLogprobs | None:
+        """The prompt logprobs, if requested."""
+        return self._completions.prompt_logprobs(index)
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
         chunks: dict[int, list[Chunk]] = {}
-        async for index, chunk in self._choices:
+        async for index, chunk in self._completions:
             chunks.setdefault(index, []).append(chunk)
         ranked = sorted(sorted(chunks), key=lambda i: mean_logprob(chunks[i]), reverse=True)
         ends = [chunk.finish for index in ranked[self._n :] for chunk in chunks[index]]
-        self.dropped_tokens = sum(end.generated_tokens for end in ends if end)
+        self._discarded_tokens = sum(end.generated_tokens for end in ends if end)
         for rank, index in enumerate(ranked[: self._n]):
             for chunk in chunks[index]:
                 yield rank, chunk
 
     def cancel(self) -> None:
-        """Nobody reads them any more."""
-        self._choices.cancel()
+        """Stop generating. Does nothing if the stream has finished."""
+        self._completions.cancel()
 
 
 class BeamSearch:
-    """The likeliest texts of one prompt that a beam search finds, read as `ParallelSampling` are.
+    """The most likely completions of one prompt that a beam search finds, the best first.
 
-    The one text comes as it becomes certain, several together at the end. There may be fewer than
-    were asked for: a constraint may have no more.
+    A single completion comes as soon as its tokens are certain, several come together at the end.
     """
 
-    dropped_tokens = 0
-
-    def __init__(
-        self,
-        engine: Engine,
-        request: GenerationRequest,
-        params: BeamParams,
-        prompt_logprobs: int | None,
-        prefixes: ScopedPrefixCache | None,
-    ) -> None:
-        """Begin. Raises as `Engine.open_search`."""
-        self._engine, self._params = engine, params
-        self._reading = Prefill(engine, request, prompt_logprobs, prefixes)
+    def __init__(self, engine: Engine, prefill: Prefill, params: BeamParams) -> None:
+        """Admit the search. Raises as `Engine.admit_beam_search`."""
+        self._engine, self._prefill, self._params = engine, prefill, params
+        self._updates: asyncio.Queue[tuple[int, Chunk] | CarouselError | None] = asyncio.Queue()
         self.is_over = False
-        self._news: asyncio.Queue[tuple[int, Chunk] | CarouselError | None] = asyncio.Queue()
-        engine.open_search(self)
-        self._reading.begin()
+        engine.admit_beam_search(self)
+
+    def begin(self) -> None:
+        """Submit the prompt."""
+        self._prefill.begin()
 
     @property
-    def prompt(self) -> PromptLogprobs | None:
-        """The prompt's tokens, if they were asked for."""
-        return self._reading.scored
+    def usage(self) -> Usage:
+        """The tokens of the prompt that were cached."""
+        return Usage(self._prefill.cached_tokens)
 
-    @property
-    def cached_tokens(self) -> int:
-        """How many tokens of the prompt were not computed."""
-        return self._reading.cached_tokens
+    def prompt_logprobs(self, _: int) -> PromptLogprobs | None:
+        """The prompt logprobs, if requested."""
+        return self._prefill.prompt_logprobs
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
         try:
-            request = await self._reading.rest()
+            request = await self._prefill.rest()
             if not self.is_over:
-                self._engine.searches.enter(self, request, self._params)
-            while (news := await self._news.get()) is not None:
-                if isinstance(news, CarouselError):
-                    raise news
-                yield news
+                self._engine.beam_worker.submit(self, request, self._params)
+            while (update := await self._updates.get()) is not None:
+                if isinstance(update, CarouselError):
+                    raise update
+                yield update
         finally:
             self.cancel()
 
-    def deliver(self, news: Sequence[tuple[int, Chunk]], *, is_last: bool) -> None:
-        """Take what is new of some texts."""
+    def deliver(self, updates: Sequence[tuple[int, Chunk]], *, is_last: bool) -> None:
+        """Receive the new chunks of some completions."""
         if self.is_over:
             return
-        for one in news:
-            self._news.put_nowait(one)
+        for update in updates:
+            self._updates.put_nowait(update)
         if is_last:
             self._end(None)
 
     def fail(self, error: CarouselError) -> None:
-        """Hear that there is no more to come."""
+        """End with an error. Does nothing after the end."""
         if not self.is_over:
             self._end(error)
 
     def cancel(self) -> None:
-        """Nobody reads them any more. Harmless when they are over."""
-        self._reading.cancel()
+        """Stop generating. Does nothing if the stream has finished."""
+        self._prefill.cancel()
         if not self.is_over:
             self._end(None)
 
     def _end(self, error: CarouselError | None) -> None:
         self.is_over = True
-        self._engine.close_search(self)
-        self._news.put_nowait(error)
+        self._engine.end_beam_search(self)
+        self._updates.put_nowait(error)
 
 
-def start(
-    engine: Engine,
-    request: GenerationRequest,
-    *,
-    n: int = 1,
-    best_of: int = 1,
-    prompt_logprobs: int | None = None,
-    prefixes: ScopedPrefixCache | None = None,
-    beams: BeamParams | None = None,
-) -> ParallelSampling | BestOf | BeamSearch:
-    """Begin `n` texts, or `best_of` of which the `n` best are told once all have ended.
+@dataclass(frozen=True, slots=True)
+class SeveralPrompts:
+    """The completions of several prompts, `n` each: those of the second prompt come second."""
 
-    Choice 0 is what the request says alone, to the last bit. With `prompt_logprobs` the prompt's
-    own tokens come with their logprobs and as many of the likeliest, so all of it is read; else
-    what `prefixes` has of it is not read again. With `beams` texts are looked for instead of drawn,
-    as many as these say. Raises as `Engine.submit`.
-    """
-    if beams is not None:
-        return BeamSearch(engine, request, beams, prompt_logprobs, prefixes)
-    choices = ParallelSampling(engine, request, max(n, best_of), prompt_logprobs, prefixes)
-    return BestOf(choices, n) if best_of > n else choices
+    streams: Sequence[CompletionStream]
+    n: int
+
+    @property
+    def usage(self) -> Usage:
+        """The sums over all prompts."""
+        usages = [stream.usage for stream in self.streams]
+        return Usage(
+            sum(usage.cached_tokens for usage in usages),
+            sum(usage.discarded_tokens for usage in usages),
+        )
+
+    def prompt_logprobs(self, index: int) -> PromptLogprobs | None:
+        """The prompt logprobs of a completion, if requested."""
+        return self.streams[index // self.n].prompt_logprobs(index % self.n)
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
+        try:
+            async for i, (index, chunk) in merged(self.streams):
+                yield i * self.n + index, chunk
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Stop generating. Does nothing if the stream has finished."""
+        for stream in self.streams:
+            stream.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class SingleCompletion:
+    """One generation, read from any iterable of chunks, as a `CompletionStream`."""
+
+    chunks: AsyncIterable[Chunk]
+    cancel: Callable[[], None]
+    usage: Usage = Usage()
+
+    def prompt_logprobs(self, _: int) -> None:
+        """There are none."""
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
+        async for chunk in self.chunks:
+            yield 0, chunk
 
 
 def seed_of(seed: int, index: int) -> int:
-    """The seed of a choice: that of a session's fork with the same number."""
+    """The seed of a completion: that of a session's fork with the same number."""
     if index == 0:
         return seed
     digest = hashlib.sha1(f"{seed:016x}:{index}".encode(), usedforsecurity=False)
@@ -232,32 +307,24 @@ def seed_of(seed: int, index: int) -> int:
 
 
 def mean_logprob(chunks: Sequence[Chunk]) -> float:
-    """What `best_of` compares: the model's own logprob of a token, on average."""
+    """The mean of the model's own logprobs of a completion's tokens, which `best_of` compares."""
     logprobs = [logprob for chunk in chunks for logprob in chunk.logprobs]
     return sum(logprobs) / len(logprobs) if logprobs else float("-inf")
 
 
-class Source(Protocol[T_co]):
-    """What can be read once by `async for`, and left."""
-
-    def __aiter__(self) -> AsyncIterator[T_co]:
-        """What comes out of it."""
-        ...
-
-    def cancel(self) -> None:
-        """Nobody reads it any more."""
-        ...
-
-
-async def merged(sources: Sequence[Source[T]]) -> AsyncIterator[tuple[int, T]]:
-    """What comes out of several sources as it comes, each with the number of its own."""
+async def merged(sources: Sequence[AsyncIterable[T]]) -> AsyncIterator[tuple[int, T]]:
+    """The items of several sources as they come, each with the index of its source."""
+    if len(sources) == 1:
+        async for item in sources[0]:
+            yield 0, item
+        return
     queue: asyncio.Queue[tuple[int, T] | Exception | None] = asyncio.Queue(READ_AHEAD)
 
-    async def read(number: int, source: Source[T]) -> None:
+    async def read(index: int, source: AsyncIterable[T]) -> None:
         end: Exception | None = None
         try:
-            async for one in source:
-                await queue.put((number, one))
+            async for item in source:
+                await queue.put((index, item))
         except Exception as error:  # noqa: BLE001 (the reader raises it)
             end = error
         await queue.put(end)
@@ -266,15 +333,13 @@ async def merged(sources: Sequence[Source[T]]) -> AsyncIterator[tuple[int, T]]:
     n_open = len(tasks)
     try:
         while n_open:
-            news = await queue.get()
-            if isinstance(news, Exception):
-                raise news
-            if news is None:
+            received = await queue.get()
+            if isinstance(received, Exception):
+                raise received
+            if received is None:
                 n_open -= 1
             else:
-                yield news
+                yield received
     finally:
         for task in tasks:
             task.cancel()
-        for source in sources:
-            source.cancel()

@@ -1,7 +1,7 @@
-"""What a constraint does to a row, read from its table without the interpreter.
+"""Kernels that apply a constraint's table to a row's scores, without the interpreter.
 
-A row knows its table by address: tables differ in size, and copying one for each row that has it
-would make room for thousands of states in every row. Whoever passes an address keeps the table.
+A row has the address of its table, because tables differ in size and a copy in every row would need
+memory for thousands of states. The caller keeps the table in memory.
 """
 
 import numpy as np
@@ -25,15 +25,15 @@ def _pointer(_, address):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _next_state(table, classes, token, state):  # type: ignore[no-untyped-def]
-    """Where a token leads from a state, which is not DEAD; `classes` is where their rows begin."""
+    """The state after a token; `state` is not DEAD, and `classes` is the offset of the rows."""
     return table[classes + state * table[1] + table[_HEADER + token]]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def mask(scores, address, size, state, remaining):  # type: ignore[no-untyped-def]
-    """Let no token be chosen after which `remaining` - 1 more could not complete the text.
+    """Exclude every token after which `remaining` - 1 more cannot complete the text.
 
-    scores is (vocabulary,) float64; a table's layout is said at `table_of`.
+    `scores` is (vocabulary,) float64. `table_of` documents the layout of a table.
     """
     table = carray(_pointer(address), (size,))
     distance = _HEADER + len(scores)
@@ -57,7 +57,7 @@ def follow(address, size, vocabulary, state, token):  # type: ignore[no-untyped-
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def is_over(address, size, vocabulary, state, remaining):  # type: ignore[no-untyped-def]
-    """Whether the text is complete and cannot be once more within `remaining` tokens."""
+    """Whether the text is complete and no longer complete text fits into `remaining` tokens."""
     if state == _DEAD:
         return False
     table = carray(_pointer(address), (size,))

@@ -1,40 +1,41 @@
-"""A prompt on its way to its last token: read once, and not again as far as it is known."""
+"""Prefill: the computation of a prompt up to its last token, from a cached state if any."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from service.generation.engine import Engine, Stream
-from service.generation.prefix_cache import SHORTEST, PrefillSnapshots, ScopedPrefixCache
+from service.generation.engine import Engine
+from service.generation.prefix_cache import MIN_PROMPT, PrefillSnapshots, ScopedPrefixCache
 from service.generation.request import (
     PENALTY_WINDOW,
     GenerationRequest,
     SamplingParams,
     Token,
 )
+from service.generation.stream import Stream  # noqa: TC001 (as every import here)
 from service.models.step import State
 
 
 @dataclass(slots=True)
 class PromptLogprobs:
-    """A prompt's tokens as the model foretold them; the first of a text has no logprob.
+    """The logprob of each token of a prompt, and the most likely tokens at its position.
 
-    Nor has one that a deadline has left unread.
+    The first token has none, nor has a token that was not computed before the deadline.
     """
 
     logprobs: list[float | None] = field(default_factory=list)
     top_tokens: list[Sequence[Token]] = field(default_factory=list)
 
     def complete(self, n: int) -> None:
-        """Let all `n` tokens be there, where the time was up before they were read."""
+        """Fill up to `n` tokens, after a deadline."""
         n_unread = n - len(self.logprobs)
         self.logprobs += [None] * n_unread
         self.top_tokens += [()] * n_unread
 
 
 class Prefill:
-    """Brings a request to its prompt's last token. Belongs to the engine's event loop.
+    """Computes a request's prompt up to its last token. Belongs to the engine's event loop.
 
-    Whoever makes one has seen that the engine has room.
+    The caller has checked the engine's capacity.
     """
 
     def __init__(
@@ -42,73 +43,72 @@ class Prefill:
         engine: Engine,
         request: GenerationRequest,
         prompt_logprobs: int | None,
-        prefixes: ScopedPrefixCache | None,
+        prefix_cache: ScopedPrefixCache | None,
     ) -> None:
-        """With `prompt_logprobs` the prompt is `scored`, so all of it is read."""
-        self._engine, self._request, self._n_top = engine, request, prompt_logprobs
-        self.scored = None if prompt_logprobs is None else PromptLogprobs()
-        is_kept = self.scored is None and request.initial_state is None
-        is_kept = is_kept and len(request.prompt) >= SHORTEST
-        self._prefixes = prefixes if is_kept else None
-        self._known = self._prefixes.longest(request.prompt) if self._prefixes else None
+        """With `prompt_logprobs` all of the prompt is computed, with so many top tokens each."""
+        self._engine, self.request, self._n_top = engine, request, prompt_logprobs
+        self.prompt_logprobs = None if prompt_logprobs is None else PromptLogprobs()
+        is_cacheable = self.prompt_logprobs is None and request.initial_state is None
+        is_cacheable = is_cacheable and len(request.prompt) >= MIN_PROMPT
+        self._prefix_cache = prefix_cache if is_cacheable else None
+        self._cached = self._prefix_cache.longest(request.prompt) if self._prefix_cache else None
         self._stream: Stream | None = None
 
     @property
-    def is_apart(self) -> bool:
-        """Whether something is won or told by reading it before, and not with, what follows."""
-        return self.scored is not None or self._prefixes is not None
+    def is_separate(self) -> bool:
+        """Whether the prompt has to be computed by a request of its own."""
+        return self.prompt_logprobs is not None or self._prefix_cache is not None
 
     @property
     def cached_tokens(self) -> int:
-        """How many tokens of the prompt are not read again."""
-        return self._known.position if self._known else 0
+        """How many tokens of the prompt are in the cached state."""
+        return self._cached.position if self._cached else 0
 
     def begin(self) -> None:
-        """Let the engine read what is not known."""
-        if self.scored is not None or self.cached_tokens < len(self._request.prompt) - 1:
-            self._stream = Stream(self._engine)
-            self._engine.enter(self._feeding(), self._stream)
+        """Submit the part of the prompt that is not cached."""
+        if self.prompt_logprobs is not None or self.cached_tokens < len(self.request.prompt) - 1:
+            self._stream = self._engine.open_stream(self._prefill_request())
 
     async def rest(self) -> GenerationRequest:
-        """The request with the prompt's last token alone, once the others are read.
+        """Wait for the prefill; return the request that continues it with the last token.
 
-        Where a deadline comes before, more of the prompt is left. Raises as `Stream`.
+        If the deadline passes before, more of the prompt is left. Raises as `Stream`.
         """
-        prompt = self._request.prompt
-        trail = PrefillSnapshots(len(prompt))
+        prompt = self.request.prompt
+        snapshots = PrefillSnapshots(len(prompt))
         try:
-            await self._read(trail)
+            await self._read(snapshots)
         finally:
-            if self._prefixes is not None:
-                self._prefixes.keep(prompt, trail)
-        if self.scored is not None:
-            self.scored.complete(len(prompt))
-        return self._from(trail.last or self._known)
+            if self._prefix_cache is not None:
+                self._prefix_cache.keep(prompt, snapshots)
+        if self.prompt_logprobs is not None:
+            self.prompt_logprobs.complete(len(prompt))
+        return self._from(snapshots.last or self._cached)
 
     def cancel(self) -> None:
-        """Read no further. Harmless when it is over."""
+        """Stop the prefill. Does nothing if it has finished."""
         if self._stream is not None:
             self._stream.cancel()
 
-    async def _read(self, trail: PrefillSnapshots) -> None:
-        if self.scored is not None:
-            self.scored.logprobs.append(None)
-            self.scored.top_tokens.append(())
+    async def _read(self, snapshots: PrefillSnapshots) -> None:
+        if self.prompt_logprobs is not None:
+            self.prompt_logprobs.logprobs.append(None)
+            self.prompt_logprobs.top_tokens.append(())
         if self._stream is None:
             return
         async for chunk in self._stream:
             if chunk.state is not None:
-                trail.add(chunk.state)
-            if self.scored is not None:
-                self.scored.logprobs += chunk.logprobs
-                self.scored.top_tokens += chunk.top_tokens or [()] * len(chunk.tokens)
+                snapshots.add(chunk.state)
+            if self.prompt_logprobs is not None:
+                self.prompt_logprobs.logprobs += chunk.logprobs
+                self.prompt_logprobs.top_tokens += chunk.top_tokens or [()] * len(chunk.tokens)
 
-    def _feeding(self) -> GenerationRequest:
-        """What feeds the prompt, all but its last token, and tells of it where that is wanted."""
-        request = self._from(self._known)
-        scored = request.prompt[1:] if self.scored is not None else ()
+    def _prefill_request(self) -> GenerationRequest:
+        """The request that computes the prompt, and scores it if requested."""
+        request = self._from(self._cached)
+        scored = request.prompt[1:] if self.prompt_logprobs is not None else ()
         return GenerationRequest(
-            request.prompt[:1] if self.scored is not None else request.prompt,
+            request.prompt[:1] if self.prompt_logprobs is not None else request.prompt,
             len(scored),
             SamplingParams(seed=0, temperature=0.0),
             top_tokens=self._n_top or 0,
@@ -119,11 +119,13 @@ class Prefill:
         )
 
     def _from(self, state: State | None) -> GenerationRequest:
-        """The request as it goes on from a state that has consumed some of its prompt."""
-        whole = self._request
+        """The request continued from a state that has consumed a part of its prompt."""
+        whole = self.request
         if state is None:
             return whole
         consumed = state.position - (whole.initial_state.position if whole.initial_state else 0)
         prompt = whole.prompt
-        recent = (*whole.penalty_context, *prompt[max(0, consumed - PENALTY_WINDOW) : consumed])
-        return replace(whole, prompt=prompt[consumed:], initial_state=state, penalty_context=recent)
+        context = (*whole.penalty_context, *prompt[max(0, consumed - PENALTY_WINDOW) : consumed])
+        return replace(
+            whole, prompt=prompt[consumed:], initial_state=state, penalty_context=context
+        )

@@ -1,7 +1,7 @@
-"""States after prompts, so that a prompt that begins like an earlier one is not read again.
+"""A cache of states after prompts, so that a known prefix of a prompt is not computed again.
 
-A state is a pure function of the tokens before it, and the same to the last bit however they were
-read, so a text that goes on from a kept state is the text that would have come without it.
+A state is a pure function of the tokens before it, bit for bit, so the cache does not change any
+completion.
 """
 
 import hashlib
@@ -13,29 +13,28 @@ import numpy as np
 
 from service.models.step import State
 
-BUDGET_BYTES = 64 * 1024 * 1024
-SHORTEST = 64
-"""Tokens of a prompt below which reading it is cheaper than remembering it."""
+MIN_PROMPT = 64
+"""Tokens of a prompt that is cached; a shorter one is cheaper to compute."""
 
-APART, MOST_OF_A_PROMPT = 256, 64
-"""Tokens between two states of one prompt at least, and how many it may leave."""
+MIN_DISTANCE, MAX_STATES = 256, 64
+"""Tokens between two states of one prompt at least, and states of one prompt at most."""
 
-_ENTRY_BYTES = 600  # of a state's arrays, its key and its place
+_ENTRY_BYTES = 600  # overhead of a state's arrays, key and entry
 
 
 class PrefixCache:
-    """The states used latest, within a budget of bytes. Belongs to one event loop."""
+    """A least-recently-used cache of states within a budget of bytes. Belongs to one event loop."""
 
-    def __init__(self, budget_bytes: int = BUDGET_BYTES) -> None:
+    def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes, self.size_bytes = budget_bytes, 0
-        self._states: OrderedDict[bytes, tuple[bytes, State]] = OrderedDict()  # with their scopes
-        self._lengths: dict[bytes, Counter[int]] = {}  # of the prefixes in each scope
+        self._states: OrderedDict[bytes, tuple[bytes, State]] = OrderedDict()  # (scope, state)
+        self._lengths: dict[bytes, Counter[int]] = {}  # by scope: the lengths of the prefixes
 
     def __len__(self) -> int:
         return len(self._states)
 
     def longest(self, scope: bytes, tokens: Sequence[int]) -> State | None:
-        """The state furthest into the tokens, not beyond them."""
+        """The state after the longest known prefix of the tokens, if there is one."""
         lengths = sorted(n for n in self._lengths.get(scope, ()) if n <= len(tokens))
         found = None
         for key in _keys(scope, tokens, lengths):
@@ -46,7 +45,7 @@ class PrefixCache:
         return self._states[found][1]
 
     def keep(self, scope: bytes, tokens: Sequence[int], states: Iterable[State]) -> None:
-        """Keep states after the first `position` of these tokens; those not used longest go."""
+        """Store states, each after the first `position` of these tokens; evict the oldest."""
         by_length = {state.position: state for state in states}
         lengths = sorted(by_length)
         for length, key in zip(lengths, _keys(scope, tokens, lengths), strict=True):
@@ -57,9 +56,9 @@ class PrefixCache:
                 self.size_bytes += _size(state)
             self._states.move_to_end(key)
         while self.size_bytes > self._budget_bytes:
-            self._forget_oldest()
+            self._evict_oldest()
 
-    def _forget_oldest(self) -> None:
+    def _evict_oldest(self) -> None:
         _, (scope, state) = self._states.popitem(last=False)
         self.size_bytes -= _size(state)
         lengths = self._lengths[scope]
@@ -72,48 +71,48 @@ class PrefixCache:
 
 @dataclass(frozen=True, slots=True)
 class ScopedPrefixCache:
-    """A prefix cache as far as one model, and whoever asks it, may see."""
+    """The part of a prefix cache that belongs to one model, owner and salt."""
 
     cache: PrefixCache
     scope: bytes
 
-    def within(self, *names: str) -> "ScopedPrefixCache":
-        """A narrower scope, which shares nothing with any other."""
+    def scoped(self, *names: str) -> "ScopedPrefixCache":
+        """A narrower scope, which shares no states with any other."""
         parts = (hashlib.sha256(name.encode()).digest() for name in names)
         return ScopedPrefixCache(self.cache, b"".join((self.scope, *parts)))
 
     def longest(self, prompt: Sequence[int]) -> State | None:
-        """The state furthest into a prompt that leaves its last token to be fed."""
+        """The state after the longest known prefix that leaves the prompt's last token."""
         return self.cache.longest(self.scope, prompt[:-1])
 
-    def keep(self, prompt: Sequence[int], trail: "PrefillSnapshots") -> None:
-        """Keep a prompt's states."""
-        self.cache.keep(self.scope, prompt, trail.states)
+    def keep(self, prompt: Sequence[int], snapshots: "PrefillSnapshots") -> None:
+        """Store a prompt's states."""
+        self.cache.keep(self.scope, prompt, snapshots.states)
 
 
 class PrefillSnapshots:
-    """Of a prompt's states while it is read, the last and some before it, spread evenly."""
+    """Of a prompt's states during prefill the last one, and some before it, evenly spaced."""
 
     def __init__(self, length: int) -> None:
-        """`length` is that of the whole prompt."""
-        self._apart = max(APART, length // MOST_OF_A_PROMPT)
+        """`length` is the number of tokens of the whole prompt."""
+        self._distance = max(MIN_DISTANCE, length // MAX_STATES)
         self.states: list[State] = []
 
     @property
     def last(self) -> State | None:
-        """The one that is furthest into the prompt."""
+        """The state after the most tokens."""
         return self.states[-1] if self.states else None
 
     def add(self, state: State) -> None:
-        """Take the next one; the one before it goes where it is near to one that stays."""
+        """Add the next state. It replaces the last one if that is too near to the one before."""
         before = self.states[-2].position if len(self.states) > 1 else 0
-        if self.states and self.states[-1].position - before < self._apart:
+        if self.states and self.states[-1].position - before < self._distance:
             self.states.pop()
         self.states.append(state)
 
 
 def _keys(scope: bytes, tokens: Sequence[int], lengths: Iterable[int]) -> Iterator[bytes]:
-    """A key for the first so many tokens, for each of some rising lengths."""
+    """The keys of the prefixes of some rising lengths."""
     packed = np.asarray(tokens, np.int32).tobytes()
     digest = hashlib.blake2b(scope, digest_size=24)
     done = 0

@@ -1,4 +1,4 @@
-"""A counter-based random number: the draw at a position is a function of (seed, position).
+"""Counter-based random numbers: the number at a position is a function of (seed, position).
 
 Philox 4x64 with 10 rounds, key (seed, 0), counter (position, 0, 0, 0), first word of the block.
 Source: Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.

@@ -1,4 +1,4 @@
-"""What goes into a generation and what comes out: frozen values."""
+"""Requests of the engine and the chunks of its results: frozen values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,19 +8,19 @@ from service.constraints.constraint import Constraint
 from service.models.step import State
 
 PENALTY_WINDOW = 1_024
-"""Penalties look at this many of the latest tokens, prompt and output together."""
+"""Penalties count this many of the latest tokens, prompt and output together."""
 
 MAX_TOP_TOKENS = 20
-"""How many of the likeliest tokens may be asked for beside each drawn one."""
+"""Most likely tokens that a request may have beside each sampled one, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How a token is chosen from logits. The defaults draw from the model as it is.
+    """How a token is sampled from logits. The defaults sample from the model's distribution.
 
-    Order: penalties and bias on the logits, temperature, then top-k, top-p, min-p and typical-p
-    each keep a part of what the one before has left. `temperature` 0 takes the likeliest token.
-    A draw depends on (`seed`, position) alone; `seed` has 64 bits.
+    Order: penalties and bias on the logits, temperature, then top-k, top-p, min-p and typical-p,
+    each on the tokens that the one before has kept. `temperature` 0 takes the most likely token.
+    The random number depends on (`seed`, position) alone; `seed` has 64 bits.
     """
 
     seed: int
@@ -58,16 +58,16 @@ class GenerationRequest:
     forced_tokens: Sequence[int] = ()  # at most max_new_tokens
     return_state: bool = False  # whether chunks bring states
     constraint: Constraint | None = None
-    min_new_tokens: int = 0  # before them no stop string begins
-    deadline_s: float | None = None  # by the clock on the wall: then it ends with what it has
+    min_new_tokens: int = 0  # no stop string begins before so many tokens
+    deadline_s: float | None = None  # Unix time at which it ends with the tokens it has
 
 
 LEAST_REPETITION, MOST_REPETITION = 0.01, 100.0
-"""Of a repetition penalty: within them no logit of float32 becomes infinite."""
+"""Bounds of a repetition penalty: within them no logit of float32 becomes infinite."""
 
 
 class FinishReason(StrEnum):
-    """Why a generation ended by itself."""
+    """Why a generation ended."""
 
     EOS_TOKEN = "eos_token"  # noqa: S105 (TGI's word for a text that its constraint has closed)
     LENGTH = "length"
@@ -76,9 +76,9 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token and the natural logarithm of the model's own probability for it.
+    """A token and its logprob, the natural logarithm of its probability.
 
-    The logprob is of the model's logits as they are, before any sampling parameter.
+    The probability is the model's own, before any sampling parameter.
     """
 
     id: int
@@ -87,9 +87,9 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The end of a generation. `generated_tokens` counts every draw, those of a stop string too.
+    """The end of a generation. `generated_tokens` counts the tokens of a stop string too.
 
-    `stop` is the stop string that ended it, and `stop_token` its last draw; no chunk shows it.
+    `stop` is the stop string that ended it, and `stop_token` its last token; no chunk shows them.
     """
 
     reason: FinishReason
@@ -100,18 +100,18 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one burst added to a stream: tokens in order, and the end if it was reached.
+    """The result of one burst: tokens in order, and the end if it was reached.
 
-    Columns rather than rows: a chunk is turned into bytes once a burst, and this is the hot path.
-    `top_tokens` has one entry a token where the request asked for them, else it is empty. `drawn`
-    is what the network went on with: ahead of `tokens` by what a stop string or a deadline holds
-    back. `state` is the latest that has consumed nothing but the prompt and tokens drawn so far. A
-    chunk may have a state alone, while the prompt is fed.
+    Columns rather than rows, because a chunk is encoded once a burst on the hot path. `top_tokens`
+    has one entry per token if the request has `top_tokens`, else it is empty. `sampled` is every
+    token of the burst, those held back by a stop string or a deadline included. `state` is the
+    latest that has consumed only the prompt and sampled tokens. During prefill a chunk may have a
+    state alone.
     """
 
     tokens: Sequence[int]
     logprobs: Sequence[float]
     top_tokens: Sequence[Sequence[Token]] = field(default=())
     finish: Finish | None = None
-    drawn: Sequence[int] = field(default=())
+    sampled: Sequence[int] = field(default=())
     state: State | None = None

@@ -1,9 +1,8 @@
-"""From logits to the next token of every row, in float64, without the interpreter's lock.
+"""Sampling of every row's next token from its logits, in float64, without the interpreter's lock.
 
-Order of what a request may ask for: its constraint, which leaves some tokens out altogether;
-repetition, frequency and presence penalty, logit bias, temperature, then top-k, top-p, min-p and
-typical-p, each on what the one before has left; then one inverse-CDF draw in the order of token
-ids. Ties go to the smaller id everywhere.
+Order: the request's constraint, which excludes tokens; repetition, frequency and presence penalty;
+logit bias; temperature; then top-k, top-p, min-p and typical-p, each on the tokens that the one
+before has kept; then one inverse-CDF sample in the order of token ids. Ties go to the smaller id.
 
 Sources: repetition penalty, Keskar et al. 2019 (CTRL); nucleus (top-p), Holtzman et al. 2020;
 locally typical sampling, Meister et al. 2023; min-p, Nguyen et al. 2024; frequency and presence
@@ -12,6 +11,7 @@ penalty as OpenAI's API documents them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -25,70 +25,85 @@ from service.generation.request import MAX_TOP_TOKENS, PENALTY_WINDOW, Generatio
 from service.models.spec import FloatArray
 from service.models.step import Batch
 
+CALLED_KERNELS = "f36a027d0a56bfb7"
+"""Hash of the files whose kernels this file calls, which `test_kernel_cache.py` checks.
+
+Numba caches a compiled kernel until its own file changes, so this line has to change with them.
+"""
+
 MAX_STEPS = 32
-"""The longest burst: how many steps may pass before the draws are looked at."""
+"""Steps of a burst at most: the width of the sampler's arrays."""
 
 FAILED = -1
-"""The draw of a row whose logits are not finite."""
+"""The token of a row whose logits are not finite."""
 
 ENDED = -2
-"""The draw of a row whose text is complete: nothing that its constraint allows could follow."""
+"""The token of a row that has ended: its constraint allows no further token."""
 
-# Columns of the two parameter tables: one row for each slot.
-_TEMPERATURE, _TOP_P, _MIN_P, _TYPICAL_P, _REPETITION, _FREQUENCY, _PRESENCE, _REALS = range(8)
-(
-    _POSITION,
-    _TOP_K,
-    _TOP_TOKENS,
-    _HAS_BIAS,
-    _HAS_PENALTY,
-    _WINDOW_LENGTH,
-    _FED,
-    _SILENT,
-    _TABLE,  # address of the constraint's table; 0: none
-    _TABLE_SIZE,
-    _STATE,
-    _REMAINING,  # tokens that the text may still get
-    _WHOLES,
-) = range(13)
+_PARAMETERS = (  # fields of SamplingParams that a row has under the same name
+    ("temperature", np.float64),
+    ("top_k", np.int64),
+    ("top_p", np.float64),
+    ("min_p", np.float64),
+    ("typical_p", np.float64),
+    ("repetition_penalty", np.float64),
+    ("frequency_penalty", np.float64),
+    ("presence_penalty", np.float64),
+    ("seed", np.uint64),
+)
+_parameters_of = attrgetter(*(name for name, _ in _PARAMETERS))
+_ROW = np.dtype(  # a slot's parameters, and where its generation is
+    [
+        *_PARAMETERS,
+        ("position", np.int64),  # of the next token
+        ("top_tokens", np.int64),
+        ("has_bias", np.int64),
+        ("has_penalty", np.int64),
+        ("window_length", np.int64),
+        ("n_fed", np.int64),
+        ("n_prompt", np.int64),
+        ("table", np.int64),  # address of the constraint's table; 0: none
+        ("table_size", np.int64),
+        ("state", np.int64),  # of the constraint
+        ("remaining", np.int64),  # tokens that may still be generated
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What a burst drew. Views into the sampler's memory: valid until the next burst."""
+    """The sampled tokens of a burst: views of the sampler's memory, valid until the next burst."""
 
-    tokens: npt.NDArray[np.int32]  # (rows, steps); FAILED where a row failed, ENDED after its end
+    tokens: npt.NDArray[np.int32]  # (rows, steps); FAILED if the row failed, ENDED after its end
     logprobs: npt.NDArray[np.float64]  # (rows, steps)
-    top_tokens: npt.NDArray[np.int32]  # (rows, steps, MAX_TOP_TOKENS), likeliest first
+    top_tokens: npt.NDArray[np.int32]  # (rows, steps, MAX_TOP_TOKENS), most likely first
     top_logprobs: npt.NDArray[np.float64]  # (rows, steps, MAX_TOP_TOKENS)
-    is_over: npt.NDArray[np.bool_]  # (rows,), whether the constraint lets nothing follow
+    is_over: npt.NDArray[np.bool_]  # (rows,), whether the constraint allows no further token
 
 
 class Sampler:
-    """The sampling side of a slot table. One thread; `advance` releases the interpreter's lock."""
+    """Samples the tokens of a slot table. Belongs to one thread; `advance` releases the lock."""
 
     def __init__(
-        self, vocabulary_size: int, capacity: int, never_drawn: Sequence[int] = ()
+        self, vocabulary_size: int, capacity: int, suppressed_ids: Sequence[int] = ()
     ) -> None:
-        self._reals = np.zeros((capacity, _REALS))
-        self._wholes = np.zeros((capacity, _WHOLES), np.int64)
-        self._seeds = np.zeros(capacity, np.uint64)
+        self._rows = np.zeros(capacity, _ROW)
         self._feed = np.zeros((capacity, MAX_STEPS), np.int64)
         self._bias = np.zeros((capacity, vocabulary_size))
         self._counts = np.zeros((capacity, vocabulary_size), np.int32)
         self._window = np.zeros((capacity, PENALTY_WINDOW), np.int32)
-        self._constraints: list[Constraint | None] = [None] * capacity  # keeps the tables
+        self._constraints: list[Constraint | None] = [
+            None
+        ] * capacity  # keeps their tables in memory
         self._allowed = np.ones(vocabulary_size, np.bool_)
-        self._allowed[list(never_drawn)] = False
+        self._allowed[list(suppressed_ids)] = False
         shape = (capacity, MAX_STEPS)
         self._tokens = np.zeros(shape, np.int32)
         self._logprobs = np.zeros(shape)
         self._top_tokens = np.zeros((*shape, MAX_TOP_TOKENS), np.int32)
         self._top_logprobs = np.zeros((*shape, MAX_TOP_TOKENS))
-        self.arguments = (  # what `advance_rows` needs of this sampler
-            self._reals,
-            self._wholes,
-            self._seeds,
+        self.arguments = (  # of `advance_rows`
+            self._rows,
             self._feed,
             self._bias,
             self._counts,
@@ -101,40 +116,28 @@ class Sampler:
         )
 
     def start(self, row: int, request: GenerationRequest) -> None:
-        """Take a request's parameters into a row; its first draw comes after the prompt."""
-        params = request.sampling
-        self._reals[row] = (
-            params.temperature,
-            params.top_p,
-            params.min_p,
-            params.typical_p,
-            params.repetition_penalty,
-            params.frequency_penalty,
-            params.presence_penalty,
-        )
+        """Put a request's parameters into a row."""
+        params, constraint = request.sampling, request.constraint
         has_penalty = (
             params.repetition_penalty != 1.0
             or params.frequency_penalty != 0.0
             or params.presence_penalty != 0.0
         )
-        self._seeds[row] = params.seed
-        position = (request.initial_state.position if request.initial_state else 0) + len(
-            request.prompt
-        )
-        constraint = self._constraints[row] = request.constraint
-        table = None if constraint is None else constraint.table
+        consumed = request.initial_state.position if request.initial_state else 0
+        position = consumed + len(request.prompt)
         assert constraint is None or len(constraint.token_class) == self._bias.shape[1]
-        self._wholes[row] = (
+        self._constraints[row] = constraint
+        self._rows[row] = (
+            *_parameters_of(params),
             position,
-            params.top_k,
             request.top_tokens,
             bool(params.logit_bias),
             has_penalty,
             0,
             0,
             0,
-            0 if table is None else table.ctypes.data,
-            0 if table is None else table.size,
+            0 if constraint is None else constraint.table.ctypes.data,
+            0 if constraint is None else constraint.table.size,
             START,
             request.max_new_tokens,
         )
@@ -143,28 +146,28 @@ class Sampler:
             for token, bias in params.logit_bias:
                 self._bias[row, token] = bias
         if has_penalty:
-            recent = np.asarray(
+            context = np.asarray(
                 [*request.penalty_context, *request.prompt][-PENALTY_WINDOW:], np.int32
             )
-            places = np.arange(position - len(recent), position) % PENALTY_WINDOW
-            self._window[row, places] = recent
-            self._counts[row] = np.bincount(recent, minlength=self._counts.shape[1])
-            self._wholes[row, _WINDOW_LENGTH] = len(recent)
+            columns = np.arange(position - len(context), position) % PENALTY_WINDOW
+            self._window[row, columns] = context
+            self._counts[row] = np.bincount(context, minlength=self._counts.shape[1])
+            self._rows["window_length"][row] = len(context)
 
-    def feed(self, row: int, tokens: Sequence[int], silent: int) -> None:
-        """Let a row take these tokens before it draws; at most MAX_STEPS, once a burst.
+    def feed(self, row: int, tokens: Sequence[int], n_prompt: int) -> None:
+        """Give a row these tokens, at most MAX_STEPS, before it samples in the next burst.
 
-        The first `silent` are of its prompt; the others are reported as if they were drawn.
+        The first `n_prompt` belong to its prompt; the others are reported as if they were sampled.
         """
         self._feed[row, : len(tokens)] = tokens
-        self._wholes[row, [_FED, _SILENT]] = len(tokens), silent
+        self._rows["n_fed"][row], self._rows["n_prompt"][row] = len(tokens), n_prompt
 
     def swap(self, a: int, b: int) -> None:
         """Exchange two rows."""
-        tables: list[npt.NDArray[Any]] = [self._reals, self._wholes, self._seeds]
-        if self._wholes[a, _HAS_BIAS] or self._wholes[b, _HAS_BIAS]:
+        tables: list[npt.NDArray[Any]] = [self._rows]
+        if self._rows["has_bias"][[a, b]].any():
             tables.append(self._bias)
-        if self._wholes[a, _HAS_PENALTY] or self._wholes[b, _HAS_PENALTY]:
+        if self._rows["has_penalty"][[a, b]].any():
             tables += [self._counts, self._window]
         for table in tables:
             table[[a, b]] = table[[b, a]]
@@ -172,16 +175,16 @@ class Sampler:
         constraints[a], constraints[b] = constraints[b], constraints[a]
 
     def advance(self, batch: Batch, rows: int, step: int) -> None:
-        """After step number `step` of a burst: give each row its next token, fed or drawn."""
+        """Give each row its next token, fed or sampled, after step number `step` of a burst."""
         advance_rows(self.arguments, batch.logits, batch.tokens, 0, rows, step)
 
-    def draws(self, rows: int, steps: int) -> Samples:
-        """What the burst that has just ended drew; also forgets what it was fed."""
-        self._wholes[:rows, [_FED, _SILENT]] = 0
+    def take(self, rows: int, steps: int) -> Samples:
+        """Return the samples of the burst that has ended, and clear its feeds."""
+        self._rows["n_fed"][:rows] = self._rows["n_prompt"][:rows] = 0
         is_over = np.zeros(rows, np.bool_)
-        for row in np.flatnonzero(self._wholes[:rows, _TABLE]).tolist():
+        for row in np.flatnonzero(self._rows["table"][:rows]).tolist():
             constraint = self._constraints[row]
-            state, remaining = self._wholes[row, [_STATE, _REMAINING]].tolist()
+            state, remaining = self._rows[["state", "remaining"]][row].tolist()
             is_over[row] = constraint is not None and constraint.is_over(state, remaining)
         return Samples(
             self._tokens[:rows, :steps],
@@ -193,13 +196,13 @@ class Sampler:
 
 
 def logsumexp(logits: FloatArray) -> npt.NDArray[np.float64]:
-    """Log Σ exp of each row's logits, (rows,), or NaN where they are not finite numbers."""
-    return np.array([_log_total(row) for row in logits])
+    """Log Σ exp of each row's logits, (rows,); NaN if they are not finite numbers."""
+    return np.array([_logsumexp(row) for row in logits])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _log_total(logits):  # type: ignore[no-untyped-def]
-    """Log Σ exp(logits), or NaN where the logits are not finite numbers."""
+def _logsumexp(logits):  # type: ignore[no-untyped-def]
+    """Log Σ exp(logits); NaN if the logits are not finite numbers."""
     largest = -np.inf
     for x in logits:
         if not x < np.inf:  # NaN or +inf
@@ -212,17 +215,17 @@ def _log_total(logits):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _penalise(scores, counts, reals):  # type: ignore[no-untyped-def]
-    repetition = reals[_REPETITION]
+def _penalise(scores, counts, params):  # type: ignore[no-untyped-def]
+    repetition = params.repetition_penalty
     for i in range(len(scores)):
         if counts[i] > 0:
             scores[i] = scores[i] / repetition if scores[i] > 0 else scores[i] * repetition
-            scores[i] -= reals[_FREQUENCY] * counts[i] + reals[_PRESENCE]
+            scores[i] -= params.frequency_penalty * counts[i] + params.presence_penalty
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _keep_prefix(weights, order, kept, mass):  # type: ignore[no-untyped-def]
-    """How many of the first `kept` in `order` it takes to hold `mass` of their total weight."""
+    """How many of the first `kept` in `order` together have `mass` of their total weight."""
     total = 0.0
     for k in range(kept):
         total += weights[order[k]]
@@ -235,22 +238,22 @@ def _keep_prefix(weights, order, kept, mass):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _filter(weights, top_k, reals):  # type: ignore[no-untyped-def]
-    """Zero the weights that top-k, top-p, min-p and typical-p do not leave."""
+def _filter(weights, params):  # type: ignore[no-untyped-def]
+    """Set the weights to zero that top-k, top-p, min-p and typical-p exclude."""
     order = np.argsort(-weights, kind="mergesort")
     kept = len(weights)
-    if top_k > 0:
-        kept = min(kept, top_k)
-    if reals[_TOP_P] < 1.0:
-        kept = _keep_prefix(weights, order, kept, reals[_TOP_P])
-    if reals[_MIN_P] > 0.0:
-        least, k = reals[_MIN_P] * weights[order[0]], 1
+    if params.top_k > 0:
+        kept = min(kept, params.top_k)
+    if params.top_p < 1.0:
+        kept = _keep_prefix(weights, order, kept, params.top_p)
+    if params.min_p > 0.0:
+        least, k = params.min_p * weights[order[0]], 1
         while k < kept and weights[order[k]] >= least:
             k += 1
         kept = k
-    if reals[_TYPICAL_P] < 1.0:
+    if params.typical_p < 1.0:
         order = _by_typicality(weights, order[:kept])
-        kept = _keep_prefix(weights, order, len(order), reals[_TYPICAL_P])
+        kept = _keep_prefix(weights, order, len(order), params.typical_p)
     for k in range(kept):
         weights[order[k]] = -weights[order[k]]
     for i in range(len(weights)):
@@ -259,7 +262,7 @@ def _filter(weights, top_k, reals):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _by_typicality(weights, order):  # type: ignore[no-untyped-def]
-    """`order` sorted by how near each token's surprise is to the expected one."""
+    """`order` sorted by the distance of each token's surprisal from the entropy."""
     total = 0.0
     for i in order:
         total += weights[i]
@@ -275,42 +278,42 @@ def _by_typicality(weights, order):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _choose(scores, top_k, reals, seed, position):  # type: ignore[no-untyped-def]
-    """One token from scores, (vocabulary,) float64, which are used up; -1 if none is left."""
+def _choose(scores, params):  # type: ignore[no-untyped-def]
+    """Sample a token from scores, (vocabulary,) float64, and overwrite them; -1 if none can be."""
     best = 0
     for i in range(len(scores)):
         if scores[i] > scores[best]:
             best = i
     if scores[best] == -np.inf:
         return -1
-    temperature = reals[_TEMPERATURE]
+    temperature = params.temperature
     if temperature == 0.0:
         return best
     largest = scores[best]
     for i in range(len(scores)):
         scores[i] = np.exp((scores[i] - largest) / temperature)
-    if top_k > 0 or reals[_TOP_P] < 1.0 or reals[_MIN_P] > 0.0 or reals[_TYPICAL_P] < 1.0:
-        _filter(scores, top_k, reals)
+    if params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0 or params.typical_p < 1.0:
+        _filter(scores, params)
     total = 0.0
     for w in scores:
         total += w
-    threshold = uniform(seed, np.uint64(position)) * total
-    held, last = 0.0, best
+    threshold = uniform(params.seed, np.uint64(params.position)) * total
+    total_so_far, last = 0.0, best
     for i in range(len(scores)):
         if scores[i] > 0.0:
-            held += scores[i]
+            total_so_far += scores[i]
             last = i
-            if held > threshold:
+            if total_so_far > threshold:
                 break
     return last
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _top(logits, log_total, tokens, logprobs, n):  # type: ignore[no-untyped-def]
-    """Write the n likeliest tokens and their logprobs, likeliest first."""
+def _top(logits, lse, tokens, logprobs, n):  # type: ignore[no-untyped-def]
+    """Write the n most likely tokens and their logprobs, the most likely first."""
     held = 0
     for i in range(len(logits)):
-        value = np.float64(logits[i]) - log_total
+        value = np.float64(logits[i]) - lse
         if held == n and value <= logprobs[n - 1]:
             continue
         k = held if held < n else n - 1
@@ -325,13 +328,11 @@ def _top(logits, log_total, tokens, logprobs, n):  # type: ignore[no-untyped-def
 def advance_rows(arguments, logits, tokens, first, last, step):  # type: ignore[no-untyped-def]
     """Give the rows from `first` to `last` their next tokens.
 
-    Ranges that do not meet may run at once.
-    logits is (rows, vocabulary) float32 and read, tokens (rows,) int64 and written.
+    Threads may do this for disjoint ranges at a time. `logits` is (rows, vocabulary) float32 and
+    read, `tokens` is (rows,) int64 and written.
     """
     (
-        reals,
-        wholes,
-        seeds,
+        params,
         feed,
         bias,
         counts,
@@ -345,49 +346,49 @@ def advance_rows(arguments, logits, tokens, first, last, step):  # type: ignore[
     vocabulary = logits.shape[1]
     scores = np.empty(vocabulary)
     for row in range(first, last):
-        whole = wholes[row]
-        if step < whole[_SILENT]:
+        slot = params[row]
+        if step < slot.n_prompt:
             tokens[row] = feed[row, step]
             continue
-        table, size, state = whole[_TABLE], whole[_TABLE_SIZE], whole[_STATE]
-        is_drawn = step >= whole[_FED]
-        if table and is_drawn and is_over(table, size, vocabulary, state, whole[_REMAINING]):
+        table, size, state = slot.table, slot.table_size, slot.state
+        is_sampled = step >= slot.n_fed
+        if table and is_sampled and is_over(table, size, vocabulary, state, slot.remaining):
             out_tokens[row, step] = ENDED
             tokens[row] = 0
             continue
-        log_total = _log_total(logits[row])
+        lse = _logsumexp(logits[row])
         token = -1
-        if not is_drawn and log_total == log_total:  # noqa: PLR0124 (not NaN)
+        if not is_sampled and lse == lse:  # noqa: PLR0124 (not NaN)
             token = feed[row, step]
-        elif log_total == log_total:  # noqa: PLR0124
+        elif lse == lse:  # noqa: PLR0124
             for i in range(vocabulary):
                 scores[i] = logits[row, i] if allowed[i] else -np.inf
             if table:
-                mask(scores, table, size, state, whole[_REMAINING])
-            if whole[_HAS_PENALTY]:
-                _penalise(scores, counts[row], reals[row])
-            if whole[_HAS_BIAS]:
+                mask(scores, table, size, state, slot.remaining)
+            if slot.has_penalty:
+                _penalise(scores, counts[row], slot)
+            if slot.has_bias:
                 for i in range(vocabulary):
                     scores[i] += bias[row, i]
-            token = _choose(scores, whole[_TOP_K], reals[row], seeds[row], whole[_POSITION])
+            token = _choose(scores, slot)
         out_tokens[row, step] = token
         if token < 0:
             tokens[row] = 0
             continue
-        out_logprobs[row, step] = logits[row, token] - log_total
-        if whole[_TOP_TOKENS] > 0:
-            n = min(whole[_TOP_TOKENS], vocabulary)
-            _top(logits[row], log_total, out_top_tokens[row, step], out_top_logprobs[row, step], n)
-        if whole[_HAS_PENALTY]:
-            place = whole[_POSITION] % PENALTY_WINDOW
-            if whole[_WINDOW_LENGTH] == PENALTY_WINDOW:
-                counts[row, window[row, place]] -= 1
+        out_logprobs[row, step] = logits[row, token] - lse
+        if slot.top_tokens > 0:
+            n = min(slot.top_tokens, vocabulary)
+            _top(logits[row], lse, out_top_tokens[row, step], out_top_logprobs[row, step], n)
+        if slot.has_penalty:
+            column = slot.position % PENALTY_WINDOW
+            if slot.window_length == PENALTY_WINDOW:
+                counts[row, window[row, column]] -= 1
             else:
-                whole[_WINDOW_LENGTH] += 1
-            window[row, place] = token
+                slot.window_length += 1
+            window[row, column] = token
             counts[row, token] += 1
-        whole[_POSITION] += 1
+        slot.position += 1
         if table:
-            whole[_STATE] = follow(table, size, vocabulary, state, token)
-            whole[_REMAINING] -= 1
+            slot.state = follow(table, size, vocabulary, state, token)
+            slot.remaining -= 1
         tokens[row] = token

@@ -1,13 +1,13 @@
-"""Who is in the batch, for how many steps, and what came of it: pure decisions over a slot table.
+"""Which generations are in the batch, and for how many steps: pure decisions over a slot table.
 
-The table's rows are in three runs: `running`, which every step computes, then `paused`, whose
-states wait, then free ones. A row changes its run by trading places with the run's edge, so the
-running rows are always the first ones and nothing is ever padded.
+The table's rows are in three ranges: `running`, which every step computes, then `paused`, whose
+states wait, then free ones. A row changes its range by a swap with the row at the range's edge, so
+the running rows are always the first ones and nothing is ever padded.
 
-    plan  → the changes to the table, what to feed, and how many steps to go
-    apply → what each generation got out of those steps
+    plan  → the changes to the table, the tokens to feed, and the number of steps
+    apply → the result of those steps for each generation
 
-There is no clock, no thread and no I/O here; whoever drives this owns those (`engine.py`).
+There is no clock, no thread and no I/O here; the engine has those (`engine.py`).
 """
 
 from collections import OrderedDict
@@ -18,82 +18,14 @@ from typing import Any
 import numpy.typing as npt
 
 from service.errors import Overloaded
-from service.generation.request import (
-    Chunk,
-    Finish,
-    FinishReason,
-    GenerationRequest,
-    Token,
-)
+from service.generation.config import EngineConfig
+from service.generation.plan import Feed, Key, Plan, Progress, Start, Swap
+from service.generation.request import Chunk, Finish, FinishReason, GenerationRequest, Token
 from service.generation.sampling import FAILED, MAX_STEPS, Samples
-from service.generation.stopping import StopMatcher
+from service.generation.stopping import HeldTokens, TokenWithTop
 from service.models.step import State
 
-Key = object
-
-UNSEEN: tuple[Token, Sequence[Token]] = (Token(-1, 0.0), ())
-"""Stands for a token of before that a stop string holds back: its place counts, nothing else."""
-
 NOT_FINITE = "the network's logits are not finite numbers; the model's weights are damaged"
-
-KEEP_EVERY = 256
-"""Tokens between two states that a running generation shows; a cancelled one goes on from there."""
-
-ROW_STEPS = 1_024
-"""Rows times steps of a burst at most: what bounds the wait of a newcomer in a full batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Swap:
-    """Two rows trade places."""
-
-    a: int
-    b: int
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A request enters a row that was free, in its state, fed its first prompt token."""
-
-    row: int
-    request: GenerationRequest
-
-
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """A row takes these tokens, one after each step, before it draws.
-
-    The first `silent` are of its prompt; the others count as drawn.
-    """
-
-    row: int
-    tokens: Sequence[int]
-    silent: int
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One burst: do the changes in order, feed, then take `steps` steps with the first `rows`."""
-
-    changes: tuple[Swap | Start, ...]
-    feeds: tuple[Feed, ...]
-    rows: int
-    steps: int
-    keeps: tuple[tuple[int, int], ...] = ()  # rows whose state is kept, and after which step
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a burst did for one generation. With a `failure` there is no more to come."""
-
-    key: Key
-    chunk: Chunk
-    failure: str | None = None
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the generation is over."""
-        return self.failure is not None or self.chunk.finish is not None
 
 
 @dataclass(slots=True)
@@ -102,57 +34,55 @@ class _Row:
 
     key: Key
     request: GenerationRequest
-    stops: StopMatcher | None
-    fed: int = 1  # prompt tokens that have gone in, or lie ready to
-    drawn: int = 0
+    held: HeldTokens | None  # with a stop string or a deadline
+    fed: int = 1  # prompt tokens that the network has consumed or gets in the next step
+    generated: int = 0
     is_over: bool = False
-    is_complete: bool = False  # whether its constraint lets nothing follow
-    held: list[tuple[Token, Sequence[Token]]] = field(default_factory=list)
-    latest: list[tuple[Token, Sequence[Token]]] = field(default_factory=list)  # free, before those
-    state: State | None = None  # the latest that may be shown
+    is_complete: bool = False  # whether its constraint allows no further token
+    latest: list[TokenWithTop] = field(default_factory=list)  # held for a deadline, older than held
+    state: State | None = None  # the latest that may be returned
 
     @property
     def consumed(self) -> int:
-        """The position of the row's state; the last token lies ready and is not in it."""
-        origin = self.request.initial_state
-        return (origin.position if origin else 0) + self.fed + self.drawn - 1
+        """The position of the row's state, which has not consumed the last token."""
+        initial = self.request.initial_state
+        return (initial.position if initial else 0) + self.fed + self.generated - 1
 
     @property
-    def unfed(self) -> int:
+    def prompt_remaining(self) -> int:
         return len(self.request.prompt) - self.fed
 
     @property
     def steps_left(self) -> int:
-        return self.unfed + self.request.max_new_tokens - self.drawn
+        return self.prompt_remaining + self.request.max_new_tokens - self.generated
 
-    def keeps_state_after(self, steps: int) -> bool:
-        """Whether the state is worth its copy: at the end, where there may be one, and at times."""
+    def needs_snapshot_after(self, steps: int, every: int) -> bool:
+        """Whether to copy the state: at the end, at a possible end, and `every` so many tokens."""
         if not self.request.return_state:
             return False
-        may_end = self.stops is not None or self.request.constraint is not None
-        is_end = steps == self.steps_left or (may_end and steps > self.unfed)
-        return is_end or (self.consumed + steps) // KEEP_EVERY > self.consumed // KEEP_EVERY
+        may_end = bool(self.request.stop) or self.request.constraint is not None
+        is_end = steps == self.steps_left or (may_end and steps > self.prompt_remaining)
+        return is_end or (self.consumed + steps) // every > self.consumed // every
 
     @property
     def end(self) -> FinishReason | None:
-        """Why it is at its end, if it is; stop strings aside."""
+        """The reason of its end, if it has ended otherwise than by a stop string."""
         if self.is_complete:
             return FinishReason.EOS_TOKEN
-        return FinishReason.LENGTH if self.drawn == self.request.max_new_tokens else None
+        return FinishReason.LENGTH if self.generated == self.request.max_new_tokens else None
 
     @property
-    def ripeness(self) -> int:
-        """Steps to the first character, or, where it is out, how many are."""
-        return self.drawn or self.unfed + 1
+    def steps_to_first_token(self) -> int:
+        """Steps until the first token is generated; after it the number of generated tokens."""
+        return self.generated or self.prompt_remaining + 1
 
 
 class Scheduler:
-    """The slot table and the line before it. Not safe for threads by itself."""
+    """The slot table and its queue. Not safe for several threads."""
 
-    def __init__(self, texts: Sequence[str], capacity: int, queue_limit: int) -> None:
-        """`texts` is the text of every token, for stop strings."""
-        self._texts = texts
-        self._capacity, self._queue_limit = capacity, queue_limit
+    def __init__(self, texts: Sequence[str], config: EngineConfig) -> None:
+        """`texts` is the text of every token, for stop strings; `max_rows` is the table's size."""
+        self._texts, self._config = texts, config
         self._rows: list[_Row] = []
         self._n_running = 0
         self._by_key: dict[Key, _Row] = {}
@@ -162,35 +92,34 @@ class Scheduler:
 
     @property
     def rows(self) -> int:
-        """How many generations are in the table, running or paused."""
+        """How many generations are in the slot table, running or paused."""
         return len(self._rows)
 
     @property
     def waiting(self) -> int:
-        """How many are in the line."""
+        """How many generations are in the queue."""
         return len(self._waiting)
 
     def submit(self, key: Key, request: GenerationRequest) -> None:
-        """Put a request into the line."""
+        """Add a request to the queue."""
         self._waiting[key] = request
 
-    def check_room(self, n: int = 1) -> None:
-        """See whether the line takes so many more.
+    def check_capacity(self, n: int = 1, reserved: int = 0) -> None:
+        """Check that the queue has places for `n` more beside those `reserved`.
 
         Raises:
-            Overloaded: it is full.
+            Overloaded: it has not.
 
         """
-        waiting, limit = len(self._waiting), self._queue_limit
+        waiting, limit = len(self._waiting) + reserved, self._config.queue_limit
         if waiting + n > limit:
-            why = "which is the limit" if n == 1 else f"{n} more are beyond the limit of {limit}"
             raise Overloaded(
-                f"Model is overloaded: {self.rows} generations run and {waiting} wait, {why}; "
-                "try again later"
+                f"Model is overloaded: {self.rows} generations run and {waiting} wait; {n} more "
+                f"would exceed the limit of {limit} that wait; try again later"
             )
 
     def finish(self, key: Key) -> Progress | None:
-        """Let a generation end with what it has, for want of time; None where it is over."""
+        """End a generation at its deadline with the tokens it has; None if it is over already."""
         if self._waiting.pop(key, None) is not None:
             return Progress(key, Chunk((), (), finish=Finish(FinishReason.LENGTH, 0)))
         row = self._by_key.get(key)
@@ -198,46 +127,46 @@ class Scheduler:
             return None
         row.is_over = True
         shown = _take_all(row)
-        return Progress(key, _chunk(row, shown, Finish(FinishReason.LENGTH, row.drawn), ()))
+        return Progress(key, _chunk(row, shown, Finish(FinishReason.LENGTH, row.generated), ()))
 
     def cancel(self, key: Key) -> None:
-        """Let a generation leave before the next step; nothing more is said of it."""
+        """Remove a generation before the next burst; it makes no more progress."""
         self._waiting.pop(key, None)
         if key in self._by_key:
             self._by_key[key].is_over = True
 
     def pause(self, key: Key) -> None:
-        """Let a generation keep its place but take no steps."""
+        """Let a generation keep its row but take no steps."""
         self._to_resume.discard(key)
         self._to_pause.add(key)
 
     def resume(self, key: Key) -> None:
-        """Let a paused generation go on."""
+        """Let a paused generation take steps again."""
         self._to_pause.discard(key)
         self._to_resume.add(key)
 
     # -- plan
 
     def plan(self) -> Plan | None:
-        """Decide the next burst; None where no row can run."""
+        """Decide the next burst; None if no row can run and nothing changes."""
         changes: list[Swap | Start] = []
-        self._let_leave(changes)
+        self._remove_finished(changes)
         self._pause_and_resume(changes)
-        self._let_enter(changes)
+        self._start_waiting(changes)
         running = self._rows[: self._n_running]
         if not running:
             return Plan(tuple(changes), (), 0, 0) if changes else None
         steps = self._burst(running)
-        feeds, keeps = [], []
+        feeds, snapshots = [], []
         for i, row in enumerate(running):
-            if row.unfed or row.drawn < len(row.request.forced_tokens):
+            if row.prompt_remaining or row.generated < len(row.request.forced_tokens):
                 feeds.append(_feed(i, row, steps))
             taken = min(steps, row.steps_left)
-            if taken and row.keeps_state_after(taken):
-                keeps.append((i, taken - 1))
-        return Plan(tuple(changes), tuple(feeds), len(running), steps, tuple(keeps))
+            if taken and row.needs_snapshot_after(taken, self._config.snapshot_every):
+                snapshots.append((i, taken - 1))
+        return Plan(tuple(changes), tuple(feeds), len(running), steps, tuple(snapshots))
 
-    def _let_leave(self, changes: list[Swap | Start]) -> None:
+    def _remove_finished(self, changes: list[Swap | Start]) -> None:
         for i in reversed(range(len(self._rows))):
             if not self._rows[i].is_over:
                 continue
@@ -262,8 +191,8 @@ class Scheduler:
         self._to_pause.clear()
         self._to_resume.clear()
 
-    def _let_enter(self, changes: list[Swap | Start]) -> None:
-        while self._waiting and len(self._rows) < self._capacity:
+    def _start_waiting(self, changes: list[Swap | Start]) -> None:
+        while self._waiting and len(self._rows) < self._config.max_rows:
             key, request = self._waiting.popitem(last=False)
             changes.append(Start(len(self._rows), request))
             self._by_key[key] = _new_row(key, request)
@@ -276,55 +205,54 @@ class Scheduler:
             changes.append(Swap(a, b))
             self._rows[a], self._rows[b] = self._rows[b], self._rows[a]
 
-    @staticmethod
-    def _burst(running: Sequence[_Row]) -> int:
-        """How many steps to go before looking up.
+    def _burst(self, running: Sequence[_Row]) -> int:
+        """The number of steps of the next burst.
 
-        A lone stream sees its first character at once and then ever longer bursts; n rows go n
-        steps even where someone waits for a first character, because each look costs something
+        A lone stream gets its first character after one step, then longer and longer bursts; n rows
+        take n steps even if one of them waits for its first character, because each plan costs time
         for every row.
         """
-        most = max(1, min(MAX_STEPS, ROW_STEPS // len(running)))
+        most = max(1, min(MAX_STEPS, self._config.max_row_steps // len(running)))
         least = min(most, len(running))
-        steps = max(least, min(most, *(row.ripeness for row in running)))
+        steps = max(least, min(most, *(row.steps_to_first_token for row in running)))
         return min(steps, max(row.steps_left for row in running))
 
     # -- apply
 
     def apply(
-        self, plan: Plan, draws: Samples, kept: Mapping[int, tuple[npt.NDArray[Any], ...]]
+        self, plan: Plan, samples: Samples, states: Mapping[int, tuple[npt.NDArray[Any], ...]]
     ) -> list[Progress]:
-        """Take in what the planned burst drew; return the news, a row each that has any.
+        """Take in the results of the planned burst; return the progress of each row that made any.
 
-        `draws` has `plan.rows` rows of `plan.steps` columns. The columns that a row spent on its
-        prompt, and those after its end, mean nothing. `kept` has what `plan.keeps` asked for.
+        `samples` has `plan.rows` rows of `plan.steps` columns. The columns in which a row consumed
+        its prompt, and those after its end, are undefined. `states` has `plan.snapshots`, by row.
         """
-        fed = {feed.row: feed.silent for feed in plan.feeds}
-        news = []
+        fed = {feed.row: feed.n_prompt for feed in plan.feeds}
+        updates = []
         for i, row in enumerate(self._rows[: plan.rows]):
             first = fed.get(i, 0)
             row.fed += first
-            stop = min(plan.steps, first + row.request.max_new_tokens - row.drawn)
-            is_consumed = not (row.unfed or row.request.max_new_tokens)  # that was all it wanted
+            stop = min(plan.steps, first + row.request.max_new_tokens - row.generated)
+            is_consumed = not (row.prompt_remaining or row.request.max_new_tokens)  # only a prompt
             if row.is_over:
                 continue
             if stop <= first and not is_consumed:
-                if i in kept:  # of the prompt so far
-                    row.state = State(row.consumed, kept[i])
-                    news.append(Progress(row.key, Chunk((), (), state=row.state)))
+                if i in states:  # of the prompt so far
+                    row.state = State(row.consumed, states[i])
+                    updates.append(Progress(row.key, Chunk((), (), state=row.state)))
                 continue
-            tokens, state, failure = draws.tokens[i, first:stop].tolist(), kept.get(i), None
-            row.is_complete = bool(draws.is_over[i]) and not row.unfed
+            tokens, state, failure = samples.tokens[i, first:stop].tolist(), states.get(i), None
+            row.is_complete = bool(samples.is_over[i]) and not row.prompt_remaining
             if tokens and min(tokens) < 0:
                 end = next(k for k, token in enumerate(tokens) if token < 0)
                 failure = NOT_FINITE if tokens[end] == FAILED else None
                 tokens, stop, state = tokens[:end], first + end, None
-            logprobs = draws.logprobs[i, first:stop].tolist()
-            top = _top_tokens(draws, i, range(first, stop), self._n_top(row))
+            logprobs = samples.logprobs[i, first:stop].tolist()
+            top = _top_tokens(samples, i, range(first, stop), self._n_top(row))
             progress = self._settle(row, tokens, logprobs, top, state, failure)
             row.is_over = progress.is_last
-            news.append(progress)
-        return news
+            updates.append(progress)
+        return updates
 
     def _n_top(self, row: _Row) -> int:
         return min(row.request.top_tokens, len(self._texts))
@@ -335,108 +263,102 @@ class Scheduler:
         tokens: list[int],
         logprobs: list[float],
         top: Sequence[Sequence[Token]],
-        kept: tuple[npt.NDArray[Any], ...] | None,
+        arrays: tuple[npt.NDArray[Any], ...] | None,
         failure: str | None,
     ) -> Progress:
-        if row.stops is not None or row.request.deadline_s is not None:
-            return self._settle_held(row, tokens, logprobs, top, kept, failure)
-        row.drawn += len(tokens)
-        if kept is not None:
-            row.state = State(row.consumed, kept)
+        if row.held is not None:
+            return self._settle_held(row, row.held, tokens, logprobs, top, arrays, failure)
+        row.generated += len(tokens)
+        if arrays is not None:
+            row.state = State(row.consumed, arrays)
         finish = None
         if failure is None and row.end is not None:
-            finish = Finish(row.end, row.drawn)
+            finish = Finish(row.end, row.generated)
         return Progress(row.key, Chunk(tokens, logprobs, top, finish, tokens, row.state), failure)
 
     def _settle_held(
         self,
         row: _Row,
+        held: HeldTokens,
         tokens: list[int],
         logprobs: list[float],
         top: Sequence[Sequence[Token]],
-        kept: tuple[npt.NDArray[Any], ...] | None,
+        arrays: tuple[npt.NDArray[Any], ...] | None,
         failure: str | None,
     ) -> Progress:
-        """As `_settle`, of a text that holds something back.
+        """As `_settle`, for a generation with a stop string or a deadline.
 
-        A stop string holds back what may begin it; a deadline the latest token, so that an end
-        which nobody could foresee comes with a token, as the end of every other text does.
+        A stop string holds back the tokens that may belong to it. A deadline holds back the latest
+        token, so that the end comes with a token, as every other end does.
         """
         shown = row.latest
-        finish, before = None, row.drawn
+        finish, before = None, row.generated
         for k, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
-            row.drawn += 1
-            row.held.append((Token(token, logprob), top[k] if top else ()))
-            free, stop = row.stops.push(self._texts[token]) if row.stops else (1, None)
-            shown += row.held[:free]
-            del row.held[:free]
-            if stop is not None:
-                finish = Finish(FinishReason.STOP_SEQUENCE, row.drawn, row.held[-1][0], stop)
+            row.generated += 1
+            top_tokens = top[k] if top else ()
+            shown += held.push(self._texts[token], Token(token, logprob), top_tokens)
+            if held.stop is not None:
+                finish = Finish(FinishReason.STOP_SEQUENCE, row.generated, held.last, held.stop)
                 break
         row.latest = []
-        drawn = tokens[: row.drawn - before]
-        if kept is not None and len(drawn) == len(tokens):
-            row.state = State(row.consumed, kept)
+        sampled = tokens[: row.generated - before]
+        if arrays is not None and len(sampled) == len(tokens):
+            row.state = State(row.consumed, arrays)
         if finish is None and (failure or row.end is not None):
             shown += _take_all(row)
-            finish = None if failure or row.end is None else Finish(row.end, row.drawn)
+            finish = None if failure or row.end is None else Finish(row.end, row.generated)
         elif finish is None and row.request.deadline_s is not None:
             shown, row.latest = shown[:-1], shown[-1:]
-        chunk = _chunk(row, shown, finish, drawn)
+        chunk = _chunk(row, shown, finish, sampled)
         return Progress(row.key, chunk, failure if finish is None else None)
 
 
-def _take_all(row: _Row) -> list[tuple[Token, Sequence[Token]]]:
-    """What a row has held back."""
-    shown = row.latest + row.held
-    row.latest, row.held = [], []
+def _take_all(row: _Row) -> list[TokenWithTop]:
+    """Return all tokens that a row holds back."""
+    shown = row.latest + (row.held.release() if row.held else [])
+    row.latest = []
     return shown
 
 
 def _chunk(
     row: _Row,
-    shown: Sequence[tuple[Token, Sequence[Token]]],
+    shown: Sequence[TokenWithTop],
     finish: Finish | None,
-    drawn: Sequence[int],
+    sampled: Sequence[int],
 ) -> Chunk:
     return Chunk(
         [token.id for token, _ in shown],
         [token.logprob for token, _ in shown],
-        [likeliest for _, likeliest in shown] if row.request.top_tokens else (),
+        [top for _, top in shown] if row.request.top_tokens else (),
         finish,
-        drawn,
+        sampled,
         row.state,
     )
 
 
 def _new_row(key: Key, request: GenerationRequest) -> _Row:
-    stops = StopMatcher(request.stop, request.min_new_tokens) if request.stop else None
-    row = _Row(key, request, stops)
-    row.state = request.initial_state
-    if row.stops is not None:
-        for character in request.stop_context:
-            row.held.append(UNSEEN)
-            free, _ = row.stops.push(character)
-            del row.held[:free]
-    return row
+    held = None
+    if request.stop or request.deadline_s is not None:
+        held = HeldTokens(request.stop, request.min_new_tokens, request.stop_context)
+    return _Row(key, request, held, state=request.initial_state)
 
 
 def _feed(i: int, row: _Row, steps: int) -> Feed:
-    """What a row that has tokens to take takes in a burst."""
-    silent = row.request.prompt[row.fed : row.fed + steps]
-    again = row.request.forced_tokens[row.drawn : row.drawn + steps - len(silent)]
-    return Feed(i, (*silent, *again) if again else silent, len(silent))
+    """The prompt tokens and forced tokens that a row gets in a burst."""
+    prompt = row.request.prompt[row.fed : row.fed + steps]
+    forced = row.request.forced_tokens[row.generated : row.generated + steps - len(prompt)]
+    return Feed(i, (*prompt, *forced) if forced else prompt, len(prompt))
 
 
-def _top_tokens(draws: Samples, row: int, steps: range, n: int) -> Sequence[Sequence[Token]]:
+def _top_tokens(samples: Samples, row: int, steps: range, n: int) -> Sequence[Sequence[Token]]:
     if n == 0:
         return ()
     return [
         [
             Token(token, logprob)
             for token, logprob in zip(
-                draws.top_tokens[row, step, :n].tolist(),
-                draws.top_logprobs[row, step, :n].tolist(),
+                samples.top_tokens[row, step, :n].tolist(),
+                samples.top_logprobs[row, step, :n].tolist(),
                 strict=True,
             )
         ]

@@ -1,40 +1,41 @@
-"""What a model thinks of a text that is there: a logprob for each token, and what they sum to."""
+"""Scoring of a given text: the logprob of each token, and their sum."""
 
 import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from service.errors import UnknownCharacter
-from service.generation.engine import Engine, Stream
+from service.generation.engine import Engine
 from service.generation.request import Chunk, GenerationRequest, SamplingParams
+from service.generation.stream import Stream  # noqa: TC001 (as every import here)
 from service.models.step import State
 from service.models.tokenizer import Tokenizer
 
-PIECE = 4_096
-"""Characters in the engine at a time: what a text takes there, however long it is."""
+PIECE_CHARACTERS = 4_096
+"""Characters in the engine at a time, which bounds the memory for a long text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a text sums to, as far as it has been read. What would be no number is None."""
+    """The sums of the text that has been scored so far. A value that is undefined is None."""
 
-    characters: int = 0  # those that have a logprob
+    characters: int = 0  # those with a logprob
     size_bytes: int = 0  # the same in UTF-8
     nats: float = 0.0
 
     @property
     def bits_per_character(self) -> float | None:
-        """Of the characters that have a logprob."""
+        """Mean bits of the characters that have a logprob."""
         return self.nats / math.log(2) / self.characters if self.characters else None
 
     @property
     def bits_per_byte(self) -> float | None:
-        """The same bits a byte of UTF-8."""
+        """The same bits per byte of UTF-8."""
         return self.nats / math.log(2) / self.size_bytes if self.size_bytes else None
 
     @property
     def perplexity(self) -> float | None:
-        """exp(nats a character)."""
+        """exp(nats per character)."""
         try:
             return math.exp(self.nats / self.characters)
         except (ZeroDivisionError, OverflowError):
@@ -42,48 +43,51 @@ class Score:
 
 
 class Scorer:
-    """Reads one text, whole or in pieces. Belongs to the engine's event loop.
+    """Scores one text, given whole or in pieces. Belongs to the engine's event loop.
 
-    It goes on from `origin` and the tokens that this state has not consumed. Where there are none,
-    nothing has foretold the first token: its logprob is NaN, and no sum counts it.
+    The text continues `initial_state` and the `pending` tokens, which this state has not consumed.
+    Without pending tokens nothing predicts the first token: its logprob is NaN and is not summed.
     """
 
     def __init__(
         self,
         engine: Engine,
         tokenizer: Tokenizer,
-        origin: State | None = None,
-        ready: Sequence[int] = (),
+        initial_state: State | None = None,
+        pending: Sequence[int] = (),
+        *,
+        piece_characters: int = PIECE_CHARACTERS,
     ) -> None:
-        """Raises what `Engine.check_room` raises."""
-        engine.check_room()
-        engine.hold(self)
+        """Raises as `Engine.check_capacity`."""
+        engine.check_capacity()
+        self._reservation = engine.reserve(0)
         self._engine, self._tokenizer = engine, tokenizer
-        self._state, self._ready = origin, tuple(ready)
-        self._read_before = 0  # characters
+        self._state, self._pending = initial_state, tuple(pending)
+        self._piece_characters = piece_characters
+        self._n_scored = 0  # characters
         self._stream: Stream | None = None
         self._is_cancelled = False
         self.score = Score()
 
     async def read(self, text: str) -> AsyncIterator[Chunk]:
-        """Read on; each chunk has the tokens of a burst, and then `score` counts them.
+        """Score the next part of the text. When a chunk comes, `score` counts its tokens.
 
         Raises:
-            UnknownCharacter, Generation, Draining.
+            UnknownCharacter, GenerationFailed, Draining.
 
         """
-        for first in range(0, len(text), PIECE):
-            piece = text[first : first + PIECE]
+        for first in range(0, len(text), self._piece_characters):
+            piece = text[first : first + self._piece_characters]
             tokens = self._encode(piece)
-            is_whole = len(tokens) == len(piece)  # else the tokenizer has skipped some
+            is_whole = len(tokens) == len(piece)  # else the tokenizer skips characters
             async for chunk in self._read(tokens, piece if is_whole else None):
                 yield chunk
-            self._read_before += len(piece)
+            self._n_scored += len(piece)
 
     def cancel(self) -> None:
-        """Read no further. Whoever makes one calls this in the end."""
+        """Stop scoring and free the reservation. Has to be called at the end in any case."""
         self._is_cancelled = True
-        self._engine.release(self)
+        self._reservation.free()
         if self._stream is not None:
             self._stream.cancel()
 
@@ -91,33 +95,32 @@ class Scorer:
         try:
             return self._tokenizer.encode(piece)
         except UnknownCharacter as error:
-            if not self._read_before:
+            if not self._n_scored:
                 raise
-            raise UnknownCharacter(f"after {self._read_before} characters: {error}") from error
+            raise UnknownCharacter(f"after {self._n_scored} characters: {error}") from error
 
-    async def _read(self, tokens: Sequence[int], said: str | None) -> AsyncIterator[Chunk]:
-        text = self._tokenizer.decode(tokens) if said is None else said
-        if tokens and not self._ready:
-            self._ready = (tokens[0],)
-            yield Chunk(self._ready, (math.nan,))
+    async def _read(self, tokens: Sequence[int], piece: str | None) -> AsyncIterator[Chunk]:
+        text = self._tokenizer.decode(tokens) if piece is None else piece
+        if tokens and not self._pending:
+            self._pending = (tokens[0],)
+            yield Chunk(self._pending, (math.nan,))
             tokens, text = tokens[1:], text[1:]
         if not tokens or self._is_cancelled:
             return
         request = GenerationRequest(
-            self._ready,
+            self._pending,
             len(tokens),
             SamplingParams(0, temperature=0.0),
             initial_state=self._state,
             forced_tokens=tokens,
             return_state=True,
         )
-        self._ready = (tokens[-1],)
-        self._stream = stream = Stream(self._engine)
-        self._engine.enter(request, stream)
+        self._pending = (tokens[-1],)
+        self._stream = stream = self._engine.open_stream(request)
         try:
             async for chunk in stream:
                 self._state = chunk.state
-                if chunk.tokens:  # else it has consumed what lay ready
+                if chunk.tokens:  # else it has consumed the pending tokens
                     self._add(text[: len(chunk.tokens)], chunk.logprobs)
                     text = text[len(chunk.tokens) :]
                     yield chunk
@@ -126,6 +129,6 @@ class Scorer:
 
     def _add(self, text: str, logprobs: Sequence[float]) -> None:
         old, nats = self.score, self.score.nats
-        for logprob in logprobs:  # one by one: the sum does not depend on where bursts ended
+        for logprob in logprobs:  # one by one, so that the sum does not depend on the bursts
             nats -= logprob
         self.score = Score(old.characters + len(text), old.size_bytes + len(text.encode()), nats)

@@ -1,4 +1,4 @@
-"""Copies of rows' states, each taken after a step of its own within a burst."""
+"""Copies of rows' states, each taken after a given step within a burst."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ NEVER = -1
 
 
 class StateSnapshots:
-    """Where a burst leaves the states that are asked of it. One thread between bursts."""
+    """Holds the states that a burst copies. Belongs to one thread between bursts."""
 
     def __init__(self, batch: Batch) -> None:
         self._states = batch.states
@@ -20,22 +20,22 @@ class StateSnapshots:
         self.after = np.full(len(batch.tokens), NEVER, np.int64)  # (capacity,), a step of the burst
         self._rows: list[int] = []
 
-    def ask(self, wanted: Sequence[tuple[int, int]]) -> None:
-        """Say of which rows, after which step, the next burst shall keep the state."""
+    def request(self, wanted: Sequence[tuple[int, int]]) -> None:
+        """Copy these rows' states in the next burst, each after the step given with it."""
         self._rows = [row for row, _ in wanted]
         for row, step in wanted:
             self.after[row] = step
 
-    def keep(self, rows: int, step: int) -> None:
-        """After step number `step`: copy what was asked for."""
+    def copy(self, rows: int, step: int) -> None:
+        """Copy the states that were requested after step number `step`."""
         if self._rows:
-            chosen = np.flatnonzero(self.after[:rows] == step)
+            rows_now = np.flatnonzero(self.after[:rows] == step)
             for array, state in zip(self.arrays, self._states, strict=True):
-                array[chosen] = state[chosen]
+                array[rows_now] = state[rows_now]
 
     def take(self) -> dict[int, tuple[npt.NDArray[Any], ...]]:
-        """What was kept, by row; nothing is asked for any more."""
-        kept = {row: tuple(array[row].copy() for array in self.arrays) for row in self._rows}
+        """Return the copies by row, and clear the requests."""
+        copies = {row: tuple(array[row].copy() for array in self.arrays) for row in self._rows}
         self.after[self._rows] = NEVER
         self._rows = []
-        return kept
+        return copies

@@ -1,14 +1,25 @@
-"""Stop strings: characters are held back until it is decided whether they begin one."""
+"""Stop strings: tokens are held back until it is decided whether they belong to one.
+
+A token has one character here, so a matcher over characters decides about tokens too.
+"""
 
 import copy
 from collections.abc import Sequence
 
+from service.generation.request import Token
+
+TokenWithTop = tuple[Token, Sequence[Token]]
+"""A token, and the most likely tokens at its position."""
+
+_PLACEHOLDER: TokenWithTop = (Token(-1, 0.0), ())
+"""Stands for a token of the stop context: it is counted and never returned."""
+
 
 class StopMatcher:
-    """Watches one generation's text, a character at a time, and lets the first `least` pass."""
+    """Matches stop strings in one text, character by character, after its first `min_tokens`."""
 
-    def __init__(self, stops: Sequence[str], least: int = 0) -> None:
-        self._stops, self._least = tuple(stops), least
+    def __init__(self, stops: Sequence[str], min_tokens: int = 0) -> None:
+        self._stops, self._min_tokens = tuple(stops), min_tokens
         self._held = ""
 
     @property
@@ -17,12 +28,12 @@ class StopMatcher:
         return self._held
 
     @property
-    def lets_pass(self) -> bool:
-        """Whether the next character is none of a stop string, whatever it is."""
-        return self._least > 0
+    def is_inactive(self) -> bool:
+        """Whether the next character cannot belong to a stop string, because the text is short."""
+        return self._min_tokens > 0
 
     def fork(self) -> "StopMatcher":
-        """Another one, for a text that begins with what this one has seen."""
+        """Return a copy, for another text with the same beginning."""
         return copy.copy(self)
 
     def push(self, character: str) -> tuple[int, str | None]:
@@ -30,14 +41,14 @@ class StopMatcher:
 
         Returns how many of the characters held back, oldest first and this one counted, may be
         shown now, and the stop string that is complete: of several the one that begins first. If
-        there is one, what is still held is it.
+        there is one, the characters still held are the stop string.
 
         >>> matcher = StopMatcher(["\n\n"])
         >>> [matcher.push(c) for c in "a\nb\n\n"]
         [(1, None), (0, None), (2, None), (0, None), (0, '\n\n')]
         """
-        if self._least > 0:
-            self._least -= 1
+        if self._min_tokens > 0:
+            self._min_tokens -= 1
             return 1, None
         self._held += character
         complete = [stop for stop in self._stops if self._held.endswith(stop)]
@@ -52,3 +63,48 @@ class StopMatcher:
     def _may_begin_at(self, start: int) -> bool:
         suffix = self._held[start:]
         return any(stop.startswith(suffix) for stop in self._stops)
+
+
+class HeldTokens:
+    """The tokens of one completion that are held back because they may belong to a stop string.
+
+    Push every generated token in order and show what `push` returns. When `stop` is set, the stop
+    string is complete, and its tokens stay held. At any other end show what `release` returns.
+    """
+
+    def __init__(self, stops: Sequence[str], min_tokens: int = 0, context: str = "") -> None:
+        """Watch for `stops` after the first `min_tokens` tokens.
+
+        `context` is the end of the text generated before the first pushed token: a stop string may
+        begin in it, but its characters are never returned.
+        """
+        self._matcher = StopMatcher(stops, min_tokens)
+        self._tokens: list[TokenWithTop] = []
+        self.stop: str | None = None  # the stop string that is complete
+        for character in context:
+            self._take(character, _PLACEHOLDER)
+
+    def push(self, text: str, token: Token, top_tokens: Sequence[Token] = ()) -> list[TokenWithTop]:
+        """Take the next token, whose text is one character; return the tokens that may be shown."""
+        return self._take(text, (token, top_tokens))
+
+    @property
+    def last(self) -> Token:
+        """The latest token held: of a complete stop string its last one."""
+        return self._tokens[-1][0]
+
+    def release(self) -> list[TokenWithTop]:
+        """Return the tokens that are held, at an end without a stop string."""
+        tokens, self._tokens = self._tokens, []
+        return _shown(tokens)
+
+    def _take(self, text: str, token: TokenWithTop) -> list[TokenWithTop]:
+        self._tokens.append(token)
+        free, self.stop = self._matcher.push(text)
+        shown = self._tokens[:free]
+        del self._tokens[:free]
+        return _shown(shown)
+
+
+def _shown(tokens: list[TokenWithTop]) -> list[TokenWithTop]:
+    return [token for token in tokens if token is not _PLACEHOLDER]

@@ -1,41 +1,40 @@
-"""The slot table's memory: each row's state, parameters and next token, and a burst over them."""
+"""The slot table: each row's state, parameters and next token, and bursts of steps over them."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy.typing as npt
 
-from service.generation.burst import burst_of
+from service.generation.burst import make_burst
+from service.generation.plan import Plan, Start, Swap
 from service.generation.sampling import Sampler, Samples
-from service.generation.scheduler import Plan, Start, Swap
 from service.generation.state_snapshots import StateSnapshots
 from service.models.step import StepProgram
 
 
 class SlotTable:
-    """Carries out what a scheduler plans. One thread."""
+    """Executes a scheduler's plans. Belongs to one thread."""
 
     def __init__(
         self, program: StepProgram, sampler: Sampler, capacity: int, threads: int = 1
     ) -> None:
-        """`threads` is for programs that have none of their own."""
+        """`threads` are for a program that has none itself."""
         self._batch = program.new_batch(capacity)
         self._sampler = sampler
-        self._kept = StateSnapshots(self._batch)
-        self._burst = burst_of(program, self._batch, sampler, self._kept, threads)
+        self._snapshots = StateSnapshots(self._batch)
+        self._burst = make_burst(program, self._batch, sampler, self._snapshots, threads)
 
     def warm_up(self) -> None:
-        """Take one step for nobody, so that whatever is compiled late is compiled now."""
+        """Take one step, so that everything is compiled before the first request."""
         self._burst.run(1, 1)
         self._batch.put(0, None)
 
     def run(self, plan: Plan) -> tuple[Samples, Mapping[int, tuple[npt.NDArray[Any], ...]]]:
-        """Do the plan's changes, feed its prompts, take its steps.
+        """Apply the plan's changes, feed its prompts, take its steps.
 
-        Returns what they drew, and by row the states that the plan wants kept.
-
-        Blocks for the whole burst, nearly all of it without the interpreter's lock. The draws are
-        views that the next burst overwrites.
+        Returns the sampled tokens, and by row the states of the plan's `snapshots`. Blocks for the
+        whole burst, most of it without the interpreter's lock. The samples are views that the next
+        burst overwrites.
         """
         for change in plan.changes:
             if isinstance(change, Start):
@@ -43,13 +42,13 @@ class SlotTable:
             else:
                 self.swap(change)
         for feed in plan.feeds:
-            self._sampler.feed(feed.row, feed.tokens, feed.silent)
-        self._kept.ask(plan.keeps)
+            self._sampler.feed(feed.row, feed.tokens, feed.n_prompt)
+        self._snapshots.request(plan.snapshots)
         self._burst.run(plan.rows, plan.steps)
-        return self._sampler.draws(plan.rows, plan.steps), self._kept.take()
+        return self._sampler.take(plan.rows, plan.steps), self._snapshots.take()
 
     def close(self) -> None:
-        """Give back what the bursts run on."""
+        """Stop the threads of the bursts."""
         self._burst.close()
 
     def start(self, change: Start) -> None:
@@ -59,6 +58,6 @@ class SlotTable:
         self._sampler.start(change.row, change.request)
 
     def swap(self, change: Swap) -> None:
-        """Let two rows trade places, with all that belongs to them."""
+        """Exchange two rows, with all that belongs to them."""
         self._batch.swap(change.a, change.b)
         self._sampler.swap(change.a, change.b)

@@ -1,8 +1,4 @@
-"""A burst without the interpreter: the rows shared out to lanes of one thread each.
-
-Numba keeps the compiled kernel until this file changes, and does not see that what it calls has
-changed. Whoever changes the sampler's or the network's kernels changes this number: 2.
-"""
+"""A burst without the interpreter: worker threads take all steps of blocks of rows."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,14 +11,17 @@ from service.models.int8_gemm import ROWS, padded
 from service.models.int8_step import step_rows
 from service.models.step import Batch, KernelProgram
 
-SHARES_A_LANE = 4
-"""More shares level out what holds up a lane; fewer read the weights more seldom."""
+CALLED_KERNELS = "ba4bfc504be129ae"
+"""Hash of the kernels that this file calls; `sampling.py` says why."""
+
+BLOCKS_PER_THREAD = 4
+"""More blocks balance the load of the threads better; fewer read the weights less often."""
 
 
 class ThreadedBurst:
-    """Takes all steps of a burst for a share of the rows in one call; lanes take shares by turns.
+    """Takes all steps of a burst for one block of rows in one call of a compiled kernel.
 
-    Shares are small, so that a lane that something else holds up leaves more of them to others.
+    Each thread takes the next block when it is free, so a thread that is delayed takes fewer.
     """
 
     def __init__(
@@ -30,39 +29,43 @@ class ThreadedBurst:
         program: KernelProgram,
         batch: Batch,
         sampler: Sampler,
-        kept: StateSnapshots,
+        snapshots: StateSnapshots,
         threads: int,
     ) -> None:
         self._program = program.arguments(batch)
-        self._kept = (kept.after, kept.arrays)
+        self._snapshots = (snapshots.after, snapshots.arrays)
         self._sampler = sampler.arguments
         self._threads = threads
-        self._pool = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="lane")
+        self._pool = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="burst")
 
     def run(self, rows: int, steps: int) -> None:
         """Take `steps` steps with the first `rows` rows."""
-        size = min(-(-rows // self._threads), padded(rows // (self._threads * SHARES_A_LANE), ROWS))
+        size = min(
+            -(-rows // self._threads), padded(rows // (self._threads * BLOCKS_PER_THREAD), ROWS)
+        )
         size = max(1, size)
-        shares = iter(range(0, rows, size))
+        blocks = iter(range(0, rows, size))
         n_others = min(self._threads, -(-rows // size)) - 1
-        others = [self._pool.submit(self._work, shares, size, rows, steps) for _ in range(n_others)]
-        self._work(shares, size, rows, steps)
+        others = [self._pool.submit(self._work, blocks, size, rows, steps) for _ in range(n_others)]
+        self._work(blocks, size, rows, steps)
         for other in others:
             other.result()
 
-    def _work(self, shares: Iterator[int], size: int, rows: int, steps: int) -> None:
-        for first in shares:  # the next of an iterator is taken by one thread alone
-            _share(self._program, self._sampler, self._kept, first, min(first + size, rows), steps)
+    def _work(self, blocks: Iterator[int], size: int, rows: int, steps: int) -> None:
+        for first in blocks:  # each value of an iterator goes to one thread
+            _run_block(
+                self._program, self._sampler, self._snapshots, first, min(first + size, rows), steps
+            )
 
     def close(self) -> None:
-        """End the lanes' threads."""
+        """Stop the worker threads."""
         self._pool.shutdown()
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _share(program, sampler, kept, first, last, steps):  # type: ignore[no-untyped-def]
+def _run_block(program, sampler, snapshots, first, last, steps):  # type: ignore[no-untyped-def]
     tokens, states, logits = program[0], program[1], program[2]
-    after, arrays = kept
+    after, arrays = snapshots
     for step in range(steps):
         step_rows(program, first, last)
         for row in range(first, last):

@@ -22,6 +22,9 @@ from service.models.spec import (
 )
 from service.models.step import Batch, zero_batch
 
+CALLED_KERNELS = "53d0705aa3bb50c5"
+"""Hash of the kernels that this file calls; `sampling.py` says why."""
+
 
 def is_fusible(spec: ModelSpec) -> bool:
     """Whether every layer is the plain LSTM that this program computes."""

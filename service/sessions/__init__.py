@@ -1,1 +1,1 @@
-"""What survives: a recurrent state and the tokens that made it."""
+"""Sessions: token logs and recurrent states in Redis, which survive crashes of every process."""

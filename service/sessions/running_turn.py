@@ -1,4 +1,4 @@
-"""A turn that runs in this process: between the engine, the ledger and whoever reads it."""
+"""A turn that runs in this process: from the engine through the group commit to its reader."""
 
 import asyncio
 import logging
@@ -13,19 +13,19 @@ from service.errors import (
     SessionBusy,
     SessionLost,
 )
-from service.generation.engine import BACKLOG_LIMIT, Engine, Stream
-from service.generation.request import FinishReason, GenerationRequest
-from service.generation.scheduler import Progress
+from service.generation.engine import Engine
+from service.generation.plan import Progress
+from service.generation.request import PENALTY_WINDOW, FinishReason, GenerationRequest
+from service.generation.stream import Stream
 from service.sessions.codec import pack_state, pack_tokens
+from service.sessions.config import SessionConfig
+from service.sessions.restore import RestoredState
 from service.sessions.session import OnDisconnect, Session, TurnStatus
 from service.sessions.state_cache import CachedState
-from service.sessions.store import MARK_EVERY, SNAPSHOT_EVERY, WINDOW, CommitEntry
+from service.sessions.store_replies import CommitEntry
 
-RECENT = WINDOW + 64
-"""Tokens a turn leaves to the next: those that penalties see and those no state has consumed."""
-
-WHOLE_NEWS = 512
-"""Tokens a commit of a turn that is read whole: nobody waits for them, only a crash would."""
+RECENT_TOKENS = PENALTY_WINDOW + 64
+"""Tokens that a turn caches for the next: the penalties' window, and those not consumed yet."""
 
 _STATUSES = {
     FinishReason.EOS_TOKEN: TurnStatus.EOS_TOKEN,
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """How a turn is read: what if its reader leaves, and whether he waits for its end anyway."""
+    """How a turn's tokens are read: as a stream or as a whole, and what a disconnect does."""
 
     on_disconnect: OnDisconnect
     is_whole: bool = False
@@ -48,253 +48,262 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class TurnResult:
-    """What a turn leaves behind. `error` where it could not be brought to its end here."""
+    """The end of a turn here. With an `error` it is unfinished, and may be taken over."""
 
     turn: "RunningTurn"
-    status: TurnStatus | None
-    hot: CachedState | None
+    cached: CachedState | None
     error: CarouselError | None
 
 
 class RunningTurn:
-    """One writer of one session. Belongs to the event loop.
+    """The only writer of one session. Belongs to the event loop.
 
-    The engine delivers to it, the ledger commits for it, and only then its reader's stream gets
-    what was committed. It never waits for a reader: one that is too far behind pauses the row.
+    The engine delivers tokens to it, the group commit commits them, and only then its reader's
+    stream gets them. It does not wait for the reader: a reader that is too far behind pauses the
+    engine's row.
     """
 
     def __init__(
         self,
         session: Session,
-        nonce: str,
+        fencing_token: str,
         engine: Engine,
-        request: GenerationRequest,
-        reading: Delivery,
-        snapshot_position: int,
+        delivery: Delivery,
+        restored: RestoredState,
         on_end: Callable[[TurnResult], None],
+        config: SessionConfig,
     ) -> None:
-        self.session, self.nonce = session, nonce
-        self.stream = Stream(self)
+        self.session, self.fencing_token = session, fencing_token
+        self.stream = Stream(self, self._reader_left, engine.config.backlog_limit)
         self.ended = asyncio.Event()
-        self._engine, self._mode, self._on_end = engine, reading.on_disconnect, on_end
-        self._least_news = WHOLE_NEWS if reading.is_whole else 1
+        self._engine, self._on_disconnect, self._on_end = engine, delivery.on_disconnect, on_end
+        self._config = config
+        self._min_commit_tokens = config.whole_commit_tokens if delivery.is_whole else 1
         self._has_reader = True
         self._followers: set[object] = set()
-        self._waits_for: set[str] = set()  # why the engine's row is paused
+        self._pause_reasons: set[str] = set()  # why the engine's row is paused
         self._position = session.position  # of the log, as committed
-        self._drawn: list[int] = []  # not in an entry yet
-        self._news: list[Progress] = []  # likewise
-        self._under_way: tuple[list[int], list[Progress]] = ([], [])
-        self._state, self._settled_state = request.initial_state, request.initial_state
-        self._recent = deque((*request.penalty_context, *request.prompt), RECENT)
-        self._snapshot_position = snapshot_position
+        self._sampled: list[int] = []  # not in an entry yet
+        self._progress: list[Progress] = []  # likewise
+        self._in_flight: tuple[list[int], list[Progress]] = ([], [])
+        self._state = self._entry_state = restored.state
+        self._recent = deque(restored.tokens, RECENT_TOKENS)
+        self._snapshot_position = restored.snapshot_position
         self._status: TurnStatus | None = None
-        self._sent_status: TurnStatus | None = None
+        self._entry_status: TurnStatus | None = None
         self._add: Callable[[RunningTurn], None] | None = None
 
     @property
     def position(self) -> int:
-        """The log's length, as committed."""
+        """Length of the committed log."""
         return self._position
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended, in the store too."""
+        """Whether it has ended here."""
         return self.ended.is_set()
 
-    def is_of(self, session: Session) -> bool:
+    def is_last_of(self, session: Session) -> bool:
         """Whether it is the last turn of a session as the store has it."""
-        mine, its = self.session.turn, session.turn
-        is_same = (mine.epoch, mine.number) == (its.epoch, its.number)
-        return is_same and self.session.birth == session.birth
+        own, stored = self.session.turn, session.turn
+        is_same = (own.epoch, own.number) == (stored.epoch, stored.number)
+        return is_same and self.session.incarnation == session.incarnation
 
     def start(self, request: GenerationRequest, add: Callable[["RunningTurn"], None]) -> None:
-        """Let the engine begin; `add` tells the ledger of news."""
+        """Submit the request to the engine; `add` includes this turn in the next commit."""
         self._add = add
-        self._engine.enter(request, self)
+        self._engine.submit_admitted(request, self)
 
     def close(self, status: TurnStatus, add: Callable[["RunningTurn"], None]) -> None:
-        """Instead of `start`: there is nothing to generate any more."""
+        """Commit the end without generating: the log has all tokens already."""
         self._add, self._status = add, status
         add(self)
 
     def detach(self) -> None:
-        """Go on without a reader."""
-        self._has_reader, self._mode = False, OnDisconnect.CONTINUE
+        """Continue without a reader."""
+        self._has_reader, self._on_disconnect = False, OnDisconnect.CONTINUE
 
     def follow(self) -> Callable[[], None]:
-        """Count one who reads the log here as a reader; returns how he leaves, even twice."""
+        """Count a replay on this process as a reader; return an idempotent way to leave."""
         follower = object()
         self._followers.add(follower)
 
         def leave() -> None:
             self._followers.discard(follower)
-            self._end_unread()
+            self._cancel_if_unread()
 
         return leave
 
     def cancel(self) -> None:
-        """End the turn at what is committed or being committed."""
+        """End the turn at the tokens that are committed or in flight."""
         if self._status is None and not self.is_over:
-            self._engine.forget(self)
-            self._drawn.clear()
-            self._news.clear()
-            self._state = self._settled_state
+            self._engine.cancel(self)
+            self._sampled.clear()
+            self._progress.clear()
+            self._state = self._entry_state
             self._end_with(TurnStatus.CANCELLED)
 
-    # -- the engine's side
+    # -- called by the engine
 
     def deliver(self, progress: Progress) -> None:
-        """Take what a burst made."""
+        """Receive the tokens of a burst."""
         if self._status is not None or self.is_over:
             return
         chunk = progress.chunk
-        self._drawn += chunk.drawn
-        if chunk.drawn or progress.is_last:  # else it has fed the prompt
-            self._news.append(progress)
+        self._sampled += chunk.sampled
+        if chunk.sampled or progress.is_last:  # otherwise the burst has fed the prompt only
+            self._progress.append(progress)
         self._state = chunk.state or self._state
         if progress.failure is not None:
             self._end_with(TurnStatus.FAILED)
         elif chunk.finish is not None:
             self._end_with(_STATUSES[chunk.finish.reason])
         else:
-            if len(self._drawn) > BACKLOG_LIMIT:
-                self._wait_for("store")
-            if len(self._drawn) >= self._least_news or self._wants_snapshot():
-                self._tell()
+            if len(self._sampled) > self._engine.config.backlog_limit:
+                self._pause_row("store")
+            if len(self._sampled) >= self._min_commit_tokens or self._is_snapshot_due():
+                self._commit()
 
     def fail(self, error: CarouselError) -> None:
-        """The engine can do no more; somebody else may."""
+        """End here, because the engine has stopped; another process may take over."""
         if self._status is None:
             self._leave(error)
 
-    # -- the reader's side
+    # -- called by the stream
 
     def pause(self, _: Stream) -> None:
-        """The reader is far behind."""
-        self._wait_for("reader")
+        """Pause the row: the reader is far behind."""
+        self._pause_row("reader")
 
     def resume(self, _: Stream) -> None:
-        """The reader has caught up."""
-        self._go_on("reader")
+        """Resume the row: the reader has caught up."""
+        self._resume_row("reader")
 
-    def forget(self, _: Stream) -> None:
-        """The reader has left."""
+    def _reader_left(self, _: Stream) -> None:
+        """Handle the reader's disconnect."""
         self._has_reader = False
-        self._end_unread()
-        self._go_on("reader")
+        self._cancel_if_unread()
+        self._resume_row("reader")
 
-    # -- the ledger's side
+    # -- called by the group commit
 
-    def entry(self, stamp: str, number: int) -> CommitEntry:
-        """What is new since the last entry."""
-        drawn, self._drawn = self._drawn, []
-        news, self._news = self._news, []
-        self._under_way, self._sent_status = (drawn, news), self._status
-        self._settled_state = state = self._state
-        name, packed, mark = "", b"", ""
-        if state is not None and self._wants_snapshot():
+    def entry(self, version: str, number: int) -> CommitEntry:
+        """Return the tokens since the last entry, with a snapshot if one is due."""
+        sampled, self._sampled = self._sampled, []
+        progress, self._progress = self._progress, []
+        self._in_flight, self._entry_status = (sampled, progress), self._status
+        self._entry_state = state = self._state
+        name, packed, retained = "", b"", ""
+        if state is not None and self._is_snapshot_due():
             packed = pack_state(state, self.session.digest)
-            name = f"{stamp}{number}:{state.position}"
-            if state.position // MARK_EVERY > self._snapshot_position // MARK_EVERY:
-                mark = str(state.position // MARK_EVERY)
+            name = f"{version}{number}:{state.position}"
+            retain_every = self._config.retain_every
+            if state.position // retain_every > self._snapshot_position // retain_every:
+                retained = str(state.position // retain_every)
             self._snapshot_position = state.position
         return CommitEntry(
             self.session.key,
-            self.nonce,
+            self.fencing_token,
             self._position,
-            pack_tokens(drawn, self.session.width),
+            pack_tokens(sampled, self.session.width),
             self._status,
             name,
             packed,
-            mark,
+            retained,
         )
 
-    def settle(self, outcome: str, position: int, stamp: str) -> None:
-        """Send what is committed, or end."""
+    def committed(self, outcome: str, position: int, version: str) -> None:
+        """Send the committed tokens to the reader, or end."""
         if self.is_over:
             return
         if outcome != "COMMITTED":
-            self._leave(self._refused(outcome, position))
+            self._leave(_refusal(outcome, position, self._position))
             return
-        drawn, news = self._under_way
+        sampled, progress = self._in_flight
         self._position = position
-        self._recent.extend(drawn)
-        if len(self._drawn) < BACKLOG_LIMIT // 2:
-            self._go_on("store")
-        if self._sent_status is not None:
-            self._finish(stamp)
+        self._recent.extend(sampled)
+        if len(self._sampled) < self._engine.config.backlog_limit // 2:
+            self._resume_row("store")
+        if self._entry_status is not None:
+            self._finish(version)
         if self._has_reader:
-            for progress in news:
-                self.stream.deliver(progress)
-            if self._sent_status is TurnStatus.CANCELLED:
+            for one in progress:
+                self.stream.deliver(one)
+            if self._entry_status is TurnStatus.CANCELLED:
                 self.stream.fail(GenerationFailed(_CANCELLED))
 
-    def lose(self, error: CarouselError) -> None:
-        """The store does not say what it has; whoever resumes will see."""
-        is_known = not self._under_way[0] and self._sent_status is None  # nothing that counts
-        if not self.is_over and not is_known:
+    def commit_unknown(self, error: CarouselError) -> None:
+        """End here if tokens were in flight; a take-over reads from the store what it has."""
+        is_empty = not self._in_flight[0] and self._entry_status is None
+        if not self.is_over and not is_empty:
             self._leave(error)
 
     # --
 
-    def _end_unread(self) -> None:
-        if self._mode is OnDisconnect.CANCEL and not self._has_reader and not self._followers:
+    def _cancel_if_unread(self) -> None:
+        is_read = self._has_reader or self._followers
+        if self._on_disconnect is OnDisconnect.CANCEL and not is_read:
             self.cancel()
 
-    def _wants_snapshot(self) -> bool:
-        news = self._state.position - self._snapshot_position if self._state is not None else 0
-        return news >= SNAPSHOT_EVERY or (self._status is not None and news > 0)
+    def _is_snapshot_due(self) -> bool:
+        distance = self._state.position - self._snapshot_position if self._state is not None else 0
+        return distance >= self._config.snapshot_every or (
+            self._status is not None and distance > 0
+        )
 
-    def _wait_for(self, whom: str) -> None:
-        if not self._waits_for:
+    def _pause_row(self, reason: str) -> None:
+        if not self._pause_reasons:
             self._engine.pause(self)
-        self._waits_for.add(whom)
+        self._pause_reasons.add(reason)
 
-    def _go_on(self, whom: str) -> None:
-        if whom in self._waits_for:
-            self._waits_for.discard(whom)
-            if not self._waits_for:
+    def _resume_row(self, reason: str) -> None:
+        if reason in self._pause_reasons:
+            self._pause_reasons.discard(reason)
+            if not self._pause_reasons:
                 self._engine.resume(self)
 
     def _end_with(self, status: TurnStatus) -> None:
         self._status = status
-        self._tell()
+        self._commit()
 
-    def _tell(self) -> None:
+    def _commit(self) -> None:
         assert self._add is not None
         self._add(self)
 
-    def _finish(self, stamp: str) -> None:
+    def _finish(self, version: str) -> None:
         self.ended.set()
-        hot = None
+        cached = None
         if self._state is not None and self._position - self._state.position <= len(self._recent):
-            hot = CachedState(self._as_left(stamp), self._state, tuple(self._recent))
-        self._on_end(TurnResult(self, self._status, hot, None))
+            cached = CachedState(self._final_session(version), self._state, tuple(self._recent))
+        self._on_end(TurnResult(self, cached, None))
 
-    def _as_left(self, stamp: str) -> Session:
+    def _final_session(self, version: str) -> Session:
         turn = self.session.turn
         if self.session.active == "turn" and self._status is not None:
             turn = replace(turn, finish=self._position, status=self._status)
-        return replace(self.session, stamp=stamp, position=self._position, active="", turn=turn)
+        return replace(
+            self.session, record_version=version, position=self._position, active="", turn=turn
+        )
 
     def _leave(self, error: CarouselError) -> None:
         """End here without an end in the store."""
-        self._engine.forget(self)
+        self._engine.cancel(self)
         self.ended.set()
-        self._on_end(TurnResult(self, None, None, error))
+        self._on_end(TurnResult(self, None, error))
         self.stream.fail(error)
 
-    def _refused(self, outcome: str, position: int) -> CarouselError:
-        if outcome == "NOT_FOUND":
+
+def _refusal(outcome: str, stored_position: int, position: int) -> CarouselError:
+    match outcome:
+        case "NOT_FOUND":
             return SessionLost("the session was deleted, or the store has lost it")
-        if outcome == "GAP":
+        case "GAP":
             return PositionMismatch(
-                f"the store has lost what it had acknowledged; the session is at position "
-                f"{position}, not at {self._position}"
+                "the store has lost tokens that it had acknowledged; the session is at position "
+                f"{stored_position}, not at {position}"
             )
-        if outcome == "CANCELLED":
+        case "CANCELLED":
             return GenerationFailed(_CANCELLED)
-        if outcome == "CONFLICT":
-            _log.error("a turn drew other tokens than its log has")
-        return SessionBusy("another process has taken over the turn")
+        case "CONFLICT":
+            _log.error("a turn has sampled other tokens than its log contains")
+    return SessionBusy("another process has taken over the turn")

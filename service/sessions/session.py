@@ -1,4 +1,4 @@
-"""A session as its record says: frozen values, and the rules that need no store."""
+"""Sessions, turns and event ids: frozen values, and the rules that need no store."""
 
 import re
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class TurnStatus(StrEnum):
-    """How the last turn stands."""
+    """The state of a session's last turn."""
 
     NONE = "none"
     RUNNING = "running"
-    EOS_TOKEN = "eos_token"  # noqa: S105 (its constraint has closed the text)
+    EOS_TOKEN = "eos_token"  # noqa: S105 (its constraint allows no further token)
     LENGTH = "length"
     STOP_SEQUENCE = "stop_sequence"
-    CANCELLED = "cancelled"  # or its client left, or its process and nobody took it over
+    CANCELLED = "cancelled"  # by request, by a disconnect, or ended by the next turn after a crash
     FAILED = "failed"
     LOST = "lost"  # the store has lost its end
-    REWOUND = "rewound"  # the log has been cut back before its end
+    REWOUND = "rewound"  # the log was cut back to before its end
 
 
 class OnDisconnect(StrEnum):
-    """What becomes of a turn whose client leaves."""
+    """What happens to a turn whose client disconnects."""
 
     CANCEL = "cancel"
     CONTINUE = "continue"
@@ -37,7 +37,7 @@ class OnDisconnect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SessionKey:
-    """Whose session: another owner's same id is another session, or none."""
+    """An owner and a session id; the same id of another owner is another session."""
 
     owner: str
     id: str
@@ -55,7 +55,10 @@ class SessionKey:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The last turn: its prompt's tokens lie from `start`, its own from `first` to `finish`."""
+    """A session's last turn.
+
+    Its prompt is the log from `start` to `first`, its completion from `first` to `finish`.
+    """
 
     epoch: int
     number: int
@@ -66,17 +69,13 @@ class Turn:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing will come after what is there."""
+        """Whether no more tokens will follow."""
         return self.status is not TurnStatus.RUNNING
-
-    def event_id(self, position: int) -> "EventId":
-        """The id of the event that brings the session to `position`."""
-        return EventId(self.epoch, self.number, position)
 
 
 @dataclass(frozen=True, slots=True)
 class EventId:
-    """Where an event of a session stands; no two events of a session share one."""
+    """The position of an event in a session; unique within the session."""
 
     epoch: int
     turn: int
@@ -95,28 +94,23 @@ class EventId:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What the store knows of a session, but for its tokens and its state."""
+    """A session's record, without its tokens and its state."""
 
     key: SessionKey
     model: str  # name@version
     digest: str
-    width: int  # bytes a token in the log
+    width: int  # bytes per token in the log
     seed: int
     epoch: int
-    position: int
-    birth: str  # no other session that was ever called so has the same
-    stamp: str  # changes with every change of the record
+    position: int  # length of the log, in tokens
+    incarnation: str  # unique to each creation: an id may be deleted and created again
+    record_version: str  # changes with every change of the record
     active: str  # "", "turn" or "append"
     turn: Turn
     created_s: int
-    left_s: float  # until it expires, if nobody uses it
-
-    @property
-    def is_active(self) -> bool:
-        """Whether a turn or an append has begun and not ended."""
-        return bool(self.active)
+    expires_in_s: float  # unless it is used
 
 
 def token_width(vocabulary_size: int) -> int:
-    """Bytes that a token takes in the log."""
+    """Return the bytes that a token takes in the log."""
     return 1 if vocabulary_size <= NARROW_VOCABULARY else 2

@@ -1,4 +1,4 @@
-"""Session ids that can be told from made-up ones, and signatures on what leaves the server."""
+"""Session ids with a tag of their owner, and signatures of exported sessions."""
 
 import base64
 import hashlib
@@ -15,28 +15,28 @@ _ID_CHARACTERS = 26 + _TAG_CHARACTERS
 
 
 class Signer:
-    """What a server signs with. Servers that share sessions or exports share its secret."""
+    """Signs with the server's secret; servers that share sessions or exports share the secret."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
     def new_id(self, owner: str) -> str:
-        """A session id: 128 random bits, and a tag that only `owner`'s own ids have."""
+        """Return a session id: 128 random bits, and a tag of the owner made with the secret."""
         body = base64.b32encode(secrets.token_bytes(_RANDOM_BYTES)).decode().rstrip("=").lower()
         return body + self._tag(owner, body)
 
     def is_own(self, owner: str, session_id: str) -> bool:
-        """Whether an id was made here for `owner`, whatever has become of the session."""
+        """Whether `new_id` made this id for `owner`, even if the session no longer exists."""
         body, tag = session_id[:-_TAG_CHARACTERS], session_id[-_TAG_CHARACTERS:]
         is_tagged = hmac.compare_digest(tag.encode(), self._tag(owner, body).encode())
         return len(session_id) == _ID_CHARACTERS and is_tagged
 
     def sign(self, content: bytes) -> bytes:
-        """32 bytes that only a server with the same secret can make of `content`."""
+        """Return a 32-byte HMAC-SHA256 of `content`."""
         return hmac.digest(self._secret, b"export\0" + content, hashlib.sha256)
 
     def is_signed(self, content: bytes, signature: bytes) -> bool:
-        """Whether `signature` was made of `content`."""
+        """Whether `signature` is valid for `content`."""
         return hmac.compare_digest(self.sign(content), signature)
 
     def _tag(self, owner: str, body: str) -> str:
@@ -45,10 +45,10 @@ class Signer:
 
 
 def read_secret(folder: Path, given: str | None) -> bytes:
-    """The secret that is given, else the one in `folder`, made where there is none.
+    """Return the given secret, else the one in `folder`, which is created if it is missing.
 
     Raises:
-        BadRequest: the given one is too short.
+        BadRequest: the given secret is too short.
 
     """
     if given is not None:
@@ -63,7 +63,7 @@ def read_secret(folder: Path, given: str | None) -> bytes:
     incoming.touch(mode=0o600)
     incoming.write_bytes(secrets.token_hex(LEAST_SECRET).encode())
     try:
-        os.link(incoming, path)  # fails where another process was first: one secret a folder
+        os.link(incoming, path)  # fails if another process was first: one secret per folder
     except FileExistsError:
         pass
     finally:

@@ -1,143 +1,64 @@
-"""Sessions in Redis: each operation one script, atomic there and repeatable from here.
+"""The session store: each operation is one script, atomic in Redis and safe to repeat.
 
-The protocol is `docs/explanation/sessions.md`; the scripts hold it. Positions count tokens.
+`docs/explanation/sessions.md` describes the protocol; the scripts implement it. Positions count
+tokens.
 """
 
-import base64
 import contextlib
 import hashlib
-import random
-import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
-from service.errors import (
-    CarouselError,
-    KeyReused,
-    PositionMismatch,
-    SessionBusy,
-    SessionExists,
-    SessionLost,
-    SessionNotFound,
-    StateModelMismatch,
-    Validation,
-)
+from service.errors import CarouselError, SessionExists, SessionLost, SessionNotFound
+from service.generation.request import PENALTY_WINDOW
+from service.sessions.config import SessionConfig
+from service.sessions.idempotency import IdempotencyKey
 from service.sessions.redis_client import Reply, ScriptClient
-from service.sessions.redis_connection import Value  # noqa: TC001 (as every import here)
+from service.sessions.redis_connection import Value
 from service.sessions.session import Session, SessionKey, Turn, TurnStatus
 from service.sessions.signing import Signer
+from service.sessions.store_replies import (
+    Begun,
+    Busy,
+    CommitEntry,
+    IdempotentReplay,
+    StoredTurn,
+    Tail,
+    continued,
+    idempotent_replay,
+    incomplete_log,
+    random_id,
+    random_name,
+    refusal,
+    session_of,
+    short_digest,
+)
 
 PREFIX = "carousel:"
-SNAPSHOT_EVERY = 4_096
-"""Tokens between two snapshots of a running turn: what a crash has to compute again at most."""
-
-MARK_EVERY = 32_768
-"""Tokens between two snapshots that stay: what a rewind has to compute again at most."""
-
-RETRY_TTL_S = 86_400
-LIFE_MS = 3_000
-"""A process that has not been heard of for so long may lose its turns to another."""
-
-WINDOW = 1_024
-"""Tokens before the prompt that a turn is given: those that penalties look at."""
-
-
-@dataclass(frozen=True, slots=True)
-class IdempotencyKey:
-    """An idempotency key and what was asked with it."""
-
-    key: str
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tail:
-    """The latest state that the store has, and the log's tokens from `first` on."""
-
-    state: bytes  # as codec.pack_state; empty where there is none
-    first: int
-    tokens: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """A turn that may run. `tail` is None where the caller knows it already."""
-
-    session: Session
-    tail: Tail | None
-
-
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """A turn runs. `nonce` is that of its beginning, where this process is said to run it."""
-
-    nonce: str
-
-
-@dataclass(frozen=True, slots=True)
-class CommitEntry:
-    """What a turn adds to its session: tokens from `position` on, a state, its end.
-
-    One that adds nothing says that the turn goes on: its session does not expire.
-    """
-
-    key: SessionKey
-    nonce: str  # of the turn's beginning: whoever began later has another, and this one no say
-    position: int
-    tokens: bytes
-    status: TurnStatus | None
-    snapshot: str = ""  # name, which ends in the state's position
-    state: bytes = b""
-    mark: str = ""  # the number of the mark that the state is too
-
-
-@dataclass(frozen=True, slots=True)
-class StoredTurn:
-    """A session as it stands, its last turn's request, and the tokens that were asked for."""
-
-    session: Session
-    request: str
-    is_held: bool  # whether the process that runs its turn lives
-    tokens: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class IdempotentReplay:
-    """What the same idempotency key began before: a turn, or an append."""
-
-    found: StoredTurn  # the session, with that turn as its last one
-    is_turn: bool
-    position: int  # after its prompt
-
-
-def new_name() -> str:
-    """A name that no other segment or process has."""
-    return secrets.token_urlsafe(9)
-
-
-def new_stamp() -> str:
-    """A name that no other change of the same record has, nor any other snapshot."""
-    # No secret, and every turn takes some: no call of the system for each.
-    return base64.urlsafe_b64encode(random.randbytes(6)).decode()  # noqa: S311
 
 
 class Store:
     """Operations on sessions. Belongs to one event loop. All raise StoreUnavailable and StoreFull.
 
-    A session that is not there is SessionLost where its id was made for this owner, else
+    A session that does not exist raises SessionLost if its id was made for this owner, else
     SessionNotFound.
     """
 
     def __init__(
-        self, link: ScriptClient, commits: ScriptClient, identity: Signer, process: str
+        self,
+        client: ScriptClient,
+        commit_client: ScriptClient,
+        signer: Signer,
+        process: str,
+        config: SessionConfig,
     ) -> None:
-        """`commits` is a link of its own, so that no request delays a token."""
-        self._link, self._commits, self._identity = link, commits, identity
-        self._process, self._own_name = process, f"{PREFIX}process:{process}"
-        # A store that was away has forgotten us, and the next heartbeat is a second off.
-        link.greeting = ("SET", self._own_name, "1", "PX", LIFE_MS)
+        """`commit_client` is a second connection, so that no request delays a token."""
+        self._client, self._commit_client, self._signer = client, commit_client, signer
+        self._process, self._process_key = process, f"{PREFIX}process:{process}"
+        self._config = config
+        # A store that was down may have lost this process's key; the next heartbeat comes later.
+        client.greeting = ("SET", self._process_key, "1", "PX", config.process_ttl_ms)
 
-    async def create(  # noqa: PLR0913 (a session is made of these)
+    async def create(  # noqa: PLR0913 (the fields of a session)
         self,
         key: SessionKey,
         *,
@@ -150,11 +71,11 @@ class Store:
         state: bytes = b"",
         state_position: int = 0,
     ) -> Session:
-        """Make a session. Raises SessionExists."""
+        """Create a session. Raises SessionExists."""
         position = len(tokens) // width
         fields: dict[str, Value] = {
             "model": model,
-            "digest": _short(digest),
+            "digest": short_digest(digest),
             "width": width,
             "seed": f"{seed:016x}",
             "epoch": 0,
@@ -165,12 +86,12 @@ class Store:
             "finish": 0,
             "status": TurnStatus.NONE,
             "position": position,
-            "stamp": new_stamp(),
-            "tail": new_name(),
+            "stamp": random_id(),
+            "tail": random_name(),
             "base": 0,
             "chain": "",
             "shared": 0,
-            "snapshot": f"{new_stamp()}:{state_position}" if state else "",
+            "snapshot": f"{random_id()}:{state_position}" if state else "",
             "state_shared": 0,
             "active": "",
             "holder": "",
@@ -178,285 +99,193 @@ class Store:
             "request_key": "",
             "forks": 0,
         }
-        birth, pairs = new_stamp(), [part for pair in fields.items() for part in pair]
-        reply = await self._link.call(
+        incarnation, pairs = random_id(), [part for pair in fields.items() for part in pair]
+        reply = await self._client.call(
             "create",
             [_record(key)],
-            lambda: [birth, ttl_s, tokens, state, "run", self._link.run, *pairs],
+            lambda: [incarnation, ttl_s, tokens, state, "run", self._client.run_id, *pairs],
         )
         if reply[0] == b"EXISTS":
             raise SessionExists(f"a session {key.id!r} exists; take another id, or delete it")
-        return _session(key, reply[1])
+        return session_of(key, reply[1])
 
     async def begin(  # noqa: PLR0913
         self,
         key: SessionKey,
         *,
-        nonce: str,
+        fencing_token: str,
         kind: str,
-        birth: str,
+        incarnation: str,
         prompt: bytes,
-        request: str,
+        record: str,
         expected_position: int | None = None,
         known: Session | None = None,
-        retry: IdempotencyKey | None = None,
+        idempotency: IdempotencyKey | None = None,
     ) -> Begun | IdempotentReplay | Busy:
-        """Begin a turn or an append: log the prompt, keep other writers out.
+        """Begin a turn or an append: append the prompt to the log and fence off other writers.
 
-        `birth` is that of the session as the caller knows it, and `known` that of which he has the
-        tail too. `nonce` names this call.
+        `incarnation` is the session's as the caller knows it, `known` the session of which the
+        caller has the tail too. `fencing_token` is new for each call.
 
         Raises:
             PositionMismatch, StateModelMismatch, KeyReused, SessionLost, Validation.
 
         """
+        config, version = self._config, random_id()
         expected: Value = "" if expected_position is None else expected_position
-        fingerprint = retry.fingerprint if retry else ""
-        known_stamp, stamp = known.stamp if known else "", new_stamp()
-        reply = await self._link.call(
+        fingerprint = idempotency.fingerprint if idempotency else ""
+        known_version = known.record_version if known else ""
+        reply = await self._client.call(
             "begin",
-            [_record(key), _retry(key, retry)],
-            lambda: [  # the run's name at the moment of sending: it may have waited for a restart
-                *(nonce, stamp, self._process, self._link.run, kind, birth, expected),
-                *(prompt, request, known_stamp, WINDOW, fingerprint, RETRY_TTL_S, LIFE_MS),
+            [_record(key), _idempotency_record(key, idempotency)],
+            lambda: [  # the run id when it is sent: the call may have waited for a restart
+                *(fencing_token, version, self._process, self._client.run_id, kind, incarnation),
+                *(expected, prompt, record, known_version, PENALTY_WINDOW, fingerprint),
+                *(config.idempotency_ttl_s, config.process_ttl_ms),
             ],
         )
-        if reply[0] == b"KNOWN" and known is not None:
-            return Begun(_gone_on(known, stamp, kind, *reply[1:]), None)
-        if reply[0] == b"BEGUN":
-            return Begun(_session(key, reply[1]), Tail(reply[2], int(reply[3]), reply[4]))
-        if reply[0] == b"ATTACH":
-            return _earlier(key, reply)
-        if reply[0] == b"BUSY":
-            return Busy(reply[1].decode())
-        if reply[0] == b"LOST":
-            raise _lost_log(key)
+        match reply[0]:
+            case b"KNOWN" if known is not None:
+                return Begun(continued(known, version, kind, *reply[1:]), None)
+            case b"BEGUN":
+                return Begun(session_of(key, reply[1]), Tail(reply[2], int(reply[3]), reply[4]))
+            case b"ATTACH":
+                return idempotent_replay(key, reply)
+            case b"BUSY":
+                return Busy(reply[1].decode())
         raise self._refusal(key, reply, expected_position)
 
-    async def commit(self, stamp: str, entries: Sequence[CommitEntry]) -> list[tuple[str, int]]:
-        """Add to many sessions in one round trip; for each what came of it and its position."""
-        args: list[Value] = [stamp]
+    async def commit(self, version: str, entries: Sequence[CommitEntry]) -> list[tuple[str, int]]:
+        """Add to many sessions in one round trip; return each one's outcome and position."""
+        args: list[Value] = [version]
         for entry in entries:
-            status = entry.status or ""
-            args += [entry.nonce, entry.position, entry.tokens, status]
-            args += [entry.snapshot, entry.state, entry.mark]
-        reply = await self._commits.call("commit", [_record(one.key) for one in entries], args)
+            args += [entry.fencing_token, entry.position, entry.tokens, entry.status or ""]
+            args += [entry.snapshot, entry.state, entry.retained]
+        records = [_record(entry.key) for entry in entries]
+        reply = await self._commit_client.call("commit", records, args)
         return [
             (status.decode(), int(position))
             for status, position in zip(reply[::2], reply[1::2], strict=True)
         ]
 
-    async def resume(self, key: SessionKey, nonce: str) -> tuple[Session, str, Tail] | None:
-        """Take over a turn that no living process runs; None where there is no such turn."""
-        reply = await self._link.call(
-            "resume",
-            [_record(key)],
-            [nonce, new_stamp(), self._process, WINDOW, LIFE_MS],
-        )
+    async def resume(self, key: SessionKey, fencing_token: str) -> tuple[Session, str, Tail] | None:
+        """Take over a turn that no living process runs; return its record, or None without one."""
+        life_ms = self._config.process_ttl_ms
+        args: list[Value] = [fencing_token, random_id(), self._process, PENALTY_WINDOW, life_ms]
+        reply = await self._client.call("resume", [_record(key)], args)
         if reply[0] in {b"IDLE", b"BUSY"}:
             return None
         if reply[0] == b"RESUMED":
             tail = Tail(reply[3], int(reply[4]), reply[5])
-            return _session(key, reply[1]), reply[2].decode(), tail
+            return session_of(key, reply[1]), reply[2].decode(), tail
         raise self._refusal(key, reply)
 
-    async def release(self, key: SessionKey, nonce: str) -> None:
-        """Let anybody take over the turn that `nonce` began, if it runs."""
-        await self._link.call("release", [_record(key)], [nonce])
+    async def release(self, key: SessionKey, fencing_token: str) -> None:
+        """Allow any process to take over the turn with this fencing token, if it is running."""
+        await self._client.call("release", [_record(key)], [fencing_token])
 
-    async def read(self, key: SessionKey, first: int = 0, last: int | None = None) -> StoredTurn:
-        """The session, and its log's tokens from `first` to `last`."""
-        return await self._read(key, first, last)
+    async def session(self, key: SessionKey) -> Session:
+        """Read a session without its tokens."""
+        return (await self.read(key, 0, 0)).session
 
-    async def read_turn(self, key: SessionKey) -> StoredTurn:
-        """The session, and its last turn's own tokens."""
-        return await self._read(key, None, None)
-
-    async def _read(self, key: SessionKey, first: int | None, last: int | None) -> StoredTurn:
+    async def read(
+        self, key: SessionKey, first: int | None = 0, last: int | None = None
+    ) -> StoredTurn:
+        """Read a session and its log from `first` to `last`; from None: its last completion."""
         limits: list[Value] = ["" if limit is None else limit for limit in (first, last)]
-        reply = await self._link.call("read", [_record(key)], limits)
-        if reply[0] != b"FOUND":
-            raise self._refusal(key, reply)
-        session, tokens = _session(key, reply[1]), reply[4]
+        reply = await self._call("read", key, limits, b"FOUND")
+        session, tokens = session_of(key, reply[1]), reply[4]
         if first is None:
             first, last = session.turn.first, session.turn.finish
         ends = session.position if last is None else min(last, session.position)
         if len(tokens) != max(0, ends - first) * session.width:
-            raise _lost_log(key)
+            raise incomplete_log(key)
         return StoredTurn(session, reply[2].decode(), bool(reply[3]), tokens)
 
     async def state_before(
         self, key: SessionKey, position: int, *, latest_is_damaged: bool = False
     ) -> bytes:
-        """The latest state that has consumed fewer than `position` tokens; empty if none."""
-        reply = await self._link.call(
-            "state", [_record(key)], [position, MARK_EVERY, 0 if latest_is_damaged else 1]
-        )
-        if reply[0] != b"FOUND":
-            raise self._refusal(key, reply)
-        return bytes(reply[1])
+        """Return the latest state that has consumed fewer than `position` tokens, or no bytes."""
+        args = [position, self._config.retain_every, 0 if latest_is_damaged else 1]
+        return bytes((await self._call("state", key, args, b"FOUND"))[1])
 
     async def fork(
         self, key: SessionKey, children: Sequence[SessionKey], at: int | None, seeds: str
     ) -> list[Session]:
-        """Make sessions that share what this one has said, up to `at`.
+        """Create sessions that share this one's log up to `at`, by default all of it.
 
         Raises:
-            PositionMismatch: the session is not so long.
+            PositionMismatch: the session is shorter.
 
         """
-        reply = await self._link.call(
+        names = [random_name() for _ in range(len(children) + 2)]
+        position, distance = "" if at is None else at, self._config.retain_every
+        reply = await self._client.call(
             "fork",
             [_record(key), *map(_record, children)],
-            [
-                *(new_stamp(), new_stamp(), "" if at is None else at, seeds, MARK_EVERY),
-                *(new_name() for _ in range(len(children) + 2)),
-            ],
+            [random_id(), random_id(), position, seeds, distance, *names],
         )
         if reply[0] != b"FORKED":
             raise self._refusal(key, reply, at)
-        return [_session(*pair) for pair in zip(children, reply[1:], strict=True)]
+        return [session_of(*pair) for pair in zip(children, reply[1:], strict=True)]
 
     async def rewind(self, key: SessionKey, to: int) -> Session:
-        """Cut the log back to `to` tokens. Raises SessionBusy, PositionMismatch."""
-        reply = await self._link.call(
-            "rewind",
-            [_record(key)],
-            [new_stamp(), new_stamp(), to, new_name(), new_name(), MARK_EVERY],
-        )
-        if reply[0] != b"REWOUND":
-            raise self._refusal(key, reply, to)
-        return _session(key, reply[1])
+        """Truncate the log to `to` tokens. Raises SessionBusy, PositionMismatch."""
+        ids, names = [random_id(), random_id()], [random_name(), random_name()]
+        args: list[Value] = [*ids, to, *names, self._config.retain_every]
+        return session_of(key, (await self._call("rewind", key, args, b"REWOUND", to))[1])
 
     async def cancel(self, key: SessionKey, turn: Turn) -> Session:
-        """End a turn at what it has committed, if it still runs, whoever runs it."""
-        reply = await self._link.call(
-            "cancel", [_record(key)], [turn.epoch, turn.number, new_stamp()]
-        )
-        if reply[0] != b"FOUND":
-            raise self._refusal(key, reply)
-        return _session(key, reply[1])
+        """End a turn at its committed tokens if it is running, on any process."""
+        args: list[Value] = [turn.epoch, turn.number, random_id()]
+        return session_of(key, (await self._call("cancel", key, args, b"FOUND"))[1])
 
     async def delete(self, key: SessionKey) -> None:
-        """Remove a session, with all of its log that no other shares."""
-        reply = await self._link.call("delete", [_record(key)], [MARK_EVERY])
-        if reply[0] != b"DELETED":
-            raise self._refusal(key, reply)
+        """Delete a session, with the parts of its log that no fork shares."""
+        await self._call("delete", key, [self._config.retain_every], b"DELETED")
 
-    async def beat(self, life_ms: int) -> None:
-        """Say that this process lives."""
-        await self._link.call("beat", [self._own_name], [life_ms])
+    async def heartbeat(self, life_ms: int) -> None:
+        """Mark this process as alive for so long."""
+        await self._client.call("heartbeat", [self._process_key], [life_ms])
 
     async def close(self) -> None:
-        """Say that this process has ended: its turns may be taken over."""
+        """Mark this process as ended, so that its turns may be taken over, and disconnect."""
         with contextlib.suppress(CarouselError):
-            await self._link.insist("DEL", self._own_name)
-        await self._link.close()
-        await self._commits.close()
+            await self._client.execute("DEL", self._process_key)
+        await self._client.close()
+        await self._commit_client.close()
 
     def missing(self, key: SessionKey) -> CarouselError:
-        """The error for a session that is not there."""
-        if self._identity.is_own(key.owner, key.id):
+        """Return the error for a session that does not exist."""
+        if self._signer.is_own(key.owner, key.id):
             return SessionLost(
                 f"the session {key.id!r} has expired, was deleted, or the store has lost it"
             )
         return SessionNotFound(f"there is no session {key.id!r}")
 
+    async def _call(
+        self,
+        script: str,
+        key: SessionKey,
+        args: Sequence[Value],
+        success: bytes,
+        wanted: int | None = None,
+    ) -> Reply:
+        reply = await self._client.call(script, [_record(key)], args)
+        if reply[0] != success:
+            raise self._refusal(key, reply, wanted)
+        return reply
+
     def _refusal(self, key: SessionKey, reply: Reply, wanted: int | None = None) -> CarouselError:
-        match reply[0]:
-            case b"NOT_FOUND":
-                return self.missing(key)
-            case b"BUSY":
-                return SessionBusy("a turn of the session is running; wait for its end")
-            case b"KEY_REUSED":
-                return KeyReused("the Idempotency-Key was used before with another request")
-            case b"CHANGED":
-                return StateModelMismatch(
-                    f"the session {key.id!r} was made again just now; it is not the one it was"
-                )
-            case b"POSITION":
-                return PositionMismatch(
-                    f"the session is at position {int(reply[1])}, not at {wanted}"
-                )
-            case b"EMPTY":
-                return Validation(
-                    "Input validation error: `inputs` cannot be empty in a session "
-                    "that has no text yet"
-                )
-        raise AssertionError(reply[0])
-
-
-def _lost_log(key: SessionKey) -> SessionLost:
-    return SessionLost(f"the log of the session {key.id!r} is not whole any more")
+        return self.missing(key) if reply[0] == b"NOT_FOUND" else refusal(key, reply, wanted)
 
 
 def _record(key: SessionKey) -> str:
     return f"{PREFIX}session:{key}"
 
 
-def _retry(key: SessionKey, retry: IdempotencyKey | None) -> str:
-    if retry is None:
+def _idempotency_record(key: SessionKey, idempotency: IdempotencyKey | None) -> str:
+    if idempotency is None:
         return f"{PREFIX}retry:"
-    digest = hashlib.sha256(f"{key.id}\0{retry.key}".encode()).hexdigest()[:32]
+    digest = hashlib.sha256(f"{key.id}\0{idempotency.key}".encode()).hexdigest()[:32]
     return f"{PREFIX}retry:{key.owner}/{digest}"
-
-
-def _session(key: SessionKey, pairs: list[bytes]) -> Session:
-    fields = _fields(pairs)
-    created_s, left_s = int(fields["created"]), int(fields["left_ms"]) / 1e3
-    return Session(
-        key=key,
-        model=fields["model"],
-        digest=_long(fields["digest"]),
-        width=int(fields["width"]),
-        seed=int(fields["seed"], 16),
-        epoch=int(fields["epoch"]),
-        position=int(fields["position"]),
-        birth=fields["birth"],
-        stamp=fields["stamp"],
-        active=fields["active"],
-        turn=_turn(fields),
-        created_s=created_s,
-        left_s=left_s,
-    )
-
-
-def _gone_on(known: Session, stamp: str, kind: str, epoch: int, number: int, first: int) -> Session:
-    """A session as the record is, of which nothing else has changed."""
-    turn = known.turn
-    if kind == "turn":
-        turn = Turn(epoch, number, known.position, first, None, TurnStatus.RUNNING)
-    return replace(known, epoch=epoch, position=first, stamp=stamp, active=kind, turn=turn)
-
-
-def _short(digest: str) -> str:
-    """A digest in fewer characters than hexadecimal ones: every record has one."""
-    return base64.urlsafe_b64encode(bytes.fromhex(digest)).decode().rstrip("=")
-
-
-def _long(digest: str) -> str:
-    return base64.urlsafe_b64decode(digest + "=" * (-len(digest) % 4)).hex()
-
-
-def _turn(fields: dict[str, str]) -> Turn:
-    finish = fields["finish"]
-    return Turn(
-        epoch=int(fields["turn_epoch"]),
-        number=int(fields["turn"]),
-        start=int(fields["start"]),
-        first=int(fields["first"]),
-        finish=int(finish) if finish else None,
-        status=TurnStatus(fields["status"] or TurnStatus.RUNNING),
-    )
-
-
-def _earlier(key: SessionKey, reply: Reply) -> IdempotentReplay:
-    fields, session = _fields(reply[1]), _session(key, reply[2])
-    session = replace(session, turn=_turn(fields))
-    found = StoredTurn(session, fields["request"], bool(reply[3]), reply[4])
-    return IdempotentReplay(found, fields["kind"] == "turn", int(fields["position"]))
-
-
-def _fields(pairs: list[bytes]) -> dict[str, str]:
-    texts = [part.decode() for part in pairs]
-    return dict(zip(texts[::2], texts[1::2], strict=True))

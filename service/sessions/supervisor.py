@@ -1,38 +1,37 @@
-"""Keeps the private Valkey alive for as long as the server needs it."""
+"""Supervision of the private Valkey: started, restarted after a crash, and stopped."""
 
 import logging
 import threading
 
 from service.errors import CarouselError
+from service.sessions.config import ValkeyConfig
 from service.sessions.embedded import EmbeddedValkey
-
-LOOK_S = 0.1
 
 _log = logging.getLogger(__name__)
 
 
 class ValkeySupervisor:
-    """Starts a Valkey, starts it again where it dies, and ends it.
+    """Starts a Valkey, restarts it after a crash, and stops it.
 
-    All in one thread of its own, because a Valkey ends with the thread that has started it.
+    It uses a thread of its own, because a Valkey ends with the thread that has started it.
     """
 
-    def __init__(self, valkey: EmbeddedValkey) -> None:
-        self._valkey = valkey
-        self._is_started, self._shall_end = threading.Event(), threading.Event()
+    def __init__(self, valkey: EmbeddedValkey, config: ValkeyConfig) -> None:
+        self._valkey, self._check_every_s = valkey, config.check_every_s
+        self._is_started, self._is_stopping = threading.Event(), threading.Event()
         self._error: CarouselError | None = None
-        self._thread = threading.Thread(target=self._run, name="valkey-watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="valkey-supervisor", daemon=True)
 
     def start(self) -> None:
-        """Wait until it answers. Raises StoreUnavailable."""
+        """Start the Valkey and wait until it answers. Raises StoreUnavailable."""
         self._thread.start()
         self._is_started.wait()
         if self._error is not None:
             raise self._error
 
     def stop(self) -> None:
-        """End it, if it was started here."""
-        self._shall_end.set()
+        """Stop the Valkey if it was started here."""
+        self._is_stopping.set()
         self._thread.join()
 
     def _run(self) -> None:
@@ -43,11 +42,11 @@ class ValkeySupervisor:
             return
         finally:
             self._is_started.set()
-        while not self._shall_end.wait(LOOK_S):
+        while not self._is_stopping.wait(self._check_every_s):
             try:
                 if not self._valkey.is_alive():
-                    _log.warning("the private Valkey has ended; it is started again")
+                    _log.warning("the private Valkey has exited; restarting it")
                     self._valkey.ensure()
             except CarouselError as error:
-                _log.error("the private Valkey cannot be started: %s", error)
+                _log.error("the private Valkey cannot be restarted: %s", error)
         self._valkey.stop()

@@ -1,8 +1,8 @@
-"""What a turn was asked to do, kept with its session until the next one.
+"""The record of a turn: its request, stored with the session until the next turn.
 
-With it any process can go on with the turn, or say again what it said. Whatever a request may ask
-for is kept, but for what the log and the snapshots have. A constraint is kept as it was asked for,
-and compiled again where it is needed.
+From it any process can resume or replay the turn. It has every field of the request except those
+that the log and the snapshots hold. A constraint is stored as its specification, and compiled again
+where it is needed.
 """
 
 import json
@@ -14,8 +14,8 @@ from service.constraints.spec import ConstraintKind, ConstraintSpec
 from service.generation.request import GenerationRequest, SamplingParams
 from service.sessions.session import OnDisconnect
 
-# A request without what a turn goes on from, and without what is made of the constraint's source.
-_BARE: dict[str, Any] = {
+# The fields that the log and the snapshots hold, and the compiled constraint, as they are left out.
+_OMITTED: dict[str, Any] = {
     "prompt": (),
     "initial_state": None,
     "penalty_context": (),
@@ -24,22 +24,24 @@ _BARE: dict[str, Any] = {
     "return_state": False,
     "constraint": None,
 }
-_ASKED = [
+_REQUEST_FIELDS = [
     (one.name, one.default)
     for one in fields(GenerationRequest)
-    if one.name not in _BARE and one.name != "sampling"
+    if one.name not in _OMITTED and one.name != "sampling"
 ]
-_SAMPLING = [(one.name, getattr(SamplingParams(0), one.name)) for one in fields(SamplingParams)]
-_SOURCE = [(one.name, one.default) for one in fields(ConstraintSpec)]
+_SAMPLING_FIELDS = [
+    (one.name, getattr(SamplingParams(0), one.name)) for one in fields(SamplingParams)
+]
+_CONSTRAINT_FIELDS = [(one.name, one.default) for one in fields(ConstraintSpec)]
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
 class TurnRecord:
-    """A turn's request without its prompt. `reply` is for whoever writes the answer."""
+    """A turn's request without its prompt. `reply` holds options of the response."""
 
-    asked: GenerationRequest  # bare
-    mode: OnDisconnect
+    bare: GenerationRequest  # without the omitted fields
+    on_disconnect: OnDisconnect
     reply: dict[str, Any]
     shows_prompt: bool = False
     constraint: ConstraintSpec | None = None
@@ -48,62 +50,63 @@ class TurnRecord:
     def of(
         cls,
         request: GenerationRequest,
-        mode: OnDisconnect,
+        on_disconnect: OnDisconnect,
         reply: dict[str, Any],
         *,
         shows_prompt: bool = False,
     ) -> "TurnRecord":
-        """The order that a request is."""
+        """Make the record of a request."""
         constraint = request.constraint
-        assert constraint is None or constraint.source is not None
-        source = constraint.source if constraint else None
-        return cls(replace(request, **_BARE), mode, reply, shows_prompt, source)
+        assert constraint is None or constraint.spec is not None
+        source = constraint.spec if constraint else None
+        return cls(replace(request, **_OMITTED), on_disconnect, reply, shows_prompt, source)
 
     def request(
         self, prompt: tuple[int, ...], constraint: Constraint | None = None
     ) -> GenerationRequest:
-        """The request that an order and a prompt are; `constraint` is its own, compiled."""
-        return replace(self.asked, prompt=prompt, constraint=constraint)
+        """Return the request with its prompt and its compiled constraint."""
+        return replace(self.bare, prompt=prompt, constraint=constraint)
 
     def to_json(self) -> str:
-        """As text, without what is as it is by default: every session keeps one."""
-        order: dict[str, Any] = _unlike(self.asked, _ASKED)
-        order["sampling"] = _unlike(self.asked.sampling, _SAMPLING)
-        if self.mode is not OnDisconnect.CANCEL:
-            order["mode"] = self.mode
+        """Encode it without default values, because every session stores one."""
+        record: dict[str, Any] = _non_defaults(self.bare, _REQUEST_FIELDS)
+        record["sampling"] = _non_defaults(self.bare.sampling, _SAMPLING_FIELDS)
+        if self.on_disconnect is not OnDisconnect.CANCEL:
+            record["mode"] = self.on_disconnect
         if self.reply:
-            order["reply"] = self.reply
+            record["reply"] = self.reply
         if self.shows_prompt:
-            order["shows_prompt"] = True
+            record["shows_prompt"] = True
         if self.constraint is not None:
-            order["constraint"] = _unlike(self.constraint, _SOURCE)
-        return _ENCODER.encode(order)
+            record["constraint"] = _non_defaults(self.constraint, _CONSTRAINT_FIELDS)
+        return _ENCODER.encode(record)
 
     @classmethod
     def from_json(cls, text: str) -> "TurnRecord":
-        """Of `to_json`'s text."""
-        order = json.loads(text)
-        source = order.pop("constraint", None)
-        mode, reply = order.pop("mode", OnDisconnect.CANCEL), order.pop("reply", {})
-        shows_prompt = order.pop("shows_prompt", False)
-        sampling = SamplingParams(**_frozen({"seed": 0} | order.pop("sampling")))
+        """Decode the text of `to_json`."""
+        record = json.loads(text)
+        source = record.pop("constraint", None)
+        on_disconnect = OnDisconnect(record.pop("mode", OnDisconnect.CANCEL))
+        reply = record.pop("reply", {})
+        shows_prompt = record.pop("shows_prompt", False)
+        sampling = SamplingParams(**_tuples_in({"seed": 0} | record.pop("sampling")))
         return cls(
-            GenerationRequest(sampling=sampling, **_frozen(order), **_BARE),
-            OnDisconnect(mode),
+            GenerationRequest(sampling=sampling, **_tuples_in(record), **_OMITTED),
+            on_disconnect,
             reply,
             shows_prompt,
             source
-            and ConstraintSpec(**(_frozen(source) | {"kind": ConstraintKind(source["kind"])})),
+            and ConstraintSpec(**(_tuples_in(source) | {"kind": ConstraintKind(source["kind"])})),
         )
 
 
-def _unlike(value: object, plain: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The fields of a value that are not as they are by default."""
-    return {name: own for name, default in plain if (own := getattr(value, name)) != default}
+def _non_defaults(value: object, defaults: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields of a value that differ from their defaults."""
+    return {name: own for name, default in defaults if (own := getattr(value, name)) != default}
 
 
-def _frozen(fields_: dict[str, Any]) -> dict[str, Any]:
-    """What JSON has made lists of, as it was."""
+def _tuples_in(fields_: dict[str, Any]) -> dict[str, Any]:
+    """Turn the lists that JSON has made of tuples back into tuples."""
     return {name: _tuples(value) for name, value in fields_.items()}
 
 

@@ -1,5 +1,5 @@
-"""Where models come from: texts, and the loops that learn them with TensorFlow."""
+"""Training: texts, train jobs, and the loop that trains models with TensorFlow."""
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets at length otherwise
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # fewer log lines at import

@@ -1,4 +1,4 @@
-"""One attempt at a train job: from the text to the stored model, or to where the next goes on."""
+"""One attempt at a train job: from the text to the stored model, or to a checkpoint."""
 
 import contextlib
 import errno
@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,131 +14,169 @@ from service.errors import CarouselError, Exists, OutOfTime, StoreFull, StoreUna
 from service.models.spec import ModelRef, Weights
 from service.models.store import ModelStore
 from service.training.checkpoint import BEST, LAST
-from service.training.cleanup import tidy
+from service.training.cleanup import best_checkpoint, clean
+from service.training.config import AttemptConfig
 from service.training.corpus import Corpus
 from service.training.corpus_store import CorpusStore
 from service.training.events import CheckpointEvent, ProgressEvent, TrainEvent, ValidationEvent
 from service.training.heartbeat import Heartbeat
-from service.training.job import JobKey, JobStatus, TrainJob, Transition, after
-from service.training.publication import Publication
-from service.training.queue import Fenced, JobQueue
-
-PATIENCE_S, AGAIN_S = 30.0, 0.5
-"""How long what has been learnt waits for a store of jobs that is away."""
+from service.training.job import JobKey, TrainJob
+from service.training.job_spec import TrainJobSpec
+from service.training.job_store import Fenced
+from service.training.queue import JobQueue
+from service.training.result import StopReason, Trained
+from service.training.states import JobState, Transition
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
+BundleFiles = Callable[[ModelRef], dict[str, bytes]]
+"""The files of a bundle, for the name that its model gets."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainBackend:
+    """The functions of an attempt that load TensorFlow: `trainer.train`, `publication.package`."""
+
+    train: Callable[..., Trained]
+    package: Callable[[TrainJobSpec, str, Corpus, tuple[str, ...], Trained], BundleFiles]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFolders:
+    """The folders of an attempt: texts, models, and the checkpoints of its job."""
+
+    corpora: CorpusStore
+    models: ModelStore
+    checkpoints: Path
+
+
 class Attempt:
-    """Runs once, in a process of its own."""
+    """One attempt at a job, in a process of its own."""
 
     def __init__(
         self,
         queue: JobQueue,
-        corpora: CorpusStore,
-        store: ModelStore,
-        folder: Path,
+        folders: AttemptFolders,
         key: JobKey,
         number: int,
+        backend: TrainBackend,
+        config: AttemptConfig,
     ) -> None:
-        """`folder` is where the job's attempts have their checkpoints."""
-        self._queue, self._corpora, self._store = queue, corpora, store
-        self._folder, self._key, self._number = folder, key, number
-        self._pulse = Heartbeat(queue, key, number)
+        self._queue, self._corpora, self._models = queue, folders.corpora, folders.models
+        self._folder, self._key, self._number = folders.checkpoints, key, number
+        self._backend, self._config = backend, config
+        self._heartbeat = Heartbeat(queue, key, number, config)
 
     def leave(self) -> None:
-        """Stop at the end of the step, for another worker to go on. From any thread."""
-        self._pulse.shall_leave = True
+        """Stop at the end of the step; another attempt continues. From any thread."""
+        self._heartbeat.is_leaving = True
 
     def run(self) -> None:
-        """Train and publish. Blocks; whatever goes wrong is in the job's record, or its end is."""
+        """Train and store the model, or publish a cancelled job's best checkpoint. Blocks.
+
+        An error ends the job and is recorded there; nothing is raised for it.
+        """
         with contextlib.suppress(Fenced):
             job = self._queue.claim(self._key, self._number)
-            self._pulse.start()
+            self._heartbeat.start()
             try:
-                change, error = self._outcome(job)
+                outcome, error = self._outcome(job)
             finally:
-                self._pulse.stop()
-            self._settle(change, error)
+                self._heartbeat.stop()
+            self._settle(job, outcome, error)
 
-    def _outcome(self, job: TrainJob) -> tuple[Transition | None, dict[str, str] | None]:
-        """What becomes of the job, and why it has failed."""
+    def _outcome(self, job: TrainJob) -> tuple[ModelRef | Transition, dict[str, str] | None]:
+        """The stored model or how else the attempt ends, and the error of a failure."""
         try:
-            return self._train(job), None
+            is_publication = job.state is JobState.PUBLISHING
+            return self._publish(job) if is_publication else self._train(job), None
         except Fenced:
             raise
-        except (StoreUnavailable, StoreFull):  # the text is not to blame
+        except (StoreUnavailable, StoreFull):  # not an error of the job
             return Transition.RELEASE, None
         except CarouselError as failure:
             error = _error(str(failure), failure.code)
         except MemoryError:
-            error = _error("the machine has no memory left for this job", "out_of_memory")
+            error = _error("the machine has not enough memory for this job", "out_of_memory")
         except OSError as failure:
             if failure.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
-            error = _error("the disk has no room left for this job", "disk_full")
-        except Exception:  # noqa: BLE001 (the record has to say that it ended)
+            error = _error("the disk is too full for this job", "disk_full")
+        except Exception:  # noqa: BLE001 (the record has to hold the job's end)
             _log.exception("the job %s has failed", self._key.id)
-            error = _error("the training has failed; the worker's log says why", "training_failed")
+            error = _error("the training has failed; see the worker's log", "training_failed")
         return Transition.FAIL, error
 
-    def _settle(self, change: Transition | None, error: dict[str, str] | None) -> None:
-        key, number = self._key, self._number
+    def _settle(
+        self, job: TrainJob, outcome: ModelRef | Transition, error: dict[str, str] | None
+    ) -> None:
         try:
-            if change is Transition.RELEASE:
-                _patiently(lambda: self._queue.release(key, number))
-            elif change is not None:
-                _patiently(lambda: self._queue.settle(key, number, change, error))
+            state = self._retry(lambda: self._record(job, outcome, error))
         except (StoreUnavailable, StoreFull) as away:
-            _log.warning("the job %s is left to the next attempt: %s", key.id, away)
+            _log.warning("the next attempt continues the job %s: %s", self._key.id, away)
             return
-        ended = JobStatus.SUCCEEDED if change is None else after(JobStatus.RUNNING, change)
-        assert ended is not None
-        tidy(self._folder, ended)
+        clean(self._folder, state)
 
-    def _train(self, job: TrainJob) -> Transition | None:
-        """Train; returns what becomes of the job, None where its loading is still to come."""
-        from service.training.trainer import StopReason, train  # noqa: PLC0415 (TensorFlow: seconds)
+    def _record(
+        self, job: TrainJob, outcome: ModelRef | Transition, error: dict[str, str] | None
+    ) -> JobState:
+        if isinstance(outcome, ModelRef):
+            job = self._queue.stored(self._key, self._number, str(outcome))
+            if job.spec.load_when_done:
+                return job.state  # the reconciler of a server loads it
+            outcome = Transition.SUCCEED
+        if outcome is Transition.RELEASE:
+            return self._queue.release(self._key, self._number)
+        return self._queue.settle(job, outcome, error)
 
-        corpus = self._corpora.read(self._key.owner, job.order.corpus)
-        vocabulary, initial = self._beginning(job, corpus)
-        trained = train(
+    def _train(self, job: TrainJob) -> ModelRef | Transition:
+        corpus, vocabulary, initial = self._inputs(job)
+        trained = self._backend.train(
             corpus,
             vocabulary,
-            job.order.recipe,
+            job.spec.recipe,
             self._checkpoints(),
             initial=initial,
             report=self._report,
-            should_stop=self._pulse.shall_stop,
+            should_stop=self._heartbeat.should_stop,
         )
-        if trained.ending is StopReason.STOPPED:
-            return Transition.CANCEL if self._pulse.is_cancelled else Transition.RELEASE
+        if trained.stop_reason is StopReason.STOPPED:
+            return Transition.RELEASE
         if trained.weights is None:
-            raise OutOfTime("nothing was judged before the time was up: raise max_seconds")
-        ref = self._publish(job, Publication.of(job.order, job.key.id, corpus, vocabulary, trained))
-        loads = job.order.load_when_done
-        told = {"model": str(ref)}
-        self._surely_tell("published", told, model=str(ref), published=loads)
-        return None if loads else Transition.SUCCEED
+            raise OutOfTime("no validation was reached in time: raise max_seconds")
+        return self._write(job, corpus, vocabulary, trained)
 
-    def _beginning(self, job: TrainJob, corpus: Corpus) -> tuple[tuple[str, ...], Weights | None]:
-        if job.order.initial_model is None:
-            return corpus.vocabulary, None
-        bundle = self._store.read(ModelRef.parse(job.order.initial_model))
-        return bundle.tokenizer.tokens, bundle.weights
+    def _publish(self, job: TrainJob) -> ModelRef:
+        """Store the best checkpoint of a cancelled job."""
+        corpus, vocabulary, _ = self._inputs(job)
+        path = best_checkpoint(self._folder) or self._folder / BEST
+        spec = job.spec.recipe.architecture.spec(len(vocabulary))
+        return self._write(job, corpus, vocabulary, Trained.from_best(path, spec))
+
+    def _inputs(self, job: TrainJob) -> tuple[Corpus, tuple[str, ...], Weights | None]:
+        """The text, the vocabulary, and the weights of the initial model if there is one."""
+        corpus = self._corpora.read(self._key.owner, job.spec.corpus)
+        if job.spec.initial_model is None:
+            return corpus, corpus.vocabulary, None
+        bundle = self._models.read(ModelRef.parse(job.spec.initial_model))
+        return corpus, bundle.tokenizer.tokens, bundle.weights
 
     def _checkpoints(self) -> Path:
-        """This attempt's own folder, with what the one before had: a zombie writes into its own."""
+        """This attempt's own folder, with links to the checkpoints of the attempt before.
+
+        An attempt that is lost and still runs writes into its own folder only.
+        """
         own = self._folder / f"attempt-{self._number}"
         own.mkdir(parents=True, exist_ok=True)
         for number in range(self._number - 1, 0, -1):
             before = self._folder / f"attempt-{number}"
-            kept = [name for name in (BEST, LAST) if (before / name).is_file()]
-            for name in kept:
+            found = [name for name in (BEST, LAST) if (before / name).is_file()]
+            for name in found:
                 if not (own / name).exists():
                     os.link(before / name, own / name)  # files are replaced, never changed
-            if kept:
+            if found:
                 break
         return own
 
@@ -153,48 +191,52 @@ class Attempt:
                 if event.is_best:
                     fields["best"] = data
             case CheckpointEvent():
-                data.pop("path")  # of this machine, not for people
+                data.pop("path")  # of this machine only
         try:
-            self._queue.tell(self._key, self._number, event.kind, data, **fields)
-        except CarouselError as error:  # the text is learnt all the same
-            _log.warning("an event of the job %s was lost: %s", self._key.id, error)
+            self._queue.report(self._key, self._number, event.kind, data, **fields)
+        except CarouselError as error:  # training continues without it
+            _log.warning("an event of the job %s is lost: %s", self._key.id, error)
 
-    def _surely_tell(self, name: str, data: dict[str, Any], **fields: Any) -> None:
-        _patiently(lambda: self._queue.tell(self._key, self._number, name, data, **fields))
+    def _check_fence(self) -> None:
+        """Raises Fenced where this attempt is no longer the latest."""
+        self._retry(lambda: self._queue.renew(self._key, self._number))
 
-    def _look(self) -> None:
-        """Raises Superseded where this attempt may change nothing any more."""
-        _patiently(lambda: self._queue.beat(self._key, self._number))
-
-    def _publish(self, job: TrainJob, publication: Publication) -> ModelRef:
-        """Store the model once, under the version that the record keeps for this job."""
+    def _write(
+        self, job: TrainJob, corpus: Corpus, vocabulary: tuple[str, ...], trained: Trained
+    ) -> ModelRef:
+        """Store the model once, under the version that the record reserves for this job."""
+        files = self._backend.package(job.spec, job.key.id, corpus, vocabulary, trained)
         version = job.version
         while True:
             if version is None:
-                version = self._store.next_version(job.order.name)
-                self._surely_tell("", {}, version=version)
-            ref = ModelRef(job.order.name, version)
+                version = self._models.next_version(job.spec.name)
+                self._reserve(version)
+            ref = ModelRef(job.spec.name, version)
             try:
-                self._store.write(ref, publication.files(ref), self._look)
+                self._models.write(ref, files(ref), self._check_fence)
             except Exists:
-                manifest = self._store.manifest(ref)
+                manifest = self._models.manifest(ref)
                 if manifest is None or manifest.training.get("job") != job.key.id:
-                    version = None  # somebody else's: the next one
+                    version = None  # another job's: take the next one
                     continue
-            return ref  # of this attempt or, the same to the bit, of an earlier one
+            return ref  # stored by this attempt or, for the same job, by an earlier one
+
+    def _reserve(self, version: int) -> None:
+        """Record the version of the job's model."""
+        key, number = self._key, self._number
+        self._retry(lambda: self._queue.report(key, number, "", {}, version=version))
+
+    def _retry(self, action: Callable[[], _T]) -> _T:
+        """Repeat an action while the store of jobs is away, for store_wait_s at most."""
+        until = time.monotonic() + self._config.store_wait_s
+        while True:
+            try:
+                return action()
+            except (StoreUnavailable, StoreFull):
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(self._config.store_retry_s)
 
 
-def _patiently(deed: Callable[[], _T]) -> _T:
-    """Do it, again where the store of jobs is away; after PATIENCE_S, raise what it says."""
-    until = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return deed()
-        except (StoreUnavailable, StoreFull):
-            if time.monotonic() >= until:
-                raise
-            time.sleep(AGAIN_S)
-
-
-def _error(sentence: str, code: str) -> dict[str, str]:
-    return {"error": sentence, "error_type": code}
+def _error(message: str, code: str) -> dict[str, str]:
+    return {"error": message, "error_type": code}

@@ -1,7 +1,7 @@
-"""A training on disk: `last`, from which it goes on, and `best`, which is served in the end.
+"""The checkpoints of a training: `last`, to resume from, and `best`, which is published.
 
-Each is one safetensors file whose header holds, as JSON, what is not an array; it replaces the
-one before in one rename, so a crash at any moment leaves a whole file.
+Each is one safetensors file whose header holds the values that are no arrays, as JSON. It replaces
+the one before in one rename, so a crash at any moment leaves a complete file.
 """
 
 import json
@@ -25,14 +25,14 @@ Arrays = Mapping[str, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Arrays by name, and the plain values beside them."""
+    """The content of a checkpoint: arrays by name, and plain values."""
 
     arrays: dict[str, npt.NDArray[np.float32]]
     facts: dict[str, Any]
 
 
 def write(path: Path, arrays: Arrays, facts: Mapping[str, Any]) -> None:
-    """Put a snapshot in place of the one at `path`, whole or not at all."""
+    """Replace the snapshot at `path`, completely or not at all. Raises OSError."""
     temporary = path.with_suffix(f".{os.getpid()}.part")  # no other process writes into it
     try:
         with temporary.open("wb") as file:
@@ -41,7 +41,7 @@ def write(path: Path, arrays: Arrays, facts: Mapping[str, Any]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)  # a disk that is full has its room back
+        temporary.unlink(missing_ok=True)  # so that a full disk gets its space back
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # else the rename itself may be lost
@@ -50,7 +50,7 @@ def write(path: Path, arrays: Arrays, facts: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> Snapshot | None:
-    """The snapshot at `path`, or None where there is none. Raises BadCheckpoint."""
+    """Read the snapshot at `path`; None where there is none. Raises BadCheckpoint."""
     if not path.exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""A text as numbers: the part to learn, the part to check on, and the lanes both are read in."""
+"""A text as token ids: its training and validation parts, and the batches of both."""
 
 import hashlib
 import unicodedata
@@ -18,15 +18,15 @@ from service.training.recipe import split_index
 Tokens = npt.NDArray[np.int32]
 
 MIN_CHARACTERS = 2
-"""Below this there is nothing to predict; what a batch needs is checked by `BPTTBatches`."""
+"""With fewer different characters there is nothing to predict; `BPTTBatches` checks the length."""
 
 MAX_MARKS = 30
-"""Combining marks in a row, as in UAX #15's stream-safe text: composing sorts each such run."""
+"""Combining marks in a row, as in UAX #15's stream-safe text: NFC sorts each such run."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    r"""A text to learn from: every line ends in \n and every character is composed (NFC).
+    r"""A normalised text: every line ends in \n and every character is composed (NFC).
 
     `sha256` is of the normalised text in UTF-8: two files that differ only in what was normalised
     are the same corpus.
@@ -83,12 +83,12 @@ class Corpus:
 
     @classmethod
     def stored(cls, content: bytes) -> Self:
-        """Read what was normalised once and for all: nothing is changed, nothing is checked."""
+        """Read a text that is normalised already; nothing is changed or checked."""
         return cls(content.decode(), hashlib.sha256(content).hexdigest(), len(content))
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """How often each character is there, in the order of the code points."""
+        """The number of occurrences of each character, in the order of the code points."""
         return dict(sorted(Counter(self.text).items()))
 
     @property
@@ -97,7 +97,7 @@ class Corpus:
         return tuple(self.counts)
 
     def split(self, vocabulary: Sequence[str], validation_fraction: float) -> "Split":
-        """Cut the text in two where its last `validation_fraction` begins; nothing is shuffled.
+        """Cut the text where its last `validation_fraction` begins; nothing is shuffled.
 
         Raises:
             UnknownCharacter: the vocabulary does not cover the text.
@@ -130,7 +130,7 @@ def _check_marks(text: str) -> None:
 
 @cache
 def _marks() -> frozenset[str]:
-    """Every character that composing moves among its neighbours, whole or in parts."""
+    """Every character that NFC reorders among its neighbours, whole or in parts."""
     characters = (chr(code) for code in range(0x110000))
     return frozenset(
         one for one in characters if unicodedata.combining(unicodedata.normalize("NFD", one)[0])
@@ -138,7 +138,7 @@ def _marks() -> frozenset[str]:
 
 
 def encoded(text: str, vocabulary: Sequence[str]) -> Tokens:
-    """As `Tokenizer.encode`, for texts of many megabytes. Raises UnknownCharacter."""
+    """Encode as `Tokenizer.encode` does, for texts of many megabytes. Raises UnknownCharacter."""
     codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
     ids = np.full(0x110000, -1, np.int32)
     for i, token in enumerate(vocabulary):
@@ -146,13 +146,15 @@ def encoded(text: str, vocabulary: Sequence[str]) -> Tokens:
             ids[ord(token)] = i
     tokens: Tokens = ids[codes]
     if (tokens < 0).any():
-        Tokenizer(vocabulary).encode(text)  # knows how to say which character, and where
+        Tokenizer(vocabulary).encode(
+            text
+        )  # raises UnknownCharacter with the character and its offset
     return tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A text cut once: the model learns `training` and is judged on `validation`."""
+    """A text cut once: the model is trained on `training` and evaluated on `validation`."""
 
     training: Tokens  # (characters,) int32
     validation: Tokens  # (characters,) int32
@@ -161,68 +163,68 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class BPTTChunk:
-    """What one step reads: a piece of every lane, and for each character the one after it."""
+    """The batch of one step: a piece of every stream, and the character after each of its own."""
 
-    inputs: Tokens  # (lanes, characters) int32
-    targets: Tokens  # (lanes, characters) int32
+    inputs: Tokens  # (streams, characters) int32
+    targets: Tokens  # (streams, characters) int32
 
 
 class BPTTBatches:
-    """A text read as parallel lanes, window after window.
+    """The batches of truncated backpropagation through time: parallel streams, chunk after chunk.
 
-    Lane k is the k-th equal stretch of the text, and window n + 1 begins where window n ended: a
-    state carried from step to step has therefore seen all of its lane before the window. Targets
-    come from the text and not from the window, so nothing wraps around at an edge. What does not
-    fill the last window (`n_spare` characters) is left out; a `start` up to `n_spare`, drawn anew
+    Stream k is the k-th equal part of the text, and chunk n + 1 begins where chunk n ended: a
+    state carried from step to step has therefore read all of its stream before the chunk. Targets
+    come from the text and not from the chunk, so that the last one is right, too. The characters
+    that do not fill a last chunk (`n_spare`) are left out; a `start` of at most `n_spare`, sampled
     for each epoch, moves the edges.
     """
 
-    def __init__(self, tokens: Tokens, n_lanes: int, window_characters: int) -> None:
-        """Raises Validation where the text is too short for one window."""
-        self.n_windows = (len(tokens) - 1) // (n_lanes * window_characters)
-        if self.n_windows < 1:
+    def __init__(self, tokens: Tokens, n_streams: int, chunk_characters: int) -> None:
+        """Raises Validation where the text is too short for one chunk."""
+        self.n_chunks = (len(tokens) - 1) // (n_streams * chunk_characters)
+        if self.n_chunks < 1:
             raise Validation(
-                f"the text to learn has {len(tokens)} characters; {n_lanes} lanes of "
-                f"{window_characters} need at least {n_lanes * window_characters + 1}: "
+                f"the text to train on has {len(tokens)} characters; {n_streams} streams of "
+                f"{chunk_characters} need at least {n_streams * chunk_characters + 1}: "
                 "lower batch_size or sequence_length"
             )
         self._tokens = tokens
-        self._n_lanes = n_lanes
-        self._width = window_characters
-        self.n_spare = len(tokens) - 1 - n_lanes * window_characters * self.n_windows
+        self._n_streams = n_streams
+        self._width = chunk_characters
+        self.n_spare = len(tokens) - 1 - n_streams * chunk_characters * self.n_chunks
 
-    def window(self, index: int, start: int = 0) -> BPTTChunk:
-        """Window `index` of the pass that begins at character `start`."""
+    def chunk(self, index: int, start: int = 0) -> BPTTChunk:
+        """Chunk `index` of the epoch that begins at character `start`."""
         return BPTTChunk(self._piece(index, start), self._piece(index, start + 1))
 
-    def windows(self, start: int = 0) -> Iterator[BPTTChunk]:
-        """All windows of one pass, in the order of the text."""
-        return (self.window(index, start) for index in range(self.n_windows))
+    def chunks(self, start: int = 0) -> Iterator[BPTTChunk]:
+        """All chunks of one epoch, in the order of the text."""
+        return (self.chunk(index, start) for index in range(self.n_chunks))
 
     def _piece(self, index: int, start: int) -> Tokens:
-        characters = self._n_lanes * self._width * self.n_windows
-        lanes = self._tokens[start : start + characters].reshape(self._n_lanes, -1)
-        return lanes[:, index * self._width : (index + 1) * self._width]
+        characters = self._n_streams * self._width * self.n_chunks
+        streams = self._tokens[start : start + characters].reshape(self._n_streams, -1)
+        return streams[:, index * self._width : (index + 1) * self._width]
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationChunk:
-    """A window, and which of its predictions count: a warm-up's and a filling's do not."""
+    """A chunk, and which of its predictions count: those of warm-up and padding do not."""
 
-    inputs: Tokens  # (lanes, characters) int32
-    targets: Tokens  # (lanes, characters) int32
-    counted: npt.NDArray[np.float32]  # (lanes, characters) float32, 0 or 1
+    inputs: Tokens  # (streams, characters) int32
+    targets: Tokens  # (streams, characters) int32
+    counted: npt.NDArray[np.float32]  # (streams, characters) float32, 0 or 1
 
 
 class EvaluationBatches:
-    """A text read whole, every character but the first predicted once.
+    """The batches of an evaluation: every character of a text but the first predicted once.
 
-    As one lane it would take a step for every character. As several, each begins its stretch
-    `warm_up` characters early, and what it pays there is not counted: a state forgets where it
-    began long before.
+    One stream would take a step for every character. Of several streams, each begins `warm_up`
+    characters before its part, and the loss there does not count: by then the state depends no
+    longer on where it began.
     """
 
-    def __init__(self, tokens: Tokens, window_characters: int = 100, warm_up: int = 100) -> None:
+    def __init__(self, tokens: Tokens, chunk_characters: int = 100, warm_up: int = 100) -> None:
         """Raises Validation where there is no character to predict."""
         n_predictions = len(tokens) - 1
         if n_predictions < 1:
@@ -231,16 +233,16 @@ class EvaluationBatches:
                 "raise validation_fraction"
             )
         self.n_predictions = n_predictions
-        self.n_lanes = min(64, max(1, n_predictions // (4 * warm_up)))
-        stretch = -(-n_predictions // self.n_lanes)
-        width = warm_up * (self.n_lanes > 1) + stretch
-        self._width = window_characters
-        padded = -(-width // window_characters) * window_characters
-        first = stretch * np.arange(self.n_lanes)[:, None]  # the stretch's first prediction
-        begin = first - warm_up * (self.n_lanes > 1)
-        begin[0] = 0  # nothing comes before the text
-        at = begin + np.arange(padded)[None, :]  # (lanes, padded) index of the input
-        counted = (at >= first) & (at < np.minimum(first + stretch, n_predictions))
+        self.n_streams = min(64, max(1, n_predictions // (4 * warm_up)))
+        part = -(-n_predictions // self.n_streams)
+        width = warm_up * (self.n_streams > 1) + part
+        self._width = chunk_characters
+        padded = -(-width // chunk_characters) * chunk_characters
+        first = part * np.arange(self.n_streams)[:, None]  # the first prediction of the part
+        begin = first - warm_up * (self.n_streams > 1)
+        begin[0] = 0  # nothing precedes the text
+        at = begin + np.arange(padded)[None, :]  # (streams, padded) index of the input
+        counted = (at >= first) & (at < np.minimum(first + part, n_predictions))
         at = np.minimum(at, n_predictions - 1)
         self._inputs = tokens[at]
         self._targets = tokens[at + 1]

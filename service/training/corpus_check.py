@@ -1,90 +1,61 @@
-"""The process that checks an uploaded text: `python -m service.training.corpus_check UPLOAD TEXT`.
+"""The check of an uploaded text, in a child process with limits.
 
-Sixty-four million characters are decoded, composed and counted in calls that let no other thread
-run, and take a gigabyte: none of it is for a process that streams. The normalised text goes into
-the file TEXT; what is known of it, or why it is refused, to standard output as JSON.
+Sixty-four million characters are decoded, composed and counted in calls that hold the interpreter's
+lock, and take a gigabyte, so none of it is done in a process that streams.
 """
 
-import json
 import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import service
-from service.errors import TooLarge, Validation
-from service.models.importing.child import limit_process
+from service.errors import TooLarge
+from service.sandbox import SandboxError, SandboxLimits, run_sandboxed
 from service.training.corpus import Corpus
 
 NICENESS = 10
-MEMORY_BYTES, CPU_S, FILE_BYTES, WALL_S = 4 * 1024**3, 120, 256 * 1024**2, 900
-_MODULE = "service.training.corpus_check"
+LIMITS = SandboxLimits(memory_bytes=4 * 1024**3, cpu_s=120, file_bytes=256 * 1024**2, wall_s=900.0)
 _log = logging.getLogger(__name__)
 
 
-def check_text(upload: Path, text: Path) -> dict[str, Any]:
-    """Normalise an uploaded file into a new one; what is known of it, by CorpusCard's names.
+def check_text(
+    upload: Path, text: Path, limits: SandboxLimits = LIMITS, child: str = __name__
+) -> dict[str, Any]:
+    """Normalise an uploaded file into the new file `text`; return CorpusCard's fields of it.
 
-    Blocks; what takes long is in a process of its own.
+    Blocks; the work is done by `run` of the module `child` in a child process.
 
     Raises:
         Validation: as `Corpus.decode`.
-        TooLarge: it took more memory or time than there is for a text.
+        TooLarge: the check took more memory or time than the limits allow.
         OSError: the disk is full.
 
     """
-    command = [sys.executable, "-m", _MODULE, str(upload.resolve()), str(text.resolve())]
-    modules = str(Path(str(service.__file__)).parents[1])
+    paths = [str(upload.resolve()), str(text.resolve())]
     try:
-        done = subprocess.run(  # noqa: S603 (our own module, and no shell)
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=WALL_S,
-            env={"PYTHONPATH": modules, "OPENBLAS_NUM_THREADS": "1"},
-            start_new_session=True,
-            check=True,
+        found: dict[str, Any] = run_sandboxed(
+            child, paths, text.resolve().parent, limits, "checking the text"
         )
-    except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
-        _log.warning("a text was not checked: %s %s", error, error.stderr)
-        raise TooLarge(
-            f"checking the text took more than {MEMORY_BYTES} bytes of memory or {CPU_S} seconds; "
-            "give it in parts"
-        ) from error
-    outcome: dict[str, Any] = json.loads(done.stdout)
-    if "errno" in outcome:
-        raise OSError(outcome["errno"], os.strerror(outcome["errno"]))
-    if "refusal" in outcome:
-        raise Validation(outcome["refusal"])
-    return outcome
+    except SandboxError as error:
+        _log.warning("a text was not checked: %s", error)
+        raise TooLarge(f"{error}; give the text in parts") from error
+    return found
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file that was not there, down to the disk."""
+    """Write a new file and force it to the disk. Raises FileExistsError."""
     with path.open("xb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def main() -> None:
-    """Check one text within limits."""
+def run(paths: list[str]) -> dict[str, Any]:
+    """Check one text, in the child process: the paths of the upload and of the new file."""
     os.nice(NICENESS)
-    limit_process(MEMORY_BYTES, CPU_S, FILE_BYTES)
-    upload, text = map(Path, sys.argv[1:])
-    json.dump(_outcome(upload, text), sys.stdout)
-
-
-def _outcome(upload: Path, text: Path) -> dict[str, Any]:
-    try:
-        corpus = Corpus.decode(upload.read_bytes())
-        write_new(text, corpus.text.encode())
-    except Validation as refusal:
-        return {"refusal": str(refusal)}
-    except OSError as error:
-        return {"errno": error.errno}
+    upload, text = map(Path, paths)
+    corpus = Corpus.decode(upload.read_bytes())
+    write_new(text, corpus.text.encode())
     return {
         "sha256": corpus.sha256,
         "bytes": corpus.n_bytes,
@@ -94,7 +65,3 @@ def _outcome(upload: Path, text: Path) -> dict[str, Any]:
         "newlines_replaced": corpus.n_newlines_replaced,
         "was_composed": corpus.was_composed,
     }
-
-
-if __name__ == "__main__":
-    main()

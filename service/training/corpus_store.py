@@ -1,4 +1,4 @@
-"""The folder of uploaded texts: each once, under the sha256 of what it says."""
+"""The folder of uploaded texts: each once, under its sha256."""
 
 import contextlib
 import errno
@@ -6,9 +6,11 @@ import json
 import secrets
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from service.errors import CorpusNotFound
 from service.training.corpus import Corpus
@@ -17,12 +19,12 @@ from service.training.corpus_check import check_text, write_new
 _TEXT, _CARD = "text.txt", "corpus.json"
 _ID_CHARACTERS = 32
 LEFT_OVER_S = 7_200
-"""What was not written for so long belongs to nobody: an upload has an hour, a check minutes."""
+"""Files not written for so long are abandoned: an upload takes an hour at most, a check minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusCard:
-    """What is known of a stored text. `bytes` and `sha256` are of the normalised text."""
+    """The facts of a stored text. `bytes` and `sha256` are of the normalised text."""
 
     id: str
     name: str
@@ -39,11 +41,13 @@ class CorpusCard:
 class CorpusStore:
     """Texts by owner. Methods block on the file system; safe from any thread."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Path, check: Callable[[Path, Path], dict[str, Any]] = check_text
+    ) -> None:
+        self._folder, self._check = folder, check
 
     def upload(self) -> Path:
-        """A new place for a text that is being uploaded."""
+        """Make a path for a text that is being uploaded."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return self._folder / f".upload-{secrets.token_hex(8)}"
 
@@ -55,20 +59,20 @@ class CorpusStore:
         incoming = self._of(owner) / f".incoming-{secrets.token_hex(8)}"
         incoming.mkdir(parents=True, mode=0o700)
         try:
-            known = check_text(upload, incoming / _TEXT)
+            known = self._check(upload, incoming / _TEXT)
             corpus_id = known["sha256"][:_ID_CHARACTERS]
             card = CorpusCard(id=corpus_id, name=name, created_at=round(time.time(), 3), **known)
             write_new(incoming / _CARD, json.dumps(asdict(card)).encode())
-            with contextlib.suppress(FileExistsError):  # as what was there, so is this
+            with contextlib.suppress(FileExistsError):  # the same text is there
                 _rename(incoming, self._of(owner) / corpus_id)
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
         return self.card(owner, corpus_id)
 
     def sweep(self) -> None:
-        """Remove what crashes have left over, and nothing that may still be under way."""
+        """Remove what crashes have left, and no upload that may still be in progress."""
         for path in (*self._folder.glob(".upload-*"), *self._folder.glob("*/.incoming-*")):
-            with contextlib.suppress(OSError):  # its own process was faster
+            with contextlib.suppress(OSError):  # its own process has removed it
                 if time.time() - path.stat().st_mtime < LEFT_OVER_S:
                     continue
                 if path.is_dir():
@@ -77,7 +81,7 @@ class CorpusStore:
                     path.unlink()
 
     def card(self, owner: str, corpus_id: str) -> CorpusCard:
-        """What is known of a text. Raises CorpusNotFound."""
+        """Read the facts of a text. Raises CorpusNotFound."""
         path = self._path(owner, corpus_id) / _CARD
         try:
             return CorpusCard(**json.loads(path.read_bytes()))
@@ -85,17 +89,17 @@ class CorpusStore:
             raise _missing(corpus_id) from None
 
     def read(self, owner: str, corpus_id: str) -> Corpus:
-        """A text. Raises CorpusNotFound."""
+        """Read a text. Raises CorpusNotFound."""
         try:
             return Corpus.stored((self._path(owner, corpus_id) / _TEXT).read_bytes())
         except FileNotFoundError:
             raise _missing(corpus_id) from None
 
     def cards(self, owner: str) -> list[CorpusCard]:
-        """Every text of an owner, the newest first."""
+        """List an owner's texts, the newest first."""
         found = []
         for path in self._of(owner).glob(f"[!.]*/{_CARD}"):
-            with contextlib.suppress(CorpusNotFound):  # it was there a moment ago
+            with contextlib.suppress(CorpusNotFound):  # it was removed meanwhile
                 found.append(self.card(owner, path.parent.name))
         return sorted(found, key=lambda card: -card.created_at)
 
@@ -113,7 +117,7 @@ def _missing(corpus_id: str) -> CorpusNotFound:
 
 
 def _rename(incoming: Path, target: Path) -> None:
-    """Raises FileExistsError where the text is stored, however late somebody has stored it."""
+    """Raises FileExistsError where the text is stored already."""
     try:
         incoming.rename(target)
     except OSError as error:

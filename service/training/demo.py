@@ -1,4 +1,4 @@
-"""The bundled model: `python -m service.training.demo` trains it again and writes its bundle."""
+"""Train the bundled model again and write its bundle: `python -m service.training.demo`."""
 
 import argparse
 import json
@@ -21,8 +21,7 @@ from service.models.tokenizer import Tokenizer
 from service.training.corpus import Corpus, Tokens
 from service.training.demo_card import CARD, model_card
 from service.training.demo_corpus import ALPHABET, topics_text
-from service.training.events import TrainEvent
-from service.training.events import ValidationEvent as Judgement
+from service.training.events import TrainEvent, ValidationEvent
 from service.training.recipe import Architecture, Hyperparameters, Recipe
 from service.training.sample import TEMPERATURE, sample_text
 from service.training.trainer import framework_versions, train
@@ -31,7 +30,7 @@ PROMPTS = ("The with statement ", "class ")
 SAMPLE_CHARACTERS = 400
 
 # Chosen by the topics' names, not by a loss: in this order the last ones are `typesmapping`,
-# `comparisons` and nine short ones, a fair mixture of what the text holds.
+# `comparisons` and nine short ones, a fair sample of the text.
 ORDER_SEED = 3
 VALIDATION_SHARE = 0.06
 RECIPE = Recipe(
@@ -50,35 +49,35 @@ RECIPE = Recipe(
 
 
 def main() -> None:
-    """Train, or take weights trained before, and put the bundle in place."""
+    """Train, or use the weights of an earlier run, and store the bundle."""
     parser = argparse.ArgumentParser(prog="python -m service.training.demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("model_store/demo/1"))
-    parser.add_argument("--trained", type=Path, help="weights kept by an earlier run: train none")
+    parser.add_argument("--trained", type=Path, help="weights of an earlier run: do not train")
     arguments = parser.parse_args()
-    out, kept, text = arguments.out, arguments.trained, topics_text(ORDER_SEED)
-    if kept is None:
-        # Training takes minutes and what follows seconds: it can be done over from this file.
-        kept = Path("build/demo.safetensors")
-        kept.parent.mkdir(exist_ok=True)
+    out, weights_file, text = arguments.out, arguments.trained, topics_text(ORDER_SEED)
+    if weights_file is None:
+        # Training takes minutes, the bundle seconds: it can be made again from this file.
+        weights_file = Path("build/demo.safetensors")
+        weights_file.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            kept.write_bytes(trained_file(text, RECIPE, Path(folder)))
+            weights_file.write_bytes(trained_file(text, RECIPE, Path(folder)))
     ref = ModelRef(out.parent.name, int(out.name))
-    files = bundle_files(ref, text, kept)
+    files = bundle_files(ref, text, weights_file)
     store = ModelStore(out.parent.parent)
-    # A version that is served never changes; this one is the developer's own to make anew.
+    # A served version never changes; this one is in the developer's own tree.
     if ref in store.refs():
         store.delete(ref)
     print(f"{store.write(ref, files)}: {sum(map(len, files.values())):,} bytes")
 
 
 def trained_file(text: str, recipe: Recipe, folder: Path) -> bytes:
-    """Train, and return the best weights as safetensors whose metadata say how they came about."""
+    """Train, and return the best weights as safetensors with their provenance as metadata."""
     corpus = Corpus.of(text)
     trained = train(
         corpus, ALPHABET, recipe, folder, report=_print_validation, should_stop=lambda: False
     )
     if trained.weights is None or trained.best is None:
-        raise Validation("nothing was judged: raise epochs")
+        raise Validation("no validation was reached: raise epochs")
     training = {
         "corpus": "pydoc_data.topics",
         "corpus_sha256": corpus.sha256,
@@ -98,18 +97,18 @@ def trained_file(text: str, recipe: Recipe, folder: Path) -> bytes:
 
 
 def _print_validation(event: TrainEvent) -> None:
-    if isinstance(event, Judgement):
+    if isinstance(event, ValidationEvent):
         print(event.summary, flush=True)
 
 
-def bundle_files(ref: ModelRef, text: str, kept: Path) -> dict[str, bytes]:
-    """Every file of the bundle, from the text and what `trained_file` returned for it.
+def bundle_files(ref: ModelRef, text: str, weights_file: Path) -> dict[str, bytes]:
+    """Make every file of the bundle, from the text and a file that `trained_file` made of it.
 
     Raises:
         Validation: the weights were trained on another text.
 
     """
-    with safe_open(kept, "numpy") as file:
+    with safe_open(weights_file, "numpy") as file:
         metadata = {name: json.loads(value) for name, value in file.metadata().items()}
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     spec = ModelSpec.from_json(metadata["architecture"])
@@ -117,7 +116,7 @@ def bundle_files(ref: ModelRef, text: str, kept: Path) -> dict[str, bytes]:
     training, sha256 = metadata["training"], sha256_hex(text.encode())
     if training["corpus_sha256"] != sha256:
         raise Validation(
-            f"{kept} was trained on the topics of Python {training['python']}, "
+            f"{weights_file} was trained on the topics of Python {training['python']}, "
             f"not on those of Python {platform.python_version()}: train again"
         )
     reference = ReferenceModel(spec, weights)
@@ -140,7 +139,7 @@ def bundle_files(ref: ModelRef, text: str, kept: Path) -> dict[str, bytes]:
 
 
 def _nats_per_character(reference: ReferenceModel, tokens: Tokens) -> float:
-    """What the text costs from the zero state; its first character is given."""
+    """The loss over the text from the zero state; its first character is given."""
     logits = reference.run(tokens[:-1].tolist())  # (characters - 1, vocabulary)
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_totals = np.log(np.exp(shifted).sum(axis=1))

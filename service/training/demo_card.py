@@ -1,4 +1,4 @@
-"""The demo model's card: what a person should know before believing what it writes."""
+"""The model card of the demo model."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,14 @@ CARD = "README.md"
 def model_card(
     ref: ModelRef, spec: ModelSpec, record: BundleMetadata, samples: Sequence[str]
 ) -> str:
-    """Markdown from a bundle's record, so that no number in it is typed by hand."""
+    """Write the card, in Markdown, with every number from the bundle's record."""
     training = record.training
     shown = "\n\n".join(f"```text\n{sample}\n```" for sample in samples)
     temperature = record.generation_defaults["temperature"]
     return f"""# {ref}
 
 A small character model of Python's language reference. Carousel bundles it so that the first
-command has something to say; it is there to show the machinery, not to answer questions.
+command has a model to generate with; it demonstrates the server and answers no questions.
 
 | | |
 |---|---|
@@ -33,15 +33,15 @@ TensorFlow {training["tensorflow"]}, Keras {training["keras"]} |
 
 ## Text
 
-`pydoc_data.topics` of CPython {training["python"]}, what `help("assignment")` and its like print.
+`pydoc_data.topics` of CPython {training["python"]}, the texts of `help("assignment")` and the like.
 `service/training/demo_corpus.py` makes {training["characters"]:,} characters of it:
 topics that repeat sections of longer ones are left out, the others are put one after another in a
 shuffled order, and typographic quotes and dashes are written in ASCII.
 The vocabulary is a line break and printable ASCII; any other character in a prompt is an error.
 
 The last {training["validation_share"]:.0%} of the text are for validation.
-They were never learnt; read once from the zero state in float64, they cost the bits above.
-The best epoch was chosen by them, which flatters the number a little.
+The model was not trained on them; the bits above are its loss on them, from the zero state, in
+float64. The best epoch was chosen by them, so the number is slightly optimistic.
 
 sha256 of the text: `{training["corpus_sha256"]}`
 
@@ -51,15 +51,15 @@ under the Zero Clause BSD licence.
 
 ## Samples
 
-Drawn at temperature {temperature}, not selected.
+Sampled at temperature {temperature}, not selected.
 
 {shown}
 
 ## Limits
 
 English, Python and reStructuredText of one book; nothing else. It spells, indents and closes
-brackets, and what it says of Python is often wrong: never take it for documentation. The text is
-short, so it may repeat whole sentences of it.
+brackets, and its statements about Python are often wrong: do not use it as documentation. The text
+is short, so the model may repeat whole sentences of it.
 
 ## Train it again
 
@@ -67,6 +67,6 @@ short, so it may repeat whole sentences of it.
 make demo-model
 ```
 
-Another machine ends near these numbers, not on them: TensorFlow's threads add in any order. The
+Another machine gives similar numbers, not the same: TensorFlow's threads add in any order. The
 text differs by a few sentences between patch versions of Python.
 """

@@ -1,7 +1,7 @@
-"""The demo model's text: the language reference that every CPython carries for `help()`.
+"""The text of the demo model: the language reference that CPython has for `help()`.
 
-Between patch versions of CPython the topics differ by a few sentences, so whoever trains on this
-text records its sha256 and the version it came from.
+Between patch versions of CPython the topics differ by a few sentences, so a model trained on this
+text records its sha256 and the version.
 """
 
 import random
@@ -18,11 +18,11 @@ _IN_ASCII = str.maketrans(
 
 
 def topics_text(seed: int, topics: Mapping[str, str] = cpython_topics) -> str:
-    """The topics one after another, in the order that `seed` shuffles them into.
+    """Join the topics, in an order shuffled by `seed`.
 
     Shuffled, since in alphabetical order the tail of the text (its validation part) would be all
-    `types…`. Typographic quotes, dashes and dots are written in ASCII, and the two or three
-    characters that are not in the alphabet even then are left out.
+    `types…`. Typographic quotes, dashes and dots become ASCII, and the two or three
+    characters that are then still outside the alphabet are left out.
     """
     names = _distinct(topics)
     random.Random(seed).shuffle(names)  # noqa: S311 - an order, not a secret
@@ -34,8 +34,8 @@ def topics_text(seed: int, topics: Mapping[str, str] = cpython_topics) -> str:
 def _distinct(topics: Mapping[str, str]) -> list[str]:
     """Names, sorted, of the topics that are not mostly a copy of part of longer ones.
 
-    `if`, say, is a section of `compound`: a fifth of the text is there twice, and a model would be
-    judged on sentences that it had learnt.
+    `if`, for example, is a section of `compound`: a fifth of the text would be there twice, and a
+    model would be evaluated on sentences that it was trained on.
     """
     seen: set[str] = set()
     names = []

@@ -1,4 +1,4 @@
-"""What a training says while it runs. Losses are nats a character."""
+"""The events that a training reports. Losses are nats a character."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class ProgressEvent:
-    """How far the training is; said about once a second."""
+    """The progress of a training, reported about once a second."""
 
     kind: ClassVar = "progress"  # the name of the event in the job's stream
     step: int
@@ -21,7 +21,7 @@ class ProgressEvent:
 
 @dataclass(frozen=True, slots=True)
 class ValidationEvent:
-    """What the whole validation text costs; `training_nats` is the mean since the one before."""
+    """The loss over the validation text; `training_nats` is the mean since the previous one."""
 
     kind: ClassVar = "validation"  # the name of the event in the job's stream
     step: int
@@ -47,7 +47,7 @@ class ValidationEvent:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointEvent:
-    """A file from which training goes on (`last`), or whose weights are to be served (`best`)."""
+    """A saved checkpoint: `last`, to resume from, or `best`, whose weights are published."""
 
     kind: ClassVar = "checkpoint"  # the name of the event in the job's stream
     step: int
@@ -57,7 +57,7 @@ class CheckpointEvent:
 
 @dataclass(frozen=True, slots=True)
 class SampleEvent:
-    """What the model writes, from the same draws each time."""
+    """A sample of the model, from the same random numbers each time."""
 
     kind: ClassVar = "sample"  # the name of the event in the job's stream
     step: int
@@ -68,5 +68,5 @@ TrainEvent = ProgressEvent | ValidationEvent | SampleEvent | CheckpointEvent
 
 
 def perplexity(nats: float) -> float:
-    """e^loss, infinite where that does not fit a float."""
+    """The perplexity, e^loss; infinite where that exceeds a float."""
     return math.exp(nats) if nats < 700.0 else math.inf

@@ -1,4 +1,4 @@
-"""A stored model that is trained further: its architecture and its vocabulary stay."""
+"""Fine-tuning of a stored model, which keeps its architecture and its vocabulary."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,19 +9,19 @@ from service.training.recipe import Architecture
 
 
 def architecture_of(
-    model: Bundle, asked: Mapping[str, Any], characters: Iterable[str]
+    model: Bundle, requested: Mapping[str, Any], characters: Iterable[str]
 ) -> Architecture:
-    """The architecture of a model, for a text of these characters; `asked` may repeat it.
+    """The architecture of a model, for a text of these characters; `requested` may repeat it.
 
     Raises:
-        Validation: another one is asked for, the model is of a kind that is not trained here, or
+        Validation: another one is requested, the model is of a kind that is not trained here, or
             its vocabulary does not cover the text.
 
     """
     ref, spec = model.ref, model.spec
     if spec.embedding_dim is None:
         raise Validation(
-            f"{ref} reads one-hot characters; a model that is trained has an embedding"
+            f"{ref} reads one-hot characters; only a model with an embedding is trained here"
         )
     first = spec.layers[0]
     own = {
@@ -31,9 +31,11 @@ def architecture_of(
         "layers": len(spec.layers),
     }
     for name, value in own.items():
-        if name in asked and asked[name] != value:
-            raise Validation(f"`{name}` is {asked[name]!r}, but {ref} has {value!r}; leave it out")
-    architecture = Architecture(**{**asked, **own})
+        if name in requested and requested[name] != value:
+            raise Validation(
+                f"`{name}` is {requested[name]!r}, but {ref} has {value!r}; leave it out"
+            )
+    architecture = Architecture(**{**requested, **own})
     if architecture.spec(spec.vocabulary_size) != spec:
         raise Validation(f"{ref} is {spec.summary} of a kind that is served but not trained here")
     missing = sorted(set(characters) - set(model.tokenizer.tokens))

@@ -1,4 +1,4 @@
-"""The losses of a training as a picture."""
+"""The losses of a training as a plot."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -10,16 +10,16 @@ from service.training.events import ValidationEvent
 
 
 def loss_curve(history: Sequence[ValidationEvent]) -> bytes:
-    """PNG of what the text to learn and the validation text cost over the epochs.
+    """Plot training and validation loss over the epochs, as PNG.
 
-    The best validation is marked, with its figure. Draws on no screen.
+    The best validation is marked with its value. Needs no display.
     """
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     epochs = [validation.epoch for validation in history]
     for label, losses in (
-        ("learnt, with dropout", [validation.training_nats for validation in history]),
+        ("training, with dropout", [validation.training_nats for validation in history]),
         ("validation", [validation.validation_nats for validation in history]),
     ):
         axes.plot(epochs, losses, marker=".", label=label)
@@ -38,6 +38,6 @@ def loss_curve(history: Sequence[ValidationEvent]) -> bytes:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     png = BytesIO()
-    # No software version in the file: the same losses are the same bytes.
+    # Without the software's version the same losses give the same bytes.
     figure.savefig(png, format="png", dpi=120, metadata={"Software": None})
     return png.getvalue()

@@ -27,7 +27,7 @@ def learning_rate(schedule: Hyperparameters, step: int, n_steps: int) -> float:
 
 def ema_decay(schedule: Hyperparameters, step: int) -> float:
     """The share of the average that stays at a step; small at first, when weights are far off."""
-    return min(schedule.averaging, (1.0 + step) / (10.0 + step))
+    return min(schedule.weight_ema, (1.0 + step) / (10.0 + step))
 
 
 class AdamW:

@@ -1,75 +1,59 @@
-"""What a trained model is stored with: its bundle, and everything about how it came about."""
+"""The bundle of a trained model: its weights and the record of its training."""
 
 import platform
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable
+from dataclasses import asdict
 
 from service.models.bundle import BundleMetadata, Provenance, build_files
 from service.models.parity import measure
 from service.models.spec import ModelRef
 from service.models.tokenizer import Tokenizer
 from service.training.corpus import Corpus
-from service.training.job import TrainJobSpec
+from service.training.job_spec import TrainJobSpec
 from service.training.loss_plot import loss_curve
+from service.training.result import Trained
 from service.training.sample import TEMPERATURE
-
-if TYPE_CHECKING:
-    from service.training.trainer import Trained
 
 CURVE = "loss.png"
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """A trained model that is ready to be stored under any version."""
+def package(
+    spec: TrainJobSpec, job_id: str, corpus: Corpus, vocabulary: tuple[str, ...], trained: Trained
+) -> Callable[[ModelRef], dict[str, bytes]]:
+    """Choose the precision to serve with, by its cost, and record the training. Takes seconds.
 
-    trained: "Trained"
-    tokenizer: Tokenizer
-    record: BundleMetadata
-    curve: bytes  # PNG
+    Returns the function from the model's name to the files of its bundle, for `ModelStore.write`.
+    """
+    from service.training.trainer import framework_versions  # noqa: PLC0415 (TensorFlow)
 
-    @classmethod
-    def of(
-        cls,
-        order: TrainJobSpec,
-        job_id: str,
-        corpus: Corpus,
-        vocabulary: tuple[str, ...],
-        trained: "Trained",
-    ) -> Self:
-        """Choose the precision by what it costs, and write down all that is known. Seconds."""
-        from service.training.trainer import framework_versions  # noqa: PLC0415 (TensorFlow)
+    weights, tokenizer = trained.weights, Tokenizer(vocabulary)
+    assert weights is not None
+    verdict = measure(trained.spec, weights, "auto")
+    record = BundleMetadata(
+        precision=verdict.precision,
+        precision_reason=verdict.reason,
+        source=Provenance(format="trained", files={"corpus": corpus.sha256}),
+        parity=verdict.parity,
+        generation_defaults={"do_sample": True, "temperature": TEMPERATURE},
+        training={
+            "job": job_id,
+            "order": spec.to_json(),
+            "corpus_sha256": corpus.sha256,
+            "corpus_characters": len(corpus.text),
+            "corpus_bytes": corpus.n_bytes,
+            "precision": trained.precision,
+            "best": None if trained.best is None else asdict(trained.best),
+            "history": [asdict(validation) for validation in trained.history],
+            "steps": trained.step,
+            "ending": trained.stop_reason,
+            "seconds": round(trained.elapsed_s, 1),
+            "python": platform.python_version(),
+            **framework_versions(),
+        },
+    )
+    curve = loss_curve(trained.history)
 
-        assert trained.weights is not None
-        verdict = measure(trained.spec, trained.weights, "auto")
-        record = BundleMetadata(
-            precision=verdict.precision,
-            precision_reason=verdict.reason,
-            source=Provenance(format="trained", files={"corpus": corpus.sha256}),
-            parity=verdict.parity,
-            generation_defaults={"do_sample": True, "temperature": TEMPERATURE},
-            training={
-                "job": job_id,
-                "order": order.to_json(),
-                "corpus_sha256": corpus.sha256,
-                "corpus_characters": len(corpus.text),
-                "corpus_bytes": corpus.n_bytes,
-                "precision": trained.precision,
-                "best": None if trained.best is None else asdict(trained.best),
-                "history": [asdict(validation) for validation in trained.history],
-                "steps": trained.step,
-                "ending": trained.ending,
-                "seconds": round(trained.elapsed_s, 1),
-                "python": platform.python_version(),
-                **framework_versions(),
-            },
-        )
-        return cls(trained, Tokenizer(vocabulary), record, loss_curve(trained.history))
+    def files(ref: ModelRef) -> dict[str, bytes]:
+        return build_files(ref, trained.spec, weights, tokenizer, record) | {CURVE: curve}
 
-    def files(self, ref: ModelRef) -> dict[str, bytes]:
-        """The bundle's files, for `ModelStore.write`."""
-        assert self.trained.weights is not None
-        bundle = build_files(
-            ref, self.trained.spec, self.trained.weights, self.tokenizer, self.record
-        )
-        return bundle | {CURVE: self.curve}
+    return files

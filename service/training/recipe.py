@@ -1,7 +1,8 @@
-"""What is trained and how: everything but the text that decides the outcome."""
+"""The recipe of a training: everything but the text that decides its outcome."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal, Self
 
 from service.models.spec import Cell, LayerSpec, ModelSpec
 
@@ -10,22 +11,22 @@ WantedArithmetic = Literal["auto", "float32", "bfloat16"]
 
 
 USUAL_CHARACTERS, MOST_USUAL_EPOCHS = 13_400_000, 200
-"""Characters that are read in all where nobody says how often; and how often at most."""
+"""By default training reads so many characters in all, in at most so many epochs."""
 
 
 def usual_epochs(n_characters: int) -> int:
-    """Passes over a text of so many characters where nobody says how many."""
+    """The default number of epochs for a text of so many characters."""
     return max(1, min(MOST_USUAL_EPOCHS, round(USUAL_CHARACTERS / max(1, n_characters))))
 
 
 def split_index(n_characters: int, validation_fraction: float) -> int:
-    """Where in a text of so many characters its validation part begins."""
+    """The index of the first character of the validation part."""
     return round(n_characters * (1.0 - validation_fraction))
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Embedding → equal recurrent layers → dense."""
+    """The layers of a model: embedding → equal recurrent layers → dense."""
 
     cell: str = Cell.LSTM
     embedding_dim: int = 256
@@ -34,17 +35,17 @@ class Architecture:
     dropout: float = 0.5
 
     def spec(self, vocabulary_size: int) -> ModelSpec:
-        """The model that is served in the end. Raises BadCheckpoint outside a model's limits."""
+        """The specification of the trained model. Raises BadCheckpoint outside a model's limits."""
         layer = LayerSpec(Cell(self.cell), self.units)
         return ModelSpec(vocabulary_size, self.embedding_dim, (layer,) * self.layers)
 
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameters:
-    """How the text is read, how far a step goes, and when to stop.
+    """The hyperparameters of a training: batches, optimizer, regularization and stopping.
 
-    Validation happens `validations_per_epoch` times in each pass over the text; training ends
-    after `patience` validations without a better one.
+    The model is evaluated `validations_per_epoch` times in each epoch; training stops after
+    `patience` validations without a better one.
     """
 
     epochs: int = 12
@@ -61,12 +62,23 @@ class Hyperparameters:
     gradient_norm: float = 1.0
     embedding_dropout: float = 0.1
     recurrent_weight_drop: float = 0.4
-    averaging: float = 0.99
+    weight_ema: float = 0.99  # "averaging" in JSON
+
+    def to_json(self) -> dict[str, Any]:
+        """The hyperparameters as plain JSON values."""
+        values = asdict(self)
+        values["averaging"] = values.pop("weight_ema")
+        return values
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The hyperparameters that `to_json` wrote."""
+        return cls(**{"weight_ema" if k == "averaging" else k: v for k, v in value.items()})
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """An architecture, a schedule and a seed; the same recipe on the same text is the same run."""
+    """Everything that decides a training; the same recipe on the same text is the same training."""
 
     architecture: Architecture = field(default_factory=Architecture)
     schedule: Hyperparameters = field(default_factory=Hyperparameters)
@@ -75,4 +87,4 @@ class Recipe:
 
     def to_json(self) -> dict[str, object]:
         """The recipe as plain JSON values."""
-        return asdict(self)
+        return asdict(self) | {"schedule": self.schedule.to_json()}

@@ -1,6 +1,6 @@
-"""Looks after train jobs from a server.
+"""The reconciler of train jobs, in every server.
 
-Lost attempts begin again, finished models are loaded, what jobs have left behind is cleared.
+It queues lost attempts again, loads published models, and removes what ended jobs leave behind.
 """
 
 import asyncio
@@ -11,14 +11,17 @@ from pathlib import Path
 from service.errors import CarouselError
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
-from service.training.cleanup import orphan, tidy
-from service.training.job import TrainJob, Transition
-from service.training.queue import Fenced, JobQueue
+from service.training.cleanup import clean, orphan
+from service.training.job import TrainJob
+from service.training.job_store import Fenced
+from service.training.queue import JobQueue
+from service.training.states import JobState, Transition
 
-LOOK_S = 1.0
+POLL_S = 1.0
+REMOVE_LEASE_MS = 60_000
 
 Load = Callable[[str, str | None], Awaitable[None]]
-"""Loads a stored model, and lets an alias, if there is one, point at it."""
+"""Loads a stored model, and points an alias at it if there is one."""
 
 Remove = Callable[[ModelRef], Awaitable[None]]
 """Removes a stored model that is not in use."""
@@ -27,58 +30,69 @@ _log = logging.getLogger(__name__)
 
 
 class JobReconciler:
-    """Belongs to one event loop. Several servers may tend the same jobs."""
+    """Belongs to one event loop. Several servers may reconcile the same jobs."""
 
     def __init__(
         self, queue: JobQueue, store: ModelStore, folder: Path, load: Load, remove: Remove
     ) -> None:
-        """`folder` is where jobs have their folders."""
+        """`folder` holds the folders of the jobs."""
         self._queue, self._store, self._folder = queue, store, folder
         self._load, self._remove = load, remove
 
     async def run(self) -> None:
-        """Look after the jobs until cancelled."""
+        """Reconcile every POLL_S seconds until cancelled."""
         while True:
             try:
-                await self.look()
+                await self.reconcile()
             except CarouselError as error:
-                _log.debug("the train jobs cannot be looked after: %s", error)
-            except Exception:  # noqa: BLE001 (it must go on)
-                _log.exception("the train jobs cannot be looked after")
-            await asyncio.sleep(LOOK_S)
+                _log.debug("the train jobs cannot be reconciled: %s", error)
+            except Exception:  # noqa: BLE001 (the next round may succeed)
+                _log.exception("the train jobs cannot be reconciled")
+            await asyncio.sleep(POLL_S)
 
-    async def look(self) -> None:
-        """Do once what there is to do."""
-        for job in await asyncio.to_thread(self._queue.sweep):
-            if job.is_published and job.model is not None:
+    async def reconcile(self) -> None:
+        """Reconcile every job once."""
+        for job in await asyncio.to_thread(self._queue.requeue_lost):
+            if job.state is JobState.PUBLISHED and job.model is not None:
                 await self._finish(job, job.model)
-        for job in await asyncio.to_thread(self._queue.left):
-            await self._clear(job)
+        for job in await asyncio.to_thread(self._queue.unclean):
+            await self._clean(job)
 
     async def _finish(self, job: TrainJob, model: str) -> None:
         error = None
-        try:
-            await self._load(model, job.order.alias)
-        except CarouselError as refusal:  # it is stored, and can be loaded by hand
-            error = {"error": f"{model} was not loaded: {refusal}", "error_type": refusal.code}
-        try:
-            await asyncio.to_thread(
-                self._queue.settle, job.key, job.attempt, Transition.SUCCEED, error
-            )
-        except Fenced:
-            _log.debug("another server has finished the job %s", job.key.id)
-
-    async def _clear(self, job: TrainJob) -> None:
-        await asyncio.to_thread(tidy, self._folder / job.key.id, job.status)
-        if job.model is not None or job.version is None:
-            await asyncio.to_thread(self._queue.forget, job.key)
-            return
-        # A process that is asleep may still store a model: looked for as long as the record is.
-        ref = await asyncio.to_thread(orphan, job, self._store)
-        if ref is not None:
+        if job.spec.load_when_done:
             try:
-                await self._remove(ref)
-            except CarouselError as refusal:
-                _log.debug("%s, of a job that has ended, is not removed: %s", ref, refusal)
-            else:
-                _log.warning("%s is removed: its job %s ended without it", ref, job.key.id)
+                await self._load(model, job.spec.alias)
+            except CarouselError as refusal:  # it is stored, and can be loaded by hand
+                error = {"error": f"{model} was not loaded: {refusal}", "error_type": refusal.code}
+        try:
+            await asyncio.to_thread(self._queue.settle, job, Transition.SUCCEED, error)
+        except Fenced:
+            _log.debug("another process has finished the job %s", job.key.id)
+
+    async def _clean(self, job: TrainJob) -> None:
+        await asyncio.to_thread(clean, self._folder / job.key.id, job.state)
+        if job.model is not None or job.version is None:
+            await asyncio.to_thread(self._queue.mark_clean, job.key)
+            return
+        # A suspended process may still store a model: checked as long as the record exists.
+        if await asyncio.to_thread(orphan, job, self._store) is None:
+            return
+        if not await asyncio.to_thread(self._queue.lease, job, REMOVE_LEASE_MS):
+            return  # a worker or another server acts on the job
+        try:
+            await self._remove_orphan(await asyncio.to_thread(self._queue.get, job.key))
+        finally:
+            await asyncio.to_thread(self._queue.end_lease, job.key)
+
+    async def _remove_orphan(self, job: TrainJob) -> None:
+        """Remove a model that an ended job has not published. The caller holds the job's lease."""
+        ref = await asyncio.to_thread(orphan, job, self._store)
+        if ref is None:
+            return
+        try:
+            await self._remove(ref)
+        except CarouselError as refusal:
+            _log.debug("%s, of a job that has ended, is not removed: %s", ref, refusal)
+        else:
+            _log.warning("%s is removed: its job %s ended without it", ref, job.key.id)

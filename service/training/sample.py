@@ -1,4 +1,4 @@
-"""A few lines that a model under training writes, always from the same draws."""
+"""A short sample of a model in training, always from the same random numbers."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def sample_text(
     characters: int = CHARACTERS,
     seed: int = 0,
 ) -> str:
-    """What the model makes of a prompt at TEMPERATURE; the same weights write the same text."""
+    """Generate from a prompt at TEMPERATURE; the same weights give the same text."""
     rng, state, tokens = np.random.default_rng(seed), reference.initial_state(), []
     for token in prompt:
         logits, state = reference.step(token, state)

@@ -64,7 +64,7 @@ class TrainStep:
 
         None where `should_stop`, asked before each window, says so.
         """
-        state = initial_state(self._spec, lanes.n_lanes)
+        state = initial_state(self._spec, lanes.n_streams)
         total = 0.0
         for window in lanes:
             if should_stop():

@@ -1,12 +1,11 @@
-"""The loop that learns a text: steps, validations, checkpoints, and when to stop."""
+"""The training loop: steps, validations, checkpoints, and when to stop."""
 
 import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import tensorflow as tf
 
 from service import errors
 from service.models.reference import ReferenceModel
-from service.models.spec import ModelSpec, Weights
+from service.models.spec import Weights
 from service.models.tokenizer import Tokenizer
 from service.training import checkpoint
 from service.training.corpus import BPTTBatches, Corpus, EvaluationBatches, Split
@@ -30,54 +29,13 @@ from service.training.events import (
 )
 from service.training.initializers import initial_weights
 from service.training.precision import resolved
-from service.training.recipe import Architecture, Hyperparameters, Recipe
+from service.training.recipe import Recipe, WantedArithmetic
+from service.training.result import StopReason, Trained
 from service.training.sample import sample_text
 from service.training.train_step import TrainStep
 
-__all__ = [
-    "Architecture",
-    "CheckpointEvent",
-    "Hyperparameters",
-    "ProgressEvent",
-    "Recipe",
-    "SampleEvent",
-    "StopReason",
-    "TrainEvent",
-    "Trained",
-    "ValidationEvent",
-    "framework_versions",
-    "train",
-]
-
 PROGRESS_EVERY_S = 1.0
 CHECKPOINT_EVERY_S = 30.0
-
-
-class StopReason(StrEnum):
-    """Why a training is over."""
-
-    COMPLETED = "completed"
-    OUT_OF_PATIENCE = "out_of_patience"
-    OUT_OF_TIME = "out_of_time"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What came out: the weights that did best on the validation text, if any were judged.
-
-    `elapsed_s` counts every run of the training, `history` every validation.
-    """
-
-    spec: ModelSpec
-    weights: Weights | None
-    best: ValidationEvent | None
-    ending: StopReason
-    step: int
-    n_steps: int
-    history: tuple[ValidationEvent, ...]
-    elapsed_s: float
-    precision: str
 
 
 def train(
@@ -90,30 +48,30 @@ def train(
     report: Callable[[TrainEvent], None],
     should_stop: Callable[[], bool],
 ) -> Trained:
-    """Learn the text, or go on from the checkpoint in `folder`.
+    """Train on the text, or resume from the checkpoint in `folder`.
 
-    Blocks. `should_stop` is asked between two steps, and between the windows of a validation. A
-    training that goes on ends with the very
-    bits of one that was never interrupted, on the same machine.
+    Blocks. `should_stop` is called between two steps, and between the chunks of a validation. A
+    resumed training ends with the same bits as an uninterrupted one, on the same machine.
 
     Raises:
-        Validation: the text is too short for its lanes, the loss is no longer a number, or the
+        Validation: the text is too short for its batches, the loss is not a finite number, or the
             folder holds another training.
         UnknownCharacter: the vocabulary does not cover the text.
         BadCheckpoint: the model is beyond its limits, `initial` does not fit it, or the checkpoint
             cannot be read.
 
     """
-    return _Training(corpus, vocabulary, recipe, folder, initial).run(report, should_stop)
+    training = _Training(corpus, vocabulary, recipe, folder, initial, resolved)
+    return training.run(report, should_stop)
 
 
 def framework_versions() -> dict[str, str]:
-    """Which TensorFlow and Keras trained, for the record."""
+    """The versions of TensorFlow and Keras, for the bundle's record."""
     return {"tensorflow": tf.__version__, "keras": keras.__version__}
 
 
 class _Training:
-    """One run of `train`: its learner, its clock, and what it has said so far."""
+    """One run of `train`: its train step, its clock and its history."""
 
     _report: Callable[[TrainEvent], None]
     _should_stop: Callable[[], bool]
@@ -125,25 +83,26 @@ class _Training:
         recipe: Recipe,
         folder: Path,
         initial: Weights | None,
+        resolve: Callable[[WantedArithmetic], str],
     ) -> None:
         schedule = recipe.schedule
         self._recipe = recipe
         self._folder = folder
         self._spec = recipe.architecture.spec(len(vocabulary))
         split = corpus.split(vocabulary, schedule.validation_fraction)
-        self._lanes = BPTTBatches(split.training, schedule.batch_size, schedule.sequence_length)
-        self._judged = EvaluationBatches(split.validation)
+        self._batches = BPTTBatches(split.training, schedule.batch_size, schedule.sequence_length)
+        self._evaluation = EvaluationBatches(split.validation)
         self._tokenizer, self._prompt = Tokenizer(vocabulary), split.validation[:1].tolist()
         self._bytes_per_character = _bytes_per_character(split)
-        self._n_steps = self._lanes.n_windows * schedule.epochs
+        self._n_steps = self._batches.n_chunks * schedule.epochs
         if self._n_steps < 1:
             raise errors.Validation(f"epochs is {schedule.epochs}; it must be at least 1")
-        self._validate_every = max(1, self._lanes.n_windows // schedule.validations_per_epoch)
+        self._validate_every = max(1, self._batches.n_chunks // schedule.validations_per_epoch)
         weights = initial_weights(self._spec, recipe.seed) if initial is None else initial
         weights = Weights(self._spec, weights)
         last = checkpoint.read(folder / checkpoint.LAST)
-        self._precision = _precision(recipe, last)
-        self._learner = TrainStep(self._spec, recipe, self._n_steps, weights, self._precision)
+        self._precision = _precision(recipe.precision, last, resolve)
+        self._train_step = TrainStep(self._spec, recipe, self._n_steps, weights, self._precision)
         self._identity = {
             "recipe": recipe.to_json(),
             "precision": self._precision,
@@ -161,36 +120,36 @@ class _Training:
     def run(self, report: Callable[[TrainEvent], None], should_stop: Callable[[], bool]) -> Trained:
         self._report, self._should_stop = report, should_stop
         self._began = self._saved = self._reported = time.monotonic()
-        began_at = self._learner.step
-        while (ending := self._ending()) is None:
+        began_at = self._train_step.step
+        while (stop_reason := self._stop_reason()) is None:
             if self._is_validation_due:
                 self._validate()
                 continue
             self._one_step()
-            self._progress(self._learner.step - began_at)
+            self._progress(self._train_step.step - began_at)
             if time.monotonic() - self._saved >= CHECKPOINT_EVERY_S:
                 self._save_last()
-        if ending is StopReason.OUT_OF_TIME and self._is_unjudged:
+        if stop_reason is StopReason.OUT_OF_TIME and self._is_unevaluated:
             self._validate()
-            if self._is_unjudged:
-                ending = StopReason.STOPPED  # in the middle of that: it is due again
-        if self._learner.step > began_at:
+            if self._is_unevaluated:
+                stop_reason = StopReason.STOPPED  # during the validation, which stays due
+        if self._train_step.step > began_at:
             self._save_last()
         best = checkpoint.read(self._folder / checkpoint.BEST)
         return Trained(
             self._spec,
             None if best is None else Weights(self._spec, best.arrays),
             None if best is None else ValidationEvent(**best.facts["validation"]),
-            ending,
-            self._learner.step,
+            stop_reason,
+            self._train_step.step,
             self._n_steps,
             tuple(self._history),
             self._elapsed_s,
             self._precision,
         )
 
-    def _ending(self) -> StopReason | None:
-        if self._is_through and not self._is_unjudged:
+    def _stop_reason(self) -> StopReason | None:
+        if self._is_through and not self._is_unevaluated:
             return StopReason.COMPLETED
         if self._validations_since_best >= self._recipe.schedule.patience:
             return StopReason.OUT_OF_PATIENCE
@@ -200,14 +159,14 @@ class _Training:
         return StopReason.STOPPED if self._should_stop() else None
 
     def _one_step(self) -> None:
-        epoch, index = divmod(self._learner.step, self._lanes.n_windows)
+        epoch, index = divmod(self._train_step.step, self._batches.n_chunks)
         rng = np.random.default_rng((self._recipe.seed, epoch))
-        start = int(rng.integers(self._lanes.n_spare + 1))
-        loss = self._learner.learn(self._lanes.window(index, start), is_first=index == 0)
+        start = int(rng.integers(self._batches.n_spare + 1))
+        loss = self._train_step.learn(self._batches.chunk(index, start), is_first=index == 0)
         if not math.isfinite(loss):
             raise errors.Validation(
-                f"the loss of step {self._learner.step} is {loss}; lower learning_rate, which is "
-                f"{self._recipe.schedule.learning_rate}"
+                f"the loss of step {self._train_step.step} is {loss}; "
+                f"lower learning_rate, which is {self._recipe.schedule.learning_rate}"
             )
         self._losses.append(loss)
 
@@ -220,30 +179,30 @@ class _Training:
         seconds = (now - self._began) / ran
         self._report(
             ProgressEvent(
-                step=self._learner.step,
+                step=self._train_step.step,
                 n_steps=self._n_steps,
                 epoch=self._epoch,
                 training_nats=float(np.mean(self._losses[-20:])),
                 characters_per_second=schedule.batch_size * schedule.sequence_length / seconds,
-                eta_s=seconds * (self._n_steps - self._learner.step),
+                eta_s=seconds * (self._n_steps - self._train_step.step),
                 elapsed_s=self._elapsed_s,
             )
         )
 
     def _validate(self) -> None:
-        """Judge, tell and keep; nothing, where it is stopped: it is due again then."""
-        nats = self._learner.judge(self._judged, self._should_stop)
+        """Evaluate, report and save. Does nothing where it is stopped: the validation stays due."""
+        nats = self._train_step.judge(self._evaluation, self._should_stop)
         if nats is None:
             return
         if not math.isfinite(nats):
             raise errors.Validation(
-                f"the validation loss after step {self._learner.step} is {nats}; "
+                f"the validation loss after step {self._train_step.step} is {nats}; "
                 f"lower learning_rate, which is {self._recipe.schedule.learning_rate}"
             )
         bits = nats / math.log(2.0)
         best = min((v.validation_nats for v in self._history), default=math.inf)
         validation = ValidationEvent(
-            step=self._learner.step,
+            step=self._train_step.step,
             n_steps=self._n_steps,
             epoch=self._epoch,
             training_nats=float(np.mean(self._losses)),
@@ -257,31 +216,35 @@ class _Training:
         self._history.append(validation)
         self._losses.clear()
         self._report(validation)
-        weights = self._learner.weights()
+        weights = self._train_step.weights()
         reference = ReferenceModel(self._spec, weights)
         text = sample_text(reference, self._tokenizer, self._prompt)
-        self._report(SampleEvent(self._learner.step, text))
+        self._report(SampleEvent(self._train_step.step, text))
         if validation.is_best:
-            facts = {"identity": self._identity, "validation": asdict(validation)}
+            facts = {
+                "identity": self._identity,
+                "validation": asdict(validation),
+                "history": [asdict(one) for one in self._history],
+            }
             self._write(checkpoint.BEST, weights, facts)
         self._save_last()
 
     def _save_last(self) -> None:
         facts = {
             "identity": self._identity,
-            "step": self._learner.step,
+            "step": self._train_step.step,
             "elapsed_s": self._elapsed_s,
             "losses": self._losses,
             "history": [asdict(validation) for validation in self._history],
         }
-        self._write(checkpoint.LAST, self._learner.arrays(), facts)
+        self._write(checkpoint.LAST, self._train_step.arrays(), facts)
         self._saved = time.monotonic()
 
     def _write(self, name: str, arrays: checkpoint.Arrays, facts: dict[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / name
         checkpoint.write(path, arrays, facts)
-        self._report(CheckpointEvent(self._learner.step, path.stem, str(path)))
+        self._report(CheckpointEvent(self._train_step.step, path.stem, str(path)))
 
     def _resume(self, last: checkpoint.Snapshot) -> None:
         if last.facts["identity"] != self._identity:
@@ -289,29 +252,29 @@ class _Training:
             raise errors.Validation(
                 f"the folder holds another training: {', '.join(other)} differs; take a new folder"
             )
-        self._learner.restore(last.arrays, last.facts["step"])
+        self._train_step.restore(last.arrays, last.facts["step"])
         self._losses = last.facts["losses"]
         self._history = [ValidationEvent(**validation) for validation in last.facts["history"]]
         self._elapsed_before_s = last.facts["elapsed_s"]
 
     @property
     def _is_through(self) -> bool:
-        return self._learner.step >= self._n_steps
+        return self._train_step.step >= self._n_steps
 
     @property
-    def _is_unjudged(self) -> bool:
+    def _is_unevaluated(self) -> bool:
         """Whether a step was taken since the last validation."""
-        judged_at = self._history[-1].step if self._history else 0
-        return self._learner.step > judged_at
+        evaluated_at = self._history[-1].step if self._history else 0
+        return self._train_step.step > evaluated_at
 
     @property
     def _is_validation_due(self) -> bool:
-        is_time = self._is_through or self._learner.step % self._validate_every == 0
-        return is_time and self._is_unjudged
+        is_time = self._is_through or self._train_step.step % self._validate_every == 0
+        return is_time and self._is_unevaluated
 
     @property
     def _epoch(self) -> float:
-        return self._learner.step / self._lanes.n_windows
+        return self._train_step.step / self._batches.n_chunks
 
     @property
     def _elapsed_s(self) -> float:
@@ -327,11 +290,15 @@ class _Training:
         return since
 
 
-def _precision(recipe: Recipe, last: checkpoint.Snapshot | None) -> str:
-    """What this machine does best, but a training goes on as it began, on whatever machine."""
-    if recipe.precision == "auto" and last is not None:
+def _precision(
+    wanted: WantedArithmetic,
+    last: checkpoint.Snapshot | None,
+    resolve: Callable[[WantedArithmetic], str],
+) -> str:
+    """The fastest type on this machine; a resumed training keeps the one that it began with."""
+    if wanted == "auto" and last is not None:
         return str(last.facts["identity"]["precision"])
-    return resolved(recipe.precision)
+    return resolve(wanted)
 
 
 def _bytes_per_character(split: Split) -> float:

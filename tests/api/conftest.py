@@ -9,16 +9,16 @@ from service.models.spec import Cell, LayerSpec, ModelSpec
 from tests.bundles import put_model
 from tests.process import ROOT, Server, serving
 
-# Characters that some line readers take for the end of a line, and some that JSON may escape.
+# Characters that some readers take for the end of a line, and some that JSON may escape.
 AWKWARD = '\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\n\r\t"\\/<é中😀'
 
 
 def new_home(folder: Path) -> Path:
-    """A folder to serve from: the bundled model, the awkward one, an empty import folder."""
+    """Make a folder to serve from: the bundled model, the awkward one, an empty import folder."""
     shutil.copytree(ROOT / "model_store" / "demo", folder / "model_store" / "demo")
     (folder / "imports").mkdir()
-    says_anything = ModelSpec(len(AWKWARD), None, (LayerSpec(Cell.LSTM, 8),))
-    put_model(folder / "model_store", "awkward", says_anything, 0.0, AWKWARD)
+    awkward = ModelSpec(len(AWKWARD), None, (LayerSpec(Cell.LSTM, 8),))
+    put_model(folder / "model_store", "awkward", awkward, 0.0, AWKWARD)
     (folder / "model_store" / "registry.json").write_text(
         '{"aliases": {"default": "demo@1"}, "loaded": ["demo@1", "awkward@1"]}'
     )
@@ -27,7 +27,7 @@ def new_home(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for every test that leaves it as it was."""
+    """One server for all tests that do not change it."""
     with serving(new_home(tmp_path_factory.mktemp("home"))) as running:
         yield running
 

@@ -119,7 +119,7 @@ def test_a_model_goes_and_comes_back(admin):
     assert text_of(admin, "guest").json() == before
 
 
-def test_only_what_nobody_uses_can_be_deleted(admin):
+def test_only_an_unused_model_can_be_deleted(admin):
     imported(admin, "doomed", alias="pointer")
     for _ in range(2):
         reply = admin.delete("/admin/models/doomed@1")

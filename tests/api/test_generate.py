@@ -18,7 +18,7 @@ def events_of(response) -> list[dict]:
     return [json.loads(line.removeprefix("data: ")) for line in lines[0::2] if line]
 
 
-# -- the clients people have
+# -- the clients of other projects
 
 
 @pytest.mark.parametrize("path", ["", "/generate"])
@@ -70,7 +70,7 @@ def test_huggingface_hub_names_our_refusals(server):
         InferenceClient(server.url).text_generation("The ", temperature=-1.0)
 
 
-def test_characters_that_readers_break_lines_at_arrive_whole(server):
+def test_characters_that_end_lines_elsewhere_arrive_whole(server):
     client = InferenceClient(server.url + "/generate")
     # InferenceClient has no field for a model of ours, so the alias is moved to it and back.
     put = f"{server.url}/admin/aliases/default"
@@ -122,7 +122,7 @@ def test_top_tokens_come_beside_each_token(http):
     events = events_of(generate(http, path="/generate_stream", **options))
     assert [event["top_tokens"] for event in events] == whole["top_tokens"]
     for token, top in zip(whole["tokens"], whole["top_tokens"], strict=True):
-        assert top[0]["id"] == token["id"]  # greedy takes the likeliest
+        assert top[0]["id"] == token["id"]  # greedy decoding takes the most likely
         assert top[0]["logprob"] >= top[1]["logprob"]
 
 
@@ -147,7 +147,7 @@ def test_without_parameters_the_models_own_defaults_apply(http):
     assert len(texts) > 1  # the bundled model's defaults are to sample
 
 
-def test_a_seed_that_was_not_given_is_drawn_and_returned(http):
+def test_a_random_seed_is_returned(http):
     options = {"max_new_tokens": 30, "do_sample": True, "details": True}
     first = generate(http, **options).json()
     again = generate(http, seed=first["details"]["seed"], **options).json()
@@ -161,7 +161,7 @@ def test_the_full_text_and_a_cut_prompt(http):
     assert cut == generate(http, "def", max_new_tokens=5).json()["generated_text"]
 
 
-def test_the_reply_tells_its_times_and_its_request(http):
+def test_the_reply_has_its_times_and_its_request_id(http):
     body = {"inputs": "The ", "parameters": {"max_new_tokens": 4}}
     reply = http.post("/generate", json=body, headers={"X-Request-Id": "mine-1"})
     assert reply.headers["x-request-id"] == "mine-1"
@@ -224,7 +224,7 @@ def test_a_value_outside_its_limits_is_refused_by_name(http, parameters, sentenc
         assert len(reply.content) < 1024
 
 
-def test_the_values_that_mean_nothing_are_taken(http):
+def test_values_without_effect_are_accepted(http):
     nothing = {"best_of": 1, "num_beams": 1, "watermark": False, "grammar": None}
     nothing |= {"stop": [], "bad_words": [], "min_new_tokens": 0, "length_penalty": 1.0}
     assert generate(http, max_new_tokens=1, **nothing).status_code == 200

@@ -1,4 +1,4 @@
-"""A seeded request says the same on every route, in any company, with any prompt read before."""
+"""A seeded request has the same text on every route, in any batch, with any cached prompt."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ SHORT, LONG = "The ", SENTENCE * 5
 SAMPLING = {"temperature": 0.9, "top_k": 40, "top_p": 0.95}
 PENALTIES = {"repetition_penalty": 1.1, "frequency_penalty": 0.2}
 N, SEED = 120, 11
-OTHERS = 63
+OTHERS = 50  # together with every way and prompt at once they fill the batch
 
 
 def tgi(http, path, prompt, **more):
@@ -59,14 +59,14 @@ def completion_stream(http, prompt):
 
 
 def turn(http, prompt):
-    """The one turn of a new session."""
+    """Generate in the only turn of a new session."""
     session = http.post("/sessions", json={"model": "demo"}).json()["id"]
     reply = tgi(http, "/generate", prompt, session_id=session).json()
     return [(token["id"], token["logprob"]) for token in reply["details"]["tokens"]]
 
 
 def turn_of_two_parts(http, prompt):
-    """A session that has read most of the prompt already."""
+    """Generate in a session that has most of the prompt already."""
     session = http.post("/sessions", json={"model": "demo", "text": prompt[:-3]}).json()["id"]
     reply = tgi(http, "/generate", prompt[-3:], session_id=session).json()
     return [(token["id"], token["logprob"]) for token in reply["details"]["tokens"]]
@@ -85,7 +85,7 @@ WAYS = [
 
 @pytest.fixture(scope="module")
 def alone(http):
-    """What each prompt brings where nothing like it has been read: the first to ask."""
+    """The tokens of each prompt with a cold cache, before any other request."""
     return {prompt: native(http, prompt) for prompt in (SHORT, LONG)}
 
 
@@ -101,11 +101,11 @@ def test_the_cache_was_cold_and_is_warm(http, alone):
 
 @pytest.mark.parametrize("prompt", [SHORT, LONG], ids=["short", "long"])
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_says_the_same(http, alone, way, prompt):
+def test_every_way_gives_the_same_text(http, alone, way, prompt):
     assert way(http, prompt) == alone[prompt]
 
 
-def test_huggingface_hub_says_the_same(http, alone):
+def test_huggingface_hub_gives_the_same_text(http, alone):
     client = InferenceClient(str(http.base_url))
     options = SAMPLING | PENALTIES | {"max_new_tokens": N, "seed": SEED, "details": True}
     reply = client.text_generation(LONG, **options)
@@ -114,7 +114,7 @@ def test_huggingface_hub_says_the_same(http, alone):
     assert [(one.token.id, one.token.logprob) for one in streamed] == alone[LONG]
 
 
-def test_in_company_every_way_says_the_same(http, alone):
+def test_in_a_full_batch_every_way_gives_the_same_text(http, alone):
     is_over = threading.Event()
 
     def company(seed: int) -> None:
@@ -128,17 +128,19 @@ def test_in_company_every_way_says_the_same(http, alone):
     with ThreadPoolExecutor(OTHERS) as pool:
         others = [pool.submit(company, seed) for seed in range(OTHERS)]
         try:
-            for prompt, expected in alone.items():
-                for way in WAYS:
-                    assert way(http, prompt) == expected, way.__name__
+            pairs = [(way, prompt) for way in WAYS for prompt in alone]
+            with ThreadPoolExecutor(len(pairs)) as measured:
+                found = list(measured.map(lambda pair: pair[0](http, pair[1]), pairs))
+            for (way, prompt), tokens in zip(pairs, found, strict=True):
+                assert tokens == alone[prompt], way.__name__
         finally:
             is_over.set()
         for other in others:
             other.result()
 
 
-def test_an_extended_prompt_says_what_it_says_unknown(http, alone):
-    """The same prompt where nothing is known of it: under a salt of its own."""
+def test_an_extended_prompt_gives_the_same_text_as_with_a_cold_cache(http, alone):
+    """Compare with the same prompt under a salt of its own, whose cache is cold."""
     del alone
     longer = LONG + "A class "
     body = {"model": "demo", "prompt": longer, "max_tokens": N, "seed": SEED}

@@ -8,16 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import pytest
 
-MAX = 1_000_000  # characters: minutes
+MAX = 1_000_000  # characters, which take minutes
 SPAN_S = 0.3
-SLACK_S = 20.0  # of a machine that has much else to do
+SLACK_S = 20.0  # for a busy machine
 NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
 FAMILIES = ["native", "openai"]
 WAYS = [(family, is_stream) for family in FAMILIES for is_stream in (False, True)]
 
 
-class Say:
-    """Asks one family of routes, whole or streamed, for a text and why it ended."""
+class Generate:
+    """Requests a text and its finish reason from one family of routes, whole or streamed."""
 
     def __init__(self, http: httpx2.Client, family: str, *, is_stream: bool) -> None:
         self.http, self.family, self.is_stream = http, family, is_stream
@@ -66,14 +66,14 @@ class Say:
 
 
 @pytest.fixture(params=WAYS, ids=[f"{f}{', streamed' if s else ''}" for f, s in WAYS])
-def say(http, request) -> Say:
+def generate(http, request) -> Generate:
     family, is_stream = request.param
-    return Say(http, family, is_stream=is_stream)
+    return Generate(http, family, is_stream=is_stream)
 
 
 @pytest.fixture(params=FAMILIES)
-def whole(http, request) -> Say:
-    return Say(http, request.param, is_stream=False)
+def whole(http, request) -> Generate:
+    return Generate(http, request.param, is_stream=False)
 
 
 @pytest.fixture(scope="module")
@@ -82,28 +82,28 @@ def ids(http) -> dict[str, int]:
     return {t["text"]: t["id"] for t in http.post("/tokenize", json={"inputs": text}).json()}
 
 
-def test_bad_words_are_never_said_and_the_text_is_as_long_as_it_was(say):
-    plain, _ = say()
+def test_bad_words_are_never_generated_and_the_text_is_as_long(generate):
+    plain, _ = generate()
     banned = [plain[3:5], plain[20:22], "e", "日本"]
-    text, reason = say(bad_words=banned)
+    text, reason = generate(bad_words=banned)
     assert len(text) == 60
     assert reason == "length"
     assert not any(word in text for word in banned)
     prompt = "x" + banned[0]
-    assert say(prompt, bad_words=[banned[0]])[1] == "length"  # the prompt does not count
+    assert generate(prompt, bad_words=[banned[0]])[1] == "length"  # the prompt does not count
 
 
-def test_allowed_tokens_are_all_that_is_said(say, ids):
-    text, reason = say(allowed_token_ids=[ids[c] for c in "abcde "])
+def test_only_allowed_tokens_are_generated(generate, ids):
+    text, reason = generate(allowed_token_ids=[ids[c] for c in "abcde "])
     assert len(text) == 60
     assert reason == "length"
     assert set(text) <= set("abcde ")
     assert len(set(text)) > 1
 
 
-def test_a_grammar_stays_one_with_all_of_them(say, ids):
+def test_a_grammar_combines_with_all_of_them(generate, ids):
     allowed = [ids[c] for c in "abcdefgh "]
-    text, _ = say(
+    text, _ = generate(
         structured_outputs={"regex": "([a-z]{1,6} )+x?"},
         bad_words=["ab", "h "],
         allowed_token_ids=allowed,
@@ -115,40 +115,40 @@ def test_a_grammar_stays_one_with_all_of_them(say, ids):
     assert "h " not in text
 
 
-def test_a_least_length_lets_stop_strings_pass(say):
-    plain, _ = say()
+def test_no_stop_string_begins_within_a_least_length(generate):
+    plain, _ = generate()
     stop = plain[20]
-    assert say(stop=[stop]) == (plain[: plain.index(stop)], "stop" + say_suffix(say))
+    assert generate(stop=[stop]) == (plain[: plain.index(stop)], "stop" + finish_suffix(generate))
     for least in (20, 21, 35):
         end = plain.find(stop, least)
         expected = plain if end < 0 else plain[:end]
-        assert say(stop=[stop], min_new_tokens=least)[0] == expected
+        assert generate(stop=[stop], min_new_tokens=least)[0] == expected
 
 
-def say_suffix(say: Say) -> str:
-    return "" if say.family == "openai" else "_sequence"
+def finish_suffix(generate: Generate) -> str:
+    return "" if generate.family == "openai" else "_sequence"
 
 
-def test_a_least_length_is_one_of_a_grammar_too(say):
+def test_a_least_length_is_one_of_a_grammar_too(generate):
     for least in (0, 5, 9):
-        text, _ = say(structured_outputs={"regex": "q{1,3}|r{9}"}, min_new_tokens=least)
+        text, _ = generate(structured_outputs={"regex": "q{1,3}|r{9}"}, min_new_tokens=least)
         assert len(text) >= least
 
 
-def test_a_deadline_ends_a_text_in_time_with_its_beginning(say):
-    plain, _ = say()
+def test_a_deadline_ends_a_text_in_time_with_its_beginning(generate):
+    plain, _ = generate()
     start = time.monotonic()
-    text, reason = say(max_new_tokens=MAX, max_time=SPAN_S)
+    text, reason = generate(max_new_tokens=MAX, max_time=SPAN_S)
     assert time.monotonic() - start < SPAN_S + SLACK_S
     assert reason == "length"
     assert 60 < len(text) < MAX
     assert text.startswith(plain)
 
 
-def test_a_deadline_before_the_first_character_leaves_an_empty_text(say):
+def test_a_deadline_before_the_first_character_leaves_an_empty_text(generate):
     prompt = "The " * 100_000
     start = time.monotonic()
-    assert say(prompt, max_new_tokens=5, max_time=0.01) == ("", "length")
+    assert generate(prompt, max_new_tokens=5, max_time=0.01) == ("", "length")
     assert time.monotonic() - start < SLACK_S
 
 
@@ -162,8 +162,8 @@ def test_a_turn_without_a_token_is_one_event(http):
     assert json.loads(data.removeprefix("data: "))["index"] == 1
 
 
-def test_a_deadline_shows_what_a_stop_string_held_back(say):
-    said = say(max_new_tokens=MAX, max_time=SPAN_S, stop=[say()[0][2:60] + "?!"])
+def test_a_deadline_shows_what_a_stop_string_held_back(generate):
+    said = generate(max_new_tokens=MAX, max_time=SPAN_S, stop=[generate()[0][2:60] + "?!"])
     assert said[1] == "length"
     assert len(said[0]) > 60
 
@@ -204,27 +204,27 @@ def new(http) -> str:
     ],
     ids=lambda limits: next(iter(limits)),
 )
-def test_a_turn_is_said_again_as_it_was(http, say, limits):
+def test_a_turn_is_replayed_unchanged(http, generate, limits):
     session, key = new(http), {"Idempotency-Key": "one"}
-    first = say.post("", session, key, **limits)
+    first = generate.post("", session, key, **limits)
     assert first.status_code == 200, first.text
-    text, reason = say.read(first)
+    text, reason = generate.read(first)
     assert text
     for _ in range(2):  # a deadline is long past now
-        assert say.read(say.post("", session, key, **limits)) == (text, reason)
+        assert generate.read(generate.post("", session, key, **limits)) == (text, reason)
     events = http.get(f"/sessions/{session}/events").text
     told = json.loads(events.strip().split("\n")[-1].removeprefix("data: "))
     assert told["generated_text"] == text
-    if say.family == "native" and say.is_stream:
+    if generate.family == "native" and generate.is_stream:
         assert events == first.text
     position = http.get(f"/sessions/{session}").json()["position"]
     said = http.get(f"/sessions/{session}/text?from=4").json()["text"]
     assert said.startswith(text)
     assert position == 4 + len(said)
-    assert say("", session, seed=9)[1] == "length"
+    assert generate("", session, seed=9)[1] == "length"
 
 
-def test_a_turn_that_was_out_of_time_goes_on_in_the_next_one(http, whole):
+def test_a_turn_that_ended_at_its_deadline_continues_in_the_next_one(http, whole):
     text, _ = whole("", new(http), max_new_tokens=MAX, max_time=SPAN_S, seed=9)
     session = new(http)
     first, reason = whole("", session, max_new_tokens=MAX, max_time=SPAN_S / 3, seed=9)
@@ -259,11 +259,11 @@ def test_a_turn_that_was_out_of_time_goes_on_in_the_next_one(http, whole):
         ({"max_time": 86_401}, "max_time"),
     ],
 )
-def test_what_cannot_be_is_refused_before_the_first_byte(say, given, sentence):
-    reply = say.post(**given)
+def test_what_cannot_be_is_refused_before_the_first_byte(generate, given, sentence):
+    reply = generate.post(**given)
     assert reply.status_code == 422
     error = reply.json()["error"]
-    assert sentence in (error["message"] if say.family == "openai" else error)
+    assert sentence in (error["message"] if generate.family == "openai" else error)
 
 
 def test_a_list_that_bans_every_text_is_refused_by_its_field(http):

@@ -1,4 +1,4 @@
-"""What stands between the socket and the routes."""
+"""The middlewares between the socket and the routes."""
 
 import json
 import logging
@@ -7,7 +7,6 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from service.api import body_limit
 from service.api.body_limit import BodyLimit, Limit
 from service.api.request_log import RequestLog
 
@@ -24,7 +23,7 @@ async def reply_of(app, headers=()) -> list[dict]:
     return sent
 
 
-async def test_a_mistake_of_ours_is_a_500_that_says_nothing_and_a_log_that_says_all(caplog):
+async def test_an_internal_error_is_a_500_without_detail_and_a_log_with_all(caplog):
     async def broken(*_) -> None:
         raise RuntimeError("/secret/path")
 
@@ -40,7 +39,7 @@ async def test_a_mistake_of_ours_is_a_500_that_says_nothing_and_a_log_that_says_
     assert request.status == 500
 
 
-async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_mistake_of_ours(caplog):
+async def test_a_client_that_disconnects_within_its_body_is_no_internal_error(caplog):
     async def left(*_) -> None:
         raise ClientDisconnect
 
@@ -50,7 +49,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_mistake_of_o
     assert request.status == 499
 
 
-async def test_a_mistake_after_the_first_byte_cuts_the_connection(caplog):
+async def test_an_internal_error_after_the_first_byte_cuts_the_connection(caplog):
     async def broken(_scope, _receive, send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise RuntimeError
@@ -74,7 +73,7 @@ async def test_a_request_id_that_could_do_harm_is_replaced(given, caplog):
 
 
 class Sender:
-    """A client that sends pieces of a body, then is silent for ever."""
+    """A client that sends pieces of a body and then nothing."""
 
     def __init__(self, *pieces: bytes, ends: bool = True) -> None:
         self._messages = [
@@ -91,8 +90,10 @@ class Sender:
         raise AssertionError
 
 
-async def read(sender: Sender, *, path="/x", headers=(), time_s: float = 5.0) -> bytes:
-    """What an app behind a limit of 10 bytes reads (of 20 on /large)."""
+async def read(
+    sender: Sender, *, path="/x", headers=(), timeout_s: float = 5.0, max_json_brackets: int = 10
+) -> bytes:
+    """Return what an app behind a limit of 10 bytes reads (of 20 on /large)."""
     body = b""
 
     async def app(_scope, receive, _send) -> None:
@@ -103,7 +104,9 @@ async def read(sender: Sender, *, path="/x", headers=(), time_s: float = 5.0) ->
             if not message["more_body"]:
                 return
 
-    limit = BodyLimit(app, Limit(10, time_s), {"/large": Limit(20, time_s)})
+    limit = BodyLimit(
+        app, Limit(10, timeout_s), {"/large": Limit(20, timeout_s)}, max_json_brackets
+    )
     await limit(SCOPE | {"path": path, "headers": list(headers)}, sender.receive, None)
     return body
 
@@ -125,17 +128,18 @@ async def test_a_body_up_to_the_limit_arrives_whole():
 )
 async def test_a_body_that_is_too_much_is_refused_where_it_is_read(sender, headers, status):
     with pytest.raises(HTTPException) as refused:
-        await read(sender, headers=headers, time_s=0.05)
+        await read(sender, headers=headers, timeout_s=0.05)
     assert refused.value.status_code == status
 
 
-async def test_json_that_takes_long_to_take_apart_is_refused(monkeypatch):
-    monkeypatch.setattr(body_limit, "MAX_BRACKETS", 3)
+async def test_json_that_takes_long_to_take_apart_is_refused():
     json_body = [(b"content-type", b"application/json")]
-    assert await read(Sender(b"[{[", b"]}]"), headers=json_body) == b"[{[]}]"
-    assert await read(Sender(b"[[", b"[["), headers=[(b"content-type", b"text/plain")]) == b"[[[["
+    text = [(b"content-type", b"text/plain")]
+    limit = {"max_json_brackets": 3}
+    assert await read(Sender(b"[{[", b"]}]"), headers=json_body, **limit) == b"[{[]}]"
+    assert await read(Sender(b"[[", b"[["), headers=text, **limit) == b"[[[["
     with pytest.raises(HTTPException, match="brackets"):
-        await read(Sender(b"[[", b"[["), headers=json_body)
+        await read(Sender(b"[[", b"[["), headers=json_body, **limit)
 
 
 def test_no_log_has_a_sessions_id_whole(server, http):

@@ -1,4 +1,4 @@
-"""Nothing that a client sends makes a 500."""
+"""No request of a client causes a 500."""
 
 import json
 import socket
@@ -6,7 +6,7 @@ import socket
 import pytest
 from pydantic import ValidationError
 
-from service.api.bodies import GenerateBody
+from service.api.tgi.schemas import GenerateBody
 
 DEEP = "[" * 100_000
 HUGE = "9" * 5_000
@@ -49,7 +49,7 @@ def test_a_poisonous_body_is_refused_in_the_contracts_shape(http, path, body, st
     assert reply.content.isascii()
 
 
-def test_very_many_fields_are_one_mistake():
+def test_very_many_fields_are_one_error():
     with pytest.raises(ValidationError) as refused:
         GenerateBody.model_validate({str(i): 1 for i in range(10_000)})
     assert refused.value.error_count() == 1
@@ -104,7 +104,7 @@ def test_many_small_headers_are_refused(server):
 
 
 class _either_reset_or:  # noqa: N801 (reads as a phrase)
-    """A refusal may overtake what is still being sent, and then the connection is reset."""
+    """A refusal may arrive before the request is sent; then the connection is reset."""
 
     reply: bytes | None = None
 
@@ -115,6 +115,7 @@ class _either_reset_or:  # noqa: N801 (reads as a phrase)
         return kind is not None and issubclass(kind, ConnectionError)
 
 
+@pytest.mark.slow  # the limit is 10 s
 def test_a_head_that_drips_is_cut_off(server, http):
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost:")

@@ -1,7 +1,7 @@
-"""Every route against the OpenAPI document, with requests that it allows and with others.
+"""Generated requests to every route, valid and invalid, compared with the OpenAPI document.
 
-No reply is a mistake of the server's, and each is one that the document has. What is asked is the
-same every time.
+No reply is an internal error, and the document has each of them. The requests are the same in
+every run.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ MOST_TOKENS, MOST_CHOICES, MOST_CHARACTERS = 30, 3, 200
 
 
 def strict(document: dict[str, Any]) -> dict[str, Any]:
-    """The document without leave to answer with members that it does not name."""
+    """Return the document with all additional members of replies forbidden."""
     for name, schema in document["components"]["schemas"].items():
         if "properties" in schema and not name.endswith("Body"):
             schema.setdefault("additionalProperties", False)
@@ -55,7 +55,7 @@ OPERATIONS = {
 
 @dataclass
 class Place:
-    """A server of its own, to which the routes may do what they like, and what there is on it."""
+    """A server for these tests alone, and the things that exist on it."""
 
     url: str
     http: requests.Session
@@ -67,8 +67,8 @@ class Place:
         reply.raise_for_status()
         return reply.json()
 
-    def there_is(self) -> dict[str, str]:
-        """The names of things that are there, whatever was done before."""
+    def existing(self) -> dict[str, str]:
+        """Return the names of things that exist, whatever earlier requests did."""
         self.post("/admin/models/demo@1/load")
         self.http.put(f"{self.url}/admin/aliases/default", json={"model": "demo@1"}, timeout=20)
         if not self.job:
@@ -76,7 +76,7 @@ class Place:
             self.corpus = self.post("/corpora?name=words", data=text)["id"]
             asked = {"name": "cat", "corpus": self.corpus}
             self.job = self.post("/train-jobs", json=asked)["id"]
-            self.post(f"/train-jobs/{self.job}/cancel")  # its events have an end
+            self.post(f"/train-jobs/{self.job}/cancel")  # so that its events end
         return {
             "model": "demo@1",
             "ref": "awkward@1",
@@ -95,21 +95,21 @@ def place(tmp_path_factory) -> Iterator[Place]:
         yield Place(running.url, http)
 
 
-def likely(value: Any, there_is: dict[str, str], name: str = "") -> Any:
-    """A value in whose place the server finds more to do: texts it can read, names it knows."""
+def likely(value: Any, existing: dict[str, str], name: str = "") -> Any:
+    """Replace values by ones that lead further: readable texts, names that exist."""
     if isinstance(value, dict):
-        return {key: likely(one, there_is, key) for key, one in value.items()}
+        return {key: likely(one, existing, key) for key, one in value.items()}
     if isinstance(value, list):
-        return [likely(one, there_is, name) for one in value]
+        return [likely(one, existing, name) for one in value]
     if isinstance(value, str) and name in {"inputs", "text", "prompt"}:
         return "".join(chr(32 + ord(c) % 95) for c in value[:MOST_CHARACTERS])
-    if isinstance(value, str) and name in there_is:
-        return there_is[name]
+    if isinstance(value, str) and name in existing:
+        return existing[name]
     return None if name == "expected_position" else value
 
 
 def bounded(value: Any, name: str = "") -> Any:
-    """The same with fewer tokens to make: that a million take long is not what is tested."""
+    """Limit the tokens to generate: the time that a million take is not tested."""
     if isinstance(value, dict):
         return {key: bounded(one, key) for key, one in value.items()}
     if isinstance(value, list):
@@ -123,31 +123,31 @@ def bounded(value: Any, name: str = "") -> Any:
 
 
 def check(place: Place, label: str, examples: int) -> None:
-    operation, there_is = OPERATIONS[label], place.there_is()
+    operation, existing = OPERATIONS[label], place.existing()
     strategy = operation.as_strategy
 
-    def ask(case: Case) -> None:
+    def send(case: Case) -> None:
         if isinstance(case.body, dict | list):
             case.body = bounded(case.body)
         reply = case.call(base_url=place.url, session=place.http, timeout=20)
         case.validate_response(reply, checks=CHECKS)
 
-    def ask_for_what_is_there(case: Case) -> None:
+    def send_to_existing(case: Case) -> None:
         if isinstance(case.body, dict | list):
-            case.body = likely(case.body, there_is)
-        case.path_parameters = likely(case.path_parameters, there_is)
-        ask(case)
+            case.body = likely(case.body, existing)
+        case.path_parameters = likely(case.path_parameters, existing)
+        send(case)
 
-    tell = settings(
+    run = settings(
         max_examples=examples, deadline=None, database=None, suppress_health_check=HealthCheck
     )
-    for asking, mode in (
-        (ask, GenerationMode.POSITIVE),
-        (ask_for_what_is_there, GenerationMode.POSITIVE),
-        (ask, GenerationMode.NEGATIVE),
+    for test, mode in (
+        (send, GenerationMode.POSITIVE),
+        (send_to_existing, GenerationMode.POSITIVE),
+        (send, GenerationMode.NEGATIVE),
     ):
-        with contextlib.suppress(Unsatisfiable):  # it takes nothing that could be wrong
-            seed(1)(tell(given(strategy(mode))(asking)))()
+        with contextlib.suppress(Unsatisfiable):  # the operation has no invalid input
+            seed(1)(run(given(strategy(mode))(test)))()
 
 
 @pytest.mark.parametrize("label", OPERATIONS)
@@ -155,7 +155,7 @@ def test_every_reply_is_one_that_the_document_has(place, label):
     check(place, label, EXAMPLES)
 
 
-# What generated requests rarely put together: what all that a reply may have is made of.
+# Combinations that generated requests rarely have, for every member of a reply.
 RICH: dict[str, list[dict[str, Any]]] = {
     "POST /generate": [
         {"details": True, "top_n_tokens": 3, "seed": 1, "decoder_input_details": True},
@@ -185,7 +185,7 @@ RICH: dict[str, list[dict[str, Any]]] = {
 def test_every_reply_with_all_that_it_may_have_is_one_that_the_document_has(
     place, label, is_stream
 ):
-    session = place.there_is()["session_id"]
+    session = place.existing()["session_id"]
     statuses = set()
     for asked in RICH[label]:
         for here in ({}, {"session_id": session}):

@@ -32,7 +32,7 @@ def test_a_score_has_every_token_and_the_sums(http):
     assert without == {name: value for name, value in found.items() if name != "tokens"}
 
 
-def test_a_stream_and_a_body_of_text_say_the_same(http):
+def test_a_stream_and_a_body_of_text_have_the_same_score(http):
     found = score(http, TEXT)
     reply = http.post("/score", json={"inputs": TEXT, "stream": True})
     assert reply.headers["content-type"].startswith("text/event-stream")
@@ -48,7 +48,7 @@ def test_a_stream_and_a_body_of_text_say_the_same(http):
     assert reply.json() == sums
 
 
-def test_a_session_foretells_what_is_scored_and_stays_as_it_is(http):
+def test_a_session_predicts_the_scored_text_and_is_not_changed(http):
     first, rest = TEXT[:20], TEXT[20:]
     whole = score(http, TEXT)["tokens"]
     session = http.post("/sessions", json={"text": first}).json()

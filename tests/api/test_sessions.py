@@ -10,8 +10,7 @@ from types import SimpleNamespace
 import httpx2
 import pytest
 
-from service.api.bodies import CreateSessionBody
-from service.api.sessions import create
+from service.api.sessions import CreateSessionBody, create
 from service.api.state import AppState
 from service.errors import Overloaded, UnknownCharacter
 from service.models.tokenizer import Tokenizer
@@ -65,7 +64,7 @@ def test_a_session_is_made_looked_at_and_deleted(http):
     problem(http.get(f"/sessions/{made['id']}"), 410, "session_lost")
 
 
-def test_two_turns_say_what_one_says(http):
+def test_two_turns_have_the_text_of_one(http):
     one, two = new(http, text="The ", seed=5)["id"], new(http, text="The ", seed=5)["id"]
     whole = say(http, one, 200)
     first, second = say(http, two, 77), say(http, two, 123)
@@ -79,7 +78,7 @@ def test_two_turns_say_what_one_says(http):
     assert rest == {"text": whole["generated_text"], "position": 204}
 
 
-def test_a_session_says_what_the_same_prompt_says_without_one(http):
+def test_a_session_has_the_text_of_the_same_prompt_without_one(http):
     parameters = SAMPLED | {"max_new_tokens": 50, "seed": 9}
     alone = http.post("/generate", json={"inputs": "A class ", "parameters": parameters}).json()
     session = new(http, seed=9)["id"]
@@ -95,7 +94,7 @@ def test_a_streams_ids_are_epoch_turn_and_position(http):
     assert [event["index"] for _, event in events] == [1, 2, 3, 4, 5]
 
 
-def test_events_are_said_again_from_any_of_them_on(http):
+def test_events_are_replayed_from_any_of_them(http):
     session = new(http, text="The ", seed=2)["id"]
     events = stream(http, session, 40)
     url = f"/sessions/{session}/events"
@@ -107,7 +106,7 @@ def test_events_are_said_again_from_any_of_them_on(http):
     assert http.get(url, headers={"Last-Event-ID": events[-1][0]}).status_code == 204
 
 
-def test_events_are_said_again_with_a_stop_string_and_the_likeliest_tokens(http):
+def test_events_are_replayed_with_a_stop_string_and_top_tokens(http):
     session = new(http, text="The ", seed=3)["id"]
     text = say(http, session, 60)["generated_text"]
     http.post(f"/sessions/{session}/rewind", json={"to": 4})
@@ -220,7 +219,7 @@ def test_many_rewinds_and_forks_in_a_row_keep_the_text(http):
         assert http.get(f"/sessions/{session}/text").json()["text"] == said
 
 
-def test_an_exported_session_goes_on_where_it_is_imported(http):
+def test_an_exported_session_continues_where_it_is_imported(http):
     session = new(http, text="The ", seed=11)["id"]
     say(http, session, 50)
     content = http.get(f"/sessions/{session}/state")
@@ -284,7 +283,7 @@ def test_an_idempotency_key_is_answered_once_for_all(http):
     headers = {"Idempotency-Key": "k1"}
     first = say(http, session, 30, headers=headers)
     assert say(http, session, 30, headers=headers) == first
-    say(http, session, 20, "def ")  # the session moves on
+    say(http, session, 20, "def ")  # the session continues
     assert say(http, session, 30, headers=headers) == first
     body = {"inputs": "", "session_id": session, "parameters": {"max_new_tokens": 31}}
     problem(http.post("/generate", json=body, headers=headers), 422, "key_reused")
@@ -319,7 +318,7 @@ def test_a_taken_id_and_an_impossible_one_are_refused(http):
 
 
 class Full:
-    """A model whose line is full."""
+    """A model whose queue is full."""
 
     ref, tokenizer = "full@1", Tokenizer("ab")
     manifest = SimpleNamespace(digest="ab" * 32)
@@ -329,15 +328,15 @@ class Full:
     def runtime(self) -> SimpleNamespace:
         return SimpleNamespace(engine=self, constraints=None)
 
-    def check_room(self) -> None:
-        raise Overloaded("the line is full")
+    def check_capacity(self) -> None:
+        raise Overloaded("the queue is full")
 
 
 async def test_a_text_that_is_refused_leaves_no_session_behind():
-    """Its id would be taken, and the same request refused for ever."""
-    serving = AppState(**dict.fromkeys(one.name for one in fields(AppState)))
-    serving.registry = SimpleNamespace(get=lambda _: Full())
-    request = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(serving=serving)))
+    """A session left behind would occupy its id, and the same request would always fail."""
+    state = AppState(**dict.fromkeys(one.name for one in fields(AppState)))
+    state.registry = SimpleNamespace(get=lambda _: Full())
+    request = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(carousel=state)))
     with pytest.raises(Overloaded):
         await create(request, CreateSessionBody(session_id="a", text="ab"))
     with pytest.raises(UnknownCharacter):
@@ -436,7 +435,7 @@ def test_twenty_clients_with_one_key_get_one_turn(http):
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
-def test_a_turn_is_cancelled_and_the_session_goes_on_from_there(http, server, is_stream):
+def test_a_turn_is_cancelled_and_the_session_continues_from_there(http, server, is_stream):
     session = new(http, text="The ")["id"]
     path = f"/sessions/{session}"
     body = {"inputs": "", "session_id": session, "stream": is_stream}

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api import sse as event_stream
 from service.api.sse import EventEncoder, SSEResponse, rounded
 from service.generation.request import Chunk, Token
 from service.models.tokenizer import Tokenizer
@@ -22,7 +21,7 @@ def events_of(content: bytes) -> list[dict]:
     *lines, empty = content.split(b"\n\n")
     assert empty == b""
     assert all(line.startswith(b"data: ") and line.isascii() for line in lines)
-    # every line reader that exists agrees with ours: nothing but \n ends a line
+    # all line readers agree: only \n ends a line
     assert len(content.decode().splitlines()) == 2 * len(lines)
     return [json.loads(line.removeprefix(b"data: ")) for line in lines]
 
@@ -46,7 +45,7 @@ def test_a_chunk_becomes_one_event_a_token(first, drawn):
 
 
 @given(st.lists(st.tuples(tokens, st.lists(tokens, min_size=1, max_size=3)), min_size=1))
-def test_the_likeliest_tokens_stand_beside_each(pairs):
+def test_each_event_has_its_top_tokens(pairs):
     drawn, top = [token for token, _ in pairs], [likeliest for _, likeliest in pairs]
     events = events_of(WRITER.events(1, chunk_of(drawn, top)))
     assert [event["token"] for event in events] == [shown(token) for token in drawn]
@@ -67,7 +66,7 @@ def test_the_last_event_has_the_text_and_the_details(token, text, is_hidden):
 
 
 class Client:
-    """The other end of a response: what it has got, when it leaves, whether it reads."""
+    """The client of a response: what it received, whether it reads, when it disconnects."""
 
     def __init__(self) -> None:
         self.got: list[dict] = []
@@ -88,7 +87,7 @@ class Client:
 
 
 class Source:
-    """Pieces that come when the test says so."""
+    """Pieces that the test sends."""
 
     def __init__(self) -> None:
         self.queue: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -101,8 +100,8 @@ class Source:
     def end(self) -> None:
         self.ends += 1
 
-    def serve(self, client: Client) -> "asyncio.Task[None]":
-        response = SSEResponse(self.pieces(), {}, on_end=self.end)
+    def serve(self, client: Client, ping_interval_s: float = 15.0) -> "asyncio.Task[None]":
+        response = SSEResponse(self.pieces(), {}, self.end, ping_interval_s)
         return asyncio.create_task(response({}, client.receive, client.send))
 
 
@@ -111,7 +110,7 @@ async def until(is_so) -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_pieces_are_sent_as_they_come_and_the_end_is_told():
+async def test_pieces_are_sent_as_they_arrive_and_then_the_end():
     source, client = Source(), Client()
     serving = source.serve(client)
     for piece in (b"a", b"b"):
@@ -124,7 +123,7 @@ async def test_pieces_are_sent_as_they_come_and_the_end_is_told():
 
 
 @pytest.mark.parametrize("turns", range(6))
-async def test_a_client_that_leaves_ends_the_source_whenever_it_leaves(turns):
+async def test_a_disconnect_at_any_time_ends_the_source(turns):
     source, client = Source(), Client()
     source.queue.put_nowait(b"a")
     serving = source.serve(client)
@@ -135,7 +134,7 @@ async def test_a_client_that_leaves_ends_the_source_whenever_it_leaves(turns):
     assert source.ends == 1
 
 
-async def test_a_client_that_left_before_the_first_byte_could_be_sent_ends_the_source():
+async def test_a_disconnect_before_the_first_byte_ends_the_source():
     source, client = Source(), Client()
     client.reads.clear()
     client.has_left.set()
@@ -153,19 +152,17 @@ async def test_a_stop_of_the_server_ends_the_source():
     assert source.ends == 1
 
 
-async def test_a_silent_stream_pings(monkeypatch):
-    monkeypatch.setattr(event_stream, "BEAT_S", 0.01)
+async def test_a_silent_stream_pings():
     source, client = Source(), Client()
-    serving = source.serve(client)
+    serving = source.serve(client, 0.01)
     await until(lambda: client.body.count(b": ping\n\n") > 2)
     client.has_left.set()
     await serving
 
 
-async def test_a_reader_that_stands_still_is_let_go(monkeypatch):
-    monkeypatch.setattr(event_stream, "BEAT_S", 0.02)
+async def test_a_stalled_client_is_disconnected():
     source, client = Source(), Client()
-    serving = source.serve(client)
+    serving = source.serve(client, 0.02)
     await until(lambda: client.got)
     client.reads.clear()
     source.queue.put_nowait(b"a")
@@ -173,10 +170,9 @@ async def test_a_reader_that_stands_still_is_let_go(monkeypatch):
     assert source.ends == 1
 
 
-async def test_a_reader_that_stands_still_at_a_ping_is_let_go(monkeypatch):
-    monkeypatch.setattr(event_stream, "BEAT_S", 0.02)
+async def test_a_client_that_stalls_at_a_ping_is_disconnected():
     source, client = Source(), Client()
-    serving = source.serve(client)
+    serving = source.serve(client, 0.02)
     await until(lambda: client.got)
     client.reads.clear()
     await asyncio.sleep(0.03)
@@ -192,5 +188,5 @@ async def test_a_fault_while_streaming_is_not_swallowed():
 
     source, client = Source(), Client()
     with pytest.raises(ZeroDivisionError):
-        await SSEResponse(faulty(), {}, source.end)({}, client.receive, client.send)
+        await SSEResponse(faulty(), {}, source.end, 15.0)({}, client.receive, client.send)
     assert source.ends == 1

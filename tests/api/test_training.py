@@ -1,4 +1,4 @@
-"""Train jobs as their users have them: a server with workers, real kills, real models."""
+"""Train jobs over HTTP: a server with workers, killed processes, trained models."""
 
 import json
 import random
@@ -8,10 +8,12 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx2
 import psutil
 import pytest
+from safetensors.numpy import load
 
 from tests.process import ROOT, Server, serving
 
@@ -30,7 +32,8 @@ def a_text(characters: int, seed: int = 0) -> str:
 def server(tmp_path_factory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("training")
     shutil.copytree(ROOT / "model_store" / "demo", folder / "model_store" / "demo")
-    with serving(folder, CAROUSEL_WORKERS="2") as running:
+    compiled = f"--tf_xla_persistent_cache_directory={folder / 'xla'}"  # once for all jobs
+    with serving(folder, CAROUSEL_WORKERS="2", TF_XLA_FLAGS=compiled) as running:
         yield running
 
 
@@ -74,10 +77,10 @@ def end_of(http: httpx2.Client, job: str) -> dict:
     return http.get(f"/train-jobs/{job}").json()
 
 
-def horses(server: Server) -> list[psutil.Process]:
+def attempts(server: Server) -> list[psutil.Process]:
     """The processes that train."""
     children = psutil.Process(server.process.pid).children(recursive=True)
-    return [one for one in children if "main_work_horse" in " ".join(one.cmdline())]
+    return [one for one in children if "service.worker" in one.cmdline()]
 
 
 def workers(server: Server) -> list[psutil.Process]:
@@ -101,12 +104,13 @@ def corpus(http) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(http, server, corpus) -> bytes:
-    """The weights of a job that nobody disturbed."""
+    """The weights of a job that was not interrupted."""
     job = end_of(http, submit(http, corpus, name="calm"))
     assert job["status"] == "succeeded", job
     return weights_of(server, job["model"])
 
 
+@pytest.mark.tf
 def test_from_a_text_to_a_stream(http, server, corpus):
     job = submit(http, corpus, alias="bird")
     told = list(follow(http, job))
@@ -129,7 +133,7 @@ def test_from_a_text_to_a_stream(http, server, corpus):
     assert len(manifest["history"]) == len(losses)
     assert manifest["order"]["seed"] == 7
 
-    # A reader who has lost the stream has the rest, once and in order.
+    # A client that reconnects gets the remaining events, once and in order.
     middle = len(told) // 2
     assert list(follow(http, job, told[middle][1])) == told[middle + 1 :]
     last = {"Last-Event-ID": told[-1][1]}
@@ -138,6 +142,8 @@ def test_from_a_text_to_a_stream(http, server, corpus):
     assert http.get(f"/train-jobs/{job}/events", headers=beyond).status_code == 422
 
 
+@pytest.mark.tf
+@pytest.mark.slow
 def test_a_worker_killed_twice_changes_no_bit_and_one_model_is_published(
     http, server, corpus, undisturbed
 ):
@@ -147,7 +153,7 @@ def test_a_worker_killed_twice_changes_no_bit_and_one_model_is_published(
         if name != "checkpoint" or kills == 2:
             continue
         # A checkpoint of the attempt before may be read only now: then nothing runs to be killed.
-        if http.get(f"/train-jobs/{job}").json()["attempt"] == kills + 1 and horses(server):
+        if http.get(f"/train-jobs/{job}").json()["attempt"] == kills + 1 and attempts(server):
             for process in workers(server):
                 process.kill()
             kills += 1
@@ -158,12 +164,14 @@ def test_a_worker_killed_twice_changes_no_bit_and_one_model_is_published(
     assert versions_of(server, "stormy") == ["1"]
 
 
+@pytest.mark.tf
+@pytest.mark.slow
 def test_a_zombie_publishes_nothing(http, server, corpus, undisturbed):
     job = submit(http, corpus, name="walker")
     for name, _, _ in follow(http, job):
         if name == "checkpoint":
             break
-    (zombie,) = horses(server)
+    (zombie,) = attempts(server)
     zombie.suspend()
     try:
         ended = end_of(http, job)
@@ -176,35 +184,102 @@ def test_a_zombie_publishes_nothing(http, server, corpus, undisturbed):
     assert http.get(f"/train-jobs/{job}").json() == ended
 
 
-def test_cancel_ends_a_job_in_seconds_and_keeps_the_best_checkpoint(http, server, corpus):
-    job = submit(http, corpus, training=SHORT | {"epochs": 5_000})
+def cancelled(http: httpx2.Client, corpus: str, **more: object) -> tuple[str, str]:
+    """A job that is cancelled after its first best checkpoint, and its last event's id."""
+    job = submit(http, corpus, training=SHORT | {"epochs": 5_000}, **more)
     for name, _, data in follow(http, job):
         if name == "checkpoint" and data["name"] == "best":
             break
+    refused = http.post(f"/train-jobs/{job}/publish")
+    assert (refused.status_code, refused.json()["error_type"]) == (422, "validation")
+    assert "status is running; only a cancelled job can be published" in refused.json()["error"]
     began = time.monotonic()
     assert http.post(f"/train-jobs/{job}/cancel").status_code == 202
-    ended = end_of(http, job)
-    assert ended["status"] == "cancelled"
+    *_, (name, last, data) = follow(http, job)
+    assert (name, data["status"]) == ("done", "cancelled")
     assert time.monotonic() - began < 5
-    assert list((server.log.parent / "data" / "jobs" / job).glob("*/best*"))
-    assert http.post(f"/train-jobs/{job}/cancel").status_code == 202
+    return job, last
 
 
-def test_training_goes_on_from_a_served_model(http, corpus):
-    first = end_of(http, submit(http, corpus, name="base"))
-    order = {"name": "more", "initial_model": "base", "architecture": {}, "seed": 8}
-    more = end_of(http, submit(http, corpus, **order))
+def best_checkpoints(server: Server, job: str) -> list[Path]:
+    return list((server.log.parent / "data" / "jobs" / job).glob("*/best*"))
+
+
+@pytest.mark.tf
+def test_a_cancelled_job_ends_in_seconds_and_its_best_checkpoint_can_be_published(
+    http, server, corpus
+):
+    job, last = cancelled(http, corpus, name="early", alias="early-bird")
+    assert http.post(f"/train-jobs/{job}/cancel").json()["status"] == "cancelled"
+    (kept,) = best_checkpoints(server, job)
+    best = load(kept.read_bytes())
+
+    published = http.post(f"/train-jobs/{job}/publish")
+    assert (published.status_code, published.json()["status"]) == (202, "queued")
+    assert published.json()["ended_at"] is None
+    again = http.post(f"/train-jobs/{job}/publish")
+    assert (again.status_code, again.json()["status"] in {"queued", "running"}) == (202, True)
+    told = [(name, data) for name, _, data in follow(http, job, last)]
+    assert told == [
+        ("published", {"model": "early@1"}),
+        ("done", {"status": "succeeded", "model": "early@1"}),
+    ]
+    ended = http.get(f"/train-jobs/{job}").json()
+    assert (ended["status"], ended["model"], ended["error"]) == ("succeeded", "early@1", None)
+    weights = load(weights_of(server, "early@1"))
+    assert all((weights[name] == best[name]).all() for name in weights | best)
+    body = {"inputs": "the ", "model": "early-bird", "parameters": {"max_new_tokens": 50}}
+    assert len(http.post("/generate", json=body).json()["generated_text"]) == 50
+
+    assert http.post(f"/train-jobs/{job}/publish").json() == ended
+    assert versions_of(server, "early") == ["1"]
+    assert best_checkpoints(server, job) == []
+
+
+@pytest.mark.tf
+@pytest.mark.slow
+def test_a_publication_whose_worker_is_killed_stores_one_model(http, server, corpus):
+    job, last = cancelled(http, corpus, name="twice", load_when_done=False)
+    http.post(f"/train-jobs/{job}/publish")
+    while http.get(f"/train-jobs/{job}").json()["status"] != "running":
+        time.sleep(0.01)
+    for process in workers(server):
+        process.kill()
+    *_, (name, _, data) = follow(http, job, last)
+    assert (name, data) == ("done", {"status": "succeeded", "model": "twice@1"})
+    assert http.get(f"/train-jobs/{job}").json()["attempt"] == 3
+    assert versions_of(server, "twice") == ["1"]
+
+
+@pytest.mark.tf
+def test_a_job_without_a_best_checkpoint_is_not_published(http, corpus):
+    job = submit(http, corpus, training=SHORT | {"epochs": 5_000})
+    http.post(f"/train-jobs/{job}/cancel")  # before its first validation
+    assert end_of(http, job)["status"] == "cancelled"
+    refused = http.post(f"/train-jobs/{job}/publish")
+    assert (refused.status_code, refused.json()["error_type"]) == (422, "validation")
+    assert "has no best checkpoint" in refused.json()["error"]
+
+
+@pytest.mark.usefixtures("undisturbed")
+@pytest.mark.tf
+def test_training_starts_from_a_served_model(http, corpus):
+    (first,) = [job for job in http.get("/train-jobs").json()["jobs"] if job["name"] == "calm"]
+    more = end_of(
+        http, submit(http, corpus, name="more", initial_model="calm", architecture={}, seed=8)
+    )
     assert more["status"] == "succeeded"
     assert more["initial_model"] == first["model"]
     assert more["architecture"]["units"] == SMALL["units"]
     assert more["best"]["validation_nats"] < first["best"]["validation_nats"]
     strange = upload(http, a_text(20_000) + "Ω" * 9)
-    body = {"name": "x", "corpus": strange, "initial_model": "base"}
+    body = {"name": "x", "corpus": strange, "initial_model": "calm"}
     refused = http.post("/train-jobs", json=body)
     assert refused.status_code == 422
     assert "'Ω'" in refused.json()["error"]
 
 
+@pytest.mark.tf
 def test_the_example_trains_on_chinese_and_streams(server, tmp_path):
     rng = random.Random(3)
     lines = [
@@ -259,7 +334,7 @@ def test_the_server_answers_while_it_checks_a_large_text(http):
         (b"", "0 different characters"),
     ],
 )
-def test_a_text_that_cannot_be_learnt_is_refused(http, content, sentence):
+def test_an_unusable_text_is_refused(http, content, sentence):
     reply = http.post("/corpora", params={"name": "x"}, content=content)
     assert reply.status_code == 422
     assert sentence in reply.json()["error"]
@@ -285,8 +360,13 @@ def test_a_job_that_cannot_be_done_is_refused(http, corpus, change, status, sent
     assert (reply.status_code, sentence in reply.json()["error"]) == (status, True), reply.text
 
 
-def test_a_job_that_never_was_is_404_on_every_route(http):
-    for method, path in (("GET", ""), ("GET", "/events"), ("POST", "/cancel")):
+def test_an_unknown_job_is_404_on_every_route(http):
+    for method, path in (
+        ("GET", ""),
+        ("GET", "/events"),
+        ("POST", "/cancel"),
+        ("POST", "/publish"),
+    ):
         reply = http.request(method, f"/train-jobs/nobody{path}")
         assert (reply.status_code, reply.json()["error_type"]) == (404, "job_not_found")
 

@@ -1,4 +1,4 @@
-"""One server for every client that people have."""
+"""One server for all client libraries."""
 
 from collections.abc import Iterator
 

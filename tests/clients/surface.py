@@ -1,7 +1,7 @@
-"""Every parameter of the three APIs, what becomes of it, and what shows that.
+"""Every parameter of the three APIs: how the server treats it, and the check that shows it.
 
-`test_compatibility.py` asks the server about each row; `docs/reference/compatibility.md` is the
-rows as a page (`python -m tests.clients.surface` writes it).
+`test_compatibility.py` sends the requests of each row to a server.
+`python -m tests.clients.surface` writes the rows to `docs/reference/compatibility.md`.
 """
 
 import json
@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "compatibility.md"
 
 
 class Verdict(StrEnum):
-    """What becomes of a parameter."""
+    """How the server treats a parameter."""
 
     HONOURED = "honoured"
     REFUSED = "refused"
@@ -30,14 +30,14 @@ Check = Callable[[Reply, Reply], bool]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A parameter: `body` is what a request says of it, `check` compares the replies.
+    """A parameter: `body` is the part of a request that has it, `check` compares the replies.
 
-    The first reply is to the plain request with `base`, the second has `body` on top. A refused
-    parameter is a 422 that names it; `nothing` is the value that is taken all the same.
+    The first reply is to the plain request with `base`, the second to that with `body` as well. A
+    refused parameter is a 422 that names it; `nothing` is an accepted value without effect.
     """
 
     name: str
-    of: str  # whose it is
+    of: str  # whose API it is
     verdict: Verdict
     note: str
     body: dict[str, Any]
@@ -46,7 +46,7 @@ class Row:
     nothing: Any = None
 
 
-# -- how to look at a reply
+# -- reading a reply
 
 
 def choices(reply: Reply) -> list[dict[str, Any]]:
@@ -54,13 +54,13 @@ def choices(reply: Reply) -> list[dict[str, Any]]:
 
 
 def text(reply: Reply) -> str:
-    """The first text of a reply of any family."""
+    """Return the first text of a reply of either family."""
     content = reply.json()
     return content["choices"][0]["text"] if "choices" in content else content["generated_text"]
 
 
 def reason(reply: Reply) -> str:
-    """Why the first text of a reply of any family has ended."""
+    """Return why the first text of a reply ended."""
     content = reply.json()
     return (content["choices"][0] if "choices" in content else content["details"])["finish_reason"]
 
@@ -75,7 +75,7 @@ def mean_logprob(reply: Reply) -> float:
 
 
 def is_likelier(plain: Reply, given: Reply) -> bool:
-    """Whether the first text of a reply has more of the model's own probability."""
+    """Whether the model's own probability of the first text is higher."""
     return total_logprob(given) > total_logprob(plain)
 
 
@@ -99,7 +99,7 @@ def says(expected: str) -> Check:
 
 
 def shows(look: Callable[[Reply], object]) -> Check:
-    """Something is true of the reply that is not true without the parameter."""
+    """Check something that holds only with the parameter."""
     return lambda plain, given: bool(look(given)) and not look(plain)
 
 
@@ -109,7 +109,7 @@ def events(reply: Reply) -> list[dict[str, Any]]:
 
 
 def cached(reply: Reply) -> int:
-    """How much of the prompt was known; the plain reply's is kept, if nothing keeps it apart."""
+    """Return the cached tokens of the prompt; the plain request has filled the cache."""
     return reply.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
 
 
@@ -123,7 +123,7 @@ def is_json(reply: Reply) -> bool:
 HONOURED, REFUSED, IGNORED = Verdict.HONOURED, Verdict.REFUSED, Verdict.IGNORED
 LONG = {"max_tokens": 60}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
-Q = "82"  # the ids of "q" and "e" in the bundled model; a test sees to it
+Q = "82"  # the ids of "q" and "e" in the bundled model, which a test checks
 E = 70
 
 OPENAI: tuple[Row, ...] = (
@@ -131,7 +131,7 @@ OPENAI: tuple[Row, ...] = (
         "model",
         "OpenAI",
         HONOURED,
-        "`name`, `name@version` or an alias; the reply says which version it was",
+        "`name`, `name@version` or an alias; the reply has the version",
         {"model": "awkward", "prompt": "<"},
         shows(lambda reply: reply.json()["model"] == "awkward@1"),
     ),
@@ -140,7 +140,7 @@ OPENAI: tuple[Row, ...] = (
         "OpenAI",
         HONOURED,
         "a text, a list of texts, of token ids, or of lists of ids: at most 256 prompts and "
-        "1,000,000 characters; null only where a session with text continues",
+        "1,000,000 characters; null only in a session that has text",
         {"prompt": ["The ", "A "]},
         shows(lambda reply: len(choices(reply)) == 2),
     ),
@@ -156,7 +156,7 @@ OPENAI: tuple[Row, ...] = (
         "temperature",
         "OpenAI",
         HONOURED,
-        "default 1, no upper limit; 0 takes the likeliest token",
+        "default 1, no upper limit; 0 takes the most likely token",
         {"temperature": 0},
         another_text,
     ),
@@ -165,7 +165,7 @@ OPENAI: tuple[Row, ...] = (
         "n",
         "OpenAI",
         HONOURED,
-        "1 to 128; the prompt is fed once; choice 0 is what `n` 1 says; not in a session",
+        "1 to 128; the prompt is processed once; choice 0 is that of `n` 1; not in a session",
         {"n": 2},
         lambda plain, given: len(choices(given)) == 2 and text(given) == text(plain),
     ),
@@ -173,7 +173,7 @@ OPENAI: tuple[Row, ...] = (
         "best_of",
         "OpenAI",
         HONOURED,
-        "`n` to 128, the highest mean logprob first; not streamed where it is more than `n`",
+        "`n` to 128, the highest mean logprob first; not streamed if it is more than `n`",
         {"best_of": 8},
         lambda plain, given: mean_logprob(given) > mean_logprob(plain),
         {"logprobs": 0},
@@ -182,7 +182,7 @@ OPENAI: tuple[Row, ...] = (
         "echo",
         "OpenAI",
         HONOURED,
-        "with `logprobs`, those of the prompt, too; not in a session then",
+        "with `logprobs` also those of the prompt, then not in a session",
         {"echo": True},
         lambda plain, given: text(given) == "The " + text(plain),
     ),
@@ -190,7 +190,7 @@ OPENAI: tuple[Row, ...] = (
         "logprobs",
         "OpenAI",
         HONOURED,
-        "0 to 20, the model's own; the drawn token is always among `top_logprobs`",
+        "0 to 20, the model's own; `top_logprobs` always has the sampled token",
         {"logprobs": 2},
         shows(lambda reply: choices(reply)[0]["logprobs"]),
     ),
@@ -198,7 +198,7 @@ OPENAI: tuple[Row, ...] = (
         "stop",
         "OpenAI",
         HONOURED,
-        "a text or up to 4, of 1 to 256 characters",
+        "a string or up to 4, of 1 to 256 characters",
         {"stop": ["e", "\x00"]},
         shows(lambda reply: choices(reply)[0]["finish_reason"] == "stop"),
         LONG,
@@ -207,7 +207,7 @@ OPENAI: tuple[Row, ...] = (
         "seed",
         "OpenAI",
         HONOURED,
-        "-2⁶³ to 2⁶⁴ - 1; the same seed says the same on every API, alone or under load",
+        "-2⁶³ to 2⁶⁴ - 1; the same seed gives the same text on every API, alone or under load",
         {"seed": -1},
         another_text,
     ),
@@ -246,7 +246,7 @@ OPENAI: tuple[Row, ...] = (
         {"suffix": "x"},
         nothing="",
     ),
-    Row("user", "OpenAI", IGNORED, "nothing is kept of who asks", {"user": "somebody"}),
+    Row("user", "OpenAI", IGNORED, "no user is stored", {"user": "somebody"}),
     Row("top_k", "vLLM", HONOURED, "≥ 1; 0 and -1 are all", {"top_k": 1}, another_text),
     Row("min_p", "vLLM", HONOURED, "[0, 1)", {"min_p": 0.9}, another_text),
     Row(
@@ -261,8 +261,8 @@ OPENAI: tuple[Row, ...] = (
         "use_beam_search",
         "vLLM",
         HONOURED,
-        "`best_of` beams (default `n`), at most 10, and the `n` likeliest texts that these find; "
-        "with nothing that only sampling has, not in a session",
+        "`best_of` beams (default `n`), at most 10, and the `n` most likely texts that they find; "
+        "not with sampling parameters, not in a session",
         {"use_beam_search": True, "best_of": 6},
         is_likelier,
         {"temperature": 0, "logprobs": 0},
@@ -280,8 +280,8 @@ OPENAI: tuple[Row, ...] = (
         "min_tokens",
         "vLLM",
         HONOURED,
-        "a stop string begins after so many (vLLM's ends after them, and may begin before); what "
-        "the text must look like is as long, too",
+        "a stop string begins after so many (vLLM: ends after them); a constraint is not complete "
+        "before",
         {"min_tokens": 30},
         shows(lambda reply: len(text(reply)) >= 30),
         {"stop": "e", **LONG},
@@ -290,7 +290,7 @@ OPENAI: tuple[Row, ...] = (
         "allowed_token_ids",
         "vLLM",
         HONOURED,
-        "1 to 1,024 of the model's own ids: no other token is drawn",
+        "1 to 1,024 of the model's own ids: no other token is generated",
         {"allowed_token_ids": [int(Q), E]},
         shows(lambda reply: set(text(reply)) <= set("qe")),
     ),
@@ -298,7 +298,7 @@ OPENAI: tuple[Row, ...] = (
         "bad_words",
         "vLLM",
         HONOURED,
-        "at most 256 of 1 to 256 characters: none is in the text; the prompt does not count",
+        "at most 256 of 1 to 256 characters: the generated text contains none of them",
         {"bad_words": ["e", "th"]},
         shows(lambda reply: "e" not in text(reply) and len(text(reply)) == 60),
         LONG,
@@ -315,16 +315,16 @@ OPENAI: tuple[Row, ...] = (
         "cache_salt",
         "vLLM",
         HONOURED,
-        "a prompt is known again only under the salt that it was read with",
+        "a cached prompt is used only with the same salt",
         {"cache_salt": "mine"},
         lambda plain, given: same_text(plain, given) and cached(given) == 0,
-        {"prompt": "A prompt that is long enough to be kept, and that nobody else has. " * 2},
+        {"prompt": "A prompt that is long enough to be kept, and that no other test has. " * 2},
     ),
     Row(
         "stop_token_ids",
         "vLLM",
         HONOURED,
-        "a token's text is a stop string",
+        "the text of a token is a stop string",
         {"stop_token_ids": [E]},
         shows(lambda reply: choices(reply)[0]["finish_reason"] == "stop"),
         LONG,
@@ -342,14 +342,14 @@ OPENAI: tuple[Row, ...] = (
         "ignore_eos",
         "vLLM",
         IGNORED,
-        "no token ends a text here; only a constraint that is complete does",
+        "no token ends a text; only a complete constraint does",
         {"ignore_eos": True},
     ),
     Row(
         "skip_special_tokens",
         "vLLM",
         IGNORED,
-        "special tokens are never drawn",
+        "special tokens are never generated",
         {"skip_special_tokens": False},
     ),
     Row(
@@ -363,7 +363,7 @@ OPENAI: tuple[Row, ...] = (
         "add_special_tokens",
         "vLLM",
         IGNORED,
-        "none are ever added",
+        "none are added",
         {"add_special_tokens": False},
     ),
     Row(
@@ -422,7 +422,7 @@ OPENAI: tuple[Row, ...] = (
         "guided_decoding_backend",
         "vLLM",
         IGNORED,
-        "there is one",
+        "there is only one",
         {"guided_decoding_backend": "outlines"},
     ),
     Row(
@@ -445,7 +445,7 @@ OPENAI: tuple[Row, ...] = (
         "stream_interval",
         "vLLM",
         IGNORED,
-        "one event a token, always",
+        "always one event a token",
         {"stream_interval": 8},
     ),
     Row(
@@ -477,7 +477,7 @@ OPENAI: tuple[Row, ...] = (
         "max_time",
         "ours",
         HONOURED,
-        "seconds, at most a day, waiting included: then every choice ends with what it has",
+        "seconds, at most a day, the time in the queue included: then every choice ends",
         {"max_time": 0.3, "max_tokens": 1_000_000},
         lambda _, given: len(text(given)) < 1_000_000 and reason(given) == "length",
     ),
@@ -494,7 +494,7 @@ OPENAI: tuple[Row, ...] = (
         "expected_position",
         "ours",
         HONOURED,
-        "412 unless the session is there; one that is sent again by itself is told so",
+        "412 unless the session is at this position, so a repeated request has no effect",
         {"expected_position": 9},
         lambda _, given: given.status_code == 412,
         {"session_id": "$session"},
@@ -503,7 +503,7 @@ OPENAI: tuple[Row, ...] = (
         "on_disconnect",
         "ours",
         HONOURED,
-        "`continue` lets a turn go on without its client",
+        "with `continue` the turn of a disconnected client runs to its end",
         {"on_disconnect": "continue"},
         lambda _, given: given.status_code == 200,
         {"session_id": "$session"},
@@ -520,7 +520,7 @@ TGI: tuple[Row, ...] = (
         "inputs",
         "TGI",
         HONOURED,
-        "1 to 1,000,000 characters; empty only where a session with text continues",
+        "1 to 1,000,000 characters; empty only in a session that has text",
         {"inputs": "class "},
         another_text,
     ),
@@ -544,7 +544,7 @@ TGI: tuple[Row, ...] = (
         "do_sample",
         "TGI",
         HONOURED,
-        "default false; true also where a parameter is given that only sampling has",
+        "default false; true also if a sampling parameter is given",
         parameters(do_sample=False),
         another_text,
     ),
@@ -552,7 +552,7 @@ TGI: tuple[Row, ...] = (
         "temperature",
         "TGI",
         HONOURED,
-        "≥ 0; 0, which TGI refuses, takes the likeliest token",
+        "≥ 0; 0, which TGI refuses, takes the most likely token",
         parameters(temperature=0.1),
         another_text,
     ),
@@ -579,7 +579,7 @@ TGI: tuple[Row, ...] = (
         "seed",
         "TGI",
         HONOURED,
-        "0 to 2⁶⁴ - 1; one that was not given is drawn and returned",
+        "0 to 2⁶⁴ - 1; default random, in the reply",
         parameters(seed=2),
         shows(lambda reply: details(reply)["seed"] == 2),
     ),
@@ -653,7 +653,7 @@ TGI: tuple[Row, ...] = (
         "watermark",
         "TGI",
         REFUSED,
-        "there is none; false is taken",
+        "there is none; false is accepted",
         parameters(watermark=True),
         nothing=False,
     ),
@@ -673,7 +673,7 @@ NATIVE: tuple[Row, ...] = (
         "num_beams",
         "ours",
         HONOURED,
-        "1 to 10: the likeliest text that so many beams find; with nothing that only sampling has, "
+        "1 to 10: the most likely text that so many beams find; not with sampling parameters, "
         "not with `best_of`, not in a session",
         parameters(num_beams=6),
         is_likelier,
@@ -692,7 +692,7 @@ NATIVE: tuple[Row, ...] = (
         "min_new_tokens",
         "ours",
         HONOURED,
-        "a stop string begins after so many, and what the grammar allows is as long",
+        "a stop string begins after so many, and a grammar is not complete before",
         parameters(min_new_tokens=30),
         shows(lambda reply: len(text(reply)) >= 30),
         parameters(stop=["e"], max_new_tokens=60),
@@ -701,7 +701,7 @@ NATIVE: tuple[Row, ...] = (
         "allowed_token_ids",
         "ours",
         HONOURED,
-        "1 to 1,024 ids: no other token is drawn",
+        "1 to 1,024 ids: no other token is generated",
         parameters(allowed_token_ids=[int(Q), E]),
         shows(lambda reply: set(text(reply)) <= set("qe")),
     ),
@@ -709,7 +709,7 @@ NATIVE: tuple[Row, ...] = (
         "bad_words",
         "ours",
         HONOURED,
-        "at most 256 of 1 to 256 characters: none is in the text; the prompt does not count",
+        "at most 256 of 1 to 256 characters: the generated text contains none of them",
         parameters(bad_words=["e", "th"]),
         shows(lambda reply: "e" not in text(reply) and len(text(reply)) == 60),
         parameters(max_new_tokens=60),
@@ -718,7 +718,7 @@ NATIVE: tuple[Row, ...] = (
         "max_time",
         "ours",
         HONOURED,
-        "seconds, at most a day, waiting included: then the text ends with what it has",
+        "seconds, at most a day, the time in the queue included: then the text ends",
         parameters(max_time=0.3, max_new_tokens=1_000_000),
         lambda _, given: len(text(given)) < 1_000_000 and reason(given) == "length",
     ),
@@ -751,7 +751,7 @@ NATIVE: tuple[Row, ...] = (
         "expected_position",
         "ours",
         HONOURED,
-        "412 unless the session is there",
+        "412 unless the session is at this position",
         {"expected_position": 9},
         lambda _, given: given.status_code == 412,
         {"session_id": "$session"},
@@ -760,7 +760,7 @@ NATIVE: tuple[Row, ...] = (
         "on_disconnect",
         "ours",
         HONOURED,
-        "`continue` lets a turn go on without its client",
+        "with `continue` the turn of a disconnected client runs to its end",
         {"on_disconnect": "continue"},
         lambda _, given: given.status_code == 200,
         {"session_id": "$session"},
@@ -770,7 +770,7 @@ NATIVE: tuple[Row, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """One API: where it is, what a plain request to it is, and its rows."""
+    """One API: its path, a plain request, and its rows."""
 
     title: str
     path: str
@@ -800,14 +800,14 @@ SURFACES = (
 _HEAD = """# Compatibility
 
 Every parameter of the three APIs: honoured, refused with a reason, or ignored. This page is made
-of the tests' own table (`tests/clients/surface.py`; `python -m tests.clients.surface` writes it):
-each row is asked of a running server in CI. A refusal is a 422 that names the field; a field that
-is not here is refused, too.
+of the table `tests/clients/surface.py` by `python -m tests.clients.surface`; CI sends the requests
+of each row to a running server. A refused field is a 422 that names it; so is a field that is not
+listed.
 """
 
 
 def page() -> str:
-    """The rows as a page."""
+    """Return the page made of all rows."""
     parts = [_HEAD]
     for surface in SURFACES:
         lines = [

@@ -1,4 +1,4 @@
-"""Beam search on both families of routes, from the clients that people have."""
+"""Beam search on both families of routes, with client libraries."""
 
 import json
 import time
@@ -45,7 +45,7 @@ def total(choice) -> float:
     return sum(choice.logprobs.token_logprobs)
 
 
-def test_both_routes_say_what_the_definition_says_of_the_served_model(http, client, demo):
+def test_both_routes_find_the_texts_of_the_definition(http, client, demo):
     info = next(one for one in http.get("/info").json()["models"] if one["id"] == "demo@1")
     program = compile_program(demo.spec, demo.weights, info["precision"])
     prompt = demo.tokenizer.encode(PROMPT)
@@ -69,7 +69,7 @@ def test_both_routes_say_what_the_definition_says_of_the_served_model(http, clie
         assert native.json() == {"generated_text": found[0]}
 
 
-def test_more_beams_find_likelier_texts_than_one(client):
+def test_more_beams_find_more_likely_texts_than_one(client):
     greedy = client.completions.create(**PLAIN, temperature=0, logprobs=0).choices[0]
     one = search(client, logprobs=0).choices[0]
     assert (one.text, one.logprobs) == (greedy.text, greedy.logprobs)
@@ -113,7 +113,7 @@ def test_a_long_stream_begins_before_it_ends(client):
     assert spans_s[0] < spans_s[-1] / 3
 
 
-def test_the_usage_is_of_what_is_told(client):
+def test_the_usage_counts_the_returned_texts(client):
     reply = search(client, n=2, best_of=5)
     assert reply.usage.completion_tokens == 2 * 24
     assert reply.usage.prompt_tokens == 4
@@ -206,7 +206,7 @@ PLAIN_VALUES = {
 
 @pytest.mark.parametrize("temperature", [None, 0, 1.0])
 @pytest.mark.parametrize("bias", [{}, {"3": 0}])
-def test_a_value_that_says_nothing_goes_with_beams(http, client, temperature, bias):
+def test_a_value_without_effect_goes_with_beams(http, client, temperature, bias):
     nothing = PLAIN_VALUES | {"temperature": temperature, "logit_bias": bias}
     extra = {"use_beam_search": True, "n": 2, "top_p": 1.0, "top_k": -1}
     reply = http.post("/v1/completions", json=PLAIN | extra | nothing)
@@ -221,15 +221,15 @@ def test_a_value_that_says_nothing_goes_with_beams(http, client, temperature, bi
         ({"num_beams": 11}, "`num_beams` must be > 0 and <= 10. Given: 11"),
         (
             {"num_beams": 2, "temperature": 0.5},
-            "`num_beams` draws nothing and does not go with `temperature`",
+            "`num_beams` samples nothing and does not go with `temperature`",
         ),
         ({"num_beams": 2, "do_sample": True}, "`do_sample` does not go with `num_beams`"),
         ({"num_beams": 2, "top_k": 2, "min_p": 0.1}, "does not go with `top_k` and `min_p`"),
         ({"num_beams": 2, "best_of": 2, "do_sample": True}, "give one of them"),
-        ({"length_penalty": 2.0}, "`length_penalty` is of `num_beams` > 1"),
+        ({"length_penalty": 2.0}, "`length_penalty` has an effect only with `num_beams` > 1"),
     ],
 )
-def test_what_does_not_go_with_beams_is_refused(http, parameters, sentence):
+def test_parameters_that_conflict_with_beams_are_refused(http, parameters, sentence):
     reply = generate(http, **parameters)
     assert reply.status_code == 422
     assert sentence in reply.json()["error"]
@@ -247,7 +247,7 @@ def test_what_does_not_go_with_beams_is_refused(http, parameters, sentence):
         ({"session_id": "$session"}, "use_beam_search"),
     ],
 )
-def test_what_does_not_go_with_a_beam_search_is_refused(http, body, field):
+def test_fields_that_conflict_with_a_beam_search_are_refused(http, body, field):
     if "session_id" in body:
         body = {"session_id": http.post("/sessions", json={}).json()["id"]}
     reply = http.post("/v1/completions", json=PLAIN | {"use_beam_search": True} | body)
@@ -255,7 +255,7 @@ def test_what_does_not_go_with_a_beam_search_is_refused(http, body, field):
     assert reply.json()["error"]["param"] == field
 
 
-def test_a_client_that_leaves_takes_its_search_along(http, client):
+def test_a_disconnect_ends_the_search(http, client):
     stream = search(client, best_of=10, max_tokens=1_000_000, stream=True)
     next(iter(stream))
     running = [one["running"] for one in http.get("/info").json()["models"]]

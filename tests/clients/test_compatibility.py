@@ -1,4 +1,4 @@
-"""Every row of the compatibility page, asked of the running server."""
+"""The requests of every row of the compatibility page, sent to a server."""
 
 import inspect
 from copy import deepcopy
@@ -10,31 +10,31 @@ import openai
 import pytest
 import text_generation
 
-from service.api.bodies import GenerateBody, Parameters
-from service.api.openai.bodies import CompletionBody
+from service.api.openai.schemas import CompletionBody
+from service.api.tgi.schemas import GenerateBody, Parameters
 from tests.clients.surface import NATIVE, OPENAI, PAGE, SURFACES, TGI, E, Q, Row, Surface, Verdict
 from tests.clients.surface import page as rendered
 
 ROWS = [(surface, row) for surface in SURFACES for row in surface.rows]
 
 
-def ask(http: httpx2.Client, surface: Surface, *bodies: dict[str, Any]) -> httpx2.Response:
-    """What the server says to the bodies, each on top of the one before."""
-    asked = deepcopy(surface.base)
+def send(http: httpx2.Client, surface: Surface, *bodies: dict[str, Any]) -> httpx2.Response:
+    """Return the reply to the bodies, each merged into the one before."""
+    merged = deepcopy(surface.base)
     for body in bodies:
-        inner = asked.get("parameters", {}) | body.get("parameters", {})
-        asked |= body | ({"parameters": inner} if inner else {})
-    if asked.get("session_id") == "$session":
+        inner = merged.get("parameters", {}) | body.get("parameters", {})
+        merged |= body | ({"parameters": inner} if inner else {})
+    if merged.get("session_id") == "$session":
         session = http.post("/sessions", json={"text": "The ", "seed": 3}).json()
-        asked["session_id"] = session["id"]
-    return http.post(surface.path, json=asked)
+        merged["session_id"] = session["id"]
+    return http.post(surface.path, json=merged)
 
 
 @pytest.mark.parametrize(
     ("surface", "row"), ROWS, ids=[f"{surface.path}-{row.name}" for surface, row in ROWS]
 )
-def test_a_parameter_is_what_the_page_says(http, surface: Surface, row: Row):
-    plain, given = ask(http, surface, row.base), ask(http, surface, row.base, row.body)
+def test_a_parameter_behaves_as_its_row(http, surface: Surface, row: Row):
+    plain, given = send(http, surface, row.base), send(http, surface, row.base, row.body)
     assert plain.status_code == 200
     match row.verdict:
         case Verdict.HONOURED:
@@ -45,7 +45,7 @@ def test_a_parameter_is_what_the_page_says(http, surface: Surface, row: Row):
             assert f"`{row.name}`" in given.text
             name, value = row.name, row.nothing
             nothing = {"parameters": {name: value}} if "parameters" in row.body else {name: value}
-            assert ask(http, surface, row.base, nothing).status_code == 200
+            assert send(http, surface, row.base, nothing).status_code == 200
         case Verdict.IGNORED:
             assert given.status_code == 200
             contents = [reply.json() for reply in (plain, given)]
@@ -59,7 +59,7 @@ def test_the_rows_name_tokens_that_there_are(http):
     assert [token["id"] for token in tokens] == [int(Q), E]
 
 
-def test_the_page_is_what_the_rows_say():
+def test_the_page_is_made_of_the_rows():
     """`python -m tests.clients.surface` writes it."""
     assert PAGE.read_text(encoding="utf-8") == rendered()
 

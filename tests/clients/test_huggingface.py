@@ -28,7 +28,7 @@ def client(request, server):
     return InferenceClient(f"{server.url}{request.param}")
 
 
-def test_async_says_the_same(server):
+def test_async_gives_the_same_text(server):
     async def say() -> tuple[str, str]:
         async with AsyncInferenceClient(server.url) as client:
             whole = await client.text_generation("The ", **DRAWN)
@@ -98,7 +98,7 @@ def test_the_best_of_several_comes_with_the_others(client):
         assert alone.generated_text == one.generated_text
 
 
-def test_the_prompts_own_tokens_are_told(client):
+def test_the_prompts_tokens_are_returned(client):
     reply = client.text_generation(
         "The ", max_new_tokens=3, details=True, decoder_input_details=True
     )
@@ -192,7 +192,7 @@ def test_empty_inputs_are_refused_in_tgis_words(client):
         client.text_generation("", max_new_tokens=3)
 
 
-def test_an_unknown_character_is_told_as_what_it_is(client):
+def test_an_unknown_character_is_named(client):
     with pytest.raises(UnknownError, match=r"U\+4E2D"):
         client.text_generation("中", max_new_tokens=3)
 
@@ -220,7 +220,7 @@ def test_its_error_classes_are_called_as_ours(event, error):
     assert isinstance(_parse_text_generation_error(event["error"], event["error_type"]), error)
 
 
-def test_characters_that_readers_break_lines_at_arrive_whole(http, server):
+def test_characters_that_end_lines_elsewhere_arrive_whole(http, server):
     """Trap 4: a session of the awkward model, since the package cannot name a model of ours."""
     body = {"model": "awkward", "text": AWKWARD, "seed": 1}
     session = http.post("/sessions", json=body).json()["id"]

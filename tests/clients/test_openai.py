@@ -33,7 +33,7 @@ def logits(client, token: str) -> dict[str, int]:
     return {str(vocabulary.index(token)): 100}
 
 
-# -- what it asks for
+# -- requests
 
 
 def test_a_completion_has_every_field_that_the_package_knows(client):
@@ -52,7 +52,7 @@ def test_a_completion_has_every_field_that_the_package_knows(client):
     assert reply._request_id
 
 
-def test_async_says_the_same(server, client):
+def test_async_gives_the_same_text(server, client):
     async def say() -> tuple[str, str]:
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as other:
             reply = await other.completions.create(**PLAIN)
@@ -65,7 +65,7 @@ def test_async_says_the_same(server, client):
     assert asyncio.run(say()) == (text_of(client),) * 2
 
 
-def test_a_stream_says_the_same_and_ends_with_its_usage(client):
+def test_a_stream_has_the_same_text_and_ends_with_its_usage(client):
     stream = complete(client, stream=True, stream_options={"include_usage": True})
     *chunks, last = list(stream)
     assert "".join(chunk.choices[0].text for chunk in chunks) == text_of(client)
@@ -78,7 +78,7 @@ def test_a_stream_says_the_same_and_ends_with_its_usage(client):
     assert last.usage == complete(client).usage
 
 
-def test_without_asking_there_is_no_usage(client):
+def test_there_is_no_usage_unless_requested(client):
     assert all("usage" not in chunk.model_fields_set for chunk in complete(client, stream=True))
 
 
@@ -89,7 +89,7 @@ def test_it_samples_unless_the_temperature_is_zero(client):
     assert len(greedy) == 1
 
 
-def test_the_same_seed_says_the_same_on_every_api(http, client):
+def test_the_same_seed_gives_the_same_text_on_every_api(http, client):
     tgi = {"max_new_tokens": 40, "seed": 5, "do_sample": True}
     body = {"inputs": "The ", "model": "demo", "parameters": tgi}
     native = http.post("/generate", json=body).json()["generated_text"]
@@ -151,7 +151,7 @@ def test_logprobs_are_the_same_streamed_and_their_offsets_go_on(client, echo):
     told = whole.logprobs
     assert "".join(told.tokens) == whole.text
     assert told.text_offset == list(range(len(whole.text)))
-    assert (told.token_logprobs[0] is None) == echo  # nothing comes before it
+    assert (told.token_logprobs[0] is None) == echo  # the first token has none
     for token, logprob, top in zip(
         told.tokens, told.token_logprobs, told.top_logprobs, strict=True
     ):
@@ -224,7 +224,7 @@ def test_a_prompt_is_scored_without_a_text(client):
     assert [one and one["logprob"] for one in told] == choice.logprobs.token_logprobs
 
 
-def test_logprobs_zero_is_the_drawn_token_alone(client):
+def test_logprobs_zero_is_the_sampled_token_alone(client):
     told = complete(client, logprobs=0).choices[0].logprobs
     assert all(
         list(top) == [token] for top, token in zip(told.top_logprobs, told.tokens, strict=True)
@@ -448,7 +448,7 @@ def session(http) -> str:
     return http.post("/sessions", json={"text": "The ", "seed": 9}).json()["id"]
 
 
-def test_a_session_goes_on_over_completions(http, client, session):
+def test_a_session_continues_over_completions(http, client, session):
     body = {"session_id": session, "expected_position": 4}
     reply = complete(client, prompt="", extra_body=body)
     assert reply.session == {"id": session, "position": 44, "turn": 1}
@@ -482,7 +482,7 @@ def test_events_of_a_session_have_ids(http, session):
 
 
 @pytest.mark.parametrize("first", [1, 2, 9, 20])
-def test_a_turn_says_which_stop_string_ended_it(http, client, first):
+def test_a_turn_names_the_stop_string_that_ended_it(http, client, first):
     text = text_of(client)
     stop = text[first : first + 4]
     stops = ["\x00\x00", stop[1:], stop]  # the last one begins first
@@ -534,7 +534,7 @@ def counted(server):
         yield client, statuses
 
 
-def test_a_busy_session_is_asked_again_until_it_is_free(counted, http, session):
+def test_a_busy_session_is_retried_until_it_is_free(counted, http, session):
     client, statuses = counted
     endless = {"inputs": "", "session_id": session, "parameters": {"max_new_tokens": 1_000_000}}
     began = threading.Event()
@@ -556,7 +556,7 @@ def test_a_busy_session_is_asked_again_until_it_is_free(counted, http, session):
     assert reply.session["turn"] == 2
 
 
-def test_a_position_that_is_not_expected_is_told_once(counted, session):
+def test_an_unexpected_position_is_not_retried(counted, session):
     client, statuses = counted
     with pytest.raises(openai.APIStatusError) as refused:
         complete(client, extra_body={"session_id": session, "expected_position": 1})
@@ -564,7 +564,7 @@ def test_a_position_that_is_not_expected_is_told_once(counted, session):
     assert refused.value.code == "position_mismatch"
 
 
-def test_a_conflict_that_stays_is_told_once(counted, session):
+def test_a_lasting_conflict_is_not_retried(counted, session):
     client, statuses = counted
     with pytest.raises(openai.ConflictError) as refused:
         complete(client, model="awkward", extra_body={"session_id": session})
@@ -575,7 +575,7 @@ def test_a_conflict_that_stays_is_told_once(counted, session):
 # -- the wire
 
 
-def test_characters_that_readers_break_lines_at_arrive_whole(client):
+def test_characters_that_end_lines_elsewhere_arrive_whole(client):
     options = {"model": "awkward", "prompt": AWKWARD, "max_tokens": 400}
     pieces = [chunk.choices[0].text for chunk in complete(client, **options, stream=True)]
     assert len(pieces) == 400

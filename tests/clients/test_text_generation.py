@@ -36,7 +36,7 @@ def test_it_streams_the_same(client):
     assert events[-1].details.seed == 5
 
 
-def test_async_says_the_same(server, client):
+def test_async_gives_the_same_text(server, client):
     async def say() -> tuple[str, str]:
         other = AsyncClient(server.url, timeout=30)
         whole = await other.generate("The ", **DRAWN)

@@ -1,4 +1,4 @@
-"""What Hypothesis may ask of a constraint."""
+"""Hypothesis strategies of constraints."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ _QUANTIFIERS = ["", "?", "*", "+", "{2}", "{0,2}", "{1,3}", "{2,}", "{,2}", "*?"
 
 
 def regexes(leaves: int = 8) -> st.SearchStrategy[str]:
-    """Regular expressions that Python's `re` reads, too."""
+    """Return a strategy of regular expressions that Python's `re` reads, too."""
     term = st.sampled_from(_TERMS)
 
     def wider(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
@@ -37,7 +37,7 @@ def regexes(leaves: int = 8) -> st.SearchStrategy[str]:
 
 
 def compiled(pattern: str, vocabulary: Sequence[str | None] = VOCABULARY) -> Constraint | None:
-    """A constraint, or None where the vocabulary cannot spell any text of it."""
+    """Compile a regex; return None if the vocabulary cannot spell any text of it."""
     try:
         return compile_constraint(regex(pattern), vocabulary)
     except Validation as refusal:

@@ -1,4 +1,4 @@
-"""A second opinion: llguidance's masks over the same characters."""
+"""Comparison with the masks of llguidance over the same characters."""
 
 import re
 
@@ -12,11 +12,11 @@ from tests.constraints.strategies import compiled, regexes
 llguidance = pytest.importorskip("llguidance")
 
 CHARACTERS = "ab01 -\néBcß.{]"
-ROOM = 10_000  # no limit
+NO_LIMIT = 10_000
 
 
 class Vocabulary:
-    """What llguidance wants to know of a tokenizer."""
+    """The tokenizer interface of llguidance."""
 
     eos_token_id = len(CHARACTERS)
     bos_token_id = None
@@ -53,7 +53,7 @@ def test_where_no_limit_is_near_the_same_characters_are_allowed(tokenizer, patte
     state = 0
     for _ in range(8):
         mask = np.frombuffer(matcher.compute_logit_bias(), np.uint8)[: len(CHARACTERS)] > 0
-        allowed = constraint.allowed(state, ROOM)
+        allowed = constraint.allowed(state, NO_LIMIT)
         assert mask.tolist() == allowed.tolist()
         assert matcher.is_accepting() == (constraint.distance[state] == 0)
         if not allowed.any():

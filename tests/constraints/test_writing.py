@@ -1,4 +1,4 @@
-"""Whatever a network says, its text matches and is complete within its limit."""
+"""Any network's text under a constraint matches it and is complete within its limit."""
 
 import re
 from dataclasses import replace
@@ -10,11 +10,13 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
-from service.constraints import dfa as automaton
-from service.constraints import regex_parser as dialect
+from service.constraints.alphabet import Alphabet
 from service.constraints.compiler import compile_constraint
 from service.constraints.constraint import Constraint
-from service.constraints.pattern import Characters
+from service.constraints.dfa import dfa_of
+from service.constraints.nfa import nfa_of
+from service.constraints.pattern import NOTHING
+from service.constraints.regex_parser import read_regex
 from service.constraints.spec import choice
 from service.generation.request import FinishReason, GenerationRequest, SamplingParams
 from service.models.bundle import Bundle, Precision
@@ -32,9 +34,9 @@ CASES = st.tuples(
 )
 
 
-def check_written(case, vocabulary=VOCABULARY, program=None) -> None:
+def check_written(case, vocabulary=VOCABULARY, program=None, compile_regex=compiled) -> None:
     pattern, spare, seed, temperature = case
-    constraint = compiled(pattern, vocabulary)
+    constraint = compile_regex(pattern, vocabulary)
     if constraint is None:
         return
     most = max(1, constraint.shortest + spare)
@@ -78,26 +80,30 @@ def test_so_it_is_with_a_trained_network(demo, max_examples):
     written()
 
 
-def unpruned(monkeypatch):
-    """A character that the vocabulary lacks stays in the pattern, and the way to it looks short."""
-    monkeypatch.setattr(dialect, "characters", lambda members: Characters(frozenset(members)))
-    found = automaton.distances
-    monkeypatch.setattr(automaton, "distances", lambda *tables: np.maximum(found(*tables), 0))
+def unpruned(pattern, vocabulary):
+    """Compile with the fault that characters the vocabulary lacks stay in the pattern."""
+    alphabet = Alphabet({*TEXTS, *"cß.{]"} - {""})
+    found = read_regex(pattern, alphabet)
+    if found is NOTHING:
+        return None
+    nfa = nfa_of(found)
+    dfa = dfa_of(nfa)
+    return Constraint(nfa.token_classes(vocabulary), dfa.next_state, dfa.distance)
 
 
-def unhurried(monkeypatch):
-    """The limit changes nothing before it is there."""
-    found = automaton.distances
-    monkeypatch.setattr(automaton, "distances", lambda *tables: np.minimum(found(*tables), 1))
+def unhurried(pattern, vocabulary):
+    """Compile with the fault that every end looks at most one token away."""
+    right = compiled(pattern, vocabulary)
+    if right is None:
+        return None
+    return replace(right, distance=np.minimum(right.distance, 1))
 
 
 @pytest.mark.parametrize("fault", [unpruned, unhurried])
-def test_a_planted_fault_is_found(fault, monkeypatch):
-    fault(monkeypatch)
-
+def test_a_planted_fault_is_found(fault):
     def is_red(case):
         try:
-            check_written(case)
+            check_written(case, compile_regex=fault)
         except AssertionError:
             return True
         return False

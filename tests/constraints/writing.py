@@ -1,8 +1,9 @@
-"""Text from a network of nonsense under constraints, through the real scheduler and sampler."""
+"""Constrained text of a pseudo-random network, with the real scheduler and sampler."""
 
 from collections.abc import Callable, Sequence
 
 from service.constraints.constraint import Constraint
+from service.generation.config import EngineConfig
 from service.generation.request import Finish, GenerationRequest, SamplingParams
 from service.generation.sampling import Sampler
 from service.generation.scheduler import Scheduler
@@ -19,10 +20,10 @@ def write(
     program: StepProgram | None = None,
     sampler: Callable[..., Sampler] = Sampler,
 ) -> list[tuple[str, Finish]]:
-    """What comes of each request, side by side in one batch."""
+    """Return the text and the end of each request, all run in one batch."""
     texts = [token if token is not None and len(token) == 1 else "" for token in vocabulary]
     program = program or DigestProgram(len(texts))
-    scheduler = Scheduler(texts, CAPACITY, queue_limit=len(requests))
+    scheduler = Scheduler(texts, EngineConfig(max_rows=CAPACITY, queue_limit=len(requests)))
     specials = [i for i, text in enumerate(texts) if not text]
     table = SlotTable(program, sampler(len(texts), CAPACITY, specials), CAPACITY)
     written, ends = [""] * len(requests), {}
@@ -39,7 +40,7 @@ def write(
 
 
 def asks(constraint: Constraint | None, most: int, seed: int = 0, **params) -> GenerationRequest:
-    """A request for at most so many tokens under a constraint."""
+    """Return a request for at most `most` tokens under a constraint."""
     return GenerationRequest(
         (0, 2, 3), most, SamplingParams(seed=seed, **params), constraint=constraint
     )

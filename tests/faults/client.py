@@ -1,4 +1,4 @@
-"""A client of the tests: it reads event streams as far as it wants, and knows where they broke."""
+"""A client that reads event streams step by step, and notes where they broke."""
 
 import contextlib
 import http.client
@@ -12,8 +12,8 @@ from typing import Any
 from tests.process import Server
 
 LIMIT_S = 30.0
-Said = list[tuple[int, int, float]]
-"""Position after it, token and logprob, of everything a client was sent."""
+Tokens = list[tuple[int, int, float]]
+"""Position after it, token id and logprob, of every token that a client received."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Stream:
         return self._opened().status
 
     def take(self, n: int) -> list[Event]:
-        """The next `n` events, or as many as there are."""
+        """Read the next `n` events, or as many as there are."""
         found: list[Event] = []
         last_id, end = None, time.monotonic() + LIMIT_S
         try:
@@ -68,16 +68,16 @@ class Stream:
                     found.append(Event(last_id, json.loads(line[6:])))
                     last_id = None
         except (OSError, http.client.HTTPException, json.JSONDecodeError):
-            self.is_broken = True  # perhaps within an event, which then does not count
+            self.is_broken = True  # perhaps within an event, which is dropped
         self.events += found
         return found
 
     def rest(self) -> list[Event]:
-        """Every event from here to the end, or to where the connection breaks."""
+        """Read every event up to the end, or to where the connection breaks."""
         return self.take(1 << 30)
 
     def skip(self) -> list[Event]:
-        """As `rest`, but of all the events only the last two are looked at."""
+        """As `rest`, but parse only the last two events."""
         pieces = []
         with contextlib.suppress(OSError, http.client.HTTPException):
             while piece := self._opened().read1(1 << 16):
@@ -109,8 +109,8 @@ class Stream:
         return self._reply
 
 
-def said(*streams: Stream | Sequence[Event]) -> Said:
-    """What streams have said one after the other."""
+def tokens_of(*streams: Stream | Sequence[Event]) -> Tokens:
+    """The tokens of streams, one after the other."""
     events = [
         event
         for stream in streams

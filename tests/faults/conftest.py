@@ -9,10 +9,11 @@ import httpx2
 import pytest
 
 from tests.api.conftest import new_home
-from tests.faults.client import Said, Stream, said
+from tests.faults.client import Stream, Tokens, tokens_of
 from tests.faults.proxy import Proxy
-from tests.faults.store import KINDS, OwnStore
+from tests.faults.store import OwnStore
 from tests.process import Server, serving
+from tests.sessions.valkey import SERVERS
 
 INPUTS, SEED, TRUTH = "The ", 7, 45_000
 FIRST = len(INPUTS)
@@ -20,16 +21,16 @@ SAMPLING = {"temperature": 0.8}
 
 
 def until(is_so: Callable[[], bool], limit_s: float = 10.0) -> None:
-    """Wait for something that is to become so."""
+    """Wait until a condition holds."""
     end = time.monotonic() + limit_s
     while not is_so():
-        assert time.monotonic() < end, "it has not become so"
+        assert time.monotonic() < end, "the condition does not hold"
         time.sleep(0.01)
 
 
 @dataclass
 class Place:
-    """A server with what a test does to it."""
+    """A server, and the requests of a test to it."""
 
     server: Server
     http: httpx2.Client
@@ -89,7 +90,7 @@ class Place:
 
 
 def wait_until_still(place: Place, session_id: str) -> int:
-    """The position at which a turn waits for its reader."""
+    """Return the position at which a turn waits for its reader."""
     before, end = -1, time.monotonic() + 20
     while (position := place.position(session_id)) != before:
         assert time.monotonic() < end, "it does not wait for its reader"
@@ -100,17 +101,17 @@ def wait_until_still(place: Place, session_id: str) -> int:
 
 @dataclass
 class House(Place):
-    """A server, its store, and the way between them."""
+    """A server, its store, and the proxy between them."""
 
     store: OwnStore = None  # type: ignore[assignment]
     proxy: Proxy = None  # type: ignore[assignment]
 
     def heal(self) -> None:
-        """As it was, but for sessions."""
+        """Restore everything, and delete all sessions."""
         self.close()
         self.proxy.heal()
         if self.store.is_alive:
-            self.store.go_on()
+            self.store.continue_()
         else:
             self.store.start()
         self.store.client.replicaof("NO", "ONE")
@@ -120,7 +121,7 @@ class House(Place):
         until(lambda: self.is_ready and self.running == 0, 30)
 
 
-@pytest.fixture(scope="session", params=KINDS)
+@pytest.fixture(scope="session", params=SERVERS)
 def own_store(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnStore]:
     store = OwnStore(tmp_path_factory.mktemp("store"), request.param)
     store.start()
@@ -155,12 +156,12 @@ def a_server(home: Path, **settings: str) -> Iterator[Place]:
 
 
 @pytest.fixture(scope="session")
-def truth(tmp_path_factory: pytest.TempPathFactory) -> Said:
-    """What a session with the seed SEED says after INPUTS where nothing disturbs it."""
+def truth(tmp_path_factory: pytest.TempPathFactory) -> Tokens:
+    """The tokens of a session with the seed SEED after INPUTS, without interruption."""
     with a_server(new_home(tmp_path_factory.mktemp("truth"))) as place:
         stream = place.turn(place.session(), TRUTH)
         stream.rest()
-    found = said(stream)
+    found = tokens_of(stream)
     assert [position for position, _, _ in found] == list(range(FIRST + 1, FIRST + 1 + TRUTH))
     return found
 

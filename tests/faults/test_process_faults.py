@@ -1,4 +1,4 @@
-"""What becomes of sessions and streams where the server is killed or stopped."""
+"""Sessions and streams while the server is killed or stopped."""
 
 import signal
 import time
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.faults.client import said
+from tests.faults.client import tokens_of
 from tests.faults.conftest import FIRST, Place, a_server, until
 from tests.faults.store import OwnStore
 
@@ -19,15 +19,15 @@ def kill(place: Place) -> None:
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory) -> Iterator[dict[str, str]]:
-    """A store that outlives every server."""
+    """A store that runs longer than every server."""
     store = OwnStore(tmp_path_factory.mktemp("store"), "valkey")
     store.start()
     yield {"CAROUSEL_REDIS_URL": f"redis://127.0.0.1:{store.port}"}
     store.close()
 
 
-def test_streams_of_a_server_that_was_killed_go_on_without_a_gap(home, settings, truth):
-    """Killed twice: before the first event of some, after many of others, after the end of one.
+def test_streams_of_a_killed_server_continue_without_a_gap(home, settings, truth):
+    """The server is killed twice: before the first event of some, after many of others, and so on.
 
     What a client was sent before, in between and afterwards is what one stream would have said.
     """
@@ -52,10 +52,10 @@ def test_streams_of_a_server_that_was_killed_go_on_without_a_gap(home, settings,
         assert again.events == ended.events
         on = second.turn(quiet, 300, "")
         on.rest()
-        assert said(on) == truth[300:600]
+        assert tokens_of(on) == truth[300:600]
         follows = []
         for session, stream in zip(sessions, streams, strict=True):
-            if stream.last_id is None:  # perhaps it had not even begun
+            if stream.last_id is None:  # perhaps it had not begun
                 follows.append(second.turn(session, n, key="once"))
             else:
                 follows.append(second.follow(session, stream.last_id))
@@ -69,29 +69,32 @@ def test_streams_of_a_server_that_was_killed_go_on_without_a_gap(home, settings,
             assert len(between[i]) == 400
             last = third.follow(session, between[i][-1].id)
             last.rest()
-            assert said(before[i], between[i], last) == truth[:n]
+            assert tokens_of(before[i], between[i], last) == truth[:n]
             assert last.events[-1].data["details"]["finish_reason"] == "length"
             assert third.position(session) == FIRST + n
 
 
-def test_a_turn_that_nobody_follows_gives_way_to_the_next(home, settings, truth):
-    """After a crash a new turn goes on from all that the last one had committed."""
+def test_an_interrupted_turn_without_a_reader_is_ended_by_the_next(home, settings, truth):
+    """After a crash a new turn continues from the committed tokens of the last one."""
     with a_server(home, **settings) as first:
         session = first.session()
         stream = first.turn(session, 20_000)
         stream.take(500)
         kill(first)
     with a_server(home, **settings) as second:
-        until(lambda: second.ask(session, 1, "").status_code == 200)  # its life lasts 3 s
+        until(
+            lambda: second.ask(session, 1, "").status_code == 200
+        )  # its heartbeat expires after 3 s
         position = second.position(session) - FIRST
-        assert position > len(said(stream))
+        assert position > len(tokens_of(stream))
         on = second.turn(session, 300, "")
         on.rest()
-        assert said(on) == truth[position : position + 300]
+        assert tokens_of(on) == truth[position : position + 300]
 
 
-def test_a_stop_tells_every_stream_where_to_go_on(home, settings, truth):
-    """Eight turns are short, one is endless, one has a reader asleep; a connection is silent."""
+@pytest.mark.slow  # the drain takes 10 s
+def test_a_stop_reports_to_every_stream_where_to_resume(home, settings, truth):
+    """Eight turns are short, one is endless, one has a stalled reader; one connection is idle."""
     n, n_short = 45_000, 3_000
     with a_server(home, **settings) as first:
         sleepy, endless, *short = (first.session() for _ in range(10))
@@ -100,7 +103,7 @@ def test_a_stop_tells_every_stream_where_to_go_on(home, settings, truth):
         awake = [first.turn(session, n_short) for session in short]
         for stream in (asleep, long, *awake):
             stream.take(10)
-        assert first.http.get("/health/live").status_code == 200  # a connection that stays
+        assert first.http.get("/health/live").status_code == 200  # a connection that stays open
         began_s = time.monotonic()
         first.server.process.send_signal(signal.SIGTERM)
         until(lambda: not first.is_ready)
@@ -108,23 +111,23 @@ def test_a_stop_tells_every_stream_where_to_go_on(home, settings, truth):
         assert (refused.status_code, refused.json()["error_type"]) == (503, "draining")
         for stream in awake:
             stream.rest()
-            assert said(stream) == truth[:n_short]
+            assert tokens_of(stream) == truth[:n_short]
         long.skip()
         assert long.error["error_type"] == "draining"
         assert long.error["resume"] == long.last_id
         until(lambda: first.server.process.poll() is not None, 20)
         assert first.server.process.returncode == 0
-        assert time.monotonic() - began_s < 12 + 3  # and a slow machine's share
-        asleep.rest()  # what the machine has kept for it
+        assert time.monotonic() - began_s < 12 + 3  # tolerance for a slow machine
+        asleep.rest()  # what the socket has buffered for it
         before = list(asleep.events)
 
     with a_server(home, **settings) as second:
         more = second.follow(sleepy, asleep.last_id)
         more.rest()
-        assert said(before, more) == truth[:n]
-        goes_on = second.follow(endless, long.last_id)
+        assert tokens_of(before, more) == truth[:n]
+        resumed = second.follow(endless, long.last_id)
         last = long.events[-2].position
-        assert [event.position for event in goes_on.take(99)] == list(range(last + 1, last + 100))
+        assert [event.position for event in resumed.take(99)] == list(range(last + 1, last + 100))
         assert second.http.delete(f"/sessions/{endless}").status_code == 204
 
 
@@ -140,7 +143,7 @@ def test_the_private_store_outlives_its_own_crash_and_never_its_server(home, tru
         [valkey] = children(first)
         valkey.kill()
         stream.rest()
-        assert said(stream) == truth[:20_000]
+        assert tokens_of(stream) == truth[:20_000]
         [valkey] = children(first)
         kill(first)
         psutil.wait_procs([valkey], 10)
@@ -149,7 +152,7 @@ def test_the_private_store_outlives_its_own_crash_and_never_its_server(home, tru
         assert second.position(session) == FIRST + 20_000
         on = second.turn(session, 300, "")
         on.rest()
-        assert said(on) == truth[20_000:20_300]
+        assert tokens_of(on) == truth[20_000:20_300]
         [valkey] = children(second)
         second.server.process.send_signal(signal.SIGTERM)
         until(lambda: second.server.process.poll() is not None, 20)

@@ -1,4 +1,4 @@
-"""What becomes of sessions and streams where their store crashes, hangs or fills up."""
+"""Sessions and streams while their store crashes, hangs or is full."""
 
 import contextlib
 import subprocess
@@ -9,15 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
+from service.sessions.config import SessionConfig
 from service.sessions.redis_client import ScriptClient
-from tests.faults.client import said
+from tests.faults.client import tokens_of
 from tests.faults.conftest import FIRST, until, wait_until_still
 from tests.process import ROOT, environment, free_port
 
-LINK = ScriptClient("redis://127.0.0.1:1")  # for the names of scripts
+CLIENT = ScriptClient("redis://127.0.0.1:1", SessionConfig())  # for the names of scripts
 
 
-def test_a_store_that_crashed_while_nobody_spoke_has_every_session(house, truth):
+def test_a_store_that_crashed_between_turns_has_every_session(house, truth):
     session = house.session()
     assert house.ask(session, 300).status_code == 200
     house.store.kill()
@@ -32,19 +33,19 @@ def test_a_store_that_crashed_while_nobody_spoke_has_every_session(house, truth)
     until(lambda: house.is_ready)
     stream = house.turn(session, 300, "")
     stream.rest()
-    assert said(stream) == truth[300:600]
+    assert tokens_of(stream) == truth[300:600]
 
 
-def test_a_stream_goes_on_without_a_gap_where_the_store_is_back_soon(house, truth):
+def test_a_stream_continues_without_a_gap_after_a_short_outage(house, truth):
     stream = house.turn(house.session(), 20_000)
     stream.take(500)
     house.store.kill()
     house.store.start()
     stream.rest()
-    assert said(stream) == truth[:20_000]
+    assert tokens_of(stream) == truth[:20_000]
 
 
-def test_a_stream_whose_store_stays_away_says_so_and_can_be_resumed(house, truth):
+def test_a_stream_whose_store_stays_down_ends_with_an_error_and_can_be_resumed(house, truth):
     session = house.session()
     stream = house.turn(session, 20_000)
     stream.take(500)
@@ -58,7 +59,7 @@ def test_a_stream_whose_store_stays_away_says_so_and_can_be_resumed(house, truth
     until(lambda: house.is_ready)
     more = house.follow(session, stream.last_id)
     more.rest()
-    assert said(stream, more) == truth[:20_000]
+    assert tokens_of(stream, more) == truth[:20_000]
     assert house.position(session) == FIRST + 20_000
 
 
@@ -69,9 +70,9 @@ def hang(house, how) -> None:
         house.proxy.is_black_hole = True
 
 
-def go_on(house, how) -> None:
+def unhang(house, how) -> None:
     if how == "stopped":
-        house.store.go_on()
+        house.store.continue_()
     else:
         house.proxy.heal()
         house.proxy.reset()
@@ -79,37 +80,37 @@ def go_on(house, how) -> None:
 
 @pytest.mark.parametrize("how", ["stopped", "unreachable"])
 def test_every_request_ends_soon_while_the_store_hangs_and_nothing_is_done_twice(house, truth, how):
-    """The session's turn is asked for while nobody answers, and again when somebody does."""
+    """The turn is requested while the store hangs, and again when it answers."""
     idle, running = house.session(), house.session()
     stream = house.turn(running, 20_000)
     stream.take(500)
     hang(house, how)
     began_s = time.monotonic()
     with ThreadPoolExecutor() as pool:
-        spoken = pool.submit(house.turn(idle, 300, key="once").rest)
-        looked = pool.submit(house.http.get, f"/sessions/{idle}")
+        generated = pool.submit(house.turn(idle, 300, key="once").rest)
+        read = pool.submit(house.http.get, f"/sessions/{idle}")
         rest = pool.submit(stream.rest)
         slowest_s = 0.0
-        while not (spoken.done() and looked.done() and rest.done()):
-            asked_s = time.monotonic()
+        while not (generated.done() and read.done() and rest.done()):
+            sent_s = time.monotonic()
             assert house.http.get("/health/live").status_code == 200
-            slowest_s = max(slowest_s, time.monotonic() - asked_s)
+            slowest_s = max(slowest_s, time.monotonic() - sent_s)
             time.sleep(0.02)
     assert time.monotonic() - began_s < 6
     assert slowest_s < 0.5
     assert house.streams[1].status == 503
-    assert looked.result().status_code == 503
+    assert read.result().status_code == 503
     assert stream.error["error_type"] == "store_unavailable"
     until(lambda: not house.is_ready)
-    go_on(house, how)
+    unhang(house, how)
     until(lambda: house.is_ready)
     again = house.turn(idle, 300, key="once")
     again.rest()
-    assert said(again) == truth[:300]
+    assert tokens_of(again) == truth[:300]
     assert house.position(idle) == FIRST + 300
     more = house.follow(running, stream.last_id)
     more.rest()
-    assert said(stream, more) == truth[:20_000]
+    assert tokens_of(stream, more) == truth[:20_000]
     assert house.position(running) == FIRST + 20_000
 
 
@@ -120,18 +121,18 @@ def test_a_store_that_hangs_for_a_second_delays_and_changes_nothing(house, truth
     stream.take(500)
     hang(house, how)
     with ThreadPoolExecutor() as pool:
-        spoken = pool.submit(house.turn(idle, 300).rest)
-        time.sleep(0.7)  # shorter than the limit of a call
-        go_on(house, how)
-        assert said(spoken.result()) == truth[:300]
+        generated = pool.submit(house.turn(idle, 300).rest)
+        time.sleep(0.7)  # shorter than the time limit of a call
+        unhang(house, how)
+        assert tokens_of(generated.result()) == truth[:300]
     stream.rest()
-    assert said(stream) == truth[:20_000]
+    assert tokens_of(stream) == truth[:20_000]
     assert house.position(idle) == FIRST + 300
     assert house.position(running) == FIRST + 20_000
 
 
 def is_script(name: str, *holding: bytes):
-    digest = LINK._digests[name].encode()
+    digest = CLIENT._digests[name].encode()
 
     def is_it(command: list[bytes]) -> bool:
         return len(command) > 1 and command[1] == digest and all(one in command for one in holding)
@@ -149,13 +150,13 @@ def is_script(name: str, *holding: bytes):
     ],
     ids=["beginning", "first tokens", "later tokens", "end"],
 )
-def test_a_reply_that_is_lost_after_its_deed_doubles_nothing(house, truth, reply, number):
+def test_a_lost_reply_doubles_nothing(house, truth, reply, number):
     session = house.session()
     house.proxy.lose_reply(reply, number)
     stream = house.turn(session, 5_000)
     stream.rest()
     assert house.proxy.lost == 1
-    assert said(stream) == truth[:5_000]
+    assert tokens_of(stream) == truth[:5_000]
     assert house.http.get(f"/sessions/{session}").json()["turn"] == 1
     assert house.position(session) == FIRST + 5_000
 
@@ -179,7 +180,7 @@ def test_a_change_whose_reply_is_lost_is_made_once(house, name):
 
 
 @pytest.mark.parametrize("how", ["resets", "latency", "single bytes"])
-def test_a_bad_way_to_the_store_changes_no_text(house, truth, how):
+def test_a_bad_connection_to_the_store_changes_no_text(house, truth, how):
     session = house.session()
     if how == "latency":
         house.proxy.latency_s = 0.2
@@ -191,14 +192,14 @@ def test_a_bad_way_to_the_store_changes_no_text(house, truth, how):
         if how == "resets":
             house.proxy.reset()
     stream.rest()
-    assert said(stream) == truth[:3_000]
+    assert tokens_of(stream) == truth[:3_000]
     assert house.position(session) == FIRST + 3_000
 
 
-def test_a_full_store_is_said_and_costs_no_text(house, truth):
-    idle, other, resumed, goes_on = (house.session() for _ in range(4))
+def test_a_full_store_is_reported_and_loses_no_text(house, truth):
+    idle, other, resumed, followed = (house.session() for _ in range(4))
     assert house.ask(idle, 300).status_code == 200
-    streams = [house.turn(session, 20_000) for session in (resumed, goes_on)]
+    streams = [house.turn(session, 20_000) for session in (resumed, followed)]
     for stream in streams:
         stream.take(500)
     house.store.client.config_set("maxmemory", "1mb")
@@ -212,20 +213,20 @@ def test_a_full_store_is_said_and_costs_no_text(house, truth):
     assert house.position(idle) == FIRST + 300
     assert len(house.http.get(f"/sessions/{idle}/text").json()["text"]) == FIRST + 300
     assert house.http.delete(f"/sessions/{other}").status_code == 204
-    time.sleep(1.5)  # more than a heartbeat: it still generates for whoever has no session
+    time.sleep(1.5)  # more than a heartbeat: it still serves requests without a session
     assert house.is_ready
 
     house.store.client.config_set("maxmemory", 0)
     last = house.turn(idle, 300, "")
     last.rest()
-    assert said(last) == truth[300:600]
+    assert tokens_of(last) == truth[300:600]
     more = house.follow(resumed, streams[0].last_id)
     more.rest()
-    assert said(streams[0], more) == truth[:20_000]
-    position = house.position(goes_on)
-    new_turn = house.turn(goes_on, 300, "")
+    assert tokens_of(streams[0], more) == truth[:20_000]
+    position = house.position(followed)
+    new_turn = house.turn(followed, 300, "")
     new_turn.rest()
-    assert said(new_turn) == truth[position - FIRST : position - FIRST + 300]
+    assert tokens_of(new_turn) == truth[position - FIRST : position - FIRST + 300]
 
 
 def start_over(home, url: str) -> subprocess.CompletedProcess[str]:
@@ -240,7 +241,7 @@ def start_over(home, url: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_store_that_throws_keys_away_stops_the_start(house, home):
+def test_a_store_that_evicts_keys_stops_the_start(house, home):
     house.store.client.config_set("maxmemory-policy", "allkeys-lru")
     done = start_over(home, f"redis://127.0.0.1:{house.store.port}")
     assert done.returncode == 2
@@ -248,7 +249,7 @@ def test_a_store_that_throws_keys_away_stops_the_start(house, home):
     assert done.stderr.count("\n") == 1
 
 
-def test_a_store_that_begins_to_throw_keys_away_is_not_used(house):
+def test_a_store_that_begins_to_evict_keys_is_not_used(house):
     session = house.session()
     house.store.client.config_set("maxmemory-policy", "allkeys-lru")
     house.proxy.reset()
@@ -272,14 +273,14 @@ def test_a_replica_is_neither_written_nor_read(house, truth):
     until(lambda: house.is_ready)
     stream = house.turn(session, 300, "")
     stream.rest()
-    assert said(stream) == truth[300:600]
+    assert tokens_of(stream) == truth[300:600]
 
 
 def test_a_store_that_loads_has_lost_nothing(house, truth):
     session = house.session()
     assert house.ask(session, 300).status_code == 200
     with house.store.client.pipeline(transaction=False) as filler:
-        for _ in range(10_000):  # it looks up from loading each 1,024
+        for _ in range(10_000):  # it answers every 1,024 while it loads
             filler.incr("filler")
         filler.execute()
     house.store.kill()
@@ -292,8 +293,8 @@ def test_a_store_that_loads_has_lost_nothing(house, truth):
 
     until(is_loading)
     with ThreadPoolExecutor() as pool:
-        looked = pool.submit(house.http.get, f"/sessions/{session}")
-        replies = [house.ask(session, 9, ""), looked.result()]
+        read = pool.submit(house.http.get, f"/sessions/{session}")
+        replies = [house.ask(session, 9, ""), read.result()]
     assert is_loading()
     for reply in replies:
         assert (reply.status_code, reply.json()["error_type"]) == (503, "store_unavailable")
@@ -303,11 +304,11 @@ def test_a_store_that_loads_has_lost_nothing(house, truth):
     until(lambda: house.is_ready)
     stream = house.turn(session, 300, "")
     stream.rest()
-    assert said(stream) == truth[300:600]
+    assert tokens_of(stream) == truth[300:600]
 
 
-def test_a_store_that_lost_its_end_goes_on_from_there_and_says_so(house, truth):
-    """What a power cut may take: the server that still knows better does not mix the two."""
+def test_a_store_that_lost_its_last_writes_continues_and_reports_it(house, truth):
+    """As after a power loss: the server has later tokens cached, and does not use them."""
     session = house.session()
     assert house.ask(session, 300).status_code == 200
     end = house.store.client.info("persistence")["aof_current_size"]
@@ -322,11 +323,11 @@ def test_a_store_that_lost_its_end_goes_on_from_there_and_says_so(house, truth):
     assert house.follow(session, lost.last_id).status == 412
     stream = house.turn(session, 300, "")
     stream.rest()
-    assert said(stream) == truth[300:600]
+    assert tokens_of(stream) == truth[300:600]
     assert stream.last_id > lost.last_id  # in the next epoch, so that no id is used twice
 
 
-def test_a_running_turn_whose_store_lost_its_end_stops(house, truth):
+def test_a_running_turn_whose_store_lost_its_last_writes_stops(house, truth):
     session = house.session()
     stream = house.turn(session, 20_000)
     stream.take(500)
@@ -335,15 +336,15 @@ def test_a_running_turn_whose_store_lost_its_end_stops(house, truth):
     house.store.start()
     stream.rest()
     assert stream.error["error_type"] == "position_mismatch"
-    assert said(stream) == truth[: len(said(stream))]
+    assert tokens_of(stream) == truth[: len(tokens_of(stream))]
     position = house.position(session)
-    assert position < FIRST + len(said(stream))
+    assert position < FIRST + len(tokens_of(stream))
     more = house.turn(session, 300, "")
     more.rest()
-    assert said(more) == truth[position - FIRST : position - FIRST + 300]
+    assert tokens_of(more) == truth[position - FIRST : position - FIRST + 300]
 
 
-def test_a_store_that_was_emptied_is_never_taken_for_a_new_one(house):
+def test_sessions_of_an_emptied_store_are_reported_as_lost(house):
     idle, running = house.session(), house.session()
     house.session(session_id="named")
     assert house.ask(idle, 300).status_code == 200
@@ -364,8 +365,8 @@ def test_a_store_that_was_emptied_is_never_taken_for_a_new_one(house):
     assert house.ask(house.session(), 9).status_code == 200
 
 
-def forget_what_is_hot(house, session) -> None:
-    """Change the record as another process would: what the server has in memory is not it."""
+def outdate_cache(house, session) -> None:
+    """Change the record as another process does, so that the cached state is outdated."""
     house.store.client.hset(f"carousel:session:/{session}", "stamp", "other")
 
 
@@ -380,7 +381,7 @@ DAMAGES = {
 @pytest.mark.parametrize(
     ("damage", "kinds"), [*((damage, ["state"]) for damage in DAMAGES), ("cut", ["state", "mark"])]
 )
-def test_a_damaged_state_is_made_again_from_the_log(house, truth, damage, kinds):
+def test_a_damaged_state_is_computed_again_from_the_log(house, truth, damage, kinds):
     session = house.session()
     assert house.ask(session, 40_000 if "mark" in kinds else 300).status_code == 200
     before = house.position(session) - FIRST
@@ -390,15 +391,15 @@ def test_a_damaged_state_is_made_again_from_the_log(house, truth, damage, kinds)
             client.set(name, DAMAGES[damage](client.get(name)))
             n_damaged += 1
     assert n_damaged == len(kinds)
-    forget_what_is_hot(house, session)
+    outdate_cache(house, session)
     stream = house.turn(session, 300, "")
     stream.rest()
-    assert said(stream) == truth[before : before + 300]
+    assert tokens_of(stream) == truth[before : before + 300]
 
 
-@pytest.mark.parametrize("is_hot", [True, False])
+@pytest.mark.parametrize("is_cached", [True, False])
 @pytest.mark.parametrize("loss", ["gone", "cut"])
-def test_a_log_that_is_gone_is_said_and_nothing_is_made_up(house, is_hot, loss):
+def test_a_lost_log_is_reported_and_not_replaced(house, is_cached, loss):
     session = house.session()
     assert house.ask(session, 300).status_code == 200
     [log] = house.store.client.keys("carousel:log:*")
@@ -406,8 +407,8 @@ def test_a_log_that_is_gone_is_said_and_nothing_is_made_up(house, is_hot, loss):
         house.store.client.delete(log)
     else:
         house.store.client.set(log, house.store.client.getrange(log, 0, 99))
-    if not is_hot:
-        forget_what_is_hot(house, session)
+    if not is_cached:
+        outdate_cache(house, session)
     for _ in range(2):
         reply = house.ask(session, 9, "")
         assert (reply.status_code, reply.json()["error_type"]) == (410, "session_lost")
@@ -417,7 +418,7 @@ def test_a_log_that_is_gone_is_said_and_nothing_is_made_up(house, is_hot, loss):
     assert house.ask(house.session(), 9).status_code == 200
 
 
-def test_a_running_turn_whose_log_is_taken_away_ends(house, truth):
+def test_a_running_turn_whose_log_is_deleted_ends(house, truth):
     session = house.session()
     stream = house.turn(session, 20_000)
     stream.take(500)
@@ -425,38 +426,38 @@ def test_a_running_turn_whose_log_is_taken_away_ends(house, truth):
     house.store.client.delete(log)
     stream.rest()
     assert stream.error["error_type"] == "session_lost"
-    assert said(stream) == truth[: len(said(stream))]
+    assert tokens_of(stream) == truth[: len(tokens_of(stream))]
     assert house.ask(session, 9, "").status_code == 410
     assert house.store.client.ttl(log) > 0
 
 
-def test_a_state_from_beyond_the_log_is_not_gone_on_from(house, truth):
-    """It would be fed nothing at all, and an engine cannot live on that."""
+def test_a_state_ahead_of_the_log_is_not_used(house, truth):
+    """The engine would get an empty prompt."""
     short, long = house.session(), house.session()
     assert house.ask(short, 300).status_code == 200
     [state] = house.store.client.keys("carousel:state:*")
     assert house.ask(long, 600).status_code == 200
     [other] = set(house.store.client.keys("carousel:state:*")) - {state}
     house.store.client.set(state, house.store.client.get(other))
-    forget_what_is_hot(house, short)
+    outdate_cache(house, short)
     stream = house.turn(short, 300, "")
     stream.rest()
-    assert said(stream) == truth[300:600]
+    assert tokens_of(stream) == truth[300:600]
 
 
 def test_a_server_does_not_take_over_its_own_turn(house, truth):
-    """A store that was away has forgotten who lives, until the next heartbeat."""
+    """A restarted store has no heartbeat until the next one."""
     session = house.session()
     asleep = house.turn(session, 45_000, receive_bytes=4_096)
     asleep.take(10)
     position = wait_until_still(house, session)
     follower = house.follow(session, f"0.1.{position - 2}")
-    follower.take(1)  # the last is not shown before it is known whether it is the turn's last
+    follower.take(1)  # a token is sent when it is known whether it is the last
     [process] = house.store.client.keys("carousel:process:*")
     end = time.monotonic() + 0.3
     while time.monotonic() < end:
         house.store.client.delete(process)
     asleep.rest()
-    assert said(asleep) == truth[:45_000]
+    assert tokens_of(asleep) == truth[:45_000]
     follower.rest()
-    assert said(follower) == truth[position - 2 - FIRST :]
+    assert tokens_of(follower) == truth[position - 2 - FIRST :]

@@ -1,4 +1,4 @@
-"""Beam search from its definition: every text is read from its prompt, none is left out early."""
+"""Beam search by its definition: every hypothesis is computed from the prompt, none is pruned."""
 
 import itertools
 import re
@@ -12,7 +12,7 @@ from service.generation.request import FinishReason
 from service.models.step import StepProgram
 
 BEYOND = 3
-"""Characters after the limit that are looked at to see whether a text could go on."""
+"""Characters after the limit that are tried to decide whether a text could continue."""
 
 Network = Callable[[tuple[int, ...]], np.ndarray]  # tokens → the logits after them
 
@@ -31,9 +31,9 @@ class Rules:
 
 @dataclass(frozen=True)
 class Found:
-    drawn: tuple[int, ...]
+    sampled: tuple[int, ...]
     shown: tuple[int, ...]
-    logprobs: tuple[float, ...]  # of what is drawn
+    logprobs: tuple[float, ...]  # of what is sampled
     reason: FinishReason
 
 
@@ -61,7 +61,7 @@ def language(pattern: str, texts: str, longest: int) -> frozenset[str]:
 
 @cache
 def beginnings(pattern: str, texts: str, longest: int) -> frozenset[str]:
-    """What texts within the limit begin with, themselves left out."""
+    """The proper prefixes of the texts within the limit."""
     return frozenset(
         text[:n] for text in language(pattern, texts, longest) for n in range(len(text))
     )
@@ -94,7 +94,7 @@ Candidate = tuple[tuple[int, ...], tuple[float, ...]]  # tokens and their logpro
 
 
 class Judge:
-    """What is a text."""
+    """The rules of what a completion is."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules

@@ -1,8 +1,9 @@
-"""The theorem: in any company, a generation says what it would have said alone, bit for bit."""
+"""The theorem of batch invariance: a generation in any batch equals the one alone, bit for bit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from service.generation.config import EngineConfig
 from service.generation.request import Chunk, Finish, GenerationRequest, Token
 from service.generation.sampling import Sampler
 from service.generation.scheduler import Scheduler
@@ -14,13 +15,13 @@ CAPACITY = 3
 
 @dataclass
 class Transcript:
-    """All that a reader of one stream has seen."""
+    """Everything that the reader of one stream has received."""
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     top_tokens: list[Sequence[Token]] = field(default_factory=list)
     finish: Finish | None = None
-    drawn: list[int] = field(default_factory=list)
+    sampled: list[int] = field(default_factory=list)
     state: State | None = field(default=None, compare=False)
 
     def add(self, chunk: Chunk) -> None:
@@ -29,7 +30,7 @@ class Transcript:
         self.logprobs += chunk.logprobs
         self.top_tokens += chunk.top_tokens
         self.finish = chunk.finish
-        self.drawn += chunk.drawn
+        self.sampled += chunk.sampled
         self.state = chunk.state or self.state
 
     def is_prefix_of(self, other: "Transcript") -> bool:
@@ -42,7 +43,7 @@ class Transcript:
 
 
 class Stage:
-    """A scheduler and a table without a thread: it works only when told."""
+    """A scheduler and a table without a thread: `work` runs one burst."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class Stage:
         table: Callable[[StepProgram, Sampler, int, int], SlotTable] = SlotTable,
         threads: int = 1,
     ) -> None:
-        self.scheduler = Scheduler(texts, CAPACITY, queue_limit=1_000)
+        self.scheduler = Scheduler(texts, EngineConfig(max_rows=CAPACITY, queue_limit=1_000))
         sampler = Sampler(program.vocabulary_size, CAPACITY)
         self._table = table(program, sampler, CAPACITY, threads)
         self.seen: dict[int, Transcript] = {}
@@ -85,23 +86,23 @@ def check_invariance(
     threads: int = 1,
     alone_program: StepProgram | None = None,
 ) -> None:
-    """Play a history; then each generation must equal, or where cancelled begin, the lone one."""
+    """Play a history; each generation must equal the one alone, or begin it if cancelled."""
     stage = Stage(program, texts, table, threads)
     asked: list[GenerationRequest] = []
     cancelled = set()
-    for deed, what in history:
-        if deed == "submit":
-            asked.append(what)
-            stage.submit(what)
-        elif deed == "work":
+    for action, argument in history:
+        if action == "submit":
+            asked.append(argument)
+            stage.submit(argument)
+        elif action == "work":
             stage.work()
-        elif deed == "cancel":
-            stage.scheduler.cancel(what)
-            cancelled.add(what)
-        elif deed == "pause":
-            stage.scheduler.pause(what)
+        elif action == "cancel":
+            stage.scheduler.cancel(argument)
+            cancelled.add(argument)
+        elif action == "pause":
+            stage.scheduler.pause(argument)
         else:
-            stage.scheduler.resume(what)
+            stage.scheduler.resume(argument)
     for key in stage.seen:
         stage.scheduler.resume(key)
     stage.work_to_the_end()

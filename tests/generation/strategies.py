@@ -1,4 +1,4 @@
-"""What Hypothesis may ask of a scheduler."""
+"""Hypothesis strategies of requests and histories of a scheduler."""
 
 from hypothesis import strategies as st
 
@@ -33,7 +33,7 @@ def requests(vocabulary_size: int, characters: str, longest: int = 40) -> st.Sea
 
 
 def histories(request: st.SearchStrategy, longest: int = 40) -> st.SearchStrategy:
-    """Lists of deeds: submit a request, work for a burst, cancel, pause or resume the k-th."""
+    """Lists of actions: submit a request, run a burst, cancel, pause or resume the k-th."""
     index = st.integers(0, 15)
     return st.lists(
         st.one_of(

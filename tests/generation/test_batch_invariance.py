@@ -1,10 +1,10 @@
-"""The theorem of `invariance.py` on the pure scheduler, and faults planted to see it go red."""
+"""The theorem of `invariance.py` on the pure scheduler, and planted faults that it must find."""
 
 import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis.errors import NoSuchExample
 
-from service.generation.scheduler import Feed, Plan, Start, Swap
+from service.generation.plan import Feed, Plan, Start, Swap
 from service.generation.table import SlotTable
 from tests.fakes.digest_program import DigestProgram
 from tests.generation.invariance import check_invariance
@@ -17,12 +17,12 @@ HISTORIES = histories(requests(len(TEXTS), TEXTS))
 
 @settings(max_examples=BUDGET, deadline=None)
 @given(history=HISTORIES)
-def test_a_generation_says_in_any_company_what_it_says_alone(history):
+def test_a_generation_in_a_batch_equals_the_generation_alone(history):
     check_invariance(DigestProgram(len(TEXTS)), TEXTS, history)
 
 
 class StaleSlot(SlotTable):
-    """A newcomer finds its predecessor's state."""
+    """A new generation gets the state of the row's last one."""
 
     def start(self, change: Start) -> None:
         state = [array[change.row].copy() for array in self._batch.states]
@@ -32,15 +32,15 @@ class StaleSlot(SlotTable):
 
 
 class LostToken(SlotTable):
-    """The last prompt token of a burst never goes in."""
+    """The last prompt token of a burst is not fed."""
 
     def run(self, plan: Plan):
-        feeds = tuple(Feed(f.row, [*f.tokens[:-1], 0], f.silent) for f in plan.feeds)
+        feeds = tuple(Feed(f.row, [*f.tokens[:-1], 0], f.n_prompt) for f in plan.feeds)
         return super().run(Plan(plan.changes, feeds, plan.rows, plan.steps))
 
 
 class SwappedState(SlotTable):
-    """Rows trade places without their states."""
+    """Rows are swapped without their states."""
 
     def swap(self, change: Swap) -> None:
         self._batch.tokens[[change.a, change.b]] = self._batch.tokens[[change.b, change.a]]
@@ -48,7 +48,7 @@ class SwappedState(SlotTable):
 
 
 class SwappedParameters(SlotTable):
-    """Rows trade places without their parameters."""
+    """Rows are swapped without their parameters."""
 
     def swap(self, change: Swap) -> None:
         self._batch.swap(change.a, change.b)

@@ -1,4 +1,4 @@
-"""Beam searches in an engine: their thread, their line, their ends."""
+"""Beam searches in an engine: their thread, their queue, their ends."""
 
 import asyncio
 import dataclasses
@@ -10,10 +10,9 @@ import pytest
 from service.constraints.compiler import compile_constraint
 from service.constraints.spec import choice
 from service.errors import Draining, GenerationFailed, Overloaded
-from service.generation import beam_worker as searches_module
-from service.generation.beam_worker import TAKING_TURNS
 from service.generation.beams import BeamParams
 from service.generation.completions import BeamSearch, start
+from service.generation.config import EngineConfig
 from service.generation.request import GenerationRequest, SamplingParams
 from service.models.step import Batch
 from tests.fakes.digest_program import DigestProgram
@@ -25,11 +24,12 @@ from tests.generation.test_engine import TOKENIZER, Poisoned, read, request, run
 PROMPT = (1, 2, 3, 4, 5)
 TEXTS = "abcdefg"
 ENDLESS = 10**6
+MAX_SEARCHES = EngineConfig().max_beam_searches
 
 
 def beams(engine, n_tokens: int, width: int = 4, n: int = 1, prompt=PROMPT, **more) -> BeamSearch:
     asked = GenerationRequest(prompt, n_tokens, SamplingParams(seed=0, temperature=0.0), **more)
-    return start(engine, asked, beams=BeamParams(width, n))
+    return start(engine, [asked], beams=BeamParams(width, n))
 
 
 async def exhaust(reading) -> None:
@@ -38,22 +38,22 @@ async def exhaust(reading) -> None:
 
 
 def is_idle(engine) -> bool:
-    threads = [engine.searches._line, engine.searches._admitted]
+    threads = [engine.beam_worker._queue, engine.beam_worker._admitted]
     return engine.running == engine.waiting == engine.streams == 0 and not any(threads)
 
 
 @pytest.mark.parametrize("prompt", [PROMPT, (3,)])
 @pytest.mark.parametrize("n", [1, 3])
-async def test_it_finds_what_the_definition_says(prompt, n):
+async def test_a_search_equals_its_definition(prompt, n):
     async with running() as engine:
         seen = await read_all(beams(engine, 9, 3, n, prompt=prompt, stop=("ab", "c")))
         found = oracle(reread(DigestProgram()), prompt, Rules(TEXTS, 9, 3, n, 1.0, ("ab", "c")))
         assert [tuple(seen[i].tokens) for i in range(n)] == [one.shown for one in found]
-        assert [tuple(seen[i].drawn) for i in range(n)] == [one.drawn for one in found]
+        assert [tuple(seen[i].sampled) for i in range(n)] == [one.sampled for one in found]
         await until(lambda: is_idle(engine))
 
 
-async def test_it_goes_on_from_a_state():
+async def test_a_search_continues_a_state():
     async with running() as engine:
         whole = await read_all(beams(engine, 20))
         fed = dataclasses.replace(request(0, prompt=PROMPT[:4]), return_state=True)
@@ -62,7 +62,7 @@ async def test_it_goes_on_from_a_state():
         assert seen == whole
 
 
-async def test_a_width_of_one_is_the_greedy_text_to_the_last_bit():
+async def test_a_width_of_one_equals_greedy_decoding_bit_for_bit():
     async with running() as engine:
         sampling = SamplingParams(seed=0, temperature=0.0)
         asked = GenerationRequest(PROMPT, 300, sampling, top_tokens=3)
@@ -70,18 +70,18 @@ async def test_a_width_of_one_is_the_greedy_text_to_the_last_bit():
         assert await read_all(beams(engine, 300, 1, top_tokens=3)) == {0: greedy}
 
 
-async def test_a_prompts_tokens_are_told_as_without_beams():
+async def test_prompt_logprobs_are_returned_with_beams():
     async with running() as engine:
         asked = request(3, prompt=PROMPT)
-        found = start(engine, asked, prompt_logprobs=2, beams=BeamParams(2))
+        found = start(engine, [asked], prompt_logprobs=2, beams=BeamParams(2))
         await read_all(found)
-        scored = found.prompt
+        scored = found.prompt_logprobs(0)
         assert [len(top) for top in scored.top_tokens] == [0, 2, 2, 2, 2]
         assert scored.logprobs[0] is None
         assert len(scored.logprobs) == 5
 
 
-async def test_the_only_text_comes_as_it_becomes_certain():
+async def test_a_single_completion_comes_as_it_becomes_certain():
     async with running() as engine:
         chunks = [chunk async for _, chunk in beams(engine, 500)]
         assert len(chunks) > 10
@@ -89,14 +89,14 @@ async def test_the_only_text_comes_as_it_becomes_certain():
         assert all(chunk.tokens for chunk in chunks)
 
 
-async def test_where_there_are_fewer_texts_there_are_fewer():
+async def test_a_constraint_with_few_texts_gives_fewer_completions():
     constraint = compile_constraint(choice(["ab", "c"]), TEXTS)
     async with running() as engine:
         seen = await read_all(beams(engine, 5, 4, 4, constraint=constraint))
         assert sorted(TOKENIZER.decode(one.tokens) for one in seen.values()) == ["ab", "c"]
 
 
-async def test_other_streams_say_the_same_beside_it():
+async def test_other_streams_do_not_change_beside_a_search():
     async with running() as engine:
         alone = [await read(engine.submit(request(2_000, seed))) for seed in range(3)]
         found = [beams(engine, ENDLESS, 10) for _ in range(3)]
@@ -110,7 +110,7 @@ async def test_other_streams_say_the_same_beside_it():
 
 
 @pytest.mark.parametrize("n", [1, 2])
-async def test_it_leaves_when_nobody_reads_it(n):
+async def test_a_cancelled_search_ends(n):
     async with running() as engine:
         found = beams(engine, ENDLESS, n=n)
         task = asyncio.create_task(read_all(found))
@@ -122,7 +122,7 @@ async def test_it_leaves_when_nobody_reads_it(n):
         assert await read_all(beams(engine, 5)) == await read_all(beams(engine, 5))
 
 
-async def test_one_that_is_left_before_it_is_read_leaves_nothing():
+async def test_a_search_cancelled_before_it_is_read_leaves_nothing():
     async with running() as engine:
         found = beams(engine, ENDLESS, prompt=PROMPT * 1_000)
         found.cancel()
@@ -130,9 +130,9 @@ async def test_one_that_is_left_before_it_is_read_leaves_nothing():
         await until(lambda: is_idle(engine))
 
 
-async def test_long_ones_let_short_ones_pass():
+async def test_short_searches_pass_long_ones():
     async with running() as engine:
-        long = [beams(engine, ENDLESS) for _ in range(TAKING_TURNS - 1)]
+        long = [beams(engine, ENDLESS) for _ in range(MAX_SEARCHES - 1)]
         tasks = [asyncio.create_task(read_all(one)) for one in long]
         for _ in range(3):
             await read_all(beams(engine, 40))
@@ -141,7 +141,7 @@ async def test_long_ones_let_short_ones_pass():
         await asyncio.gather(*tasks)
 
 
-async def test_only_some_are_under_way_at_a_time():
+async def test_only_some_searches_run_at_a_time():
     made = []
 
     class Counted(DigestProgram):
@@ -150,21 +150,20 @@ async def test_only_some_are_under_way_at_a_time():
             return super().new_batch(capacity)
 
     async with running(Counted()) as engine:
-        found = [beams(engine, ENDLESS) for _ in range(2 * TAKING_TURNS)]
+        found = [beams(engine, ENDLESS) for _ in range(2 * MAX_SEARCHES)]
         tasks = [asyncio.create_task(read_all(one)) for one in found]
-        await until(lambda: made.count("beams-test") == TAKING_TURNS)
+        await until(lambda: made.count("beams-test") == MAX_SEARCHES)
         await asyncio.sleep(0.2)
-        assert made.count("beams-test") == TAKING_TURNS
-        assert (engine.running, engine.waiting) == (TAKING_TURNS, TAKING_TURNS)
+        assert made.count("beams-test") == MAX_SEARCHES
+        assert (engine.running, engine.waiting) == (MAX_SEARCHES, MAX_SEARCHES)
         for one in found:
             one.cancel()
         await asyncio.gather(*tasks)
         await until(lambda: is_idle(engine))
 
 
-async def test_too_many_are_refused_and_places_become_free(monkeypatch):
-    monkeypatch.setattr(searches_module, "SEARCH_LIMIT", 3)
-    async with running() as engine:
+async def test_too_many_searches_are_refused_and_places_become_free():
+    async with running(beam_search_limit=3) as engine:
         found = [beams(engine, ENDLESS) for _ in range(3)]
         with pytest.raises(Overloaded, match="3 beam searches run or wait, which is the limit"):
             beams(engine, 1)
@@ -176,7 +175,7 @@ async def test_too_many_are_refused_and_places_become_free(monkeypatch):
         await until(lambda: is_idle(engine))
 
 
-async def test_a_draining_engine_lets_it_end_until_the_deadline():
+async def test_a_drain_waits_for_a_search_until_its_deadline():
     async with running() as engine:
         short = asyncio.create_task(read_all(beams(engine, 300, prompt=PROMPT * 100)))
         endless = asyncio.create_task(read_all(beams(engine, ENDLESS)))
@@ -193,7 +192,7 @@ async def test_a_draining_engine_lets_it_end_until_the_deadline():
         await until(lambda: is_idle(engine))
 
 
-async def test_a_draining_engine_is_done_when_the_last_one_is():
+async def test_a_drain_ends_with_the_last_search():
     async with running() as engine:
         task = asyncio.create_task(read_all(beams(engine, 50)))
         await asyncio.sleep(0)
@@ -201,18 +200,18 @@ async def test_a_draining_engine_is_done_when_the_last_one_is():
         assert len((await task)[0].tokens) == 50
 
 
-async def test_closing_ends_it_with_draining():
+async def test_closing_the_engine_ends_a_search_with_draining():
     async with running() as engine:
         reading = aiter(beams(engine, ENDLESS))
         await anext(reading)
         engine.close()
         with pytest.raises(Draining, match="closed before"):
             await exhaust(reading)
-        assert not engine.searches._thread.is_alive()
+        assert not engine.beam_worker._thread.is_alive()
 
 
 class PoisonedLater(DigestProgram):
-    """A network that loses its mind over the fourth step of a batch with several rows."""
+    """A network whose logits become NaN in the fourth step of a batch with several rows."""
 
     steps = 0
 
@@ -237,7 +236,7 @@ async def test_logits_that_are_not_finite_fail_their_own_search_alone():
 
 
 class Broken(DigestProgram):
-    """A device that gives up in the middle of a search."""
+    """A device that fails in the middle of a search."""
 
     def step(self, batch: Batch, rows: int) -> None:
         if threading.current_thread().name.startswith("beams"):
@@ -245,7 +244,7 @@ class Broken(DigestProgram):
         super().step(batch, rows)
 
 
-async def test_a_search_that_breaks_tells_its_reader_and_nobody_else():
+async def test_a_search_that_fails_raises_in_its_own_stream_alone():
     async with running(Broken()) as engine:
         with pytest.raises(GenerationFailed, match="has failed"):
             await read_all(beams(engine, 50))

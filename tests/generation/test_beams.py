@@ -82,13 +82,13 @@ class Run:
         self.steps += 1
 
     def to_the_end(self, *, is_taken: bool = False) -> list[Transcript]:
-        """Where it `is_taken`, what is certain is taken after each step, for the one text."""
+        """If `is_taken`, the certain tokens are taken after each step, for a single completion."""
         seen: list[Transcript] = [Transcript()] if is_taken else []
         while not self.search.is_over:
             self.step()
             if is_taken and not self.search.is_over:
                 seen[0].add(self.search.take_certain())
-        for rank, chunk in enumerate(self.search.texts()):
+        for rank, chunk in enumerate(self.search.completions()):
             if rank == len(seen):
                 seen.append(Transcript())
             seen[rank].add(chunk)
@@ -97,22 +97,24 @@ class Run:
 
 def check_equal(seen: list[Transcript], expected, texts: str) -> None:
     assert [tuple(one.tokens) for one in seen] == [one.shown for one in expected]
-    assert [tuple(one.drawn) for one in seen] == [one.drawn for one in expected]
+    assert [tuple(one.sampled) for one in seen] == [one.sampled for one in expected]
     for one, wanted in zip(seen, expected, strict=True):
         assert one.logprobs == pytest.approx(wanted.logprobs[: len(wanted.shown)], abs=1e-5)
         assert one.finish.reason is wanted.reason
-        assert one.finish.generated_tokens == len(wanted.drawn)
+        assert one.finish.generated_tokens == len(wanted.sampled)
         is_stopped = wanted.reason is FinishReason.STOP_SEQUENCE
         stop_token = one.finish.stop_token
-        assert (stop_token.id if stop_token else None) == (wanted.drawn[-1] if is_stopped else None)
-        hidden = "".join(texts[token] for token in wanted.drawn[len(wanted.shown) :])
+        assert (stop_token.id if stop_token else None) == (
+            wanted.sampled[-1] if is_stopped else None
+        )
+        hidden = "".join(texts[token] for token in wanted.sampled[len(wanted.shown) :])
         assert one.finish.stop == (hidden if is_stopped else None)
 
 
 @settings(max_examples=400, deadline=None)
 @given(one=searches(), is_taken=st.booleans())
 @example(((0,), Rules("abc", 4, 3, 2, 0.0, ("a",), "[abc]*c")), False)
-def test_it_finds_what_the_definition_says(one, is_taken):
+def test_a_search_equals_its_definition(one, is_taken):
     prompt, rules = one
     program = DigestProgram(len(rules.texts))
     seen = Run(program, prompt, rules).to_the_end(is_taken=is_taken and rules.n == 1)
@@ -121,7 +123,7 @@ def test_it_finds_what_the_definition_says(one, is_taken):
 
 @pytest.mark.parametrize("name", ["lstm", "two lstms", "gru, reset before"])
 @pytest.mark.parametrize("width", [1, 2, 5])
-def test_it_finds_what_the_definition_says_of_the_reference_network(name, width):
+def test_a_search_equals_its_definition_on_the_reference_network(name, width):
     spec = SPECS[name]
     weights = random_weights(spec, scale=1.0)
     program, reference = compile_program(spec, weights, "float32"), ReferenceModel(spec, weights)
@@ -137,7 +139,9 @@ def test_it_finds_what_the_definition_says_of_the_reference_network(name, width)
 @pytest.mark.parametrize(("size", "longest", "width"), [(4, 2, 4), (2, 3, 4), (3, 3, 9)])
 @pytest.mark.parametrize("stops", [(), ("b",), ("ab",), ("aa", "b")])
 @pytest.mark.parametrize("penalty", [1.0, 0.0, -1.0])
-def test_wide_enough_it_finds_the_likeliest_of_all_texts(size, longest, width, stops, penalty):
+def test_a_search_wide_enough_finds_the_most_likely_of_all_texts(
+    size, longest, width, stops, penalty
+):
     texts, program = "abcd"[:size], DigestProgram(size)
     network = reread(program)
     for prompt in itertools.product(range(size), repeat=2):
@@ -151,13 +155,13 @@ def test_wide_enough_it_finds_the_likeliest_of_all_texts(size, longest, width, s
         ranked = sorted(scores, key=lambda tokens: -scores[tokens])
         rules = Rules(texts, longest, width, width, penalty, stops)
         seen = Run(program, prompt, rules).to_the_end()
-        assert [tuple(one.drawn) for one in seen] == ranked[:width]
+        assert [tuple(one.sampled) for one in seen] == ranked[:width]
 
 
 @settings(max_examples=60, deadline=None)
 @given(one=searches())
-def test_a_width_of_one_is_the_greedy_text_to_the_last_bit(one):
-    """But for ends that only a search sees: a text that is complete and could go on."""
+def test_a_width_of_one_equals_greedy_decoding_bit_for_bit(one):
+    """Except for ends that only a search considers: a complete text that could continue."""
     prompt, rules = one
     rules = dataclasses.replace(rules, width=1, n=1, pattern=None, never=(), stops=rules.stops[:1])
     program = DigestProgram(len(rules.texts))
@@ -173,8 +177,8 @@ def test_a_width_of_one_is_the_greedy_text_to_the_last_bit(one):
 
 @settings(max_examples=300, deadline=None)
 @given(one=searches())
-def test_what_is_taken_is_all_that_is_certain(one):
-    """Nothing is kept back that every text shows that may yet be told, but for last tokens."""
+def test_take_certain_returns_the_whole_common_prefix(one):
+    """Only last tokens are held back of what all hypotheses that may be returned have in common."""
     prompt, rules = one
     rules = dataclasses.replace(rules, n=1)
     run, taken = Run(DigestProgram(len(rules.texts)), prompt, rules), []
@@ -208,7 +212,7 @@ def path(node) -> list[int]:
 
 
 class Table(DigestProgram):
-    """A network that looks at the last token alone."""
+    """A network that depends on the last token alone."""
 
     def __init__(self, rows: list[list[float]]) -> None:
         super().__init__(len(rows))
@@ -218,7 +222,7 @@ class Table(DigestProgram):
         batch.logits[:rows] = self.rows[batch.tokens[:rows]]
 
 
-def test_a_text_that_is_over_takes_no_beam_from_one_that_goes_on():
+def test_a_finished_hypothesis_takes_no_beam_from_a_live_one():
     program = Table([[0.0, 1.0, 0.0], [0.0] * 3, [0.0] * 3])  # "b" is the likeliest after "a"
     rules = Rules("abc", 3, 1, 1, 10.0, pattern="b|ccc")
     (seen,) = Run(program, (0,), rules).to_the_end()
@@ -227,18 +231,18 @@ def test_a_text_that_is_over_takes_no_beam_from_one_that_goes_on():
 
 
 class Level(DigestProgram):
-    """A network that has no opinion."""
+    """A network with equal logits."""
 
     def step(self, batch: Batch, rows: int) -> None:
         batch.logits[:rows] = 0.0
 
 
-def test_of_equals_the_earlier_text_and_the_smaller_token_win():
+def test_ties_go_to_the_earlier_hypothesis_and_the_smaller_token():
     seen = Run(Level(3), (0,), Rules("abc", 2, 4, 4, 1.0)).to_the_end()
     assert [one.tokens for one in seen] == [[0, 0], [0, 1], [0, 2], [1, 0]]
 
 
-def test_a_search_ends_when_nothing_can_win_any_more():
+def test_a_search_ends_when_no_hypothesis_can_win():
     rules = Rules("abc", 500, 3, 1, 1.0, ("a",))
     run = Run(DigestProgram(3), (0,), rules)
     run.to_the_end()
@@ -249,7 +253,7 @@ def test_a_search_ends_when_nothing_can_win_any_more():
     assert run.steps == 500
 
 
-def test_the_tree_holds_nothing_but_what_is_not_certain():
+def test_the_tree_holds_only_tokens_that_are_not_certain():
     run = Run(DigestProgram(5), (0,), Rules("abcde", 3_000, 4, 1, 1.0))
     most = 0
     while not run.search.is_over:
@@ -263,7 +267,7 @@ def size(node) -> int:
     return 1 + sum(size(branch) for branch in node.branches)
 
 
-def test_top_tokens_are_those_at_each_tokens_own_place():
+def test_top_tokens_belong_to_the_position_of_their_token():
     program, rules = DigestProgram(5), Rules("abcde", 6, 3, 3, 1.0)
     for one in Run(program, (1,), rules, top_tokens=2).to_the_end():
         for n, top in enumerate(one.top_tokens):
@@ -276,7 +280,7 @@ def test_top_tokens_are_those_at_each_tokens_own_place():
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
-def test_logits_that_are_not_finite_end_it(poison):
+def test_logits_that_are_not_finite_end_the_search(poison):
     class Poisoned(DigestProgram):
         def step(self, batch: Batch, rows: int) -> None:
             super().step(batch, rows)
@@ -286,7 +290,7 @@ def test_logits_that_are_not_finite_end_it(poison):
         Run(Poisoned(3), (0,), Rules("abc", 5, 2, 1, 1.0)).to_the_end()
 
 
-def test_the_likeliest_are_in_order_and_of_equals_the_first():
+def test_most_likely_is_in_order_and_ties_go_to_the_first():
     values = np.array([[1.0, 3.0, -np.inf], [3.0, 2.0, 1.0]])
     assert most_likely(values, 3) == [1, 3, 4]
     assert most_likely(values, 4) == [1, 3, 4, 0]

@@ -1,4 +1,4 @@
-"""A text may be made in pieces: each goes on from the state that the one before has left."""
+"""A generation in pieces, each from the state after the one before, equals one generation."""
 
 from dataclasses import replace
 
@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.generation.request import PENALTY_WINDOW, FinishReason, GenerationRequest
-from service.generation.scheduler import UNSEEN
 from service.models.compile import compile_program
 from service.models.spec import ModelRef
 from service.models.step import State
@@ -51,11 +50,11 @@ def equal_states(a: State | None, b: State | None) -> bool:
 
 
 def after(request: GenerationRequest, seen: Transcript) -> GenerationRequest:
-    """The same text's next piece: nothing new is said to the network but its own last token."""
-    said = [*request.penalty_context, *request.prompt, *seen.drawn]
+    """The request for the next piece, whose prompt is what the state has not consumed."""
+    said = [*request.penalty_context, *request.prompt, *seen.sampled]
     consumed = 0 if seen.state is None else seen.state.position
     start = request.initial_state.position if request.initial_state else 0
-    known = [*request.prompt, *seen.drawn]
+    known = [*request.prompt, *seen.sampled]
     return replace(
         request,
         initial_state=seen.state,
@@ -69,7 +68,7 @@ def after(request: GenerationRequest, seen: Transcript) -> GenerationRequest:
 
 @given(requests_, st.integers(0, 40), st.lists(requests_, max_size=4))
 @settings(max_examples=150, deadline=None)
-def test_two_pieces_say_what_one_says(program, whole, cut, company):
+def test_two_pieces_equal_one(program, whole, cut, company):
     whole = replace(whole, stop=())
     cut = min(cut, whole.max_new_tokens)
     one = play(program, whole)
@@ -86,9 +85,9 @@ def test_two_pieces_say_what_one_says(program, whole, cut, company):
 
 @given(requests_, st.integers(0, 40), st.lists(requests_, max_size=4))
 @settings(max_examples=100, deadline=None)
-def test_what_is_replayed_is_reported_as_it_was_drawn(program, whole, cut, company):
+def test_forced_tokens_are_reported_as_sampled_ones(program, whole, cut, company):
     one = play(program, whole)
-    again = play(program, replace(whole, forced_tokens=tuple(one.drawn[:cut])), company)
+    again = play(program, replace(whole, forced_tokens=tuple(one.sampled[:cut])), company)
     assert again == one
 
 
@@ -96,31 +95,31 @@ def test_what_is_replayed_is_reported_as_it_was_drawn(program, whole, cut, compa
 @settings(max_examples=100, deadline=None)
 def test_a_state_has_consumed_all_but_the_last_token_or_what_came_just_before(program, whole, cut):
     seen = play(program, replace(whole, max_new_tokens=min(cut, whole.max_new_tokens)))
-    known = len(whole.prompt) + len(seen.drawn)
+    known = len(whole.prompt) + len(seen.sampled)
     if seen.state is None:
         assert known == 1 or seen.finish.reason is FinishReason.STOP_SEQUENCE
     elif seen.finish.reason is FinishReason.LENGTH:
         assert seen.state.position == known - 1
     else:
         assert known - 33 <= seen.state.position <= known - 1
-    pending = [*whole.prompt, *seen.drawn][seen.state.position if seen.state else 0 :]
+    pending = [*whole.prompt, *seen.sampled][seen.state.position if seen.state else 0 :]
     settled = replace(
         whole, max_new_tokens=0, initial_state=seen.state, prompt=tuple(pending), stop=()
     )
-    forced_tokens = replace(whole, prompt=(*whole.prompt, *seen.drawn), max_new_tokens=0, stop=())
+    forced_tokens = replace(whole, prompt=(*whole.prompt, *seen.sampled), max_new_tokens=0, stop=())
     assert equal_states(play(program, settled).state, play(program, forced_tokens).state)
 
 
 @given(requests_, st.integers(1, 39))
 @settings(max_examples=100, deadline=None)
-def test_a_stop_string_may_begin_before_what_is_replayed(program, whole, cut):
+def test_a_stop_string_may_begin_in_the_stop_context(program, whole, cut):
     one = play(program, whole)
     texts = (TEXTS * (program.vocabulary_size // len(TEXTS) + 1))[: program.vocabulary_size]
-    cut = min(cut, len(one.drawn) - 1)
+    cut = min(cut, len(one.sampled) - 1)
     if cut < 1:
         return
     first = play(program, replace(whole, max_new_tokens=cut, stop=()))
-    watched = first.drawn[whole.min_new_tokens :]
+    watched = first.sampled[whole.min_new_tokens :]
     rest = replace(
         after(whole, first),
         stop=whole.stop,
@@ -129,10 +128,8 @@ def test_a_stop_string_may_begin_before_what_is_replayed(program, whole, cut):
         min_new_tokens=max(0, whole.min_new_tokens - cut),
     )
     again = play(program, rest)
-    unseen = again.tokens.count(UNSEEN[0].id)
-    seen = again.tokens[unseen:]
+    seen = again.tokens
     assert seen == (one.tokens[-len(seen) :] if seen else [])
-    assert unseen <= 2
-    assert first.drawn + again.drawn == one.drawn
+    assert first.sampled + again.sampled == one.sampled
     assert again.finish.reason == one.finish.reason
     assert again.finish.stop == one.finish.stop

@@ -1,4 +1,4 @@
-"""A deadline ends a text with what it has, wherever it is: no error, never a burst too late."""
+"""A deadline ends a generation with the tokens it has, without an error, within one burst."""
 
 import asyncio
 import time
@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.generation import engine as engine_module
 from service.generation.completions import start
 from service.generation.request import FinishReason
 from service.generation.sampling import MAX_STEPS
@@ -26,7 +25,7 @@ SLACK_S = 10.0  # of a machine that has much else to do
 
 
 class Slow(DigestProgram):
-    """A network that takes its time."""
+    """A slow network."""
 
     def step(self, batch: Batch, rows: int) -> None:
         time.sleep(STEP_S)
@@ -41,7 +40,7 @@ def soon(span_s: float = SPAN_S) -> float:
 
 
 def finish(stage: Stage, key: int) -> list[int]:
-    """Say that a generation's time is up; return the tokens that its last chunk shows."""
+    """End a generation at its deadline; return the tokens of its last chunk."""
     progress = stage.scheduler.finish(key)
     if progress is None:
         return []
@@ -56,7 +55,7 @@ def finish(stage: Stage, key: int) -> list[int]:
     data=st.data(),
 )
 @settings(max_examples=300, deadline=None)
-def test_what_ends_early_has_said_the_beginning(asked, bursts, data):
+def test_a_generation_that_ends_early_is_a_prefix(asked, bursts, data):
     asked = [replace(one, deadline_s=1.0) for one in asked]
     stage = Stage(DigestProgram(), TEXTS)
     keys = [stage.submit(one) for one in asked]
@@ -83,14 +82,14 @@ def test_what_ends_early_has_said_the_beginning(asked, bursts, data):
         # All that was drawn is shown, what a stop string held back too, and its end has a token.
         assert seen.finish.reason is FinishReason.LENGTH
         assert seen.finish.stop_token is None
-        assert seen.tokens == seen.drawn == whole.drawn[: seen.finish.generated_tokens]
+        assert seen.tokens == seen.sampled == whole.sampled[: seen.finish.generated_tokens]
         assert len(seen.logprobs) == len(seen.tokens)
         assert bool(last) == bool(seen.tokens)
 
 
 @given(one=requests(len(TEXTS), TEXTS))
 @settings(max_examples=100, deadline=None)
-def test_a_deadline_that_is_kept_changes_nothing(one):
+def test_a_deadline_that_is_not_reached_changes_nothing(one):
     said = []
     for deadline_s in (None, 1.0):
         stage = Stage(DigestProgram(), TEXTS)
@@ -114,7 +113,7 @@ async def test_a_long_text_ends_in_time_with_its_beginning():
         asked = request(10**6, deadline_s=soon())
         seen, took_s = await timed(engine.submit(asked))
         assert seen.finish.reason is FinishReason.LENGTH
-        assert seen.finish.generated_tokens == len(seen.tokens) == len(seen.drawn)
+        assert seen.finish.generated_tokens == len(seen.tokens) == len(seen.sampled)
         assert 0 < len(seen.tokens) <= SPAN_S / STEP_S + MAX_STEPS
         assert seen.tokens == undisturbed.tokens[: len(seen.tokens)]
         assert seen.logprobs == undisturbed.logprobs[: len(seen.tokens)]
@@ -122,7 +121,7 @@ async def test_a_long_text_ends_in_time_with_its_beginning():
         await until(lambda: engine.running == engine.streams == 0)
 
 
-async def test_in_the_line_it_ends_without_a_text():
+async def test_a_deadline_in_the_queue_ends_without_tokens():
     async with running(max_rows=1) as engine:
         first = engine.submit(request(10**7))
         await until(lambda: engine.running == 1)
@@ -140,9 +139,8 @@ async def test_a_deadline_that_is_past_ends_it_before_it_begins():
         assert (seen.tokens, seen.finish.generated_tokens) == ([], 0)
 
 
-async def test_a_paused_text_ends_too(monkeypatch):
-    monkeypatch.setattr(engine_module, "BACKLOG_LIMIT", 100)
-    async with running() as engine:
+async def test_a_paused_text_ends_too():
+    async with running(backlog_limit=100) as engine:
         stream = engine.submit(request(10**7, deadline_s=soon(0.4)))
         await until(lambda: engine.running == 1)
         await until(lambda: stream._is_paused)
@@ -152,7 +150,7 @@ async def test_a_paused_text_ends_too(monkeypatch):
         assert seen.finish.reason is FinishReason.LENGTH
 
 
-async def test_nothing_is_left_of_deadlines_that_were_kept_or_of_readers_that_left():
+async def test_no_deadline_remains_of_finished_or_cancelled_generations():
     async with running() as engine:
         await asyncio.gather(
             *(read(engine.submit(request(50, seed, deadline_s=soon(60)))) for seed in range(20))
@@ -161,18 +159,18 @@ async def test_nothing_is_left_of_deadlines_that_were_kept_or_of_readers_that_le
         await anext(stream)
         stream.cancel()
         await until(lambda: engine.running == 0)
-        assert engine._deadlines == {}
+        assert len(engine._deadlines) == 0
 
 
 # -- several texts
 
 
 @pytest.mark.parametrize("best_of", [3, 5])
-async def test_of_several_texts_each_ends_with_what_it_has(best_of):
+async def test_a_deadline_ends_each_of_several_completions(best_of):
     async with running(Slow()) as engine:
         started = time.monotonic()
         asked = request(10**6, prompt=PROMPT, deadline_s=soon())
-        seen = await read_all(start(engine, asked, n=3, best_of=best_of))
+        seen = await read_all(start(engine, [asked], n=3, best_of=best_of))
         assert time.monotonic() - started < SPAN_S + best_of * MAX_STEPS * STEP_S + SLACK_S
         assert sorted(seen) == [0, 1, 2]
         for one in seen.values():
@@ -182,32 +180,32 @@ async def test_of_several_texts_each_ends_with_what_it_has(best_of):
 
 
 @pytest.mark.parametrize("logprobs", [None, 2])
-async def test_a_prompt_that_takes_too_long_leaves_no_text(logprobs):
+async def test_a_deadline_during_prefill_gives_empty_completions(logprobs):
     async with running(Slow()) as engine:
         prompt = PROMPT * 10_000
         asked = request(5, prompt=prompt, deadline_s=soon())
-        choices = start(engine, asked, n=3, prompt_logprobs=logprobs)
+        choices = start(engine, [asked], n=3, prompt_logprobs=logprobs)
         seen = await read_all(choices)
         assert [len(seen[i].tokens) for i in range(3)] == [0, 0, 0]
         assert {one.finish.reason for one in seen.values()} == {FinishReason.LENGTH}
         if logprobs is not None:
-            scored = choices.prompt
+            scored = choices.prompt_logprobs(0)
             assert len(scored.logprobs) == len(scored.top_tokens) == len(prompt)
             assert scored.logprobs[1] is not None
             assert scored.logprobs[-1] is None
 
 
-async def test_no_text_begins_in_the_middle_of_its_prompt():
-    """Where the prompt's time is up a little before that of its texts."""
+async def test_no_completion_begins_in_the_middle_of_its_prompt():
+    """The deadline of the prefill passes a little before that of the completions."""
     async with running(Slow()) as engine:
         asked = request(30, prompt=PROMPT * 200)
-        choices = start(engine, replace(asked, deadline_s=soon(0.8)), n=2)
-        choices._reading._request = asked
+        choices = start(engine, [replace(asked, deadline_s=soon(0.8))], n=2)
+        choices._prefill.request = asked
         seen = await read_all(choices)
         assert seen[0] == await read(engine.submit(asked))
 
 
-async def test_the_stop_strings_of_a_text_that_must_not_be_short_come_later():
+async def test_stop_strings_begin_after_min_new_tokens():
     async with running() as engine:
         text = TOKENIZER.decode((await read(engine.submit(request(60)))).tokens)
         stop = text[20]

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from service.errors import Draining, GenerationFailed, Overloaded
-from service.generation import engine as engine_module
+from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.request import FinishReason, GenerationRequest, SamplingParams
 from service.generation.sampling import MAX_STEPS
@@ -35,8 +35,9 @@ async def read(stream) -> Transcript:
 
 
 @contextlib.asynccontextmanager
-async def running(program=None, **options) -> AsyncIterator[Engine]:
-    engine = Engine(program or DigestProgram(), TOKENIZER, name="test", **options)
+async def running(program=None, **limits) -> AsyncIterator[Engine]:
+    config = EngineConfig(**limits)
+    engine = Engine(program or DigestProgram(), TOKENIZER, config, name="test")
     engine.start()
     try:
         yield engine
@@ -45,7 +46,7 @@ async def running(program=None, **options) -> AsyncIterator[Engine]:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for something that happens by itself; the test's own time limit is the limit."""
+    """Wait for a condition, at most until the time limit of the test."""
     while not is_so():  # noqa: ASYNC110 (there is no event for what is waited for)
         await asyncio.sleep(0.001)
 
@@ -74,12 +75,12 @@ async def test_a_stop_string_is_never_shown_not_even_half():
         assert TOKENIZER.text_of(seen.finish.stop_token.id) == stop[-1]
 
 
-async def test_a_full_line_refuses_at_once_and_recovers():
+async def test_a_full_queue_refuses_at_once_and_recovers():
     async with running(max_rows=2, queue_limit=3) as engine:
         streams = [engine.submit(request(10**6, seed)) for seed in range(2)]
         await until(lambda: engine.waiting == 0)
         streams += [engine.submit(request(10**6, seed)) for seed in range(3)]
-        with pytest.raises(Overloaded, match="3 wait, which is the limit"):
+        with pytest.raises(Overloaded, match="3 wait; 1 more would exceed the limit of 3"):
             engine.submit(request(1))
         for stream in streams:
             stream.cancel()
@@ -108,7 +109,7 @@ async def test_streams_opened_and_dropped_at_random_leave_nothing_behind():
         assert len(asyncio.all_tasks()) == before
 
 
-async def test_a_cancelled_task_takes_its_row_along():
+async def test_cancelling_a_task_frees_its_row():
     async with running() as engine:
         stream = engine.submit(request(10**6))
 
@@ -126,9 +127,8 @@ async def test_a_cancelled_task_takes_its_row_along():
         await until(lambda: engine.running == 0)
 
 
-async def test_a_reader_that_does_not_read_is_not_written_for(monkeypatch):
-    monkeypatch.setattr(engine_module, "BACKLOG_LIMIT", 200)
-    async with running() as engine:
+async def test_a_stream_pauses_while_its_reader_is_behind():
+    async with running(backlog_limit=200) as engine:
         slow, quick = engine.submit(request(20_000, 1)), engine.submit(request(20_000, 2))
         assert len((await read(quick)).tokens) == 20_000
         assert slow._backlog <= 200 + 32 * MAX_STEPS  # the bursts until it was told to pause
@@ -136,7 +136,7 @@ async def test_a_reader_that_does_not_read_is_not_written_for(monkeypatch):
 
 
 class Poisoned(DigestProgram):
-    """A network that loses its mind over one prompt."""
+    """A network whose logits are NaN after one token."""
 
     def step(self, batch: Batch, rows: int) -> None:
         poisoned = batch.tokens[:rows] == 6
@@ -154,7 +154,7 @@ async def test_logits_that_are_not_finite_fail_their_own_stream_alone():
         assert len((await well).tokens) == 300
 
 
-@pytest.mark.parametrize("where", ["prompt", "recent", "forced_tokens"])
+@pytest.mark.parametrize("where", ["prompt", "penalty_context", "forced_tokens"])
 async def test_a_token_that_the_model_does_not_have_fails_its_own_stream_alone(where):
     async with running() as engine:
         well = asyncio.create_task(read(engine.submit(request(300))))
@@ -166,7 +166,7 @@ async def test_a_token_that_the_model_does_not_have_fails_its_own_stream_alone(w
 
 
 class Broken(DigestProgram):
-    """A device that gives up after some steps."""
+    """A device that fails after some steps."""
 
     steps = 0
 
@@ -177,7 +177,7 @@ class Broken(DigestProgram):
         super().step(batch, rows)
 
 
-async def test_an_engine_that_fails_tells_every_reader_and_takes_no_more():
+async def test_an_engine_that_fails_ends_every_stream_and_accepts_no_more():
     async with running(Broken()) as engine:
         for error in await asyncio.gather(
             *(read(engine.submit(request(10**6, seed))) for seed in range(3)),

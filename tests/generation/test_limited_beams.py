@@ -1,4 +1,4 @@
-"""Beam search with what else may be asked for: words, lengths, deadlines, known prompts."""
+"""Beam search with bad words, minimum lengths, deadlines and cached prompts."""
 
 import itertools
 import time
@@ -22,7 +22,7 @@ TEXTS, LENGTH, WIDE = "abc", 4, 81  # as wide as there are texts
 
 
 def found(prompt: tuple[int, ...], steps: int | None = None, **options) -> list[tuple[str, str]]:
-    """Texts and their reasons, the best first; after so many steps the time is up."""
+    """Completions and their finish reasons, the best first; the deadline is after so many steps."""
     asked = GenerationRequest(prompt, LENGTH, SamplingParams(seed=0), **options)
     program, params = DigestProgram(len(TEXTS)), BeamParams(WIDE, WIDE)
     search, batch = BeamSearchState(asked, params, TEXTS), program.new_batch(WIDE)
@@ -37,12 +37,13 @@ def found(prompt: tuple[int, ...], steps: int | None = None, **options) -> list[
         _step(program, batch, search)
     assert search.is_over
     return [
-        ("".join(TEXTS[i] for i in chunk.tokens), chunk.finish.reason) for chunk in search.texts()
+        ("".join(TEXTS[i] for i in chunk.tokens), chunk.finish.reason)
+        for chunk in search.completions()
     ]
 
 
 def ranked(prompt: tuple[int, ...], length: int = LENGTH) -> list[str]:
-    """Every text of a length, the likeliest first."""
+    """Every text of a length, the most likely first."""
     network, scores = reread(DigestProgram(len(TEXTS))), {}
     for tokens in itertools.product(range(len(TEXTS)), repeat=length):
         rows = [logprobs_of(network((*prompt, *tokens[:n]))) for n in range(length)]
@@ -98,37 +99,37 @@ def test_a_pattern_is_complete_after_the_least_tokens(prompt):
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("steps", [0, 1, 3])
-def test_when_the_time_is_up_the_likeliest_so_far_are_told(prompt, steps):
+def test_a_deadline_returns_the_most_likely_hypotheses_so_far(prompt, steps):
     assert [text for text, _ in found(prompt, steps)] == ranked(prompt, steps)
     assert {reason for _, reason in found(prompt, steps)} == {FinishReason.LENGTH}
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_when_the_time_is_up_a_text_that_has_ended_goes_first(prompt):
+def test_a_deadline_returns_finished_hypotheses_first(prompt):
     constraint = compile_constraint(regex("b|abcb"), TEXTS)
     assert [text for text, _ in found(prompt, 2, constraint=constraint)] == ["b", "ab"]
 
 
-async def test_a_deadline_ends_a_search_with_what_it_has():
+async def test_a_deadline_ends_a_search():
     async with running() as engine:
         asked = request(10**6, prompt=(1, 2), deadline_s=time.time() + 0.2)
         began = time.monotonic()
-        seen = await read_all(start(engine, asked, beams=BeamParams(4)))
+        seen = await read_all(start(engine, [asked], beams=BeamParams(4)))
         assert time.monotonic() - began < 10
         assert seen[0].finish.reason is FinishReason.LENGTH
         assert 0 < len(seen[0].tokens) == seen[0].finish.generated_tokens < 10**6
         late = request(9, prompt=LONG * 100, deadline_s=time.time() + 0.02)
-        seen = await read_all(start(engine, late, beams=BeamParams(4)))
+        seen = await read_all(start(engine, [late], beams=BeamParams(4)))
         assert (seen[0].tokens, seen[0].finish.reason) == ([], FinishReason.LENGTH)
 
 
-async def test_a_known_prompt_is_not_read_again_and_the_texts_are_the_same():
-    prefixes = ScopedPrefixCache(PrefixCache(), b"")
+async def test_a_cached_prompt_is_not_computed_and_gives_the_same_completions():
+    prefixes = ScopedPrefixCache(PrefixCache(1 << 26), b"")
     async with running() as engine:
         asked = request(20, prompt=LONG)
-        alone = await read_all(start(engine, asked, beams=BeamParams(3, 3)))
+        alone = await read_all(start(engine, [asked], beams=BeamParams(3, 3)))
         for cached in (0, len(LONG) - 1):
-            known = start(engine, asked, beams=BeamParams(3, 3), prefixes=prefixes)
-            assert known.cached_tokens == cached
+            known = start(engine, [asked], beams=BeamParams(3, 3), prefix_cache=prefixes)
+            assert known.usage.cached_tokens == cached
             assert await read_all(known) == alone
         assert len(TOKENIZER) == 7

@@ -1,5 +1,6 @@
-"""A prompt that begins like an earlier one is not read again, and nothing else is different."""
+"""The prefix cache saves the computation of known prefixes and changes nothing else."""
 
+import asyncio
 import dataclasses
 
 import numpy as np
@@ -7,10 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.generation import prefix_cache as prefixes_module
 from service.generation.completions import start
+from service.generation.config import EngineConfig
 from service.generation.prefix_cache import (
-    SHORTEST,
+    MAX_STATES,
+    MIN_DISTANCE,
+    MIN_PROMPT,
     PrefillSnapshots,
     PrefixCache,
     ScopedPrefixCache,
@@ -26,7 +29,7 @@ ENTRY_BYTES = 8 + 600
 
 
 class Counting(DigestProgram):
-    """How many tokens of rows it has been fed."""
+    """Counts the tokens that its rows were fed."""
 
     fed = 0
 
@@ -46,30 +49,30 @@ def asked(prompt: tuple[int, ...], n: int = 5, **options):
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     one=requests(len(TOKENIZER), "abcdefg", longest=30),
-    cuts=st.lists(st.integers(SHORTEST, 1_200), min_size=1, max_size=5),
+    cuts=st.lists(st.integers(MIN_PROMPT, 1_200), min_size=1, max_size=5),
     budget=st.sampled_from([0, 3 * ENTRY_BYTES, 1 << 20]),
     n=st.sampled_from([1, 1, 3]),
 )
-async def test_every_text_is_what_it_is_without_a_cache(one, cuts, budget, n):
+async def test_the_cache_changes_no_completion(one, cuts, budget, n):
     prefixes = ScopedPrefixCache(PrefixCache(budget), b"")
     async with running() as engine:
         for cut in cuts:
             prompt = (*LONG[:cut], *one.prompt)
             whole = dataclasses.replace(one, prompt=prompt)
-            alone = await read_all(start(engine, whole, n=n))
-            assert await read_all(start(engine, whole, n=n, prefixes=prefixes)) == alone
+            alone = await read_all(start(engine, [whole], n=n))
+            assert await read_all(start(engine, [whole], n=n, prefix_cache=prefixes)) == alone
             assert prefixes.cache.size_bytes <= budget
 
 
-async def test_a_prompt_that_is_known_is_not_read_again():
-    program, prefixes = Counting(), ScopedPrefixCache(PrefixCache(), b"")
+async def test_a_cached_prompt_is_not_computed_again():
+    program, prefixes = Counting(), ScopedPrefixCache(PrefixCache(1 << 26), b"")
     async with running(program) as engine:
 
         async def reading(prompt) -> tuple[int, int]:
             before = program.fed
-            choices = start(engine, asked(prompt), prefixes=prefixes)
+            choices = start(engine, [asked(prompt)], prefix_cache=prefixes)
             await read_all(choices)
-            return choices.cached_tokens, program.fed - before
+            return choices.usage.cached_tokens, program.fed - before
 
         cached, fed = await reading(LONG)
         assert cached == 0
@@ -79,62 +82,60 @@ async def test_a_prompt_that_is_known_is_not_read_again():
         assert cached == len(LONG) - 1
         assert fed < 32 + 10 + 5
         cached, fed = await reading(LONG[:2_000])  # from a state on the way
-        assert 2_000 - prefixes_module.APART - 64 < cached < 2_000
-        assert fed < 2 * prefixes_module.APART
+        assert 2_000 - MIN_DISTANCE - 64 < cached < 2_000
+        assert fed < 2 * MIN_DISTANCE
 
 
-async def test_a_prompt_may_end_where_a_state_lies():
-    prefixes = ScopedPrefixCache(PrefixCache(), b"")
+async def test_a_prompt_may_end_at_a_cached_state():
+    prefixes = ScopedPrefixCache(PrefixCache(1 << 26), b"")
     async with running() as engine:
-        await read_all(start(engine, asked(LONG), prefixes=prefixes))
+        await read_all(start(engine, [asked(LONG)], prefix_cache=prefixes))
         for length in [state.position for _, state in prefixes.cache._states.values()]:
-            alone = await read_all(start(engine, asked(LONG[:length])))
-            known = start(engine, asked(LONG[:length]), prefixes=prefixes)
-            assert known.cached_tokens < length
+            alone = await read_all(start(engine, [asked(LONG[:length])]))
+            known = start(engine, [asked(LONG[:length])], prefix_cache=prefixes)
+            assert known.usage.cached_tokens < length
             assert await read_all(known) == alone
 
 
-async def test_a_prompt_that_is_cut_off_leaves_what_was_read():
-    prefixes = ScopedPrefixCache(PrefixCache(), b"")
-    async with running() as engine:
-        choices = start(engine, asked(LONG * 300), prefixes=prefixes)
-        reader = aiter(choices)
-        coming = anext(reader)
-        import asyncio  # noqa: PLC0415
-
-        task = asyncio.ensure_future(coming)
-        await asyncio.sleep(0.05)
+async def test_a_cancelled_prefill_stores_its_states():
+    program, prefixes = Counting(), ScopedPrefixCache(PrefixCache(1 << 26), b"")
+    async with running(program) as engine:
+        choices = start(engine, [asked(LONG * 300)], prefix_cache=prefixes)
+        task = asyncio.ensure_future(anext(aiter(choices)))
+        await until(lambda: program.fed > 2 * EngineConfig().snapshot_every)
         choices.cancel()
         with pytest.raises(StopAsyncIteration):
             await task
         await until(lambda: engine.running == engine.waiting == engine.streams == 0)
         assert len(prefixes.cache) > 0
-        again = start(engine, asked(LONG * 300), prefixes=prefixes)
-        assert again.cached_tokens > 0
+        again = start(engine, [asked(LONG * 300)], prefix_cache=prefixes)
+        assert again.usage.cached_tokens > 0
         again.cancel()
 
 
-async def test_a_short_prompt_and_one_that_is_scored_are_read():
-    prefixes = ScopedPrefixCache(PrefixCache(), b"")
+async def test_a_short_prompt_and_a_scored_one_are_computed():
+    prefixes = ScopedPrefixCache(PrefixCache(1 << 26), b"")
     async with running() as engine:
-        for prompt in (LONG[: SHORTEST - 1], LONG):
+        for prompt in (LONG[: MIN_PROMPT - 1], LONG):
             for _ in range(2):
-                logprobs = None if len(prompt) < SHORTEST else 1
-                choices = start(engine, asked(prompt), prompt_logprobs=logprobs, prefixes=prefixes)
+                logprobs = None if len(prompt) < MIN_PROMPT else 1
+                choices = start(
+                    engine, [asked(prompt)], prompt_logprobs=logprobs, prefix_cache=prefixes
+                )
                 await read_all(choices)
-                assert choices.cached_tokens == 0
+                assert choices.usage.cached_tokens == 0
         assert len(prefixes.cache) == 0
 
 
 def test_nothing_is_shared_between_scopes():
-    cache = PrefixCache()
+    cache = PrefixCache(1 << 26)
     trail = PrefillSnapshots(100)
     trail.add(state(99))
     models = [
-        ScopedPrefixCache(cache, b"").within("digest", precision) for precision in ("int8", "f32")
+        ScopedPrefixCache(cache, b"").scoped("digest", precision) for precision in ("int8", "f32")
     ]
-    owners = [model.within(owner) for model in models for owner in ("", "a", "b")]
-    salted = [owner.within("salt") for owner in owners]
+    owners = [model.scoped(owner) for model in models for owner in ("", "a", "b")]
+    salted = [owner.scoped("salt") for owner in owners]
     everybody = [*models, *owners, *salted, ScopedPrefixCache(cache, b"")]
     for one in everybody:
         assert one.longest(LONG[:100]) is None
@@ -144,14 +145,14 @@ def test_nothing_is_shared_between_scopes():
 
 
 def test_a_prefix_is_no_other_text_of_the_same_length():
-    cache = PrefixCache()
+    cache = PrefixCache(1 << 26)
     cache.keep(b"", LONG[:80], [state(79)])
     assert cache.longest(b"", (*LONG[:40], (LONG[40] + 1) % 7, *LONG[41:200])) is None
     assert cache.longest(b"", LONG[:78]) is None
     assert cache.longest(b"", LONG[:79]).position == 79
 
 
-def test_the_states_used_last_stay():
+def test_the_most_recently_used_states_stay():
     cache = PrefixCache(budget_bytes=3 * ENTRY_BYTES)
     texts = [[i] * 9 for i in range(4)]
     for text in texts[:3]:
@@ -164,20 +165,20 @@ def test_the_states_used_last_stay():
 
 
 @pytest.mark.parametrize("length", [100, 5_000, 1_000_000])
-def test_a_prompt_leaves_few_states_and_they_are_spread(length):
+def test_a_prompt_stores_few_states_evenly_spaced(length):
     trail = PrefillSnapshots(length)
     for position in [*range(250, length, 250), length - 1]:
         trail.add(state(position))
     positions = [one.position for one in trail.states]
     assert positions[-1] == length - 1
-    assert len(positions) <= prefixes_module.MOST_OF_A_PROMPT + 1
+    assert len(positions) <= MAX_STATES + 1
     gaps = np.diff([0, *positions[:-1]])
-    assert all(gaps >= prefixes_module.APART)
-    assert all(gaps <= max(prefixes_module.APART, length // 64) + 250)
+    assert all(gaps >= MIN_DISTANCE)
+    assert all(gaps <= max(MIN_DISTANCE, length // 64) + 250)
 
 
-def test_what_others_have_asked_costs_nobody_anything():
-    cache = PrefixCache()
+def test_a_lookup_does_not_depend_on_other_scopes():
+    cache = PrefixCache(1 << 26)
     for i in range(200):
         cache.keep(b"other", LONG, [state(100 + i)])
     assert cache._lengths.get(b"mine") is None

@@ -16,7 +16,7 @@ TEXTS = [BUNDLE.tokenizer.text_of(i) for i in range(len(BUNDLE.tokenizer))]
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("precision", list(Precision))
-def test_a_generation_says_in_any_company_what_it_says_alone(precision, threads):
+def test_a_generation_in_a_batch_equals_the_generation_alone(precision, threads):
     alone = compile_program(BUNDLE.spec, BUNDLE.weights, precision, threads=1)
     program = compile_program(BUNDLE.spec, BUNDLE.weights, precision, threads)
 

@@ -22,10 +22,10 @@ def batch_of(logits: np.ndarray) -> Batch:
     return Batch(np.zeros(len(rows), np.int64), (), rows)
 
 
-def drawn(logits=LOGITS, n=4_000, prompt=(0,), never_drawn=(), **params) -> np.ndarray:
-    """How often each token comes up in n draws at n positions."""
+def drawn(logits=LOGITS, n=4_000, prompt=(0,), suppressed_ids=(), **params) -> np.ndarray:
+    """How often each token is sampled at n positions."""
     batch = batch_of(logits)
-    sampler = Sampler(len(logits), 1, never_drawn)
+    sampler = Sampler(len(logits), 1, suppressed_ids)
     params = {"seed": 11} | params
     sampler.start(0, GenerationRequest(prompt, n, SamplingParams(**params)))
     counts = np.zeros(len(logits), int)
@@ -42,12 +42,12 @@ def test_the_random_number_is_numpys_philox_at_that_counter(seed, position):
     assert uniform(np.uint64(seed), np.uint64(position)) == (word >> 11) * 2.0**-53
 
 
-def test_draws_follow_the_distribution():
+def test_samples_follow_the_distribution():
     shares = drawn(n=20_000) / 20_000
     assert np.abs(shares - np.exp(LOGITS)).max() < 0.012
 
 
-def test_a_draw_depends_on_seed_and_position_alone():
+def test_a_sample_depends_on_seed_and_position_alone():
     batch = batch_of(np.tile(LOGITS, (3, 1)))
     sampler = Sampler(5, 3)
     for row, prompt in enumerate([(0,), (1, 2), (3,)]):
@@ -74,10 +74,10 @@ def test_a_draw_depends_on_seed_and_position_alone():
         ({"top_k": 3, "top_p": 0.75}, {0, 1}),
         ({"logit_bias": ((4, 100.0),)}, {4}),
         ({"logit_bias": ((0, -100.0),)}, {1, 2, 3, 4}),
-        ({"never_drawn": (0, 2)}, {1, 3, 4}),
+        ({"suppressed_ids": (0, 2)}, {1, 3, 4}),
     ],
 )
-def test_each_filter_leaves_what_it_should(params, left):
+def test_each_filter_keeps_the_right_tokens(params, left):
     assert set(np.flatnonzero(drawn(**params))) == left
 
 
@@ -113,7 +113,7 @@ def test_frequency_counts_and_presence_does_not():
 
 @pytest.mark.parametrize("penalty", [LEAST_REPETITION, MOST_REPETITION])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_the_strongest_penalties_leave_what_is_allowed(penalty, temperature):
+def test_the_strongest_penalties_sample_only_allowed_tokens(penalty, temperature):
     most = np.finfo(np.float32).max
     params = {
         "temperature": temperature,
@@ -124,7 +124,7 @@ def test_the_strongest_penalties_leave_what_is_allowed(penalty, temperature):
         "n": 10,
     }
     for logits in ([-most, -most, -np.inf], [most, most, -np.inf]):
-        counts = drawn(np.array(logits, np.float32), never_drawn=(0,), **params)
+        counts = drawn(np.array(logits, np.float32), suppressed_ids=(0,), **params)
         assert np.flatnonzero(counts).tolist() == [1]
 
 
@@ -139,7 +139,7 @@ def test_penalties_forget_what_is_further_back_than_their_window():
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 60))
 def test_the_penalty_window_counts_like_a_list(prompt, n):
-    """Against the plain definition, with the window as long as it is."""
+    """Compares with the plain definition, at the real window length."""
     logits = np.array([1.0, 0.9, 0.8, 0.7], np.float32)
     batch, sampler = batch_of(logits), Sampler(4, 1)
     params = SamplingParams(seed=0, temperature=0.0, frequency_penalty=0.11)
@@ -178,5 +178,5 @@ def test_logprobs_and_top_tokens_are_the_models_own():
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-5, 1e5, 1e300])
-def test_extreme_temperatures_draw_something(temperature):
+def test_extreme_temperatures_sample_a_token(temperature):
     assert drawn(n=50, temperature=temperature).sum() == 50

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.errors import Draining, UnknownCharacter, Validation
-from service.generation import score as score_module
+from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.score import Score, Scorer
 from service.models.compile import compile_program
@@ -23,7 +23,7 @@ TEXT = "ROMEO:\nBut soft, what light through yonder window breaks?\n" * 2
 
 @contextlib.asynccontextmanager
 async def running(program, tokenizer):
-    engine = Engine(program, tokenizer, name="test")
+    engine = Engine(program, tokenizer, EngineConfig(), name="test")
     engine.start()
     try:
         yield engine
@@ -59,19 +59,18 @@ async def test_a_score_is_the_reference_models():
     assert found.perplexity == pytest.approx(math.exp(nats / n), rel=1e-6)
 
 
-async def test_pieces_of_any_length_sum_to_the_same(monkeypatch):
+async def test_pieces_of_any_length_sum_to_the_same():
     tokenizer, text = Tokenizer("abcdé😀g"), "abcdé😀g" * 40
     async with running(DigestProgram(), tokenizer) as engine:
         whole = Scorer(engine, tokenizer)
         expected = await read(whole, text)
         assert whole.score.size_bytes == len(text.encode()) - 1  # the first is not counted
         for length in (1, 2, 37, 279):
-            monkeypatch.setattr(score_module, "PIECE", length)
-            scorer = Scorer(engine, tokenizer)
+            scorer = Scorer(engine, tokenizer, piece_characters=length)
             found = await read(scorer, text)
             np.testing.assert_array_equal(found, expected)
             assert scorer.score == whole.score
-            scorer = Scorer(engine, tokenizer)
+            scorer = Scorer(engine, tokenizer, piece_characters=length)
             found = await read(scorer, "", text[:1], text[1:length], "", text[length:])
             np.testing.assert_array_equal(found, expected)
 
@@ -90,7 +89,7 @@ async def test_what_the_tokenizer_skips_or_does_not_know_is_counted_as_such():
             await read(strict, "abc", "ah")
 
 
-async def test_a_scorer_that_is_cancelled_leaves_the_engine():
+async def test_a_cancelled_scorer_frees_the_engine():
     async with running(DigestProgram(), Tokenizer("abcdefg")) as engine:
         scorer = Scorer(engine, Tokenizer("abcdefg"))
         async for _ in scorer.read("abcdefg" * 100_000):

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.generation import stopping
-from service.generation.stopping import StopMatcher
+from service.generation.request import Token
+from service.generation.stopping import HeldTokens, StopMatcher
 
 TEXT = st.text("ab", max_size=30)
 STOPS = st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3)
@@ -40,3 +41,27 @@ def test_no_stop_string_begins_within_the_least(text, stops, least):
     matcher, later = StopMatcher(stops, least), StopMatcher(stops)
     assert [matcher.push(c) for c in text[:least]] == [(1, None)] * len(text[:least])
     assert [matcher.push(c) for c in text[least:]] == [later.push(c) for c in text[least:]]
+
+
+@given(text=TEXT, stops=STOPS, least=st.integers(0, 10), cut=st.integers(0, 10))
+def test_held_tokens_are_shown_once_in_order_and_a_stop_string_never(text, stops, least, cut):
+    context, rest = ("", text) if least else (text[:cut], text[cut:])
+    before = HeldTokens(stops, least, context)
+    if before.stop is not None:
+        return
+    shown, tokens = [], [Token(i, -1.0) for i in range(len(rest))]
+    matcher, is_free = StopMatcher(stops, least), 0
+    for character in context:
+        is_free += matcher.push(character)[0]
+    for character, token in zip(rest, tokens, strict=True):
+        shown += before.push(character, token, (token,))
+        free, stop = matcher.push(character)
+        is_free += free
+        assert before.stop == stop
+        if stop is not None:
+            assert before.last is token
+            break
+    assert shown == [(token, (token,)) for token in tokens[: max(0, is_free - len(context))]]
+    if before.stop is None:
+        assert shown + before.release() == [(token, (token,)) for token in tokens]
+        assert before.release() == []

@@ -1,39 +1,43 @@
-"""An engine without a thread: the real scheduler and table, a burst only when a test says so."""
+"""An engine without a thread: the real scheduler and table, one burst per call."""
 
 from typing import Any
 
-from service.generation.engine import Stream
+from service.generation.config import EngineConfig
 from service.generation.request import GenerationRequest
 from service.generation.sampling import Sampler
 from service.generation.scheduler import Scheduler
+from service.generation.stream import Stream
 from service.generation.table import SlotTable
 from service.models.step import StepProgram
 from service.models.tokenizer import Tokenizer
 
-ROWS = 8
+CONFIG = EngineConfig(max_rows=8, queue_limit=1_000)
 
 
 class HandEngine:
-    """Has what sessions use of an `Engine`; `work` is the thread's loop body."""
+    """The methods of an `Engine` that sessions use; `work` is the body of its thread's loop."""
 
-    def __init__(self, program: StepProgram, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, program: StepProgram, tokenizer: Tokenizer, config: EngineConfig = CONFIG
+    ) -> None:
+        self.config = config
         texts = [tokenizer.text_of(i) for i in range(len(tokenizer))]
-        sampler = Sampler(program.vocabulary_size, ROWS, tokenizer.special_ids)
-        self._table = SlotTable(program, sampler, ROWS)
-        self._scheduler = Scheduler(texts, ROWS, queue_limit=1_000)
+        sampler = Sampler(program.vocabulary_size, config.max_rows, tokenizer.special_ids)
+        self._table = SlotTable(program, sampler, config.max_rows)
+        self._scheduler = Scheduler(texts, config)
 
-    def check_room(self) -> None:
-        self._scheduler.check_room()
+    def check_capacity(self) -> None:
+        self._scheduler.check_capacity()
 
     def submit(self, request: GenerationRequest) -> Stream:
-        stream = Stream(self)
-        self.enter(request, stream)
+        stream = Stream(self, self.cancel, self.config.backlog_limit)
+        self.submit_admitted(request, stream)
         return stream
 
-    def enter(self, request: GenerationRequest, listener: Any) -> None:
+    def submit_admitted(self, request: GenerationRequest, listener: Any) -> None:
         self._scheduler.submit(listener, request)
 
-    def forget(self, listener: Any) -> None:
+    def cancel(self, listener: Any) -> None:
         self._scheduler.cancel(listener)
 
     def pause(self, listener: Any) -> None:
@@ -43,13 +47,13 @@ class HandEngine:
         self._scheduler.resume(listener)
 
     def finish(self, listener: Any) -> None:
-        """Its time is up: what an engine with a clock says of itself."""
+        """End a generation at its deadline, as an engine with a clock does."""
         progress = self._scheduler.finish(listener)
         if progress is not None:
             listener.deliver(progress)
 
     def work(self) -> bool:
-        """One burst; whether there was anything to do."""
+        """Run one burst; return whether there was anything to do."""
         plan = self._scheduler.plan()
         if plan is None:
             return False

@@ -1,14 +1,14 @@
-"""What Hypothesis may let happen: a list of deeds, played in a world."""
+"""Stories: lists of actions that Hypothesis chooses, carried out in a world."""
 
 from hypothesis import strategies as st
 
-from tests.sessions.world import FAULTS, World, an_ask
+from tests.sessions.world import FAULTS, World, turn_request
 
-WHICH = st.integers(0, 3)  # taken modulo what there is
-NEAR = st.integers(0, 9)  # so far from the end of the log
+WHICH = st.integers(0, 3)  # taken modulo the number of existing ones
+NEAR = st.integers(0, 9)  # tokens from the end of the log
 
 asks = st.builds(
-    an_ask,
+    turn_request,
     n=st.sampled_from([1, 2, 3, 6, 20]),
     prompt=st.lists(st.integers(0, 6), max_size=2).map(tuple),
     seed=st.integers(0, 5),
@@ -22,38 +22,38 @@ asks = st.builds(
 faults = st.lists(st.sampled_from(FAULTS), min_size=1, max_size=2)
 
 
-def deed(name: str, *parts: st.SearchStrategy) -> st.SearchStrategy:
+def action(name: str, *parts: st.SearchStrategy) -> st.SearchStrategy:
     return st.tuples(st.just(name), *parts)
 
 
-def deeds(asks: st.SearchStrategy) -> dict[st.SearchStrategy, int]:
-    """What may happen, and how often."""
+def actions(asks: st.SearchStrategy) -> dict[st.SearchStrategy, int]:
+    """The possible actions, and their weights."""
     return {
-        deed("begin", WHICH, WHICH, asks): 4,
-        deed("begin", WHICH, WHICH, asks, faults): 1,
-        deed("again", WHICH, WHICH): 1,
-        deed("work", WHICH): 4,
-        deed("flush", WHICH): 3,
-        deed("stumble", WHICH, faults): 3,
-        deed("leave", WHICH): 1,
-        deed("crash", WHICH): 1,
-        deed("sleep", WHICH): 1,
-        deed("usurp", WHICH): 2,
-        deed("beat", WHICH): 1,
-        deed("follow", WHICH, WHICH): 2,
-        deed("append", WHICH, WHICH, st.lists(st.integers(0, 6), min_size=1, max_size=3)): 1,
-        deed("fork", WHICH, WHICH, NEAR, st.sampled_from(["same", "derive"])): 1,
-        deed("rewind", WHICH, WHICH, NEAR): 1,
-        deed("cancel", WHICH, WHICH): 1,
-        deed("restart_store"): 1,
+        action("begin", WHICH, WHICH, asks): 4,
+        action("begin", WHICH, WHICH, asks, faults): 1,
+        action("retry", WHICH, WHICH): 1,
+        action("work", WHICH): 4,
+        action("flush", WHICH): 3,
+        action("commit_with_faults", WHICH, faults): 3,
+        action("disconnect", WHICH): 1,
+        action("crash", WHICH): 1,
+        action("stall", WHICH): 1,
+        action("stall_and_take_over", WHICH): 2,
+        action("heartbeat", WHICH): 1,
+        action("follow", WHICH, WHICH): 2,
+        action("append", WHICH, WHICH, st.lists(st.integers(0, 6), min_size=1, max_size=3)): 1,
+        action("fork", WHICH, WHICH, NEAR, st.sampled_from(["same", "derive"])): 1,
+        action("rewind", WHICH, WHICH, NEAR): 1,
+        action("cancel", WHICH, WHICH): 1,
+        action("restart_store"): 1,
     }
 
 
 def stories_of(
     asks: st.SearchStrategy, more: dict[st.SearchStrategy, int] | None = None
 ) -> st.SearchStrategy:
-    """Stories in which these are the turns, and in which `more` may happen."""
-    every = [one for one, times in (deeds(asks) | (more or {})).items() for _ in range(times)]
+    """Stories with these turns, and with `more` actions."""
+    every = [one for one, times in (actions(asks) | (more or {})).items() for _ in range(times)]
     return st.lists(
         st.sampled_from(every).flatmap(lambda one: one),
         min_size=6,
@@ -63,7 +63,16 @@ def stories_of(
 
 stories = stories_of(asks)
 
-_OF_A_TURN = {"work", "flush", "stumble", "sleep", "usurp", "crash", "beat", "time_up"}
+_OF_A_TURN = {
+    "work",
+    "flush",
+    "commit_with_faults",
+    "stall",
+    "stall_and_take_over",
+    "crash",
+    "heartbeat",
+    "pass_deadline",
+}
 _OF_A_SESSION = {"begin", "append", "fork", "rewind", "cancel"}
 MOST_SESSIONS = 4
 
@@ -71,16 +80,16 @@ MOST_SESSIONS = 4
 def play(world: World, story: list) -> None:
     world.create((1, 2), seed=3)
     for name, *rest in story:
-        tell(world, name, rest)
+        do(world, name, rest)
         world.check()
-    world.settle()
+    world.finish_all()
 
 
-def tell(world: World, name: str, rest: list) -> None:
-    """One deed, with what it is about chosen among what there is."""
+def do(world: World, name: str, rest: list) -> None:
+    """Carry out one action on an existing process, session or client."""
     if name in _OF_A_TURN:
         rest[0] = world.busy(rest[0])
-    elif rest and name != "leave":
+    elif rest and name != "disconnect":
         rest[0] %= len(world.processes)
     if name in _OF_A_SESSION:
         rest[1] %= len(world.keys)

@@ -19,10 +19,10 @@ from service.sessions.codec import (
 )
 from service.sessions.session import EventId, OnDisconnect, SessionKey, token_width
 from service.sessions.signing import Signer, read_secret
-from service.sessions.turn_record import _BARE, TurnRecord
+from service.sessions.turn_record import _OMITTED, TurnRecord
 
 DIGEST, OTHER = "ab" * 32, "cd" * 32
-IDENTITY = Signer(b"s" * 32)
+SIGNER = Signer(b"s" * 32)
 widths = st.lists(st.integers(1, 9), min_size=1, max_size=4)
 
 
@@ -75,8 +75,8 @@ def test_tokens_take_one_byte_or_two(vocabulary, data):
 def test_an_export_comes_back_and_only_with_the_same_secret():
     state = pack_state(a_state(3, [2]), DIGEST)
     export = Export("m@1", DIGEST, 2**64 - 1, 1, b"abcd", state)
-    packed = export.pack(IDENTITY)
-    assert Export.unpack(packed, IDENTITY) == export
+    packed = export.pack(SIGNER)
+    assert Export.unpack(packed, SIGNER) == export
     with pytest.raises(Validation, match="CAROUSEL_SECRET"):
         Export.unpack(packed, Signer(b"t" * 32))
 
@@ -85,22 +85,22 @@ def test_an_export_comes_back_and_only_with_the_same_secret():
 def test_an_export_of_any_bytes_is_a_named_error(content):
     for packed in (content, b"CRX1" + content):
         with pytest.raises(Validation):
-            Export.unpack(packed, IDENTITY)
+            Export.unpack(packed, SIGNER)
 
 
-def test_ids_are_random_and_known_again_by_their_owner():
-    ids = {IDENTITY.new_id("a") for _ in range(200)}
+def test_ids_are_random_and_tagged_with_their_owner():
+    ids = {SIGNER.new_id("a") for _ in range(200)}
     assert len(ids) == 200
     for one in ids:
-        assert IDENTITY.is_own("a", one)
-        assert not IDENTITY.is_own("b", one)
-        assert not IDENTITY.is_own("a", one[:-1] + "1")
+        assert SIGNER.is_own("a", one)
+        assert not SIGNER.is_own("b", one)
+        assert not SIGNER.is_own("a", one[:-1] + "1")
         SessionKey("a", one)
     assert not Signer(b"t" * 32).is_own("a", ids.pop())
-    assert not IDENTITY.is_own("a", "é" * 34)
+    assert not SIGNER.is_own("a", "é" * 34)
 
 
-def test_a_secret_is_made_once_and_read_ever_after(tmp_path):
+def test_a_secret_is_made_once_and_then_read(tmp_path):
     secret = read_secret(tmp_path / "data", None)
     assert read_secret(tmp_path / "data", None) == secret
     assert (tmp_path / "data" / "secret").stat().st_mode & 0o777 == 0o600
@@ -120,19 +120,19 @@ def test_a_secret_is_made_once_and_read_ever_after(tmp_path):
     st.sampled_from(list(OnDisconnect)),
 )
 @settings(max_examples=50)
-def test_an_order_comes_back_as_it_was(n, seed, temperature, bias, stop, mode):
+def test_a_turn_record_is_decoded_as_it_was(n, seed, temperature, bias, stop, on_disconnect):
     sampling = SamplingParams(seed, temperature, logit_bias=tuple(bias))
     request = GenerationRequest((1, 2), n, sampling, tuple(stop), top_tokens=3)
-    order = TurnRecord.of(request, mode, {"prefix": "x"}, shows_prompt=True)
-    assert TurnRecord.from_json(order.to_json()) == order
-    assert order.request((1, 2)) == request
+    record = TurnRecord.of(request, on_disconnect, {"prefix": "x"}, shows_prompt=True)
+    assert TurnRecord.from_json(record.to_json()) == record
+    assert record.request((1, 2)) == request
 
 
-# A value unlike the default for whatever may be asked, by its type: a new field is kept, or fails.
+# A value unlike the default for each type of field: a new field is recorded, or the test fails.
 ODD = {int: 7, float: 0.25, str: "x"}
 
 
-def test_whatever_may_be_asked_is_kept():
+def test_a_turn_record_has_every_parameter():
     def odd(default):
         if default is MISSING or default is None or isinstance(default, bool):
             return 7
@@ -142,17 +142,17 @@ def test_whatever_may_be_asked_is_kept():
     others = {
         one.name: odd(one.default)
         for one in fields(GenerationRequest)
-        if one.name not in {*_BARE, "sampling"}
+        if one.name not in {*_OMITTED, "sampling"}
     }
     request = GenerationRequest((1,), sampling=SamplingParams(**of_sampling), **others)
-    order = TurnRecord.from_json(TurnRecord.of(request, OnDisconnect.CANCEL, {}).to_json())
-    assert order.request((1,)) == request
+    record = TurnRecord.from_json(TurnRecord.of(request, OnDisconnect.CANCEL, {}).to_json())
+    assert record.request((1,)) == request
 
 
-def test_an_order_of_defaults_is_short():
+def test_a_turn_record_omits_defaults():
     request = GenerationRequest((1,), 20, SamplingParams(5, 0.8))
-    order = TurnRecord.of(request, OnDisconnect.CANCEL, {})
-    assert json.loads(order.to_json()) == {
+    record = TurnRecord.of(request, OnDisconnect.CANCEL, {})
+    assert json.loads(record.to_json()) == {
         "max_new_tokens": 20,
         "sampling": {"seed": 5, "temperature": 0.8},
     }

@@ -1,4 +1,4 @@
-"""A turn with a constraint: whoever takes it over, it says what it says undisturbed."""
+"""Turns with a constraint: a process that takes one over generates the same text."""
 
 import re
 from collections.abc import Iterator
@@ -7,31 +7,18 @@ import pytest
 
 from service.constraints.spec import choice, json_schema, regex
 from service.generation.request import FinishReason, GenerationRequest, SamplingParams
-from service.sessions import redis_client as link
-from service.sessions import replay
 from service.sessions.replay import Replay
 from service.sessions.session import OnDisconnect, TurnStatus
 from service.sessions.turn_record import TurnRecord
 from tests.generation.invariance import Stage
-from tests.sessions.valkey import OwnValkey
-from tests.sessions.world import CONSTRAINTS, TOKENS, World, an_ask, make_program
+from tests.sessions.world import CONSTRAINTS, TOKENS, World, make_program, turn_request
 
 PATTERN = "(ab|cd[ef]){60,90}g"  # of 121 to 271 tokens
 N = 250
 
 
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory) -> Iterator[OwnValkey]:
-    own = OwnValkey(tmp_path_factory.mktemp("valkey"))
-    own.start()
-    yield own
-    own.close()
-
-
 @pytest.fixture
-def world(valkey, monkeypatch) -> Iterator[World]:
-    monkeypatch.setattr(link, "PAUSE_S", 0.0)
-    monkeypatch.setattr(replay, "POLL_S", 0.0)
+def world(valkey) -> Iterator[World]:
     made = World(valkey, [make_program()])
     made.create((1, 2), seed=3)
     yield made
@@ -46,7 +33,7 @@ def finish(world: World, p: int = 0) -> None:
     world.check()
 
 
-def said(world: World) -> str:
+def generated(world: World) -> str:
     turn = world._found(world.keys[0]).session.turn
     return world.tokenizer.decode(world._log_now(world.keys[0])[turn.first : turn.finish])
 
@@ -64,33 +51,33 @@ def undisturbed() -> str:
 
 @pytest.mark.parametrize("bursts", [0, 1, 3, 6])
 def test_another_process_takes_it_over_and_the_text_is_the_same(world, undisturbed, bursts):
-    world.begin(0, 0, an_ask(N, seed=5, pattern=PATTERN, key="one"))
+    world.begin(0, 0, turn_request(N, seed=5, pattern=PATTERN, key="one"))
     for _ in range(bursts):
         world.work(0)
         world.flush(0)
-    before = said(world)
+    before = generated(world)
     assert len(before) < len(undisturbed)
     world.crash(0)
     world.follow(1, 0)
     finish(world, 1)
-    assert said(world) == undisturbed
+    assert generated(world) == undisturbed
     (client,) = world.clients
     assert client.is_over
     assert [TOKENS[token] for token, _ in client.seen] == list(undisturbed)
-    # The same key, on the process that has never run it, is the same answer.
-    world.again(0, 0)
+    # The same key on the process that has not run the turn gets the same response.
+    world.retry(0, 0)
     assert world.clients[-1].seen == client.seen
     assert world._found(world.keys[0]).session.turn.status is TurnStatus.EOS_TOKEN
 
 
-def test_what_is_taken_over_at_its_end_ends_as_it_would_have(world):
-    """The process dies after the last token was committed and before its end was."""
-    ask = an_ask(9, seed=5, pattern="(ab|cd)*g")
-    world.begin(0, 0, ask)
-    live = world.clients[0].turn
+def test_a_turn_that_is_taken_over_at_its_end_gets_its_status(world):
+    """The process is killed after the last token was committed and before the end was."""
+    wanted = turn_request(9, seed=5, pattern="(ab|cd)*g")
+    world.begin(0, 0, wanted)
+    turn = world.clients[0].turn
     while world.processes[0].engine.work():
         pass
-    live._status, status = None, live._status  # the end is not told
+    turn._status, status = None, turn._status  # the end is not committed
     world.flush(0)
     assert status is TurnStatus.EOS_TOKEN
     world.crash(0)
@@ -99,31 +86,31 @@ def test_what_is_taken_over_at_its_end_ends_as_it_would_have(world):
     assert world._found(world.keys[0]).session.turn.status is TurnStatus.EOS_TOKEN
 
 
-def test_a_fork_in_the_middle_is_free_of_it(world, undisturbed):
-    world.begin(0, 0, an_ask(N, seed=5, pattern=PATTERN))
+def test_a_fork_from_the_middle_has_no_constraint(world, undisturbed):
+    world.begin(0, 0, turn_request(N, seed=5, pattern=PATTERN))
     for _ in range(3):
         world.work(0)
         world.flush(0)
     world.fork(1, 0, None, "same")
     position = len(world._log_now(world.keys[1]))
-    world.begin(1, 1, an_ask(40, seed=5))
+    world.begin(1, 1, turn_request(40, seed=5))
     finish(world, 1)
     free = world.tokenizer.decode(world._log_now(world.keys[1])[position:])
     assert len(free) == 40
     assert not undisturbed[position - 2 :].startswith(free)
     finish(world, 0)
-    assert said(world) == undisturbed
+    assert generated(world) == undisturbed
 
 
-def test_a_text_that_has_to_be_empty_is_a_turn_and_comes_again(world):
-    world.begin(0, 0, an_ask(5, pattern="(ab){0}", key="one"))
+def test_an_empty_completion_is_a_turn_and_is_replayed(world):
+    world.begin(0, 0, turn_request(5, pattern="(ab){0}", key="one"))
     finish(world)
     key = world.keys[0]
     assert world._found(key).session.turn.status is TurnStatus.EOS_TOKEN
-    assert said(world) == ""
+    assert generated(world) == ""
 
     async def again() -> list:
-        begun = await world.processes[1].begin(key, world.asked[0][1])
+        begun = await world.processes[1].begin(key, world.keyed[0][1])
         assert isinstance(begun, Replay)
         return [chunk async for chunk in begun]
 
@@ -136,9 +123,9 @@ def test_a_text_that_has_to_be_empty_is_a_turn_and_comes_again(world):
 @pytest.mark.parametrize(
     "source", [regex("[ab]{3}"), json_schema({"type": "object"}), choice(["ab", 'c"\n'])]
 )
-def test_an_order_keeps_what_was_asked_for(source):
-    request = an_ask(9, pattern="a").request
+def test_a_turn_record_has_the_specification_of_its_constraint(source):
+    request = turn_request(9, pattern="a").request
     object.__setattr__(request.constraint, "source", source)
-    order = TurnRecord.of(request, OnDisconnect.CANCEL, {})
-    assert TurnRecord.from_json(order.to_json()) == order
-    assert order.constraint == source
+    record = TurnRecord.of(request, OnDisconnect.CANCEL, {})
+    assert TurnRecord.from_json(record.to_json()) == record
+    assert record.constraint == source

@@ -1,4 +1,4 @@
-"""One text, made in two pieces with anything between them: the same to the last bit."""
+"""One text in two turns, with any event between them, is the same to the last bit."""
 
 import itertools
 import json
@@ -30,7 +30,7 @@ OTHERS = 63
 
 
 class Place:
-    """A store and servers over it, all of which can be killed."""
+    """A store and a server, both of which can be killed."""
 
     def __init__(self, folder, store: str) -> None:
         self.home = new_home(folder)
@@ -80,7 +80,7 @@ def make(place: Place) -> str:
 
 
 def say(place: Place, session: str, n: int) -> list[dict]:
-    """What `n` more tokens are: ids, texts, logprobs and the likeliest."""
+    """Generate `n` tokens: ids, texts, logprobs and the most likely ones."""
     body = {
         "inputs": "",
         "session_id": session,
@@ -100,7 +100,7 @@ def state(place: Place, session: str) -> bytes:
 
 @contextmanager
 def company(place: Place) -> Iterator[None]:
-    """63 other streams."""
+    """Run 63 other streams."""
     end = threading.Event()
     started = threading.Barrier(OTHERS + 1)
 
@@ -127,12 +127,12 @@ def company(place: Place) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def whole(place) -> tuple[list[dict], bytes]:
-    """200 tokens in one turn, and the state they leave."""
+    """200 tokens in one turn, and the state after them."""
     session = make(place)
     return say(place, session, 200), state(place, session)
 
 
-def test_undisturbed(place, whole):
+def test_two_turns_without_interruption(place, whole):
     session = make(place)
     assert say(place, session, 77) + say(place, session, 123) == whole[0]
     assert state(place, session) == whole[1]
@@ -146,7 +146,7 @@ def test_every_process_killed_between_the_turns(place, whole):
     assert state(place, session) == whole[1]
 
 
-def test_in_company_of_63_other_streams(place, whole):
+def test_with_63_concurrent_streams(place, whole):
     session = make(place)
     first = say(place, session, 77)
     with company(place):
@@ -185,10 +185,10 @@ def test_across_an_export_to_a_second_server(place, elsewhere, whole):
     assert state(elsewhere, moved.json()["id"]) == whole[1]
 
 
-def test_by_turns_of_two_processes_on_one_store(place, whole, tmp_path):
+def test_alternately_on_two_processes_of_one_store(place, whole, tmp_path):
     settings = {"CAROUSEL_REDIS_URL": place.valkey.url, "CAROUSEL_SECRET": SECRET}
     session = make(place)
-    said = []
+    generated = []
     with serving(new_home(tmp_path), **settings) as other:
         here, there = place.http, httpx2.Client(base_url=other.url, timeout=60)
         with here, there:
@@ -196,8 +196,8 @@ def test_by_turns_of_two_processes_on_one_store(place, whole, tmp_path):
                 parameters = PARAMETERS | {"max_new_tokens": n}
                 body = {"inputs": "", "session_id": session, "parameters": parameters}
                 details = (here, there)[turn % 2].post("/generate", json=body).json()["details"]
-                said += zip(details["tokens"], details["top_tokens"], strict=True)
-    assert json.dumps(said) == json.dumps(whole[0])
+                generated += zip(details["tokens"], details["top_tokens"], strict=True)
+    assert json.dumps(generated) == json.dumps(whole[0])
     assert state(place, session) == whole[1]
 
 
@@ -207,7 +207,7 @@ PATTERN = r"[a-z ]{9999}\."
 
 
 def ask(place: Place, session: str) -> dict:
-    """The turn's request, which is the same every time."""
+    """The turn's request, the same every time."""
     parameters = {"max_new_tokens": 20_000, "temperature": 0.9}
     parameters["grammar"] = {"type": "regex", "value": PATTERN}
     return {
@@ -227,7 +227,7 @@ def told(lines: Iterable[str]) -> list[dict]:
     return [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
 
 
-def test_a_constrained_turn_is_gone_on_with_by_a_process_that_never_heard_of_it(place):
+def test_another_process_resumes_a_constrained_turn(place):
     whole = told(httpx2.post(**ask(place, make(place))).text.split("\n"))
     assert re.fullmatch(PATTERN, whole[-1]["generated_text"])
     assert whole[-1]["details"]["finish_reason"] == "eos_token"
@@ -242,8 +242,8 @@ def test_a_constrained_turn_is_gone_on_with_by_a_process_that_never_heard_of_it(
         assert position < len("The following ") + 10_000, "it was over before it was killed"
         rest = http.get(f"/sessions/{session}/events", headers={"Last-Event-ID": last}).text
         again = http.post(**ask(place, session)).text
-    said = [before + told(rest.split("\n")), told(again.split("\n"))]
-    for events in said:
+    generated = [before + told(rest.split("\n")), told(again.split("\n"))]
+    for events in generated:
         assert [event["token"] for event in events] == [event["token"] for event in whole]
         assert events[-1]["generated_text"] == whole[-1]["generated_text"]
         assert events[-1]["details"] == whole[-1]["details"]

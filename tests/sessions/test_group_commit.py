@@ -1,57 +1,57 @@
-"""The group commit: one turn's mistake is its own."""
+"""The group commit: an internal error in one turn affects no other."""
 
 import asyncio
 
 from service.errors import CarouselError, StoreUnavailable
 from service.sessions.group_commit import GroupCommit
 from service.sessions.session import SessionKey
-from service.sessions.store import CommitEntry
+from service.sessions.store_replies import CommitEntry
 
 
-class Scribe:
-    """A writer that makes a mistake, or none."""
+class Source:
+    """A source that raises an internal error in one of its methods, or in none."""
 
-    def __init__(self, name: str, mistake: str = "") -> None:
-        self.name, self.mistake = name, mistake
-        self.heard: list[object] = []
+    def __init__(self, name: str, fault: str = "") -> None:
+        self.name, self.fault = name, fault
+        self.outcomes: list[object] = []
         self.is_over = False
 
     def entry(self, *_) -> CommitEntry:
-        if self.mistake == "entry":
-            raise ValueError("a mistake")
-        return CommitEntry(SessionKey("", self.name), "nonce", 0, b"", None)
+        if self.fault == "entry":
+            raise ValueError("an internal error")
+        return CommitEntry(SessionKey("", self.name), "token", 0, b"", None)
 
-    def settle(self, outcome: str, *_) -> None:
-        if self.mistake == "settle":
-            raise ValueError("a mistake")
-        self.heard.append(outcome)
+    def committed(self, outcome: str, *_) -> None:
+        if self.fault == "committed":
+            raise ValueError("an internal error")
+        self.outcomes.append(outcome)
 
-    def lose(self, error: CarouselError) -> None:
-        if self.mistake == "lose":
-            raise ValueError("a mistake")
-        self.heard.append(type(error))
+    def commit_unknown(self, error: CarouselError) -> None:
+        if self.fault == "commit_unknown":
+            raise ValueError("an internal error")
+        self.outcomes.append(type(error))
 
 
-class Agreeing:
+class CommittingStore:
     async def commit(self, _, entries) -> list[tuple[str, int]]:
-        if any(entry.key.id == "unheard" for entry in entries):
+        if any(entry.key.id == "unreachable" for entry in entries):
             raise StoreUnavailable("gone")
         return [("COMMITTED", 1)] * len(entries)
 
 
-async def test_a_mistake_in_one_turn_ends_that_one_alone(caplog):
-    ledger = GroupCommit(Agreeing())
-    running = asyncio.create_task(ledger.run())
-    scribes = [Scribe("a"), Scribe("b", "entry"), Scribe("c", "settle"), Scribe("d")]
-    unheard = Scribe("unheard", "lose")
-    for round_of in (scribes, [unheard], [Scribe("e")]):
-        for scribe in round_of:
-            ledger.add(scribe)
+async def test_an_internal_error_in_one_turn_ends_that_one_only(caplog):
+    commits = GroupCommit(CommittingStore())
+    running = asyncio.create_task(commits.run())
+    sources = [Source("a"), Source("b", "entry"), Source("c", "committed"), Source("d")]
+    unreachable = Source("unreachable", "commit_unknown")
+    for round_of in (sources, [unreachable], [Source("e")]):
+        for source in round_of:
+            commits.add(source)
         await asyncio.sleep(0.01)
         assert not running.done()
     last = round_of[0]
     running.cancel()
-    heard = [scribe.heard for scribe in (*scribes, last)]
+    outcomes = [source.outcomes for source in (*sources, last)]
     lost = [StoreUnavailable]
-    assert heard == [["COMMITTED"], lost, lost, ["COMMITTED"], ["COMMITTED"]]
-    assert "a mistake" in caplog.text
+    assert outcomes == [["COMMITTED"], lost, lost, ["COMMITTED"], ["COMMITTED"]]
+    assert "an internal error" in caplog.text

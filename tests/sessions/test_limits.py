@@ -1,8 +1,9 @@
-"""A turn within limits, of words, tokens, length or time: whoever goes on with it says the same."""
+"""Turns with limits of words, tokens, length or time; another process can resume each of them."""
 
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,33 +11,17 @@ from hypothesis import strategies as st
 
 from service.constraints.spec import ConstraintSpec, limited, regex
 from service.generation.request import FinishReason, GenerationRequest, SamplingParams
-from service.sessions import redis_client as link
-from service.sessions import replay
+from service.sessions.idempotency import idempotency_key
 from service.sessions.replay import Replay
 from service.sessions.session import OnDisconnect, TurnStatus
-from service.sessions.sessions import TurnRequest, retry_of
 from service.sessions.turn_record import TurnRecord
+from service.sessions.turns import TurnRequest
 from tests.generation.invariance import Stage
-from tests.sessions.stories import WHICH, deed, play, stories_of
-from tests.sessions.valkey import OwnValkey
-from tests.sessions.world import CONSTRAINTS, TOKENS, World, make_program
+from tests.sessions.stories import WHICH, action, play, stories_of
+from tests.sessions.world import CONFIG, CONSTRAINTS, IDLE_LIMIT_S, TOKENS, World, make_program
 
 N = 250
-LATE_S = time.time() + 3_600  # no clock comes to it in a test: the hand of the engine ends a turn
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory) -> Iterator[OwnValkey]:
-    own = OwnValkey(tmp_path_factory.mktemp("valkey"))
-    own.start()
-    yield own
-    own.close()
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch):
-    monkeypatch.setattr(link, "PAUSE_S", 0.0)
-    monkeypatch.setattr(replay, "POLL_S", 0.0)
+LATE_S = time.time() + 3_600  # never reached in a test: `HandEngine.finish` ends a turn
 
 
 @pytest.fixture
@@ -51,18 +36,18 @@ def world(valkey) -> Iterator[World]:
 def asks(
     source: ConstraintSpec | None = None, n: int = N, key: str | None = "one", **more
 ) -> TurnRequest:
-    """What is asked of a turn; with a key that stands for all of it."""
+    """A turn with limits, and with a key whose fingerprint has all of them."""
     constraint = None if source is None else CONSTRAINTS.compile(source)
     n = max(n, constraint.shortest if constraint else 1)
     request = GenerationRequest((), n, SamplingParams(5), constraint=constraint, **more)
-    retry = retry_of(key, source, n, sorted(more.items())) if key else None
+    retry = idempotency_key(key, source, n, sorted(more.items())) if key else None
     return TurnRequest(request, OnDisconnect.CANCEL, {}, retry)
 
 
-def alone(ask: TurnRequest, before: tuple[int, ...] = (1, 2)) -> str:
-    """What a turn says undisturbed, a stop string that it ends with included."""
+def alone(wanted: TurnRequest, before: tuple[int, ...] = (1, 2)) -> str:
+    """The text of a turn without interruption, including its stop string."""
     stage = Stage(make_program(), TOKENS)
-    request = ask.request
+    request = wanted.request
     stage.submit(
         GenerationRequest(
             before,
@@ -74,10 +59,10 @@ def alone(ask: TurnRequest, before: tuple[int, ...] = (1, 2)) -> str:
         )
     )
     stage.work_to_the_end()
-    return "".join(TOKENS[token] for token in stage.seen[0].drawn)
+    return "".join(TOKENS[token] for token in stage.seen[0].sampled)
 
 
-def said(world: World) -> str:
+def generated(world: World) -> str:
     turn = world._found(world.keys[0]).session.turn
     return world.tokenizer.decode(world._log_now(world.keys[0])[turn.first : turn.finish])
 
@@ -96,24 +81,24 @@ def work(world: World, p: int = 0, bursts: int = 10**6) -> None:
 
 
 def follow(world: World, p: int) -> None:
-    """The first client follows its turn to the end there, however busy the machine is."""
+    """Let the first client follow its turn to the end, however busy the machine is."""
     while not world.clients[0].is_over:
-        world.beat(p)  # lets go of a take-over that a replay did not wait for
+        world.heartbeat(p)  # releases a take-over that a replay did not wait for
         world.follow(p, 0)
         work(world, p)
 
 
 def again(world: World, p: int) -> tuple[list[int], object]:
-    """The answer that the same key gets of another process: its tokens and its end."""
+    """The response to the same key on another process: its tokens and its end."""
 
     async def ask() -> tuple[list[int], object]:
-        begun = await world.processes[p].begin(*[world.keys[0], world.asked[0][1]])
+        begun = await world.processes[p].begin(*[world.keys[0], world.keyed[0][1]])
         assert isinstance(begun, Replay)
         chunks = []
         task = world.loop.create_task(_read(begun, chunks))
         while not task.done():
             world.processes[p].engine.work()
-            await world.processes[p].ledger.flush()
+            await world.processes[p].commits.flush()
             await world.loop.run_in_executor(None, time.sleep, 0.0)
         await task
         return [token for chunk in chunks for token in chunk.tokens], chunks[-1].finish
@@ -139,7 +124,7 @@ MEANT = [
 NAMES = ["bad words", "allowed", "all", "least", "least, at it", "a long stop string", "across it"]
 
 
-def test_what_is_meant_differs():
+def test_the_turns_differ():
     assert PLAIN[5:7] not in alone(MEANT[0])
     assert set(alone(MEANT[1])) == set("abdf")
     assert re.fullmatch(r"(?:[ab]|cd[ef]){2,}g", text := alone(MEANT[2]))
@@ -153,21 +138,21 @@ def test_what_is_meant_differs():
     assert alone(MEANT[6]) == PLAIN[:41]
 
 
-@pytest.mark.parametrize("ask", MEANT, ids=NAMES)
+@pytest.mark.parametrize("wanted", MEANT, ids=NAMES)
 @pytest.mark.parametrize("bursts", [0, 1, 3, 5, 6])
-def test_another_process_takes_it_over_and_the_text_is_the_same(world, ask, bursts):
-    undisturbed = alone(ask)
-    world.begin(0, 0, ask)
+def test_another_process_takes_it_over_and_the_text_is_the_same(world, wanted, bursts):
+    undisturbed = alone(wanted)
+    world.begin(0, 0, wanted)
     work(world, bursts=bursts)
     world.crash(0)
     follow(world, 1)
-    assert said(world) == undisturbed
+    assert generated(world) == undisturbed
     (client,) = world.clients
     shown = undisturbed
     if status(world) is TurnStatus.STOP_SEQUENCE:
-        shown = undisturbed[: -len(ask.request.stop[0])]
+        shown = undisturbed[: -len(wanted.request.stop[0])]
     assert [TOKENS[token] for token, _ in client.seen] == list(shown)
-    world.again(0, 0)
+    world.retry(0, 0)
     assert world.clients[-1].seen == client.seen
 
 
@@ -184,19 +169,20 @@ limited_asks = st.builds(
 )
 
 
-def test_every_promise_holds_in_every_story(valkey, monkeypatch):
-    monkeypatch.setattr(link, "CALL_LIMIT_S", 0.02)
+@pytest.mark.parametrize("n", [30, pytest.param(100, marks=pytest.mark.slow)])
+def test_every_promise_holds_in_every_story(valkey, n):
+    impatient = replace(CONFIG, call_timeout_s=0.02)
 
     @settings(
-        max_examples=100,
+        max_examples=n,
         deadline=None,
         database=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
-    @given(story=stories_of(limited_asks, {deed("time_up", WHICH): 2}))
+    @given(story=stories_of(limited_asks, {action("pass_deadline", WHICH): 2}))
     def tell(story):
-        made = World(valkey, [make_program()])
+        made = World(valkey, [make_program()], config=impatient, replay_limit_s=IDLE_LIMIT_S)
         try:
             play(made, story)
         finally:
@@ -210,7 +196,7 @@ def test_every_promise_holds_in_every_story(valkey, monkeypatch):
 
 @pytest.mark.parametrize("stop", [(), (PLAIN[3:30] + "?",), (PLAIN[3:30], "zz")])
 @pytest.mark.parametrize("bursts", [0, 1, 4, 5])
-def test_a_turn_that_is_out_of_time_ends_at_its_prefix_for_good(world, stop, bursts):
+def test_a_turn_past_its_deadline_ends_at_its_prefix_for_good(world, stop, bursts):
     world.begin(0, 0, asks(stop=stop, deadline_s=LATE_S))
     work(world, bursts=bursts)
     (client,) = world.clients
@@ -218,58 +204,58 @@ def test_a_turn_that_is_out_of_time_ends_at_its_prefix_for_good(world, stop, bur
     world.flush(0)
     world.check()
     if status(world) is TurnStatus.STOP_SEQUENCE:
-        return  # it was over before
+        return  # it had ended before
     assert status(world) is TurnStatus.LENGTH
-    n = len(said(world))
-    assert said(world) == PLAIN[:n]
+    n = len(generated(world))
+    assert generated(world) == PLAIN[:n]
     assert (n == 0) == (bursts == 0)
     assert [TOKENS[token] for token, _ in client.seen] == list(PLAIN[:n])
-    # The same key, whenever: the log tells the answer, and no clock.
+    # The same key at any time: the response depends on the log and not on the clock.
     tokens, finish = again(world, 1)
     assert world.tokenizer.decode(tokens) == PLAIN[:n]
     assert (finish.reason, finish.generated_tokens) == (FinishReason.LENGTH, n)
-    # What comes next is what would have come.
+    # The next turn generates what the first one would have.
     world.begin(1, 0, asks(n=N - n, key=None))
     work(world, 1)
-    assert PLAIN[:n] + said(world) == PLAIN
+    assert PLAIN[:n] + generated(world) == PLAIN
 
 
-def test_its_last_event_is_a_token_whoever_tells_it(world):
+def test_the_last_event_at_a_deadline_has_a_token(world):
     world.begin(0, 0, asks(deadline_s=LATE_S))
     work(world, bursts=4)
-    live = world.clients[0].turn
+    turn = world.clients[0].turn
     ends = []
-    deliver = live.stream.deliver
-    live.stream.deliver = lambda progress: (ends.append(progress.chunk), deliver(progress))
-    world.processes[0].engine.finish(live)
+    deliver = turn.stream.deliver
+    turn.stream.deliver = lambda progress: (ends.append(progress.chunk), deliver(progress))
+    world.processes[0].engine.finish(turn)
     world.flush(0)
-    assert ends[-1].finish.generated_tokens == len(said(world))
+    assert ends[-1].finish.generated_tokens == len(generated(world))
     assert len(ends[-1].tokens) == 1
 
 
-def test_whoever_takes_it_over_knows_when_it_has_to_end(world):
+def test_a_take_over_keeps_the_deadline(world):
     world.begin(0, 0, asks(deadline_s=LATE_S))
     work(world, bursts=3)
-    before = said(world)
+    before = generated(world)
     world.crash(0)
 
     async def resume() -> None:
-        await world.processes[1].sessions._resume(world.keys[0], world.processes[1].voice)
+        await world.processes[1].turns.resume(world.keys[0], world.processes[1].model)
 
     world.do(resume())
-    (live,) = world.processes[1].sessions._live.values()
+    (turn,) = world.processes[1].registry._running.values()
     (request,) = world.processes[1].engine._scheduler._waiting.values()
     assert request.deadline_s == LATE_S
-    world.processes[1].engine.finish(live)
+    world.processes[1].engine.finish(turn)
     world.flush(1)
     assert status(world) is TurnStatus.LENGTH
-    assert said(world) == before
+    assert generated(world) == before
     follow(world, 1)
 
 
-@pytest.mark.parametrize("ask", [*MEANT, asks(deadline_s=LATE_S)])
-def test_an_order_keeps_its_limits(ask):
-    order = TurnRecord.of(ask.request, OnDisconnect.CANCEL, {})
-    assert TurnRecord.from_json(order.to_json()) == order
-    source = ask.request.constraint and ask.request.constraint.source
-    assert order.constraint == source
+@pytest.mark.parametrize("wanted", [*MEANT, asks(deadline_s=LATE_S)])
+def test_a_turn_record_has_its_limits(wanted):
+    record = TurnRecord.of(wanted.request, OnDisconnect.CANCEL, {})
+    assert TurnRecord.from_json(record.to_json()) == record
+    source = wanted.request.constraint and wanted.request.constraint.spec
+    assert record.constraint == source

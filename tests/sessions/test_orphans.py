@@ -1,4 +1,4 @@
-"""A server's own Valkey: there while the server is, gone with it, and its sessions kept."""
+"""A server's private Valkey: it runs while the server runs, and its sessions are kept."""
 
 import os
 import signal
@@ -13,6 +13,7 @@ from tests.conftest import stores_under
 from tests.process import serving
 
 END_LIMIT_S = 10.0
+SIGINT = pytest.param(signal.SIGINT, marks=pytest.mark.slow)  # handled as SIGTERM is
 
 
 @pytest.fixture(scope="module")
@@ -20,23 +21,23 @@ def home(tmp_path_factory):
     return new_home(tmp_path_factory.mktemp("home"))
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_a_servers_end_is_its_valkeys_and_the_next_has_its_sessions(home, end):
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL, SIGINT])
+def test_a_valkey_ends_with_its_server_and_the_next_server_has_its_sessions(home, end):
     with serving(home) as server:
         (valkey,) = stores_under(str(home))
         with httpx2.Client(base_url=server.url, timeout=30) as http:
             session = http.post("/sessions", json={"text": "The ", "seed": 4}).json()["id"]
             body = {"inputs": "", "session_id": session, "parameters": {"max_new_tokens": 20}}
-            said = http.post("/generate", json=body).json()["generated_text"]
+            generated = http.post("/generate", json=body).json()["generated_text"]
         os.kill(server.process.pid, end)
         server.process.wait(20)
         _wait_for_the_end_of(valkey)
     with serving(home) as server, httpx2.Client(base_url=server.url, timeout=30) as http:
-        assert http.get(f"/sessions/{session}/text").json()["text"] == "The " + said
+        assert http.get(f"/sessions/{session}/text").json()["text"] == "The " + generated
         assert len(stores_under(str(home))) == 1
 
 
-def test_a_valkey_that_dies_is_started_again_with_what_it_had(home):
+def test_a_killed_valkey_is_restarted_with_its_data(home):
     with serving(home) as server, httpx2.Client(base_url=server.url, timeout=30) as http:
         session = http.post("/sessions", json={"text": "The "}).json()["id"]
         (valkey,) = stores_under(str(home))

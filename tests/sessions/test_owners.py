@@ -1,4 +1,4 @@
-"""Two owners on one server: neither can read, continue or learn of what is the other's."""
+"""Two owners on one server: neither can read, continue or detect a session of the other."""
 
 import threading
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ SAY = {"inputs": "", "parameters": {"max_new_tokens": 5}}
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory) -> Iterator[str]:
-    """A server that takes its caller's word for who it is."""
+    """A server that reads the owner from a header."""
     home = new_home(tmp_path_factory.mktemp("home"))
     (home / "valkey").mkdir()
     valkey = OwnValkey(home / "valkey")
@@ -56,7 +56,7 @@ def bob(url) -> Iterator[httpx2.Client]:
 
 
 def attempts(http: httpx2.Client, session: str) -> dict[str, httpx2.Response]:
-    """Every route that takes a session's id."""
+    """Requests to every route with a session id."""
     path = f"/sessions/{session}"
     return {
         "look": http.get(path),
@@ -78,7 +78,7 @@ def attempts(http: httpx2.Client, session: str) -> dict[str, httpx2.Response]:
 
 
 def faces(replies: dict[str, httpx2.Response], session: str) -> dict[str, tuple]:
-    """Replies as a stranger sees them, but for the id that he has sent himself."""
+    """Replies as another owner sees them, without the id in the request."""
     hidden = {"x-request-id", "date"}
     return {
         name: (
@@ -95,7 +95,7 @@ def test_another_owners_session_looks_like_one_that_never_was(alice, bob, named)
     body = {"text": "The ", "session_id": named}
     session = alice.post("/sessions", json=body).json()["id"]
     key = {"Idempotency-Key": "k"}
-    said = alice.post("/generate", json=SAY | {"session_id": session}, headers=key).json()
+    generated = alice.post("/generate", json=SAY | {"session_id": session}, headers=key).json()
     never = session[:-1] + ("b" if session[-1] == "a" else "a")
     seen = faces(attempts(bob, session), session)
     assert {face[0] for face in seen.values()} == {404}
@@ -103,10 +103,10 @@ def test_another_owners_session_looks_like_one_that_never_was(alice, bob, named)
     mine = alice.get(f"/sessions/{session}").json()
     assert (mine["position"], mine["turn"]) == (9, 1), "and nothing has happened to it"
     again = alice.post("/generate", json=SAY | {"session_id": session}, headers=key)
-    assert again.json() == said
+    assert again.json() == generated
 
 
-def test_both_may_call_a_session_the_same(alice, bob):
+def test_two_owners_may_use_the_same_id(alice, bob):
     body = {"session_id": "chapter-1", "text": "The "}
     assert alice.post("/sessions", json=body).status_code == 201
     assert bob.post("/sessions", json=body | {"text": "def "}).status_code == 201
@@ -116,14 +116,14 @@ def test_both_may_call_a_session_the_same(alice, bob):
     assert alice.get("/sessions/chapter-1").status_code == 200
 
 
-def test_a_lost_session_is_told_to_its_owner_alone(alice, bob):
+def test_a_lost_session_is_reported_to_its_owner_only(alice, bob):
     session = alice.post("/sessions", json={"text": "The "}).json()["id"]
     alice.delete(f"/sessions/{session}")
     assert alice.get(f"/sessions/{session}").status_code == 410
     assert bob.get(f"/sessions/{session}").status_code == 404
 
 
-def test_one_owners_key_is_not_the_others(alice, bob):
+def test_two_owners_may_use_the_same_idempotency_key(alice, bob):
     texts = []
     for http in (alice, bob):
         session = http.post("/sessions", json={"text": "The ", "seed": 1}).json()["id"]
@@ -134,7 +134,7 @@ def test_one_owners_key_is_not_the_others(alice, bob):
     assert texts[0] != texts[1]
 
 
-def test_forks_and_imports_belong_to_whoever_makes_them(alice, bob):
+def test_forks_and_imports_belong_to_the_owner_who_makes_them(alice, bob):
     session = alice.post("/sessions", json={"text": "The "}).json()["id"]
     fork = alice.post(f"/sessions/{session}/fork", json={}).json()["sessions"][0]["id"]
     assert bob.get(f"/sessions/{fork}").status_code == 404

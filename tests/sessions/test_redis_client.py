@@ -1,4 +1,4 @@
-"""The way to the store: one connection for many, bounded waits, and replies to their callers."""
+"""The connection to the store: pipelined calls, bounded waits, and replies to their callers."""
 
 import asyncio
 import os
@@ -10,157 +10,149 @@ import pytest
 from hiredis import ReplyError
 
 from service.errors import BadRequest, CarouselError, StoreFull, StoreUnavailable
+from service.sessions.config import SessionConfig
 from service.sessions.redis_client import (
-    CALL_LIMIT_S,
     ScriptClient,
     check_store,
     check_store_config,
     read_scripts,
 )
 from service.sessions.redis_connection import open_connection
-from tests.sessions.valkey import SERVERS, OwnValkey
 
+CONFIG = SessionConfig()
 INFO = "redis_version:7.2.4\nloading:0\nrole:master\nmaxmemory_policy:noeviction\nrun_id:abcdef0123"
 
 
-@pytest.fixture(scope="module", params=SERVERS)
-def valkey(request, tmp_path_factory):
-    own = OwnValkey(tmp_path_factory.mktemp("valkey"), request.param)
-    own.start()
-    yield own
-    own.close()
-
-
 @pytest.fixture
-async def wire(valkey):
-    opened = await open_connection(valkey.url)
+async def connection(store):
+    opened = await open_connection(store.url, CONFIG.answer_timeout_s)
     yield opened
     opened.close()
     await asyncio.sleep(0.01)
 
 
 @pytest.fixture
-async def link(valkey):
-    made = ScriptClient(valkey.url)
+async def client(store):
+    made = ScriptClient(store.url, CONFIG)
     yield made
     await made.close()
     await asyncio.sleep(0.01)
 
 
-async def test_every_caller_gets_its_own_reply_whoever_leaves(wire):
+async def test_every_caller_gets_its_own_reply_if_others_are_cancelled(connection):
     """A cancelled call must not shift the others' replies (ChatGPT's incident of March 2023)."""
     chance = random.Random(1)
 
     async def echo(i: int) -> None:
-        assert await wire.call("ECHO", str(i)) == str(i).encode()
+        assert await connection.call("ECHO", str(i)) == str(i).encode()
 
     async def leave(i: int) -> None:
-        future = wire.call("ECHO", str(i))
+        future = connection.call("ECHO", str(i))
         await asyncio.sleep(chance.random() / 1e4)
         future.cancel()
 
     for _ in range(20):
-        deeds = [echo(i) if chance.random() < 0.6 else leave(i) for i in range(50)]
-        await asyncio.gather(*deeds)
-    assert wire.is_open
+        actions = [echo(i) if chance.random() < 0.6 else leave(i) for i in range(50)]
+        await asyncio.gather(*actions)
+    assert connection.is_open
 
 
-async def test_a_store_that_hangs_fails_every_call_in_bounded_time(valkey, link):
-    await link.insist("PING")
-    pid = valkey._process.pid
+async def test_a_store_that_hangs_fails_every_call_in_bounded_time(store, client):
+    await client.execute("PING")
+    pid = store._process.pid
     os.kill(pid, signal.SIGSTOP)
     try:
         began = time.monotonic()
-        calls = [link.insist("PING") for _ in range(100)]
+        calls = [client.execute("PING") for _ in range(100)]
         replies = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(reply, StoreUnavailable) for reply in replies)
-        assert time.monotonic() - began < CALL_LIMIT_S + 3
+        assert time.monotonic() - began < CONFIG.call_timeout_s + 3
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert await link.insist("PING") == b"PONG"
+    assert await client.execute("PING") == b"PONG"
 
 
-async def test_a_store_that_comes_back_is_used_again_and_named_anew(valkey, link):
-    await link.insist("PING")
-    before = link.run
-    valkey.restart()
-    assert await link.insist("PING") == b"PONG"
-    assert link.run not in {"", before}
+async def test_a_store_that_comes_back_is_used_again_and_named_anew(store, client):
+    await client.execute("PING")
+    before = client.run_id
+    store.restart()
+    assert await client.execute("PING") == b"PONG"
+    assert client.run_id not in {"", before}
 
 
-async def test_each_new_connection_begins_with_the_greeting(valkey, link):
-    link.greeting = ("SET", "greeted", "1")
-    await link.insist("PING")
-    valkey.client.flushall()
-    valkey.client.client_kill_filter(_type="normal", skipme=True)
+async def test_each_new_connection_begins_with_the_greeting(store, client):
+    client.greeting = ("SET", "greeted", "1")
+    await client.execute("PING")
+    store.client.flushall()
+    store.client.client_kill_filter(_type="normal", skipme=True)
     await asyncio.sleep(0.1)
-    await link.insist("PING")
-    assert valkey.client.exists("greeted") == 1
+    await client.execute("PING")
+    assert store.client.exists("greeted") == 1
 
 
-async def test_a_script_that_the_store_has_forgotten_is_sent_again(valkey, link):
-    await link.insist("PING")
-    valkey.client.script_flush()
-    assert await link.call("delete", ["nothing"], [1]) == [b"NOT_FOUND"]
+async def test_a_script_that_the_store_lacks_is_loaded_again(store, client):
+    await client.execute("PING")
+    store.client.script_flush()
+    assert await client.call("delete", ["nothing"], [1]) == [b"NOT_FOUND"]
 
 
-async def test_nobody_there_is_unavailable_in_bounded_time(tmp_path):
+async def test_no_server_is_unavailable_in_bounded_time(tmp_path):
     for url in (f"unix://{tmp_path}/none", "redis://127.0.0.1:1/0"):
         began = time.monotonic()
         with pytest.raises(StoreUnavailable):
-            await ScriptClient(url).insist("PING")
-        assert time.monotonic() - began < CALL_LIMIT_S + 3
+            await ScriptClient(url, CONFIG).execute("PING")
+        assert time.monotonic() - began < CONFIG.call_timeout_s + 3
 
 
-async def test_a_wrong_password_is_said_so(valkey, caplog):
-    valkey.client.config_set("requirepass", "right")
+async def test_a_wrong_password_is_unavailable_and_not_logged(store, caplog):
+    store.client.config_set("requirepass", "right")
     try:
         with pytest.raises(StoreUnavailable):
-            await ScriptClient(valkey.url).insist("PING")
-        right = ScriptClient(valkey.url.replace("unix://", "unix://:right@"))
-        assert await right.insist("PING") == b"PONG"
+            await ScriptClient(store.url, CONFIG).execute("PING")
+        right = ScriptClient(store.url.replace("unix://", "unix://:right@"), CONFIG)
+        assert await right.execute("PING") == b"PONG"
         await right.close()
     finally:
-        valkey.client.auth("right")
-        valkey.client.config_set("requirepass", "")
+        store.client.auth("right")
+        store.client.config_set("requirepass", "")
     assert "right" not in caplog.text
 
 
-async def test_a_full_store_is_full_for_what_writes_and_open_for_what_reads(valkey, link):
+async def test_a_full_store_refuses_writes_and_serves_reads(store, client):
     fields = ["model", "m", "tail", "t", "base", 0, "chain", "", "width", 1, "position", 0]
     fields += ["snapshot", "", "shared", 0, "holder", "", "active", "", "first", 0, "finish", 0]
-    await link.call("create", ["s"], ["n", 100, b"", b"", *fields])
-    valkey.client.config_set("maxmemory", 1)
+    await client.call("create", ["s"], ["n", 100, b"", b"", *fields])
+    store.client.config_set("maxmemory", 1)
     try:
         with pytest.raises(StoreFull):
-            await link.call("create", ["k"], ["n", 100, b"", b"", *fields])
-        assert (await link.call("read", ["s"], [0, ""]))[0] == b"FOUND"
-        assert await link.call("delete", ["s"], [1]) == [b"DELETED"]
+            await client.call("create", ["k"], ["n", 100, b"", b"", *fields])
+        assert (await client.call("read", ["s"], [0, ""]))[0] == b"FOUND"
+        assert await client.call("delete", ["s"], [1]) == [b"DELETED"]
     finally:
-        valkey.client.config_set("maxmemory", 0)
-    assert valkey.client.exists("k") == 0
+        store.client.config_set("maxmemory", 0)
+    assert store.client.exists("k") == 0
 
 
-async def test_a_replica_is_not_even_read_from(valkey, link):
-    await link.insist("PING")
-    valkey.client.replicaof("127.0.0.1", 1)
+async def test_a_replica_is_not_even_read_from(store, client):
+    await client.execute("PING")
+    store.client.replicaof("127.0.0.1", 1)
     try:
         with pytest.raises(StoreUnavailable, match="replica"):
-            await link.call("read", ["s"], [0, ""])
+            await client.call("read", ["s"], [0, ""])
         with pytest.raises(StoreUnavailable, match="replica"):
-            await ScriptClient(valkey.url).insist("PING")
+            await ScriptClient(store.url, CONFIG).execute("PING")
     finally:
-        valkey.client.execute_command("REPLICAOF NO ONE")
+        store.client.execute_command("REPLICAOF NO ONE")
 
 
-async def test_an_evicting_store_is_refused_for_good(valkey):
-    valkey.client.config_set("maxmemory-policy", "allkeys-lru")
+async def test_an_evicting_store_is_refused_for_good(store):
+    store.client.config_set("maxmemory-policy", "allkeys-lru")
     try:
         with pytest.raises(BadRequest, match="noeviction"):
-            await check_store_config(valkey.url)
+            await check_store_config(store.url, CONFIG)
     finally:
-        valkey.client.config_set("maxmemory-policy", "noeviction")
-    await check_store_config(valkey.url)
+        store.client.config_set("maxmemory-policy", "noeviction")
+    await check_store_config(store.url, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +171,7 @@ def test_what_a_store_may_be(change, error):
     assert isinstance(raised.value, CarouselError)
 
 
-async def test_every_script_compiles_and_holds_no_clients_text(wire):
+async def test_every_script_compiles_and_evaluates_no_text(connection):
     for name, text in read_scripts().items():
-        assert not isinstance(await wire.call("SCRIPT", "LOAD", text), ReplyError), name
+        assert not isinstance(await connection.call("SCRIPT", "LOAD", text), ReplyError), name
         assert "loadstring" not in text

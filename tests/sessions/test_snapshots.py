@@ -1,37 +1,24 @@
-"""How far back a state lies: what a crash, a rewind or a stop string has to compute again."""
+"""Distances of snapshots: what has to be computed again after a crash, rewind or stop string."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from service.generation import scheduler
 from service.generation.request import GenerationRequest
-from service.sessions import running_turn as live
-from service.sessions import sessions, store
 from tests.generation.invariance import Stage
-from tests.sessions.valkey import OwnValkey
-from tests.sessions.world import TOKENS, World, an_ask, make_program
+from tests.sessions.hand_engine import CONFIG as ENGINE_CONFIG
+from tests.sessions.world import CONFIG, TOKENS, World, make_program, turn_request
 
-SNAPSHOT_EVERY, MARK_EVERY = 40, 100
+SNAPSHOT_EVERY, RETAIN_EVERY = 40, 100
 BURST = 32
 
 
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory) -> Iterator[OwnValkey]:
-    own = OwnValkey(tmp_path_factory.mktemp("valkey"))
-    own.start()
-    yield own
-    own.close()
-
-
 @pytest.fixture
-def world(valkey, monkeypatch) -> Iterator[World]:
-    for module in (live, sessions, store):
-        for name, value in (("SNAPSHOT_EVERY", SNAPSHOT_EVERY), ("MARK_EVERY", MARK_EVERY)):
-            if hasattr(module, name):
-                monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(scheduler, "KEEP_EVERY", BURST)
-    made = World(valkey, [make_program()])
+def world(valkey) -> Iterator[World]:
+    engine_config = replace(ENGINE_CONFIG, snapshot_every=BURST)
+    config = replace(CONFIG, snapshot_every=SNAPSHOT_EVERY, retain_every=RETAIN_EVERY)
+    made = World(valkey, [make_program()], config=config, engine_config=engine_config)
     made.create((1, 2), seed=3)
     yield made
     assert made.refusals == []
@@ -42,23 +29,23 @@ def run(world: World, n: int, flushes: int = 10**6) -> list[int]:
     """A turn of n tokens; the lengths of the prompts that the engine was given for it."""
     given = []
     engine = world.processes[0].engine
-    enter = engine.enter
+    submit = engine.submit_admitted
 
     def noting(request: GenerationRequest, listener: object) -> None:
         given.append(len(request.prompt))
-        enter(request, listener)
+        submit(request, listener)
 
-    engine.enter = noting
-    world.begin(0, 0, an_ask(n, seed=5))
+    engine.submit_admitted = noting
+    world.begin(0, 0, turn_request(n, seed=5))
     while engine.work() and flushes:
         world.flush(0)
         flushes -= 1
-    engine.enter = enter
+    engine.submit_admitted = submit
     world.check()
     return given
 
 
-def test_a_turn_goes_on_from_its_end_without_computing_anything_again(world):
+def test_a_turn_continues_the_last_one_without_computing_anything_again(world):
     run(world, 300)
     assert run(world, 10) == [1]
     world.crash(0)
@@ -76,7 +63,7 @@ def test_a_crash_costs_the_distance_of_snapshots_at_most(world):
 
 
 @pytest.mark.parametrize("to", [0, 1, 2, 3, 99, 100, 101, 250, 333, 400, 498, 501])
-def test_a_rewind_costs_the_distance_of_marks_at_most(world, to):
+def test_a_rewind_costs_the_distance_of_retained_snapshots_at_most(world, to):
     run(world, 500)
     if to == 0:
         world.append(0, 0, (1, 2))
@@ -84,16 +71,16 @@ def test_a_rewind_costs_the_distance_of_marks_at_most(world, to):
     if to == 0:
         world.append(0, 0, (1, 2))
     (again,) = run(world, 20)
-    assert again <= MARK_EVERY + 2 * SNAPSHOT_EVERY + BURST
+    assert again <= RETAIN_EVERY + 2 * SNAPSHOT_EVERY + BURST
     assert run(world, 20) == [1]
 
 
-def test_marks_of_what_was_cut_off_are_not_used(world):
-    """A rewind to 120, other words, then a rewind to where the old words had left a mark."""
+def test_retained_snapshots_of_a_truncated_log_are_not_used(world):
+    """Rewind, generate other tokens, rewind to a retained snapshot of the first ones."""
     run(world, 500)
     for to in (120, 180, 250, 230, 210):
         world.rewind(0, 0, to)
-        world.begin(0, 0, an_ask(150, seed=to))
+        world.begin(0, 0, turn_request(150, seed=to))
         while world.processes[0].engine.work():
             world.flush(0)
         world.check()
@@ -101,15 +88,15 @@ def test_marks_of_what_was_cut_off_are_not_used(world):
     run(world, 30)
 
 
-def test_a_fork_of_the_past_uses_the_marks_of_its_parent(world):
+def test_a_fork_of_an_earlier_position_uses_its_parents_retained_snapshots(world):
     run(world, 500)
     world.fork(0, 0, 320, "same")
     world.keys.reverse()
     (again,) = run(world, 20)
-    assert again <= MARK_EVERY + 2 * SNAPSHOT_EVERY + BURST
+    assert again <= RETAIN_EVERY + 2 * SNAPSHOT_EVERY + BURST
 
 
-def test_a_damaged_or_missing_snapshot_is_made_again_from_the_log(world):
+def test_a_damaged_or_missing_snapshot_is_computed_again_from_the_log(world):
     run(world, 250)
     (name,) = world.valkey.client.keys("carousel:state:*")
     whole = world.valkey.client.get(name)
@@ -121,42 +108,42 @@ def test_a_damaged_or_missing_snapshot_is_made_again_from_the_log(world):
             world.valkey.client.delete(name)
         else:
             world.valkey.client.set(name, content)
-        world.begin(0, 0, an_ask(10, seed=5))
+        world.begin(0, 0, turn_request(10, seed=5))
         while world.processes[0].engine.work():
             world.flush(0)
         world.check()
 
 
-def test_what_penalties_look_at_reaches_across_turns_and_processes(world):
-    asks = [an_ask(n, seed=5, penalty=1.5) for n in (30, 1, 45)]
-    for ask in asks:
-        world.begin(0, 0, ask)
+def test_the_penalty_window_spans_turns_and_processes(world):
+    asks = [turn_request(n, seed=5, penalty=1.5) for n in (30, 1, 45)]
+    for wanted in asks:
+        world.begin(0, 0, wanted)
         while world.processes[0].engine.work():
             world.flush(0)
         world.crash(0)
     alone = Stage(world.programs[0], TOKENS)
-    alone.submit(an_ask(76, prompt=(1, 2), seed=5, penalty=1.5).request)
+    alone.submit(turn_request(76, prompt=(1, 2), seed=5, penalty=1.5).request)
     alone.work_to_the_end()
     assert world._log_now(world.keys[0]) == [1, 2, *alone.seen[0].tokens]
 
 
-def test_a_mark_beyond_a_cut_is_not_used_even_where_it_is_the_only_one(world):
+def test_a_retained_snapshot_after_a_rewind_position_is_not_used(world):
     run(world, 500)
-    world.rewind(0, 0, 102)  # the mark that the first turn left lies a little later
-    world.begin(0, 0, an_ask(10, prompt=[3] * 60, seed=9))
+    world.rewind(0, 0, 102)  # the first turn's retained snapshot is a little later
+    world.begin(0, 0, turn_request(10, prompt=[3] * 60, seed=9))
     world.crash(0)
     run(world, 20)
     run(world, 20)
 
 
-def test_nothing_in_the_store_lives_for_ever(world):
-    """Also where a process dies between a fork's first tokens and the end of its turn."""
+def test_every_key_in_the_store_expires(world):
+    """Also if a process is killed between a fork's first tokens and the end of its turn."""
     run(world, 300)
     world.fork(0, 0, None, "derive")
     world.keys.reverse()
     run(world, 30, flushes=2)
     world.rewind(0, 1, 120)
-    world.begin(1, 1, an_ask(5, key="k"))
+    world.begin(1, 1, turn_request(5, key="k"))
     world.work(1)
     world.flush(1)
     keys = world.valkey.client.keys("*")
@@ -164,10 +151,10 @@ def test_nothing_in_the_store_lives_for_ever(world):
     assert [key for key in keys if world.valkey.client.ttl(key) < 0] == []
 
 
-def test_a_text_that_is_fed_leaves_snapshots_and_marks_too(world):
-    """So a crash while it is fed costs as little, and so does a fork into its middle."""
+def test_a_text_that_is_fed_leaves_snapshots_and_retains_some(world):
+    """So a crash while it is fed costs as little, and so does a fork from its middle."""
     text = tuple(i % 7 for i in range(1_000))
-    world.begin(0, 0, an_ask(5, prompt=text))
+    world.begin(0, 0, turn_request(5, prompt=text))
     for _ in range(12):
         world.work(0)
         world.flush(0)
@@ -176,8 +163,8 @@ def test_a_text_that_is_fed_leaves_snapshots_and_marks_too(world):
     fed = 12 * 32
     assert again <= 1_000 - fed + SNAPSHOT_EVERY + BURST
     world.append(0, 0, text)
-    assert len(world.valkey.client.keys("carousel:mark:*")) >= 1_500 // MARK_EVERY
+    assert len(world.valkey.client.keys("carousel:mark:*")) >= 1_500 // RETAIN_EVERY
     world.fork(0, 0, 1_700, "same")
     world.keys.reverse()
     (again,) = run(world, 20)
-    assert again <= MARK_EVERY + 2 * SNAPSHOT_EVERY + BURST
+    assert again <= RETAIN_EVERY + 2 * SNAPSHOT_EVERY + BURST

@@ -5,24 +5,24 @@ from service.sessions.session import SessionKey
 from service.sessions.state_cache import CachedState, StateCache
 
 
-def hot(name: str) -> CachedState:
+def cached(name: str) -> CachedState:
     return CachedState(name, State(1, (np.zeros(250, np.float32),)), ())
 
 
-def test_the_ones_not_used_for_longest_go():
+def test_the_least_recently_used_are_evicted():
     states = StateCache(budget_bytes=3_500)
     for name in "abc":
-        states.put(SessionKey("", name), hot(name))
+        states.put(SessionKey("", name), cached(name))
     assert states.get(SessionKey("", "a")).session == "a"
-    states.put(SessionKey("", "d"), hot("d"))
+    states.put(SessionKey("", "d"), cached("d"))
     assert states.get(SessionKey("", "b")) is None
     assert [states.get(SessionKey("", name)).session for name in "acd"] == ["a", "c", "d"]
 
 
-def test_a_newer_one_takes_the_place_of_the_older():
+def test_a_newer_state_replaces_the_older_one():
     states = StateCache(budget_bytes=3_500)
     for turn in range(100):
-        states.put(SessionKey("", "a"), hot(str(turn)))
+        states.put(SessionKey("", "a"), cached(str(turn)))
     assert len(states) == 1
     assert states.get(SessionKey("", "a")).session == "99"
     states.drop(SessionKey("", "a"))

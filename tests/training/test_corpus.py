@@ -12,26 +12,26 @@ from service.training.corpus import BPTTBatches, BPTTChunk, Corpus, EvaluationBa
 class StartsAnew(BPTTBatches):
     """A bug planted: every second window is of another pass, so no window goes on."""
 
-    def window(self, index, start=0):
-        return super().window(index ^ 1 if self.n_windows > 1 else index, start)
+    def chunk(self, index, start=0):
+        return super().chunk(index ^ 1 if self.n_chunks > 1 else index, start)
 
 
 class WrapsInWindow(BPTTBatches):
     """A bug planted: the last target of a window is the window's own first character."""
 
-    def window(self, index, start=0):
-        inputs = super().window(index, start).inputs
+    def chunk(self, index, start=0):
+        inputs = super().chunk(index, start).inputs
         return BPTTChunk(inputs, np.roll(inputs, -1, axis=1))
 
 
 class WrapsAround(BPTTBatches):
     """A bug planted: the targets are the text turned by one, so the last target is the first."""
 
-    def window(self, index, start=0):
-        window = super().window(index, start)
+    def chunk(self, index, start=0):
+        window = super().chunk(index, start)
         targets = window.targets.copy()
-        if index == self.n_windows - 1:
-            targets[-1, -1] = super().window(0, start).inputs[0, 0]
+        if index == self.n_chunks - 1:
+            targets[-1, -1] = super().chunk(0, start).inputs[0, 0]
         return BPTTChunk(window.inputs, targets)
 
 
@@ -43,52 +43,52 @@ def goes_on(lanes):
     """Whether every window begins with what the one before it had to predict last."""
     return all(
         (after.inputs[:, 0] == before.targets[:, -1]).all()
-        for before, after in pairwise(lanes.windows())
+        for before, after in pairwise(lanes.chunks())
     )
 
 
 def targets_follow(lanes):
     """Whether every target is the character after its input; the text is 0, 1, 2, …"""
-    return all((window.targets == window.inputs + 1).all() for window in lanes.windows())
+    return all((window.targets == window.inputs + 1).all() for window in lanes.chunks())
 
 
 def test_a_window_begins_where_the_one_before_it_ended():
-    lanes = BPTTBatches(numbers(61), n_lanes=3, window_characters=5)
-    assert lanes.n_windows == 4
+    lanes = BPTTBatches(numbers(61), n_streams=3, chunk_characters=5)
+    assert lanes.n_chunks == 4
     assert goes_on(lanes)
-    assert not goes_on(StartsAnew(numbers(61), n_lanes=3, window_characters=5))
+    assert not goes_on(StartsAnew(numbers(61), n_streams=3, chunk_characters=5))
 
 
 def test_targets_come_from_the_text_across_every_edge():
-    assert targets_follow(BPTTBatches(numbers(61), n_lanes=3, window_characters=5))
+    assert targets_follow(BPTTBatches(numbers(61), n_streams=3, chunk_characters=5))
     for planted in (WrapsInWindow, WrapsAround):
-        assert not targets_follow(planted(numbers(61), n_lanes=3, window_characters=5))
+        assert not targets_follow(planted(numbers(61), n_streams=3, chunk_characters=5))
 
 
 def test_lanes_are_equal_stretches_and_nothing_wraps_around():
-    windows = list(BPTTBatches(numbers(61), n_lanes=3, window_characters=5).windows())
+    windows = list(BPTTBatches(numbers(61), n_streams=3, chunk_characters=5).chunks())
     lanes = np.hstack([window.inputs for window in windows])
     assert (lanes == numbers(60).reshape(3, 20)).all()
     assert windows[-1].targets[-1, -1] == 60
 
 
 def test_a_later_start_moves_the_edges_up_to_the_end_of_the_text():
-    lanes = BPTTBatches(numbers(65), n_lanes=3, window_characters=5)
-    assert lanes.window(0, start=4).inputs[0].tolist() == [4, 5, 6, 7, 8]
+    lanes = BPTTBatches(numbers(65), n_streams=3, chunk_characters=5)
+    assert lanes.chunk(0, start=4).inputs[0].tolist() == [4, 5, 6, 7, 8]
     assert lanes.n_spare == 4
-    assert lanes.window(3, start=4).targets[-1, -1] == 64
+    assert lanes.chunk(3, start=4).targets[-1, -1] == 64
 
 
 def test_the_shortest_text_fills_one_window_and_a_shorter_one_is_refused():
-    assert BPTTBatches(numbers(16), n_lanes=3, window_characters=5).n_windows == 1
-    with pytest.raises(Validation, match="has 15 characters; 3 lanes of 5 need at least 16"):
-        BPTTBatches(numbers(15), n_lanes=3, window_characters=5)
+    assert BPTTBatches(numbers(16), n_streams=3, chunk_characters=5).n_chunks == 1
+    with pytest.raises(Validation, match="has 15 characters; 3 streams of 5 need at least 16"):
+        BPTTBatches(numbers(15), n_streams=3, chunk_characters=5)
 
 
 @pytest.mark.parametrize("n", [2, 3, 399, 400, 801, 4001, 30_000])
 def test_judged_lanes_predict_every_character_but_the_first_once(n):
     predicted = np.zeros(n, int)
-    for window in EvaluationBatches(numbers(n), window_characters=70):
+    for window in EvaluationBatches(numbers(n), chunk_characters=70):
         counted = window.counted > 0
         assert (window.targets == window.inputs + 1).all()
         np.add.at(predicted, window.targets[counted], 1)
@@ -119,8 +119,8 @@ def test_the_split_loses_nothing_and_shares_nothing():
 def test_training_windows_hold_no_character_of_the_validation_part():
     text = "".join(map(chr, range(0x4E00, 0x4E00 + 1000)))
     split = Corpus.of(text).split(Corpus.of(text).vocabulary, 0.1)
-    lanes = BPTTBatches(split.training, n_lanes=4, window_characters=7)
-    targets = [lanes.window(i, lanes.n_spare).targets.max() for i in range(lanes.n_windows)]
+    lanes = BPTTBatches(split.training, n_streams=4, chunk_characters=7)
+    targets = [lanes.chunk(i, lanes.n_spare).targets.max() for i in range(lanes.n_chunks)]
     assert max(targets) == 899
     assert split.validation.min() == 900
 

@@ -1,16 +1,18 @@
-"""The folder of texts: what is stored is what was said, and crashes leave nothing in the way."""
+"""The store of corpora: what is stored is what was uploaded, and crashes leave nothing behind."""
 
-import errno
 import json
 import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from service.errors import CorpusNotFound, TooLarge, Validation
-from service.training import corpus_check as intake
+from service.training import corpus_check
+from service.training.corpus_check import LIMITS, check_text
 from service.training.corpus_store import LEFT_OVER_S, CorpusStore
 
 TEXT = b"one\r\ntwo\n"
@@ -59,50 +61,42 @@ def test_a_text_that_is_refused_leaves_nothing(corpora, tmp_path):
     assert list(owner.iterdir()) == []
 
 
-def test_a_disk_that_is_full_is_told_as_such(corpora, monkeypatch):
-    monkeypatch.setattr(intake, "write_new", full)
-    path = corpora.upload()
-    path.write_bytes(TEXT)
-    assert intake._outcome(path, path.with_name("text")) == {"errno": errno.ENOSPC}
-    monkeypatch.setattr(intake.subprocess, "run", lambda *_, **__: Ended(b'{"errno": 28}'))
+def checked_within(folder, child=corpus_check.__name__, **limits):
+    """A store whose texts are checked by another child, or within other limits."""
+    limits = replace(LIMITS, **limits)
+    return CorpusStore(folder, partial(check_text, limits=limits, child=child))
+
+
+def test_a_disk_that_is_full_is_told_as_such(tmp_path):
     with pytest.raises(OSError, match="No space left"):
-        corpora.put("me", "name", path)
+        put(checked_within(tmp_path, "tests.training.full_disk"))
+    with pytest.raises(OSError, match="File too large"):
+        put(checked_within(tmp_path, file_bytes=4))
 
 
-def full(*_):
-    raise OSError(errno.ENOSPC, "full")
+def test_a_check_that_its_limits_end_is_too_large(tmp_path):
+    with pytest.raises(TooLarge, match=r"took longer than its 0\.001 seconds .* in parts"):
+        put(checked_within(tmp_path, wall_s=0.001))
+    with pytest.raises(TooLarge, match=r"more than its 30000000 bytes of memory.* in parts"):
+        put(checked_within(tmp_path, memory_bytes=30_000_000))
+    with pytest.raises(TooLarge, match="checking the text failed"):
+        put(checked_within(tmp_path, "service.nothing"))
 
 
-class Ended:
-    def __init__(self, stdout):
-        self.stdout = stdout
-
-
-def test_a_check_that_its_limits_end_is_too_large(corpora, monkeypatch):
-    monkeypatch.setattr(intake, "WALL_S", 0.001)
-    with pytest.raises(TooLarge, match="4294967296 bytes of memory or 120 seconds"):
-        put(corpora)
-    monkeypatch.setattr(intake, "_MODULE", "service.nothing")
-    with pytest.raises(TooLarge):
-        put(corpora)
-
-
-def test_what_is_incoming_or_vanishes_is_no_corpus_and_hides_none(corpora, tmp_path, monkeypatch):
+def test_what_is_incoming_or_vanishes_is_no_corpus_and_hides_none(corpora, tmp_path):
     card = put(corpora)
     (owner,) = (tmp_path / "corpora").iterdir()
     shutil.copytree(owner / card.id, owner / ".incoming-0123")
     assert corpora.cards("me") == [card]
     shutil.copytree(owner / card.id, owner / ("0" * 32))
 
-    look = corpora.card
+    class Vanishing(CorpusStore):
+        def card(self, owner, corpus_id):
+            if corpus_id == "0" * 32:
+                raise CorpusNotFound(corpus_id)
+            return super().card(owner, corpus_id)
 
-    def vanished(one, corpus_id):
-        if corpus_id == "0" * 32:
-            raise CorpusNotFound(corpus_id)
-        return look(one, corpus_id)
-
-    monkeypatch.setattr(corpora, "card", vanished)
-    assert corpora.cards("me") == [card]
+    assert Vanishing(tmp_path / "corpora").cards("me") == [card]
 
 
 def test_a_sweep_takes_what_is_old_and_nothing_else(corpora, tmp_path):

@@ -1,10 +1,9 @@
-"""The terminal's way: a text file in, a stored model and a Keras file out."""
+"""Training in the terminal: a text file in, a stored model and a Keras file out."""
 
 import shutil
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 
@@ -19,7 +18,10 @@ def carousel(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.tf
 def test_a_file_becomes_a_model_and_a_keras_file(tmp_path):
+    import keras  # noqa: PLC0415 (TensorFlow)
+
     file, store = tmp_path / "text.txt", tmp_path / "models"
     file.write_text("the owl and the cat\n" * 400)
     small = ("--units", 12, "--layers", 1, "--embedding-dim", 6, "--epochs", 2)
@@ -50,6 +52,8 @@ def test_a_file_that_is_not_text_is_one_sentence(tmp_path):
     )
 
 
+@pytest.mark.tf
+@pytest.mark.slow
 def test_a_model_is_trained_further_by_its_name_alone(tmp_path):
     file = tmp_path / "text.txt"
     file.write_text("the with statement and the class\n" * 400)

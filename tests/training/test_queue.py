@@ -3,51 +3,51 @@
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
-import rq
 
 from service.errors import JobNotFound, StoreUnavailable, Validation
-from service.training import queue as queue_module
-from service.training.job import JobKey, JobStatus, TrainJobSpec, Transition
-from service.training.queue import MAX_OPEN_JOBS, QUEUE, Fenced, JobQueue
+from service.training.config import QueueConfig
+from service.training.job import JobKey
+from service.training.job_spec import TrainJobSpec
+from service.training.job_store import Fenced
+from service.training.queue import JobQueue
 from service.training.recipe import Recipe
-from tests.sessions.valkey import OwnValkey
+from service.training.states import JobState, JobStatus, Transition
 
-ORDER = TrainJobSpec("name", "c" * 32, Recipe())
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory) -> Iterator[OwnValkey]:
-    own = OwnValkey(tmp_path_factory.mktemp("valkey"))
-    own.start()
-    yield own
-    own.close()
+CONFIG = QueueConfig(lease_ms=200, start_ms=400)
+SPEC = TrainJobSpec("name", "c" * 32, Recipe())
 
 
 @pytest.fixture
-def queue(valkey, monkeypatch) -> Iterator[JobQueue]:
-    monkeypatch.setattr(queue_module, "LEASE_MS", 200)
+def queue(valkey) -> Iterator[JobQueue]:
     valkey.client.flushall()
-    made = JobQueue(valkey.url)
+    made = JobQueue(valkey.url, CONFIG)
     yield made
     made.connection.close()
 
 
-def carried(queue: JobQueue) -> list[str]:
-    return rq.Queue(QUEUE, queue.connection, serializer="json").job_ids
+def waiting(queue: JobQueue) -> list[tuple[JobKey, int]]:
+    """The jobs and attempts that workers may take, the oldest first."""
+    taken = []
+    while (job := queue.take()) is not None:
+        taken.append((job.key, job.attempt))
+    for key, _ in taken:
+        queue.end_lease(key)
+    return taken
 
 
-def test_a_job_is_taken_carried_and_listed(queue):
-    job = queue.submit("me", ORDER)
-    assert (job.status, job.attempt, job.order) == (JobStatus.QUEUED, 1, ORDER)
-    assert carried(queue) == [f"{job.key.id}-1"]
+def test_a_job_is_queued_and_listed(queue):
+    job = queue.submit("me", SPEC)
+    assert (job.status, job.attempt, job.spec) == (JobStatus.QUEUED, 1, SPEC)
+    assert waiting(queue) == [(job.key, 1)]
     assert queue.jobs("me") == [job]
     assert queue.jobs("you") == []
 
 
 def test_another_owners_job_is_as_one_that_never_was(queue):
-    job = queue.submit("me", ORDER)
+    job = queue.submit("me", SPEC)
     sentences = []
     for job_id in (job.key.id, "0" * 16):
         with pytest.raises(JobNotFound) as missing:
@@ -57,49 +57,52 @@ def test_another_owners_job_is_as_one_that_never_was(queue):
 
 
 def test_only_the_latest_attempt_may_change_anything(queue):
-    key = queue.submit("", ORDER).key
+    key = queue.submit("", SPEC).key
     queue.claim(key, 1)
     with pytest.raises(Fenced):
         queue.claim(key, 1)
     queue.release(key, 1)
     queue.claim(key, 2)
-    for deed in (
-        lambda: queue.beat(key, 1),
-        lambda: queue.tell(key, 1, "progress", {}),
-        lambda: queue.settle(key, 1, Transition.SUCCEED),
+    lost = replace(queue.get(key), attempt=1)
+    for write in (
+        lambda: queue.renew(key, 1),
+        lambda: queue.report(key, 1, "progress", {}),
+        lambda: queue.stored(key, 1, "name@1"),
+        lambda: queue.settle(lost, Transition.FAIL),
         lambda: queue.release(key, 1),
+        lambda: queue.start_failed(key, 1),
     ):
         with pytest.raises(Fenced):
-            deed()
+            write()
     assert queue.get(key).status is JobStatus.RUNNING
     assert queue.events(key, "0") == []
 
 
 def test_a_lost_attempt_begins_again_and_a_living_one_does_not(queue):
-    key = queue.submit("", ORDER).key
+    key = queue.submit("", SPEC).key
     queue.claim(key, 1)
-    queue.sweep()
+    queue.requeue_lost()
     assert queue.get(key).status is JobStatus.RUNNING
     time.sleep(0.15)
-    queue.beat(key, 1)
+    queue.renew(key, 1)
     time.sleep(0.15)
-    queue.sweep()
+    queue.requeue_lost()
     assert queue.get(key).attempt == 1
     time.sleep(0.1)
-    queue.sweep()
+    queue.requeue_lost()
     job = queue.get(key)
     assert (job.status, job.attempt, job.crashes) == (JobStatus.QUEUED, 2, 1)
-    assert f"{key.id}-2" in carried(queue)
+    assert waiting(queue) == [(key, 2)]
     with pytest.raises(Fenced):
-        queue.beat(key, 1)
+        queue.renew(key, 1)
 
 
 def test_a_job_that_kills_its_process_thrice_is_given_up(queue):
-    key = queue.submit("", ORDER).key
+    key = queue.submit("", SPEC).key
     for attempt in (1, 2, 3):
         queue.claim(key, attempt)
         time.sleep(0.25)
-        queue.sweep()
+        queue.requeue_lost()
     job = queue.get(key)
     assert job.status is JobStatus.FAILED
     assert job.error is not None
@@ -108,43 +111,67 @@ def test_a_job_that_kills_its_process_thrice_is_given_up(queue):
     assert queue.open() == []
 
 
-def test_what_the_queue_has_lost_is_carried_again(queue):
-    key = queue.submit("", ORDER).key
-    rq.Queue(QUEUE, queue.connection, serializer="json").empty()
-    queue.sweep()
-    assert carried(queue) == [f"{key.id}-2"]
-    queue.sweep()
-    assert carried(queue) == [f"{key.id}-2"]
+def test_a_job_is_taken_once_the_oldest_first(queue, valkey):
+    keys = []
+    for _ in range(3):
+        keys.append(queue.submit("", SPEC).key)
+        time.sleep(0.002)
+    other = JobQueue(valkey.url, CONFIG)
+    assert [queue.take().key, other.take().key, queue.take().key] == keys
+    assert other.take() is None
+    other.connection.close()
+
+
+def test_a_job_whose_worker_dies_before_the_claim_is_taken_again(queue):
+    key = queue.submit("", SPEC).key
+    assert queue.take().key == key
+    assert queue.take() is None
+    time.sleep(0.45)
+    again = queue.take()
+    assert (again.key, again.attempt, again.crashes) == (key, 1, 0)
+    queue.claim(key, 1)
+    with pytest.raises(Fenced):  # should the first process begin after all
+        queue.claim(key, 1)
+
+
+def test_a_job_whose_process_ends_before_the_claim_waits_again_at_once(queue):
+    key = queue.submit("", SPEC).key
+    queue.take()
+    queue.start_failed(key, 1)
+    again = queue.take()
+    assert (again.key, again.attempt, again.crashes) == (key, 2, 0)
     queue.claim(key, 2)
+    with pytest.raises(Fenced):  # its process has claimed it, and the lease decides
+        queue.start_failed(key, 2)
 
 
 def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_is_told(queue):
-    waiting, running = queue.submit("", ORDER).key, queue.submit("", ORDER).key
+    waiting, running = queue.submit("", SPEC).key, queue.submit("", SPEC).key
     assert queue.cancel(waiting).status is JobStatus.CANCELLED
     with pytest.raises(Fenced):
         queue.claim(waiting, 1)
     queue.claim(running, 1)
-    assert not queue.beat(running, 1)
+    assert not queue.renew(running, 1)
     assert queue.cancel(running).status is JobStatus.RUNNING
-    assert queue.beat(running, 1)
-    queue.settle(running, 1, Transition.CANCEL)
+    assert queue.renew(running, 1)
+    assert queue.release(running, 1) is JobState.CANCELLED
     assert queue.cancel(running).status is JobStatus.CANCELLED
 
 
 def test_a_cancelled_job_whose_process_dies_is_cancelled(queue):
-    key = queue.submit("", ORDER).key
+    key = queue.submit("", SPEC).key
     queue.claim(key, 1)
     queue.cancel(key)
     time.sleep(0.25)
-    queue.sweep()
+    queue.requeue_lost()
     assert queue.get(key).status is JobStatus.CANCELLED
 
 
 @pytest.mark.parametrize("n", range(1, 7))
 def test_no_release_comes_between_a_cancel_and_what_it_says(valkey, queue, monkeypatch, n):
-    key = queue.submit("", ORDER).key
+    key = queue.submit("", SPEC).key
     queue.claim(key, 1)
-    other, execute, calls = JobQueue(valkey.url), queue.connection.execute_command, []
+    other, execute, calls = JobQueue(valkey.url, CONFIG), queue.connection.execute_command, []
 
     def and_release(*arguments, **options):
         reply = execute(*arguments, **options)
@@ -163,54 +190,173 @@ def test_no_release_comes_between_a_cancel_and_what_it_says(valkey, queue, monke
 
 
 def test_a_cancelled_job_that_its_worker_leaves_ends(queue):
-    key = queue.submit("", ORDER).key
+    key = queue.submit("", SPEC).key
     queue.claim(key, 1)
-    assert queue.cancel(key).is_cancelled
+    assert queue.cancel(key).state is JobState.CANCELLING
     queue.release(key, 1)
     job = queue.get(key)
     assert job.status is JobStatus.CANCELLED
     assert job.ended_s == pytest.approx(time.time(), abs=60)
     assert queue.events(key, "0")[-1].data == '{"status": "cancelled", "model": null}'
     assert queue.open() == []
-    assert carried(queue) == [f"{key.id}-1"]
+    assert waiting(queue) == []
 
 
 def test_a_sweep_ends_a_waiting_job_that_is_cancelled(queue):
-    key = queue.submit("", ORDER).key
+    key = queue.submit("", SPEC).key
     queue.connection.hset(f"carousel:job:{key}", "cancel", 1)
-    queue.sweep()
+    queue.requeue_lost()
     assert queue.get(key).status is JobStatus.CANCELLED
 
 
-def test_a_cancelled_job_is_no_crash_even_if_the_sweep_has_not_heard_of_it(queue, monkeypatch):
-    key = queue.submit("", ORDER).key
+def test_a_cancelled_job_is_no_crash_even_if_the_sweep_has_not_heard_of_it(queue):
+    key = queue.submit("", SPEC).key
     queue.claim(key, 1)
     time.sleep(0.25)
-    before = queue.open()
+    (before,) = queue.open()
     queue.cancel(key)
-    monkeypatch.setattr(queue, "open", lambda: before)
-    queue.sweep()
+    queue._requeue_if_lost(before)
     assert queue.get(key).status is JobStatus.CANCELLED
+
+
+def cancelled(queue: JobQueue) -> JobKey:
+    key = queue.submit("", SPEC).key
+    queue.claim(key, 1)
+    queue.report(key, 1, "", {}, version=3)
+    queue.cancel(key)
+    queue.release(key, 1)
+    return key
+
+
+def test_a_cancelled_job_is_published_by_an_attempt_of_its_own(queue):
+    key = cancelled(queue)
+    job = queue.publish(key)
+    assert (job.state, job.status, job.attempt) == (JobState.PUBLISH_REQUESTED, "queued", 2)
+    assert (job.ended_s, job.version) == (None, 3)
+    assert queue.publish(key) == job
+    assert [one.key for one in queue.open()] == [key]
+    assert queue.connection.ttl(f"carousel:job:{key}") == -1
+    assert queue.take().key == key
+    assert queue.claim(key, 2).state is JobState.PUBLISHING
+    with pytest.raises(Fenced):
+        queue.renew(key, 1)
+    assert not queue.renew(key, 2)
+    assert queue.publish(key).state is JobState.PUBLISHING
+    assert queue.cancel(key).state is JobState.PUBLISHING  # it is about to end anyway
+    job = queue.stored(key, 2, "name@3")
+    assert (job.state, job.status, job.model) == (JobState.PUBLISHED, "running", "name@3")
+    assert queue.settle(job, Transition.SUCCEED) is JobState.SUCCEEDED
+    assert queue.publish(key).status is JobStatus.SUCCEEDED
+    assert queue.open() == []
+    assert queue.connection.ttl(f"carousel:job:{key}") > 0
+    names = [(event.name, json.loads(event.data)) for event in queue.events(key, "0")]
+    assert names == [
+        ("done", {"status": "cancelled", "model": None}),
+        ("published", {"model": "name@3"}),
+        ("done", {"status": "succeeded", "model": "name@3"}),
+    ]
+
+
+def test_a_publication_whose_process_dies_begins_again_and_in_the_end_leaves_a_cancelled_job(queue):
+    key = cancelled(queue)
+    queue.publish(key)
+    for attempt in (2, 3, 4):
+        queue.claim(key, attempt)
+        time.sleep(0.25)
+        queue.requeue_lost()
+    job = queue.get(key)
+    assert (job.state, job.error["error_type"]) == (JobState.CANCELLED, "poisoned")
+    again = queue.publish(key)
+    assert (again.attempt, again.crashes, again.error) == (5, 0, None)
+
+
+def test_a_publication_that_waits_is_cancelled_at_once(queue):
+    key = cancelled(queue)
+    queue.publish(key)
+    assert queue.cancel(key).state is JobState.CANCELLED
+    assert waiting(queue) == []
+    assert queue.publish(key).state is JobState.PUBLISH_REQUESTED
+
+
+def test_only_a_cancelled_job_is_published(queue):
+    key = queue.submit("", SPEC).key
+    for status, step in (
+        ("queued", lambda: queue.claim(key, 1)),
+        ("running", lambda: queue.cancel(key)),
+        ("running", lambda: queue.settle(queue.get(key), Transition.FAIL, {"error": "no"})),
+        ("failed", lambda: None),
+    ):
+        with pytest.raises(Validation, match=f"status is {status}; only a cancelled job"):
+            queue.publish(key)
+        step()
+    with pytest.raises(JobNotFound):
+        queue.publish(JobKey("", "0" * 16))
+
+
+OLD_RECORD = {
+    "order": json.dumps(SPEC.to_json()),
+    "attempt": 1,
+    "crashes": 0,
+    "created": "1795468800.125",
+    "started": "1795468801.250",
+    "told": "1795468802000-0",
+    "progress": '{"step": 3}',
+    "version": "2",
+}
+
+
+@pytest.mark.parametrize(
+    ("flags", "state"),
+    [
+        ({"status": "queued"}, JobState.QUEUED),
+        ({"status": "running"}, JobState.RUNNING),
+        ({"status": "running", "cancel": 1}, JobState.CANCELLING),
+        ({"status": "running", "published": "true", "model": '"name@2"'}, JobState.PUBLISHED),
+    ],
+)
+def test_a_record_of_an_earlier_version_is_read_and_changed(queue, flags, state):
+    """It has the flags `cancel` and `published` where there is a state now."""
+    key = JobKey("me", "0123456789abcdef")
+    queue.connection.hset(f"carousel:job:{key}", mapping=OLD_RECORD | flags)
+    queue.connection.sadd("carousel:jobs-open", f"carousel:job:{key}")
+    job = queue.get(key)
+    assert (job.state, job.spec, job.version, job.progress) == (state, SPEC, 2, {"step": 3})
+    match state:
+        case JobState.QUEUED:
+            assert waiting(queue) == [(key, 1)]
+            assert queue.claim(key, 1).state is JobState.RUNNING
+        case JobState.RUNNING:
+            assert not queue.renew(key, 1)
+            assert queue.cancel(key).state is JobState.CANCELLING
+        case JobState.CANCELLING:
+            assert queue.renew(key, 1)
+            assert queue.release(key, 1) is JobState.CANCELLED
+            assert queue.publish(key).state is JobState.PUBLISH_REQUESTED
+            assert queue.claim(key, 2).state is JobState.PUBLISHING
+        case JobState.PUBLISHED:
+            with pytest.raises(Fenced):
+                queue.renew(key, 1)
+            assert queue.settle(job, Transition.SUCCEED) is JobState.SUCCEEDED
 
 
 def test_no_more_than_a_hundred_jobs_of_an_owner_are_open_whatever_has_ended(queue):
     for other in ("", "u/u", "uu", "v"):
-        queue.submit(other, ORDER)
-    keys = [queue.submit("u", ORDER).key for _ in range(MAX_OPEN_JOBS)]
+        queue.submit(other, SPEC)
+    keys = [queue.submit("u", SPEC).key for _ in range(CONFIG.max_open_jobs)]
     queue.cancel(keys[-1])
-    for _ in range(MAX_OPEN_JOBS):  # the newest are all over
-        queue.cancel(queue.submit("u", ORDER).key)
-    queue.submit("u", ORDER)
+    for _ in range(CONFIG.max_open_jobs):  # the newest are all over
+        queue.cancel(queue.submit("u", SPEC).key)
+    queue.submit("u", SPEC)
     with pytest.raises(Validation, match="100 jobs are not over"):
-        queue.submit("u", ORDER)
-    assert len(queue.open()) == MAX_OPEN_JOBS + 4
+        queue.submit("u", SPEC)
+    assert len(queue.open()) == CONFIG.max_open_jobs + 4
 
 
 def test_events_come_in_order_after_any_of_them(queue):
-    key = queue.submit("", ORDER).key
+    key = queue.submit("", SPEC).key
     queue.claim(key, 1)
     for n in range(700):
-        queue.tell(key, 1, "progress", {"n": n}, progress={"n": n})
+        queue.report(key, 1, "progress", {"n": n}, progress={"n": n})
     told, after = [], "0"
     while found := queue.events(key, after):
         told += found
@@ -221,12 +367,12 @@ def test_events_come_in_order_after_any_of_them(queue):
 
 
 def test_a_day_of_progress_pushes_nothing_else_out(queue):
-    key = queue.submit("", ORDER).key
+    key = queue.submit("", SPEC).key
     queue.claim(key, 1)
     for n in range(10_500):
         if n % 1_000 == 0:
-            queue.tell(key, 1, "validation", {"n": n})
-        queue.tell(key, 1, "progress", {"n": n})
+            queue.report(key, 1, "validation", {"n": n})
+        queue.report(key, 1, "progress", {"n": n})
     told, after = [], "0"
     while found := queue.events(key, after):
         told += found
@@ -239,11 +385,11 @@ def test_a_day_of_progress_pushes_nothing_else_out(queue):
 
 
 def test_ids_of_all_events_are_of_one_order_even_if_the_clock_goes_back(queue):
-    key = queue.submit("", ORDER).key
+    key = queue.submit("", SPEC).key
     queue.claim(key, 1)
     names = ["progress", "validation", "progress", "sample", "sample", "progress"]
     for n in range(300):
-        queue.tell(key, 1, names[n % 6], {"n": n})
+        queue.report(key, 1, names[n % 6], {"n": n})
         if n == 100:
             ahead = f"{time.time() * 1000 + 3_600_000:.0f}-7"
             queue.connection.hset(f"carousel:job:{key}", "told", ahead)
@@ -262,12 +408,12 @@ LAST = 2**64 - 1
 )
 def test_what_is_no_event_id_is_refused(queue, after):
     with pytest.raises(Validation, match="no event id"):
-        queue.events(queue.submit("", ORDER).key, after)
+        queue.events(queue.submit("", SPEC).key, after)
 
 
 @pytest.mark.parametrize("after", ["0", "1", "1-1", f"1-{LAST}", f"{LAST}", f"{LAST}-{LAST - 1}"])
 def test_any_other_id_has_events_after_it_or_none(queue, after):
-    key = queue.submit("", ORDER).key
+    key = queue.submit("", SPEC).key
     queue.cancel(key)
     assert len(queue.events(key, after)) == (len(after) < 10 or after.startswith("1-"))
 
@@ -275,17 +421,17 @@ def test_any_other_id_has_events_after_it_or_none(queue, after):
 def test_a_store_that_refuses_is_named_without_what_it_was_told(queue, caplog):
     queue.connection.set("carousel:jobs:me", "no set")
     with pytest.raises(StoreUnavailable) as refused:
-        queue.submit("me", ORDER)
+        queue.submit("me", SPEC)
     assert str(refused.value) == "the store of train jobs refuses its work; try again"
     assert "WRONGTYPE" in caplog.text
 
 
 def test_a_store_that_is_away_is_named(valkey, queue):
-    queue.submit("", ORDER)
+    queue.submit("", SPEC)
     valkey.kill()
     try:
         with pytest.raises(StoreUnavailable):
-            queue.submit("", ORDER)
+            queue.submit("", SPEC)
     finally:
         valkey.start()
     assert queue.jobs("")

@@ -1,7 +1,11 @@
+"""The training loop: it resumes to the same bits, stops for a reason, and reports what it does."""
+
 import json
 import math
+import os
+import shutil
 from dataclasses import replace
-from itertools import count
+from itertools import count, product
 
 import numpy as np
 import pytest
@@ -9,15 +13,15 @@ from safetensors import safe_open
 
 from service.errors import BadCheckpoint, UnknownCharacter, Validation
 from service.models.spec import Weights
-from service.training import checkpoint, trainer
+from service.training import checkpoint
 from service.training.corpus import BPTTChunk, Corpus, EvaluationBatches
-from service.training.events import CheckpointEvent, ProgressEvent
-from service.training.events import ValidationEvent as Judgement
+from service.training.events import CheckpointEvent, ProgressEvent, ValidationEvent
 from service.training.initializers import initial_weights
 from service.training.precision import resolved
 from service.training.recipe import Architecture, Hyperparameters, Recipe
+from service.training.result import StopReason
 from service.training.train_step import TrainStep
-from service.training.trainer import StopReason, train
+from service.training.trainer import _Training, train
 
 pytestmark = pytest.mark.tf
 
@@ -61,11 +65,12 @@ def undisturbed(tmp_path_factory):
     return run(folder, events=events), folder, events
 
 
+@pytest.mark.slow
 def test_a_training_stopped_anywhere_ends_with_the_same_bits(undisturbed, tmp_path):
     whole, folder, _ = undisturbed
     # In the first pass, at a window's edge before a validation, and in the last pass.
     for steps in (1, whole.n_steps // 2 - 2, 4):
-        assert run(tmp_path, steps=steps).ending is StopReason.STOPPED
+        assert run(tmp_path, steps=steps).stop_reason is StopReason.STOPPED
     trained = run(tmp_path)
     assert same(trained.weights, whole.weights)
     last, expected = (checkpoint.read(f / checkpoint.LAST) for f in (tmp_path, folder))
@@ -79,18 +84,20 @@ def test_a_validation_that_is_stopped_is_made_up_for(undisturbed, tmp_path):
     every = whole.history[0].step
     # Asked before each step, then before the validation and before its windows.
     stopped = run(tmp_path, steps=every + 2)
-    assert (stopped.ending, stopped.step, stopped.history) == (StopReason.STOPPED, every, ())
+    assert (stopped.stop_reason, stopped.step, stopped.history) == (StopReason.STOPPED, every, ())
     trained = run(tmp_path)
     assert [v.step for v in trained.history] == [v.step for v in whole.history]
     assert same(trained.weights, whole.weights)
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_training(undisturbed, tmp_path):
     whole, _, _ = undisturbed
     other = run(tmp_path, replace(RECIPE, seed=6))
     assert not same(other.weights, whole.weights)
 
 
+@pytest.mark.slow
 def test_a_state_that_was_not_restored_would_be_seen(undisturbed, tmp_path):
     # What the test of the same bits relies on.
     whole, folder, _ = undisturbed
@@ -107,7 +114,7 @@ def test_a_finished_training_is_returned_without_another_step(undisturbed):
     whole, folder, _ = undisturbed
     events = []
     again = run(folder, events=events)
-    assert again.ending is StopReason.COMPLETED
+    assert again.stop_reason is StopReason.COMPLETED
     assert again.step == whole.step
     assert same(again.weights, whole.weights)
     assert events == []
@@ -115,11 +122,11 @@ def test_a_finished_training_is_returned_without_another_step(undisturbed):
 
 def test_it_learns_and_says_so(undisturbed):
     whole, _, events = undisturbed
-    judged = [event for event in events if isinstance(event, Judgement)]
-    assert tuple(judged) == whole.history
+    evaluated = [event for event in events if isinstance(event, ValidationEvent)]
+    assert tuple(evaluated) == whole.history
     assert whole.history[-1].validation_nats < 0.8 * math.log(len(CORPUS.vocabulary))
     assert whole.best == min(whole.history, key=lambda v: v.validation_nats)
-    last = judged[-1]
+    last = evaluated[-1]
     assert last.step == last.n_steps == whole.n_steps
     assert last.epoch == 3
     assert last.bits_per_character == pytest.approx(last.validation_nats / math.log(2))
@@ -135,6 +142,7 @@ def test_progress_is_said_about_once_a_second(undisturbed):
     assert all(0 < event.step <= event.n_steps for event in progress)
 
 
+@pytest.mark.slow
 def test_bits_per_byte_count_what_utf_8_needs(tmp_path):
     corpus = Corpus.of("".join(f"{i}é" for i in range(600)))
     share = len("é".encode()) + sum(len(str(i)) for i in range(540, 600)) / 60
@@ -143,10 +151,14 @@ def test_bits_per_byte_count_what_utf_8_needs(tmp_path):
     assert best.bits_per_character / best.bits_per_byte == pytest.approx(share / 4, rel=0.01)
 
 
-def test_a_training_goes_on_in_its_own_precision_on_another_machine(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_training_resumes_in_its_own_precision_on_another_machine(tmp_path):
     for precision in ("float32", "bfloat16"):
-        monkeypatch.setattr(trainer, "resolved", lambda _, mine=precision: mine)
-        trained = run(tmp_path, steps=1)
+        machine = _Training(
+            CORPUS, CORPUS.vocabulary, RECIPE, tmp_path, None, lambda _, mine=precision: mine
+        )
+        asked = count(1)
+        trained = machine.run(lambda _: None, lambda one=asked: next(one) > 1)
         assert trained.precision == "float32"
     assert trained.step == 2
     with pytest.raises(Validation, match="another training: precision, recipe differs"):
@@ -161,20 +173,24 @@ def test_a_folder_of_another_training_is_refused(undisturbed):
         run(folder, corpus=Corpus.of(CORPUS.text[:-1]))
 
 
-def test_a_checkpoint_that_is_cut_short_is_refused(tmp_path):
-    run(tmp_path, steps=2)
+def test_a_checkpoint_that_is_cut_short_is_refused(undisturbed, tmp_path):
+    _, folder, _ = undisturbed
     path = tmp_path / checkpoint.LAST
-    path.write_bytes(path.read_bytes()[:-1])
+    path.write_bytes((folder / checkpoint.LAST).read_bytes()[:-1])
     with pytest.raises(BadCheckpoint, match=r"last\.safetensors cannot be read"):
         run(tmp_path)
 
 
-def test_a_crash_while_writing_leaves_the_checkpoint_before(tmp_path):
-    run(tmp_path, steps=2)
-    (tmp_path / "last.part").write_bytes(b"half a file")
-    assert run(tmp_path, steps=3).step == 5
+def test_a_crash_while_writing_leaves_the_checkpoint_before(undisturbed, tmp_path):
+    whole, folder, _ = undisturbed
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / f"last.{os.getpid()}.part").write_bytes(b"half a file")
+    again = run(tmp_path)
+    assert (again.step, again.history) == (whole.step, whole.history)
+    assert same(again.weights, whole.weights)
 
 
+@pytest.mark.slow
 def test_a_rate_far_too_high_ends_with_a_sentence(tmp_path):
     recipe = replace(RECIPE, schedule=replace(RECIPE.schedule, learning_rate=1e38))
     with pytest.raises(Validation, match=r"loss .* is (nan|inf); lower learning_rate.*1e\+38"):
@@ -182,9 +198,9 @@ def test_a_rate_far_too_high_ends_with_a_sentence(tmp_path):
 
 
 def test_patience_ends_a_training_that_gets_no_better(tmp_path):
-    schedule = replace(RECIPE.schedule, learning_rate=0.0, patience=2, averaging=0.0, epochs=9)
+    schedule = replace(RECIPE.schedule, learning_rate=0.0, patience=2, weight_ema=0.0, epochs=9)
     trained = run(tmp_path, replace(RECIPE, schedule=schedule))
-    assert trained.ending is StopReason.OUT_OF_PATIENCE
+    assert trained.stop_reason is StopReason.OUT_OF_PATIENCE
     assert len(trained.history) == 3
     assert trained.best == trained.history[0]
     assert run(tmp_path, replace(RECIPE, schedule=schedule)).step == trained.step
@@ -193,37 +209,33 @@ def test_patience_ends_a_training_that_gets_no_better(tmp_path):
 def test_seconds_count_over_all_runs_of_a_training(tmp_path):
     recipe = replace(RECIPE, schedule=replace(RECIPE.schedule, max_seconds=3600.0, epochs=10_000))
     first = run(tmp_path, recipe, steps=1)
-    assert first.ending is StopReason.STOPPED
+    assert first.stop_reason is StopReason.STOPPED
+    assert (first.weights, first.best) == (None, None)  # nothing was evaluated
     path = tmp_path / checkpoint.LAST
     snapshot = checkpoint.read(path)
     assert 0 < snapshot.facts["elapsed_s"] < 3600
     checkpoint.write(path, snapshot.arrays, snapshot.facts | {"elapsed_s": 3600.0})
     second = run(tmp_path, recipe)
-    assert second.ending is StopReason.OUT_OF_TIME
+    assert second.stop_reason is StopReason.OUT_OF_TIME
     assert second.step == first.step
-    assert second.best.step == first.step  # what was learnt in time is judged
+    assert second.best.step == first.step  # what was trained in time is evaluated
 
 
+@pytest.mark.slow
 def test_a_training_stopped_in_its_last_validation_is_stopped_and_goes_on(tmp_path):
     recipe = replace(RECIPE, schedule=replace(RECIPE.schedule, max_seconds=3600.0, epochs=10_000))
-    assert run(tmp_path, recipe, steps=1).ending is StopReason.STOPPED
+    assert run(tmp_path, recipe, steps=1).stop_reason is StopReason.STOPPED
     path = tmp_path / checkpoint.LAST
     snapshot = checkpoint.read(path)
     checkpoint.write(path, snapshot.arrays, snapshot.facts | {"elapsed_s": 3600.0})
     stopped = run(tmp_path, recipe, steps=0)  # which is asked in the validation, and only there
-    assert (stopped.ending, stopped.weights) == (StopReason.STOPPED, None)
+    assert (stopped.stop_reason, stopped.weights) == (StopReason.STOPPED, None)
     ended = run(tmp_path, recipe)
-    assert ended.ending is StopReason.OUT_OF_TIME
+    assert ended.stop_reason is StopReason.OUT_OF_TIME
     assert ended.best.step == ended.step == 1
 
 
-def test_a_training_stopped_before_it_was_judged_has_no_weights(tmp_path):
-    trained = run(tmp_path, steps=1)
-    assert trained.weights is None
-    assert trained.best is None
-    assert trained.ending is StopReason.STOPPED
-
-
+@pytest.mark.slow
 def test_it_starts_from_weights_that_are_given(undisturbed, tmp_path):
     whole, _, _ = undisturbed
     schedule = replace(RECIPE.schedule, learning_rate=0.0, epochs=1)
@@ -239,7 +251,7 @@ def test_a_text_beyond_the_vocabulary_is_refused(tmp_path):
         train(CORPUS, ["0", "1"], RECIPE, tmp_path, report=print, should_stop=lambda: True)
 
 
-def test_a_text_too_short_for_its_lanes_is_refused(tmp_path):
+def test_a_text_too_short_for_its_batches_is_refused(tmp_path):
     with pytest.raises(Validation, match="need at least 129: lower batch_size"):
         run(tmp_path, corpus=Corpus.of("abc" * 40))
 
@@ -258,13 +270,13 @@ def learner(recipe, vocabulary_size=11, precision="float32"):
     return TrainStep(spec, recipe, 100, initial_weights(spec, 1), precision)
 
 
-def test_lanes_of_a_judgement_cost_what_one_lane_would(undisturbed):
+def test_streams_of_an_evaluation_cost_what_one_stream_would(undisturbed):
     whole, _, _ = undisturbed
     spec, tokens = whole.spec, CORPUS.split(CORPUS.vocabulary, 0.5).validation
     judge = TrainStep(spec, RECIPE, 1, whole.weights, "float32")
     one = EvaluationBatches(tokens, warm_up=len(tokens))
     many = EvaluationBatches(tokens)
-    assert (one.n_lanes, many.n_lanes > 4) == (1, True)
+    assert (one.n_streams, many.n_streams > 4) == (1, True)
     assert judge.judge(many, never) == pytest.approx(judge.judge(one, never), abs=2e-3)
 
 
@@ -275,9 +287,18 @@ def test_the_first_loss_is_that_of_a_guess():
     assert loss == pytest.approx(math.log(11), abs=0.05)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("cell", ["lstm", "peephole_lstm", "gru"])
-@pytest.mark.parametrize(("vocabulary", "dim", "units"), [(40, 8, 16), (300, 64, 128)])
+SIZES = [(40, 8, 16), (300, 64, 128)]
+FAST = {(SIZES[1], "lstm", "bfloat16"), (SIZES[1], "gru", "float32")}
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "dim", "units", "cell", "precision"),
+    [
+        pytest.param(*size, *rest, marks=[] if (size, *rest) in FAST else [pytest.mark.slow])
+        for size in SIZES
+        for rest in product(["lstm", "peephole_lstm", "gru"], ["float32", "bfloat16"])
+    ],
+)
 def test_a_large_vocabulary_is_learnt_without_folding(vocabulary, dim, units, cell, precision):
     architecture = Architecture(cell, dim, units, layers=1, dropout=0.0)
     recipe = replace(RECIPE, architecture=architecture)

@@ -1,1 +1,1 @@
-"""OpenAI's routes: completions and models, with what vLLM and people's clients add to them."""
+"""OpenAI's routes, completions and models, with vLLM's parameters and those of sessions."""

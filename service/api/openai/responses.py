@@ -1,61 +1,247 @@
-"""A completion's reply as a whole."""
+"""Replies of /v1/completions: from chunks to one JSON object or to a stream of events."""
 
-import asyncio
 import json
-from collections.abc import Sequence
+import secrets
+import time
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from fastapi import Request, Response
 
-from service.api.openai.completion import Completion
-from service.api.openai.growing import ChoiceState, LogprobsWriter, prompt_logprobs
-from service.api.tgi.responses import cancel_when_gone
-from service.generation.request import Chunk
+from service.api.errors import openai_problem_body
+from service.api.generation import AdmittedGeneration, ChoiceState
+from service.api.openai.logprobs import LogprobsEncoder, prompt_logprobs
+from service.api.openai.schemas import CompletionBody
+from service.api.sse import SSEResponse
+from service.api.state import get_state
+from service.errors import CarouselError
+from service.generation.request import Chunk, FinishReason
+
+DONE = b"data: [DONE]\n\n"
+
+FINISH_REASONS = {
+    FinishReason.LENGTH: "length",
+    FinishReason.STOP_SEQUENCE: "stop",
+    FinishReason.EOS_TOKEN: "stop",
+}
 
 
-async def whole(http: Request, completion: Completion) -> Response:
-    """All of it at once, unless the client leaves before."""
-    growing = completion.growing()
-    chunks: list[list[Chunk]] = [[] for _ in growing]
-    watch = asyncio.ensure_future(cancel_when_gone(http, completion.choices))
-    try:
-        async for index, chunk in completion.choices:
-            growing[index].take(chunk)
-            chunks[index].append(chunk)
-    finally:
-        watch.cancel()
-        completion.choices.cancel()
-    choices = [
-        _choice(completion, index, one, growing[index])
-        for index, one in enumerate(chunks)
-        if one  # else there are fewer texts than were asked for
-    ]
-    usage = completion.usage(sum(one.generated for one in growing))
-    session = completion.session(growing[0].finish)
-    content = completion.head | {"choices": choices, "usage": usage} | session
+async def whole(http: Request, generation: AdmittedGeneration, body: CompletionBody) -> Response:
+    """Return all choices once they have ended."""
+    head = _head(generation, body)
+    choices = await generation.collect(http)
+    content = head | {
+        "choices": [_whole_choice(generation, body, choice) for choice in choices if choice.chunks],
+        "usage": _usage(generation, choices),
+    }
+    content |= _session(generation, choices[0])
     return Response(json.dumps(content, ensure_ascii=True), media_type="application/json")
 
 
-def _choice(
-    completion: Completion, index: int, chunks: Sequence[Chunk], growing: ChoiceState
+def _whole_choice(
+    generation: AdmittedGeneration, body: CompletionBody, state: ChoiceState
 ) -> dict[str, Any]:
-    body, tokenizer = completion.body, completion.model.tokenizer
-    tokens = [token for chunk in chunks for token in chunk.tokens]
-    shown = tokens + (growing.held if body.include_stop_str_in_output else [])
-    prompt, scored = completion.prompt(index), completion.choices.scored(index)
-    before = tokenizer.decode(prompt) if body.echo else ""
-    choice: dict[str, Any] = {"index": index, "text": before + tokenizer.decode(shown)}
-    choice["logprobs"] = None
-    if completion.has_logprobs:
-        writer = LogprobsWriter(body, tokenizer)
-        logprobs = [logprob for chunk in chunks for logprob in chunk.logprobs]
-        tops = [top for chunk in chunks for top in chunk.top_tokens]
-        of_text = writer.of(tokens, logprobs, tops, len(before))
-        of_prompt = writer.of_prompt(prompt, scored) if body.echo and scored else {}
-        choice["logprobs"] = {name: of_prompt.get(name, []) + of_text[name] for name in of_text}
-    choice |= growing.ending()
+    tokenizer, tokens = generation.model.tokenizer, state.tokens
+    shown = tokens + (state.held if body.include_stop_str_in_output else [])
+    prompt = generation.prompt(state.index)
+    scores = generation.completions.prompt_logprobs(state.index)
+    echoed = tokenizer.decode(prompt) if body.echo else ""
+    choice = _choice(state.index, echoed + tokenizer.decode(shown))
+    if body.logprobs is not None:
+        encoder = LogprobsEncoder(body, tokenizer)
+        own = encoder.of_tokens(tokens, state.logprobs, state.top_tokens, len(echoed))
+        of_prompt = encoder.of_prompt(prompt, scores) if body.echo and scores else {}
+        choice["logprobs"] = {name: of_prompt.get(name, []) + own[name] for name in own}
+    choice |= _end(state)
     if body.return_token_ids:
         choice |= {"token_ids": shown, "prompt_token_ids": list(prompt)}
-    if body.prompt_logprobs is not None and scored:
-        choice["prompt_logprobs"] = prompt_logprobs(prompt, scored, body.prompt_logprobs, tokenizer)
+    if body.prompt_logprobs is not None and scores:
+        choice["prompt_logprobs"] = prompt_logprobs(prompt, scores, body.prompt_logprobs, tokenizer)
     return choice
+
+
+def streamed(http: Request, generation: AdmittedGeneration, body: CompletionBody) -> Response:
+    """Return one event for each token; an error is the last event before `[DONE]`."""
+    return SSEResponse(
+        _events(generation, body),
+        {},
+        on_end=generation.completions.cancel,
+        ping_interval_s=get_state(http).limits.ping_interval_s,
+    )
+
+
+async def _events(
+    generation: AdmittedGeneration, body: CompletionBody
+) -> AsyncGenerator[bytes, None]:
+    """Yield the events of a burst as one piece of bytes."""
+    encoder = _EventEncoder(generation, body)
+    try:
+        async for index, chunk in generation.completions:
+            piece = encoder.events(index, chunk)
+            if piece:  # else a stop string holds the tokens back
+                yield piece
+        yield encoder.end()
+    except CarouselError as error:
+        yield b"data: " + openai_problem_body(error, encoder.resume) + b"\n\n" + DONE
+
+
+class _EventEncoder:
+    """Encodes the events of one stream. What all of them share is encoded once."""
+
+    def __init__(self, generation: AdmittedGeneration, body: CompletionBody) -> None:
+        options, tokenizer = body.stream_options, generation.model.tokenizer
+        self._generation, self._body, self._tokenizer = generation, body, tokenizer
+        self._texts = generation.model.runtime.encoder.texts
+        self._has_usage = bool(options and options.include_usage)
+        self._has_usage_each = bool(options and options.continuous_usage_stats)
+        has_logprobs = body.logprobs is not None
+        self._logprobs = LogprobsEncoder(body, tokenizer) if has_logprobs else None
+        self._is_plain = not (has_logprobs or body.return_token_ids or self._has_usage_each)
+        self._ids, self._choices = generation.ids, generation.choices()
+        self._n_characters = [0] * len(self._choices)  # sent, those of the echoed prompt included
+        self._is_open = [False] * len(self._choices)
+        self._head = _head(generation, body)
+        self._start = f'data: {json.dumps(self._head)[:-1]}, "choices": [{{"index": '
+        usage = ', "usage": null' if self._has_usage else ""
+        self._rest = (
+            f', "logprobs": null, "finish_reason": null, "stop_reason": null}}]{usage}}}\n\n'
+        )
+
+    @property
+    def resume(self) -> dict[str, str]:
+        """The id of the last event, in a session: a client continues after it."""
+        if self._ids is None:
+            return {}
+        return {"resume": f"{self._ids.prefix}{self._ids.first + self._choices[0].n_tokens}"}
+
+    def events(self, index: int, chunk: Chunk) -> bytes:
+        """Encode a chunk of one choice; before its first chunk, the prompt if requested."""
+        opening = b"" if self._is_open[index] else self._opening(index)
+        state = self._choices[index]
+        first, n = state.n_tokens, len(chunk.tokens)
+        state.add(chunk)
+        n_plain, plain = 0, b""
+        if self._is_plain:
+            n_plain = n if chunk.finish is None else max(0, n - 1)
+            plain = self._plain_events(index, first, chunk.tokens[:n_plain])
+            self._n_characters[index] += n_plain
+        rest = [
+            self._event(state, chunk, i, is_last=chunk.finish is not None and i >= n - 1)
+            for i in range(n_plain, max(n, 1 if chunk.finish else 0))
+        ]
+        return b"".join((opening, plain, *rest))
+
+    def end(self) -> bytes:
+        """Encode the usage, if requested, and the end of the stream."""
+        if not self._has_usage:
+            return DONE
+        usage = _usage(self._generation, self._choices)
+        return _data(self._head | {"choices": [], "usage": usage}) + DONE
+
+    def _opening(self, index: int) -> bytes:
+        """Encode the echoed prompt and its token ids, if requested."""
+        self._is_open[index] = True
+        body, prompt = self._body, self._generation.prompt(index)
+        if not body.echo and not body.return_token_ids:
+            return b""
+        choice = _choice(index, self._tokenizer.decode(prompt) if body.echo else "")
+        scores = self._generation.completions.prompt_logprobs(index)
+        if body.echo and self._logprobs and scores:
+            choice["logprobs"] = self._logprobs.of_prompt(prompt, scores)
+        if body.return_token_ids:
+            choice |= {"prompt_token_ids": list(prompt), "token_ids": []}
+        self._n_characters[index] = len(choice["text"])
+        return _data(self._content(choice))
+
+    def _plain_events(self, index: int, first: int, tokens: Sequence[int]) -> bytes:
+        """Encode events that have nothing but the text of a token. This is the hot path."""
+        if not tokens:
+            return b""
+        texts, start, rest = self._texts, f'{self._start}{index}, "text": ', self._rest
+        if self._ids is None:
+            events = (rest + start).join([texts[token] for token in tokens])
+            return f"{start}{events}{rest}".encode("ascii")
+        line, before = f"id: {self._ids.prefix}", self._ids.first + 1
+        events = "".join(
+            [
+                f"{line}{before + i}\n{start}{texts[token]}{rest}"
+                for i, token in enumerate(tokens, first)
+            ]
+        )
+        return events.encode("ascii")
+
+    def _event(self, state: ChoiceState, chunk: Chunk, i: int, *, is_last: bool) -> bytes:
+        """Encode the event of token `i` with all its members; the last may have no token."""
+        tokens = list(chunk.tokens[i : i + 1])
+        choice = _choice(state.index, self._tokenizer.decode(tokens))
+        if self._logprobs:
+            tops, logprobs = chunk.top_tokens[i : i + 1], chunk.logprobs[i : i + 1]
+            offset = self._n_characters[state.index]
+            choice["logprobs"] = self._logprobs.of_tokens(tokens, logprobs, tops, offset)
+        self._n_characters[state.index] += len(choice["text"])
+        position = state.n_tokens - len(chunk.tokens) + i + 1
+        session: dict[str, Any] = {}
+        if is_last and chunk.finish is not None:
+            choice |= _end(state)
+            if self._body.include_stop_str_in_output:
+                choice["text"] += self._tokenizer.decode(state.held)
+                tokens += state.held
+            session, position = _session(self._generation, state), chunk.finish.generated_tokens
+        if self._body.return_token_ids:
+            choice["token_ids"] = tokens
+        line = self._ids.line(position).encode("ascii") if self._ids else b""
+        return line + _data(self._content(choice) | session)
+
+    def _content(self, choice: dict[str, Any]) -> dict[str, Any]:
+        content = self._head | {"choices": [choice]}
+        if self._has_usage_each:
+            content["usage"] = _usage(self._generation, self._choices)
+        elif self._has_usage:
+            content["usage"] = None
+        return content
+
+
+def _head(generation: AdmittedGeneration, body: CompletionBody) -> dict[str, Any]:
+    """Return the members with which a reply and every event begin."""
+    model = generation.model
+    digest = model.manifest.digest.rpartition(":")[2]
+    return {
+        "id": f"cmpl-{body.request_id or secrets.token_hex(12)}",
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": str(model.ref),
+        "system_fingerprint": f"fp_{digest[:12]}_{model.precision}",
+    }
+
+
+def _choice(index: int, text: str) -> dict[str, Any]:
+    unset = {"logprobs": None, "finish_reason": None, "stop_reason": None}
+    return {"index": index, "text": text} | unset
+
+
+def _end(state: ChoiceState) -> dict[str, Any]:
+    """Return why a choice ended; `stop_reason` is the stop string."""
+    finish = state.finish
+    if finish is None:  # the client has disconnected
+        return {}
+    return {"finish_reason": FINISH_REASONS[finish.reason], "stop_reason": finish.stop}
+
+
+def _usage(generation: AdmittedGeneration, choices: Sequence[ChoiceState]) -> dict[str, Any]:
+    usage, prompt_tokens = generation.completions.usage, generation.prompt_tokens
+    generated = sum(choice.generated_tokens for choice in choices) + usage.discarded_tokens
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": generated,
+        "total_tokens": prompt_tokens + generated,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def _session(generation: AdmittedGeneration, state: ChoiceState) -> dict[str, Any]:
+    session = generation.session(state.finish)
+    return {} if session is None else {"session": session}
+
+
+def _data(content: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(content, ensure_ascii=True).encode("ascii") + b"\n\n"

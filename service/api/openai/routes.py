@@ -1,168 +1,167 @@
-"""POST /v1/completions: from a body to choices, in a session or without one."""
+"""The routes under /v1: completions, in a session or without one, and models."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.choices import Choices, Only, Together
 from service.api.errors import mark_unkeyed_turn
-from service.api.headers import header, session_id_of
-from service.api.limits import constraint_within, deadline_of
-from service.api.openai.bodies import CompletionBody
-from service.api.openai.completion import Completion
+from service.api.generation import AdmittedGeneration, completions_of_turn
+from service.api.http_request import header, session_id_of
 from service.api.openai.params import (
     beams_of,
-    check_together,
-    max_tokens_of,
+    check_combination,
+    constraint_of,
     prompt_logprobs_of,
     request_of,
-    source_of,
+    tokens_of,
 )
-from service.api.openai.prompts import tokens_of
-from service.api.openai.responses import whole
-from service.api.openai.schemas import COMPLETED
-from service.api.openai.stream import streamed
+from service.api.openai.responses import streamed, whole
+from service.api.openai.schemas import (
+    COMPLETED,
+    CompletionBody,
+    ModelReply,
+    ModelsReply,
+    ModelWithVocabularyReply,
+)
 from service.api.state import AppState, ServedModel, get_state, session_model
-from service.constraints.constraint import Constraint
 from service.errors import Validation, about
 from service.generation.completions import start
-from service.generation.engine import QUEUE_LIMIT
-from service.generation.prefix_cache import ScopedPrefixCache
 from service.generation.request import GenerationRequest
-from service.sessions.running_turn import RunningTurn
+from service.models.registry import DEFAULT_ALIAS
+from service.sessions.idempotency import idempotency_key
 from service.sessions.session import OnDisconnect, Session
-from service.sessions.sessions import TurnRequest, retry_of
+from service.sessions.turns import TurnRequest
 
 router = APIRouter(prefix="/v1", tags=["openai"])
-
-MAX_TEXTS = QUEUE_LIMIT
-"""Texts of one request: as many as the engine's line takes."""
 
 
 @router.post("/completions", response_class=Response, responses=COMPLETED)
 async def create(http: Request, body: CompletionBody) -> Response:
     """Complete one prompt or several; with `stream` as server-sent events."""
-    serving, session_id = get_state(http), session_id_of(http, body.session_id)
-    check_together(body, is_turn=session_id is not None)
+    session_id = session_id_of(http, body.session_id)
+    check_combination(body, is_turn=session_id is not None)
     if session_id is None:
-        completion = await _admit(serving, http, body)
+        generation = await _admit(http, body)
     else:
-        completion = await _admit_turn(serving, http, body, session_id)
-    return streamed(completion) if body.stream else await whole(http, completion)
+        generation = await _admit_turn(http, body, session_id)
+    if body.stream:
+        return streamed(http, generation, body)
+    return await whole(http, generation, body)
 
 
-async def _admit(serving: AppState, http: Request, body: CompletionBody) -> Completion:
-    """Check everything and begin; whatever is wrong is raised here, before the first byte."""
+async def _admit(http: Request, body: CompletionBody) -> AdmittedGeneration:
+    """Check the whole request and start it: every error is raised before the first byte."""
+    state = get_state(http)
     with about("model"):
-        model = serving.get(body.model)
-    deadline_s = deadline_of(body.max_time)  # one for all of them
-    constraint = await _constraint(model, body)
-    requests = [
-        _request(model, body, prompt, secrets.randbits(64), constraint, deadline_s)
-        for prompt in body.prompt
-    ]
-    for request in requests:
-        if not request.prompt:
-            raise Validation("`prompt` has no character that the model knows", "prompt")
+        model = state.get(body.model)
+    requests = await _requests(model, body, [secrets.randbits(64) for _ in body.prompt])
+    if not all(request.prompt for request in requests):
+        raise Validation("`prompt` has no character that the model knows", "prompt")
+    n, n_sampled = body.n or 1, len(requests) * (body.best_of or body.n or 1)
+    limit = model.runtime.engine.config.queue_limit
+    if n_sampled > limit:  # more would never be admitted
+        raise Validation(
+            f"the request needs {n_sampled} texts for all its prompts; the limit is {limit}",
+            "n",
+        )
     salt = () if body.cache_salt is None else (body.cache_salt,)
-    prefixes = model.runtime.prefixes.within(serving.owner_of(http), *salt)
-    return Completion(_id(body), model, body, requests, _begin(model, body, requests, prefixes))
+    completions = start(
+        model.runtime.engine,
+        requests,
+        n=n,
+        best_of=body.best_of or n,
+        beams=beams_of(body),
+        prompt_logprobs=prompt_logprobs_of(body),
+        prefix_cache=model.runtime.prefixes.scoped(state.owner_of(http), *salt),
+    )
+    return AdmittedGeneration(model=model, requests=requests, completions=completions, n=n)
 
 
-async def _admit_turn(
-    serving: AppState, http: Request, body: CompletionBody, session_id: str
-) -> Completion:
-    """As `_admit`, in a session; the same idempotency key leads to the turn that it began."""
-    key = header(http, b"idempotency-key")
+async def _admit_turn(http: Request, body: CompletionBody, session_id: str) -> AdmittedGeneration:
+    """Start a turn of a session, or return the one that began with the same idempotency key."""
+    state, key = get_state(http), header(http, b"idempotency-key")
     if key is None and body.expected_position is None:
         mark_unkeyed_turn(http)
 
-    async def admit(session: Session) -> Completion:
-        model = serving.get_for(session, body.model)
-        deadline_s = deadline_of(body.max_time)
-        constraint = await _constraint(model, body)
-        (prompt,) = body.prompt
-        request = _request(model, body, prompt, session.seed, constraint, deadline_s)
-        ask = TurnRequest(
-            request,
+    async def admit(session: Session) -> AdmittedGeneration:
+        model = state.get_for(session, body.model)
+        requests = await _requests(model, body, [session.seed])
+        turn_request = TurnRequest(
+            requests[0],
             OnDisconnect(body.on_disconnect),
             {},
-            retry_of(key, body),
+            idempotency_key(key, body),
             body.expected_position,
             is_whole=not body.stream,
         )
-        begun = await serving.sessions.begin(session, session_model(model), ask)
-        turn = begun.session.turn if isinstance(begun, RunningTurn) else begun.turn
-        only = Only(begun.stream if isinstance(begun, RunningTurn) else begun)
-        choices = Together([only], 1)
-        return Completion(
-            _id(body), model, body, [request], choices, session_id=session_id, turn=turn
+        begun = await state.sessions.turns.begin(session, session_model(model), turn_request)
+        turn, completions = completions_of_turn(begun)
+        return AdmittedGeneration(
+            model=model,
+            requests=requests,
+            completions=completions,
+            session_id=session_id,
+            turn=turn,
         )
 
-    return await serving.sessions.using(serving.key(http, session_id), admit)
+    return await state.sessions.records.with_session(state.key(http, session_id), admit)
 
 
-async def _constraint(model: ServedModel, body: CompletionBody) -> Constraint | None:
-    constraint = await constraint_within(
-        model.runtime.constraints,
-        source_of(body),
-        bad_words=body.bad_words,
-        allowed=body.allowed_token_ids,
-        least=body.min_tokens,
+async def _requests(
+    model: ServedModel, body: CompletionBody, default_seeds: Sequence[int]
+) -> list[GenerationRequest]:
+    """Return the request of each prompt. Raises UnknownCharacter, Validation."""
+    deadline_s = body.deadline_s()  # one for all prompts
+    constraint = await constraint_of(body, model.runtime.constraints)
+    requests = []
+    for prompt, seed in zip(body.prompt, default_seeds, strict=True):
+        with about("prompt"):
+            tokens = tokens_of(prompt, model.tokenizer)
+        requests.append(request_of(body, tokens, model.tokenizer, seed, constraint, deadline_s))
+    return requests
+
+
+# -- models
+
+
+@router.get("/models")
+async def every(request: Request) -> ModelsReply:
+    """List the loaded models and their aliases."""
+    state = get_state(request)
+    return ModelsReply(
+        data=[ModelReply(**_model_row(name, model)) for name, model in _models_by_name(state)],
     )
-    if constraint is not None:
-        with about("max_tokens"):
-            constraint.check_fits(max_tokens_of(body))
-    return constraint
 
 
-def _request(
-    model: ServedModel,
-    body: CompletionBody,
-    prompt: str | list[int],
-    seed: int,
-    constraint: Constraint | None,
-    deadline_s: float | None,
-) -> GenerationRequest:
-    with about("prompt"):
-        tokens = tokens_of(prompt, model.tokenizer)
-    return request_of(body, tokens, model.tokenizer, seed, constraint, deadline_s)
+@router.get("/models/{name}")
+async def one(request: Request, name: str) -> ModelWithVocabularyReply:
+    """Return a model with its vocabulary."""
+    with about("model"):
+        model = get_state(request).get(name)
+    vocabulary = list(model.tokenizer.tokens)
+    return ModelWithVocabularyReply(**_model_row(name, model), vocabulary=vocabulary)
 
 
-def _begin(
-    model: ServedModel,
-    body: CompletionBody,
-    requests: Sequence[GenerationRequest],
-    prefixes: ScopedPrefixCache,
-) -> Together:
-    """Every prompt's choices; all of them or none."""
-    n = body.n or 1
-    n_texts = len(requests) * (body.best_of or n)
-    if n_texts > MAX_TEXTS:
-        raise Validation(
-            f"the request asks for {n_texts} texts of all its prompts; {MAX_TEXTS} is the limit",
-            "n",
-        )
-    begun: list[Choices] = []
-    try:
-        for request in requests:
-            choices = start(
-                model.runtime.engine,
-                request,
-                n=n,
-                best_of=body.best_of or n,
-                beams=beams_of(body),
-                prompt_logprobs=prompt_logprobs_of(body),
-                prefixes=prefixes,
-            )
-            begun.append(choices)
-    except BaseException:
-        for one in begun:
-            one.cancel()
-        raise
-    return Together(begun, n)
+def _models_by_name(state: AppState) -> Iterator[tuple[str, ServedModel]]:
+    aliases = state.registry.aliases
+    loaded = {model.ref: model for model in state.registry.loaded()}
+    default = aliases.get(DEFAULT_ALIAS)
+    for ref in sorted(loaded, key=lambda ref: (ref != default, ref)):
+        yield str(ref), loaded[ref]
+    for alias, ref in sorted(aliases.items()):
+        if ref in loaded:
+            yield alias, loaded[ref]
 
 
-def _id(body: CompletionBody) -> str:
-    return f"cmpl-{body.request_id or secrets.token_hex(12)}"
+def _model_row(name: str, model: ServedModel) -> dict[str, Any]:
+    manifest = model.manifest
+    return {
+        "id": name,
+        "created": int(datetime.fromisoformat(manifest.created_at).timestamp()),
+        "root": str(model.ref),
+        "digest": manifest.digest,
+        "vocabulary_size": len(model.tokenizer),
+    }

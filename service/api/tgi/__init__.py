@@ -1,1 +1,1 @@
-"""Text Generation Inference's routes: /generate and /generate_stream."""
+"""The routes of Text Generation Inference: /generate, /generate_stream and /."""

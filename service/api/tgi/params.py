@@ -1,26 +1,28 @@
-"""From TGI's `parameters` to what the generation room is asked for."""
+"""From TGI's `parameters` to the request that the engine gets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
-from service.api.bodies import DEFAULT_NEW_TOKENS, Parameters
 from service.api.grammar import of_grammar
-from service.api.limits import check_draws_nothing, constraint_within
-from service.api.token_ids import logit_bias
+from service.api.sampling_fields import INPUT_ERROR, check_beam_search
+from service.api.tgi.schemas import Parameters
 from service.constraints.compiler import ConstraintCompiler
 from service.constraints.constraint import Constraint
-from service.errors import Validation, about
+from service.errors import Validation
 from service.generation.beams import BeamParams
-from service.generation.request import GenerationRequest, SamplingParams
+from service.generation.request import GenerationRequest
 from service.models.tokenizer import Tokenizer
 
-INPUT = "Input validation error: "
 
+def default_parameters(defaults: Mapping[str, Any]) -> Parameters:
+    """Return the `generation_defaults` of a model, which apply to requests without parameters.
 
-def defaults_of(defaults: Mapping[str, Any]) -> Parameters:
-    """The parameters that a model's card gives for requests without any. Raises Validation."""
+    Raises:
+        Validation: they are not valid parameters.
+
+    """
     try:
         return Parameters.model_validate(defaults)
     except ValidationError as error:
@@ -29,108 +31,87 @@ def defaults_of(defaults: Mapping[str, Any]) -> Parameters:
         ) from error
 
 
-def check_together(parameters: Parameters, *, is_stream: bool, is_turn: bool) -> None:
-    """See whether parameters go together, in TGI's words where it has some. Raises Validation."""
-    best_of, beams = parameters.best_of or 1, parameters.num_beams or 1
-    limit = parameters.max_new_tokens or DEFAULT_NEW_TOKENS
-    lengths = f"{parameters.min_new_tokens} and {limit}"
-    clashes = [
-        (best_of > 1 and not parameters.is_sampling, "you must use sampling when `best_of` is > 1"),
-        (
-            best_of > 1 and parameters.seed is not None,
-            "`seed` must not be set when `best_of` > 1",
-        ),
-        (best_of > 1 and is_stream, "`best_of` != 1 is not supported when streaming tokens"),
-        (
-            bool(parameters.decoder_input_details) and is_stream,
-            "`decoder_input_details` == true is not supported when streaming tokens",
-        ),
-        (
-            best_of > 1 and beams > 1,
-            "`best_of` and `num_beams` choose among texts in two ways; give one of them",
-        ),
-        (
-            parameters.length_penalty not in {None, 1.0} and beams == 1,
-            "`length_penalty` is of `num_beams` > 1",
-        ),
-        (
-            bool(parameters.do_sample) and beams > 1,
-            "`do_sample` does not go with `num_beams`: it draws nothing",
-        ),
-        (
-            (parameters.min_new_tokens or 0) > limit,
-            f"`min_new_tokens` must be at most `max_new_tokens`. Given: {lengths}",
-        ),
-    ]
+def check_combination(parameters: Parameters, *, is_stream: bool, is_turn: bool) -> None:
+    """Check whether parameters go together. Raises Validation, with TGI's message if it has one."""
+    for message in _conflicts(parameters, is_stream=is_stream):
+        raise Validation(INPUT_ERROR + message)
     if is_turn:
-        only = "does not go with a session: a turn adds one text to it, once"
-        details = bool(parameters.decoder_input_details)
-        clashes += [
-            (best_of > 1, f"`best_of` {only}"),
-            (beams > 1, f"`num_beams` {only}"),
-            (details, "`decoder_input_details` does not go with a session; POST /score does"),
-        ]
-    for is_wrong, sentence in clashes:
-        if is_wrong:
-            raise Validation(INPUT + sentence)
+        for message in _conflicts_with_turn(parameters):
+            raise Validation(INPUT_ERROR + message)
 
 
-async def constraint_of(parameters: Parameters, compiler: ConstraintCompiler) -> Constraint | None:
-    """What the text must look like, compiled. Raises Validation."""
-    grammar = None if parameters.grammar is None else (of_grammar(parameters.grammar), "grammar")
-    constraint = await constraint_within(
-        compiler,
-        grammar,
-        bad_words=parameters.bad_words,
-        allowed=parameters.allowed_token_ids,
-        least=parameters.min_new_tokens,
-    )
-    if constraint is not None:
-        with about("max_new_tokens"):
-            constraint.check_fits(parameters.max_new_tokens or DEFAULT_NEW_TOKENS)
-    return constraint
+def _conflicts(parameters: Parameters, *, is_stream: bool) -> Iterator[str]:
+    has_best_of, is_beam_search = (parameters.best_of or 1) > 1, parameters.is_beam_search
+    if has_best_of and not parameters.is_sampling:
+        yield "you must use sampling when `best_of` is > 1"
+    if has_best_of and parameters.seed is not None:
+        yield "`seed` must not be set when `best_of` > 1"
+    if has_best_of and is_stream:
+        yield "`best_of` != 1 is not supported when streaming tokens"
+    if parameters.decoder_input_details and is_stream:
+        yield "`decoder_input_details` == true is not supported when streaming tokens"
+    if has_best_of and is_beam_search:
+        yield "`best_of` and `num_beams` select among texts in two ways; give one of them"
+    if parameters.length_penalty not in {None, 1.0} and not is_beam_search:
+        yield "`length_penalty` has an effect only with `num_beams` > 1"
+    if parameters.do_sample and is_beam_search:
+        yield "`do_sample` does not go with `num_beams`: a beam search samples nothing"
+    if (parameters.min_new_tokens or 0) > parameters.n_new_tokens:
+        given = f"{parameters.min_new_tokens} and {parameters.n_new_tokens}"
+        yield f"`min_new_tokens` must be at most `max_new_tokens`. Given: {given}"
+
+
+def _conflicts_with_turn(parameters: Parameters) -> Iterator[str]:
+    reason = "does not go with a session: a turn adds one text to it, once"
+    if (parameters.best_of or 1) > 1:
+        yield f"`best_of` {reason}"
+    if parameters.is_beam_search:
+        yield f"`num_beams` {reason}"
+    if parameters.decoder_input_details:
+        yield "`decoder_input_details` does not go with a session; POST /score does"
 
 
 def beams_of(parameters: Parameters) -> BeamParams | None:
-    """How the likeliest text is looked for, where that is asked for."""
-    width, penalty = parameters.num_beams or 1, parameters.length_penalty
-    return BeamParams(width, 1, 1.0 if penalty is None else penalty) if width > 1 else None
+    """Return the parameters of the beam search, if one is requested."""
+    width = parameters.num_beams or 1
+    return parameters.beam_params(width, 1) if parameters.is_beam_search else None
+
+
+async def constraint_of(parameters: Parameters, compiler: ConstraintCompiler) -> Constraint | None:
+    """Return the compiled constraint. Raises Validation."""
+    grammar = None if parameters.grammar is None else (of_grammar(parameters.grammar), "grammar")
+    return await parameters.compile_constraint(
+        compiler,
+        grammar,
+        parameters.min_new_tokens,
+        (parameters.n_new_tokens, "max_new_tokens"),
+    )
 
 
 def request_of(
     parameters: Parameters,
     prompt: Sequence[int],
     tokenizer: Tokenizer,
-    seed: int,
+    default_seed: int,
     constraint: Constraint | None,
     deadline_s: float | None = None,
 ) -> GenerationRequest:
-    """The request that parameters are for a prompt; `seed` is taken where they have none.
+    """Return the request of a prompt; `default_seed` applies if the parameters have no seed.
 
     Raises:
-        Validation: they name a token that there is none, or a search is to draw.
+        Validation: a token id is outside the vocabulary, or a beam search has sampling parameters.
 
     """
+    sampling = parameters.sampling_params(
+        len(tokenizer), default_seed, is_greedy=not parameters.is_sampling
+    )
+    if parameters.is_beam_search:
+        check_beam_search(sampling, f"{INPUT_ERROR}`num_beams`")
     if parameters.truncate is not None:
         prompt = prompt[-parameters.truncate :]
-    chosen = parameters.temperature if parameters.temperature is not None else 1.0
-    sampling = SamplingParams(
-        seed=seed if parameters.seed is None else parameters.seed,
-        temperature=chosen if parameters.is_sampling else 0.0,
-        top_k=parameters.top_k or 0,
-        top_p=parameters.top_p or 1.0,
-        min_p=parameters.min_p or 0.0,
-        typical_p=parameters.typical_p or 1.0,
-        repetition_penalty=parameters.repetition_penalty or 1.0,
-        frequency_penalty=parameters.frequency_penalty or 0.0,
-        presence_penalty=parameters.presence_penalty or 0.0,
-        logit_bias=logit_bias(parameters.logit_bias or {}, len(tokenizer)),
-    )
-    if beams_of(parameters) is not None:
-        check_draws_nothing(sampling, f"{INPUT}`num_beams`")
     return GenerationRequest(
         prompt,
-        parameters.max_new_tokens or DEFAULT_NEW_TOKENS,
+        parameters.n_new_tokens,
         sampling,
         tuple(parameters.stop or ()),
         min(parameters.top_n_tokens or 0, len(tokenizer)),

@@ -1,122 +1,91 @@
-"""What generate routes answer with: from chunks to a reply or a stream of events."""
+"""Replies of the generate routes: from chunks to one JSON object or to a stream of events."""
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request, Response
 
-from service.api.choices import Choices, Leaves, Only
 from service.api.errors import problem_body
-from service.api.sse import EventEncoder, EventIds, SSEResponse, rounded
-from service.api.state import ServedModel
+from service.api.generation import AdmittedGeneration, ChoiceState, completions_of_turn
+from service.api.sse import SSEResponse, rounded
+from service.api.state import ServedModel, get_state
 from service.errors import CarouselError
 from service.generation.completions import mean_logprob, seed_of
-from service.generation.request import Chunk, Finish, GenerationRequest, Token
+from service.generation.request import Chunk, Finish, Token
 from service.models.tokenizer import Tokenizer
 from service.sessions.replay import Replay
-from service.sessions.session import SessionKey, Turn
+from service.sessions.session import SessionKey
 
 NO_TOKEN = Token(0, 0.0)
-"""Stands where a text ends without one more: an empty one that is complete, one out of time."""
+"""The token of the last event if a generation ends without one more: `text` is empty."""
 
 
-@dataclass(frozen=True, slots=True)
-class AdmittedGeneration:
-    """One generation that has been admitted, with what its reply needs."""
-
-    model: ServedModel
-    request: GenerationRequest
-    choices: Choices
-    prefix: str  # what `generated_text` begins with
-    has_details: bool
-    began_s: float
-    session_id: str | None = None
-    turn: Turn | None = None  # where there is a session
-    said: Sequence[int] = ()  # tokens of the turn that an earlier stream has shown
-    admitted_s: float = field(default_factory=time.perf_counter)
-
-    @property
-    def ids(self) -> EventIds | None:
-        """How the events are called, in a session."""
-        turn = self.turn
-        return EventIds(f"{turn.epoch}.{turn.number}.", turn.first) if turn else None
-
-    @property
-    def input_length(self) -> int:
-        """How many tokens the prompt had."""
-        return self.turn.first - self.turn.start if self.turn else len(self.request.prompt)
-
-    def session(self, generated: int) -> dict[str, object] | None:
-        """The reply's `session`."""
-        if self.turn is None:
-            return None
-        position = self.turn.first + generated
-        return {"id": self.session_id, "position": position, "turn": self.turn.number}
-
-
-def job_of_replay(
-    model: ServedModel, key: SessionKey, replay: Replay, began_s: float
+def replayed(
+    model: ServedModel, key: SessionKey, replay: Replay, arrived_s: float
 ) -> AdmittedGeneration:
-    """The job that a turn was, from the event on that the replay begins with."""
-    order, turn = replay.order, replay.turn
+    """Return the generation of a recorded turn, from the event at which the replay begins."""
+    record = replay.record
+    turn, completions = completions_of_turn(replay)
     return AdmittedGeneration(
-        model,
-        order.request(()),
-        Only(replay),
-        prefix=replay.prompt or order.reply.get("prefix", ""),
-        has_details=order.reply.get("details", False),
-        began_s=began_s,
+        model=model,
+        requests=[record.request(())],
+        completions=completions,
         session_id=key.id,
         turn=turn,
-        said=replay.said,
+        arrived_s=arrived_s,
+        prefix=replay.prompt or record.reply.get("prefix", ""),
+        has_details=record.reply.get("details", False),
+        sent_tokens=replay.generated,
     )
 
 
 # -- a stream
 
 
-def streamed(job: AdmittedGeneration) -> Response:
-    """One event for each token; an error on the way is the last one."""
+def streamed(http: Request, generation: AdmittedGeneration) -> Response:
+    """Return one event for each token; if an error occurs it is the last event."""
     headers = {
         "x-compute-type": "cpu",
-        "x-compute-characters": str(job.input_length),
+        "x-compute-characters": str(generation.prompt_tokens),
     }
-    return SSEResponse(_pieces(job), headers, on_end=job.choices.cancel)
+    return SSEResponse(
+        _events(generation),
+        headers,
+        on_end=generation.completions.cancel,
+        ping_interval_s=get_state(http).limits.ping_interval_s,
+    )
 
 
-async def _pieces(job: AdmittedGeneration) -> AsyncGenerator[bytes, None]:
-    """The bytes of a stream, a piece each burst; an error on the way is its last event."""
-    writer, index = job.model.runtime.writer, 1 + len(job.said)
-    shown = list(job.said)
+async def _events(generation: AdmittedGeneration) -> AsyncGenerator[bytes, None]:
+    """Yield the events of a burst as one piece of bytes."""
+    encoder, ids = generation.model.runtime.encoder, generation.ids
+    tokens = list(generation.sent_tokens)
     try:
-        async for _, chunk in job.choices:
-            shown.extend(chunk.tokens)
-            if chunk.finish is None and not chunk.tokens:
-                continue  # a stop string holds back what there is
-            if chunk.finish is None:
-                yield writer.events(index, chunk, job.ids)
-            else:
-                yield _last_piece(writer, index, chunk, chunk.finish, job, shown)
-            index += len(chunk.tokens)
+        async for _, chunk in generation.completions:
+            index = 1 + len(tokens)
+            tokens.extend(chunk.tokens)
+            if chunk.finish is not None:
+                yield _last_events(generation, index, chunk, chunk.finish, tokens)
+            elif chunk.tokens:  # else a stop string holds them back
+                yield encoder.events(index, chunk, ids)
     except CarouselError as error:
-        more = {"resume": f"{job.ids.prefix}{job.ids.first + index - 1}"} if job.ids else {}
+        more = {"resume": f"{ids.prefix}{ids.first + len(tokens)}"} if ids else {}
         yield b"data: " + problem_body(error, more) + b"\n\n"
 
 
-def _last_piece(
-    writer: EventEncoder,
+def _last_events(
+    generation: AdmittedGeneration,
     index: int,
     chunk: Chunk,
     finish: Finish,
-    job: AdmittedGeneration,
-    shown: Sequence[int],
+    tokens: Sequence[int],
 ) -> bytes:
-    text = job.prefix + job.model.tokenizer.decode(shown)
-    details = _details(finish, job) | {"input_length": job.input_length}
+    """Encode the last chunk; `index` is that of its first token, `tokens` are all of the text."""
+    encoder, ids = generation.model.runtime.encoder, generation.ids
+    text = generation.prefix + generation.model.tokenizer.decode(tokens)
+    details = _finish_details(generation, finish) | {"input_length": generation.prompt_tokens}
     last, top, plain = finish.stop_token, chunk.top_tokens[-1:], chunk
     is_hidden = last is not None or not chunk.tokens
     if not chunk.tokens:
@@ -124,106 +93,92 @@ def _last_piece(
     elif last is None:
         last = Token(chunk.tokens[-1], chunk.logprobs[-1])
         plain = Chunk(chunk.tokens[:-1], chunk.logprobs[:-1], chunk.top_tokens[:-1])
-    end = writer.last_event(
-        finish.generated_tokens if job.ids else index + len(plain.tokens),
+    end = encoder.last_event(
+        finish.generated_tokens if ids else index + len(plain.tokens),
         last,
         top[0] if top else (),
         text,
         details,
         is_hidden=is_hidden,
-        ids=job.ids,
-        session=job.session(finish.generated_tokens),
+        ids=ids,
+        session=generation.session(finish),
     )
-    return writer.events(index, plain, job.ids) + end
+    return encoder.events(index, plain, ids) + end
 
 
-def _details(finish: Finish, job: AdmittedGeneration) -> dict[str, Any]:
+def _finish_details(generation: AdmittedGeneration, finish: Finish) -> dict[str, Any]:
     return {
         "finish_reason": finish.reason,
         "generated_tokens": finish.generated_tokens,
-        "seed": job.request.sampling.seed,
+        "seed": generation.requests[0].sampling.seed,
     }
 
 
 # -- a whole reply
 
 
-async def whole(http: Request, job: AdmittedGeneration, *, in_list: bool = False) -> Response:
-    """All of it at once, unless the client leaves before."""
-    texts: dict[int, list[Chunk]] = {0: []}
-    first_s = job.admitted_s
-    watch = asyncio.ensure_future(cancel_when_gone(http, job.choices))
-    try:
-        async for index, chunk in job.choices:
-            first_s = first_s if texts[0] else time.perf_counter()
-            texts.setdefault(index, []).append(chunk)
-    finally:
-        watch.cancel()
-        job.choices.cancel()
-    ranked = sorted(sorted(texts), key=lambda i: mean_logprob(texts[i]), reverse=True)
-    best, chunks = ranked[0], texts[ranked[0]]
-    reply: dict[str, Any] = {"generated_text": _text(chunks, job)}
-    if chunks and chunks[-1].finish is not None and job.turn is not None:
-        reply["session"] = job.session(chunks[-1].finish.generated_tokens)
-    if job.has_details and chunks:
-        reply["details"] = _whole_details(chunks, best, job)
-        others = [
-            {"generated_text": _text(texts[i], job)} | _whole_details(texts[i], i, job)
-            for i in ranked[1:]
-        ]
+async def whole(
+    http: Request, generation: AdmittedGeneration, *, in_list: bool = False
+) -> Response:
+    """Return the best text with its details, once all texts have ended."""
+    choices = await generation.collect(http)
+    started_s = choices[0].first_chunk_s or generation.admitted_s
+    found = [choice for choice in choices if choice.chunks] or choices[:1]
+    best, *others = sorted(found, key=lambda choice: mean_logprob(choice.chunks), reverse=True)
+    reply: dict[str, Any] = {"generated_text": _text(generation, best)}
+    session = generation.session(best.finish)
+    if session:
+        reply["session"] = session
+    if generation.has_details and best.chunks:
+        reply["details"] = _details(generation, best)
         if others:
-            reply["details"]["best_of_sequences"] = others
+            reply["details"]["best_of_sequences"] = [
+                {"generated_text": _text(generation, other)} | _details(generation, other)
+                for other in others
+            ]
     content = json.dumps([reply] if in_list else reply, ensure_ascii=True)
-    headers = _times(job, first_s, sum(len(chunk.tokens) for chunk in chunks))
+    headers = _timing_headers(generation, started_s, best.n_tokens)
     return Response(content, headers=headers, media_type="application/json")
 
 
-async def cancel_when_gone(http: Request, source: Leaves) -> None:
-    """Stop what a request waits for, once its client has gone."""
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
-    source.cancel()
+def _text(generation: AdmittedGeneration, choice: ChoiceState) -> str:
+    return generation.prefix + generation.model.tokenizer.decode(choice.tokens)
 
 
-def _text(chunks: Sequence[Chunk], job: AdmittedGeneration) -> str:
-    tokens = (token for chunk in chunks for token in chunk.tokens)
-    return job.prefix + job.model.tokenizer.decode(tokens)
-
-
-def _whole_details(chunks: Sequence[Chunk], index: int, job: AdmittedGeneration) -> dict[str, Any]:
-    """Of one choice: the same tokens as a stream's events, that of a stop string's end included."""
-    finish = chunks[-1].finish
-    if finish is None:  # the client has gone
+def _details(generation: AdmittedGeneration, choice: ChoiceState) -> dict[str, Any]:
+    """Return the details of one text: its tokens are those of a stream's events."""
+    finish = choice.finish
+    if finish is None:  # the client has disconnected
         return {}
-    tokenizer = job.model.tokenizer
+    tokenizer = generation.model.tokenizer
     tokens = [
-        _token(tokenizer, Token(*one))
-        for chunk in chunks
-        for one in zip(chunk.tokens, chunk.logprobs, strict=True)
+        _token(tokenizer, Token(*pair)) for pair in zip(choice.tokens, choice.logprobs, strict=True)
     ]
     if finish.stop_token is not None:
         tokens.append(_token(tokenizer, finish.stop_token) | {"text": "", "special": True})
-    seed = seed_of(job.request.sampling.seed, index)
-    details = _details(finish, job) | {"seed": seed, "prefill": _prefill(job), "tokens": tokens}
-    top = [likeliest for chunk in chunks for likeliest in chunk.top_tokens]
-    if top:
-        details["top_tokens"] = [[_token(tokenizer, token) for token in one] for one in top]
+    details = _finish_details(generation, finish)
+    details["seed"] = seed_of(details["seed"], choice.index)
+    details |= {"prefill": _prefill(generation), "tokens": tokens}
+    if choice.top_tokens:
+        details["top_tokens"] = [
+            [_token(tokenizer, token) for token in top] for top in choice.top_tokens
+        ]
     return details
 
 
-def _prefill(job: AdmittedGeneration) -> list[dict[str, Any]]:
-    """The prompt's tokens, where they were asked for."""
-    scored = job.choices.prompt
-    if scored is None:
+def _prefill(generation: AdmittedGeneration) -> list[dict[str, Any]]:
+    """Return the prompt's tokens with their logprobs, if requested."""
+    scores = generation.completions.prompt_logprobs(0)
+    if scores is None:
         return []
-    tokenizer = job.model.tokenizer
+    tokenizer = generation.model.tokenizer
     return [
         {
             "id": token,
             "text": tokenizer.text_of(token),
             "logprob": None if logprob is None else rounded(logprob),
         }
-        for token, logprob in zip(job.request.prompt, scored.logprobs, strict=True)
+        for token, logprob in zip(generation.requests[0].prompt, scores.logprobs, strict=True)
     ]
 
 
@@ -232,20 +187,22 @@ def _token(tokenizer: Tokenizer, token: Token) -> dict[str, Any]:
     return {"id": token.id, "text": text, "logprob": rounded(token.logprob), "special": False}
 
 
-def _times(job: AdmittedGeneration, first_s: float, generated: int) -> dict[str, str]:
-    """TGI's timing headers, in milliseconds."""
+def _timing_headers(
+    generation: AdmittedGeneration, started_s: float, generated: int
+) -> dict[str, str]:
+    """Return TGI's timing headers, in milliseconds."""
     now_s = time.perf_counter()
     spans_s = {
-        "total-time": now_s - job.began_s,
-        "validation-time": job.admitted_s - job.began_s,
-        "queue-time": first_s - job.admitted_s,
-        "inference-time": now_s - first_s,
-        "time-per-token": (now_s - first_s) / max(1, generated),
+        "total-time": now_s - generation.arrived_s,
+        "validation-time": generation.admitted_s - generation.arrived_s,
+        "queue-time": started_s - generation.admitted_s,
+        "inference-time": now_s - started_s,
+        "time-per-token": (now_s - started_s) / max(1, generated),
     }
     return {
         "x-compute-type": "cpu",
-        "x-compute-time": f"{now_s - job.began_s:.6f}",
-        "x-compute-characters": str(job.input_length),
-        "x-prompt-tokens": str(job.input_length),
+        "x-compute-time": f"{now_s - generation.arrived_s:.6f}",
+        "x-compute-characters": str(generation.prompt_tokens),
+        "x-prompt-tokens": str(generation.prompt_tokens),
         "x-generated-tokens": str(generated),
     } | {f"x-{name}": str(round(1e3 * span_s)) for name, span_s in spans_s.items()}

@@ -1,31 +1,30 @@
-"""The generate routes: from a body to a request, in a session or without one."""
+"""The generate routes: from a body to a generation, in a session or without one."""
 
 import secrets
 import time
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.bodies import GenerateBody, Parameters
-from service.api.choices import Only
-from service.api.headers import header, session_id_of
-from service.api.limits import deadline_of
+from service.api.generation import AdmittedGeneration, completions_of_turn
+from service.api.http_request import header, session_id_of
+from service.api.sampling_fields import INPUT_ERROR
 from service.api.state import ServedModel, get_state, session_model
 from service.api.tgi.params import (
-    INPUT,
     beams_of,
-    check_together,
+    check_combination,
     constraint_of,
-    defaults_of,
+    default_parameters,
     request_of,
 )
-from service.api.tgi.responses import AdmittedGeneration, job_of_replay, streamed, whole
-from service.api.tgi.schemas import GENERATED, STREAMED
+from service.api.tgi.responses import replayed, streamed, whole
+from service.api.tgi.schemas import GENERATED, STREAMED, GenerateBody, Parameters
 from service.errors import Validation
 from service.generation.completions import start
 from service.generation.request import GenerationRequest
+from service.sessions.idempotency import idempotency_key
 from service.sessions.running_turn import RunningTurn
 from service.sessions.session import OnDisconnect, Session
-from service.sessions.sessions import TurnRequest, retry_of
+from service.sessions.turns import TurnRequest
 
 router = APIRouter(tags=["generate"])
 
@@ -33,105 +32,111 @@ router = APIRouter(tags=["generate"])
 @router.post("/generate", response_class=Response, responses=GENERATED)
 async def generate(request: Request, body: GenerateBody) -> Response:
     """Generate text; with `stream` as server-sent events."""
-    job = await _admit(request, body, is_whole=not body.stream)
-    return streamed(job) if body.stream else await whole(request, job)
+    return await _reply(request, body, is_stream=body.stream)
 
 
 @router.post("/generate_stream", response_class=Response, responses=STREAMED)
 async def generate_stream(request: Request, body: GenerateBody) -> Response:
     """Generate text as server-sent events, one for each token."""
-    return streamed(await _admit(request, body, is_whole=False))
+    return await _reply(request, body, is_stream=True)
 
 
 @router.post("/", response_class=Response, include_in_schema=False)
 async def compatible_generate(request: Request, body: GenerateBody) -> Response:
-    """As /generate, with a list around the reply, which is what older clients read."""
-    job = await _admit(request, body, is_whole=not body.stream)
-    return streamed(job) if body.stream else await whole(request, job, in_list=True)
+    """Generate text as `/generate`; the reply is in a list, which older clients expect."""
+    return await _reply(request, body, is_stream=body.stream, in_list=True)
 
 
-async def _admit(http: Request, body: GenerateBody, *, is_whole: bool) -> AdmittedGeneration:
-    """Check everything and begin; whatever is wrong is raised here, before the first byte."""
-    began_s = time.perf_counter()
+async def _reply(
+    http: Request, body: GenerateBody, *, is_stream: bool, in_list: bool = False
+) -> Response:
+    generation = await _admit(http, body, is_stream=is_stream)
+    if is_stream:
+        return streamed(http, generation)
+    return await whole(http, generation, in_list=in_list)
+
+
+async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> AdmittedGeneration:
+    """Check the whole request and start it: every error is raised before the first byte."""
+    arrived_s = time.perf_counter()
     session_id = session_id_of(http, body.session_id)
     if session_id is not None:
-        return await _admit_turn(http, body, session_id, began_s, is_whole=is_whole)
+        return await _admit_turn(http, body, session_id, arrived_s, is_stream=is_stream)
     if body.expected_position is not None:
         raise Validation("`expected_position` is of a session; give `session_id`")
-    serving = get_state(http)
-    model = serving.get(body.model)
-    parameters = body.parameters or defaults_of(model.manifest.generation_defaults)
-    check_together(parameters, is_stream=not is_whole, is_turn=False)
-    deadline_s = deadline_of(parameters.max_time)
-    request = await _request(model, parameters, body.inputs, secrets.randbits(64), deadline_s)
+    state = get_state(http)
+    model = state.get(body.model)
+    parameters = body.parameters or default_parameters(model.manifest.generation_defaults)
+    check_combination(parameters, is_stream=is_stream, is_turn=False)
+    request = await _request(model, parameters, body.inputs, secrets.randbits(64))
     if not request.prompt:
-        why = "has no character that the model knows" if body.inputs else "cannot be empty"
-        raise Validation(f"{INPUT}`inputs` {why}")
+        reason = "has no character that the model knows" if body.inputs else "cannot be empty"
+        raise Validation(f"{INPUT_ERROR}`inputs` {reason}")
+    n = parameters.best_of or 1
+    completions = start(
+        model.runtime.engine,
+        [request],
+        n=n,
+        beams=beams_of(parameters),
+        prompt_logprobs=0 if parameters.decoder_input_details else None,
+        prefix_cache=model.runtime.prefixes.scoped(state.owner_of(http)),
+    )
     return AdmittedGeneration(
-        model,
-        request,
-        start(
-            model.runtime.engine,
-            request,
-            n=parameters.best_of or 1,
-            beams=beams_of(parameters),
-            prompt_logprobs=0 if parameters.decoder_input_details else None,
-            prefixes=model.runtime.prefixes.within(serving.owner_of(http)),
-        ),
+        model=model,
+        requests=[request],
+        completions=completions,
+        n=n,
+        arrived_s=arrived_s,
         prefix=body.inputs if parameters.return_full_text else "",
         has_details=bool(parameters.details or parameters.decoder_input_details),
-        began_s=began_s,
     )
 
 
 async def _admit_turn(
-    http: Request, body: GenerateBody, session_id: str, began_s: float, *, is_whole: bool
+    http: Request, body: GenerateBody, session_id: str, arrived_s: float, *, is_stream: bool
 ) -> AdmittedGeneration:
-    """As `_admit`, in a session; the same idempotency key leads to the turn that it began."""
-    serving = get_state(http)
+    """Start a turn of a session, or return the one that began with the same idempotency key."""
+    state = get_state(http)
 
     async def admit(session: Session) -> AdmittedGeneration:
-        model = serving.get_for(session, body.model)
-        parameters = body.parameters or defaults_of(model.manifest.generation_defaults)
-        check_together(parameters, is_stream=not is_whole, is_turn=True)
-        deadline_s = deadline_of(parameters.max_time)
-        request = await _request(model, parameters, body.inputs, session.seed, deadline_s)
+        model = state.get_for(session, body.model)
+        parameters = body.parameters or default_parameters(model.manifest.generation_defaults)
+        check_combination(parameters, is_stream=is_stream, is_turn=True)
+        request = await _request(model, parameters, body.inputs, session.seed)
         prefix = body.inputs if parameters.return_full_text else ""
         is_in_log = bool(prefix) and prefix == model.tokenizer.decode(request.prompt)
         reply = {"details": True} if parameters.details else {}
-        ask = TurnRequest(
+        turn_request = TurnRequest(
             request,
             OnDisconnect(body.on_disconnect),
             reply if is_in_log or not prefix else reply | {"prefix": prefix},  # truncated
-            retry_of(header(http, b"idempotency-key"), body),
+            idempotency_key(header(http, b"idempotency-key"), body),
             body.expected_position,
-            is_whole=is_whole,
+            is_whole=not is_stream,
             shows_prompt=is_in_log,
         )
-        turn = await serving.sessions.begin(session, session_model(model), ask)
-        if not isinstance(turn, RunningTurn):
-            return job_of_replay(model, session.key, turn, began_s)
+        begun = await state.sessions.turns.begin(session, session_model(model), turn_request)
+        if not isinstance(begun, RunningTurn):
+            return replayed(model, session.key, begun, arrived_s)
+        turn, completions = completions_of_turn(begun)
         return AdmittedGeneration(
-            model,
-            request,
-            Only(turn.stream),
+            model=model,
+            requests=[request],
+            completions=completions,
+            session_id=session_id,
+            turn=turn,
+            arrived_s=arrived_s,
             prefix=prefix,
             has_details=bool(parameters.details),
-            began_s=began_s,
-            session_id=session_id,
-            turn=turn.session.turn,
         )
 
-    return await serving.sessions.using(serving.key(http, session_id), admit)
+    return await state.sessions.records.with_session(state.key(http, session_id), admit)
 
 
 async def _request(
-    model: ServedModel,
-    parameters: Parameters,
-    inputs: str,
-    seed: int,
-    deadline_s: float | None,
+    model: ServedModel, parameters: Parameters, inputs: str, default_seed: int
 ) -> GenerationRequest:
+    deadline_s = parameters.deadline_s()
     prompt = model.tokenizer.encode(inputs)
     constraint = await constraint_of(parameters, model.runtime.constraints)
-    return request_of(parameters, prompt, model.tokenizer, seed, constraint, deadline_s)
+    return request_of(parameters, prompt, model.tokenizer, default_seed, constraint, deadline_s)

@@ -1,17 +1,93 @@
-"""What generate routes answer with, as the OpenAPI document says it.
+"""Request and reply bodies of the generate routes.
 
-The replies are written by hand, token by token; tests hold them to this.
+`responses.py` writes the replies by hand, token by token; tests compare them with these schemas.
 """
 
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel, Field, ValidationInfo, field_validator
 
-Responses = dict[int | str, dict[str, Any]]
+from service.api.fields import (
+    MAX_BEAMS,
+    MAX_CHOICES,
+    MAX_NEW_TOKENS,
+    Body,
+    Id,
+    Name,
+    Number,
+    Position,
+    Text,
+)
+from service.api.generation import SessionPosition
+from service.api.sampling_fields import N_SEEDS, SEED, TOP_K, TOP_P, SamplingFields
+from service.api.sse import Responses, events_of
+from service.generation.request import MAX_TOP_TOKENS
+
+DEFAULT_NEW_TOKENS = 100
+
+
+class Parameters(SamplingFields):
+    """TGI's `parameters`, and those that only this server has.
+
+    A parameter of TGI's that is not supported is accepted with the value that has no effect.
+    """
+
+    max_new_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS)
+    do_sample: bool | None = None
+    top_k: int | None = Field(None, gt=0, le=2**31 - 1, description=TOP_K)
+    top_p: Number | None = Field(None, gt=0.0, lt=1.0, description=TOP_P)
+    min_new_tokens: int | None = Field(None, ge=0, le=MAX_NEW_TOKENS)
+    seed: int | None = Field(None, ge=0, lt=N_SEEDS, description=SEED)
+    stop: list[str] | None = Field(None, validation_alias=AliasChoices("stop", "stop_sequences"))
+    details: bool | None = None
+    decoder_input_details: bool | None = None
+    top_n_tokens: int | None = Field(None, ge=0, le=MAX_TOP_TOKENS)
+    return_full_text: bool | None = None
+    truncate: int | None = Field(None, ge=1)
+    best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    num_beams: int | None = Field(None, ge=1, le=MAX_BEAMS)
+    grammar: dict[str, Any] | None = None
+    watermark: bool | None = None
+    adapter_id: str | None = None
+
+    @field_validator("adapter_id", "watermark")
+    @classmethod
+    def _refuse(cls, value: object, info: ValidationInfo) -> object:
+        if value:
+            raise ValueError(f"`{info.field_name}` is not supported")
+        return value
+
+    @property
+    def is_sampling(self) -> bool:
+        """TGI's rule: `do_sample`, or any parameter that only sampling has."""
+        given = (self.temperature, self.top_k, self.top_p, self.min_p, self.typical_p)
+        return bool(self.do_sample) or any(value is not None for value in given)
+
+    @property
+    def is_beam_search(self) -> bool:
+        """Whether beams search for the most likely text."""
+        return (self.num_beams or 1) > 1
+
+    @property
+    def n_new_tokens(self) -> int:
+        """The limit of new tokens."""
+        return self.max_new_tokens or DEFAULT_NEW_TOKENS
+
+
+class GenerateBody(Body):
+    """The body of every generate route."""
+
+    inputs: Text
+    parameters: Parameters | None = None
+    stream: bool = False
+    model: Name | None = None
+    session_id: Id | None = None
+    expected_position: Position | None = None
+    on_disconnect: Literal["cancel", "continue"] = "cancel"
 
 
 class GeneratedToken(BaseModel):
-    """A generated token. One that is special is the end of a stop string and has no text."""
+    """A generated token. A special one ends a stop string and has no text."""
 
     id: int
     text: str
@@ -20,23 +96,15 @@ class GeneratedToken(BaseModel):
 
 
 class PrefillToken(BaseModel):
-    """A token of the prompt; `logprob` is null where nothing came before it."""
+    """A token of the prompt; `logprob` is null for the first one."""
 
     id: int
     text: str
     logprob: float | None
 
 
-class SessionPosition(BaseModel):
-    """Where a turn has brought its session."""
-
-    id: str
-    position: int
-    turn: int
-
-
 class StreamDetails(BaseModel):
-    """How a generation went."""
+    """Why and after how many tokens a generation ended, and its seed."""
 
     finish_reason: Literal["length", "eos_token", "stop_sequence"]
     generated_tokens: int
@@ -45,7 +113,7 @@ class StreamDetails(BaseModel):
 
 
 class GenerateDetails(StreamDetails):
-    """How it went, token by token."""
+    """The details with every token."""
 
     prefill: list[PrefillToken]
     tokens: list[GeneratedToken]
@@ -53,19 +121,19 @@ class GenerateDetails(StreamDetails):
 
 
 class BestOfSequence(GenerateDetails):
-    """One of the texts that were not the best."""
+    """A generated text that is not the best."""
 
     generated_text: str
 
 
 class BestOfDetails(GenerateDetails):
-    """As of a text alone, and those that `best_of` has left."""
+    """The details of the best text, and the other texts of `best_of`."""
 
     best_of_sequences: list[BestOfSequence] | None = None
 
 
 class GenerateReply(BaseModel):
-    """A text; `details` where they were asked for, `session` where it is a turn of one."""
+    """The generated text; `details` if requested, `session` if it is a turn of one."""
 
     generated_text: str
     details: BestOfDetails | None = None
@@ -83,28 +151,6 @@ class StreamReply(BaseModel):
     session: SessionPosition | None = None
 
 
-def events_of(what: str, *names: str, last: str | None = None) -> dict[str, Any]:
-    """The content of a reply that is a stream of server-sent events, whose data is one of these.
-
-    Each is a schema of the document; `last` is the data of one that is no JSON. OpenAPI 3.1 has no
-    place for what one event of a stream is: as tools read it, the schema is that of each.
-    """
-    kinds = [{"$ref": f"#/components/schemas/{name}"} for name in names]
-    json = {"contentMediaType": "application/json", "contentSchema": {"anyOf": kinds}}
-    data = json if last is None else {"anyOf": [{"const": last}, json]}
-    schema = {
-        "type": "object",
-        "description": f"Each event: {what}",
-        "properties": {
-            "id": {"type": "string"},
-            "event": {"type": "string"},
-            "data": {"type": "string"} | data,
-        },
-        "required": ["data"],
-    }
-    return {"text/event-stream": {"schema": schema}}
-
-
 _EVENTS = events_of("a token, or the end.", "StreamReply", "Problem")
 
 GENERATED: Responses = {
@@ -115,4 +161,3 @@ GENERATED: Responses = {
     }
 }
 STREAMED: Responses = {200: {"content": _EVENTS, "description": "The events."}}
-NOTHING_COMES: Responses = {204: {"description": "Nothing is to come."}}

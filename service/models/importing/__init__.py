@@ -1,6 +1,9 @@
-"""Foreign checkpoints → bundles, in a limited child process; nothing in a file is executed.
+"""Import of Keras checkpoints as bundles: nothing in a file is executed.
 
-importer.py (the caller's side) starts child.py, which recognises the format (recognise.py), reads
-it (readers/), finds the architecture (architecture.py from a config, inference.py from the
-shapes), converts the arrays (convert.py) and measures them (../parity.py).
+The order to read it in: request.py and importer.py, which calls run_import.py in a child process
+with limits; there pipeline.py detects the format (detect_format.py), reads it
+(readers/), finds the architecture (keras_config.py from a config, infer_spec.py from shapes) and
+converts the arrays (canonical_weights.py).
+
+    ImportRequest → Checkpoint → ImportedModel → ImportReport → Bundle
 """

@@ -1,4 +1,4 @@
-"""What a file does not say: taken from the request's `assume`, else what is usual, and noted."""
+"""Options that a file does not state: from the request's `assume`, else the usual value."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,14 +15,14 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "reset_after": ("true", "false"),
     "unknown_character": tuple(UnknownPolicy),
 }
-"""The keys of `assume` and what each may be."""
+"""The keys of `assume` and the values of each."""
 
 
 def check_assume(assume: Mapping[str, str]) -> None:
-    """Raise Validation on a key or a value that has no meaning."""
+    """Raise Validation on an unknown key or value."""
     for key, value in assume.items():
         if key not in VALUES:
-            raise Validation(f"assume.{key[:80]} is not known; assume knows {', '.join(VALUES)}")
+            raise Validation(f"assume.{key[:80]} is not known; known are {', '.join(VALUES)}")
         if value not in VALUES[key]:
             raise Validation(
                 f"assume.{key} is {str(value)[:80]!r}; it may be {', '.join(VALUES[key])}"
@@ -30,10 +30,10 @@ def check_assume(assume: Mapping[str, str]) -> None:
 
 
 class Assumptions:
-    """Settles one option after another and keeps a sentence for each that the file left open."""
+    """Decides each option, and keeps a sentence about each one that the file does not state."""
 
     def __init__(self, assume: Mapping[str, str], keras_version: str | None) -> None:
-        """Raises Validation on an `assume` that has no meaning."""
+        """Raises Validation as `check_assume`."""
         check_assume(assume)
         self._assume = assume
         self._is_keras_3 = (keras_version or "").startswith("3")
@@ -42,51 +42,54 @@ class Assumptions:
 
     @property
     def unknown_character(self) -> UnknownPolicy:
-        """What becomes of a prompt's character that has no token."""
+        """The treatment of a prompt's characters that have no token."""
         return UnknownPolicy(self._assume.get("unknown_character", UnknownPolicy.ERROR))
 
     def note(self, sentence: str) -> None:
-        """Keep a sentence that the manifest will show."""
+        r"""Add a sentence to the manifest; what is no character in it is written as \udc80."""
+        sentence = sentence.encode("utf-8", "backslashreplace").decode()
         if sentence not in self.sentences:
             self.sentences.append(sentence)
 
     def activation(self, key: str, layer: str, stated: object, usual: str) -> Activation:
-        """The activation under `key`: what the config states, or None where nothing does.
+        """Decide the activation under `key`; `stated` is the file's value, None if it has none.
 
         Raises:
-            BadCheckpoint: the activation is not served, or `assume` says something else.
+            BadCheckpoint: the activation is not served, or `assume` contradicts the file.
 
         """
-        name = self._settle(
+        name = self._decide(
             key, layer, None if stated is None else self._named(key, layer, stated), usual
         )
         return self._named(key, layer, name)
 
     def flag(self, key: str, layer: str, stated: object, *, usual: bool) -> bool:
-        """As `activation`, for an option that is true or false."""
-        words = {True: "true", False: "false"}
+        """Decide a boolean option as `activation`."""
+        texts = {True: "true", False: "false"}
         if stated is not None and not isinstance(stated, bool):
             raise BadCheckpoint(
                 f"layer {layer!r}: {key} is {str(stated)[:80]!r}, not true or false"
             )
-        told = None if stated is None else words[stated]
-        return self._settle(key, layer, told, words[usual]) == words[True]
+        text = None if stated is None else texts[stated]
+        return self._decide(key, layer, text, texts[usual]) == texts[True]
 
-    def _settle(self, key: str, layer: str, stated: str | None, usual: str) -> str:
+    def _decide(self, key: str, layer: str, stated: str | None, usual: str) -> str:
         given = self._assume.get(key)
         if given is not None and key.endswith("activation"):
             given = self._named(key, layer, given)
         if stated is not None:
             if given not in (None, stated):
                 raise BadCheckpoint(
-                    f"layer {layer!r}: the file says that {key} is {stated}, "
-                    f"but assume.{key} says {given}; leave it out"
+                    f"layer {layer!r}: {key} in the file is {stated}, "
+                    f"but assume.{key} is {given}; leave assume.{key} out"
                 )
             return stated
         if given is not None:
-            self.note(f"{key} is {given}, as `assume` says; the file does not tell")
+            self.note(f"{key} is {given}, as `assume` has it; the file does not state it")
             return given
-        self.note(f"{key} is taken to be {usual}: the file does not tell; `assume` can change it")
+        self.note(
+            f"{key} is assumed to be {usual}: the file does not state it; `assume` can change it"
+        )
         return usual
 
     def _named(self, key: str, layer: str, name: object) -> Activation:
@@ -94,8 +97,8 @@ class Assumptions:
             if name == "hard_sigmoid":
                 if self.keras_version is None:
                     raise Validation(
-                        f"assume.{key} is 'hard_sigmoid', but the file does not tell which Keras "
-                        "wrote it; say hard_sigmoid_02 for Keras 2 or hard_sigmoid_6 for Keras 3"
+                        f"assume.{key} is 'hard_sigmoid', but the file does not state which Keras "
+                        "wrote it; give hard_sigmoid_02 for Keras 2 or hard_sigmoid_6 for Keras 3"
                     )
                 return Activation.HARD_SIGMOID_6 if self._is_keras_3 else Activation.HARD_SIGMOID_02
             if name in tuple(Activation):
@@ -106,7 +109,7 @@ class Assumptions:
 
 
 def _name_of(value: Any) -> str:
-    """How a serialised function or object calls itself."""
+    """Return the name in a serialised function or object."""
     if isinstance(value, dict):
         inner = value.get("config")
         return inner if isinstance(inner, str) else str(value.get("class_name"))

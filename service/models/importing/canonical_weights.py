@@ -1,7 +1,7 @@
-"""Arrays as Keras lays them out → the canonical weights of a spec.
+"""Conversion of arrays in Keras's layout into the canonical weights of a spec.
 
-Every shape is compared before a number is read, so a file that declares more than its architecture
-needs costs nothing.
+All shapes are compared before any number is read, so no memory is taken for an array that declares
+more than its architecture needs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,41 +30,42 @@ _PARTS = ("kernel", "recurrent_kernel", "bias", "peephole")
 def match_layers(
     architecture: KerasArchitecture, stored: Sequence[StoredLayer]
 ) -> tuple[StoredLayer, ...]:
-    """The stored layer of each layer of the architecture: by name, else by rank in its class.
+    """Return the stored layer of each layer of the architecture.
 
-    Raises BadCheckpoint where one is missing or left over.
+    They are matched by name or, if the file has no names, by class and order.
+    Raises BadCheckpoint if one is missing or left over.
     """
     by_name = {layer.keras_name: layer for layer in stored}
     if None not in by_name:
         matched = [by_name.pop(layer.name, None) for layer in architecture.layers]
         left = [str(name) for name in by_name]
     else:
-        waiting = list(stored)
-        matched = [_first_of_class(layer, waiting) for layer in architecture.layers]
-        left = [layer.path for layer in waiting]
+        unmatched = list(stored)
+        matched = [_pop_first_of_class(layer, unmatched) for layer in architecture.layers]
+        left = [layer.path for layer in unmatched]
     for layer, found in zip(architecture.layers, matched, strict=True):
         if found is None:
             raise BadCheckpoint(f"the file has no weights for layer {layer.name!r}")
     if left:
-        raise BadCheckpoint(f"the file has weights for {left[0]!r}, which its architecture has not")
+        raise BadCheckpoint(f"the file has weights for {left[0]!r}, a layer that its config lacks")
     return tuple(layer for layer in matched if layer is not None)
 
 
-def _first_of_class(layer: WeightedLayer, waiting: list[StoredLayer]) -> StoredLayer | None:
-    """Take the first waiting layer whose path ends in the class: `layers/lstm_1` is an LSTM."""
-    for candidate in waiting:
+def _pop_first_of_class(layer: WeightedLayer, unmatched: list[StoredLayer]) -> StoredLayer | None:
+    """Remove and return the first layer whose path ends in the class (`layers/lstm_1`: an LSTM)."""
+    for candidate in unmatched:
         stem = candidate.path.rpartition("/")[2].rstrip("0123456789").removesuffix("_")
         if stem == _SNAKE[layer.class_name]:
-            waiting.remove(candidate)
+            unmatched.remove(candidate)
             return candidate
     return None
 
 
 def convert(spec: ModelSpec, layers: Sequence[StoredLayer], assumptions: Assumptions) -> Weights:
-    """Read the layers (embedding if any, recurrent, output) into canonical weights.
+    """Read the layers (embedding if any, recurrent, output) as canonical weights.
 
     Raises:
-        BadCheckpoint: a shape is not what the spec needs, or a number is not finite.
+        BadCheckpoint: a shape differs from the spec's, or a number is not finite.
 
     """
     shapes, left = spec.weight_shapes, list(layers)
@@ -79,7 +80,7 @@ def convert(spec: ModelSpec, layers: Sequence[StoredLayer], assumptions: Assumpt
     arrays |= zip(output, _read(left.pop(0), [shapes[name] for name in output]), strict=True)
     dtypes = {array.dtype for layer in layers for array in layer.arrays} - {"float32"}
     if dtypes:
-        assumptions.note(f"weights stored as {', '.join(sorted(dtypes))} became float32")
+        assumptions.note(f"weights stored as {', '.join(sorted(dtypes))} are converted to float32")
     return Weights(spec, arrays)
 
 
@@ -89,7 +90,7 @@ def _recurrent(
     shapes: Mapping[str, tuple[int, ...]],
     assumptions: Assumptions,
 ) -> dict[str, Array]:
-    """A recurrent layer's arrays by name, out of Keras's or CuDNN's layout."""
+    """Read a recurrent layer's arrays by name, from Keras's or CuDNN's layout."""
     expected = [shapes[name] for name in _PARTS[:3] if name in shapes]
     expected += [(layer.units,)] * shapes.get("peephole", (0,))[0]
     columns = layer.gates * layer.units
@@ -98,7 +99,7 @@ def _recurrent(
         expected[2] = (2 * columns,)
     arrays = _read(stored, expected)
     if is_cudnn:
-        assumptions.note(f"layer {stored.path!r} was converted from CuDNN's layout")
+        assumptions.note(f"layer {stored.path!r} is converted from CuDNN's layout")
         arrays = _from_cudnn(layer, *arrays)
     named: dict[str, Array] = dict(zip(_PARTS[:3], arrays, strict=False))
     if layer.cell is Cell.PEEPHOLE_LSTM:
@@ -107,7 +108,7 @@ def _recurrent(
 
 
 def _from_cudnn(layer: LayerSpec, kernel: Array, recurrent: Array, bias: Array) -> list[Array]:
-    """CuDNN's blocks are transposed, and it has a bias for each product.
+    """Convert CuDNN's layout: transposed blocks, and one bias for each matrix product.
 
     Source: Keras 2, `_convert_rnn_weights`.
     """
@@ -122,10 +123,10 @@ def _from_cudnn(layer: LayerSpec, kernel: Array, recurrent: Array, bias: Array) 
 
 
 def _read(layer: StoredLayer, expected: Sequence[tuple[int, ...]]) -> list[Array]:
-    """The arrays of a layer, once their shapes are the expected ones."""
+    """Read the arrays of a layer. Raises BadCheckpoint if a shape is not the expected one."""
     if layer.shapes != tuple(expected):
         raise BadCheckpoint(
-            f"layer {layer.path!r} has arrays of the shapes {_listed(layer.shapes)}; "
+            f"layer {layer.path!r} has arrays of shapes {_listed(layer.shapes)}; "
             f"its architecture needs {_listed(expected)}"
         )
     return [array.read() for array in layer.arrays]

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, whatever its format: layers of arrays, and perhaps a config."""
+"""The content of a checkpoint in any format: layers of arrays and, in some, a config."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ JsonObject = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class StoredArray:
-    """An array whose shape has been checked against the file's size; `read` fetches its numbers."""
+    """An array in a file, its shape checked against the file's size; `read` loads its numbers."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -24,9 +24,9 @@ class StoredArray:
 class StoredLayer:
     """One layer's arrays in Keras's order: kernel, recurrent kernel, bias, peepholes.
 
-    `path` is what the file calls the layer. `keras_name` is the layer's name in the model, where
-    the file tells it. `is_embedding` is set where a name says so. `config` is the layer's own,
-    which only the oldest checkpoints have.
+    `path` is the layer's place in the file, `keras_name` its name in the model if the file has it.
+    `is_embedding` is true if one of the names contains "embed". `config` is the layer's own, which
+    only the oldest checkpoints have.
     """
 
     path: str
@@ -37,13 +37,13 @@ class StoredLayer:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The arrays' shapes."""
+        """The shape of each array."""
         return tuple(array.shape for array in self.arrays)
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A file read as far as its shapes. `config` is the model's, where the format has one."""
+    """A file of which only the shapes are read. `config` is the model's, if the format has one."""
 
     format: str
     layers: tuple[StoredLayer, ...]

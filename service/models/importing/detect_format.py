@@ -1,4 +1,4 @@
-"""What a file is, by what is in it and never by its name; each thing it is not, by a sentence."""
+"""Detection of a file's format by its content, with a reason for each format that is refused."""
 
 import re
 from dataclasses import replace
@@ -28,36 +28,39 @@ _PICKLE = (
     "it is a pickle, which is a program, and nothing in a file is ever executed; "
     "save the model with Keras, and a vocabulary as JSON or text"
 )
-_REFUSALS = (  # what the first bytes look like, and what the file then is
+_REFUSALS = (  # a pattern of the first bytes, and what such a file is
     (rb"\Z", "it is empty"),
     (rb"\x80[\x02-\x05]", _PICKLE),
-    (rb".{4}TFL3", "it is a TensorFlow Lite model, which has no state that could be carried on"),
+    (
+        rb".{4}TFL3",
+        "it is a TensorFlow Lite model, whose recurrent state cannot be kept between steps",
+    ),
     (
         rb"\s*(?:backend|class_name|config|keras_version): ",
         "it is a model in YAML, which is an architecture without weights",
     ),
     (rb"\s*\{", "it is JSON, which is at most an architecture without weights"),
-    (rb'.{6}\0\0\{\s*"', "it is a safetensors file, which does not say what its layers are"),
+    (rb'.{6}\0\0\{\s*"', "it is a safetensors file, which does not describe its layers"),
     (rb"\x1f\x8b|BZh|\xfd7zXZ", "it is compressed; unpack it first"),
 )
-_NAMED = (  # what only a name tells
+_NAMED = (  # a pattern of the name, if the content is not enough
     (r"saved_model\.pb\Z", _SAVED_MODEL),
     (
         r"\.data-\d{5}-of-\d{5}\Z",
-        "it is the data of a TensorFlow checkpoint; name its .index or its folder",
+        "it is the data of a TensorFlow checkpoint; give its .index file or its folder",
     ),
 )
 _READ = "a TensorFlow checkpoint, or a .keras, .weights.h5 or .h5 file of Keras"
 
 
 def read_checkpoint(folder: ImportFolder, source: PurePosixPath) -> Checkpoint:
-    """Read what lies at `source` as far as its shapes.
+    """Read the shapes of the checkpoint at `source`.
 
     `source` is a file, a folder of TensorFlow checkpoints or the prefix of one (`ckpt_10`).
 
     Raises:
-        BadCheckpoint: it is nothing that is read, or not what it seems.
-        Validation: it is not there.
+        BadCheckpoint: the file has no supported format, or is damaged.
+        Validation: there is no such file.
 
     """
     kind = folder.kind(source)
@@ -86,8 +89,8 @@ def _read_folder(folder: ImportFolder, path: PurePosixPath) -> Checkpoint:
         raise BadCheckpoint(f"{path.name or 'the folder'} cannot be imported: {_SAVED_MODEL}")
     if STATE_FILE not in names and not any(name.endswith(".index") for name in names):
         raise BadCheckpoint(
-            f"the folder holds no TensorFlow checkpoint: neither a file `{STATE_FILE}` nor any "
-            ".index file; a .keras or .h5 file is named itself"
+            f"the folder has no TensorFlow checkpoint: neither a file `{STATE_FILE}` nor any "
+            ".index file; for a .keras or .h5 file, give the path of the file"
         )
     prefix, note = latest_prefix(folder, path)
     checkpoint = read_object_checkpoint(folder, prefix)
@@ -104,7 +107,7 @@ def _ends(file: BinaryIO) -> tuple[bytes, bytes]:
 
 
 def _refusal(head: bytes, name: str) -> str:
-    """Why a file that is none of the formats is refused, as exactly as can be told."""
+    """Return the most specific reason why a file is refused."""
     reasons = [why for pattern, why in _NAMED if re.search(pattern, name)]
     reasons += [why for pattern, why in _REFUSALS if re.match(pattern, head, re.DOTALL)]
-    return reasons[0] if reasons else f"it is none of the formats that are read: {_READ}"
+    return reasons[0] if reasons else f"it has none of the supported formats: {_READ}"

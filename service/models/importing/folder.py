@@ -1,4 +1,4 @@
-"""The folder that imports come from, and the only way from a client's path to an open file."""
+"""The import folder: the only way from a client's path to an open file."""
 
 import hashlib
 import os
@@ -16,10 +16,10 @@ Kind = Literal["file", "folder", "absent"]
 
 
 class ImportFolder:
-    """Files under `root`, opened component by component: no `..`, no link anywhere on the way.
+    """Files under `root`, opened component by component without `..` and symbolic links.
 
-    Every file that was opened is in `digests`, its name → sha256, and open until the folder is
-    left.
+    A context manager: on exit it closes all files. `digests` maps the name of each file that was
+    opened to its sha256.
     """
 
     def __init__(self, root: Path, max_file_bytes: int) -> None:
@@ -35,7 +35,7 @@ class ImportFolder:
         self._opened.close()
 
     def kind(self, relative: PurePosixPath) -> Kind:
-        """What lies there. Raises Validation where it is neither a file nor a folder."""
+        """Return what is at a path. Raises Validation if it is neither a file nor a folder."""
         parts = _parts(relative)
         try:
             with self._parent(parts, relative) as parent:
@@ -44,7 +44,7 @@ class ImportFolder:
             return "absent"
 
     def names(self, relative: PurePosixPath) -> list[str]:
-        """Names in a folder, in order."""
+        """Return the sorted names in a folder. Raises Validation if there are too many."""
         with self._folder(_parts(relative), relative) as descriptor:
             names = sorted(os.listdir(descriptor))  # noqa: PTH208 - a Path has no descriptor
         if len(names) > MAX_NAMES:
@@ -55,7 +55,7 @@ class ImportFolder:
         """Open a regular file for reading and record its sha256.
 
         Raises:
-            Validation: the path leads out of the folder, over a link, or to no regular file.
+            Validation: the path leaves the folder, has a link in it, or is no regular file.
             TooLarge: the file is larger than the limit.
 
         """
@@ -82,11 +82,11 @@ class ImportFolder:
         return file
 
     def scratch(self) -> BinaryIO:
-        """An empty file without a name, open until the folder is left."""
+        """Return a new temporary file, which is deleted on exit."""
         return self._opened.enter_context(tempfile.TemporaryFile())
 
     def read(self, relative: PurePosixPath, max_bytes: int) -> bytes:
-        """Content of a file of at most `max_bytes`. Raises as `open` does."""
+        """Return the content of a file of at most `max_bytes`. Raises as `open`."""
         file = self.open(relative)
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
@@ -115,7 +115,7 @@ class ImportFolder:
 
 
 def confined(text: str, field: str) -> PurePosixPath:
-    """A client's path as one that stays under the import folder. Raises Validation."""
+    """Return a client's path if it stays under the import folder. Raises Validation."""
     path = PurePosixPath(text)
     if not text or "\0" in text or path.is_absolute() or ".." in path.parts:
         raise Validation(

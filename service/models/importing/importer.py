@@ -1,10 +1,7 @@
-"""The caller's side of an import: starts the child, judges how it ended, publishes the bundle."""
+"""The import as its caller sees it: run in a child process, checked and stored as a bundle."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -12,8 +9,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 from safetensors.numpy import load as load_safetensors
 
-import service
-from service.errors import BadCheckpoint, CarouselError, TooLarge, Validation
+from service.errors import BadCheckpoint, CarouselError, Validation
 from service.models.bundle import (
     MANIFEST,
     VOCABULARY,
@@ -24,41 +20,39 @@ from service.models.bundle import (
     build_files,
     check_vocabulary_fits,
 )
-from service.models.importing.child import OUTCOME
 from service.models.importing.folder import ImportFolder
 from service.models.importing.request import (
-    ORDERS,
+    CHILD_ARGUMENT,
     ImportLimits,
     ImportReport,
     ImportRequest,
-    Order,
-    Outcome,
-    over_memory,
 )
 from service.models.spec import ModelRef, ModelSpec, Weights
 from service.models.store import ModelStore
 from service.models.tokenizer import Tokenizer
+from service.sandbox import SandboxError, run_sandboxed
 
-_CHILD = "service.models.importing.child"
-_MAX_OUTCOME_BYTES = 1024 * 1024
-_REFUSALS: dict[str, type[CarouselError]] = {
-    error.code: error for error in (BadCheckpoint, TooLarge, Validation)
-}
+_Model = tuple[ModelSpec, Weights, Tokenizer]
+_NO_PLUGINS = {"HDF5_PLUGIN_PATH": "", "HDF5_PLUGIN_PRELOAD": "::"}
 
 
 @dataclass(frozen=True, slots=True)
 class Importer:
-    """Imports what lies under `folder` into `store`. Blocks; safe from any thread."""
+    """Imports checkpoints under `folder` into `store`. Blocks; safe from any thread.
+
+    `child` is the module that the child process runs.
+    """
 
     folder: Path
     store: ModelStore
     limits: ImportLimits = field(default_factory=ImportLimits)
+    child: str = "service.models.importing.run_import"
 
     def run(self, request: ImportRequest) -> Bundle:
-        """Import a checkpoint and return the bundle that is now in the store.
+        """Import a checkpoint and return the stored bundle.
 
         Raises:
-            Validation: the request has no meaning, or names what is not in the folder.
+            Validation: the request is invalid, or names a file that is not in the folder.
             BadCheckpoint: the files cannot be served, or took more than the limits allow.
             TooLarge: a file is larger than its limit.
 
@@ -66,81 +60,56 @@ class Importer:
         request.check()
         self.store.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".importing-", dir=self.store.folder) as name:
-            output = Path(name)
-            report = reported(self.start_child(request, output))
-            with ImportFolder(output, self.limits.file_bytes) as made:
-                spec, weights, tokenizer = _read_made(report, made)
-        return self._publish(request, report, spec, weights, tokenizer)
+            report = self._run_child(request, Path(name))
+            with ImportFolder(Path(name), self.limits.file_bytes) as written:
+                model = _read_written(report, written)
+        return self._store(request, report.metadata, model)
 
-    def start_child(self, request: ImportRequest, output: Path) -> Outcome:
-        """Run the child to its end.
+    def _run_child(self, request: ImportRequest, output: Path) -> ImportReport:
+        """Return the child's report; the child writes the weights and the vocabulary to `output`.
 
         Raises:
-            BadCheckpoint: it was stopped by a limit, or it died.
+            BadCheckpoint: a limit stopped the child, or it crashed.
 
         """
-        order = Order(request, self.limits, self.folder.resolve(), output.resolve())
+        argument = CHILD_ARGUMENT.dump_python(
+            (request, self.folder.resolve(), self.limits), mode="json"
+        )
         try:
-            done = subprocess.run(  # noqa: S603 - our own module, and no shell
-                [sys.executable, "-m", _CHILD],
-                input=ORDERS.dump_json(order),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=self.limits.wall_s,
-                env=_environment(output),
-                cwd=output,
-                start_new_session=True,
-                check=False,
+            answer = run_sandboxed(
+                self.child, argument, output.resolve(), self.limits, "the import", _NO_PLUGINS
             )
-        except subprocess.TimeoutExpired as error:
+            return ImportReport.model_validate(answer)
+        except SandboxError as error:
+            if error.signal != signal.SIGPROF:
+                raise BadCheckpoint(str(error)) from error
             raise BadCheckpoint(
-                f"the import took longer than its {self.limits.wall_s} seconds and was stopped"
+                f"reading the files took more than {self.limits.read_cpu_s} seconds of CPU time; "
+                "the checkpoint is damaged, or far larger than what is served"
             ) from error
-        with ImportFolder(output, self.limits.file_bytes) as made:
-            if done.returncode != 0 or made.kind(PurePosixPath(OUTCOME)) != "file":
-                raise BadCheckpoint(_how_it_died(done.returncode, self.limits))
-            content = made.read(PurePosixPath(OUTCOME), _MAX_OUTCOME_BYTES)
-        try:
-            return Outcome.model_validate_json(content)
         except ValidationError as error:
-            raise BadCheckpoint("the import ended without an outcome that can be read") from error
+            raise BadCheckpoint("the import ended without a report that can be read") from error
 
-    def _publish(
-        self,
-        request: ImportRequest,
-        report: ImportReport,
-        spec: ModelSpec,
-        weights: Weights,
-        tokenizer: Tokenizer,
-    ) -> Bundle:
-        record = BundleMetadata(**report.model_dump(exclude={"architecture", "unknown_character"}))
+    def _store(self, request: ImportRequest, metadata: BundleMetadata, model: _Model) -> Bundle:
         while True:
             ref = ModelRef(request.name, request.version or self.store.next_version(request.name))
-            files = build_files(ref, spec, weights, tokenizer, record)
+            files = build_files(ref, *model, metadata)
             try:
                 self.store.write(ref, files)
             except Validation:
                 if request.version is not None:
                     raise
                 continue  # another import took this version meanwhile
-            manifest = Manifest.model_validate_json(files[MANIFEST])
-            return Bundle(spec, weights, tokenizer, manifest)
+            return Bundle(*model, Manifest.model_validate_json(files[MANIFEST]))
 
 
-def reported(outcome: Outcome) -> ImportReport:
-    """The report, or the refusal raised."""
-    if outcome.report is not None:
-        return outcome.report
-    raise _REFUSALS.get(outcome.code, BadCheckpoint)(outcome.sentence)
-
-
-def _read_made(report: ImportReport, made: ImportFolder) -> tuple[ModelSpec, Weights, Tokenizer]:
-    """What the child wrote, checked as if it came from a stranger: the child has read strangers."""
+def _read_written(report: ImportReport, written: ImportFolder) -> _Model:
+    """Read and check the child's files as untrusted: the child has read untrusted files."""
     try:
         spec = ModelSpec.from_json(report.architecture)
-        content = made.read(PurePosixPath(WEIGHTS), made.max_file_bytes)
+        content = written.read(PurePosixPath(WEIGHTS), written.max_file_bytes)
         weights = Weights(spec, load_safetensors(content))
-        tokens = json.loads(made.read(PurePosixPath(VOCABULARY), made.max_file_bytes))
+        tokens = json.loads(written.read(PurePosixPath(VOCABULARY), written.max_file_bytes))
         tokenizer = Tokenizer(tokens, report.unknown_character)
     except CarouselError:
         raise
@@ -148,36 +117,3 @@ def _read_made(report: ImportReport, made: ImportFolder) -> tuple[ModelSpec, Wei
         raise BadCheckpoint(f"the import wrote what cannot be read: {error}"[:500]) from error
     check_vocabulary_fits(spec, tokenizer)
     return spec, weights, tokenizer
-
-
-def _how_it_died(returncode: int, limits: ImportLimits) -> str:
-    if returncode == -signal.SIGPROF:
-        return (
-            f"reading the files took more than {limits.read_cpu_s} seconds of processor time; "
-            "the checkpoint is damaged, or far larger than what is served"
-        )
-    if returncode == -signal.SIGXCPU:
-        return f"the import took more than its {limits.cpu_s} seconds of processor time"
-    if returncode == -signal.SIGKILL:
-        return f"the import was killed; {over_memory(limits.memory_bytes)}"
-    if returncode < 0:
-        return f"the file crashed the process that read it ({signal.Signals(-returncode).name})"
-    return (
-        f"the process that reads checkpoints ended with status {returncode}; it may need more than "
-        f"its {limits.memory_bytes} bytes of memory"
-    )
-
-
-def _environment(output: Path) -> dict[str, str]:
-    """Nothing of the server's own but where compiled code is kept; no plug-ins for HDF5."""
-    compiled = {name: os.environ[name] for name in ("NUMBA_CACHE_DIR",) if name in os.environ}
-    return compiled | {
-        "PYTHONPATH": str(Path(str(service.__file__)).parents[1]),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "TMPDIR": str(output),
-        "HDF5_PLUGIN_PATH": "",
-        "HDF5_PLUGIN_PRELOAD": "::",
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-        "LC_ALL": "C.UTF-8",
-    }

@@ -1,8 +1,8 @@
-"""The shapes of arrays → the spec of a model, where a file has no config.
+"""Inference of a model's spec from the shapes of its arrays, for a file without a config.
 
-An LSTM's recurrent kernel is (u, 4u), a GRU's (u, 3u); its bias tells whether the reset gate acts
-after the product (2, 3u) or before it (3u,), or whether CuDNN wrote it (8u,), (6u,). What shapes
-do not tell, the activations, is left to `assumptions`.
+An LSTM's recurrent kernel is (u, 4u), a GRU's (u, 3u). A GRU's bias is (2, 3u) if its reset gate is
+applied after the matrix product, (3u,) if before; CuDNN's biases are (8u,) and (6u,). Shapes do not
+determine the activations: see assumptions.py.
 """
 
 from collections.abc import Sequence
@@ -16,21 +16,21 @@ from service.models.spec import MAX_LAYERS, Cell, LayerSpec, ModelSpec
 
 _WITH_BIAS, _WITH_PEEPHOLES = 3, 6
 _KERAS_1_ARRAYS = (9, 12)
-_BIDIRECTIONAL = "it is a Bidirectional, which reads the text from the end, so it cannot write"
+_BIDIRECTIONAL = "it is a Bidirectional, which reads the text from its end and cannot generate"
 _REFUSED_PATHS = {
     "forward_layer": _BIDIRECTIONAL,
     "backward_layer": _BIDIRECTIONAL,
-    "cells": "it is an RNN of several cells; served is one cell a layer",
+    "cells": "it is an RNN of several cells; only one cell for each layer is served",
 }
 
 
 def infer_spec(
     stored: Sequence[StoredLayer], assumptions: Assumptions
 ) -> tuple[ModelSpec, tuple[StoredLayer, ...]]:
-    """A spec, and its layers in order: embedding if any, recurrent layers, output.
+    """Return a spec and its layers in order: embedding if any, recurrent layers, output.
 
     Raises:
-        BadCheckpoint: the arrays are not those of a model that is served.
+        BadCheckpoint: the arrays are not those of a model that can be served.
 
     """
     for layer in stored:
@@ -64,33 +64,35 @@ def _is_recurrent(layer: StoredLayer) -> bool:
             "the model with Keras 2 first",
         )
     if len(layer.arrays) not in (1, 2, _WITH_BIAS, _WITH_PEEPHOLES):
-        _refuse(layer, f"it has {len(layer.arrays)} arrays, which no layer that is served has")
+        _refuse(layer, f"it has {len(layer.arrays)} arrays, as no supported layer")
     if len(layer.arrays) == 1 or len(layer.shapes[1]) < 2:
         return False
     rows, columns = layer.shapes[1]
     if columns not in (3 * rows, 4 * rows):
-        _refuse(layer, f"its recurrent kernel is {layer.shapes[1]}, neither an LSTM's nor a GRU's")
+        _refuse(
+            layer, f"its recurrent kernel has shape {layer.shapes[1]}, not an LSTM's or a GRU's"
+        )
     return True
 
 
 def _ends(layers: Sequence[StoredLayer]) -> tuple[StoredLayer | None, StoredLayer]:
-    """The embedding, if any, and the output layer among those that are not recurrent."""
+    """Find the embedding, if any, and the output layer among the layers that are not recurrent."""
     for layer in layers:
         if len(layer.shapes[0]) != 2:
-            _refuse(layer, f"its first array is {layer.shapes[0]}; a kernel has two axes")
+            _refuse(layer, f"its first array has shape {layer.shapes[0]}; a kernel has two axes")
     embeddings = [layer for layer in layers if _is_embedding(layer, layers)]
     outputs = [layer for layer in layers if layer not in embeddings]
     if len(embeddings) > 1 or len(outputs) != 1:
         found = ", ".join(repr(layer.path) for layer in layers) or "none"
         raise BadCheckpoint(
-            "served is at most one Embedding and exactly one Dense layer beside the recurrent "
-            f"ones; the file has these others: {found}"
+            "a model has at most one Embedding and exactly one Dense layer beside its recurrent "
+            f"layers; the file has these others: {found}"
         )
     return (embeddings[0] if embeddings else None), outputs[0]
 
 
 def _is_embedding(layer: StoredLayer, layers: Sequence[StoredLayer]) -> bool:
-    """A lone matrix is an embedding, unless it is the kernel of a Dense layer without a bias."""
+    """Whether a layer is an embedding: a lone matrix, unless it is a Dense layer without bias."""
     if len(layer.arrays) > 1:
         return False
     return layer.is_embedding or any(len(other.arrays) > 1 for other in layers)
@@ -102,11 +104,11 @@ def _in_chain(
     output: StoredLayer,
     assumptions: Assumptions,
 ) -> tuple[StoredLayer, ...]:
-    """The recurrent layers in the order in which each one's width is the next one's input."""
+    """Order the recurrent layers so that the width of each is the input of the next."""
     size = output.shapes[0][1]
     if embedding is not None and embedding.shapes[0][0] != size:
         _refuse(
-            embedding, f"it knows {embedding.shapes[0][0]} tokens, but the output predicts {size}"
+            embedding, f"it has {embedding.shapes[0][0]} tokens, but the output predicts {size}"
         )
     first = size if embedding is None else embedding.shapes[0][1]
 
@@ -137,26 +139,26 @@ def _layer_spec(layer: StoredLayer, assumptions: Assumptions) -> LayerSpec:
         if cell is Cell.GRU:
             _refuse(layer, "it has the peepholes of an LSTM on a GRU")
         cell = Cell.PEEPHOLE_LSTM
-    told = layer.config or {}
-    told = told.get("config", told)
+    stated = layer.config or {}
+    stated = stated.get("config", stated)
     usual = "sigmoid"
     if cell is Cell.PEEPHOLE_LSTM or _is_old_keras_2(assumptions.keras_version):
         usual = "hard_sigmoid_02"
     if is_cudnn:
-        told = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+        stated = {"activation": "tanh", "recurrent_activation": "sigmoid"}
     reset_after = True
     if cell is Cell.GRU and bias is None:
         reset_after = assumptions.flag(
-            "reset_after", layer.path, told.get("reset_after"), usual=True
+            "reset_after", layer.path, stated.get("reset_after"), usual=True
         )
     elif cell is Cell.GRU:
         reset_after = assumptions.flag("reset_after", layer.path, bias != (columns,), usual=True)
     return LayerSpec(
         cell,
         units,
-        assumptions.activation("activation", layer.path, told.get("activation"), "tanh"),
+        assumptions.activation("activation", layer.path, stated.get("activation"), "tanh"),
         assumptions.activation(
-            "recurrent_activation", layer.path, told.get("recurrent_activation"), usual
+            "recurrent_activation", layer.path, stated.get("recurrent_activation"), usual
         ),
         bias is not None,
         reset_after,
@@ -164,7 +166,7 @@ def _layer_spec(layer: StoredLayer, assumptions: Assumptions) -> LayerSpec:
 
 
 def _is_old_keras_2(version: str | None) -> bool:
-    """Whether this Keras meant a hard sigmoid: 2.0.0 to 2.2.5, but not those in TensorFlow."""
+    """Whether the default was a hard sigmoid: Keras 2.0.0 to 2.2.5, but not TensorFlow's copy."""
     return (
         version is not None and version.startswith(("2.0.", "2.1.", "2.2.")) and "tf" not in version
     )

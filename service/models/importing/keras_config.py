@@ -1,8 +1,8 @@
-"""A Keras config → the spec of a model, by an allow-list: what is not known is refused by name.
+"""Conversion of a Keras config into a model's spec, by an allow-list of classes and options.
 
-A config is read, never obeyed: classes are compared to a list of words, and initialisers,
-regularisers, optimizers and everything else that has no say in a trained model's numbers is
-skipped unread.
+Nothing in a config is executed or imported: a class is a name that is looked up in a table. Options
+that do not affect a trained model's output (initialisers, regularisers, optimizers) are ignored.
+Any other class or option is refused by its name.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ class WeightedLayer:
 
 @dataclass(frozen=True, slots=True)
 class KerasArchitecture:
-    """A spec, and the layers that it came from: embedding if any, recurrent layers, output."""
+    """A spec and its layers in the config: embedding if any, recurrent layers, output."""
 
     spec: ModelSpec
     layers: tuple[WeightedLayer, ...]
@@ -47,13 +47,13 @@ _SERVED = "Embedding, LSTM, GRU, Dropout, Dense, TimeDistributed(Dense) and a so
 
 _PROGRAM = "which is a program, and nothing in a file is ever executed"
 _REASONS = {
-    "Bidirectional": "it reads the text from the end, too, so it cannot write",
-    "Lambda": f"it holds Python code, {_PROGRAM}",
+    "Bidirectional": "it reads the text from its end, too, and cannot generate",
+    "Lambda": f"it contains Python code, {_PROGRAM}",
     "TFSMLayer": f"it names a SavedModel, {_PROGRAM}",
-    "TorchModuleWrapper": f"it holds a pickle, {_PROGRAM}",
-    "StringLookup": "it turns text into tokens by a table or a file of its own; import the layers "
-    "behind it and give its vocabulary as a file",
-    "Sequential": "it is a model within the model; save the inner model's layers as one chain",
+    "TorchModuleWrapper": f"it contains a pickle, {_PROGRAM}",
+    "StringLookup": "it converts text into tokens by its own table or file; import the layers "
+    "after it and give its vocabulary as a file",
+    "Sequential": "it is a model inside the model; save the inner model's layers as one chain",
 }
 _REASONS |= dict.fromkeys(("TextVectorization", "IntegerLookup"), _REASONS["StringLookup"])
 _REASONS |= dict.fromkeys(("Functional", "Model"), _REASONS["Sequential"])
@@ -93,10 +93,10 @@ _OPTIONS = {
 
 
 def read_architecture(config: JsonObject, assumptions: Assumptions) -> KerasArchitecture:
-    """The architecture that a model's config describes.
+    """Return the architecture that a model's config describes.
 
     Raises:
-        BadCheckpoint: a layer or an option is not served; the sentence names it and the reason.
+        BadCheckpoint: a layer or an option is not served; the message names it and the reason.
 
     """
     return _Chain(assumptions).read(_layers_in_order(config))
@@ -104,7 +104,7 @@ def read_architecture(config: JsonObject, assumptions: Assumptions) -> KerasArch
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One entry of a config, its class checked against the list."""
+    """One layer of a config, its class and options checked against the allow-list."""
 
     name: str
     class_name: str
@@ -152,13 +152,13 @@ class _Layer:
 
 
 class _Chain:
-    """Reads layers in order, and holds what has been met so far."""
+    """Reads layers in order and collects embedding, recurrent layers and output."""
 
     def __init__(self, assumptions: Assumptions) -> None:
         self._assumptions = assumptions
         self._embedding: _Layer | None = None
         self._recurrent: list[tuple[_Layer, LayerSpec]] = []
-        self._output: tuple[_Layer, _Layer] | None = None  # as named in the model, the Dense itself
+        self._output: tuple[_Layer, _Layer] | None = None  # the layer, and the Dense in it
 
     def read(self, layers: Sequence[_Layer]) -> KerasArchitecture:
         for layer in layers:
@@ -178,14 +178,14 @@ class _Chain:
         if self._embedding is not None or self._recurrent or self._output:
             layer.refuse("an Embedding can only be the first layer")
         if layer.flag("mask_zero", default=False):
-            self._assumptions.note("mask_zero is set: token 0, once padding, is fed as any other")
+            self._assumptions.note("mask_zero is set: token 0 is fed like any other token")
         self._embedding = layer
 
     def _add_recurrent(self, layer: _Layer) -> None:
         if self._output:
             layer.refuse("it follows the Dense layer")
         if layer.flag("go_backwards", default=False):
-            layer.refuse("go_backwards is set: it reads the text from the end, so it cannot write")
+            layer.refuse("go_backwards is set: it reads the text from its end and cannot generate")
         if self._recurrent:
             self._check_sequences()
         if len(self._recurrent) == MAX_LAYERS:
@@ -201,35 +201,40 @@ class _Chain:
         inner = layer
         if layer.class_name == "RNN":
             inner = _cell(layer)
-        cell, told, name = _CELLS[inner.class_name], inner.config, layer.name
+        cell, config, name = _CELLS[inner.class_name], inner.config, layer.name
         if layer.class_name.startswith("CuDNN"):
-            told = {**_CUDNN, **told}
+            config = {**_CUDNN, **config}
         recurrent_usual = "hard_sigmoid_02" if cell is Cell.PEEPHOLE_LSTM else "sigmoid"
-        settle = self._assumptions
+        decide = self._assumptions
         return LayerSpec(
             cell,
             inner.integer("units"),
-            settle.activation("activation", name, _told(told, "activation"), "tanh"),
-            settle.activation(
-                "recurrent_activation", name, _told(told, "recurrent_activation"), recurrent_usual
+            decide.activation("activation", name, _stated(config, "activation"), "tanh"),
+            decide.activation(
+                "recurrent_activation",
+                name,
+                _stated(config, "recurrent_activation"),
+                recurrent_usual,
             ),
             inner.flag("use_bias", default=True),
             cell is not Cell.GRU
-            # Keras 2.0 had no such option and reset before.
-            or settle.flag("reset_after", name, told.get("reset_after"), usual=False),
+            # Keras 2.0 has no such option and applies the reset gate before the product.
+            or decide.flag("reset_after", name, config.get("reset_after"), usual=False),
         )
 
     def _add_output(self, layer: _Layer) -> None:
         if not self._recurrent or self._output:
-            layer.refuse("served is one Dense layer, behind the recurrent ones")
+            layer.refuse("only one Dense layer is served, after the recurrent layers")
         dense = layer
         if layer.class_name == "TimeDistributed":
             dense = _Layer.read(layer.config.get("layer"))
             if dense.class_name != "Dense":
-                layer.refuse(f"it wraps a {dense.class_name}; served is TimeDistributed(Dense)")
+                layer.refuse(
+                    f"it wraps a {dense.class_name}; only TimeDistributed(Dense) is served"
+                )
         if dense.config.get("activation") not in (None, "linear", "softmax"):
             activation = str(dense.config.get("activation"))[:80]
-            layer.refuse(f"its activation is {activation!r}; behind the output softmax is served")
+            layer.refuse(f"its activation is {activation!r}; the output's may be softmax or linear")
         self._output = (layer, dense)
 
     def _check_last(self, layer: _Layer) -> None:
@@ -238,7 +243,7 @@ class _Chain:
         )
         if not self._output or activation not in ("softmax", "linear"):
             layer.refuse(
-                f"an activation {str(activation)[:80]!r} is served as softmax at the end only"
+                f"its activation is {str(activation)[:80]!r}; served is a softmax after the Dense"
             )
 
     def _finish(self) -> KerasArchitecture:
@@ -249,7 +254,7 @@ class _Chain:
         if not last.flag("return_sequences", default=False):
             self._assumptions.note(
                 f"layer {last.name!r} was trained to predict after a window (return_sequences is "
-                "not set); it is served with carried state"
+                "not set); it is served with its state kept between tokens"
             )
         output, dense = self._output
         size = dense.integer("units")
@@ -259,7 +264,7 @@ class _Chain:
             embedding_dim = self._embedding.integer("output_dim")
             if self._embedding.integer("input_dim") != size:
                 self._embedding.refuse(
-                    f"it knows {self._embedding.integer('input_dim')} tokens, "
+                    f"it has {self._embedding.integer('input_dim')} tokens, "
                     f"but {output.name!r} predicts {size}"
                 )
             layers.insert(0, self._embedding)
@@ -274,13 +279,13 @@ class _Chain:
         )
 
 
-def _told(config: JsonObject, key: str) -> object:
-    """An activation as the config states it: null is linear, absent is None."""
+def _stated(config: JsonObject, key: str) -> object:
+    """Return an activation as the config states it: null is linear, absent is None."""
     return (config[key] or "linear") if key in config else None
 
 
 def _cell(layer: _Layer) -> _Layer:
-    """The one cell of an RNN layer."""
+    """Return the one cell of an RNN layer."""
     entry = layer.config.get("cell")
     class_name = entry.get("class_name") if isinstance(entry, dict) else None
     if not isinstance(entry, dict) or not isinstance(class_name, str):
@@ -289,7 +294,7 @@ def _cell(layer: _Layer) -> _Layer:
     config = entry.get("config")
     if plain not in ("LSTMCell", "GRUCell", "PeepholeLSTMCell") or not isinstance(config, dict):
         layer.refuse(
-            f"its cell is a {class_name[:80]}; served are LSTM, GRU and peephole LSTM cells"
+            f"its cell is a {class_name[:80]}; LSTM, GRU and peephole LSTM cells are served"
         )
     if unknown := sorted(config.keys() - _CELL):
         layer.refuse(f"its cell's option {unknown[0][:80]!r} is not known")
@@ -317,11 +322,13 @@ def _layers_in_order(config: JsonObject) -> list[_Layer]:
 
 
 def _functional_chain(config: JsonObject, entries: Sequence[object]) -> list[_Layer]:
-    """The layers of a functional model from its input to its output, each fed by the one before."""
+    """Return the layers of a functional model from its input to its output."""
     layers = {layer.name: (layer, entry) for entry in entries for layer in [_Layer.read(entry)]}
     for end in ("input_layers", "output_layers"):
         if len(found := list(_tensors(config.get(end)))) != 1:
-            raise BadCheckpoint(f"the model has {len(found)} {end}; served is a chain with one")
+            raise BadCheckpoint(
+                f"the model has {len(found)} {end}; only a chain with one is served"
+            )
     chain: list[_Layer] = []
     (name,) = _tensors(config.get("output_layers"))
     while True:
@@ -333,7 +340,7 @@ def _functional_chain(config: JsonObject, entries: Sequence[object]) -> list[_La
         if not inputs:
             break
         if len(inputs) > 1:
-            layer.refuse(f"it has {len(inputs)} inputs; served is a chain of layers")
+            layer.refuse(f"it has {len(inputs)} inputs; only a chain of layers is served")
         (name,) = inputs
     if chain[-1].class_name != "InputLayer" or len(chain) < len(layers):
         raise BadCheckpoint("the model's layers do not form one chain from input to output")
@@ -341,7 +348,7 @@ def _functional_chain(config: JsonObject, entries: Sequence[object]) -> list[_La
 
 
 def _tensors(value: Any) -> Iterator[str]:
-    """Names of the layers whose outputs are mentioned in a piece of config.
+    """Yield the names of the layers whose outputs a piece of config mentions.
 
     Keras 2 writes an output as [name, node, tensor] or [name, node, tensor, {arguments}], Keras 3
     as an object with `keras_history`.

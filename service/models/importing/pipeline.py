@@ -1,11 +1,16 @@
-"""The whole of an import, inside the child: files in, files and a report out."""
+"""The steps of an import inside the child process: checkpoint → model → report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from service.errors import BadCheckpoint
-from service.models.bundle import Provenance, WantedPrecision, check_vocabulary_fits
+from service.models.bundle import (
+    BundleMetadata,
+    Provenance,
+    WantedPrecision,
+    check_vocabulary_fits,
+)
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.canonical_weights import convert, match_layers
 from service.models.importing.checkpoint import Checkpoint, StoredLayer
@@ -24,7 +29,7 @@ MAX_TEXT_BYTES = 256 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ImportedModel:
-    """A model that has been read and not yet measured."""
+    """A model that is read and converted but not yet measured."""
 
     format: str
     spec: ModelSpec
@@ -37,7 +42,7 @@ def read_model(request: ImportRequest, folder: ImportFolder) -> ImportedModel:
     """Read and convert a checkpoint and its vocabulary.
 
     Raises:
-        BadCheckpoint: the files cannot be served; the sentence says why.
+        BadCheckpoint: the files cannot be served; the message names the layer and the reason.
         Validation: the request does not fit the files.
         TooLarge: a file is larger than its limit.
 
@@ -53,23 +58,28 @@ def read_model(request: ImportRequest, folder: ImportFolder) -> ImportedModel:
 def measure_model(
     model: ImportedModel, precision: WantedPrecision, digests: Mapping[str, str]
 ) -> ImportReport:
-    """The report on a model whose sources have these sha256 sums. Raises as `parity.measure`."""
+    """Measure a model in each precision and report on it. Raises as `parity.measure`.
+
+    `digests` maps the name of each file that was read to its sha256.
+    """
     verdict = measure(model.spec, model.weights, precision, model.tokenizer.special_ids)
     return ImportReport(
         architecture=model.spec.to_json(),
-        precision=verdict.precision,
-        precision_reason=verdict.reason,
-        assumptions=model.assumptions,
         unknown_character=model.tokenizer.unknown,
-        source=Provenance(format=model.format, files=dict(digests)),
-        parity=verdict.parity,
+        metadata=BundleMetadata(
+            precision=verdict.precision,
+            precision_reason=verdict.reason,
+            assumptions=model.assumptions,
+            source=Provenance(format=model.format, files=dict(digests)),
+            parity=verdict.parity,
+        ),
     )
 
 
 def architecture_of(
     checkpoint: Checkpoint, assumptions: Assumptions
 ) -> tuple[ModelSpec, tuple[StoredLayer, ...]]:
-    """The spec, from the config where there is one, and the stored layers in its order."""
+    """Return the spec, from the config if there is one, and the stored layers in its order."""
     for note in checkpoint.notes:
         assumptions.note(note)
     if checkpoint.config is None:

@@ -1,18 +1,18 @@
-"""What an import is asked to do, how much it may use, and what the child answers."""
+"""The request for an import, its limits, and the report that the child process returns."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, TypeAdapter
+from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
 
 from service.errors import Validation
-from service.models.bundle import Parity, Precision, Provenance, WantedPrecision
+from service.models.bundle import BundleMetadata, WantedPrecision
 from service.models.importing.assumptions import check_assume
 from service.models.importing.folder import confined
 from service.models.spec import ModelRef, check_name
 from service.models.tokenizer import UnknownPolicy
+from service.sandbox import SandboxLimits
 
 _GIB = 1024**3
 
@@ -23,7 +23,7 @@ class ImportRequest:
 
     `source` is a file, a folder of TensorFlow checkpoints or the prefix of one. Exactly one of
     `vocabulary` (a JSON list or object, or one token a line) and `vocabulary_text` (the training
-    text) is given. `version` None is the next one.
+    text) is given. `version` None is the next free one.
     """
 
     source: Path
@@ -35,7 +35,7 @@ class ImportRequest:
     assume: Mapping[str, str] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise Validation where the request has no meaning, whatever the files hold."""
+        """Raise Validation if the request is invalid whatever the files hold."""
         check_name(self.name)
         if self.version is not None:
             ModelRef(self.name, self.version)
@@ -52,66 +52,28 @@ class ImportRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class ImportLimits:
-    """What one import may use. `memory_bytes` is address space; a parameter takes about 50 bytes.
+class ImportLimits(SandboxLimits):
+    """Limits of one import. A parameter takes about 50 bytes of `memory_bytes`.
 
-    `file_bytes` bounds each file that is read or written. `read_cpu_s` is the part of `cpu_s` that
-    may pass until all weights are read: a damaged HDF5 file can send its library into a circle.
+    `file_bytes` is the limit of each file that is read or written. `read_cpu_s` is the part of
+    `cpu_s` until all weights are read: a damaged HDF5 file can make its library loop forever.
     """
 
     memory_bytes: int = 6 * _GIB
     cpu_s: int = 600
-    read_cpu_s: float = 120.0
     file_bytes: int = 6 * _GIB
     wall_s: float = 900.0
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """All that the child is told."""
-
-    request: ImportRequest
-    limits: ImportLimits
-    folder: Path
-    output: Path
-
-
-Sentence = Annotated[
-    str, BeforeValidator(lambda text: text.encode("utf-8", "backslashreplace").decode())
-]
-"""Text that may quote a file: what is not a character is written out as \\udc80."""
+    read_cpu_s: float = 120.0
 
 
 class ImportReport(BaseModel):
-    """What the child found; the weights and the vocabulary lie beside it."""
+    """What the child reports of a model; it writes the weights and the vocabulary as files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     architecture: dict[str, JsonValue]
-    precision: Precision
-    precision_reason: str
-    assumptions: tuple[Sentence, ...]
     unknown_character: UnknownPolicy
-    source: Provenance
-    parity: Parity
+    metadata: BundleMetadata
 
 
-class Outcome(BaseModel):
-    """What the child answers: a report, or the code and the sentence of a refusal."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    report: ImportReport | None = None
-    code: str = ""
-    sentence: Sentence = ""
-    peak_memory_bytes: int
-
-
-ORDERS = TypeAdapter(Order)
-"""Orders as JSON and back."""
-
-
-def over_memory(limit_bytes: int) -> str:
-    """The sentence for an import that needs more memory than it may have."""
-    return (
-        f"the import needs more than its {limit_bytes} bytes of memory; "
-        "a smaller model, or a higher limit, would do"
-    )
+CHILD_ARGUMENT = TypeAdapter(tuple[ImportRequest, Path, ImportLimits])
+"""The child's argument as JSON values and back: the request, the import folder, the limits."""

@@ -1,8 +1,6 @@
-"""An order carried out: every way in which it can end becomes an outcome."""
+"""The import inside the child process: every way in which it can end is a report or an error."""
 
-import resource
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,54 +9,55 @@ from service.errors import BadCheckpoint, CarouselError
 from service.models.bundle import content_files
 from service.models.importing.folder import ImportFolder
 from service.models.importing.pipeline import measure_model, read_model
-from service.models.importing.request import ORDERS, ImportReport, Order, Outcome, over_memory
+from service.models.importing.request import (
+    CHILD_ARGUMENT,
+    ImportLimits,
+    ImportReport,
+    ImportRequest,
+)
 
 
-def carry_out(text: str) -> tuple[Path, Outcome]:
-    """Import what the order says; the folder for the outcome, and the outcome."""
-    order = ORDERS.validate_json(text)
+def run(argument: object) -> object:
+    """Import a checkpoint into the working folder; CHILD_ARGUMENT → ImportReport, as JSON values.
+
+    Raises:
+        BadCheckpoint, Validation, TooLarge: as `read_model` and `measure_model`.
+        MemoryError: the limit of memory is too low.
+
+    """
+    request, folder, limits = CHILD_ARGUMENT.validate_python(argument)
+    return import_into(Path.cwd(), request, folder, limits).model_dump(mode="json")
+
+
+def import_into(
+    output: Path, request: ImportRequest, folder: Path, limits: ImportLimits
+) -> ImportReport:
+    """Read, convert and measure a checkpoint; write weights and vocabulary to `output`.
+
+    Raises as `run`, whatever the files hold.
+    """
     try:
-        report = _import(order)
-    except CarouselError as error:
-        return order.output, _refusal(error.code, str(error))
-    except MemoryError:
-        return order.output, _refusal(BadCheckpoint.code, over_memory(order.limits.memory_bytes))
-    except Exception as error:  # noqa: BLE001 - no input makes a traceback
-        is_memory = "bad_alloc" in str(error) or "emory alloc" in str(error)
-        return order.output, _refusal(
-            BadCheckpoint.code,
-            over_memory(order.limits.memory_bytes)
-            if is_memory
-            else f"the checkpoint cannot be read: {type(error).__name__}: {error}"[:500],
-        )
-    return order.output, Outcome(report=report, peak_memory_bytes=_peak_memory_bytes())
-
-
-def _import(order: Order) -> ImportReport:
-    with ImportFolder(order.folder, order.limits.file_bytes) as folder:
-        with _killed_after(order.limits.read_cpu_s):
-            model = read_model(order.request, folder)
-        report = measure_model(model, order.request.precision, folder.digests)
-        files = content_files(model.weights, model.tokenizer)
-    for name, content in files.items():
-        (order.output / name).write_bytes(content)
+        with ImportFolder(folder, limits.file_bytes) as files:
+            with _killed_after(limits.read_cpu_s):
+                model = read_model(request, files)
+            report = measure_model(model, request.precision, files.digests)
+        for name, content in content_files(model.weights, model.tokenizer).items():
+            (output / name).write_bytes(content)
+    except (CarouselError, MemoryError):
+        raise
+    except Exception as error:
+        if "bad_alloc" in str(error) or "emory alloc" in str(error):
+            raise MemoryError from error
+        reason = f"{type(error).__name__}: {error}"
+        raise BadCheckpoint(f"the checkpoint cannot be read: {reason}"[:500]) from error
     return report
 
 
 @contextmanager
 def _killed_after(cpu_s: float) -> Iterator[None]:
-    """End the process by SIGPROF, even inside a library, where a block takes longer."""
+    """End the process by SIGPROF, even inside a library, if the block takes more CPU time."""
     signal.setitimer(signal.ITIMER_PROF, cpu_s)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-
-
-def _refusal(code: str, sentence: str) -> Outcome:
-    return Outcome(code=code, sentence=sentence, peak_memory_bytes=_peak_memory_bytes())
-
-
-def _peak_memory_bytes() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,15 +1,16 @@
--- KEYS: record, idempotency record. ARGV: see Store.begin.
+-- Begin a turn or an append. KEYS: record, idempotency record. ARGV: as in Store.begin.
 -- → BEGUN record, snapshot, first position of the tokens, tokens
---   | KNOWN epoch, turn, position: the caller knows the rest
---   | NOT_FOUND | CHANGED | KEY_REUSED | ATTACH request record, record, whether its holder lives,
---     tokens | BUSY nonce if it is the caller's | POSITION position | EMPTY | LOST
+--   | KNOWN epoch, turn, position: the caller has the rest cached
+--   | NOT_FOUND | CHANGED | KEY_REUSED | ATTACH idempotency record, record, whether the holder is
+--     alive, tokens | BUSY fencing token if the caller is the holder | POSITION position | EMPTY
+--   | LOST
 local nonce, stamp, holder, run, kind = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local birth, expected, prompt, request = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local known, window, fingerprint, key_ttl = ARGV[10], tonumber(ARGV[11]), ARGV[12], ARGV[13]
 local life_ms = ARGV[14]
 local r = load(KEYS[1])
 if not r then return {'NOT_FOUND'} end
-if r.birth ~= birth then return {'CHANGED'} end -- deleted and made again, or expired
+if r.birth ~= birth then return {'CHANGED'} end -- deleted and created again
 
 local function begun()
   local state = r.snapshot ~= '' and redis.call('GET', key('state', r.snapshot)) or ''
@@ -17,10 +18,10 @@ local function begun()
   return {'BEGUN', as_list(r), state or '', from, tokens(r, from, r.position)}
 end
 
-if r.nonce == nonce then return begun() end -- our own, whose reply was lost
+if r.nonce == nonce then return begun() end -- a repeated call, whose reply was lost
 if fingerprint ~= '' then
   local earlier = fields_of(KEYS[2])
-  if earlier and earlier.birth == birth then -- else of another session that was called so
+  if earlier and earlier.birth == birth then -- otherwise of an earlier session with this id
     if earlier.fingerprint ~= fingerprint then return {'KEY_REUSED'} end
     local first, finish, said = tonumber(earlier.first), tonumber(earlier.finish), ''
     if earlier.kind == 'turn' then
@@ -39,11 +40,11 @@ local log = key('log', r.tail)
 if redis.call('STRLEN', log) ~= (r.position - r.base) * r.width then return {'LOST'} end
 if expected ~= '' and tonumber(expected) ~= r.position then return {'POSITION', r.position} end
 if #prompt == 0 and r.position == 0 then return {'EMPTY'} end
-if r.active ~= '' then finish(r, 'cancelled') end -- what its process had committed is the turn
+if r.active ~= '' then finish(r, 'cancelled') end -- the turn ends at its committed tokens
 
 local is_known = known ~= '' and known == r.stamp
 local n = #prompt / r.width
-if r.run ~= run then -- a restarted store may have lost its end, and epochs with it: no run's again
+if r.run ~= run then -- a restarted store may have lost epochs: skip any it had used
   r.epoch = r.epoch + 1 + tonumber(string.sub(run, 1, 4), 16)
 end
 if kind == 'turn' then

@@ -1,4 +1,5 @@
--- End a turn at what it has committed. KEYS: record. ARGV: epoch and number of the turn, stamp.
+-- End a turn at its committed tokens. KEYS: record. ARGV: epoch and number of the turn,
+-- record version.
 -- → FOUND record | NOT_FOUND
 local r = load(KEYS[1])
 if not r then return {'NOT_FOUND'} end

@@ -1,12 +1,13 @@
--- One round trip for every running turn of a process. KEYS: records. ARGV: stamp, then for each
--- record: nonce of the turn's beginning, from, tokens, status or '', name of the snapshot or '', its
--- bytes, number of the mark that it is too or ''. Without tokens it keeps the session.
+-- Commit every running turn of a process. KEYS: records. ARGV: record version, then for each
+-- record: fencing token, position, tokens, status or '', name of the snapshot or '', its bytes,
+-- number of the retained snapshot that it also becomes or ''. An entry without tokens refreshes the
+-- session's expiry.
 -- → for each: COMMITTED position | NOT_FOUND | FENCED | CANCELLED | CONFLICT | GAP position
 local TRIM_LIMIT = 8192
 local NAMES = {'nonce', 'position', 'width', 'tail', 'base', 'snapshot', 'state_shared', 'ttl',
   'active', 'status', 'chain', 'shared', 'request_key', 'epoch'}
 
--- Gives back what APPEND has reserved, where that costs no more than the turn's snapshot did.
+-- Free the memory that APPEND has reserved, if the log is no larger than a snapshot.
 local function trim(log)
   if redis.call('STRLEN', log) > TRIM_LIMIT then return end
   local whole = redis.call('GET', log)
@@ -22,22 +23,22 @@ local function commit(name, nonce, from, added, status, snapshot, state, mark)
   if r.nonce ~= nonce then
     return r.nonce == cancelled(nonce) and 'CANCELLED' or 'FENCED', r.position
   end
-  if r.active == '' then -- ended: by this very call, if its reply was lost
+  if r.active == '' then -- ended, perhaps by an earlier attempt of this call
     local is_ours = status ~= '' and r.position == to and tokens(r, from, to) == added
     return is_ours and 'COMMITTED' or 'FENCED', r.position
   end
-  if from > r.position then -- the store has lost what it had acknowledged
+  if from > r.position then -- the store has lost acknowledged tokens
     finish(r, 'lost')
     redis.call('HINCRBY', name, 'epoch', 1)
     return 'GAP', r.position
   end
-  local there = math.min(r.position, to) -- a lost reply: these came before
+  local there = math.min(r.position, to) -- an earlier attempt has committed up to here
   if there > from and tokens(r, from, there) ~= string.sub(added, 1, (there - from) * r.width) then
     return 'CONFLICT', r.position
   end
   if to > r.position then
     local length = append(r, string.sub(added, (there - from) * r.width + 1))
-    if length ~= to - r.base then -- a log that somebody has taken away
+    if length ~= to - r.base then -- the log has been deleted or truncated
       finish(r, 'lost')
       touch(r)
       return 'NOT_FOUND', r.position

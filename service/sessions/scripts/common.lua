@@ -1,5 +1,6 @@
--- What every script begins with. Keys: `docs/reference/store.md` has the list.
--- Positions count tokens; a segment's bytes are its tokens, `width` bytes each, little endian.
+-- The common part of every script. `docs/reference/store.md` lists the keys, and the fields whose
+-- names differ from those in the code. Positions count tokens; a segment's bytes are its tokens,
+-- `width` bytes each, little endian.
 
 local PREFIX = 'carousel:'
 local MOST_SEGMENTS = 12
@@ -12,7 +13,7 @@ local function fields_of(name)
   return #flat > 0 and record or nil
 end
 
--- A session's record with its numbers as numbers, or nil.
+-- Read a session's record, with its numbers converted, or return nil.
 local function load(name)
   local r = fields_of(name)
   if r then
@@ -24,7 +25,7 @@ local function load(name)
   return r
 end
 
--- The log is a chain of segments that only grow. Forks and rewinds share what lies before them.
+-- The log is a chain of append-only segments. Forks and rewinds share the segments before them.
 local function segments(r)
   local list, first = {}, 0
   for id, last, shared in string.gmatch(r.chain, '([^:,]+):(%d+):(%d)') do
@@ -41,7 +42,7 @@ local function chain_of(list)
   return table.concat(parts, ',')
 end
 
--- The part of the chain that lies before `position`, the tail included as far as it reaches.
+-- Return the part of the chain before `position`, including the tail.
 local function before(r, position)
   local list = {}
   for _, s in ipairs(segments(r)) do
@@ -65,7 +66,7 @@ local function tokens(r, from, to)
   return table.concat(parts)
 end
 
--- The marks of a segment: states at positions in it.
+-- Return the retained snapshots of a segment.
 local function marks(s, distance)
   local list = {}
   for k = math.floor(s.first / distance), math.floor(s.last / distance) do
@@ -76,7 +77,7 @@ local function marks(s, distance)
   return list
 end
 
--- A chain that has grown long is copied into one segment, marks and all; few operations pay for it.
+-- Copy a long chain, with its retained snapshots, into one segment. This is rarely needed.
 local function flat(r, list, position, id, distance)
   if #list <= MOST_SEGMENTS then return list end
   redis.call('SET', key('log', id), tokens(r, 0, position), 'EX', r.ttl)
@@ -90,7 +91,7 @@ local function flat(r, list, position, id, distance)
   return {{id = id, first = 0, last = position, shared = false}}
 end
 
--- Throw away what only this session has and the new chain does not name.
+-- Delete segments and snapshots that no other session shares and that the new chain lacks.
 local function drop_all_but(r, list, distance)
   local kept = {}
   for _, s in ipairs(list) do kept[s.id] = s.last end
@@ -112,8 +113,9 @@ local function keep(name, ttl)
   if redis.call('EXPIRE', name, ttl, 'GT') == 0 then redis.call('EXPIRE', name, ttl, 'NX') end
 end
 
--- What a session uses lives as long as the session that uses it longest. What is made between two
--- touches gets the whole time by itself; who only looks writes nothing before a sixteenth is over.
+-- Refresh the expiry of a session and of all that it uses; shared keys keep the longest expiry.
+-- New keys get the full time when they are set. Before a sixteenth of the time has passed it writes
+-- nothing, so that frequent reads cause no writes.
 local function touch(r)
   if redis.call('PTTL', r.name) * 16 > r.ttl * 15000 then return end
   redis.call('EXPIRE', r.name, r.ttl)
@@ -122,11 +124,11 @@ local function touch(r)
   if r.snapshot ~= '' then keep(key('state', r.snapshot), r.ttl) end
 end
 
--- Adds to the log; returns its tail's length in tokens.
+-- Append to the log; return the length of its tail in tokens.
 local function append(r, added)
   local log = key('log', r.tail)
   local length = redis.call('APPEND', log, added)
-  if length == #added then keep(log, r.ttl) end -- there was none before
+  if length == #added then keep(log, r.ttl) end -- a new key
   return length / r.width
 end
 
@@ -134,7 +136,7 @@ local function is_alive(holder)
   return holder ~= '' and redis.call('EXISTS', key('process', holder)) == 1
 end
 
--- Who takes a turn lives, whatever the store has forgotten since its last heartbeat.
+-- The holder of a turn is alive, even if the store has lost its last heartbeat.
 local function give_life(holder, life_ms)
   redis.call('SET', key('process', holder), '1', 'PX', life_ms, 'NX')
 end
@@ -157,7 +159,7 @@ local function finish(r, status)
   r.active, r.holder = '', ''
 end
 
--- What becomes of a nonce: its writer is fenced off, and can tell that nobody has taken his place.
+-- The fencing token of a cancelled turn: its writer is fenced off, and not by another writer.
 local function cancelled(nonce) return 'cancelled:' .. nonce end
 
 local function drop_snapshot(r)

@@ -1,4 +1,5 @@
--- KEYS: record. ARGV: birth, ttl, tokens, state or '', then the record's fields in pairs.
+-- Create a session. KEYS: record. ARGV: incarnation, ttl, tokens, state or '', then the record's
+-- fields and values.
 -- → CREATED record | EXISTS
 local birth, ttl, log = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local r = load(KEYS[1])

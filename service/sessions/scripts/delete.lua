@@ -1,4 +1,4 @@
--- KEYS: record. ARGV: distance of marks. → DELETED | NOT_FOUND
+-- Delete a session. KEYS: record. ARGV: distance of retained snapshots. → DELETED | NOT_FOUND
 local r = load(KEYS[1])
 if not r then return {'NOT_FOUND'} end
 drop_all_but(r, {}, tonumber(ARGV[1]))

@@ -1,5 +1,5 @@
--- KEYS: parent, children. ARGV: birth, stamp, position or '', 'derive' or 'same', distance of marks,
--- then a segment's name for each child and two more.
+-- Fork a session. KEYS: parent, children. ARGV: incarnation, record version, position or '',
+-- 'derive' or 'same', distance of retained snapshots, a segment name per child and two more.
 -- → FORKED records of the children | NOT_FOUND | POSITION position
 local birth, stamp, at, seeds = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local distance = tonumber(ARGV[5])
@@ -11,7 +11,7 @@ local children = #KEYS - 1
 if redis.call('HGET', KEYS[2], 'birth') ~= birth then
   local whole = before(r, r.position)
   local short = flat(r, whole, r.position, ARGV[#ARGV], distance)
-  if short ~= whole then -- the parent's own, so that the next fork need not copy it again
+  if short ~= whole then -- shorten the parent's too, so that the next fork copies nothing
     drop_all_but(r, short, distance)
     r.chain, r.tail, r.base, r.shared = chain_of(short), ARGV[#ARGV - 1], r.position, '0'
     redis.call('HSET', KEYS[1], 'tail', r.tail, 'base', r.base)

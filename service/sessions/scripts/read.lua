@@ -1,5 +1,5 @@
--- KEYS: record. ARGV: from, to or ''; '' and '': the last turn.
--- → FOUND record, request, whether its holder lives, tokens | NOT_FOUND
+-- Read a session. KEYS: record. ARGV: from, to or ''; '' and '': the last turn's completion.
+-- → FOUND record, turn record, whether the holder is alive, tokens | NOT_FOUND
 local r = load(KEYS[1])
 if not r then return {'NOT_FOUND'} end
 touch(r)

@@ -1,6 +1,6 @@
--- Take over the turn of a process that is gone. KEYS: record. ARGV: nonce, stamp, holder, window,
--- life of a process in ms.
--- → RESUMED record, request, snapshot, first position of the tokens, tokens
+-- Take over the turn of a process that is not alive. KEYS: record. ARGV: fencing token, record
+-- version, holder, penalty window, life of a process in ms.
+-- → RESUMED record, turn record, snapshot, first position of the tokens, tokens
 --   | NOT_FOUND | IDLE | BUSY
 local nonce, stamp, holder, window = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local r = load(KEYS[1])
@@ -9,7 +9,7 @@ local request = redis.call('GET', request_of(r))
 if r.nonce ~= nonce then
   if r.active ~= 'turn' then return {'IDLE'} end
   if is_alive(r.holder) then return {'BUSY'} end
-  if not request then -- nobody knows any more what it was to do
+  if not request then -- the store has lost the turn record
     finish(r, 'cancelled')
     return {'IDLE'}
   end

@@ -1,4 +1,5 @@
--- KEYS: record. ARGV: nonce, stamp, position, names of two new segments, distance of marks.
+-- Truncate a log. KEYS: record. ARGV: fencing token, record version, position, names of two new
+-- segments, distance of retained snapshots.
 -- → REWOUND record | NOT_FOUND | BUSY | POSITION position
 local nonce, stamp, to, distance = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[6])
 local r = load(KEYS[1])

@@ -1,5 +1,6 @@
--- The latest state that has consumed fewer than `below` tokens. KEYS: record.
--- ARGV: below, distance of marks, whether the snapshot may be it. → FOUND state or '' | NOT_FOUND
+-- Find the latest state that has consumed fewer than `below` tokens. KEYS: record.
+-- ARGV: below, distance of retained snapshots, 1 if the latest snapshot may be used.
+-- → FOUND state or '' | NOT_FOUND
 local below, distance = tonumber(ARGV[1]), tonumber(ARGV[2])
 local r = load(KEYS[1])
 if not r then return {'NOT_FOUND'} end

@@ -1,28 +1,24 @@
--- One change of a train job, under its fence, with what is told of it.
--- ARGV: attempt or '', statuses that allow it, lease in ms ('' leaves it, '0' ends it, 'gone' demands
--- that there is none), the status it leads to or '', 1 if that is the end, event's name or '', its
--- JSON, then fields and values. A job that is to wait again and was cancelled meanwhile ends instead.
--- → OK | CANCELLED | GONE | FENCED | STATUS status
-local attempt, allowed, lease, status, is_over, name, data = unpack(ARGV, 1, 7)
-local was = redis.call('HMGET', KEYS[1], 'attempt', 'status', 'cancel')
-if not was[1] then return {'GONE'} end
-if attempt ~= '' and attempt ~= was[1] then return {'FENCED'} end
-if not string.find(',' .. allowed .. ',', ',' .. was[2] .. ',', 1, true) then
-  return {'STATUS', was[2]}
-end
-if lease == 'gone' then
+-- Change a train job: check its state and its fence, then apply the state's row, all at once.
+-- ARGV: the attempt that the caller is of, or '' for a user; the lease: 'keep', 'end', 'absent'
+-- (refuse while there is one), or its length in ms; JSON with a row for each state that allows the
+-- change. A row has `to`, the state afterwards; `fields` to set; `next_attempt`, `is_over`,
+-- `reopens`; and `event` with `data`, where there is an event.
+-- Returns OK with the new state, or FENCED.
+local attempt, lease, rows = ARGV[1], ARGV[2], cjson.decode(ARGV[3])
+local state, current = read_state()
+local row = rows[state]
+if not row or (attempt ~= '' and attempt ~= current) then return {'FENCED'} end
+if lease == 'absent' then
   if redis.call('EXISTS', KEYS[2]) == 1 then return {'FENCED'} end
-elseif lease == '0' then
+elseif lease == 'end' then
   redis.call('DEL', KEYS[2])
-elseif lease ~= '' then
-  redis.call('SET', KEYS[2], was[1], 'PX', lease)
+elseif lease ~= 'keep' then
+  redis.call('SET', KEYS[2], current, 'PX', lease)
 end
-if #ARGV > 7 then redis.call('HSET', KEYS[1], unpack(ARGV, 8)) end
-if status == 'queued' and was[3] == '1' then
-  end_cancelled()
-  return {'CANCELLED'}
-end
-if status ~= '' then redis.call('HSET', KEYS[1], 'status', status) end
-if name ~= '' then tell(name, data) end
-if is_over == '1' then close() end
-return {'OK'}
+for name, value in pairs(row.fields) do redis.call('HSET', KEYS[1], name, value) end
+if row.next_attempt then redis.call('HINCRBY', KEYS[1], 'attempt', 1) end
+redis.call('HSET', KEYS[1], 'status', row.to)
+if row.event then append_event(row.event, row.data) end
+if row.is_over then close() end
+if row.reopens then reopen() end
+return {'OK', row.to}

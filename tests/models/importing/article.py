@@ -1,7 +1,7 @@
-"""The article's code, word for word but for its sizes, in a process of its own.
+"""The article's code, unchanged but for its sizes, in a process of its own.
 
-`python article.py FOLDER` trains on FOLDER/text.txt, writes FOLDER/training_checkpoints and what
-the article's own model then says: FOLDER/article.npz.
+`python article.py FOLDER` trains on FOLDER/text.txt and writes FOLDER/training_checkpoints and the
+logits and the text of the article's own model, FOLDER/article.npz.
 """
 # ruff: noqa: B007, PTH118, PTH123, RET504, SIM115 - the article's style
 # fmt: off

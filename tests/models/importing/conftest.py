@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from service.models.importing.importer import Importer
-from service.models.importing.request import ORDERS, ImportLimits, Order
-from service.models.importing.run_import import carry_out as child_carry_out
+from service.models.importing.request import ImportLimits
+from service.models.importing.run_import import import_into
 from service.models.store import ModelStore
 
 HERE = Path(__file__).parent
 
-# Two lines that a small model soon has by heart.
+# Two lines that a small model learns quickly.
 ARTICLE_TEXT = "ROMEO: good night! 再见。\nJULIET: 学而时习之 - what's in a name?\n" * 240
 
 
@@ -61,14 +61,9 @@ def importer(imports, tmp_path):
 
 
 @pytest.fixture
-def carry_out(imports, tmp_path):
-    """A function: what the child answers to a request, but in this process."""
-
-    def outcome_of(request):
-        order = Order(request, ImportLimits(), imports, tmp_path)
-        return child_carry_out(ORDERS.dump_json(order).decode())[1]
-
-    return outcome_of
+def import_here(imports, tmp_path):
+    """A function: a request → the child's report or error, but in this process."""
+    return lambda request: import_into(tmp_path, request, imports, ImportLimits())
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +83,7 @@ def feed():
 
 @pytest.fixture(scope="session")
 def greedy():
-    """A function: a prompt's tokens → the likeliest next ones, one after the other."""
+    """A function: a prompt's tokens → the most likely next ones, one after the other."""
 
     def tokens_of(program, prompt, count):
         batch, written = program.new_batch(1), []

@@ -1,9 +1,11 @@
-"""A child that writes down its environment and dies."""
+"""A child that writes its environment into a file and crashes."""
 
 import json
 import os
 import signal
 from pathlib import Path
 
-(Path.cwd().parent / "environment").write_text(json.dumps(dict(os.environ)))
-os.kill(os.getpid(), signal.SIGSEGV)
+
+def run(_argument):
+    (Path.cwd().parent / "environment").write_text(json.dumps(dict(os.environ)))
+    os.kill(os.getpid(), signal.SIGSEGV)

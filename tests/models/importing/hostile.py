@@ -1,7 +1,7 @@
-"""Files that must be refused: for each, how it is made and what its sentence says.
+"""Files that must be refused: for each, how it is made and a part of its error message.
 
-A maker gets the import folder and returns the source's name. The rows of the table of known
-attacks on Keras's loaders that concern a file are all here.
+A maker gets the import folder and returns the source's name. Every known attack on Keras's loaders
+by a file is among them.
 """
 
 import json
@@ -35,7 +35,7 @@ RECURRENT = "layer_with_weights-1/cell/recurrent_kernel"
 
 
 def hostile(name, sentence):
-    """Register a maker under a name, with a part of the sentence that refuses what it makes."""
+    """Register a maker under a name, with a part of the message that refuses its file."""
 
     def register(make):
         assert name not in HOSTILE
@@ -85,12 +85,12 @@ def plain(name, sentence, content, file="m"):
     hostile(name, sentence)(make)
 
 
-# Layers that are code, or read something else, or read backwards.
+# Layers that are code, read another file, or read the text backwards.
 LAMBDA = layer("Lambda", function=["4wEAAAAA", None, None], function_type="lambda")
 whole("lambda in h5", "'my_lambda' cannot be served: it is a Lambda", config_with(LAMBDA))
 archive(
     "lambda in keras",
-    "'code' cannot be served: it is a Lambda: it holds Python code",
+    "'code' cannot be served: it is a Lambda: it contains Python code",
     config_with({"class_name": "Lambda", "module": "keras.layers", "config": {
         "name": "code",
         "function": {"class_name": "__lambda__", "config": {"value": "4wEAAAAA"}},
@@ -101,7 +101,7 @@ archive("string lookup", "it is a StringLookup", config_with(
 archive("text vectorization", "it is a TextVectorization", config_with(layer("TextVectorization")))
 archive("saved model in a layer", "it names a SavedModel", config_with(
     layer("TFSMLayer", filepath="/tmp/evil")))  # fmt: skip
-archive("torch in a layer", "it holds a pickle", config_with(layer("TorchModuleWrapper")))
+archive("torch in a layer", "it contains a pickle", config_with(layer("TorchModuleWrapper")))
 archive("foreign module", "custom class system", config_with(
     {"module": "os", "class_name": "system", "config": {"command": "touch owned"}}))  # fmt: skip
 archive("foreign module under a known name", "custom class Dropout", config_with(
@@ -114,7 +114,7 @@ archive("subclassed model", "the model is of the class 'MyModel'",
 whole("bidirectional", "it is a Bidirectional", config_with(
     layer("Bidirectional", layer=layer("LSTM", units=2))))  # fmt: skip
 whole("go_backwards", "go_backwards is set", config_with(go_backwards=True))
-whole("model in a model", "a model within the model", config_with(SEQUENTIAL))
+whole("model in a model", "a model inside the model", config_with(SEQUENTIAL))
 whole("normalisation", "it is a LayerNormalization; served are", config_with(
     layer("LayerNormalization", axis=-1)))  # fmt: skip
 whole("custom activation", "activation is 'swish'", config_with(activation="swish"))
@@ -125,16 +125,16 @@ whole("not a number", "units is two, not a positive", config_with(units="two"))
 whole("negative units", "units is -2, not a positive", config_with(units=-2))
 whole("five recurrent layers", "it is recurrent layer 5", config_with(
     *(layer("LSTM", units=2, return_sequences=True) for _ in range(4))))  # fmt: skip
-whole("hidden dense", "served is one Dense layer", config_with(layer("Dense", units=2)))
+whole("hidden dense", "only one Dense layer is served", config_with(layer("Dense", units=2)))
 whole("relu at the end", "its activation is 'relu'", config_with(
     replace={4 - 1: layer("Dense", units=3, activation="relu")}))  # fmt: skip
 
-# Sizes that are declared and not there.
+# Sizes that are declared but not in the file.
 whole("parameter bomb", "the limit is 536870912", config_with(units=10**6))
 whole("shapes that are not the config's", "its architecture needs", config_with(units=3))
 
 
-@weights_file("shape bomb", "but the file holds 0 bytes of it")
+@weights_file("shape bomb", "but the file has 0 bytes of it")
 def _(file, _folder):
     file["lstm"].create_dataset(KERNEL, shape=(2**18, 2**18), dtype="f4", chunks=(64, 64))
 
@@ -145,14 +145,14 @@ def _(file, _folder):
     file["lstm"].create_dataset(KERNEL, data=zeros, chunks=(512, 16384), compression=1)
 
 
-@weights_file("parameter bomb in shapes", "neither an LSTM's nor a GRU's")
+@weights_file("parameter bomb in shapes", "not an LSTM's or a GRU's")
 def _(file, _folder):
     file["lstm"][KERNEL] = np.zeros((2, 8), "f4")
     del file["lstm/lstm/1:0"]
     file["lstm/lstm/1:0"] = np.zeros((3, 8), "f4")
 
 
-# HDF5's ways out of the file, and its ways into code.
+# References of HDF5 to other files and to code.
 @weights_file("external storage", "external storage")
 def _(file, folder):
     (folder / "secret").write_bytes(bytes(64))
@@ -180,17 +180,17 @@ def _(file, folder):
     file["lstm"].create_virtual_dataset(KERNEL, layout)
 
 
-@weights_file("unknown filter", "is packed by filter 32000")
+@weights_file("unknown filter", "is compressed by filter 32000")
 def _(file, _folder):
     file["lstm"].create_dataset(KERNEL, data=np.zeros((2, 8), "f4"), compression="lzf")
 
 
-@weights_file("strings for numbers", "holds object, which is no float")
+@weights_file("strings for numbers", "has the type object; weights are floats")
 def _(file, _folder):
     file["lstm"].create_dataset(KERNEL, data=[["cos\nsystem"] * 8] * 2, dtype=h5py.string_dtype())
 
 
-@weights_file("integers for numbers", "holds int64, which is no float")
+@weights_file("integers for numbers", "has the type int64; weights are floats")
 def _(file, _folder):
     file["lstm"][KERNEL] = np.zeros((2, 8), "i8")
 
@@ -266,26 +266,26 @@ archive("deep json", "config.json is nested 5000 deep", members={
     "config.json": b'{"a":' * 5000 + b"1" + b"}" * 5000})  # fmt: skip
 archive("giant json", "config.json is over 4194304 bytes", members={
     "config.json": os.urandom(5_000_000)})  # fmt: skip
-archive("nan in json", "config.json holds NaN", members={"config.json": b'{"units": NaN}'})
-archive("the same key twice", "says 'units' twice", members={
+archive("nan in json", "config.json has the number NaN", members={"config.json": b'{"units": NaN}'})
+archive("the same key twice", "has the key 'units' twice", members={
     "config.json": b'{"units": 1, "units": 2}'})  # fmt: skip
 archive("json cut short", "config.json is not JSON", members={"config.json": b'{"units": '})
 archive("json list", "metadata.json is not a JSON object", members={"metadata.json": b"[]"})
-archive("no version", "does not say keras_version", members={"metadata.json": b"{}"})
+archive("no version", "has no keras_version", members={"metadata.json": b"{}"})
 
 # Archives.
 archive("zip bomb", "would unpack from", compression=zipfile.ZIP_DEFLATED, members={
     "config.json": bytes(64 * 1024 * 1024)})  # fmt: skip
-archive("zip slip", "'../../owned' leads out", members={"../../owned": b"x"})
-archive("absolute member", "'/etc/owned' leads out", members={"/etc/owned": b"x"})
-archive("unknown member", "'evil.py' is none that Keras writes", members={"evil.py": b"x"})
+archive("zip slip", "'../../owned' has a path outside", members={"../../owned": b"x"})
+archive("absolute member", "'/etc/owned' has a path outside", members={"/etc/owned": b"x"})
+archive("unknown member", "'evil.py' is not one that Keras writes", members={"evil.py": b"x"})
 archive("many members", "has 53 members", members={f"assets/{i}": b"" for i in range(50)})
 archive("no weights", "has no member model.weights.h5", members={"model.weights.h5": None})
-archive("npz weights", "keeps its weights as model.weights.npz", members={
+archive("npz weights", "has its weights as model.weights.npz", members={
     "model.weights.h5": None, "model.weights.npz": b"x"})  # fmt: skip
 
 
-@hostile("member twice", "two members called 'config.json'")
+@hostile("member twice", "two members named 'config.json'")
 def _(folder):
     name = write_archive(folder / "m.keras", members={"configXjson": b"{}"}).name
     content = (folder / name).read_bytes().replace(b"configXjson", b"config.json")
@@ -318,8 +318,8 @@ def _(folder):
         members={"metadata.json": bytes(10**6)},
     ).name
     content = (folder / name).read_bytes()
-    true, told = struct.pack("<I", 10**6), struct.pack("<I", 10)
-    (folder / name).write_bytes(content.replace(true, told))
+    true, declared = struct.pack("<I", 10**6), struct.pack("<I", 10)
+    (folder / name).write_bytes(content.replace(true, declared))
     return name
 
 
@@ -355,16 +355,16 @@ def state(name, sentence, text):
 
 state("absolute path in checkpoint", "points to '/etc/ckpt'", 'model_checkpoint_path: "/etc/ckpt"')
 state("dots in checkpoint", "points to '../../ckpt'", 'model_checkpoint_path: "../../ckpt"')
-state("checkpoint of nothing", "ckpt_9.index is not there", 'model_checkpoint_path: "ckpt_9"')
+state("checkpoint of nothing", "ckpt_9.index does not exist", 'model_checkpoint_path: "ckpt_9"')
 state("checkpoint without a path", "has no line model_checkpoint_path", "#!/bin/sh\nrm -rf /\n")
-bundle("offset beyond the file", "lies at bytes 9223372036854775807",
+bundle("offset beyond the file", "is at bytes 9223372036854775807",
        change={RECURRENT: {"offset": 2**63 - 1}})  # fmt: skip
 bundle("size beyond the file", "of a data file that has", change={RECURRENT: {"size": 2**40}})
 bundle("shape beyond the size", "its shape (1099511627776, 1099511627776)",
        change={RECURRENT: {"shape": (2**40, 2**40)}})  # fmt: skip
 bundle("damaged tensor", "recurrent_kernel/.ATTRIBUTES/VARIABLE_VALUE is damaged",
        change={RECURRENT: {"crc": 1}})  # fmt: skip
-bundle("shard that is not there", "lies in data file 7 of 1", change={RECURRENT: {"shard": 7}})
+bundle("shard that is not there", "is in data file 7 of 1", change={RECURRENT: {"shard": 7}})
 bundle("partitioned", "is a partitioned variable", change={RECURRENT: {"extra": field(7, b"")}})
 bundle("strings in a variable", "has the data type 7", change={RECURRENT: {"dtype": STRING}})
 bundle("many shards", "has 2147483647 data files", shards=2**31 - 1)
@@ -374,7 +374,7 @@ bundle("config of a layer that lies", "nested 200 deep", texts={
     "layer_with_weights-1/.ATTRIBUTES/OBJECT_CONFIG_JSON": b"{" * 200})  # fmt: skip
 
 
-@hostile("normalised lstm", "has weights called 'gamma'")
+@hostile("normalised lstm", "has weights named 'gamma'")
 def _(folder):
     write_bundle(folder / "ckpt", lstm_arrays() | {"layer_with_weights-1/gamma": np.ones(8)})
     return "ckpt"
@@ -433,13 +433,13 @@ def _(folder):
     return "saved"
 
 
-@hostile("folder of something else", "holds no TensorFlow checkpoint")
+@hostile("folder of something else", "has no TensorFlow checkpoint")
 def _(folder):
     (folder / "empty").mkdir()
     return "empty"
 
 
-# Things that are no checkpoint.
+# Files that are no checkpoint.
 plain("pickle", "it is a pickle", pickle.dumps({"vocab": 1}), "model.h5")
 plain("empty file", "it is empty", b"", "m.index")
 plain("yaml", "it is a model in YAML", b"class_name: Sequential\nconfig: !!python/object:os.x\n")
@@ -447,5 +447,5 @@ plain("json alone", "at most an architecture", json.dumps(SEQUENTIAL).encode())
 plain("tflite", "TensorFlow Lite", b"\x1c\0\0\0TFL3" + bytes(64))
 plain("gzip", "it is compressed; unpack", b"\x1f\x8b\x08" + bytes(64))
 plain("safetensors", "it is a safetensors file", b"\x40\0\0\0\0\0\0\0" + b'{"w":1}')
-plain("text", "none of the formats that are read", b"Shall I compare thee to a summer's day?")
-plain("data alone", "name its .index", bytes(100), "ckpt_1.data-00000-of-00001")
+plain("text", "none of the supported formats", b"Shall I compare thee to a summer's day?")
+plain("data alone", "give its .index", bytes(100), "ckpt_1.data-00000-of-00001")

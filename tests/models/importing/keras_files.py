@@ -1,7 +1,7 @@
-"""One set of small networks, written by a real Keras in each of its formats.
+"""A set of small networks, written by a real Keras in each of its formats.
 
-`python keras_files.py keras|tf_keras FOLDER` makes FOLDER/<network>/<format> and, beside it,
-expected.npz: what Keras computes for 256 random tokens and says greedily, one step at a time.
+`python keras_files.py keras|tf_keras FOLDER` writes FOLDER/<network>/<format> and, beside it,
+expected.npz: Keras's logits for 256 random tokens and its greedy text, one step at a time.
 """
 
 import contextlib

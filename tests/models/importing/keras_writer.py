@@ -1,4 +1,4 @@
-"""Files as Keras lays them out, written without Keras, so that anything in them can be wrong."""
+"""Writers of Keras's layouts without Keras, in which anything can be made wrong."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""A writer of TensorFlow checkpoints in which everything can be made wrong."""
+"""A writer of TensorFlow checkpoints in which anything can be made wrong."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What the article's code wrote is what Carousel serves."""
+"""Carousel computes what the article's own code computes from the same checkpoint."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from service.models.importing.request import ImportRequest
 from service.models.program import OnnxProgram
 from service.models.store import ModelStore
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Every format of every network computes what the Keras that wrote it computed."""
+"""Every format of every network gives the logits of the Keras that wrote it."""
 
 import json
 from pathlib import Path, PurePosixPath
@@ -18,7 +18,7 @@ from service.models.program import OnnxProgram
 from service.models.spec import Activation, Cell
 from service.models.store import ModelStore
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
 
 NETWORKS = ["lstm", "gru_after", "gru_before", "two_lstm", "one_hot", "functional", "unusual"]
 FORMATS = {

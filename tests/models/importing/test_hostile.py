@@ -1,4 +1,4 @@
-"""Every hostile file is refused with its own sentence, and costs next to nothing."""
+"""Every hostile file is refused with its own message, and takes almost no memory."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ DANGEROUS = ["compressed bomb", "zip bomb", "external storage", "shape beyond th
 
 @pytest.fixture
 def bytes_held():
-    """A function: how many bytes more than before this process held during a call, at most."""
+    """A function: a call → its result, and by how much it raised this process's peak memory."""
     if sys.platform != "linux":
         pytest.skip("the peak can only be reset on Linux")
 
@@ -34,16 +34,21 @@ def bytes_held():
     return during
 
 
+def refusal_of(import_here, request):
+    with pytest.raises(BadCheckpoint) as refusal:
+        import_here(request)
+    return str(refusal.value)
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_file_is_refused_by_its_own_sentence_and_not_allocated(
-    name, imports, carry_out, bytes_held
+    name, imports, import_here, bytes_held
 ):
     make, sentence = HOSTILE[name]
     request = ImportRequest(Path(make(imports)), **REQUEST)
-    outcome, held_bytes = bytes_held(lambda: carry_out(request))
-    assert outcome.code == "bad_checkpoint"
-    assert sentence in outcome.sentence
-    assert len(outcome.sentence) < 500
+    message, held_bytes = bytes_held(lambda: refusal_of(import_here, request))
+    assert sentence in message
+    assert len(message) < 500
     assert held_bytes < 32 * MIB  # the bombs declare 64 MiB to 256 GiB
 
 
@@ -52,33 +57,32 @@ def test_no_two_hostile_files_share_a_sentence():
     assert len(sentences) == len(set(sentences))
 
 
-@pytest.mark.parametrize("name", DANGEROUS)
-def test_after_a_hostile_file_the_next_import_succeeds(name, imports, importer):
-    make, sentence = HOSTILE[name]
-    with pytest.raises(BadCheckpoint) as refusal:
-        importer.run(ImportRequest(Path(make(imports)), **REQUEST))
-    assert sentence in str(refusal.value)
+def test_after_hostile_files_the_next_import_succeeds(imports, importer):
+    for name in DANGEROUS:
+        make, sentence = HOSTILE[name]
+        with pytest.raises(BadCheckpoint) as refusal:
+            importer.run(ImportRequest(Path(make(imports)), **REQUEST))
+        assert sentence in str(refusal.value)
     write_bundle(imports / "good", lstm_arrays())
     assert importer.run(ImportRequest(Path("good"), **REQUEST)).spec.vocabulary_size == 3
 
 
 @pytest.mark.parametrize("sixteenth", range(16))
 @pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
-def test_a_checkpoint_cut_anywhere_is_refused(sixteenth, suffix, imports, carry_out):
+def test_a_checkpoint_cut_anywhere_is_refused(sixteenth, suffix, imports, import_here):
     path = write_bundle(imports / "ckpt", lstm_arrays()) / f"ckpt_1.{suffix}"
     content = path.read_bytes()
     path.write_bytes(content[: sixteenth * len(content) // 16])
-    outcome = carry_out(ImportRequest(Path("ckpt"), **REQUEST))
-    assert outcome.code == "bad_checkpoint"
-    assert "Error" not in outcome.sentence
+    assert "Error" not in refusal_of(import_here, ImportRequest(Path("ckpt"), **REQUEST))
 
 
 @pytest.mark.parametrize("place", range(0, 700, 23))
-def test_a_flipped_bit_never_changes_what_is_read(place, imports, carry_out):
+def test_a_flipped_bit_never_changes_what_is_read(place, imports, import_here):
     path = write_bundle(imports / "ckpt", lstm_arrays()) / "ckpt_1.index"
     content = bytearray(path.read_bytes())
     content[place % len(content)] ^= 0x10
     path.write_bytes(content)
-    outcome = carry_out(ImportRequest(Path("ckpt"), **REQUEST))
-    assert outcome.code in ("bad_checkpoint", "")  # the padding of the footer means nothing
-    assert "Error" not in outcome.sentence
+    try:  # the padding of the footer means nothing
+        import_here(ImportRequest(Path("ckpt"), **REQUEST))
+    except BadCheckpoint as refusal:
+        assert "Error" not in str(refusal)  # noqa: PT017 - it may also succeed

@@ -22,7 +22,7 @@ def read(config, assume=None, keras_version="2.15.0"):
 
 
 def chain(*layers, inputs="keras_2"):
-    """A functional model of layers in a row."""
+    """A functional model that is a chain of layers."""
     entries = [{"class_name": "InputLayer", "name": "entry", "config": {"name": "entry"},
                 "inbound_nodes": []}]  # fmt: skip
     for each in copy.deepcopy(layers):
@@ -130,7 +130,7 @@ def test_a_gru_from_before_the_option_resets_before():
     spec, sentences = read(config_with(replace={2: gru}))
     assert not spec.layers[0].reset_after
     assert sentences == [
-        "reset_after is taken to be false: the file does not tell; `assume` can change it"
+        "reset_after is assumed to be false: the file does not state it; `assume` can change it"
     ]
 
 
@@ -140,7 +140,7 @@ def test_no_activation_is_a_linear_one():
 
 def test_an_embedding_for_another_vocabulary_is_refused():
     other = {"class_name": "Embedding", "config": EMBEDDING["config"] | {"input_dim": 4}}
-    with pytest.raises(BadCheckpoint, match=r"'embedding' .* knows 4 tokens, but 'dense' predicts"):
+    with pytest.raises(BadCheckpoint, match=r"'embedding' .* has 4 tokens, but 'dense' predicts"):
         read(config_with(replace={1: other}))
 
 
@@ -175,7 +175,7 @@ def test_layers_out_of_order_are_put_in_the_one_order_in_which_widths_fit(stored
         ([("x", (3, 8), (2, 8), (8,)), ("norm", (2,), (2,)), ("dense", (2, 3), (3,))],
          "a kernel has two axes"),
         ([("x", (3, 8), (2, 8), (8,)), ("e", (4, 3)), ("dense", (2, 3), (3,))],
-         "knows 4 tokens, but the output predicts 3"),
+         "has 4 tokens, but the output predicts 3"),
         ([("x", (3, 8), (2, 8), (8,), (8,)), ("dense", (2, 3), (3,))], "it has 4 arrays"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Checksums, tables and folders against what they must be."""
+"""Checksums, tables and folders against their specifications."""
 
 from pathlib import Path, PurePosixPath
 
@@ -30,7 +30,7 @@ def test_a_checksum_of_parts_is_that_of_the_whole(size):
         assert crc32c(content[cut:], crc32c(content[:cut])) == crc32c(content)
 
 
-def test_lanes_agree_with_the_byte_by_byte_definition():
+def test_segments_agree_with_the_byte_by_byte_definition():
     content = np.random.default_rng(1).bytes(20_000)
     register = 0xFFFFFFFF
     for byte in content:

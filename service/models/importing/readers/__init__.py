@@ -1,1 +1,1 @@
-"""One file a format: bytes → config and arrays that are read when asked for."""
+"""Readers, one file for each format: bytes → a config and arrays that are loaded on demand."""

@@ -1,4 +1,4 @@
-"""Which checkpoint of a folder is the latest: the text file `checkpoint`, or the highest step."""
+"""The latest checkpoint of a folder: from the text file `checkpoint`, or the highest step."""
 
 import re
 from pathlib import PurePosixPath
@@ -16,20 +16,19 @@ _LATEST = re.compile(
 
 
 def latest_prefix(folder: ImportFolder, path: PurePosixPath) -> tuple[PurePosixPath, str | None]:
-    """The prefix of the latest checkpoint in a folder, and a note where that was guessed.
+    """Return the prefix of the latest checkpoint in a folder, and a note if it is a guess.
 
-    TensorFlow would follow an absolute path in the file anywhere; here it must lead to a file
-    under the folder itself.
+    The path in the file must stay in the folder; TensorFlow follows an absolute path anywhere.
 
     Raises:
-        BadCheckpoint: the file names no checkpoint, or one outside the folder, or there is none.
+        BadCheckpoint: there is no checkpoint, or the file names none or one outside the folder.
 
     """
     if folder.kind(path / STATE_FILE) == "file":
         prefix = path / _named(folder.read(path / STATE_FILE, MAX_STATE_BYTES))
         if folder.kind(with_suffix(prefix, ".index")) == "absent":
             raise BadCheckpoint(
-                f"the file `checkpoint` names {prefix.name}, but {prefix.name}.index is not there"
+                f"the file `checkpoint` names {prefix.name}, but {prefix.name}.index does not exist"
             )
         return prefix, None
     indexes = [
@@ -38,7 +37,10 @@ def latest_prefix(folder: ImportFolder, path: PurePosixPath) -> tuple[PurePosixP
     if not indexes:
         raise BadCheckpoint("the folder has neither a `checkpoint` file nor any .index file")
     latest = max(indexes, key=_step)
-    return path / latest, f"the folder has no `checkpoint` file: {latest}, the highest, was taken"
+    return (
+        path / latest,
+        f"the folder has no `checkpoint` file: {latest}, the highest step, is imported",
+    )
 
 
 def _named(content: bytes) -> PurePosixPath:
@@ -50,7 +52,7 @@ def _named(content: bytes) -> PurePosixPath:
     if not text or "\0" in text or path.is_absolute() or ".." in path.parts:
         raise BadCheckpoint(
             f"the file `checkpoint` points to {text[:200]!r}, outside its own folder; "
-            "write the path relative to it, or name the checkpoint itself as the source"
+            "make the path relative to it, or give the checkpoint itself as the source"
         )
     return path
 

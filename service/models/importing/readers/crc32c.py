@@ -1,7 +1,7 @@
 """CRC-32C (Castagnoli) of large buffers, and TensorFlow's masked form of it.
 
-A checksum is a byte-serial thing, but a linear one: the buffer is cut into lanes whose checksums
-run side by side in NumPy, and each is then shifted over the bytes that follow it.
+The checksum is linear: the buffer is split into segments whose checksums are computed in parallel
+by NumPy, and each is then shifted over the bytes that follow it.
 Source: RFC 3720, appendix B.4; masking as in LevelDB's `util/crc32c.h`.
 """
 
@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 _POLYNOMIAL = 0x82F63B78
-_LANE_BYTES = 4096
-_LANES = 2048
+_SEGMENT_BYTES = 4096
+_SEGMENTS = 2048
 
 _Words = npt.NDArray[np.uint32]
 
 
 def masked_crc32c(*parts: bytes) -> int:
-    """The masked checksum of the parts, one after the other, as TensorFlow stores it."""
+    """Return the masked checksum of concatenated parts, as TensorFlow stores it."""
     crc = 0
     for part in parts:
         crc = crc32c(part, crc)
@@ -26,13 +26,13 @@ def masked_crc32c(*parts: bytes) -> int:
 
 
 def crc32c(content: bytes, crc: int = 0) -> int:
-    """The checksum of `content` that follows bytes whose checksum was `crc`."""
+    """Return the checksum of `content` after bytes whose checksum is `crc`."""
     octets = np.frombuffer(content, np.uint8)
     state = crc ^ 0xFFFFFFFF
-    while len(octets) >= 2 * _LANE_BYTES:
-        lanes = min(_LANES, len(octets) // _LANE_BYTES)
-        block, octets = np.split(octets, [lanes * _LANE_BYTES])
-        state = _block(block.reshape(lanes, _LANE_BYTES), state)
+    while len(octets) >= 2 * _SEGMENT_BYTES:
+        segments = min(_SEGMENTS, len(octets) // _SEGMENT_BYTES)
+        block, octets = np.split(octets, [segments * _SEGMENT_BYTES])
+        state = _block(block.reshape(segments, _SEGMENT_BYTES), state)
     table = _table().tolist()
     for octet in octets.tolist():
         state = table[(state ^ octet) & 0xFF] ^ (state >> 8)
@@ -40,13 +40,13 @@ def crc32c(content: bytes, crc: int = 0) -> int:
 
 
 def _block(block: npt.NDArray[np.uint8], state: int) -> int:
-    """Push (lanes, bytes) through the register `state`."""
+    """Advance the register `state` over (segments, bytes)."""
     table = _table()
     registers: _Words = np.zeros(len(block), np.uint32)
     registers[0] = state
     for column in np.ascontiguousarray(block.T):
         registers = table[(registers ^ column) & 0xFF] ^ (registers >> 8)
-    shift = _shift_by_lane()
+    shift = _shift_by_segment()
     total = 0
     for register in registers.tolist():
         total = register ^ _shifted(shift, total)
@@ -64,7 +64,7 @@ def _shifted(shift: list[list[int]], register: int) -> int:
 
 @cache
 def _table() -> _Words:
-    """What eight shifts do to each value of the lowest byte."""
+    """Return the effect of eight shifts on each value of the lowest byte."""
     table: _Words = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         table = np.where(table & 1, (table >> 1) ^ np.uint32(_POLYNOMIAL), table >> 1)
@@ -72,13 +72,13 @@ def _table() -> _Words:
 
 
 @cache
-def _shift_by_lane() -> list[list[int]]:
-    """What a lane of zero bytes does to each value of each byte of the register."""
+def _shift_by_segment() -> list[list[int]]:
+    """Return the effect of a segment of zeros on each value of each byte of the register."""
     table = _table()
     registers: _Words = (
         np.arange(256, dtype=np.uint32)[None] << (8 * np.arange(4, dtype=np.uint32))[:, None]
     )
-    for _ in range(_LANE_BYTES):
+    for _ in range(_SEGMENT_BYTES):
         registers = table[registers & 0xFF] ^ (registers >> 8)
     shifts: list[list[int]] = registers.tolist()
     return shifts

@@ -1,7 +1,7 @@
-"""An HDF5 file under guard: every link and data set is looked at before any number is read.
+"""A guarded HDF5 file: every link and data set is checked before any number is read.
 
-HDF5 can point outside itself (external links and storage, virtual data sets), declare what it does
-not hold, and name plug-ins to load; none of that is in a file that Keras wrote.
+An HDF5 file can refer to other files (external links and storage, virtual data sets), declare more
+data than it contains, and name plug-ins to load. Keras writes none of that, so it is refused.
 """
 
 import math
@@ -22,7 +22,7 @@ MAX_DEPTH = 32
 MAX_RANK = 2
 MAX_NAMES = 4096
 MAX_COMPRESSION = 50
-"""A data set may be this many times larger than its bytes in the file, from UNCHECKED_BYTES up."""
+"""The largest ratio of a data set to its bytes in the file, if it is over UNCHECKED_BYTES."""
 UNCHECKED_BYTES = 1024 * 1024
 
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
@@ -31,7 +31,7 @@ _FLOATS = ("float16", "float32", "float64")
 
 @contextmanager
 def damage_is_refused() -> Iterator[None]:
-    """Whatever the HDF5 library complains of becomes BadCheckpoint."""
+    """Convert the errors of the HDF5 library into BadCheckpoint."""
     try:
         yield
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
@@ -39,16 +39,16 @@ def damage_is_refused() -> Iterator[None]:
 
 
 def open_hdf5(file: BinaryIO) -> h5py.File:
-    """Open a file and walk all of it. Raises BadCheckpoint where it holds anything unusual."""
+    """Open a file and check every object in it. Raises BadCheckpoint if one is not allowed."""
     root = h5py.File(file, "r")
     for count, _ in enumerate(_walk(root, "", 0)):
         if count > MAX_OBJECTS:
-            raise BadCheckpoint(f"the HDF5 file holds more than {MAX_OBJECTS} objects")
+            raise BadCheckpoint(f"the HDF5 file has more than {MAX_OBJECTS} objects")
     return root
 
 
 def stored_array(dataset: h5py.Dataset) -> StoredArray:
-    """A data set of numbers, not read yet. Raises BadCheckpoint."""
+    """Return a data set of numbers, not yet loaded. Raises BadCheckpoint."""
     name, shape = dataset.name, dataset.shape
     if shape is None or len(shape) > MAX_RANK:
         raise BadCheckpoint(
@@ -58,12 +58,12 @@ def stored_array(dataset: h5py.Dataset) -> StoredArray:
     if text_of(dataset, "dtype") == "bfloat16" and dataset.dtype.itemsize == 2:
         return StoredArray(shape, "bfloat16", lambda: _bfloat16(dataset))
     if dtype not in _FLOATS:
-        raise BadCheckpoint(f"data set {name} holds {dtype}, which is no float")
+        raise BadCheckpoint(f"data set {name} has the type {dtype}; weights are floats")
     return StoredArray(shape, dtype, lambda: _read(dataset))
 
 
 def dataset_at(group: h5py.Group, path: str) -> h5py.Dataset:
-    """A data set by its path inside a group. Raises BadCheckpoint."""
+    """Return a data set by its path inside a group. Raises BadCheckpoint."""
     found = group.get(path) if path and not path.startswith("/") else None
     if not isinstance(found, h5py.Dataset):
         raise BadCheckpoint(
@@ -73,7 +73,7 @@ def dataset_at(group: h5py.Group, path: str) -> h5py.Dataset:
 
 
 def group_at(group: h5py.Group, name: str) -> h5py.Group:
-    """A group by its name inside another. Raises BadCheckpoint."""
+    """Return a group by its name inside another. Raises BadCheckpoint."""
     found = group.get(name) if name and not name.startswith("/") else None
     if not isinstance(found, h5py.Group):
         raise BadCheckpoint(f"the HDF5 file names the layer {name[:200]!r}, but has no such group")
@@ -81,7 +81,7 @@ def group_at(group: h5py.Group, name: str) -> h5py.Group:
 
 
 def text_of(owner: h5py.HLObject, name: str) -> str | None:
-    """An attribute that is one string. Raises BadCheckpoint where it is anything else."""
+    """Return an attribute that is one string. Raises BadCheckpoint if it is anything else."""
     if name not in owner.attrs:
         return None
     value = _attribute(owner, name)
@@ -91,7 +91,7 @@ def text_of(owner: h5py.HLObject, name: str) -> str | None:
 
 
 def texts_of(owner: h5py.HLObject, name: str) -> list[str]:
-    """An attribute that is a list of strings; Keras splits a long one into name0, name1, …."""
+    """Return a list of strings in an attribute; Keras splits a long one into name0, name1, …."""
     names = [name] if name in owner.attrs else []
     while f"{name}{len(names)}" in owner.attrs and names[:1] != [name]:
         names.append(f"{name}{len(names)}")
@@ -107,7 +107,7 @@ def texts_of(owner: h5py.HLObject, name: str) -> list[str]:
 
 
 def has_texts(owner: h5py.HLObject, name: str) -> bool:
-    """Whether the list of strings is there, whole or in parts."""
+    """Whether a list of strings exists, whole or in parts."""
     return name in owner.attrs or f"{name}0" in owner.attrs
 
 
@@ -119,7 +119,7 @@ def _walk(group: h5py.Group, path: str, depth: int) -> Iterator[None]:
         here = f"{path}/{name}"
         link = group.get(name, getlink=True)
         if isinstance(link, h5py.ExternalLink):
-            raise BadCheckpoint(f"{here} is an external link: it points into another file")
+            raise BadCheckpoint(f"{here} is an external link, which refers to another file")
         if not isinstance(link, h5py.HardLink):
             raise BadCheckpoint(f"{here} is a soft link; links are not followed")
         found = group.get(name)
@@ -134,35 +134,37 @@ def _walk(group: h5py.Group, path: str, depth: int) -> Iterator[None]:
 def _check(dataset: h5py.Dataset, path: str) -> None:
     plist = dataset.id.get_create_plist()
     if plist.get_external_count():
-        raise BadCheckpoint(f"data set {path} keeps its numbers in another file (external storage)")
+        raise BadCheckpoint(f"data set {path} has its numbers in another file (external storage)")
     if dataset.is_virtual:
-        raise BadCheckpoint(f"data set {path} is virtual: it is put together from other files")
+        raise BadCheckpoint(f"data set {path} is virtual: its numbers are in other files")
     filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
     if unknown := filters - _FILTERS:
         raise BadCheckpoint(
-            f"data set {path} is packed by filter {min(unknown)}; only gzip is read"
+            f"data set {path} is compressed by filter {min(unknown)}; only gzip is read"
         )
     declared = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
     stored = dataset.id.get_storage_size()
     if declared > max(UNCHECKED_BYTES, MAX_COMPRESSION * stored):
         raise BadCheckpoint(
             f"data set {path} declares the shape {dataset.shape}, {declared} bytes, "
-            f"but the file holds {stored} bytes of it"
+            f"but the file has {stored} bytes of it"
         )
 
 
 def _attribute(owner: h5py.HLObject, name: str) -> Any:
-    """An attribute's value, once its declared size is small."""
+    """Return an attribute's value. Raises BadCheckpoint if it is large or not text."""
     found = owner.attrs.get_id(name)
     if math.prod(found.shape) > MAX_NAMES:
         raise BadCheckpoint(f"the attribute {name!r} of {owner.name} has {found.shape} entries")
     if found.dtype.kind not in "SOf":  # an empty list of names is stored as no floats
-        raise BadCheckpoint(f"the attribute {name!r} of {owner.name} holds {found.dtype}, not text")
+        raise BadCheckpoint(
+            f"the attribute {name!r} of {owner.name} has type {found.dtype}, not text"
+        )
     return owner.attrs[name]
 
 
 def _as_text(value: str | bytes) -> str:
-    """UTF-8; h5py gives bytes that are not as lone surrogates."""
+    """Decode UTF-8; h5py returns other bytes as lone surrogates."""
     content = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
     return content.decode("utf-8", "replace")
 

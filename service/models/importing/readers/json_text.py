@@ -1,4 +1,4 @@
-"""JSON from strangers: of limited size and depth, without duplicate keys and NaN."""
+"""A reader of untrusted JSON: limited in size and depth, without duplicate keys and NaN."""
 
 import json
 import re
@@ -14,7 +14,7 @@ _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
 def read_json_object(content: bytes, what: str) -> JsonObject:
-    """The JSON object in `content`; `what` names it in sentences. Raises BadCheckpoint."""
+    """Return the JSON object in `content`; errors call it `what`. Raises BadCheckpoint."""
     if len(content) > MAX_BYTES:
         raise BadCheckpoint(f"{what} has {len(content)} bytes; the limit is {MAX_BYTES}")
     if (depth := _depth(content)) > MAX_DEPTH:
@@ -43,9 +43,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise BadCheckpoint(f"says {twice[:80]!r} twice in one object")
+        raise BadCheckpoint(f"has the key {twice[:80]!r} twice in one object")
     return value
 
 
 def _refuse_constant(name: str) -> Never:
-    raise BadCheckpoint(f"holds {name}, which is not JSON")
+    raise BadCheckpoint(f"has the number {name}, which is not JSON")

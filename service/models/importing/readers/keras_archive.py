@@ -1,6 +1,6 @@
-"""A `.keras` file: a zip of config.json, metadata.json and model.weights.h5, and nothing else.
+"""The `.keras` format: a zip archive of config.json, metadata.json and model.weights.h5.
 
-Only these members are read, each by counting what comes out; nothing is extracted by name.
+Only these members are read, each up to a limit; nothing is extracted to a path of the archive.
 """
 
 import zipfile
@@ -15,7 +15,7 @@ from service.models.importing.readers.keras_hdf5 import read_hdf5
 FORMAT = "keras-archive"
 MAX_MEMBERS = 16
 MAX_RATIO = 20
-"""A member may unpack to this many times its packed size, from UNCHECKED_BYTES up."""
+"""The largest ratio of a member to its compressed size, if it is over UNCHECKED_BYTES."""
 UNCHECKED_BYTES = 1024 * 1024
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -25,7 +25,7 @@ _PIECE_BYTES = 1024 * 1024
 
 
 def read_keras_archive(folder: ImportFolder, file: BinaryIO) -> Checkpoint:
-    """Read a `.keras` archive as far as its shapes. Raises BadCheckpoint."""
+    """Read the config and the shapes of a `.keras` archive. Raises BadCheckpoint."""
     try:
         with zipfile.ZipFile(file) as archive:
             members = _members(archive)
@@ -37,7 +37,7 @@ def read_keras_archive(folder: ImportFolder, file: BinaryIO) -> Checkpoint:
         raise BadCheckpoint(f"the archive is damaged: {str(error)[:200]}") from error
     version = metadata.get("keras_version")
     if not isinstance(version, str):
-        raise BadCheckpoint(f"{_METADATA} does not say keras_version")
+        raise BadCheckpoint(f"{_METADATA} has no keras_version")
     checkpoint = read_hdf5(weights)
     return Checkpoint(FORMAT, checkpoint.layers, config, version)
 
@@ -51,7 +51,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     for info in infos:
         _check_member(info)
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise BadCheckpoint(f"the archive has two members called {twice[:200]!r}")
+        raise BadCheckpoint(f"the archive has two members named {twice[:200]!r}")
     if missing := [name for name in _READ if name not in names]:
         raise BadCheckpoint(f"the archive has no member {missing[0]}, so it is no .keras file")
     return {info.filename: info for info in infos}
@@ -60,17 +60,17 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 def _refuse_other_archives(names: list[str]) -> None:
     if any(name.endswith("data.pkl") for name in names):
         raise BadCheckpoint(
-            "the file is a PyTorch archive, whose weights are a pickle: a program, not a file to "
-            "read; only Keras checkpoints are imported"
+            "the file is a PyTorch archive, whose weights are a pickle, which is a program; "
+            "only Keras checkpoints are imported"
         )
     if names and all(name.endswith(".npy") for name in names):
         raise BadCheckpoint(
-            "the file is a NumPy .npz archive, which may hold pickles and says nothing of layers; "
+            "the file is a NumPy .npz archive, which may contain pickles and names no layers; "
             "save the model with Keras"
         )
     if "model.weights.npz" in names:
         raise BadCheckpoint(
-            "the archive keeps its weights as model.weights.npz; save it where h5py is installed, "
+            "the archive has its weights as model.weights.npz; save it where h5py is installed, "
             f"so that they are {_WEIGHTS}"
         )
 
@@ -78,13 +78,13 @@ def _refuse_other_archives(names: list[str]) -> None:
 def _check_member(info: zipfile.ZipInfo) -> None:
     name = info.filename[:200]
     if info.filename.startswith(("/", "\\")) or ".." in info.filename.replace("\\", "/").split("/"):
-        raise BadCheckpoint(f"the archive's member {name!r} leads out of the archive")
+        raise BadCheckpoint(f"the archive's member {name!r} has a path outside the archive")
     if (info.external_attr >> 16) & 0o170000 == _SYMLINK:
         raise BadCheckpoint(f"the archive's member {name!r} is a symbolic link")
     if info.flag_bits & 1:
         raise BadCheckpoint(f"the archive's member {name!r} is encrypted")
     if info.filename not in _READ and not info.filename.startswith("assets/"):
-        raise BadCheckpoint(f"the archive's member {name!r} is none that Keras writes")
+        raise BadCheckpoint(f"the archive's member {name!r} is not one that Keras writes")
     if info.file_size > max(UNCHECKED_BYTES, MAX_RATIO * info.compress_size):
         raise BadCheckpoint(
             f"the archive's member {name!r} would unpack from {info.compress_size} to "
@@ -103,7 +103,7 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> by
 def _unpack(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, copy: BinaryIO, max_bytes: int
 ) -> None:
-    """Copy a member, counting what comes out."""
+    """Copy a member. Raises BadCheckpoint if it is larger than declared."""
     written = 0
     with archive.open(info) as member:
         while piece := member.read(_PIECE_BYTES):

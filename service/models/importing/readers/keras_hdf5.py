@@ -1,4 +1,4 @@
-"""The three ways in which Keras lays out weights in HDF5.
+"""The three layouts of weights that Keras writes in HDF5.
 
 * Keras 2, whole model: `model_config` at the root, the weights under `model_weights`.
 * Keras 2, weights only: `layer_names` at the root; each layer's group has `weight_names`.
@@ -35,7 +35,7 @@ _WRAPPERS = re.compile(r"/(?:cell|layer)$")
 
 
 def read_hdf5(file: BinaryIO) -> Checkpoint:
-    """Read an HDF5 file that Keras wrote, as far as the shapes. Raises BadCheckpoint."""
+    """Read the shapes of an HDF5 file that Keras wrote. Raises BadCheckpoint."""
     with damage_is_refused():
         return _read(open_hdf5(file))
 
@@ -54,18 +54,18 @@ def _read(root: h5py.File) -> Checkpoint:
     if not layers:
         raise BadCheckpoint(
             "the HDF5 file was not written by Keras: it has no model_config, no layer_names "
-            "and no groups called vars"
+            "and no groups named vars"
         )
-    # Keras 3 names layers since 3.6; before, its files are those of tf_keras.
+    # Keras stores layer names since 3.6; earlier files look like those of tf_keras.
     is_keras_3 = any(layer.keras_name is not None for layer in layers)
     return Checkpoint(KERAS_3_WEIGHTS, layers, keras_version="3" if is_keras_3 else None)
 
 
 def variables_layers(root: h5py.Group) -> tuple[StoredLayer, ...]:
-    """Layers of the layout of Keras 3: a group `vars` with arrays 0, 1, … under each object.
+    """Return the layers of Keras 3's layout: a group `vars` with arrays 0, 1, … in each object.
 
-    A path ends in the class's name and a counter of that class; `lstm_2` may follow `lstm`
-    directly, so only their order counts.
+    A path ends in the class's name and a counter. The counter may skip numbers, so only the order
+    is used.
     """
     layers = []
     for path, variables in _variables(root, ""):

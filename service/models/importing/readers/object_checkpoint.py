@@ -1,6 +1,6 @@
-"""Keras's names in a TensorFlow checkpoint → layers in the order of the model.
+"""The layers of a TensorFlow checkpoint that Keras 2 wrote, in the order of the model.
 
-A name is the way from the root object to a variable, `layer_with_weights-1/cell/kernel`, and a
+A name is the path from the root object to a variable, `layer_with_weights-1/cell/kernel`, and a
 suffix. The order of a model's layers is that of its object graph.
 Source: TensorFlow's `trackable_object_graph.proto`; Keras 2, `engine/functional.py`.
 """
@@ -35,7 +35,7 @@ _MAX_NODES = 100_000
 
 
 def read_object_checkpoint(folder: ImportFolder, prefix: PurePosixPath) -> Checkpoint:
-    """Read `prefix.index` and its data files as far as the shapes. Raises BadCheckpoint."""
+    """Read the shapes of a checkpoint: `prefix.index`, data files. Raises BadCheckpoint."""
     bundle = TensorBundle(folder, prefix)
     names = [name.removesuffix(_VALUE) for name in bundle.entries if name.endswith(_VALUE)]
     if _GRAPH not in bundle.entries:
@@ -59,7 +59,7 @@ def read_object_checkpoint(folder: ImportFolder, prefix: PurePosixPath) -> Check
 def _layer(bundle: TensorBundle, path: str, arrays: dict[str, StoredArray]) -> StoredLayer:
     if unknown := arrays.keys() - set(_ROLES):
         raise BadCheckpoint(
-            f"layer {path!r} has weights called {min(unknown)!r}, which no Embedding, LSTM, "
+            f"layer {path!r} has weights named {min(unknown)!r}, which no Embedding, LSTM, "
             "GRU or Dense layer has"
         )
     config = None
@@ -71,14 +71,14 @@ def _layer(bundle: TensorBundle, path: str, arrays: dict[str, StoredArray]) -> S
 
 
 def _in_model_order(bundle: TensorBundle, names: list[str]) -> list[str]:
-    """The names as a walk through the object graph meets them; others after, in natural order."""
+    """Sort the names in the order of the object graph, then the others in natural order."""
     (graph,) = bundle.strings(_GRAPH)[:1] or [b""]
-    met = {name: place for place, name in enumerate(_walk(graph))}
-    return sorted(names, key=lambda name: (met.get(name + _VALUE, _MAX_NODES), natural(name)))
+    rank = {name: i for i, name in enumerate(_walk(graph))}
+    return sorted(names, key=lambda name: (rank.get(name + _VALUE, _MAX_NODES), natural(name)))
 
 
 def _walk(graph: bytes) -> list[str]:
-    """Checkpoint keys of a `TrackableObjectGraph`, depth first from the root, children in order."""
+    """Return the keys of a `TrackableObjectGraph`, depth first from the root, children in order."""
     nodes = [as_bytes(node) for number, node in read_fields(graph) if number == 1]
     if len(nodes) > _MAX_NODES:
         raise BadCheckpoint(f"the checkpoint has {len(nodes)} objects; the limit is {_MAX_NODES}")
@@ -104,6 +104,6 @@ def _walk(graph: bytes) -> list[str]:
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts `lstm_2` before `lstm_10`."""
+    """Return a sort key that puts `lstm_2` before `lstm_10`."""
     parts = re.split(r"(\d{1,9})", name)
     return [(int(part) if part.isdigit() else -1, part) for part in parts]

@@ -1,4 +1,4 @@
-"""A LevelDB table: the sorted keys and values of a checkpoint's `.index` file.
+"""The LevelDB table format: the sorted keys and values of a checkpoint's `.index` file.
 
 Footer, the last 48 bytes: handles of the metaindex and the index block, padding, magic. A block is
 entries (shared, unshared and value length, key tail, value), restart offsets and their count; one
@@ -20,10 +20,10 @@ _TRAILER_BYTES = 5
 
 
 def read_table(content: bytes) -> dict[bytes, bytes]:
-    """All keys and values of a table. Raises BadCheckpoint."""
+    """Return all keys and values of a table. Raises BadCheckpoint."""
     footer = content[-FOOTER_BYTES:]
     if len(footer) < FOOTER_BYTES or not footer.endswith(MAGIC):
-        raise BadCheckpoint("the checkpoint's index is cut short: its end mark is missing")
+        raise BadCheckpoint("the checkpoint's index is truncated: its end mark is missing")
     offset = 0
     for _ in range(2):  # the metaindex block, which TensorFlow leaves empty
         _, offset = read_varint(footer, offset)
@@ -42,7 +42,7 @@ def _block(content: bytes, handle: bytes, offset: int) -> bytes:
     size, _ = read_varint(handle, offset)
     if start + size + _TRAILER_BYTES > len(content) - FOOTER_BYTES:
         raise BadCheckpoint(
-            f"the checkpoint's index points to bytes {start} to {start + size}, "
+            f"the checkpoint's index refers to bytes {start} to {start + size}, "
             f"but it has {len(content)}"
         )
     block = content[start : start + size]
@@ -71,7 +71,9 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
                 f"the limit is {MAX_KEY_BYTES}"
             )
         if shared > len(key) or offset + unshared + value_bytes > end:
-            raise BadCheckpoint("the checkpoint's index is damaged: an entry leaves its block")
+            raise BadCheckpoint(
+                "the checkpoint's index is damaged: an entry is longer than its block"
+            )
         key = key[:shared] + block[offset : offset + unshared]
         offset += unshared
         yield key, block[offset : offset + value_bytes]

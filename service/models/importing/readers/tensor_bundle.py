@@ -1,6 +1,6 @@
-"""TensorFlow's checkpoint: a `.index` table of names and places, and `.data` files of raw numbers.
+"""TensorFlow's checkpoint format: a `.index` table of tensors, and `.data` files of raw numbers.
 
-Every place is checked against the size of its file before anything is read, and every tensor
+Every offset is checked against the size of its file before anything is read, and every tensor
 against its checksum after. Source: TensorFlow's `tensor_bundle.proto` and `tensor_bundle.cc`.
 """
 
@@ -33,7 +33,7 @@ _BIG_ENDIAN = 1
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """Where a tensor lies and what it is: a `BundleEntryProto`."""
+    """The type, shape and place of a tensor: a `BundleEntryProto`."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class TensorEntry:
 
 
 class TensorBundle:
-    """An open checkpoint: names → entries, and the tensors behind them."""
+    """An open checkpoint: its entries by name, and their tensors."""
 
     def __init__(self, folder: ImportFolder, prefix: PurePosixPath) -> None:
         """Open `prefix.index` and its data files. Raises BadCheckpoint."""
@@ -64,11 +64,11 @@ class TensorBundle:
             self._data.append(folder.open(path))
 
     def array(self, name: str) -> StoredArray:
-        """A tensor of numbers, checked but not read. Raises BadCheckpoint."""
+        """Return a tensor of numbers, checked but not loaded. Raises BadCheckpoint."""
         entry = self._checked(name)
         item_bytes = _ITEM_BYTES.get(entry.dtype)
         if item_bytes is None:
-            raise BadCheckpoint(f"{name} has the data type {entry.dtype}, which is no float")
+            raise BadCheckpoint(f"{name} has the data type {entry.dtype}; weights are floats")
         expected = math.prod(entry.shape) * item_bytes
         if entry.size_bytes != expected:
             raise BadCheckpoint(
@@ -78,7 +78,7 @@ class TensorBundle:
         return StoredArray(entry.shape, _DTYPES[entry.dtype], lambda: self._numbers(name, entry))
 
     def strings(self, name: str) -> list[bytes]:
-        """A tensor of strings: their lengths, a checksum of these, their bytes."""
+        """Read a tensor of strings: their lengths, a checksum of these, their bytes."""
         entry = self._checked(name)
         count = math.prod(entry.shape)
         if entry.dtype != _STRING or count > MAX_STRINGS:
@@ -104,13 +104,13 @@ class TensorBundle:
         if entry.is_partitioned:
             raise BadCheckpoint(f"{name} is a partitioned variable, which is not served")
         if entry.shard >= len(self._data):
-            raise BadCheckpoint(f"{name} lies in data file {entry.shard} of {len(self._data)}")
+            raise BadCheckpoint(f"{name} is in data file {entry.shard} of {len(self._data)}")
         if len(entry.shape) > MAX_RANK:
             raise BadCheckpoint(f"{name} has {len(entry.shape)} dimensions")
         size = os.fstat(self._data[entry.shard].fileno()).st_size
         if entry.offset + entry.size_bytes > size:
             raise BadCheckpoint(
-                f"{name} lies at bytes {entry.offset} to {entry.offset + entry.size_bytes} "
+                f"{name} is at bytes {entry.offset} to {entry.offset + entry.size_bytes} "
                 f"of a data file that has {size}"
             )
         return entry
@@ -131,19 +131,19 @@ class TensorBundle:
 
 
 def from_bytes(content: bytes, dtype: str) -> Array:
-    """Little-endian numbers as an array; bfloat16 becomes float32, which holds each exactly."""
+    """Convert little-endian numbers to an array; bfloat16 becomes float32, which is exact."""
     if dtype == "bfloat16":
         return (np.frombuffer(content, "<u2").astype(np.uint32) << 16).view(np.float32)
     return np.frombuffer(content, np.dtype(dtype).newbyteorder("<"))
 
 
 def with_suffix(prefix: PurePosixPath, suffix: str) -> PurePosixPath:
-    """`ckpt_1.5` and `.index` make `ckpt_1.5.index`."""
+    """Append a suffix to a prefix: `ckpt_1.5` and `.index` make `ckpt_1.5.index`."""
     return prefix.with_name(prefix.name + suffix)
 
 
 def _read_header(table: Mapping[bytes, bytes]) -> int:
-    """The number of data files, from the `BundleHeaderProto` under the empty key."""
+    """Return the number of data files, from the `BundleHeaderProto` under the empty key."""
     if b"" not in table:
         raise BadCheckpoint("the checkpoint's index has no header")
     fields = dict(read_fields(table[b""]))
@@ -171,7 +171,7 @@ def _read_entry(message: bytes) -> TensorEntry:
 
 
 def _read_shape(message: bytes) -> list[int]:
-    """A `TensorShapeProto`: field 2 repeated, each a message whose field 1 is the size."""
+    """Read a `TensorShapeProto`: field 2 repeated, each a message whose field 1 is the size."""
     return [
         sum(as_int(size) for key, size in read_fields(as_bytes(value)) if key == 1)
         for number, value in read_fields(message)

@@ -1,0 +1,137 @@
+"""A generate request that has been admitted, and the state of each of its choices."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fastapi import Request
+from pydantic import BaseModel
+
+from service.api.http_request import cancelled_on_disconnect
+from service.api.sse import EventIds
+from service.api.state import ServedModel
+from service.generation.completions import CompletionStream, SingleCompletion
+from service.generation.request import Chunk, Finish, GenerationRequest, Token
+from service.sessions.replay import Replay
+from service.sessions.running_turn import RunningTurn
+from service.sessions.session import Turn
+
+
+class SessionPosition(BaseModel):
+    """The position of a session after a turn."""
+
+    id: str
+    position: int
+    turn: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmittedGeneration:
+    """The running completions of a request, and what its reply needs.
+
+    Each of `requests` has one prompt and `n` choices: those of the second follow the first's.
+    """
+
+    model: ServedModel
+    requests: Sequence[GenerationRequest]
+    completions: CompletionStream
+    n: int = 1
+    session_id: str | None = None
+    turn: Turn | None = None  # of the session
+    arrived_s: float = field(default_factory=time.perf_counter)
+    admitted_s: float = field(default_factory=time.perf_counter)
+
+    # what only the native reply needs
+    prefix: str = ""  # begins `generated_text`
+    has_details: bool = False
+    sent_tokens: Sequence[int] = ()  # of the turn, in the events before the first of this stream
+
+    @property
+    def ids(self) -> EventIds | None:
+        """The ids of the events, in a session."""
+        turn = self.turn
+        return EventIds(f"{turn.epoch}.{turn.number}.", turn.first) if turn else None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The number of tokens of all prompts."""
+        if self.turn is not None:
+            return self.turn.first - self.turn.start
+        return sum(len(request.prompt) for request in self.requests)
+
+    def prompt(self, index: int) -> Sequence[int]:
+        """Return the prompt of a choice."""
+        return self.requests[index // self.n].prompt
+
+    def session(self, finish: Finish | None) -> dict[str, object] | None:
+        """Return the reply's `session` (SessionPosition), if a turn of one has ended."""
+        if self.turn is None or finish is None:
+            return None
+        position = self.turn.first + finish.generated_tokens
+        return {"id": self.session_id, "position": position, "turn": self.turn.number}
+
+    def choices(self) -> list["ChoiceState"]:
+        """Return the states of all choices before their first chunk."""
+        stops = [request.stop for request in self.requests for _ in range(self.n)]
+        return [ChoiceState(index, stop) for index, stop in enumerate(stops)]
+
+    async def collect(self, http: Request) -> list["ChoiceState"]:
+        """Return every choice at its end; fewer chunks if the client disconnects before."""
+        choices = self.choices()
+        async with cancelled_on_disconnect(http, self.completions):
+            async for index, chunk in self.completions:
+                choices[index].add(chunk)
+                choices[index].chunks.append(chunk)
+        return choices
+
+
+@dataclass(slots=True)
+class ChoiceState:
+    """What has arrived of one choice. Only a whole reply keeps the chunks."""
+
+    index: int
+    stop: Sequence[str]
+    n_tokens: int = 0
+    held: list[int] = field(default_factory=list)  # sampled, and held back by a stop string
+    finish: Finish | None = None
+    first_chunk_s: float | None = None
+    chunks: list[Chunk] = field(default_factory=list)
+
+    def add(self, chunk: Chunk) -> None:
+        """Count a chunk and take its end."""
+        if self.first_chunk_s is None:
+            self.first_chunk_s = time.perf_counter()
+        self.n_tokens += len(chunk.tokens)
+        self.finish = chunk.finish
+        if self.stop:
+            self.held += chunk.sampled
+            del self.held[: len(chunk.tokens)]
+
+    @property
+    def generated_tokens(self) -> int:
+        """The number of sampled tokens, those of a stop string included."""
+        if self.finish is not None:
+            return self.finish.generated_tokens
+        return self.n_tokens + len(self.held)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens of all chunks."""
+        return [token for chunk in self.chunks for token in chunk.tokens]
+
+    @property
+    def logprobs(self) -> list[float]:
+        """The logprob of each token."""
+        return [logprob for chunk in self.chunks for logprob in chunk.logprobs]
+
+    @property
+    def top_tokens(self) -> list[Sequence[Token]]:
+        """The most likely tokens at each token, if requested."""
+        return [top for chunk in self.chunks for top in chunk.top_tokens]
+
+
+def completions_of_turn(begun: RunningTurn | Replay) -> tuple[Turn, CompletionStream]:
+    """Return a turn and its one completion, from a turn that runs or from the record of one."""
+    if isinstance(begun, RunningTurn):
+        return begun.session.turn, SingleCompletion(begun.stream, begun.stream.cancel)
+    return begun.turn, SingleCompletion(begun, begun.cancel)

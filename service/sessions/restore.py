@@ -1,0 +1,168 @@
+"""Restoring a session: a state from the snapshot, an older snapshot, or the log alone."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from service.constraints.constraint import START
+from service.errors import SessionLost
+from service.generation.request import PENALTY_WINDOW, GenerationRequest, SamplingParams
+from service.generation.stopping import HeldTokens
+from service.models.step import State
+from service.sessions.codec import DamagedState, unpack_state, unpack_tokens
+from service.sessions.config import SessionConfig
+from service.sessions.model import SessionModel
+from service.sessions.session import Session, SessionKey, TurnStatus
+from service.sessions.state_cache import CachedState
+from service.sessions.store import Store
+from service.sessions.store_replies import StoredTurn, Tail
+from service.sessions.turn_record import TurnRecord
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredState:
+    """A state that a turn continues from, and the log's last tokens, from `first` on."""
+
+    state: State | None
+    first: int
+    tokens: Sequence[int]
+    snapshot_position: int
+
+    @classmethod
+    def from_cache(cls, cached: CachedState, prompt: Sequence[int]) -> "RestoredState":
+        """Continue a cached session with a prompt that has been appended to its log."""
+        first = cached.session.position - len(cached.tokens)
+        tokens = (*cached.tokens, *prompt)
+        return cls(cached.state, first, tokens, cached.state.position)
+
+    @property
+    def _n_consumed(self) -> int:
+        return (self.state.position if self.state else 0) - self.first
+
+    @property
+    def unconsumed(self) -> Sequence[int]:
+        """The tokens that the state has not consumed."""
+        return self.tokens[self._n_consumed :]
+
+    def continuing(self, request: GenerationRequest) -> GenerationRequest:
+        """Return the request with this state and tokens in place of its prompt."""
+        n = self._n_consumed
+        return replace(
+            request,
+            prompt=tuple(self.unconsumed),
+            penalty_context=tuple(self.tokens[max(0, n - PENALTY_WINDOW) : n]),
+            initial_state=self.state,
+            return_state=True,
+        )
+
+
+class StateRestorer:
+    """Restores states and interrupted turns from the store. Raises what `Store` raises."""
+
+    def __init__(self, store: Store, config: SessionConfig) -> None:
+        self._store, self.config = store, config
+
+    async def read(
+        self, key: SessionKey, incarnation: str, first: int, last: int | None
+    ) -> StoredTurn:
+        """Read the log of one incarnation. Raises SessionLost if the session has another one."""
+        found = await self._store.read(key, first, last)
+        if found.session.incarnation != incarnation:
+            raise SessionLost(f"the session {key.id!r} was deleted and created again")
+        return found
+
+    async def state_before(
+        self, key: SessionKey, model: SessionModel, position: int
+    ) -> State | None:
+        """Return the latest valid state that has consumed fewer than `position` tokens."""
+        for latest_is_damaged in (False, True):
+            packed = await self._store.state_before(
+                key, position, latest_is_damaged=latest_is_damaged
+            )
+            state, is_damaged = _unpacked(packed, model)
+            if not is_damaged:
+                return state
+        return None
+
+    async def restore(self, session: Session, model: SessionModel, tail: Tail) -> RestoredState:
+        """Restore the session's state from the store's latest snapshot or an older one."""
+        state, is_damaged = _unpacked(tail.state, model)
+        if state is not None and state.position >= session.position:
+            state, is_damaged = None, True  # a state of another log
+        snapshot_position = state.position if state else 0
+        first, packed = tail.first, tail.tokens
+        if state is None and (is_damaged or session.position > self.config.retain_every):
+            older = await self._store.state_before(
+                session.key, session.position, latest_is_damaged=True
+            )
+            state, _ = _unpacked(older, model)
+        base = state.position if state else 0
+        if base < first or len(packed) != (session.position - first) * session.width:
+            found = await self._store.read(session.key, base, session.position)
+            first, packed = base, found.tokens
+        return RestoredState(state, first, unpack_tokens(packed, session.width), snapshot_position)
+
+    async def remaining(
+        self, session: Session, model: SessionModel, record: TurnRecord, restored: RestoredState
+    ) -> tuple[GenerationRequest, TurnStatus | None]:
+        """Return the rest of an interrupted turn's request, and its status if it is complete."""
+        n_generated = session.position - session.turn.first
+        min_new_tokens = record.bare.min_new_tokens
+        n_watched = min(max(0, n_generated - min_new_tokens), self.config.stop_context_characters)
+        watched = restored.tokens[len(restored.tokens) - n_watched :]
+        constraint = None
+        if record.constraint is not None:
+            generated = (
+                await self._store.read(session.key, session.turn.first, session.position)
+            ).tokens
+            whole = await model.constraints.compiled(record.constraint)
+            constraint = await asyncio.to_thread(
+                whole.after, unpack_tokens(generated, session.width)
+            )
+        request = replace(
+            record.request((), constraint),
+            max_new_tokens=record.bare.max_new_tokens - n_generated,
+            min_new_tokens=max(0, min_new_tokens - n_generated),
+            stop_context=model.tokenizer.decode(watched),
+        )
+        return request, _status_of(request)
+
+
+async def consume_all_but_last(model: SessionModel, restored: RestoredState) -> State:
+    """Return the state that has consumed every token of the log except the last."""
+    request = GenerationRequest(
+        restored.unconsumed,
+        0,
+        SamplingParams(0),
+        initial_state=restored.state,
+        return_state=True,
+    )
+    state = restored.state
+    async for chunk in model.engine.submit(request):
+        state = chunk.state
+    assert state is not None
+    return state
+
+
+def _unpacked(packed: bytes, model: SessionModel) -> tuple[State | None, bool]:
+    """Return the state, if there is a valid one, and whether it is damaged."""
+    if not packed:
+        return None, False
+    try:
+        return unpack_state(packed, model.digest, model.state_units), False
+    except DamagedState as error:
+        _log.warning("a stored state is damaged (%s); it is computed again from the log", error)
+        return None, True
+
+
+def _status_of(remaining: GenerationRequest) -> TurnStatus | None:
+    """Return how a turn has ended if the log has all of its tokens."""
+    if HeldTokens(remaining.stop, context=remaining.stop_context).stop is not None:
+        return TurnStatus.STOP_SEQUENCE
+    constraint, n_left = remaining.constraint, remaining.max_new_tokens
+    if constraint is not None and constraint.is_over(START, n_left):
+        return TurnStatus.EOS_TOKEN
+    return TurnStatus.LENGTH if n_left <= 0 else None

@@ -1,0 +1,188 @@
+"""Values that the session store takes and returns, decoded from its scripts' replies."""
+
+import base64
+import random
+import secrets
+from dataclasses import dataclass, replace
+
+from service.errors import (
+    CarouselError,
+    KeyReused,
+    PositionMismatch,
+    SessionBusy,
+    SessionLost,
+    StateModelMismatch,
+    Validation,
+)
+from service.sessions.redis_client import Reply
+from service.sessions.session import Session, SessionKey, Turn, TurnStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The latest snapshot in the store, and the log's tokens from `first` on."""
+
+    state: bytes  # as codec.pack_state; empty if there is none
+    first: int
+    tokens: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A turn that may run. `tail` is None where the caller's cached one is current."""
+
+    session: Session
+    tail: Tail | None
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """A turn is running; `fencing_token` is that turn's where this process is its holder."""
+
+    fencing_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitEntry:
+    """An addition to a session: tokens from `position` on, a snapshot, the turn's end.
+
+    An entry that adds nothing refreshes the session's expiry.
+    """
+
+    key: SessionKey
+    fencing_token: str  # of the turn's begin; a later begin or take-over has replaced it
+    position: int
+    tokens: bytes
+    status: TurnStatus | None
+    snapshot: str = ""  # name, which ends in the state's position
+    state: bytes = b""
+    retained: str = ""  # number of the retained snapshot that the state also becomes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTurn:
+    """A session, the record of its last turn, and the tokens that were read."""
+
+    session: Session
+    record: str  # as TurnRecord.to_json; empty if the store has lost it
+    is_held: bool  # whether the process that runs the turn is alive
+    tokens: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotentReplay:
+    """The turn or append that the same idempotency key began earlier."""
+
+    found: StoredTurn  # the session, with that turn as its last one
+    is_turn: bool
+    position: int  # after its prompt
+
+
+def random_name() -> str:
+    """Return a name that no other segment or process has."""
+    return secrets.token_urlsafe(9)
+
+
+def random_id() -> str:
+    """Return an id that no other incarnation, version, fencing token or snapshot has."""
+    # No secret, and needed several times per turn: no system call each time.
+    return base64.urlsafe_b64encode(random.randbytes(6)).decode()  # noqa: S311
+
+
+def short_digest(digest: str) -> str:
+    """Encode a hexadecimal digest in fewer characters, because every record holds one."""
+    return base64.urlsafe_b64encode(bytes.fromhex(digest)).decode().rstrip("=")
+
+
+def session_of(key: SessionKey, pairs: list[bytes]) -> Session:
+    """Decode a record from its fields and values in turn."""
+    fields = _fields(pairs)
+    return Session(
+        key=key,
+        model=fields["model"],
+        digest=_long_digest(fields["digest"]),
+        width=int(fields["width"]),
+        seed=int(fields["seed"], 16),
+        epoch=int(fields["epoch"]),
+        position=int(fields["position"]),
+        incarnation=fields["birth"],
+        record_version=fields["stamp"],
+        active=fields["active"],
+        turn=_turn(fields),
+        created_s=int(fields["created"]),
+        expires_in_s=int(fields["left_ms"]) / 1e3,
+    )
+
+
+def continued(
+    known: Session, record_version: str, kind: str, epoch: int, number: int, first: int
+) -> Session:
+    """Return the session as a begin has changed it, where nothing else has changed since."""
+    turn = known.turn
+    if kind == "turn":
+        turn = Turn(epoch, number, known.position, first, None, TurnStatus.RUNNING)
+    return replace(
+        known,
+        epoch=epoch,
+        position=first,
+        record_version=record_version,
+        active=kind,
+        turn=turn,
+    )
+
+
+def idempotent_replay(key: SessionKey, reply: Reply) -> IdempotentReplay:
+    """Decode an ATTACH reply."""
+    fields, session = _fields(reply[1]), session_of(key, reply[2])
+    session = replace(session, turn=_turn(fields))
+    found = StoredTurn(session, fields["request"], bool(reply[3]), reply[4])
+    return IdempotentReplay(found, fields["kind"] == "turn", int(fields["position"]))
+
+
+def refusal(key: SessionKey, reply: Reply, wanted: int | None) -> CarouselError:
+    """Return the error for a script's refusal; `wanted` is the position of the request."""
+    match reply[0]:
+        case b"BUSY":
+            return SessionBusy("a turn of the session is running; wait for its end")
+        case b"KEY_REUSED":
+            return KeyReused("the Idempotency-Key was used before with another request")
+        case b"CHANGED":
+            return StateModelMismatch(
+                f"the session {key.id!r} was deleted and created again while the request was "
+                "being processed; send it again"
+            )
+        case b"POSITION":
+            return PositionMismatch(f"the session is at position {int(reply[1])}, not at {wanted}")
+        case b"EMPTY":
+            return Validation(
+                "Input validation error: `inputs` cannot be empty in a session that has no text yet"
+            )
+        case b"LOST":
+            return incomplete_log(key)
+    raise AssertionError(reply[0])
+
+
+def incomplete_log(key: SessionKey) -> SessionLost:
+    """Return the error for a log that lacks tokens."""
+    return SessionLost(f"the log of the session {key.id!r} is incomplete: the store has lost data")
+
+
+def _long_digest(digest: str) -> str:
+    return base64.urlsafe_b64decode(digest + "=" * (-len(digest) % 4)).hex()
+
+
+def _turn(fields: dict[str, str]) -> Turn:
+    finish = fields["finish"]
+    return Turn(
+        epoch=int(fields["turn_epoch"]),
+        number=int(fields["turn"]),
+        start=int(fields["start"]),
+        first=int(fields["first"]),
+        finish=int(finish) if finish else None,
+        status=TurnStatus(fields["status"] or TurnStatus.RUNNING),
+    )
+
+
+def _fields(pairs: list[bytes]) -> dict[str, str]:
+    texts = [part.decode() for part in pairs]
+    return dict(zip(texts[::2], texts[1::2], strict=True))

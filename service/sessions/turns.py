@@ -1,0 +1,204 @@
+"""Turns of sessions: begin, append, follow, resume after a crash, cancel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from service.errors import PositionMismatch, SessionBusy, SessionLost, Validation
+from service.generation.request import GenerationRequest, SamplingParams
+from service.sessions.codec import pack_tokens, unpack_tokens
+from service.sessions.group_commit import GroupCommit
+from service.sessions.idempotency import IdempotencyKey
+from service.sessions.model import SessionModel
+from service.sessions.replay import Replay, check_complete
+from service.sessions.restore import RestoredState, StateRestorer
+from service.sessions.running_turn import Delivery, RunningTurn
+from service.sessions.session import EventId, OnDisconnect, Session, SessionKey
+from service.sessions.state_cache import StateCache
+from service.sessions.store import Store
+from service.sessions.store_replies import Busy, IdempotentReplay, StoredTurn
+from service.sessions.turn_record import TurnRecord
+from service.sessions.turn_registry import TurnRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRequest:
+    """A generation request for a session, and the conditions of the turn."""
+
+    request: GenerationRequest  # its prompt is the new text only, and may be empty
+    on_disconnect: OnDisconnect
+    reply: dict[str, Any]
+    idempotency: IdempotencyKey | None = None
+    expected_position: int | None = None
+    is_whole: bool = False  # whether the response is sent as a whole, at the end
+    shows_prompt: bool = False  # whether the response begins with the prompt
+
+
+class Turns:
+    """Operations on turns. Belongs to one event loop. Raises what `Store` raises."""
+
+    def __init__(
+        self,
+        store: Store,
+        registry: TurnRegistry,
+        commits: GroupCommit,
+        cache: StateCache,
+        restorer: StateRestorer,
+    ) -> None:
+        self._store, self._registry, self._commits = store, registry, commits
+        self._cache, self._restorer = cache, restorer
+
+    async def begin(
+        self, session: Session, model: SessionModel, turn_request: TurnRequest
+    ) -> RunningTurn | Replay:
+        """Begin a turn, or replay the one that the same idempotency key began.
+
+        Raises:
+            SessionBusy, PositionMismatch, StateModelMismatch, KeyReused, Overloaded, Draining.
+
+        """
+        begun = await self._begin(session, model, turn_request, "turn")
+        if isinstance(begun, RunningTurn):
+            return begun
+        if not begun.is_turn:
+            raise Validation("the Idempotency-Key belongs to an append, not to a turn")
+        turn = begun.found.session.turn
+        check_complete(turn)
+        return await self._replay(model, begun.found, turn.first)
+
+    async def append(
+        self,
+        session: Session,
+        model: SessionModel,
+        prompt: Sequence[int],
+        idempotency: IdempotencyKey | None = None,
+        expected_position: int | None = None,
+    ) -> int:
+        """Feed a session without generating; return its position. Raises as `begin`."""
+        request = GenerationRequest(prompt, 0, SamplingParams(session.seed))
+        turn_request = TurnRequest(
+            request, OnDisconnect.CONTINUE, {}, idempotency, expected_position
+        )
+        begun = await self._begin(session, model, turn_request, "append")
+        if not isinstance(begun, RunningTurn):
+            return begun.position
+        async for _ in begun.stream:
+            pass
+        return begun.position
+
+    async def follow(
+        self, key: SessionKey, model: SessionModel, after: EventId | None
+    ) -> Replay | None:
+        """Replay the running or last turn after an event; return None if no event follows it.
+
+        Raises:
+            PositionMismatch: the event is not of the last turn, or its log was cut.
+
+        """
+        found = await self._store.read(key, None)
+        session, turn = found.session, found.session.turn
+        model.check(session)
+        if after is not None and (after.epoch, after.turn) != (turn.epoch, turn.number):
+            raise PositionMismatch(
+                f"the last event is of turn {after.turn} in epoch {after.epoch}; the session's "
+                f"last turn is {turn.number} in epoch {turn.epoch}"
+            )
+        check_complete(turn)
+        position = turn.first if after is None else max(turn.first, after.position)
+        if position > (session.position if turn.finish is None else turn.finish):
+            raise PositionMismatch(
+                f"the last event is at position {position}, but the session in the store is at "
+                f"{session.position}: the store has lost what came after"
+            )
+        if turn.is_over and position == turn.finish:
+            return None
+        return await self._replay(model, found, position)
+
+    async def cancel(self, key: SessionKey, turn: int | None = None) -> Session:
+        """End the running turn at its committed tokens, or only the turn of this number."""
+        session = await self._store.session(key)
+        if session.active != "turn" or turn not in {None, session.turn.number}:
+            return session
+        running = self._registry.running(key)
+        if running is not None and running.is_last_of(session):
+            running.cancel()  # unlike the store's cancel it commits a snapshot
+            await running.ended.wait()
+        return await self._store.cancel(key, session.turn)
+
+    async def resume(self, key: SessionKey, model: SessionModel) -> None:
+        """Take over a turn that no living process runs, without a reader."""
+        if self._registry.running(key) is not None:
+            return  # it runs here, and the store has lost this process's heartbeat
+        model.engine.check_capacity()
+        with self._registry.beginning(key) as token, self._registry.releasing(key, token):
+            resumed = await self._store.resume(key, token)
+            if resumed is None:
+                return
+            session, text, tail = resumed
+            model.check(session)
+            restored = await self._restorer.restore(session, model, tail)
+            record = TurnRecord.from_json(text)
+            request, status = await self._restorer.remaining(session, model, record, restored)
+            delivery = Delivery(OnDisconnect.CONTINUE)
+            turn = self._registry.make(session, token, model, delivery, restored)
+            if status is None:
+                turn.start(restored.continuing(request), self._commits.add)
+            else:
+                turn.close(status, self._commits.add)
+            turn.detach()
+
+    async def _begin(
+        self, session: Session, model: SessionModel, wanted: TurnRequest, kind: str
+    ) -> RunningTurn | IdempotentReplay:
+        model.check(session)
+        model.engine.check_capacity()
+        key, cached, prompt = session.key, self._cache.get(session.key), wanted.request.prompt
+        record = TurnRecord.of(
+            wanted.request, wanted.on_disconnect, wanted.reply, shows_prompt=wanted.shows_prompt
+        )
+        with self._registry.beginning(key) as token:
+            begun = await self._store.begin(
+                key,
+                fencing_token=token,
+                kind=kind,
+                incarnation=session.incarnation,
+                prompt=pack_tokens(prompt, session.width),
+                record=record.to_json(),
+                expected_position=wanted.expected_position,
+                known=cached.session if cached else None,
+                idempotency=wanted.idempotency,
+            )
+            if isinstance(begun, IdempotentReplay):
+                return begun
+            if isinstance(begun, Busy):
+                self._registry.release_unknown(key, begun.fencing_token)
+                raise SessionBusy("a turn of the session is running; wait for its end")
+            with self._registry.releasing(key, token):
+                if begun.tail is not None:
+                    restored = await self._restorer.restore(begun.session, model, begun.tail)
+                else:
+                    assert cached is not None
+                    restored = RestoredState.from_cache(cached, prompt)
+                delivery = Delivery(wanted.on_disconnect, wanted.is_whole)
+                turn = self._registry.make(begun.session, token, model, delivery, restored)
+                turn.start(restored.continuing(wanted.request), self._commits.add)
+                return turn
+
+    async def _replay(self, model: SessionModel, found: StoredTurn, after: int) -> Replay:
+        session, turn = found.session, found.session.turn
+        if not found.record:
+            raise SessionLost("the store has lost the record of the session's last turn")
+        prompt = ""
+        if TurnRecord.from_json(found.record).shows_prompt:
+            read = await self._restorer.read(
+                session.key, session.incarnation, turn.start, turn.first
+            )
+            prompt = model.tokenizer.decode(unpack_tokens(read.tokens, session.width))
+
+        async def take_over() -> None:
+            await self.resume(session.key, model)
+
+        running, leave = self._registry.running(session.key), lambda: None
+        if running is not None and running.is_last_of(session):
+            leave = running.follow()
+        return Replay(self._restorer, model, found, after, prompt, take_over, leave)

@@ -1,0 +1,164 @@
+"""The records of train jobs in Redis: their keys, how a record is read, how it is changed."""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from service.errors import JobNotFound, StoreFull, StoreUnavailable
+from service.training.config import QueueConfig
+from service.training.job import JobKey, TrainJob
+from service.training.job_spec import TrainJobSpec
+from service.training.states import JobState
+
+PREFIX = "carousel:"
+OPEN, TRACED = f"{PREFIX}jobs-open", f"{PREFIX}jobs-traced"
+_SCRIPTS = Path(__file__).parent / "scripts"
+_log = logging.getLogger(__name__)
+
+
+class Fenced(Exception):
+    """The change is refused: another attempt has the job, or its state has no such transition."""
+
+
+class JobStore:
+    """Records of train jobs, and the one script that changes them. Safe from any thread.
+
+    Methods block for two times `answer_limit_s` at most. All raise StoreUnavailable and StoreFull.
+    """
+
+    def __init__(self, url: str, config: QueueConfig) -> None:
+        self.config = config
+        self.connection = redis.Redis.from_url(
+            url,
+            protocol=2,
+            socket_timeout=config.answer_limit_s,
+            socket_connect_timeout=config.answer_limit_s,
+            retry=Retry(NoBackoff(), 1),
+        )
+        common = (_SCRIPTS / "common.lua").read_text()
+        self._submit, self._change = (
+            self.connection.register_script(common + (_SCRIPTS / f"{name}.lua").read_text())
+            for name in ("submit", "change")
+        )
+
+    def insert(self, key: JobKey, now: float, record: Mapping[str, Any]) -> bool:
+        """Store a new record. Returns False where the owner has max_open_jobs open."""
+        flat = [part for pair in record.items() for part in pair]
+        prefix = record_key(JobKey(key.owner, ""))
+        with named_errors():
+            reply = self._submit(
+                keys=[record_key(key), index_key(key.owner), OPEN],
+                args=[prefix, self.config.max_open_jobs, key.id, now, *flat],
+            )
+        return bool(reply[0] == b"OK")
+
+    def get(self, key: JobKey) -> TrainJob:
+        """Read a job. Raises JobNotFound."""
+        with named_errors():
+            fields: dict[bytes, bytes] = self.connection.hgetall(record_key(key))  # type: ignore[assignment]
+        if not fields:
+            raise JobNotFound(f"there is no train job {key.id[:80]!r}")
+        return read_record(key, {name.decode(): value.decode() for name, value in fields.items()})
+
+    def get_all(self, keys: list[JobKey]) -> Iterator[tuple[JobKey, TrainJob | None]]:
+        """Read jobs; None for a job whose record has expired."""
+        for key in keys:
+            try:
+                yield key, self.get(key)
+            except JobNotFound:
+                yield key, None
+
+    def change(
+        self, key: JobKey, attempt: int | None, lease: str, rows: Mapping[JobState, dict[str, Any]]
+    ) -> JobState:
+        """Run change.lua, which explains the arguments, and return the new state. Raises Fenced."""
+        kinds = ("job", "job-lease", "job-events", "job-progress")
+        keys = [*(redis_key(kind, key) for kind in kinds), OPEN, TRACED]
+        arguments = ["" if attempt is None else attempt, lease, json.dumps(rows)]
+        with named_errors():
+            reply = self._change(keys=keys, args=arguments)
+        if reply[0] != b"OK":
+            raise Fenced
+        return JobState(reply[1].decode())
+
+
+def record_key(key: JobKey) -> str:
+    """The hash that is a job's record."""
+    return redis_key("job", key)
+
+
+def redis_key(kind: str, key: JobKey) -> str:
+    """A key of a job; kinds are `job`, `job-lease`, `job-events` and `job-progress`."""
+    return f"{PREFIX}{kind}:{key}"
+
+
+def job_key(record: bytes) -> JobKey:
+    """The job whose record has this key."""
+    owner, _, job_id = record.decode().removeprefix(f"{PREFIX}job:").rpartition("/")
+    return JobKey(owner, job_id)
+
+
+def index_key(owner: str) -> str:
+    """The sorted set of an owner's jobs, by the time of submission."""
+    return f"{PREFIX}jobs:{owner}"
+
+
+def read_record(key: JobKey, fields: Mapping[str, str]) -> TrainJob:
+    """A job from the fields of its record."""
+
+    def value(name: str) -> Any:
+        return json.loads(fields[name]) if name in fields else None
+
+    return TrainJob(
+        key=key,
+        spec=TrainJobSpec.from_json(value("order")),
+        state=record_state(fields),
+        attempt=int(fields["attempt"]),
+        crashes=int(fields["crashes"]),
+        created_s=float(fields["created"]),
+        started_s=value("started"),
+        ended_s=value("ended"),
+        progress=value("progress"),
+        validation=value("validation"),
+        best=value("best"),
+        version=value("version"),
+        model=value("model"),
+        error=value("error"),
+    )
+
+
+def record_state(fields: Mapping[str, str]) -> JobState:
+    """The state in a record.
+
+    A record of an earlier version has the flags `published` and `cancel` beside `queued` or
+    `running`; `read_state` in common.lua does the same.
+    """
+    status = fields["status"]
+    if status == "running" and fields.get("published") == "true":
+        return JobState.PUBLISHED
+    if status in {"running", "queued"} and fields.get("cancel") == "1":
+        return JobState.CANCELLING
+    return JobState(status)
+
+
+@contextlib.contextmanager
+def named_errors() -> Iterator[None]:
+    """Raise errors of Redis as StoreFull and StoreUnavailable."""
+    try:
+        yield
+    except redis.OutOfMemoryError as error:
+        raise StoreFull("the store is full and takes no more train jobs") from error
+    except redis.ResponseError as error:
+        if "OOM" in str(error):
+            raise StoreFull("the store is full and takes no more train jobs") from error
+        _log.warning("the store of train jobs refuses a command: %s", error)
+        raise StoreUnavailable("the store of train jobs refuses its work; try again") from error
+    except redis.RedisError as error:
+        raise StoreUnavailable("the store of train jobs does not answer; try again") from error

@@ -1,0 +1,33 @@
+"""Stores for the tests of sessions: one server per module, emptied before each test."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.sessions.valkey import SERVERS, OwnValkey, own_store
+
+
+@pytest.fixture(scope="module")
+def valkey_server(tmp_path_factory) -> Iterator[OwnValkey]:
+    with own_store(tmp_path_factory.mktemp("valkey")) as own:
+        yield own
+
+
+@pytest.fixture
+def valkey(valkey_server) -> OwnValkey:
+    """An empty Valkey, which a test may kill and start again."""
+    valkey_server.client.flushall()
+    return valkey_server
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def store_server(request, tmp_path_factory) -> Iterator[OwnValkey]:
+    with own_store(tmp_path_factory.mktemp("store"), request.param) as own:
+        yield own
+
+
+@pytest.fixture
+def store(store_server) -> OwnValkey:
+    """As `valkey`, of each kind of server."""
+    store_server.client.flushall()
+    return store_server
