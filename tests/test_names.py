@@ -48,8 +48,11 @@ def defined() -> set[str]:
     }
 
 
+PAGES = ("*.md", "docs/*.md", "docs/adr/*.md", "docs/explanation/*.md")
+
+
 @pytest.mark.parametrize(
-    "page", ["docs/glossary.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/adr/*"))]
+    "page", sorted(str(path.relative_to(ROOT)) for page in PAGES for path in ROOT.glob(page))
 )
 def test_a_page_names_classes_and_files_that_are_there(page):
     """In the last column of the glossary, and wherever a record has the path of a file."""
@@ -66,12 +69,14 @@ def test_a_page_names_classes_and_files_that_are_there(page):
 
 
 def is_file(name: str) -> bool:
-    """Whether a path is there: from the root, from a package's folder, or of a test."""
-    if not re.fullmatch(r"[\w./-]+(\.py|\.md|\.json|/)", name):
+    """Whether a path is there, from the root or a package's folder; a bare name anywhere."""
+    if not re.fullmatch(r"[\w./-]+\.(py|md)|\w+/[\w/]+/", name):
         return True  # a call, a header, a key
     folders = (ROOT, ROOT / "service", *ROOT.glob("clients/*/src/*"))
-    is_test = "/" not in name and any(ROOT.glob(f"tests/**/{name}"))
-    return is_test or any((folder / name).exists() for folder in folders)
+    places = [folder / name for folder in folders]
+    if "/" not in name:
+        places += [path for top in ("service", "tests") for path in (ROOT / top).rglob(name)]
+    return any(place.exists() for place in places)
 
 
 def is_known(name: str, page: str) -> bool:
