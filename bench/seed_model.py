@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from service.models.bundle import BundleMetadata, Parity, Precision, Provenance, build_files
-from service.models.spec import Cell, LayerSpec, ModelRef, ModelSpec, Weights
+from service.models.layer import LayerSpec
+from service.models.spec import ModelRef, ModelSpec, Weights
 from service.models.store import ModelStore
 from service.models.tokenizer import Tokenizer
 
 VOCABULARY = tuple("\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 EMBEDDING_DIM, UNITS = 256, 1024
-SPEC = ModelSpec(len(VOCABULARY), EMBEDDING_DIM, (LayerSpec(Cell.LSTM, UNITS),))
+SPEC = ModelSpec(len(VOCABULARY), EMBEDDING_DIM, (LayerSpec("lstm", UNITS),))
 
 
 def seed_weights() -> Weights:

@@ -29,7 +29,7 @@ from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
 from service.models.bundle import Bundle, Precision
 from service.models.compile import compile_program
 from service.models.parity import check_here
-from service.models.registry import Registry
+from service.models.registry import Registry, RegistryConfig
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from service.sessions.config import SessionConfig, ValkeyConfig
@@ -90,7 +90,7 @@ def create_app(
     """Put the service together. It answers at once, and is ready when its models are loaded."""
     store = ModelStore(settings.model_store)
     engine_config = EngineConfig()
-    registry = Registry(store, _make_runtime(settings.threads, engine_config))
+    registry = Registry(store, _make_runtime(settings.threads, engine_config), RegistryConfig())
     conversations = _make_sessions(settings, redis_url)
     training = _make_training(settings, redis_url)
     state = AppState(

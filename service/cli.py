@@ -135,7 +135,7 @@ def train(  # noqa: PLR0913, PLR0917
         Path, typer.Argument(help="A text, UTF-8.", exists=True, dir_okay=False, readable=True)
     ],
     name: Annotated[str, typer.Option(help="Name of the model.")],
-    cell: Annotated[str | None, typer.Option(help="lstm, peephole_lstm or gru.")] = None,
+    cell: Annotated[str | None, typer.Option(help="Recurrent cell, such as lstm or gru.")] = None,
     units: Annotated[int | None, typer.Option(help="Width of each recurrent layer.")] = None,
     layers: Annotated[int | None, typer.Option(help="Recurrent layers.")] = None,
     embedding_dim: Annotated[int | None, typer.Option()] = None,

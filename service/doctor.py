@@ -10,13 +10,14 @@ from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.models.bundle import Precision
 from service.models.compile import compile_program, has_slow_int8
-from service.models.spec import Cell, LayerSpec, ModelSpec, Weights
+from service.models.layer import LayerSpec
+from service.models.spec import ModelSpec, Weights
 from service.models.tokenizer import Tokenizer
 
 
 def check_up() -> Iterator[str]:
     """Compile and run a very small model in each precision; yield lines to print."""
-    spec = ModelSpec(2, 1, (LayerSpec(Cell.LSTM, 4),))
+    spec = ModelSpec(2, 1, (LayerSpec("lstm", 4),))
     zeros = {name: np.zeros(shape, np.float32) for name, shape in spec.weight_shapes.items()}
     weights, tokenizer = Weights(spec, zeros), Tokenizer("ab")
     for precision in Precision:

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from service.models.bundle import BundleMetadata, Parity, Precision, Provenance, build_files
-from service.models.spec import Cell, LayerSpec, ModelRef, ModelSpec, Weights
+from service.models.layer import LayerSpec
+from service.models.spec import ModelRef, ModelSpec, Weights
 from service.models.store import ModelStore
 from service.models.tokenizer import Tokenizer
 
-TINY = ModelSpec(3, None, (LayerSpec(Cell.LSTM, 2),))
+TINY = ModelSpec(3, None, (LayerSpec("lstm", 2),))
 
 
 def put_model(

@@ -13,7 +13,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from service.api.errors import describe
 from service.api.fields import Body, Name
-from service.api.http_request import disk_full_as_too_large
+from service.api.http_request import disk_full_as_too_large, request_body
 from service.api.sampling_fields import INPUT_ERROR
 from service.api.state import AppState, get_state
 from service.errors import Validation
@@ -27,29 +27,19 @@ MAX_FILE_NAME_BYTES = 200
 _COPY_BYTES = 1024 * 1024
 
 _FILE = {"type": "string", "format": "binary"}
-_UPLOAD_FIELDS = {
-    "source": {"type": "array", "items": _FILE},
-    "name": {"type": "string"},
-    "version": {"type": "string"},
-    "vocabulary": _FILE,
-    "vocabulary_text": _FILE,
-    "precision": {"enum": ["auto", "float32", "int8"]},
-    "assume": {"type": "string", "description": "a JSON object"},
-    "alias": {"type": "string"},
-}
-_UPLOAD_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": _UPLOAD_FIELDS,
-                    "required": ["source", "name"],
-                }
-            }
-        },
-    }
+_UPLOAD_FORM = {
+    "type": "object",
+    "properties": {
+        "source": {"type": "array", "items": _FILE},
+        "name": {"type": "string"},
+        "version": {"type": "string"},
+        "vocabulary": _FILE,
+        "vocabulary_text": _FILE,
+        "precision": {"enum": ["auto", "float32", "int8"]},
+        "assume": {"type": "string", "description": "a JSON object"},
+        "alias": {"type": "string"},
+    },
+    "required": ["source", "name"],
 }
 
 router = APIRouter(prefix="/admin", tags=["admin"])
@@ -134,7 +124,7 @@ async def import_model(request: Request, body: ImportBody) -> dict[str, Any]:
     "/models/upload",
     status_code=201,
     responses={201: {"model": StoredModel}},
-    openapi_extra=_UPLOAD_BODY,
+    openapi_extra=request_body({"multipart/form-data": {"schema": _UPLOAD_FORM}}),
 )
 async def upload_model(request: Request) -> dict[str, Any]:
     """Import a checkpoint whose files are parts of the form, and load it.

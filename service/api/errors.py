@@ -57,45 +57,29 @@ MAX_MESSAGE_BYTES = 900
 _RANGE_ERRORS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 
 
-def problem_body(error: errors.CarouselError, more: dict[str, str] | None = None) -> bytes:
-    """Encode the body of a native error, which is also the last event of a failed stream."""
-    return _native_body(str(error), error.code, more)
-
-
-def openai_problem_body(error: errors.CarouselError, more: dict[str, str] | None = None) -> bytes:
-    """Encode the body of an error of OpenAI's routes."""
-    return _openai_body(STATUSES[type(error)], str(error), error.code, error.field, more)
-
-
-def _native_body(message: str, code: str, more: dict[str, str] | None = None) -> bytes:
-    body = {"error": _cut_message(message), "error_type": code} | (more or {})
-    return json.dumps(body, ensure_ascii=True).encode("ascii")
-
-
-def _openai_body(
-    status: int, message: str, code: str, field: str | None, more: dict[str, str] | None = None
-) -> bytes:
-    kind = _OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    error = {"message": _cut_message(message), "type": kind, "param": field, "code": code}
-    return json.dumps({"error": error | (more or {})}, ensure_ascii=True).encode("ascii")
-
-
-def _cut_message(message: str) -> str:
-    while len(json.dumps(message)) > MAX_MESSAGE_BYTES:
-        message = message[: len(message) * 9 // 10] + "…"
-    return message
-
-
 def is_openai(path: str) -> bool:
     """Whether the errors of a path have OpenAI's shape."""
     return path == "/v1" or path.startswith("/v1/")
 
 
-def body_for(path: str, status: int, message: str, code: str, field: str | None = None) -> bytes:
-    """Encode the body of an error in the shape of its route."""
+def body_for(
+    path: str, status: int, message: str, code: str, field: str | None = None, **more: str
+) -> bytes:
+    """Encode the body of an error in the shape of its path, with `more` members."""
+    while len(json.dumps(message)) > MAX_MESSAGE_BYTES:
+        message = message[: len(message) * 9 // 10] + "…"
+    body: dict[str, Any] = {"error": message, "error_type": code} | more
     if is_openai(path):
-        return _openai_body(status, message, code, field)
-    return _native_body(message, code)
+        default = "server_error" if status >= 500 else "invalid_request_error"
+        kind = _OPENAI_TYPES.get(status, default)
+        body = {"error": {"message": message, "type": kind, "param": field, "code": code} | more}
+    return json.dumps(body, ensure_ascii=True).encode("ascii")
+
+
+def error_event(error: errors.CarouselError, path: str = "", **more: str) -> bytes:
+    """Encode an error as an event of a stream, in the shape of its path."""
+    body = body_for(path, STATUSES[type(error)], str(error), error.code, error.field, **more)
+    return b"data: " + body + b"\n\n"
 
 
 def _reply(

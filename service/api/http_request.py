@@ -60,7 +60,12 @@ def raw_body(kind: str) -> dict[str, Any]:
 
     FastAPI would parse a body with a JSON media type in the event loop.
     """
-    return {"requestBody": {"required": True, "content": raw_content(kind)}}
+    return request_body(raw_content(kind))
+
+
+def request_body(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the OpenAPI description of a required body with this content."""
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def raw_content(kind: str) -> dict[str, Any]:

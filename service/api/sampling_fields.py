@@ -141,6 +141,11 @@ class SamplingFields(Body):
             raise ValueError(f"`bad_words` are {MAX_BAD_WORDS} at most. Given: {len(words)}")
         return _check_lengths("`bad_words`", words, MAX_BAD_WORD_CHARACTERS)
 
+    @property
+    def has_sampling_parameter(self) -> bool:
+        """Whether a parameter is given that has no effect on greedy decoding."""
+        return any(getattr(self, name) is not None for name in _SCALARS if name not in _PENALTIES)
+
     def deadline_s(self) -> float | None:
         """Return when a request that arrives now ends, as Unix time: all processes share it."""
         return None if self.max_time is None else time.time() + self.max_time
@@ -199,6 +204,7 @@ class SamplingFields(Body):
         return constraint
 
 
+_PENALTIES = {"repetition_penalty", "frequency_penalty", "presence_penalty"}
 _SCALARS = [one.name for one in fields(SamplingParams) if one.name not in {"seed", "logit_bias"}]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from service.api.errors import problem_body
+from service.api.errors import error_event
 from service.api.fields import Body, Id, Name, Text
 from service.api.http_request import (
     BINARY,
@@ -158,7 +158,7 @@ async def _events(
         tokens = '"tokens":[],' if texts else ""
         yield f'data: {{{tokens}{_sums(scorer.score)},"done":true}}\n\n'.encode("ascii")
     except CarouselError as error:
-        yield b"data: " + problem_body(error) + b"\n\n"
+        yield error_event(error)
 
 
 def _sums(score: Score) -> str:

@@ -13,6 +13,7 @@ from service.api.http_request import TEXT, disk_full_as_too_large, media_type, r
 from service.api.sse import NO_MORE_EVENTS, Responses, SSEResponse, events_of
 from service.api.state import TrainingServices, get_state
 from service.errors import Validation
+from service.models.cells import CellName
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from service.training.cleanup import best_checkpoint
@@ -53,7 +54,7 @@ class CorporaReply(BaseModel):
 class ArchitectureBody(Body):
     """The architecture of the model."""
 
-    cell: Literal["lstm", "peephole_lstm", "gru"] | None = None
+    cell: CellName | None = None
     embedding_dim: int | None = None
     units: int | None = None
     layers: int | None = None

@@ -1,1 +1,1 @@
-"""How text is made: one continuous batch per loaded model."""
+"""Text generation: one continuous batch per loaded model."""

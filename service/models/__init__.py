@@ -1,1 +1,1 @@
-"""What is served: from a checkpoint file to a loaded step program."""
+"""Models: specifications, cells, bundles, compiled programs, the registry, importing."""

@@ -1,4 +1,4 @@
-"""One version of a model on disk: manifest.json, weights.safetensors, vocabulary.json."""
+"""A model version on disk: manifest.json, weights.safetensors, vocabulary.json."""
 
 import hashlib
 import json
@@ -21,18 +21,18 @@ MANIFEST, WEIGHTS, VOCABULARY = "manifest.json", "weights.safetensors", "vocabul
 
 
 class Precision(StrEnum):
-    """The arithmetic of a program's matrix products."""
+    """The number format of a program's matrix products."""
 
     FLOAT32 = "float32"
     INT8 = "int8"
 
 
 WantedPrecision = Literal["auto", "float32", "int8"]
-"""A precision, or the choice of it by what int8 costs."""
+"""A precision; `auto` chooses by the cost of int8."""
 
 
 class Provenance(BaseModel):
-    """Where a bundle came from: the checkpoint's format and the sha256 of each file read."""
+    """The origin of a bundle: the checkpoint's format and the sha256 of each file read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: str
@@ -40,10 +40,10 @@ class Provenance(BaseModel):
 
 
 class Parity(BaseModel):
-    """How far each precision strayed from the float64 reference when the bundle was made.
+    """The deviation of each precision from the float64 reference when the bundle was created.
 
-    `largest_logit_difference` is over `tokens` random tokens; `nats_per_character` is what each
-    precision pays on a text that the model itself wrote.
+    `largest_logit_difference` is over `tokens` random tokens; `nats_per_character` is the
+    cross-entropy of each precision on a text that the model generated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,7 +54,7 @@ class Parity(BaseModel):
 
 
 class BundleMetadata(BaseModel):
-    """What is known of a bundle beside its numbers: how it came about and how it is to be used."""
+    """The part of a manifest that does not follow from the bundle's other files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     precision: Precision
@@ -67,7 +67,7 @@ class BundleMetadata(BaseModel):
 
 
 class Manifest(BundleMetadata):
-    """A record with what follows from the numbers: all of manifest.json."""
+    """The content of manifest.json."""
 
     format: Literal[1] = 1
     name: str
@@ -81,7 +81,7 @@ class Manifest(BundleMetadata):
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A model that can be served: what it is, its numbers, its characters, its record."""
+    """A model that can be served: specification, weights, tokenizer and manifest."""
 
     spec: ModelSpec
     weights: Weights
@@ -98,7 +98,7 @@ class Bundle:
         """Read and verify the bundle in `folder`.
 
         Raises:
-            BadCheckpoint: a file is missing, unreadable or not what the manifest says.
+            BadCheckpoint: a file is missing, unreadable or different from the manifest.
 
         """
         try:
@@ -115,7 +115,7 @@ class Bundle:
 
 
 def check_vocabulary_fits(spec: ModelSpec, tokenizer: Tokenizer) -> None:
-    """Raise BadCheckpoint where the vocabulary has another size than the weights."""
+    """Raise BadCheckpoint if the vocabulary's size is not that of the weights."""
     if len(tokenizer) != spec.vocabulary_size:
         raise BadCheckpoint(
             f"the vocabulary has {len(tokenizer)} tokens, "
@@ -126,7 +126,7 @@ def check_vocabulary_fits(spec: ModelSpec, tokenizer: Tokenizer) -> None:
 def build_files(
     ref: ModelRef, spec: ModelSpec, weights: Weights, tokenizer: Tokenizer, record: BundleMetadata
 ) -> dict[str, bytes]:
-    """The files of a bundle by name, ready for `ModelStore.write`."""
+    """Return the files of a bundle by name, for `ModelStore.write`."""
     files = content_files(weights, tokenizer)
     manifest = Manifest(
         name=ref.name,
@@ -142,7 +142,7 @@ def build_files(
 
 
 def content_files(weights: Weights, tokenizer: Tokenizer) -> dict[str, bytes]:
-    """The bytes of a bundle's files other than the manifest, by file name."""
+    """Return the content of a bundle's files other than the manifest, by name."""
     return {
         WEIGHTS: save_safetensors(dict(weights)),
         VOCABULARY: json.dumps(tokenizer.tokens, ensure_ascii=False).encode(),
@@ -150,7 +150,7 @@ def content_files(weights: Weights, tokenizer: Tokenizer) -> dict[str, bytes]:
 
 
 def _digest(spec: ModelSpec, unknown: UnknownPolicy, files: dict[str, bytes]) -> str:
-    """Identity of what a model computes: sha256 over architecture, weights and vocabulary."""
+    """Compute a model's identity: sha256 over architecture, weights and vocabulary."""
     parts = json.dumps([spec.to_json(), unknown], sort_keys=True).encode()
     digest = hashlib.sha256(parts)
     for name in (WEIGHTS, VOCABULARY):
@@ -159,7 +159,7 @@ def _digest(spec: ModelSpec, unknown: UnknownPolicy, files: dict[str, bytes]) ->
 
 
 def sha256_hex(content: bytes) -> str:
-    """sha256 of `content` in hexadecimal."""
+    """Return the sha256 of `content` in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""From a spec, its weights and a precision to the program that is fastest on this machine."""
+"""Chooses and compiles the fastest step program for this machine."""
 
 from llvmlite import binding
 
@@ -10,12 +10,12 @@ from service.models.step import StepProgram
 def compile_program(
     spec: ModelSpec, weights: Weights, precision: Precision, threads: int = 1
 ) -> StepProgram:
-    """Make the step program that this machine is to serve a model with.
+    """Compile a model for this machine; `threads` share one step.
 
-    Each kind is imported only where it is used: both take their share of start and memory.
+    Programs are imported on use, because each import takes time and memory.
 
     Raises:
-        Validation: int8 is asked for where an h is not bound to (-1, 1).
+        Validation: precision is int8 and some h is not within (-1, 1).
 
     """
     if precision is Precision.INT8 and has_slow_int8():
@@ -29,13 +29,13 @@ def compile_program(
 
 
 def has_slow_int8() -> bool:
-    """Whether this is an x86 processor with AVX2 whose int8 sums saturate: one without VNNI."""
+    """Return whether int8 sums saturate: on x86 processors with AVX2 and without VNNI."""
     has_vnni = any(_has(feature) for feature in ("avx512vnni", "avxvnni"))
     return has_avx2() and not has_vnni
 
 
 def has_avx2() -> bool:
-    """Whether this processor runs what `int8_tile.py` is made of."""
+    """Return whether this processor has AVX2, which `int8_gemm` needs."""
     return _has("avx2")
 
 

@@ -1,11 +1,11 @@
-"""A product of unsigned by signed bytes for x86 processors that have AVX2 and lack VNNI.
+"""Matrix products of unsigned by signed bytes for x86 processors with AVX2 and without VNNI.
 
-There the one instruction for such products, `vpmaddubsw`, adds two neighbours in 16 bits with
-saturation, and a general kernel must widen after each: two multiplications for 32 products. Here
-the weights are quantised so that no sum of 16 products can leave 16 bits (`pack`), and the kernel
-widens once in eight: 1.125 multiplications for 32 products, and exact all the same.
+Their only instruction for such products, `vpmaddubsw`, adds two neighbours in 16 bits with
+saturation, and a general kernel has to widen after each: two multiplications for 32 products. Here
+the weights are quantised so that a sum of 16 products fits 16 bits (`pack`), and the kernel widens
+once in eight: 1.125 multiplications for 32 products, with exact results.
 
-A column block is 16 columns; its bytes lie as the kernel reads them:
+A column block is 16 columns; its bytes are in the order in which the kernel reads them:
 (column block, k / 32, 8 groups of four k, 2 vectors, 8 columns, 4 k).
 """
 
@@ -29,33 +29,33 @@ _LARGEST_SUM = 128  # of weights of one sign in 16 bits: 255 * 128 < 2**15
 
 @dataclass(frozen=True, slots=True)
 class PackedKernel:
-    """A kernel as the tile reads it: x · kernel = sums of bytes * scale - zero."""
+    """A quantised kernel in the tile's layout: x @ kernel = sums of bytes * scale - zero."""
 
     bytes: npt.NDArray[np.int8]  # (column blocks, depth of a block in bytes)
     scale: npt.NDArray[np.float32]  # (columns,)
-    zero: npt.NDArray[np.float64]  # (columns,), what the zero point of 128 adds
+    zero: npt.NDArray[np.float64]  # (columns,), what the zero point of 128 contributes
 
     @property
     def columns(self) -> int:
-        """Columns, made up to whole blocks."""
+        """Number of columns, padded to whole blocks."""
         return len(self.scale)
 
     def kernel(self) -> npt.NDArray[np.float64]:
-        """The numbers that the bytes stand for: (inputs, columns), made up to whole blocks."""
+        """Return the dequantised kernel: (inputs, columns), padded to whole blocks."""
         blocks = self.bytes.reshape(len(self.bytes), -1, VECTORS, LANES, GROUP)
         columns = blocks.transpose(1, 4, 0, 2, 3).reshape(-1, self.columns)
         return columns * (127.0 * self.scale.astype(np.float64))
 
 
 def padded(n: int, whole: int) -> int:
-    """The next multiple of `whole`."""
+    """Round up to a multiple of `whole`."""
     return -(-n // whole) * whole
 
 
 def pack(kernel: npt.NDArray[np.floating]) -> PackedKernel:
-    """Quantise a kernel, (inputs, columns), by columns, and lay it out for the tile.
+    """Quantise a kernel, (inputs, columns), by columns, in the tile's layout.
 
-    A column's scale is the smallest by which every weight fits 8 bits and, of the 16 weights that
+    A column's scale is the smallest with which every weight fits 8 bits and, of the 16 weights that
     share a 16-bit sum, those of one sign add up to at most 128: 255 * 128 < 2**15.
     """
     inputs, columns = kernel.shape
@@ -76,7 +76,7 @@ def pack(kernel: npt.NDArray[np.floating]) -> PackedKernel:
 
 
 def _sums(w: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Sums over the weights of one sign in each 16-bit lane: (lanes, columns), as magnitudes."""
+    """Return the absolute sums of the weights of one sign per 16-bit lane: (lanes, columns)."""
     lanes = w.reshape(len(w) // DEPTH, DEPTH // GROUP, 2, 2, -1)  # block, group, pair, k, column
     positive, negative = np.maximum(lanes, 0.0), np.maximum(-lanes, 0.0)
     both = np.stack([positive.sum(axis=(1, 3)), negative.sum(axis=(1, 3))])
@@ -84,7 +84,7 @@ def _sums(w: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _tile(rows: int) -> Callable[..., Any]:
-    """The kernel for `rows` rows by one column block, as code that Numba inlines.
+    """Return the kernel for `rows` rows by one column block, which Numba inlines.
 
     Arguments: x and its row length in bytes, the block's bytes, z and its row length in
     elements, blocks of DEPTH.
@@ -106,21 +106,21 @@ def _tile(rows: int) -> Callable[..., Any]:
 
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-_BYTES, _WORDS, _WHOLES = ir.VectorType(_I8, 32), ir.VectorType(_I16, 16), ir.VectorType(_I32, 8)
+_BYTES, _WORDS, _DWORDS = ir.VectorType(_I8, 32), ir.VectorType(_I16, 16), ir.VectorType(_I32, 8)
 
 
 class _Tile:
-    """Writes the instructions of one tile."""
+    """Generates the LLVM instructions of one tile."""
 
     def __init__(self, builder: ir.IRBuilder, rows: int) -> None:
         self._builder, self._rows = builder, rows
         self._multiply = self._instruction("llvm.x86.avx2.pmadd.ub.sw", _WORDS, _BYTES)
-        self._widen = self._instruction("llvm.x86.avx2.pmadd.wd", _WHOLES, _WORDS)
+        self._widen = self._instruction("llvm.x86.avx2.pmadd.wd", _DWORDS, _WORDS)
 
     def generate(self, x, x_stride, block, z, z_stride, depth) -> None:  # type: ignore[no-untyped-def]
         b = self._builder
         places = [(r, v) for r in range(self._rows) for v in range(VECTORS)]
-        zero = ir.Constant(_WHOLES, [0] * LANES)
+        zero = ir.Constant(_DWORDS, [0] * LANES)
         totals = {place: cgutils.alloca_once_value(b, zero) for place in places}
         with cgutils.for_range(b, depth) as loop:
             inputs = b.mul(loop.index, _I64(DEPTH))
@@ -132,11 +132,11 @@ class _Tile:
                 b.store(total, totals[place])
         for r, v in places:
             start = b.gep(z, [b.mul(_I64(4), b.add(b.mul(z_stride, _I64(r)), _I64(LANES * v)))])
-            store = b.store(b.load(totals[r, v]), b.bitcast(start, _WHOLES.as_pointer()))
+            store = b.store(b.load(totals[r, v]), b.bitcast(start, _DWORDS.as_pointer()))
             store.align = 1
 
     def _sixteen(self, rows, weights):  # type: ignore[no-untyped-def]
-        """Sums of 16 products in 16 bits, for each row and vector of the tile."""
+        """Sum 16 products in 16 bits, for each row and vector of the tile."""
         b = self._builder
         sums: dict[tuple[int, int], Any] = {}
         for group in range(DEPTH // GROUP):
@@ -151,10 +151,10 @@ class _Tile:
         return sums
 
     def _spread(self, four):  # type: ignore[no-untyped-def]
-        """Four bytes in every lane of a vector."""
-        b, nothing = self._builder, ir.Constant(_WHOLES, ir.Undefined)
+        """Broadcast four bytes to every lane of a vector."""
+        b, nothing = self._builder, ir.Constant(_DWORDS, ir.Undefined)
         one = b.insert_element(nothing, four, _I32(0))
-        return b.bitcast(b.shuffle_vector(one, nothing, ir.Constant(_WHOLES, [0] * LANES)), _BYTES)
+        return b.bitcast(b.shuffle_vector(one, nothing, ir.Constant(_DWORDS, [0] * LANES)), _BYTES)
 
     def _load(self, start, offset, kind):  # type: ignore[no-untyped-def]
         b = self._builder
@@ -169,7 +169,7 @@ class _Tile:
 
 @intrinsic
 def _address(_, array, offset):  # type: ignore[no-untyped-def]
-    """The address of the byte at `offset` of an array."""
+    """Return the address of the byte at `offset` of an array."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -183,7 +183,7 @@ _many, _one = _tile(ROWS), _tile(1)
 
 @njit(nogil=True, cache=True)
 def multiply(x, block_bytes, z, first, last):  # type: ignore[no-untyped-def]
-    """Write x times a packed kernel into z, for the rows from `first` to `last`.
+    """Write `x @ packed kernel` into z, for the rows from `first` to `last`.
 
     x is (rows, depth) uint8 with depth a multiple of 32, z (rows, columns) int32.
     """

@@ -1,9 +1,8 @@
-"""An int8 LSTM step in one pass of our own, for x86 processors without VNNI.
+"""The int8 step program for LSTMs on x86 processors without VNNI, compiled with Numba.
 
-There ONNX Runtime has to widen after every product and passes over the gates one operator at a
-time; `int8_tile.py` and one loop for all gates take about two thirds of its time, and a whole
-burst of steps runs without the interpreter. With VNNI it is the other way round, so there ONNX
-Runtime is used: `compile.py` decides.
+On these, ONNX Runtime widens after every product and runs the gates one operator at a time;
+`int8_gemm` and one loop for all gates take about two thirds of its time, and a burst of steps runs
+without the interpreter. With VNNI ONNX Runtime is faster: `compile` chooses.
 """
 
 from typing import Any
@@ -12,14 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from service.models.activation import Activation
+from service.models.cells import CELLS
 from service.models.int8_gemm import COLUMNS, DEPTH, multiply, pack, padded
-from service.models.spec import (
-    FOLD_LIMIT_BYTES,
-    Activation,
-    Cell,
-    ModelSpec,
-    Weights,
-)
+from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights
 from service.models.step import Batch, zero_batch
 
 CALLED_KERNELS = "53d0705aa3bb50c5"
@@ -27,10 +22,11 @@ CALLED_KERNELS = "53d0705aa3bb50c5"
 
 
 def is_fusible(spec: ModelSpec) -> bool:
-    """Whether every layer is the plain LSTM that this program computes."""
-    table_bytes = 4 * spec.vocabulary_size * 4 * spec.layers[0].units
+    """Return whether this program computes every layer: LSTM, tanh, sigmoid, a small table."""
+    n_gates = len(CELLS[spec.layers[0].cell].gates)
+    table_bytes = 4 * spec.vocabulary_size * n_gates * spec.layers[0].units
     return table_bytes <= FOLD_LIMIT_BYTES and all(
-        layer.cell is Cell.LSTM
+        CELLS[layer.cell].has_int8_step
         and layer.activation is Activation.TANH
         and layer.recurrent_activation is Activation.SIGMOID
         for layer in spec.layers
@@ -38,10 +34,10 @@ def is_fusible(spec: ModelSpec) -> bool:
 
 
 class FusedProgram:
-    """A step program whose steps Numba code can take by itself, through `arguments`."""
+    """An int8 step program that Numba code can run without the interpreter, by `arguments`."""
 
     def __init__(self, spec: ModelSpec, weights: Weights) -> None:
-        """Quantise and pack the weights of a fusible spec."""
+        """Quantise and pack the weights. `is_fusible(spec)` must be true."""
         self._spec = spec
         self._layers = tuple(self._layer(weights, i) for i in range(len(spec.layers)))
         entry = weights["layers.0.kernel"].astype(np.float64)
@@ -51,10 +47,10 @@ class FusedProgram:
         self._output = self._output_planes(weights)
 
     def _layer(self, weights: Weights, i: int) -> tuple[npt.NDArray[Any], ...]:
-        """Bytes and scale of the recurrent kernel and of the input kernel, and the bias.
+        """Return bytes and scale of the recurrent kernel and of the input kernel, and the bias.
 
-        The first layer's input kernel is in the table. The bias takes back what the zero point
-        of 128 adds to the sums.
+        The first layer's input kernel is in the table. The bias subtracts what the zero point of
+        128 adds to the sums.
         """
         columns = 4 * self._spec.layers[i].units
         recurrent = pack(weights[f"layers.{i}.recurrent_kernel"])
@@ -71,9 +67,9 @@ class FusedProgram:
         )
 
     def _output_planes(self, weights: Weights) -> tuple[npt.NDArray[Any], ...]:
-        """Bytes and scale of the output kernel and of what these leave over, and the bias.
+        """Return bytes and scale of the output kernel and of its rounding error, and the bias.
 
-        Logits are what is sampled from, so their weights have two bytes.
+        The logits' weights have two bytes each, because tokens are sampled from the logits.
         """
         kernel = weights["output.kernel"]
         rows, columns = kernel.shape
@@ -84,11 +80,11 @@ class FusedProgram:
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of logits a row."""
+        """Number of logits per row."""
         return self._spec.vocabulary_size
 
     def new_batch(self, capacity: int) -> Batch:
-        """Memory for up to `capacity` rows, all in the zero state."""
+        """Allocate a batch of `capacity` rows, all in the zero state."""
         return zero_batch(self._spec, capacity)
 
     def step(self, batch: Batch, rows: int) -> None:
@@ -99,7 +95,7 @@ class FusedProgram:
         step_rows(arguments, 0, rows)
 
     def arguments(self, batch: Batch) -> tuple[Any, ...]:
-        """What `step_rows` needs of this program and a batch."""
+        """Return the arguments of `step_rows` for a batch: tokens, states and logits come first."""
         capacity = len(batch.tokens)
         scratch = tuple(
             (
@@ -121,8 +117,8 @@ class FusedProgram:
         )
 
 
-# tanh(x) ≈ x P(x²) / Q(x²) on [-9, 9], fitted to it by reweighted least squares at Chebyshev
-# points; off by at most 4e-7 in float32. Beyond 9 it is ±1 to the last bit but one.
+# tanh(x) ≈ x P(x²) / Q(x²) on [-9, 9], fitted by reweighted least squares at Chebyshev points, with
+# an error of at most 4e-7 in float32. Beyond 9, tanh is ±1 to the last bit but one.
 _P = tuple(
     map(np.float32, (0.9999999064, 0.1337320188, 3.486586733e-3, 2.04719049e-5, 1.318431669e-8))
 )
@@ -147,16 +143,16 @@ def _sigmoid(x):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _add_product(base, sums, scale, out):  # type: ignore[no-untyped-def]
-    """Write base + what the sums of bytes stand for into out."""
+    """Write base + scale * sums into out."""
     for j in range(len(out)):
         out[j] = base[j] + np.float32(sums[j]) * scale[j]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _update(z, h, c):  # type: ignore[no-untyped-def]
-    """One row of one layer: the equations of `reference.py`, from z on, which is used up.
+    """Update h and c of one row by the equations of `cells.lstm`; overwrites z.
 
-    Three short loops rather than one, because the compiler makes vectors of each of these.
+    The compiler vectorises each of the short loops, but not one loop over all.
     """
     n = len(h)
     for j in range(2 * n):
@@ -178,7 +174,7 @@ def _quantise(h, out):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def step_rows(arguments, first, last):  # type: ignore[no-untyped-def]
-    """One step of the rows from `first` to `last`. Ranges that do not meet may run at once."""
+    """Run one step of the rows from `first` to `last`. Disjoint ranges may run at once."""
     tokens, states, logits, table, layers, scratch, output, output_sums = arguments
     for i in range(len(layers)):
         recurrent, scale, entry, entry_scale, bias = layers[i]

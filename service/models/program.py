@@ -1,4 +1,4 @@
-"""A step on ONNX Runtime: tokens and state in, logits and state out; nothing is kept inside."""
+"""The step program that runs on ONNX Runtime."""
 
 import os
 from functools import cache
@@ -11,23 +11,28 @@ from onnx import TensorProto, helper
 from service.errors import Validation
 from service.models.bundle import Precision
 from service.models.graph import IR_VERSION, OPSET, build_graph
-from service.models.spec import ModelSpec, Weights
+from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights
 from service.models.step import Batch, zero_batch
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # a server does not report to anybody
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # a server reports nothing to third parties
 import onnxruntime as ort
 
 
 class OnnxProgram:
-    """A step program on ONNX Runtime."""
+    """A step program on ONNX Runtime. Holds no state between steps."""
 
     def __init__(
-        self, spec: ModelSpec, weights: Weights, precision: Precision, threads: int = 1
+        self,
+        spec: ModelSpec,
+        weights: Weights,
+        precision: Precision,
+        threads: int = 1,
+        fold_limit_bytes: int = FOLD_LIMIT_BYTES,
     ) -> None:
         """Compile the graph. `threads` share one step.
 
         Raises:
-            Validation: int8 is asked for where an h is not bound to (-1, 1).
+            Validation: precision is int8 and some h is not within (-1, 1).
 
         """
         if precision is Precision.INT8 and not spec.is_bounded:
@@ -40,18 +45,18 @@ class OnnxProgram:
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = False
         options.log_severity_level = 3
-        graph = build_graph(spec, weights, precision, int8_weight_bits())
+        graph = build_graph(spec, weights, precision, int8_weight_bits(), fold_limit_bytes)
         self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._spec = spec
         self.precision = precision
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of logits a row."""
+        """Number of logits per row."""
         return self._spec.vocabulary_size
 
     def new_batch(self, capacity: int) -> Batch:
-        """Memory for up to `capacity` rows, all in the zero state."""
+        """Allocate a batch of `capacity` rows, all in the zero state."""
         return zero_batch(self._spec, capacity)
 
     def step(self, batch: Batch, rows: int) -> None:
@@ -62,26 +67,26 @@ class OnnxProgram:
         self._session.run_with_iobinding(binding)
 
     def _bind(self, batch: Batch, rows: int) -> Any:
-        """Tie the graph to the first rows of the batch, states in place (see build_graph)."""
+        """Bind the graph to the first rows of the batch, states in place (see `build_graph`)."""
         binding = self._session.io_binding()
 
-        def tie(bind: Any, name: str, array: npt.NDArray[Any]) -> None:
+        def bind_array(bind: Any, name: str, array: npt.NDArray[Any]) -> None:
             bind(name, "cpu", 0, array.dtype.type, (rows, *array.shape[1:]), array.ctypes.data)
 
-        tie(binding.bind_input, "tokens", batch.tokens)
-        tie(binding.bind_output, "logits", batch.logits)
+        bind_array(binding.bind_input, "tokens", batch.tokens)
+        bind_array(binding.bind_output, "logits", batch.logits)
         for i, state in enumerate(batch.states):
-            tie(binding.bind_input, f"state_{i}", state)
-            tie(binding.bind_output, f"new_state_{i}", state)
+            bind_array(binding.bind_input, f"state_{i}", state)
+            bind_array(binding.bind_output, f"new_state_{i}", state)
         return binding
 
 
 @cache
 def int8_weight_bits() -> int:
-    """How many bits an int8 weight may have on this machine: 8, or 7 where sums saturate.
+    """Return the width of an int8 weight on this machine: 8 bits, or 7 if sums saturate.
 
-    x86 processors without VNNI add pairs of u8 * s8 products in 16 bits with saturation; there
-    255 * 63 * 2 still fits and 255 * 127 * 2 does not. Asked of the kernels themselves.
+    x86 processors without VNNI add pairs of u8 * s8 products in 16 bits with saturation: 255 * 63
+    * 2 fits, 255 * 127 * 2 does not. ONNX Runtime's own kernels are tested.
     """
     inner, rows, columns = 64, 4, 64
     infos = [

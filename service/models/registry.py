@@ -1,17 +1,15 @@
-"""Which models are served: names, versions, aliases; load, use, drain, unload.
+"""The models of a process: loading, lookup by name or alias, draining, unloading.
 
-A model is `stored`, then `loading`, `ready` or `failed`; on its way out it is `draining`. What is
-loaded and where aliases point is kept beside the bundles, so a restart serves what was served.
+A model is `stored`, then `loading`, `ready` or `failed`, and `draining` while it is unloaded. A
+restart loads the models that were loaded before (`registry_record`).
 """
 
 import asyncio
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from service.errors import (
@@ -24,37 +22,42 @@ from service.errors import (
     ModelUnloaded,
 )
 from service.models.bundle import Bundle, Manifest, Precision
+from service.models.registry_record import RegistryRecord
 from service.models.spec import ModelRef, ModelSpec, check_name
 from service.models.store import ModelStore
 from service.models.tokenizer import Tokenizer
 
 DEFAULT_ALIAS = "default"
-RETIRE_LIMIT_S = 24 * 3_600.0
-"""Longer than any generation: a model that goes waits for what runs on it."""
-
-RECORD = "registry.json"
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class RegistryConfig:
+    """Limits of a registry."""
+
+    budget_bytes: int | None = None  # for all loaded models; None: half of the machine's memory
+    drain_limit_s: float = 24 * 3_600.0  # of an unloaded model: longer than any generation
+
+
 class Runtime(Protocol):
-    """What runs a loaded model."""
+    """The engine of a loaded model."""
 
     def start(self) -> None:
-        """Begin to work for the running event loop."""
+        """Start serving the running event loop."""
 
     async def drain(self, deadline_s: float) -> None:
-        """Take no new work and wait for what is under way."""
+        """Refuse new work and wait for the running work; cancel it at the deadline."""
 
     def close(self) -> None:
-        """Give everything back. Blocks. Harmless the second time."""
+        """Free all resources. Blocks. Does nothing the second time."""
 
 
 R = TypeVar("R", bound=Runtime)
 
 
 class ModelStatus(StrEnum):
-    """Where a model is in its life."""
+    """The state of a stored model in this process."""
 
     STORED = "stored"
     LOADING = "loading"
@@ -80,13 +83,13 @@ class LoadedModel(Generic[R]):
 
     @property
     def size_bytes(self) -> int:
-        """What it takes, from above."""
+        """An upper bound of the model's memory."""
         return _size_bytes(self.spec)
 
 
 @dataclass(slots=True)
 class _Entry(Generic[R]):
-    """One version and what the registry does with it."""
+    """The registry's state of one version."""
 
     status: ModelStatus = ModelStatus.STORED
     loaded: LoadedModel[R] | None = None
@@ -96,7 +99,7 @@ class _Entry(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """One line of the list of models. What is not known of a damaged bundle is None."""
+    """One entry of the list of models. The manifest of a damaged bundle is None."""
 
     ref: ModelRef
     status: ModelStatus
@@ -107,35 +110,35 @@ class ModelInfo:
 
 
 class Registry(Generic[R]):
-    """The models of one process. All methods belong to one event loop; files and compiling do not.
+    """The models of one process. All methods are called from one event loop.
 
-    `make` turns a bundle into a runtime, in a thread of its own.
+    Files are read, and `make` compiles a bundle to a runtime, in other threads.
     """
 
     def __init__(
         self,
         store: ModelStore,
         make: Callable[[Bundle, Precision], R],
-        budget_bytes: int | None = None,
+        config: RegistryConfig,
     ) -> None:
-        """`budget_bytes` for all loaded models; half of the machine's memory if None."""
-        self._store, self._make = store, make
-        self._budget_bytes = budget_bytes or _physical_memory_bytes() // 2
-        self._used_bytes = 0  # by what is loaded, being loaded or on its way out
-        self._retiring: dict[asyncio.Task[None], LoadedModel[R]] = {}
+        self._store, self._make, self._config = store, make, config
+        self._budget_bytes = config.budget_bytes or _physical_memory_bytes() // 2
+        self._used_bytes = 0  # by models that are loaded, being loaded or draining
+        self._replaced: dict[asyncio.Task[None], LoadedModel[R]] = {}
         self._entries: dict[ModelRef, _Entry[R]] = {}
         self.aliases: dict[str, ModelRef] = {}
         self.refresh()
 
     async def open(self) -> None:
-        """Load what was loaded before, or, in a new store, the newest version of each model.
+        """Load the models of the record, or, in a new store, the newest version of each model.
 
-        A model that cannot be loaded is `failed`; the others serve.
+        A model that cannot be loaded is `failed`; the others are loaded.
         """
-        wanted = self._read_record()
-        for ref in wanted:
+        record = RegistryRecord.read(self._store.folder, sorted(self._entries), DEFAULT_ALIAS)
+        self.aliases = dict(record.aliases)
+        for ref in record.loaded:
             self._entries[ref].status = ModelStatus.LOADING
-        for ref in wanted:
+        for ref in record.loaded:
             try:
                 await self._load(ref, None)
             except CarouselError as error:
@@ -144,17 +147,17 @@ class Registry(Generic[R]):
     async def close(self, deadline_s: float) -> None:
         """Drain and close every model."""
         models = [entry.loaded for entry in self._entries.values() if entry.loaded]
-        models += self._retiring.values()
+        models += self._replaced.values()
         await asyncio.gather(*(model.runtime.drain(deadline_s) for model in models))
         for model in models:
             await asyncio.to_thread(model.runtime.close)
 
-    # -- use
+    # -- lookup
 
     def resolve(self, name: str | None) -> ModelRef:
-        """The version that `name`, `name@version` or an alias stands for.
+        """Return the version that `name`, `name@version` or an alias refers to.
 
-        A bare name is its newest loaded version, else its newest stored one.
+        A name without a version refers to its newest loaded version, else to its newest stored one.
 
         Raises:
             ModelNotFound, Validation.
@@ -177,7 +180,7 @@ class Registry(Generic[R]):
         return max(versions, key=lambda ref: (self._entries[ref].loaded is not None, ref.version))
 
     def get(self, name: str | None) -> LoadedModel[R]:
-        """The loaded model that `name` stands for.
+        """Return the loaded model that `name` refers to.
 
         Raises:
             ModelNotFound, ModelNotReady, ModelUnloaded, Validation.
@@ -194,18 +197,15 @@ class Registry(Generic[R]):
         raise ModelUnloaded(f"{ref} is not loaded; POST /admin/models/{ref}/load loads it")
 
     def loaded(self) -> Iterator[LoadedModel[R]]:
-        """Every model that is ready."""
+        """Iterate over the models that are ready."""
         for entry in self._entries.values():
             if entry.loaded is not None and entry.status is ModelStatus.READY:
                 yield entry.loaded
 
     def listing(self, ref: ModelRef) -> ModelInfo:
-        """What is known of one version. Raises ModelNotFound."""
+        """Describe one version. Raises ModelNotFound."""
         entry = self._entry(ref)
-        if entry.loaded is not None:
-            manifest: Manifest | None = entry.loaded.manifest
-        else:
-            manifest = self._store.manifest(ref)
+        manifest = entry.loaded.manifest if entry.loaded else self._store.manifest(ref)
         return ModelInfo(
             ref,
             entry.status,
@@ -216,20 +216,20 @@ class Registry(Generic[R]):
         )
 
     def listings(self) -> list[ModelInfo]:
-        """What is known of every version, in order."""
+        """Describe every version, in order."""
         return [self.listing(ref) for ref in sorted(self._entries)]
 
-    # -- change
+    # -- changes
 
     def refresh(self) -> None:
-        """Take notice of versions that have been stored since the last look."""
+        """Add versions that were stored since the last call."""
         for ref in self._store.refs():
             self._entries.setdefault(ref, _Entry())
 
     async def load(self, ref: ModelRef, precision: Precision | None = None) -> None:
-        """Load a version; one that is loaded serves on until the new one is ready.
+        """Load a version; if it is loaded, the old runtime serves until the new one is ready.
 
-        The first model that is loaded while there is no default becomes it.
+        The first model that is loaded while there is no default becomes the default.
 
         Raises:
             ModelNotFound, BadCheckpoint, MemoryBudgetExceeded, Validation.
@@ -240,7 +240,7 @@ class Registry(Generic[R]):
         self._write_record()
 
     async def unload(self, ref: ModelRef) -> None:
-        """Take a model out of memory once what runs on it has ended. Harmless if it is not there.
+        """Unload a model once its running generations have ended. Does nothing if it is not loaded.
 
         Raises:
             ModelNotFound.
@@ -252,27 +252,27 @@ class Registry(Generic[R]):
                 entry.status, entry.error = ModelStatus.STORED, None
                 return
             entry.status = ModelStatus.DRAINING
-            await self._retire(entry.loaded)
+            await self._drain_and_close(entry.loaded)
             entry.status, entry.loaded = ModelStatus.STORED, None
         self._write_record()
 
     async def delete(self, ref: ModelRef) -> None:
-        """Remove a stored version.
+        """Delete a stored version.
 
         Raises:
             ModelNotFound.
-            ModelInUse: it is loaded, or an alias points at it.
+            ModelInUse: it is loaded, or the target of an alias.
 
         """
         self._check_unused(ref)
         async with self._entry(ref).changing:
-            self._check_unused(ref)  # again: a load may have come first
+            self._check_unused(ref)  # again: a load may have had the lock
             del self._entries[ref]
             await asyncio.to_thread(self._store.delete, ref)
         self._write_record()
 
     def set_alias(self, alias: str, ref: ModelRef) -> None:
-        """Let new requests for `alias` go to `ref`; running ones finish where they are.
+        """Point `alias` at `ref` for new requests; running ones are not affected.
 
         Raises:
             ModelNotFound, Validation.
@@ -286,10 +286,8 @@ class Registry(Generic[R]):
     async def _load(self, ref: ModelRef, precision: Precision | None) -> None:
         entry = self._entry(ref)
         async with entry.changing:
-            before, entry.status = (
-                entry.loaded,
-                ModelStatus.READY if entry.loaded else ModelStatus.LOADING,
-            )
+            before = entry.loaded
+            entry.status = ModelStatus.READY if before else ModelStatus.LOADING
             try:
                 entry.loaded = await self._prepare(ref, precision)
             except CarouselError as error:
@@ -299,12 +297,12 @@ class Registry(Generic[R]):
             entry.status, entry.error = ModelStatus.READY, None
             entry.loaded.runtime.start()
         if before is not None:
-            task = asyncio.create_task(self._retire(before))
-            self._retiring[task] = before
-            task.add_done_callback(self._retiring.pop)
+            task = asyncio.create_task(self._drain_and_close(before))
+            self._replaced[task] = before
+            task.add_done_callback(self._replaced.pop)
 
     async def _prepare(self, ref: ModelRef, precision: Precision | None) -> LoadedModel[R]:
-        """Read and compile, in threads, once the budget has room."""
+        """Read and compile in threads, within the budget."""
         manifest = self._store.manifest(ref)
         spec = None if manifest is None else ModelSpec.from_json(manifest.architecture)
         size_bytes = 0 if spec is None else _size_bytes(spec)
@@ -317,13 +315,13 @@ class Registry(Generic[R]):
             self._used_bytes -= size_bytes
             if isinstance(error, CarouselError) or not isinstance(error, Exception):
                 raise
-            _log.exception("%s cannot be made to run", ref)
-            raise BadCheckpoint(f"{ref} cannot be made to run here; the log says why") from error
+            _log.exception("%s cannot be compiled", ref)
+            raise BadCheckpoint(f"{ref} cannot be compiled here; the log has the error") from error
         return LoadedModel(bundle.spec, bundle.tokenizer, bundle.manifest, precision, runtime)
 
-    async def _retire(self, model: LoadedModel[R]) -> None:
-        """Let what runs on a model end, then give its memory back."""
-        await model.runtime.drain(RETIRE_LIMIT_S)
+    async def _drain_and_close(self, model: LoadedModel[R]) -> None:
+        """Wait for a model's running generations, then free its memory."""
+        await model.runtime.drain(self._config.drain_limit_s)
         await asyncio.to_thread(model.runtime.close)
         self._used_bytes -= model.size_bytes
 
@@ -350,49 +348,18 @@ class Registry(Generic[R]):
         except KeyError:
             raise ModelNotFound(f"no model {ref} is stored") from None
 
-    # -- the record
-
-    @property
-    def _record(self) -> Path:
-        return self._store.folder / RECORD
-
-    def _read_record(self) -> list[ModelRef]:
-        """Set the aliases, and return what is to be loaded."""
-        newest = {ref.name: ref for ref in sorted(self._entries)}
-        wanted = list(newest.values())
-        aliases = {DEFAULT_ALIAS: wanted[0]} if wanted else {}
-        try:
-            record = json.loads(self._record.read_bytes())
-            aliases = {alias: ModelRef.parse(ref) for alias, ref in record["aliases"].items()}
-            wanted = [ModelRef.parse(ref) for ref in record["loaded"]]
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, CarouselError) as error:
-            _log.warning("%s cannot be read (%s); every model is loaded", self._record, error)
-        self.aliases = {alias: ref for alias, ref in aliases.items() if ref in self._entries}
-        return [ref for ref in wanted if ref in self._entries]
-
     def _write_record(self) -> None:
-        """Keep what is wanted: a model that failed may do better next time."""
-        wanted = [
-            str(ref)
+        """Record the loaded models, and those that failed: the next start tries them again."""
+        loaded = tuple(
+            ref
             for ref, entry in sorted(self._entries.items())
             if entry.loaded or entry.status in {ModelStatus.LOADING, ModelStatus.FAILED}
-        ]
-        record = {
-            "aliases": {alias: str(ref) for alias, ref in sorted(self.aliases.items())},
-            "loaded": wanted,
-        }
-        incoming = self._record.with_suffix(".incoming")
-        try:
-            incoming.write_text(json.dumps(record, indent=2) + "\n")
-            incoming.replace(self._record)
-        except OSError as error:  # a store may be mounted for reading only
-            _log.warning("%s cannot be written (%s); a restart forgets it", self._record, error)
+        )
+        RegistryRecord(loaded, self.aliases).write(self._store.folder)
 
 
 def _size_bytes(spec: ModelSpec) -> int:
-    """What a loaded model takes, from above: its weights as floats and the program's own copy."""
+    """Return an upper bound of a model's memory: its weights in float32 and the program's copy."""
     return 2 * 4 * spec.parameters
 
 

@@ -1,15 +1,19 @@
-"""What a recurrent language model is made of: frozen values and the shapes they imply."""
+"""The specification of a recurrent language model, its weights, and its name."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from enum import StrEnum
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from service.errors import BadCheckpoint, Validation
+from service.models.activation import Activation
+from service.models.cells import CELLS
+from service.models.layer import LayerSpec
+
+T = TypeVar("T")
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -17,65 +21,15 @@ MAX_LAYERS = 4
 MAX_PARAMETERS = 512 * 1024 * 1024
 
 FOLD_LIMIT_BYTES = 32 * 1024 * 1024
-"""The embedding is folded into the first kernel while the table stays below this."""
-
-
-class Cell(StrEnum):
-    """The recurrences that Carousel knows; `reference.py` has their equations."""
-
-    LSTM = "lstm"
-    PEEPHOLE_LSTM = "peephole_lstm"
-    GRU = "gru"
-
-
-class Activation(StrEnum):
-    """The element-wise functions a gate or a candidate may use.
-
-    Keras 1, Keras 2 and tf_keras call `clip(0.2 x + 0.5, 0, 1)` hard_sigmoid, Keras 3 calls
-    `clip(x / 6 + 0.5, 0, 1)` so: the slope is part of the name here.
-    """
-
-    LINEAR = "linear"
-    TANH = "tanh"
-    SIGMOID = "sigmoid"
-    HARD_SIGMOID_02 = "hard_sigmoid_02"
-    HARD_SIGMOID_6 = "hard_sigmoid_6"
-    RELU = "relu"
-
-
-@dataclass(frozen=True, slots=True)
-class LayerSpec:
-    """One recurrent layer. `reset_after` has a meaning for a GRU only."""
-
-    cell: Cell
-    units: int
-    activation: Activation = Activation.TANH
-    recurrent_activation: Activation = Activation.SIGMOID
-    use_bias: bool = True
-    reset_after: bool = True
-
-    @property
-    def gates(self) -> int:
-        """How many blocks of `units` columns a kernel has: 4 (i, f, g, o) or 3 (z, r, h)."""
-        return 3 if self.cell is Cell.GRU else 4
-
-    @property
-    def states(self) -> tuple[str, ...]:
-        """Names of the layer's state tensors in Keras order: h first."""
-        return ("h",) if self.cell is Cell.GRU else ("h", "c")
-
-    @property
-    def is_bounded(self) -> bool:
-        """Whether h stays in (-1, 1) by construction, which is what int8 relies on."""
-        gates = {Activation.SIGMOID, Activation.HARD_SIGMOID_02, Activation.HARD_SIGMOID_6}
-        return self.activation is Activation.TANH and self.recurrent_activation in gates
+"""Largest table that the embedding and the first kernel are folded into."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Tokens → (embedding | one-hot) → recurrent layers → dense → logits.
 
-    `embedding_dim` is None where the tokens enter the first layer one-hot.
+    `embedding_dim` is None where the tokens enter the first layer one-hot. Raises BadCheckpoint
+    outside the limits or where a cell is not one of `CELLS`.
     """
 
     vocabulary_size: int
@@ -88,6 +42,9 @@ class ModelSpec:
             raise BadCheckpoint(
                 f"the model has {len(self.layers)} recurrent layers; 1 to {MAX_LAYERS} are served"
             )
+        for layer in self.layers:
+            if layer.cell not in CELLS:
+                raise BadCheckpoint(f"the cell {layer.cell!r} is none of {', '.join(CELLS)}")
         sizes = {"vocabulary_size": self.vocabulary_size, "embedding_dim": self.embedding_dim or 1}
         sizes |= {f"layers.{i}.units": layer.units for i, layer in enumerate(self.layers)}
         for name, size in sizes.items():
@@ -105,25 +62,29 @@ class ModelSpec:
 
     @property
     def state_units(self) -> tuple[int, ...]:
-        """Width of every state tensor, in order: (h_0, c_0, h_1, c_1, …)."""
-        return tuple(layer.units for layer in self.layers for _ in layer.states)
+        """Width of every state tensor, layer by layer: (h_0, c_0, h_1, c_1, …) for LSTMs."""
+        return tuple(layer.units for layer in self.layers for _ in CELLS[layer.cell].states)
 
     @property
     def state_bytes(self) -> int:
-        """Size of one state in float32: the whole memory of a conversation."""
+        """Size of one state in float32."""
         return 4 * sum(self.state_units)
 
     @property
     def is_bounded(self) -> bool:
-        """Whether every h stays in (-1, 1): what int8 needs."""
-        return all(layer.is_bounded for layer in self.layers)
+        """Whether every h stays in (-1, 1), which int8 needs."""
+        return all(
+            CELLS[layer.cell].is_bounded
+            and layer.activation is Activation.TANH
+            and layer.recurrent_activation.is_gate
+            for layer in self.layers
+        )
 
     @property
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Canonical name → shape of every weight, in canonical order.
 
-        Kernels are (input, gates * units) with gate blocks in Keras order: i, f, g, o for the
-        LSTMs and z, r, h for the GRU. `peephole` is (3, units): input, forget, output gate.
+        Kernels are (input, gates * units), with the blocks in the order of `Cell.gates`.
         """
         shapes: dict[str, tuple[int, ...]] = {}
         width = self.vocabulary_size
@@ -131,14 +92,8 @@ class ModelSpec:
             shapes["embedding"] = (self.vocabulary_size, self.embedding_dim)
             width = self.embedding_dim
         for i, layer in enumerate(self.layers):
-            columns = layer.gates * layer.units
-            shapes[f"layers.{i}.kernel"] = (width, columns)
-            shapes[f"layers.{i}.recurrent_kernel"] = (layer.units, columns)
-            if layer.use_bias:
-                doubled = layer.cell is Cell.GRU and layer.reset_after
-                shapes[f"layers.{i}.bias"] = (2, columns) if doubled else (columns,)
-            if layer.cell is Cell.PEEPHOLE_LSTM:
-                shapes[f"layers.{i}.peephole"] = (3, layer.units)
+            parts = CELLS[layer.cell].weight_shapes(layer, width)
+            shapes |= {f"layers.{i}.{name}": shape for name, shape in parts.items()}
             width = layer.units
         shapes["output.kernel"] = (width, self.vocabulary_size)
         if self.output_bias:
@@ -146,12 +101,12 @@ class ModelSpec:
         return shapes
 
     def to_json(self) -> dict[str, object]:
-        """The spec as plain JSON values; `from_json` is its inverse."""
+        """Return the spec as plain JSON values; `from_json` is the inverse."""
         return asdict(self) | {"layers": [asdict(layer) for layer in self.layers]}
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Self:
-        """Read a spec back. Raises BadCheckpoint on anything that `to_json` did not write."""
+        """Read the value of `to_json`. Raises BadCheckpoint on any other value."""
         try:
             layers = value["layers"]
             fields = {key: item for key, item in value.items() if key != "layers"}
@@ -163,36 +118,35 @@ class ModelSpec:
 
     @property
     def summary(self) -> str:
-        """The architecture on one line, e.g. `Embedding(65, 256) → LSTM(1024) → Dense(65)`."""
-        names = {Cell.LSTM: "LSTM", Cell.PEEPHOLE_LSTM: "PeepholeLSTM", Cell.GRU: "GRU"}
+        """The architecture in one line, e.g. `Embedding(65, 256) → LSTM(1024) → Dense(65)`."""
         first = (
             f"OneHot({self.vocabulary_size})"
             if self.embedding_dim is None
             else f"Embedding({self.vocabulary_size}, {self.embedding_dim})"
         )
-        middle = (f"{names[layer.cell]}({layer.units})" for layer in self.layers)
+        middle = (f"{CELLS[layer.cell].label}({layer.units})" for layer in self.layers)
         return " → ".join((first, *middle, f"Dense({self.vocabulary_size})"))
 
 
 def _layer(value: Mapping[str, object]) -> LayerSpec:
     fields = dict(value)
-    fields["cell"] = Cell(str(fields["cell"]))
+    fields["cell"] = str(fields["cell"])
     for name in ("activation", "recurrent_activation"):
         fields[name] = Activation(str(fields[name]))
     return LayerSpec(**fields)  # type: ignore[arg-type]
 
 
 class Weights(dict[str, FloatArray]):
-    """Canonical weights by canonical name, checked against a spec when made."""
+    """Read-only float32 weights by canonical name, checked against a spec when created."""
 
     def __init__(self, spec: ModelSpec, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Raises BadCheckpoint where a weight is missing, left over, misshapen or not finite."""
+        """Raises BadCheckpoint if a weight is missing, unexpected, misshapen or not finite."""
         expected = spec.weight_shapes
         if missing := expected.keys() - arrays.keys():
             raise BadCheckpoint(f"these weights are missing: {', '.join(sorted(missing))}")
         if extra := arrays.keys() - expected.keys():
             raise BadCheckpoint(
-                f"the model has no place for these weights: {', '.join(sorted(extra))}"
+                f"these weights are not part of the model: {', '.join(sorted(extra))}"
             )
         super().__init__()
         for name, shape in expected.items():
@@ -204,6 +158,12 @@ class Weights(dict[str, FloatArray]):
                 raise BadCheckpoint(f"{name} holds values that are not finite")
             weight.flags.writeable = False
             self[name] = weight
+
+
+def layer_weights(weights: Mapping[str, T], i: int) -> dict[str, T]:
+    """Select the weights of recurrent layer `i`, by name within the layer."""
+    prefix = f"layers.{i}."
+    return {k.removeprefix(prefix): w for k, w in weights.items() if k.startswith(prefix)}
 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -234,7 +194,7 @@ class ModelRef:
 
 
 def check_name(name: str) -> str:
-    """Return `name` if a model or an alias may be called so, else raise Validation."""
+    """Return `name` if it is a valid name of a model or an alias, else raise Validation."""
     if not _NAME.fullmatch(name):
         raise Validation(
             f"{name[:80]!r} is not a name; use 1 to 64 of a-z, 0-9, '.', '_', '-', "

@@ -1,4 +1,4 @@
-"""The folder of bundles: `<name>/<version>/`, each written once and then never changed."""
+"""The folder of bundles, `<name>/<version>/`, each immutable once written."""
 
 import contextlib
 import os
@@ -13,13 +13,13 @@ from service.models.spec import ModelRef
 
 
 class ModelStore:
-    """Names and versions on disk. Methods block on the file system; safe from any thread."""
+    """The bundles of a folder. Methods block on the file system; any thread may call them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def refs(self) -> list[ModelRef]:
-        """Every stored version, in order."""
+        """Return every stored version, in order."""
         refs = []
         for manifest in self.folder.glob(f"*/*/{MANIFEST}"):
             with contextlib.suppress(Validation):
@@ -28,21 +28,21 @@ class ModelStore:
         return sorted(refs)
 
     def path(self, ref: ModelRef) -> Path:
-        """Where a version lies, whether or not it is there."""
+        """Return the folder of a version, whether or not it exists."""
         return self.folder / ref.name / str(ref.version)
 
     def next_version(self, name: str) -> int:
-        """One more than the highest stored version of `name`."""
+        """Return one more than the highest stored version of `name`."""
         return max((ref.version for ref in self.refs() if ref.name == name), default=0) + 1
 
     def read(self, ref: ModelRef) -> Bundle:
-        """Raises ModelNotFound, or BadCheckpoint where the bundle is damaged."""
+        """Read a bundle. Raises ModelNotFound, or BadCheckpoint if it is damaged."""
         if not (self.path(ref) / MANIFEST).is_file():
             raise ModelNotFound(f"no model {ref} is stored")
         return Bundle.read(self.path(ref))
 
     def manifest(self, ref: ModelRef) -> Manifest | None:
-        """A version's manifest; None where it cannot be read."""
+        """Return a version's manifest; None if it cannot be read."""
         try:
             return Manifest.model_validate_json((self.path(ref) / MANIFEST).read_bytes())
         except (OSError, ValueError):
@@ -51,12 +51,12 @@ class ModelStore:
     def write(
         self, ref: ModelRef, files: dict[str, bytes], last_look: Callable[[], object] | None = None
     ) -> Path:
-        """Put a version's files in place by one rename: complete or absent, never half.
+        """Store a version's files atomically, by one rename; return its folder.
 
         `last_look` is called right before the rename, and prevents it by raising.
 
         Raises:
-            Exists: the version is there already.
+            Exists: the version exists already.
 
         """
         target = self.path(ref)
@@ -85,10 +85,10 @@ class ModelStore:
         return target
 
     def delete(self, ref: ModelRef) -> None:
-        """Remove a stored version. Raises ModelNotFound."""
+        """Delete a stored version. Raises ModelNotFound."""
         path = self.path(ref)
         if not (path / MANIFEST).is_file():
             raise ModelNotFound(f"no model {ref} is stored")
-        grave = self.folder / f".deleted-{secrets.token_hex(8)}"
-        path.rename(grave)
-        shutil.rmtree(grave)
+        trash = self.folder / f".deleted-{secrets.token_hex(8)}"
+        path.rename(trash)
+        shutil.rmtree(trash)

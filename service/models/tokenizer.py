@@ -1,4 +1,4 @@
-"""Text to token ids and back: a vocabulary of Unicode code points, and what to do with others."""
+"""The tokenizer: one token per Unicode code point, and a policy for unknown characters."""
 
 import json
 import re
@@ -13,7 +13,7 @@ _LINE_ESCAPES = {"\\n": "\n", "\\r": "\r", "\\t": "\t", "\\\\": "\\"}
 
 
 class UnknownPolicy(StrEnum):
-    """What becomes of a prompt's character that has no token."""
+    """The treatment of a prompt's character that has no token."""
 
     ERROR = "error"
     SKIP = "skip"
@@ -21,14 +21,14 @@ class UnknownPolicy(StrEnum):
 
 
 class Tokenizer:
-    """A vocabulary in use.
+    """Converts text to token ids and back.
 
-    A token of one character stands for it. A token of any other length (`[UNK]`, `<pad>`) is
-    special: no text becomes it, and it is never drawn.
+    A token of one character represents it. A token of any other length (`[UNK]`, `<pad>`) is
+    special: text is never encoded as it, and it is never sampled.
     """
 
     def __init__(self, tokens: Iterable[str], unknown: UnknownPolicy = UnknownPolicy.ERROR) -> None:
-        """Raises BadCheckpoint where the tokens cannot be a vocabulary."""
+        """Raises BadCheckpoint if the tokens are not a valid vocabulary."""
         self.tokens: tuple[str, ...] = tuple(tokens)
         self.unknown = unknown
         _check_tokens(self.tokens)
@@ -46,7 +46,7 @@ class Tokenizer:
         return len(self.tokens)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`.
+        """Return the token ids of `text`.
 
         Raises:
             UnknownCharacter: under the policy `error`; names the character and its offset.
@@ -55,7 +55,7 @@ class Tokenizer:
         return [i for i, _, _ in self.encode_with_offsets(text)]
 
     def encode_with_offsets(self, text: str) -> list[tuple[int, int, int]]:
-        """As `encode`, but (id, start, stop) with offsets in characters."""
+        """Return (id, start, stop) of each token, offsets in characters. Raises as `encode`."""
         ids, out = self._ids, []
         for offset, character in enumerate(text):
             token = ids.get(character)
@@ -66,11 +66,11 @@ class Tokenizer:
         return out
 
     def text_of(self, token: int) -> str:
-        """The text that one token adds: empty for a special one."""
+        """Return the text of one token: empty if it is special."""
         return self._texts[token]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of token ids. Raises IndexError on an id outside the vocabulary."""
+        """Return the text of token ids. Raises IndexError on an id outside the vocabulary."""
         texts = self._texts
         return "".join([texts[i] for i in ids])
 
@@ -100,10 +100,10 @@ def _check_tokens(tokens: Sequence[str]) -> None:
 
 
 def read_vocabulary(content: bytes) -> tuple[str, ...]:
-    r"""Tokens of a vocabulary file: a JSON list, a JSON object {token: id}, or one token a line.
+    r"""Read a vocabulary file: a JSON list, a JSON object {token: id}, or one token per line.
 
-    In the last form `\n`, `\r`, `\t` and `\\` on a line of their own stand for the
-    character, since a line cannot hold it. Raises BadCheckpoint.
+    In the last form a line `\n`, `\r`, `\t` or `\\` represents the character, which a line
+    cannot contain. Raises BadCheckpoint.
     """
     text = _decode(content, "the vocabulary")
     if re.match(r"\s*[\[{]\s*[\"\]}]", text):
@@ -117,7 +117,7 @@ def read_vocabulary(content: bytes) -> tuple[str, ...]:
 
 
 def vocabulary_of_text(content: bytes) -> tuple[str, ...]:
-    """The vocabulary `sorted(set(text))` of a training text. Raises BadCheckpoint."""
+    """Return the vocabulary `sorted(set(text))` of a training text. Raises BadCheckpoint."""
     return tuple(sorted(set(_decode(content, "the training text"))))
 
 

@@ -1,5 +1,6 @@
-"""A model written back as a file that Keras loads by itself."""
+"""Exports a model as a file for Keras."""
 
+import inspect
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,36 +10,39 @@ import numpy as np
 from safetensors.numpy import save
 
 from service.errors import Validation
-from service.models.spec import Activation, Cell, ModelSpec, Weights
+from service.models.activation import Activation
+from service.models.cells import CELLS
+from service.models.spec import ModelSpec, Weights
 
 KERAS_FILE = "model.keras"
 
 _NOTE = """{summary}
 
-Keras has no layer with peepholes, so there is no .keras file of this model. weights.safetensors
-holds its weights by name; kernels are (input, 4 * units) with the blocks i, f, g, o, and
-`peephole` is (3, units): input, forget and output gate. With h and c the state and x the input:
-
-    z = x W + h U + b = [z_i z_f z_g z_o]
-    i = sigmoid(z_i + p_i * c)    f = sigmoid(z_f + p_f * c)    c = f * c + i * tanh(z_g)
-    o = sigmoid(z_o + p_o * c)    h = o * tanh(c)
-
-(both c in the second line are those before the step, that in the third is the new one).
+Keras has no layer for {labels}, so there is no .keras file of this model. weights.safetensors
+holds its weights by name. x is a layer's input, h its output, W kernel, U recurrent_kernel and
+b bias, the reset_after form's b' a second row of bias; σ is the recurrent activation, φ the
+activation, and ⊙ the element-wise product. Kernels are (input, gates * units).
 """
 
 
 def exported(spec: ModelSpec, weights: Weights) -> dict[str, bytes]:
-    """Files by name: model.keras, or for a peephole LSTM its weights and a note.
+    """Return files by name: model.keras, or the weights and a note if Keras lacks a layer.
 
     The .keras file is a Sequential of stock layers, tokens (batch, time) in, logits (batch, time,
-    vocabulary) out; a model that takes its tokens one-hot gets an identity as its embedding.
+    vocabulary) out; a model that takes its tokens one-hot has an identity as its embedding.
 
     Raises:
-        Validation: an activation has no name in Keras 3.
+        Validation: an activation does not exist in Keras 3.
 
     """
-    if any(layer.cell is Cell.PEEPHOLE_LSTM for layer in spec.layers):
-        note = _NOTE.format(summary=spec.summary)
+    cells = dict.fromkeys(CELLS[layer.cell] for layer in spec.layers)
+    if any(cell.keras.layer is None for cell in cells):
+        labels = ", ".join(cell.label for cell in cells if cell.keras.layer is None)
+        note = _NOTE.format(summary=spec.summary, labels=labels)
+        for cell in cells:
+            blocks = " ".join(cell.gates)
+            note += f"\n{cell.label}, kernels in blocks of units columns: {blocks}\n\n"
+            note += f"{inspect.getdoc(cell)}\n"
         return {"weights.safetensors": save(dict(weights)), "README.txt": note.encode()}
     model = _model(spec)
     model.set_weights(_in_keras_order(spec, weights))
@@ -61,10 +65,10 @@ def _model(spec: ModelSpec) -> Any:
             "return_sequences": True,
             "name": f"recurrent_{i}",
         }
-        if layer.cell is Cell.GRU:
-            model.add(layers.GRU(layer.units, reset_after=layer.reset_after, **options))
-        else:
-            model.add(layers.LSTM(layer.units, **options))
+        cell = CELLS[layer.cell]
+        if cell.has_reset_after:
+            options["reset_after"] = layer.reset_after
+        model.add(getattr(layers, cell.keras.layer or "")(layer.units, **options))
     model.add(layers.Dense(spec.vocabulary_size, use_bias=spec.output_bias, name="output"))
     return model
 
@@ -80,6 +84,6 @@ def _name(activation: Activation) -> str:
     if activation is Activation.HARD_SIGMOID_02:
         raise Validation(
             "the model uses the hard sigmoid of Keras 2, clip(0.2 x + 0.5, 0, 1), "
-            "which Keras 3 does not have; a .keras file cannot say it"
+            "which Keras 3 does not have: a .keras file cannot represent it"
         )
     return "hard_sigmoid" if activation is Activation.HARD_SIGMOID_6 else activation.value

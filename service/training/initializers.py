@@ -1,16 +1,17 @@
-"""The weights that a training begins with."""
+"""The initial weights of a training."""
 
 import numpy as np
 import numpy.typing as npt
 
-from service.models.spec import Cell, ModelSpec, Weights
+from service.models.cells import CELLS
+from service.models.spec import ModelSpec, Weights
 
 
 def initial_weights(spec: ModelSpec, seed: int) -> Weights:
-    """What Keras would begin with, drawn from `seed`.
+    """Sample initial weights from `seed`, with the distributions that Keras uses.
 
-    Kernels are uniform by Glorot, recurrent kernels orthogonal, biases zero but for the LSTMs'
-    forget gate, which is 1. Peepholes begin at zero: as an LSTM without them.
+    Kernels are uniform by Glorot, recurrent kernels orthogonal, all other weights zero, but for the
+    bias of `Cell.unit_bias_gate`, which is 1.
 
     Source: Glorot & Bengio 2010; Saxe et al. 2014; Jozefowicz et al. 2015 for the forget gate.
     """
@@ -28,12 +29,14 @@ def initial_weights(spec: ModelSpec, seed: int) -> Weights:
         else:
             arrays[name] = np.zeros(shape)
     for i, layer in enumerate(spec.layers):
-        if layer.cell is not Cell.GRU:
-            arrays[f"layers.{i}.bias"][layer.units : 2 * layer.units] = 1.0
+        cell = CELLS[layer.cell]
+        if cell.unit_bias_gate is not None:
+            start = cell.gates.index(cell.unit_bias_gate) * layer.units
+            arrays[f"layers.{i}.bias"][start : start + layer.units] = 1.0
     return Weights(spec, arrays)
 
 
 def _orthogonal(rng: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """Rows at right angles to each other, each of length 1: (units, columns), columns ≥ units."""
+    """Sample a matrix with orthonormal rows: (units, columns), columns ≥ units."""
     q, r = np.linalg.qr(rng.standard_normal(shape[::-1]))
     return np.asarray((q * np.sign(np.diag(r))).T)

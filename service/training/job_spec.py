@@ -7,7 +7,8 @@ from typing import Any, Self, get_args
 
 from service.errors import Validation
 from service.models.bundle import Bundle
-from service.models.spec import MAX_LAYERS, Cell, check_name
+from service.models.cells import CELLS
+from service.models.spec import MAX_LAYERS, check_name
 from service.training.fine_tuning import architecture_of
 from service.training.recipe import (
     Architecture,
@@ -125,8 +126,8 @@ def make_job_spec(
 
 def _check_recipe(recipe: Recipe) -> None:
     architecture, schedule = recipe.architecture, recipe.schedule
-    if architecture.cell not in set(Cell):
-        raise Validation(f"`cell` is {architecture.cell!r}; there are {', '.join(Cell)}")
+    if architecture.cell not in CELLS:
+        raise Validation(f"`cell` is {architecture.cell!r}; there are {', '.join(CELLS)}")
     limits: list[tuple[str, float, float, float]] = [
         ("embedding_dim", architecture.embedding_dim, 1, MAX_UNITS),
         ("units", architecture.units, 1, MAX_UNITS),

@@ -7,24 +7,24 @@ from tensorflow.compiler.tf2xla.python import xla
 
 
 class MatMul:
-    """One way to multiply: `product(product.operand(a), b)` is a @ b in float32."""
+    """A matrix product: `product(product.operand(a), b)` is a @ b in float32."""
 
     def __init__(self, operand_type: Any = tf.float32) -> None:
         self._type = operand_type
 
     def operand(self, matrix: Any) -> Any:
-        """The matrix in the operands' type, for a product that is taken many times."""
+        """Convert a matrix to the type of operands, once for many products."""
         return tf.cast(matrix, self._type)
 
     def __call__(self, a: Any, b: Any, *, transpose_b: bool = False) -> Any:
-        """`a @ b` in float32."""
+        """Compute `a @ b` in float32."""
         a, b = self.operand(a), self.operand(b)
         if self._type == tf.float32:
             return tf.matmul(a, b, transpose_b=transpose_b)
         return tf.raw_ops.BatchMatMulV3(x=a, y=b, Tout=tf.float32, adj_y=transpose_b)
 
     def dense(self, x: Any, kernel: Any) -> Any:
-        """`kernelᵀ @ x` over the first axis, differentiable: (in, …) to (out, …)."""
+        """Compute `kernelᵀ @ x` over the first axis, differentiable: (in, …) to (out, …)."""
 
         @tf.custom_gradient
         def multiply(x: Any, kernel: Any) -> tuple[Any, Any]:
@@ -36,7 +36,7 @@ class MatMul:
         return multiply(x, kernel)
 
     def over_columns(self, a: Any, b: Any) -> Any:
-        """`a @ bᵀ` summed over all axes but the first: a weight's gradient in one product."""
+        """Compute `a @ bᵀ` summed over all axes but the first: a weight's gradient."""
         return self(_flat(a), _flat(b), transpose_b=True)
 
     def _over_first(self, matrix: Any, x: Any) -> Any:
@@ -44,12 +44,12 @@ class MatMul:
 
 
 def transposed(matrix: Any) -> Any:
-    """The transpose, laid out in memory as it stands.
+    """Transpose a matrix in memory.
 
-    XLA would fold it into a product that reads it, and on a CPU a product of transposed operands
-    takes up to twice as long. The barrier forbids that. The reshapes, which come to nothing, are
-    for bfloat16: without them the transpose has its operand's layout when XLA decides which
-    products of bfloat16 its libraries can do, and it turns the others into float32.
+    The barrier keeps XLA from folding the transpose into a product that reads it: on a CPU a
+    product of transposed operands takes up to twice as long. The reshapes, which have no effect on
+    the values, are for bfloat16: without them the transpose has its operand's layout when XLA
+    decides which products of bfloat16 its libraries support, and it converts the others to float32.
     """
     rows, columns = matrix.shape
     flat = tf.reshape(tf.transpose(matrix), (rows * columns,))
@@ -58,19 +58,19 @@ def transposed(matrix: Any) -> Any:
 
 @tf.custom_gradient
 def features_first(x: Any) -> tuple[Any, Any]:
-    """(time, lanes, features) as (features, time, lanes), laid out so.
+    """Transpose (time, streams, features) to (features, time, streams) in memory.
 
-    On the way back nothing is folded into the product that the gradient comes from: of bfloat16
-    XLA could not even run it.
+    In the gradient the transpose is not folded into the product that it comes from: with bfloat16
+    XLA cannot run such a product.
     """
-    steps, lanes, features = x.shape
-    columns = transposed(tf.reshape(x, (steps * lanes, features)))
+    steps, streams, features = x.shape
+    columns = transposed(tf.reshape(x, (steps * streams, features)))
 
     def gradient(dy: Any) -> Any:
         rows = tf.transpose(_fixed(_flat(dy)))
-        return tf.reshape(rows, (steps, lanes, features))
+        return tf.reshape(rows, (steps, streams, features))
 
-    return tf.reshape(columns, (features, steps, lanes)), gradient
+    return tf.reshape(columns, (features, steps, streams)), gradient
 
 
 def _fixed(x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""AdamW with its rate over time, and the running average of the weights that it moves."""
+"""AdamW, its learning rate over time, and the decay of the weights' moving average."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.99, 1e-8
 
 
 def learning_rate(schedule: Hyperparameters, step: int, n_steps: int) -> float:
-    """Linear from 0 in the first steps, then half a cosine down to the final share.
+    """Return the learning rate of a step: a linear warm-up, then half a cosine down.
 
     `step` counts from 0; the rate of the last step is the lowest.
     """
@@ -26,12 +26,12 @@ def learning_rate(schedule: Hyperparameters, step: int, n_steps: int) -> float:
 
 
 def ema_decay(schedule: Hyperparameters, step: int) -> float:
-    """The share of the average that stays at a step; small at first, when weights are far off."""
+    """Return the decay of the weights' moving average at a step: small at first."""
     return min(schedule.weight_ema, (1.0 + step) / (10.0 + step))
 
 
 class AdamW:
-    """Adam with decoupled weight decay, for the kernels only, and a clipped global norm.
+    """Adam with decoupled weight decay, for kernels only, and a clipped global gradient norm.
 
     Source: Kingma & Ba 2015; Loshchilov & Hutter 2019, "Decoupled weight decay regularization".
     """
@@ -46,7 +46,7 @@ class AdamW:
         }
 
     def apply(self, gradients: dict[str, Any], step: Any, rate: Any) -> None:
-        """Move every weight by its gradient; `step` counts from 0, float32."""
+        """Update every weight by its gradient. `step` counts from 0, float32."""
         norm = tf.sqrt(tf.add_n([tf.reduce_sum(g * g) for g in gradients.values()]))
         scale = self._schedule.gradient_norm / tf.maximum(norm, self._schedule.gradient_norm)
         unbias_1 = 1.0 / (1.0 - tf.pow(BETA_1, step + 1.0))
@@ -56,9 +56,9 @@ class AdamW:
             mean, square = self.slots[f"mean/{name}"], self.slots[f"square/{name}"]
             m = BETA_1 * mean + (1.0 - BETA_1) * gradient
             v = BETA_2 * square + (1.0 - BETA_2) * gradient * gradient
-            move = m * unbias_1 / (tf.sqrt(v * unbias_2) + EPSILON)
+            update = m * unbias_1 / (tf.sqrt(v * unbias_2) + EPSILON)
             if name.endswith("kernel"):
-                move += self._schedule.weight_decay * weight
+                update += self._schedule.weight_decay * weight
             mean.assign(m)
             square.assign(v)
-            weight.assign(weight - rate * move)
+            weight.assign(weight - rate * update)

@@ -1,4 +1,4 @@
-"""Which operands a machine multiplies fastest."""
+"""The operand types of matrix products, and the choice of the fastest."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 def resolved(wanted: WantedArithmetic, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """`float32` or `bfloat16`: what was asked for, or what this machine multiplies in hardware."""
+    """Return `float32` or `bfloat16`: for `auto` bfloat16 if the hardware multiplies it."""
     if wanted != "auto":
         return wanted
     if tf.config.list_physical_devices("GPU"):
@@ -22,6 +22,6 @@ def resolved(wanted: WantedArithmetic, cpuinfo: Path = Path("/proc/cpuinfo")) ->
 
 
 def product(precision: str) -> MatMul:
-    """The product of a resolved precision."""
+    """Return the matrix product of a resolved precision."""
     operand_type: Any = tf.bfloat16 if precision == "bfloat16" else tf.float32
     return MatMul(operand_type)

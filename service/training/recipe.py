@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
-from service.models.spec import Cell, LayerSpec, ModelSpec
+from service.models.layer import LayerSpec
+from service.models.spec import ModelSpec
 
 WantedArithmetic = Literal["auto", "float32", "bfloat16"]
 """The type of the matrix products' operands; `auto` is bfloat16 where the machine has it."""
@@ -28,7 +29,7 @@ def split_index(n_characters: int, validation_fraction: float) -> int:
 class Architecture:
     """The layers of a model: embedding → equal recurrent layers → dense."""
 
-    cell: str = Cell.LSTM
+    cell: str = "lstm"
     embedding_dim: int = 256
     units: int = 768
     layers: int = 1
@@ -36,7 +37,7 @@ class Architecture:
 
     def spec(self, vocabulary_size: int) -> ModelSpec:
         """The specification of the trained model. Raises BadCheckpoint outside a model's limits."""
-        layer = LayerSpec(Cell(self.cell), self.units)
+        layer = LayerSpec(self.cell, self.units)
         return ModelSpec(vocabulary_size, self.embedding_dim, (layer,) * self.layers)
 
 

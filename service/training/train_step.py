@@ -1,4 +1,4 @@
-"""A model that learns a window at a time: its weights, its optimiser, its state between windows."""
+"""One training step: weights, optimizer and the recurrent state between chunks."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -18,10 +18,10 @@ Arrays = dict[str, npt.NDArray[np.float32]]
 
 
 class TrainStep:
-    """What changes while a model learns, all of it in `arrays` and nowhere else.
+    """The variables of a training and the compiled functions that update them.
 
-    Everything random is a function of the recipe's seed and the step, so that a learner filled by
-    `restore` goes on as the one that `arrays` was taken from, to the bit.
+    Everything random is a function of the recipe's seed and the step, so that a training resumed
+    with `restore` has the same results as the one that `arrays` came from, bit for bit.
     """
 
     def __init__(
@@ -35,21 +35,21 @@ class TrainStep:
         self._weights = {name: tf.Variable(weight) for name, weight in weights.items()}
         self._average = {name: tf.Variable(weight) for name, weight in weights.items()}
         self._optimizer = AdamW(recipe.schedule, self._weights)
-        n_lanes = recipe.schedule.batch_size
-        self._state = [tf.Variable(zeros) for zeros in initial_state(spec, n_lanes)]
-        self._learn = tf.function(self._learn_window, jit_compile=True, autograph=False)
-        self._judge = tf.function(self._judge_window, jit_compile=True, autograph=False)
+        zeros = initial_state(spec, recipe.schedule.batch_size)
+        self._state = [tf.Variable(tensor) for tensor in zeros]
+        self._learn = tf.function(self._learn_chunk, jit_compile=True, autograph=False)
+        self._evaluate = tf.function(self._evaluate_chunk, jit_compile=True, autograph=False)
 
-    def learn(self, window: BPTTChunk, *, is_first: bool) -> float:
-        """One step on a window; return what it cost in nats a character.
+    def learn(self, chunk: BPTTChunk, *, is_first: bool) -> float:
+        """Take one step on a chunk; return its loss in nats per character.
 
-        The first window of a pass begins in the zero state, every other where the one before
-        ended.
+        The first chunk of an epoch starts from the zero state, every other from the state after
+        the chunk before it.
         """
         schedule = self._recipe.schedule
         loss = self._learn(
-            tf.constant(window.inputs.T),
-            tf.constant(window.targets.T),
+            tf.constant(chunk.inputs.T),
+            tf.constant(chunk.targets.T),
             tf.constant(0.0 if is_first else 1.0),
             tf.constant([self._recipe.seed, self.step << 8], tf.int32),
             tf.constant(self.step, tf.float32),
@@ -59,35 +59,35 @@ class TrainStep:
         self.step += 1
         return float(loss)
 
-    def judge(self, lanes: EvaluationBatches, should_stop: Callable[[], bool]) -> float | None:
-        """What the averaged weights pay for a text, in nats a character; nothing is learnt.
+    def evaluate(self, batches: EvaluationBatches, should_stop: Callable[[], bool]) -> float | None:
+        """Compute the loss of the averaged weights on a text, in nats per character.
 
-        None where `should_stop`, asked before each window, says so.
+        Returns None if `should_stop`, which is called before each chunk, returns True.
         """
-        state = initial_state(self._spec, lanes.n_streams)
+        state = initial_state(self._spec, batches.n_streams)
         total = 0.0
-        for window in lanes:
+        for chunk in batches:
             if should_stop():
                 return None
-            loss, state = self._judge(
-                tf.constant(window.inputs.T),
-                tf.constant(window.targets.T),
-                tf.constant(window.counted.T),
+            loss, state = self._evaluate(
+                tf.constant(chunk.inputs.T),
+                tf.constant(chunk.targets.T),
+                tf.constant(chunk.counted.T),
                 state,
             )
             total += float(loss)
-        return total / lanes.n_predictions
+        return total / batches.n_predictions
 
     def weights(self) -> Weights:
-        """The averaged weights: those that are judged, kept and served."""
+        """Return the averaged weights, which are evaluated, saved and served."""
         return Weights(self._spec, {name: w.numpy() for name, w in self._average.items()})
 
     def arrays(self) -> Arrays:
-        """Everything that the next step depends on, by name; `step` is apart."""
+        """Return everything that the next step depends on, by name, apart from `step`."""
         return {name: variable.numpy() for name, variable in self._variables()}
 
     def restore(self, arrays: Mapping[str, npt.NDArray[np.float32]], step: int) -> None:
-        """Go on from what `arrays` returned after `step` steps."""
+        """Resume from what `arrays` returned after `step` steps."""
         for name, variable in self._variables():
             variable.assign(arrays[name])
         self.step = step
@@ -98,21 +98,21 @@ class TrainStep:
         yield from self._optimizer.slots.items()
         yield from ((f"state/{i}", variable) for i, variable in enumerate(self._state))
 
-    def _learn_window(
+    def _learn_chunk(
         self, inputs: Any, targets: Any, keep: Any, seed: Any, step: Any, rate: Any, ema_decay: Any
     ) -> Any:
         schedule, architecture = self._recipe.schedule, self._recipe.architecture
-        dropping = DropoutRates(
+        dropout = DropoutRates(
             schedule.embedding_dropout, architecture.dropout, schedule.recurrent_weight_drop
         )
         weights = {name: variable.read_value() for name, variable in self._weights.items()}
         state = [variable * keep for variable in self._state]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            logits, after = self._network.logits(weights, inputs, state, dropping, seed)
+            logits, after = self._network.logits(weights, inputs, state, dropout, seed)
             loss = tf.reduce_mean(cross_entropy(targets, logits))
         gradients = tape.gradient(loss, weights)
-        # An embedding that is not folded has a gradient in slices.
+        # The gradient of an embedding that is not folded is in slices.
         dense = {name: tf.convert_to_tensor(gradient) for name, gradient in gradients.items()}
         self._optimizer.apply(dense, step, rate)
         for name, average in self._average.items():
@@ -121,7 +121,7 @@ class TrainStep:
             variable.assign(value)
         return loss
 
-    def _judge_window(
+    def _evaluate_chunk(
         self, inputs: Any, targets: Any, counted: Any, state: list[Any]
     ) -> tuple[Any, list[Any]]:
         seed = tf.zeros((2,), tf.int32)

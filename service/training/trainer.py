@@ -191,7 +191,7 @@ class _Training:
 
     def _validate(self) -> None:
         """Evaluate, report and save. Does nothing where it is stopped: the validation stays due."""
-        nats = self._train_step.judge(self._evaluation, self._should_stop)
+        nats = self._train_step.evaluate(self._evaluation, self._should_stop)
         if nats is None:
             return
         if not math.isfinite(nats):

@@ -5,7 +5,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from service.models.spec import Cell, LayerSpec, ModelSpec
+from service.models.layer import LayerSpec
+from service.models.spec import ModelSpec
 from tests.bundles import put_model
 from tests.process import ROOT, Server, serving
 
@@ -17,7 +18,7 @@ def new_home(folder: Path) -> Path:
     """Make a folder to serve from: the bundled model, the awkward one, an empty import folder."""
     shutil.copytree(ROOT / "model_store" / "demo", folder / "model_store" / "demo")
     (folder / "imports").mkdir()
-    awkward = ModelSpec(len(AWKWARD), None, (LayerSpec(Cell.LSTM, 8),))
+    awkward = ModelSpec(len(AWKWARD), None, (LayerSpec("lstm", 8),))
     put_model(folder / "model_store", "awkward", awkward, 0.0, AWKWARD)
     (folder / "model_store" / "registry.json").write_text(
         '{"aliases": {"default": "demo@1"}, "loaded": ["demo@1", "awkward@1"]}'

@@ -11,7 +11,9 @@ import httpx2
 import psutil
 import pytest
 
-from service.models.spec import Activation, Cell, LayerSpec, ModelSpec
+from service.models.activation import Activation
+from service.models.layer import LayerSpec
+from service.models.spec import ModelSpec
 from tests.api.conftest import new_home
 from tests.bundles import put_model
 from tests.process import Server, serving
@@ -156,7 +158,7 @@ def test_a_stop_of_an_idle_server_is_quick(tmp_path):
 
 def test_a_row_whose_numbers_overflow_fails_alone(tmp_path):
     home = new_home(tmp_path)
-    overflowing = ModelSpec(2, None, (LayerSpec(Cell.LSTM, 4, Activation.RELU),))
+    overflowing = ModelSpec(2, None, (LayerSpec("lstm", 4, Activation.RELU),))
     put_model(home / "model_store", "overflowing", overflowing, 3e38, "ab")
     (home / "model_store" / "registry.json").unlink()
     with serving(home) as server:

@@ -193,7 +193,7 @@ def test_take_certain_returns_the_whole_common_prefix(one):
             assert len(tokens) == run.steps
             held = live.stops.held if live.stops else ""
             shown.append(tokens[: len(tokens) - len(held)])
-        for text in run.search._texts:
+        for text in run.search._finished:
             tokens = taken + path(text.node)
             assert len(tokens) == text.length
             shown.append(tokens[: text.length - (text.hidden or 1)])

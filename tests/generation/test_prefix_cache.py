@@ -46,7 +46,7 @@ def asked(prompt: tuple[int, ...], n: int = 5, **options):
     return request(n, prompt=prompt, **options)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     one=requests(len(TOKENIZER), "abcdefg", longest=30),
     cuts=st.lists(st.integers(MIN_PROMPT, 1_200), min_size=1, max_size=5),

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from service.models.spec import Activation, Cell, LayerSpec, ModelSpec, Weights
+from service.models.activation import Activation
+from service.models.layer import LayerSpec
+from service.models.spec import ModelSpec, Weights
 
 VOCABULARY_SIZE = 17
 
@@ -12,22 +14,22 @@ def spec_of(*layers: LayerSpec, embedding_dim: int | None = 8) -> ModelSpec:
 
 
 SPECS = {
-    "lstm": spec_of(LayerSpec(Cell.LSTM, 24)),
-    "lstm, one-hot, no bias": spec_of(LayerSpec(Cell.LSTM, 24, use_bias=False), embedding_dim=None),
-    "two lstms": spec_of(LayerSpec(Cell.LSTM, 24), LayerSpec(Cell.LSTM, 19)),
-    "peephole": spec_of(LayerSpec(Cell.PEEPHOLE_LSTM, 24)),
-    "gru": spec_of(LayerSpec(Cell.GRU, 24)),
-    "gru, reset before": spec_of(LayerSpec(Cell.GRU, 24, reset_after=False)),
-    "gru, no bias": spec_of(LayerSpec(Cell.GRU, 24, use_bias=False)),
-    "lstm on gru": spec_of(LayerSpec(Cell.GRU, 24), LayerSpec(Cell.LSTM, 20)),
+    "lstm": spec_of(LayerSpec("lstm", 24)),
+    "lstm, one-hot, no bias": spec_of(LayerSpec("lstm", 24, use_bias=False), embedding_dim=None),
+    "two lstms": spec_of(LayerSpec("lstm", 24), LayerSpec("lstm", 19)),
+    "peephole": spec_of(LayerSpec("peephole_lstm", 24)),
+    "gru": spec_of(LayerSpec("gru", 24)),
+    "gru, reset before": spec_of(LayerSpec("gru", 24, reset_after=False)),
+    "gru, no bias": spec_of(LayerSpec("gru", 24, use_bias=False)),
+    "lstm on gru": spec_of(LayerSpec("gru", 24), LayerSpec("lstm", 20)),
     "hard sigmoid of Keras 2": spec_of(
-        LayerSpec(Cell.LSTM, 24, recurrent_activation=Activation.HARD_SIGMOID_02)
+        LayerSpec("lstm", 24, recurrent_activation=Activation.HARD_SIGMOID_02)
     ),
     "hard sigmoid of Keras 3": spec_of(
-        LayerSpec(Cell.GRU, 24, recurrent_activation=Activation.HARD_SIGMOID_6)
+        LayerSpec("gru", 24, recurrent_activation=Activation.HARD_SIGMOID_6)
     ),
-    "relu": spec_of(LayerSpec(Cell.LSTM, 24, activation=Activation.RELU)),
-    "wide vocabulary": ModelSpec(300, 8, (LayerSpec(Cell.LSTM, 24),), output_bias=False),
+    "relu": spec_of(LayerSpec("lstm", 24, activation=Activation.RELU)),
+    "wide vocabulary": ModelSpec(300, 8, (LayerSpec("lstm", 24),), output_bias=False),
 }
 
 

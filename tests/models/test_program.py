@@ -4,12 +4,12 @@ import pytest
 from service.errors import Validation
 from service.models.bundle import Precision
 from service.models.compile import has_avx2
-from service.models.graph import FOLD_LIMIT_BYTES
 from service.models.int8_gemm import DEPTH, multiply, pack, padded
 from service.models.int8_step import FusedProgram, is_fusible
+from service.models.layer import LayerSpec
 from service.models.program import OnnxProgram, int8_weight_bits
 from service.models.reference import ReferenceModel
-from service.models.spec import Cell, LayerSpec, ModelSpec, Weights
+from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights
 from service.models.step import StepProgram
 from tests.models.networks import SPECS, random_weights
 
@@ -30,7 +30,7 @@ def run(program: StepProgram, tokens: np.ndarray, row: int = 0, rows: int = 1) -
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
-def test_float32_computes_the_articles_equations(spec):
+def test_float32_computes_the_reference_equations(spec):
     weights = random_weights(spec)
     tokens = np.random.default_rng(3).integers(0, spec.vocabulary_size, TOKENS)
     wanted = ReferenceModel(spec, weights).run(tokens)
@@ -46,13 +46,13 @@ def test_int8_is_near_or_refused(spec):
             OnnxProgram(spec, weights, Precision.INT8)
         return
     wanted = ReferenceModel(spec, weights).run(tokens)
-    strayed = np.abs(run(OnnxProgram(spec, weights, Precision.INT8), tokens) - wanted).max()
-    assert strayed < 0.1 * np.abs(wanted).max()
+    deviation = np.abs(run(OnnxProgram(spec, weights, Precision.INT8), tokens) - wanted).max()
+    assert deviation < 0.1 * np.abs(wanted).max()
 
 
 def test_int8_sums_do_not_saturate_on_this_machine():
-    """Weights at their largest against an h near its bound: the worst that a column can hold."""
-    spec = ModelSpec(3, None, (LayerSpec(Cell.LSTM, 64),))
+    """The largest weights times an h near its bound: the largest sum of a column."""
+    spec = ModelSpec(3, None, (LayerSpec("lstm", 64),))
     arrays = {name: np.ones(shape, np.float32) for name, shape in spec.weight_shapes.items()}
     weights = Weights(spec, arrays)
     tokens = np.zeros(30, np.int64)
@@ -62,13 +62,13 @@ def test_int8_sums_do_not_saturate_on_this_machine():
     assert np.abs(got - wanted).max() < 0.01 * np.abs(wanted).max()
 
 
-def test_a_table_too_large_to_fold_gives_the_same_logits(monkeypatch):
+def test_a_table_too_large_to_fold_gives_the_same_logits():
     spec = SPECS["lstm"]
     weights = random_weights(spec)
     tokens = np.random.default_rng(3).integers(0, spec.vocabulary_size, TOKENS)
     folded = run(OnnxProgram(spec, weights, Precision.FLOAT32), tokens)
-    monkeypatch.setattr("service.models.graph.FOLD_LIMIT_BYTES", 0)
-    product = run(OnnxProgram(spec, weights, Precision.FLOAT32), tokens)
+    program = OnnxProgram(spec, weights, Precision.FLOAT32, fold_limit_bytes=0)
+    product = run(program, tokens)
     assert FOLD_LIMIT_BYTES > 0
     assert np.abs(folded - product).max() < 1e-5
 
@@ -78,7 +78,7 @@ def test_a_table_too_large_to_fold_gives_the_same_logits(monkeypatch):
 def test_the_tile_is_exact_and_its_weights_cannot_overflow(shape):
     rng = np.random.default_rng(5)
     kernel = rng.laplace(size=shape).astype(np.float32)
-    kernel[:, 0] = 1.0  # all of one sign and size: the most a 16-bit sum can be asked to hold
+    kernel[:, 0] = 1.0  # all of one sign and size: the largest 16-bit sum
     packed = pack(kernel)
     x = rng.integers(0, 256, (7, padded(shape[0], DEPTH))).astype(np.uint8)
     x[0], x[1] = 255, 0
@@ -94,12 +94,12 @@ def test_the_tile_is_exact_and_its_weights_cannot_overflow(shape):
 @pytest.mark.parametrize(
     "spec", [spec for spec in SPECS.values() if is_fusible(spec)], ids=lambda spec: spec.summary
 )
-def test_the_fused_program_computes_the_articles_equations(spec):
+def test_the_fused_program_computes_the_reference_equations(spec):
     weights = random_weights(spec)
     tokens = np.random.default_rng(3).integers(0, spec.vocabulary_size, TOKENS)
     wanted = ReferenceModel(spec, weights).run(tokens)
-    strayed = np.abs(run(FusedProgram(spec, weights), tokens, 4, 6) - wanted).max()
-    assert strayed < 0.1 * np.abs(wanted).max()
+    deviation = np.abs(run(FusedProgram(spec, weights), tokens, 4, 6) - wanted).max()
+    assert deviation < 0.1 * np.abs(wanted).max()
 
 
 def program_of(kind: str, spec: ModelSpec, weights: Weights, threads: int) -> StepProgram:
@@ -112,7 +112,7 @@ def program_of(kind: str, spec: ModelSpec, weights: Weights, threads: int) -> St
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("units", [100, 257, 1024])
 def test_a_row_is_the_same_bits_in_any_batch(kind, threads, units):
-    spec = ModelSpec(65, 32, (LayerSpec(Cell.LSTM, units),))
+    spec = ModelSpec(65, 32, (LayerSpec("lstm", units),))
     weights = random_weights(spec, scale=0.1)
     rng = np.random.default_rng(units)
     tokens = rng.integers(0, 65, (12, 64))  # (steps, rows)

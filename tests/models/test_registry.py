@@ -14,7 +14,8 @@ from service.errors import (
     ModelUnloaded,
     Validation,
 )
-from service.models.registry import RECORD, ModelStatus, Registry
+from service.models.registry import ModelStatus, Registry, RegistryConfig
+from service.models.registry_record import FILE_NAME
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from tests.bundles import TINY, put_model
@@ -30,12 +31,12 @@ def factory() -> FakeFactory:
 
 @pytest.fixture
 def registry_of(tmp_path, factory) -> Callable[..., Registry]:
-    """A registry over the store of this test, as a new process would make it."""
-    return lambda **options: Registry(ModelStore(tmp_path), factory, **options)
+    """A registry over the store of this test, as a new process would create it."""
+    return lambda **limits: Registry(ModelStore(tmp_path), factory, RegistryConfig(**limits))
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    while not is_so():  # noqa: ASYNC110 (there is no event for what is waited for)
+    while not is_so():  # noqa: ASYNC110 (no event marks the condition)
         await asyncio.sleep(0.001)
 
 
@@ -46,7 +47,7 @@ def status_of(registry: Registry, ref: ModelRef) -> ModelStatus:
 # -- what a start loads
 
 
-async def test_a_store_without_models_opens_and_says_so(registry_of):
+async def test_a_store_without_models_opens(registry_of):
     registry = registry_of()
     await registry.open()
     with pytest.raises(ModelNotFound, match="none"):
@@ -107,14 +108,14 @@ async def test_a_record_that_cannot_be_read_loads_everything_and_warns(
     tmp_path, registry_of, caplog, content
 ):
     put_model(tmp_path, "a")
-    (tmp_path / RECORD).write_text(content)
+    (tmp_path / FILE_NAME).write_text(content)
     registry = registry_of()
     await registry.open()
     assert registry.get(None).ref == ModelRef("a", 1)
     assert "cannot be read" in caplog.text
 
 
-async def test_a_record_that_cannot_be_written_costs_only_a_warning(tmp_path, registry_of, caplog):
+async def test_a_record_that_cannot_be_written_causes_only_a_warning(tmp_path, registry_of, caplog):
     ref = put_model(tmp_path, "a")
     (tmp_path / "registry.incoming").mkdir()
     registry = registry_of()
@@ -124,10 +125,10 @@ async def test_a_record_that_cannot_be_written_costs_only_a_warning(tmp_path, re
     assert "cannot be written" in caplog.text
 
 
-async def test_what_is_not_there_any_more_is_forgotten(tmp_path, registry_of):
+async def test_models_that_are_no_longer_stored_are_removed_from_the_record(tmp_path, registry_of):
     put_model(tmp_path, "a")
     record = {"aliases": {"default": "a@1", "lost": "b@1"}, "loaded": ["a@1", "b@1"]}
-    (tmp_path / RECORD).write_text(json.dumps(record))
+    (tmp_path / FILE_NAME).write_text(json.dumps(record))
     registry = registry_of()
     await registry.open()
     assert list(registry.aliases) == ["default"]
@@ -147,7 +148,7 @@ async def test_a_bare_name_is_its_newest_loaded_version_else_its_newest(tmp_path
 
 
 @pytest.mark.parametrize("name", ["b", "a@9", "nobody@1"])
-async def test_a_name_that_is_not_there_is_not_found(tmp_path, registry_of, name):
+async def test_an_unknown_name_is_not_found(tmp_path, registry_of, name):
     put_model(tmp_path, "a")
     with pytest.raises(ModelNotFound, match="there are: a"):
         registry_of().resolve(name)
@@ -179,7 +180,7 @@ async def test_a_model_that_is_being_loaded_is_not_ready(tmp_path, registry_of, 
     registry = registry_of()
     opening = asyncio.create_task(registry.open())
     await until(lambda: status_of(registry, ModelRef("a", 1)) is ModelStatus.LOADING)
-    for name in ("a", "b"):  # b is not begun, but will be
+    for name in ("a", "b"):  # the loading of b has not started
         with pytest.raises(ModelNotReady, match="being loaded"):
             registry.get(name)
     factory.may_go_on.set()
@@ -187,7 +188,7 @@ async def test_a_model_that_is_being_loaded_is_not_ready(tmp_path, registry_of, 
     assert registry.get("b").runtime.is_started
 
 
-async def test_a_loaded_model_serves_until_the_new_one_is_ready_and_its_work_is_done(
+async def test_a_loaded_model_serves_until_the_new_one_is_ready_and_its_generations_have_ended(
     tmp_path, registry_of, factory
 ):
     ref = put_model(tmp_path, "a")
@@ -242,7 +243,7 @@ async def test_the_budget_is_kept_even_by_loads_at_the_same_time(tmp_path, regis
     assert f"needs about {SIZE_BYTES:,} bytes; {2 * SIZE_BYTES:,} of the budget" in str(refused[0])
 
 
-async def test_what_is_unloaded_or_fails_gives_its_share_back(tmp_path, registry_of, factory):
+async def test_a_model_that_is_unloaded_or_fails_frees_its_share(tmp_path, registry_of, factory):
     first, second = put_model(tmp_path, "a"), put_model(tmp_path, "b")
     registry = registry_of(budget_bytes=SIZE_BYTES)
     factory.failure = RuntimeError("no")
@@ -256,10 +257,10 @@ async def test_what_is_unloaded_or_fails_gives_its_share_back(tmp_path, registry
     await registry.load(second)
 
 
-# -- going
+# -- unloading and deleting
 
 
-async def test_unloading_waits_for_what_runs_and_takes_nothing_new(tmp_path, registry_of):
+async def test_unloading_waits_for_what_runs_and_accepts_nothing_new(tmp_path, registry_of):
     ref = put_model(tmp_path, "a")
     registry = registry_of()
     await registry.load(ref)
@@ -276,10 +277,10 @@ async def test_unloading_waits_for_what_runs_and_takes_nothing_new(tmp_path, reg
     assert runtime.is_closed
     assert not runtime.was_cut
     assert status_of(registry, ref) is ModelStatus.STORED
-    await registry.unload(ref)  # harmless the second time
+    await registry.unload(ref)  # does nothing the second time
 
 
-async def test_only_what_is_neither_loaded_nor_aliased_is_deleted(tmp_path, registry_of):
+async def test_only_a_model_neither_loaded_nor_aliased_is_deleted(tmp_path, registry_of):
     keep, ref = put_model(tmp_path, "keep"), put_model(tmp_path, "a")
     registry = registry_of()
     await registry.load(keep)
@@ -310,7 +311,7 @@ async def test_a_deletion_loses_against_a_load_that_came_first(tmp_path, registr
     loading = asyncio.create_task(registry.load(ref))
     await asyncio.sleep(0)  # it waits for the unloading
     runtime.is_idle.set()
-    while status_of(registry, ref) is not ModelStatus.STORED:  # noqa: ASYNC110 (the very moment)
+    while status_of(registry, ref) is not ModelStatus.STORED:  # noqa: ASYNC110 (no event marks this moment)
         await asyncio.sleep(0)
     with pytest.raises(ModelInUse):
         await registry.delete(ref)
@@ -318,7 +319,9 @@ async def test_a_deletion_loses_against_a_load_that_came_first(tmp_path, registr
     assert registry.get("a").runtime.is_started
 
 
-async def test_closing_cuts_at_the_deadline_even_what_was_replaced(tmp_path, registry_of, factory):
+async def test_closing_cancels_at_the_deadline_even_a_replaced_runtime(
+    tmp_path, registry_of, factory
+):
     ref = put_model(tmp_path, "a")
     registry = registry_of()
     await registry.load(ref)

@@ -21,7 +21,8 @@ from service.generation.config import EngineConfig
 from service.generation.request import GenerationRequest, SamplingParams
 from service.models.bundle import Precision
 from service.models.compile import compile_program
-from service.models.spec import Cell, LayerSpec, ModelSpec, Weights
+from service.models.layer import LayerSpec
+from service.models.spec import ModelSpec, Weights
 from service.models.tokenizer import Tokenizer
 from service.sessions.codec import pack_state, unpack_tokens
 from service.sessions.config import SessionConfig
@@ -45,7 +46,7 @@ from tests.sessions.hand_engine import HandEngine
 from tests.sessions.valkey import OwnValkey
 
 TOKENS = "abcdefg"
-SPEC = ModelSpec(len(TOKENS), None, (LayerSpec(Cell.LSTM, 8),))
+SPEC = ModelSpec(len(TOKENS), None, (LayerSpec("lstm", 8),))
 DIGEST = "ab" * 32
 CONSTRAINTS = ConstraintCompiler(TOKENS)
 CONFIG = SessionConfig(retry_pause_s=0.0, poll_s=0.0)

@@ -4,13 +4,15 @@ import pytest
 from safetensors.numpy import load
 
 from service.errors import Validation
+from service.models.activation import Activation
+from service.models.layer import LayerSpec
 from service.models.reference import ReferenceModel
-from service.models.spec import Activation, Cell, LayerSpec, ModelSpec, Weights
+from service.models.spec import ModelSpec, Weights
 from service.training.export import KERAS_FILE, exported
 
 pytestmark = [
     pytest.mark.tf,
-    # Keras 3.15 reads TensorFlow's variables as NumPy 2.4 no longer likes it.
+    # Keras 3.15 reads variables of TensorFlow in a way that NumPy 2.4 deprecates.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 
@@ -23,14 +25,14 @@ def random_weights(spec):
 @pytest.mark.parametrize(
     "layer",
     [
-        LayerSpec(Cell.LSTM, 6),
-        LayerSpec(Cell.LSTM, 6, Activation.RELU, Activation.HARD_SIGMOID_6, use_bias=False),
-        LayerSpec(Cell.GRU, 6),
-        LayerSpec(Cell.GRU, 6, reset_after=False),
+        LayerSpec("lstm", 6),
+        LayerSpec("lstm", 6, Activation.RELU, Activation.HARD_SIGMOID_6, use_bias=False),
+        LayerSpec("gru", 6),
+        LayerSpec("gru", 6, reset_after=False),
     ],
 )
 @pytest.mark.parametrize("embedding_dim", [None, 5])
-def test_keras_loads_the_file_and_says_what_the_reference_says(tmp_path, layer, embedding_dim):
+def test_keras_loads_the_file_and_computes_the_reference_logits(tmp_path, layer, embedding_dim):
     spec = ModelSpec(9, embedding_dim, (layer, LayerSpec(layer.cell, 4)))
     weights = random_weights(spec)
     path = tmp_path / KERAS_FILE
@@ -42,8 +44,8 @@ def test_keras_loads_the_file_and_says_what_the_reference_says(tmp_path, layer, 
     assert np.abs(logits - expected).max() < 1e-5
 
 
-def test_a_peephole_lstm_is_its_weights_and_a_note():
-    spec = ModelSpec(9, 5, (LayerSpec(Cell.PEEPHOLE_LSTM, 6),))
+def test_a_peephole_lstm_is_exported_as_weights_and_a_note():
+    spec = ModelSpec(9, 5, (LayerSpec("peephole_lstm", 6),))
     weights = random_weights(spec)
     files = exported(spec, weights)
     assert sorted(files) == ["README.txt", "weights.safetensors"]
@@ -53,7 +55,7 @@ def test_a_peephole_lstm_is_its_weights_and_a_note():
 
 
 def test_an_activation_that_keras_3_does_not_have_is_refused():
-    layer = LayerSpec(Cell.LSTM, 6, recurrent_activation=Activation.HARD_SIGMOID_02)
+    layer = LayerSpec("lstm", 6, recurrent_activation=Activation.HARD_SIGMOID_02)
     spec = ModelSpec(9, 5, (layer,))
     with pytest.raises(Validation, match="hard sigmoid of Keras 2"):
         exported(spec, random_weights(spec))

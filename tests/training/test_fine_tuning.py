@@ -3,7 +3,8 @@
 import pytest
 
 from service.errors import Validation
-from service.models.spec import Cell, LayerSpec, ModelSpec
+from service.models.layer import LayerSpec
+from service.models.spec import ModelSpec
 from service.models.store import ModelStore
 from service.training.fine_tuning import architecture_of
 from tests.bundles import put_model
@@ -14,13 +15,13 @@ def model(folder, spec: ModelSpec, characters: str):
 
 
 def test_one_hot_characters_are_refused(tmp_path):
-    bundle = model(tmp_path, ModelSpec(4, None, (LayerSpec(Cell.LSTM, 8),)), "abcd")
+    bundle = model(tmp_path, ModelSpec(4, None, (LayerSpec("lstm", 8),)), "abcd")
     with pytest.raises(Validation, match="reads one-hot characters"):
         architecture_of(bundle, {}, "ab")
 
 
 def test_what_is_asked_for_may_repeat_it_and_nothing_else(tmp_path):
-    bundle = model(tmp_path, ModelSpec(4, 3, (LayerSpec(Cell.GRU, 8),)), "abcd")
+    bundle = model(tmp_path, ModelSpec(4, 3, (LayerSpec("gru", 8),)), "abcd")
     found = architecture_of(bundle, {"units": 8, "dropout": 0.25}, "abc")
     assert (found.cell, found.embedding_dim, found.units, found.layers) == ("gru", 3, 8, 1)
     assert found.dropout == 0.25
@@ -29,6 +30,6 @@ def test_what_is_asked_for_may_repeat_it_and_nothing_else(tmp_path):
 
 
 def test_the_vocabulary_must_cover_the_text(tmp_path):
-    bundle = model(tmp_path, ModelSpec(4, 3, (LayerSpec(Cell.LSTM, 8),)), "abcd")
+    bundle = model(tmp_path, ModelSpec(4, 3, (LayerSpec("lstm", 8),)), "abcd")
     with pytest.raises(Validation, match="1 characters that base@1 does not know, 'z'"):
         architecture_of(bundle, {}, "abz")

@@ -3,7 +3,7 @@
 import pytest
 
 from service.errors import Validation
-from service.models.spec import Cell, LayerSpec, ModelSpec
+from service.models.spec import LayerSpec, ModelSpec
 from service.models.store import ModelStore
 from service.training.corpus import BPTTBatches, Corpus
 from service.training.job_spec import TrainingText, TrainJobSpec, check_fits, make_job_spec
@@ -106,7 +106,7 @@ def test_what_a_request_holds_is_in_the_specification():
 
 
 def test_an_initial_model_gives_its_architecture_and_its_vocabulary(tmp_path):
-    base = ModelSpec(4, 3, (LayerSpec(Cell.GRU, 8),))
+    base = ModelSpec(4, 3, (LayerSpec("gru", 8),))
     model = ModelStore(tmp_path).read(put_model(tmp_path, "base", base, 0.1, "abcd"))
     spec = make_job_spec("more", TEXT, architecture=NOTHING, training={}, initial_model=model)
     assert spec.initial_model == "base@1"

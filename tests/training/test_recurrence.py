@@ -1,74 +1,92 @@
 """Each cell's own gradient against TensorFlow's of the reference equations."""
 
 import re
+from functools import cache
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from service.models.cells import CELLS
+from service.models.layer import LayerSpec
 from service.models.reference import ReferenceModel
-from service.models.spec import Cell, LayerSpec, ModelSpec
+from service.models.spec import ModelSpec
+from service.training.cells import RECURRENCES
 from service.training.initializers import initial_weights
 from service.training.matmul import MatMul
 from service.training.network import DropoutRates, Network, initial_state
 from service.training.precision import resolved
-from service.training.recurrence import recurrence
 
 pytestmark = pytest.mark.tf
 
-UNITS, STEPS, LANES = 12, 9, 4
-GATES = {Cell.LSTM: 4, Cell.PEEPHOLE_LSTM: 4, Cell.GRU: 3}
+UNITS, STEPS, STREAMS = 12, 8, 4
 LARGEST_DIFFERENCE = 1e-4
 
 
-def plain_step(cell, x, state, kernel, extra):
-    """One step of `service.models.reference`, arrays (lanes, features), for autodiff."""
-    if cell is Cell.GRU:
-        (h,) = state
-        x_z, x_r, x_h = tf.split(x, 3, axis=1)
-        u_z, u_r, u_h = tf.split(h @ kernel + extra, 3, axis=1)
-        z, r = tf.sigmoid(x_z + u_z), tf.sigmoid(x_r + u_r)
-        return (z * h + (1.0 - z) * tf.tanh(x_h + r * u_h),)
+def plain_lstm_step(x, state, kernel, peepholes=(0.0, 0.0, 0.0)):
     h, c = state
-    p_i, p_f, p_o = (0.0, 0.0, 0.0) if extra is None else tf.unstack(extra)
+    p_i, p_f, p_o = peepholes
     z_i, z_f, z_g, z_o = tf.split(x + h @ kernel, 4, axis=1)
     i, f = tf.sigmoid(z_i + p_i * c), tf.sigmoid(z_f + p_f * c)
     c = f * c + i * tf.tanh(z_g)
     return tf.sigmoid(z_o + p_o * c) * tf.tanh(c), c
 
 
+def plain_gru_step(x, state, kernel, bias):
+    (h,) = state
+    x_z, x_r, x_h = tf.split(x, 3, axis=1)
+    u_z, u_r, u_h = tf.split(h @ kernel + bias, 3, axis=1)
+    z, r = tf.sigmoid(x_z + u_z), tf.sigmoid(x_r + u_r)
+    return (z * h + (1.0 - z) * tf.tanh(x_h + r * u_h),)
+
+
+PLAIN_STEPS = {
+    "lstm": plain_lstm_step,
+    "peephole_lstm": lambda x, state, kernel, p: plain_lstm_step(x, state, kernel, tf.unstack(p)),
+    "gru": plain_gru_step,
+}
+"""One step of each cell's equations, arrays (streams, features), for autodiff."""
+
+
 def plain(cell, x, kernel, *rest):
-    extra, state = (None, rest) if cell is Cell.LSTM else (rest[0], rest[1:])
-    state, hs = tuple(tf.transpose(s) for s in state), []
+    n_extra = len(RECURRENCES[cell].extra_weights)
+    extra, state, hs = rest[:n_extra], tuple(tf.transpose(s) for s in rest[n_extra:]), []
     for t in range(STEPS):
-        state = plain_step(cell, tf.transpose(x[:, t]), state, kernel, extra)
+        state = PLAIN_STEPS[cell](tf.transpose(x[:, t]), state, kernel, *extra)
         hs.append(tf.transpose(state[0]))
     return tf.stack(hs, axis=1), *(tf.transpose(s) for s in state)
 
 
-def compiled_gradients(function, inputs, pulls):
-    """The outputs, and the gradients of their product with `pulls`, at every input."""
+@cache
+def compiled(cell, implementation):
+    """A function of inputs and pulls: the outputs, and the gradients of outputs · pulls."""
+    functions = {
+        "float32": RECURRENCES[cell].make(MatMul()),
+        "bfloat16": RECURRENCES[cell].make(MatMul(tf.bfloat16)),
+        "autodiff": lambda *x: plain(cell, *x),
+    }
 
-    @tf.function(jit_compile=True, autograph=False)
-    def run(inputs):
+    @tf.function(jit_compile=implementation != "autodiff", autograph=False)
+    def run(inputs, pulls):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
-            outputs = function(*inputs)
+            outputs = functions[implementation](*inputs)
             pulled = tf.add_n([tf.reduce_sum(o * p) for o, p in zip(outputs, pulls, strict=True)])
         return outputs, tape.gradient(pulled, inputs)
 
-    return run(inputs)
+    return run
 
 
 def inputs_of(cell, rng):
     def normal(*shape):
         return tf.constant(rng.normal(size=shape, scale=0.7), tf.float32)
 
-    columns = GATES[cell] * UNITS
-    extras = {Cell.LSTM: (), Cell.PEEPHOLE_LSTM: ((3, UNITS),), Cell.GRU: ((columns,),)}[cell]
-    n_states = 1 if cell is Cell.GRU else 2
-    shapes = [(columns, STEPS, LANES), (UNITS, columns), *extras, *[(UNITS, LANES)] * n_states]
-    pulls = [normal(UNITS, STEPS, LANES), *[normal(UNITS, LANES) for _ in range(n_states)]]
+    weights = CELLS[cell].weight_shapes(LayerSpec(cell, UNITS), 1)
+    weights["recurrent_bias"] = weights["bias"][-1:]
+    kernel, n_states = weights["recurrent_kernel"], len(CELLS[cell].states)
+    extra = [weights[name] for name in RECURRENCES[cell].extra_weights]
+    shapes = [(kernel[1], STEPS, STREAMS), kernel, *extra, *[(UNITS, STREAMS)] * n_states]
+    pulls = [normal(UNITS, STEPS, STREAMS), *[normal(UNITS, STREAMS) for _ in range(n_states)]]
     return [normal(*shape) for shape in shapes], pulls
 
 
@@ -77,45 +95,48 @@ def relative_difference(mine, theirs):
     return np.abs(mine - theirs).max() / np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("cell", list(Cell))
+@pytest.mark.parametrize("cell", CELLS)
 def test_outputs_and_gradients_are_those_of_the_equations(cell):
     inputs, pulls = inputs_of(cell, np.random.default_rng(1))
-    mine = compiled_gradients(lambda *x: recurrence(cell, MatMul(), *x), inputs, pulls)
-    theirs = compiled_gradients(lambda *x: plain(cell, *x), inputs, pulls)
-    for ours, autodiff in zip(tf.nest.flatten(mine), tf.nest.flatten(theirs), strict=True):
+    mine, theirs = compiled(cell, "float32"), compiled(cell, "autodiff")
+    pairs = zip(
+        tf.nest.flatten(mine(inputs, pulls)), tf.nest.flatten(theirs(inputs, pulls)), strict=True
+    )
+    for ours, autodiff in pairs:
         assert relative_difference(ours, autodiff) <= LARGEST_DIFFERENCE
 
 
-@pytest.mark.parametrize("cell", list(Cell))
+@pytest.mark.parametrize("cell", CELLS)
 def test_a_slightly_wrong_gradient_is_seen(cell):
     inputs, pulls = inputs_of(cell, np.random.default_rng(1))
-    mine = compiled_gradients(lambda *x: recurrence(cell, MatMul(), *x), inputs, pulls)
-    shorter = [pulls[0] * np.r_[np.ones(STEPS - 1), 0.999][None, :, None], *pulls[1:]]
-    theirs = compiled_gradients(lambda *x: plain(cell, *x), inputs, shorter)
-    pairs = zip(mine[1], theirs[1], strict=True)
+    shorter = tf.constant(np.r_[np.ones(STEPS - 1), 0.999][None, :, None], tf.float32)
+    _, mine = compiled(cell, "float32")(inputs, pulls)
+    _, theirs = compiled(cell, "autodiff")(inputs, [pulls[0] * shorter, *pulls[1:]])
+    pairs = zip(mine, theirs, strict=True)
     assert max(relative_difference(*pair) for pair in pairs) > LARGEST_DIFFERENCE
 
 
-@pytest.mark.parametrize("cell", list(Cell))
-def test_bfloat16_strays_no_further_than_its_eight_bits(cell):
+@pytest.mark.parametrize("cell", CELLS)
+def test_bfloat16_deviates_no_more_than_its_eight_bits(cell):
     inputs, pulls = inputs_of(cell, np.random.default_rng(1))
-    half = compiled_gradients(lambda *x: recurrence(cell, MatMul(tf.bfloat16), *x), inputs, pulls)
-    full = compiled_gradients(lambda *x: recurrence(cell, MatMul(), *x), inputs, pulls)
-    pairs = zip(tf.nest.flatten(half), tf.nest.flatten(full), strict=True)
+    half, full = compiled(cell, "bfloat16"), compiled(cell, "float32")
+    pairs = zip(
+        tf.nest.flatten(half(inputs, pulls)), tf.nest.flatten(full(inputs, pulls)), strict=True
+    )
     differences = [relative_difference(*pair) for pair in pairs]
     assert 1e-5 < max(differences) < 0.1
 
 
-@pytest.mark.parametrize("cell", list(Cell))
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("embedding_dim", [2, 24])
-def test_the_network_says_what_the_reference_says(cell, embedding_dim):
+def test_the_network_computes_what_the_reference_computes(cell, embedding_dim):
     # 11 characters: with 24 dimensions the embedding is folded, with 2 it is not.
     spec = ModelSpec(11, embedding_dim, (LayerSpec(cell, 12), LayerSpec(cell, 7)))
     weights = dict(initial_weights(spec, 3))
     rng = np.random.default_rng(0)
     for name, weight in weights.items():
         weights[name] = weight + rng.normal(size=weight.shape, scale=0.2).astype(np.float32)
-    tokens = rng.integers(11, size=(STEPS, LANES)).astype(np.int32)
+    tokens = rng.integers(11, size=(STEPS, STREAMS)).astype(np.int32)
     network = Network(spec, MatMul())
 
     @tf.function(jit_compile=True, autograph=False)
@@ -123,22 +144,22 @@ def test_the_network_says_what_the_reference_says(cell, embedding_dim):
         return network.logits(weights, tokens, state, DropoutRates(), tf.zeros((2,), tf.int32))
 
     constants = {name: tf.constant(weight) for name, weight in weights.items()}
-    state = initial_state(spec, LANES)
+    state = initial_state(spec, STREAMS)
     pieces = []
     for piece in (tokens[:4], tokens[4:]):
         logits, state = run(constants, piece, state)
         pieces.append(logits.numpy())
     logits = np.concatenate(pieces)
     reference = ReferenceModel(spec, weights)
-    for lane in range(LANES):
-        assert np.abs(logits[:, lane] - reference.run(tokens[:, lane].tolist())).max() < 1e-5
+    for stream in range(STREAMS):
+        assert np.abs(logits[:, stream] - reference.run(tokens[:, stream].tolist())).max() < 1e-5
 
 
 @pytest.mark.parametrize("embedding_dim", [2, 24])
 def test_gradients_through_the_embedding_are_autodiffs(embedding_dim):
-    spec = ModelSpec(11, embedding_dim, (LayerSpec(Cell.LSTM, 6),))
+    spec = ModelSpec(11, embedding_dim, (LayerSpec("lstm", 6),))
     weights = {name: tf.constant(w) for name, w in initial_weights(spec, 3).items()}
-    tokens = tf.constant(np.random.default_rng(0).integers(11, size=(STEPS, LANES)), tf.int32)
+    tokens = tf.constant(np.random.default_rng(0).integers(11, size=(STEPS, STREAMS)), tf.int32)
     network = Network(spec, MatMul())
 
     @tf.function(jit_compile=True, autograph=False)
@@ -146,7 +167,7 @@ def test_gradients_through_the_embedding_are_autodiffs(embedding_dim):
         with tf.GradientTape() as tape:
             tape.watch(weights)
             seed = tf.zeros((2,), tf.int32)
-            state = initial_state(spec, LANES)
+            state = initial_state(spec, STREAMS)
             logits, _ = network.logits(weights, tokens, state, DropoutRates(), seed)
             loss = tf.reduce_sum(tf.sin(logits))
         return tape.gradient(loss, weights)
@@ -154,11 +175,11 @@ def test_gradients_through_the_embedding_are_autodiffs(embedding_dim):
     def theirs(weights):
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            state, logits = (tf.zeros((LANES, 6)),) * 2, []
+            state, logits = (tf.zeros((STREAMS, 6)),) * 2, []
             for t in range(STEPS):
                 x = tf.gather(weights["embedding"], tokens[t]) @ weights["layers.0.kernel"]
                 x += weights["layers.0.bias"]
-                state = plain_step(Cell.LSTM, x, state, weights["layers.0.recurrent_kernel"], None)
+                state = plain_lstm_step(x, state, weights["layers.0.recurrent_kernel"])
                 logits.append(state[0] @ weights["output.kernel"] + weights["output.bias"])
             loss = tf.reduce_sum(tf.sin(tf.stack(logits)))
         return tape.gradient(loss, weights)
@@ -173,9 +194,9 @@ HAS_BFLOAT16 = resolved("auto") == "bfloat16"
 
 
 @pytest.mark.skipif(not HAS_BFLOAT16, reason="the machine multiplies no bfloat16")
-@pytest.mark.parametrize("cell", list(Cell))
+@pytest.mark.parametrize("cell", CELLS)
 def test_products_of_bfloat16_are_compiled_as_such(cell):
-    """XLA silently turns those that its libraries do not know into float32, at half the speed."""
+    """XLA silently converts those that its libraries lack to float32, at half the speed."""
     spec = ModelSpec(60, 64, (LayerSpec(cell, 256), LayerSpec(cell, 256)))
     weights = {name: tf.constant(weight) for name, weight in initial_weights(spec, 3).items()}
     network, state = Network(spec, MatMul(tf.bfloat16)), initial_state(spec, 64)
@@ -196,5 +217,5 @@ def test_products_of_bfloat16_are_compiled_as_such(cell):
     products = re.findall(r" dot\((%[\w.-]+), (%[\w.-]+)\)", program)
     in_float32 = [names for names in products if "f32" in {types[name] for name in names}]
     assert len(products) >= 12
-    # The folded embedding's own are in float32: three small ones.
+    # The three products of the folded embedding are in float32.
     assert len(in_float32) <= 3

@@ -277,7 +277,7 @@ def test_streams_of_an_evaluation_cost_what_one_stream_would(undisturbed):
     one = EvaluationBatches(tokens, warm_up=len(tokens))
     many = EvaluationBatches(tokens)
     assert (one.n_streams, many.n_streams > 4) == (1, True)
-    assert judge.judge(many, never) == pytest.approx(judge.judge(one, never), abs=2e-3)
+    assert judge.evaluate(many, never) == pytest.approx(judge.evaluate(one, never), abs=2e-3)
 
 
 def test_the_first_loss_is_that_of_a_guess():
@@ -307,7 +307,7 @@ def test_a_large_vocabulary_is_learnt_without_folding(vocabulary, dim, units, ce
     mine = learner(recipe, vocabulary, precision)
     losses = [mine.learn(window, is_first=True) for _ in range(60)]
     assert losses[-1] < 0.8 * losses[0]
-    assert mine.judge(EvaluationBatches(tokens.ravel()), never) > 0
+    assert mine.evaluate(EvaluationBatches(tokens.ravel()), never) > 0
 
 
 def test_auto_is_bfloat16_only_where_the_processor_has_it(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import Request, Response
 
-from service.api.errors import openai_problem_body
+from service.api.errors import error_event
 from service.api.generation import AdmittedGeneration, ChoiceState
 from service.api.openai.logprobs import LogprobsEncoder, prompt_logprobs
 from service.api.openai.schemas import CompletionBody
@@ -82,7 +82,7 @@ async def _events(
                 yield piece
         yield encoder.end()
     except CarouselError as error:
-        yield b"data: " + openai_problem_body(error, encoder.resume) + b"\n\n" + DONE
+        yield error_event(error, "/v1", **encoder.resume) + DONE
 
 
 class _EventEncoder:

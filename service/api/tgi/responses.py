@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import Request, Response
 
-from service.api.errors import problem_body
+from service.api.errors import error_event
 from service.api.generation import AdmittedGeneration, ChoiceState, completions_of_turn
 from service.api.sse import SSEResponse, rounded
 from service.api.state import ServedModel, get_state
@@ -72,7 +72,7 @@ async def _events(generation: AdmittedGeneration) -> AsyncGenerator[bytes, None]
                 yield encoder.events(index, chunk, ids)
     except CarouselError as error:
         more = {"resume": f"{ids.prefix}{ids.first + len(tokens)}"} if ids else {}
-        yield b"data: " + problem_body(error, more) + b"\n\n"
+        yield error_event(error, **more)
 
 
 def _last_events(

@@ -60,8 +60,7 @@ class Parameters(SamplingFields):
     @property
     def is_sampling(self) -> bool:
         """TGI's rule: `do_sample`, or any parameter that only sampling has."""
-        given = (self.temperature, self.top_k, self.top_p, self.min_p, self.typical_p)
-        return bool(self.do_sample) or any(value is not None for value in given)
+        return bool(self.do_sample) or self.has_sampling_parameter
 
     @property
     def is_beam_search(self) -> bool:

@@ -4,27 +4,18 @@ All shapes are compared before any number is read, so no memory is taken for an 
 more than its architecture needs.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from service.errors import BadCheckpoint
+from service.models.cells import CELLS
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.checkpoint import Array, StoredLayer
 from service.models.importing.keras_config import KerasArchitecture, WeightedLayer
-from service.models.spec import Cell, LayerSpec, ModelSpec, Weights
-
-_SNAKE = {
-    "Embedding": "embedding",
-    "LSTM": "lstm",
-    "GRU": "gru",
-    "CuDNNLSTM": "cu_dnnlstm",
-    "CuDNNGRU": "cu_dnngru",
-    "RNN": "rnn",
-    "Dense": "dense",
-    "TimeDistributed": "time_distributed",
-}
-_PARTS = ("kernel", "recurrent_kernel", "bias", "peephole")
+from service.models.layer import LayerSpec
+from service.models.spec import ModelSpec, Weights, layer_weights
 
 
 def match_layers(
@@ -55,10 +46,15 @@ def _pop_first_of_class(layer: WeightedLayer, unmatched: list[StoredLayer]) -> S
     """Remove and return the first layer whose path ends in the class (`layers/lstm_1`: an LSTM)."""
     for candidate in unmatched:
         stem = candidate.path.rpartition("/")[2].rstrip("0123456789").removesuffix("_")
-        if stem == _SNAKE[layer.class_name]:
+        if stem == _snake_case(layer.class_name):
             unmatched.remove(candidate)
             return candidate
     return None
+
+
+def _snake_case(class_name: str) -> str:
+    """A class as Keras writes it into paths: `CuDNNLSTM` is `cu_dnnlstm`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", class_name).lower()
 
 
 def convert(spec: ModelSpec, layers: Sequence[StoredLayer], assumptions: Assumptions) -> Weights:
@@ -73,8 +69,7 @@ def convert(spec: ModelSpec, layers: Sequence[StoredLayer], assumptions: Assumpt
     if spec.embedding_dim is not None:
         (arrays["embedding"],) = _read(left.pop(0), [shapes["embedding"]])
     for i, layer in enumerate(spec.layers):
-        mine = {n: shapes[k] for n in _PARTS if (k := f"layers.{i}.{n}") in shapes}
-        found = _recurrent(layer, left.pop(0), mine, assumptions)
+        found = _recurrent(layer, left.pop(0), layer_weights(shapes, i), assumptions)
         arrays |= {f"layers.{i}.{name}": array for name, array in found.items()}
     output = [name for name in ("output.kernel", "output.bias") if name in shapes]
     arrays |= zip(output, _read(left.pop(0), [shapes[name] for name in output]), strict=True)
@@ -91,34 +86,32 @@ def _recurrent(
     assumptions: Assumptions,
 ) -> dict[str, Array]:
     """Read a recurrent layer's arrays by name, from Keras's or CuDNN's layout."""
-    expected = [shapes[name] for name in _PARTS[:3] if name in shapes]
-    expected += [(layer.units,)] * shapes.get("peephole", (0,))[0]
-    columns = layer.gates * layer.units
-    is_cudnn = len(stored.arrays) == len(expected) == 3 and stored.shapes[2] == (2 * columns,)
-    if is_cudnn and not (layer.cell is Cell.GRU and not layer.reset_after):
-        expected[2] = (2 * columns,)
+    cell = CELLS[layer.cell]
+    expected = cell.keras_shapes(shapes)
+    bias = (2 * shapes["kernel"][1],)  # CuDNN's: one for each product
+    is_cudnn = len(stored.arrays) == len(expected) == 3 and stored.shapes[2] == bias
+    if is_cudnn and cell.has_cudnn_layout(layer):
+        expected[2] = bias
     arrays = _read(stored, expected)
     if is_cudnn:
         assumptions.note(f"layer {stored.path!r} is converted from CuDNN's layout")
-        arrays = _from_cudnn(layer, *arrays)
-    named: dict[str, Array] = dict(zip(_PARTS[:3], arrays, strict=False))
-    if layer.cell is Cell.PEEPHOLE_LSTM:
-        named["peephole"] = np.stack(arrays[-3:])
-    return named
+        arrays = _from_cudnn(len(cell.gates), len(shapes["bias"]), *arrays)
+    return cell.from_keras(list(shapes), arrays)
 
 
-def _from_cudnn(layer: LayerSpec, kernel: Array, recurrent: Array, bias: Array) -> list[Array]:
+def _from_cudnn(
+    gates: int, bias_rows: int, kernel: Array, recurrent: Array, bias: Array
+) -> list[Array]:
     """Convert CuDNN's layout: transposed blocks, and one bias for each matrix product.
 
     Source: Keras 2, `_convert_rnn_weights`.
     """
-    blocks = np.split(kernel, layer.gates, axis=1)
-    inner = np.split(recurrent, layer.gates, axis=1)
+    blocks, inner = np.split(kernel, gates, axis=1), np.split(recurrent, gates, axis=1)
     halves = bias.reshape(2, -1)
     return [
         np.hstack([block.T.reshape(block.shape, order="F") for block in blocks]),
         np.hstack([block.T for block in inner]),
-        halves if layer.cell is Cell.GRU else np.sum(halves, axis=0),
+        halves if bias_rows == 2 else np.sum(halves, axis=0),
     ]
 
 

@@ -10,11 +10,15 @@ from itertools import permutations
 from typing import Never
 
 from service.errors import BadCheckpoint
+from service.models.activation import Activation
+from service.models.cell import KerasNames
+from service.models.cells import CELLS
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.checkpoint import StoredLayer
-from service.models.spec import MAX_LAYERS, Cell, LayerSpec, ModelSpec
+from service.models.layer import LayerSpec
+from service.models.spec import MAX_LAYERS, ModelSpec
 
-_WITH_BIAS, _WITH_PEEPHOLES = 3, 6
+_WITH_BIAS = 3
 _KERAS_1_ARRAYS = (9, 12)
 _BIDIRECTIONAL = "it is a Bidirectional, which reads the text from its end and cannot generate"
 _REFUSED_PATHS = {
@@ -22,6 +26,20 @@ _REFUSED_PATHS = {
     "backward_layer": _BIDIRECTIONAL,
     "cells": "it is an RNN of several cells; only one cell for each layer is served",
 }
+
+
+def _cells_by_shape() -> dict[tuple[int, int], str]:
+    """The oldest of Keras's cells by its gates and number of arrays."""
+    cells: dict[tuple[int, int], str] = {}
+    for name, cell in CELLS.items():
+        if cell.keras != KerasNames():
+            arrays = len(cell.keras_shapes(cell.weight_shapes(LayerSpec(name, 1), 1)))
+            for n in (arrays, arrays - 1) if arrays == _WITH_BIAS else (arrays,):
+                cells.setdefault((len(cell.gates), n), name)
+    return cells
+
+
+_CELLS_BY_SHAPE = _cells_by_shape()
 
 
 def infer_spec(
@@ -63,12 +81,12 @@ def _is_recurrent(layer: StoredLayer) -> bool:
             f"it has {len(layer.arrays)} arrays, as Keras 1 wrote them; load and save "
             "the model with Keras 2 first",
         )
-    if len(layer.arrays) not in (1, 2, _WITH_BIAS, _WITH_PEEPHOLES):
+    if len(layer.arrays) not in {1, *(arrays for _, arrays in _CELLS_BY_SHAPE)}:
         _refuse(layer, f"it has {len(layer.arrays)} arrays, as no supported layer")
     if len(layer.arrays) == 1 or len(layer.shapes[1]) < 2:
         return False
     rows, columns = layer.shapes[1]
-    if columns not in (3 * rows, 4 * rows):
+    if columns not in {gates * rows for gates, _ in _CELLS_BY_SHAPE}:
         _refuse(
             layer, f"its recurrent kernel has shape {layer.shapes[1]}, not an LSTM's or a GRU's"
         )
@@ -132,29 +150,28 @@ def _in_chain(
 
 def _layer_spec(layer: StoredLayer, assumptions: Assumptions) -> LayerSpec:
     (units, columns), arrays = layer.shapes[1], len(layer.arrays)
-    cell = Cell.GRU if columns == 3 * units else Cell.LSTM
+    name = _CELLS_BY_SHAPE.get((columns // units, arrays))
+    if name is None:
+        _refuse(layer, f"it has {arrays} arrays and a recurrent kernel of {layer.shapes[1]}")
+    cell = CELLS[name]
     bias = layer.shapes[2] if arrays >= _WITH_BIAS else None
     is_cudnn = bias == (2 * columns,)
-    if arrays == _WITH_PEEPHOLES:
-        if cell is Cell.GRU:
-            _refuse(layer, "it has the peepholes of an LSTM on a GRU")
-        cell = Cell.PEEPHOLE_LSTM
     stated = layer.config or {}
     stated = stated.get("config", stated)
-    usual = "sigmoid"
-    if cell is Cell.PEEPHOLE_LSTM or _is_old_keras_2(assumptions.keras_version):
-        usual = "hard_sigmoid_02"
+    usual = cell.keras_recurrent_activation
+    if _is_old_keras_2(assumptions.keras_version):
+        usual = Activation.HARD_SIGMOID_02
     if is_cudnn:
         stated = {"activation": "tanh", "recurrent_activation": "sigmoid"}
     reset_after = True
-    if cell is Cell.GRU and bias is None:
+    if cell.has_reset_after and bias is None:
         reset_after = assumptions.flag(
             "reset_after", layer.path, stated.get("reset_after"), usual=True
         )
-    elif cell is Cell.GRU:
+    elif cell.has_reset_after:
         reset_after = assumptions.flag("reset_after", layer.path, bias != (columns,), usual=True)
     return LayerSpec(
-        cell,
+        name,
         units,
         assumptions.activation("activation", layer.path, stated.get("activation"), "tanh"),
         assumptions.activation(

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Never
 
 from service.errors import BadCheckpoint
+from service.models.cells import CELLS
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.checkpoint import JsonObject
-from service.models.spec import MAX_LAYERS, Cell, LayerSpec, ModelSpec
+from service.models.layer import LayerSpec
+from service.models.spec import MAX_LAYERS, ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +33,17 @@ class KerasArchitecture:
     layers: tuple[WeightedLayer, ...]
 
 
-_CELLS = {
-    "LSTM": Cell.LSTM,
-    "GRU": Cell.GRU,
-    "CuDNNLSTM": Cell.LSTM,
-    "CuDNNGRU": Cell.GRU,
-    "LSTMCell": Cell.LSTM,
-    "GRUCell": Cell.GRU,
-    "PeepholeLSTMCell": Cell.PEEPHOLE_LSTM,
+_LAYERS = {
+    name: cell_name
+    for cell_name, cell in CELLS.items()
+    for name in (cell.keras.layer, cell.keras.cudnn)
+    if name is not None
 }
+_RNN_CELLS = {cell.keras.cell: name for name, cell in CELLS.items() if cell.keras.cell is not None}
 _CUDNN = {"activation": "tanh", "recurrent_activation": "sigmoid", "reset_after": True}
-_RECURRENT = ("LSTM", "GRU", "CuDNNLSTM", "CuDNNGRU", "RNN")
 _NO_OP = ("Dropout", "SpatialDropout1D", "InputLayer")
-_SERVED = "Embedding, LSTM, GRU, Dropout, Dense, TimeDistributed(Dense) and a softmax"
+_STOCK = ", ".join(cell.keras.layer for cell in CELLS.values() if cell.keras.layer is not None)
+_SERVED = f"Embedding, {_STOCK}, Dropout, Dense, TimeDistributed(Dense) and a softmax"
 
 _PROGRAM = "which is a program, and nothing in a file is ever executed"
 _REASONS = {
@@ -89,7 +89,7 @@ _OPTIONS = {
     "TimeDistributed": _COMMON | {"layer"},
     "Activation": _COMMON | {"activation"},
     "Softmax": _COMMON | {"axis"},
-} | dict.fromkeys(("LSTM", "GRU", "CuDNNLSTM", "CuDNNGRU"), _RNN | _CELL)  # fmt: skip
+} | dict.fromkeys(_LAYERS, _RNN | _CELL)  # fmt: skip
 
 
 def read_architecture(config: JsonObject, assumptions: Assumptions) -> KerasArchitecture:
@@ -166,7 +166,7 @@ class _Chain:
                 continue
             if layer.class_name == "Embedding":
                 self._add_embedding(layer)
-            elif layer.class_name in _RECURRENT:
+            elif layer.class_name in _LAYERS or layer.class_name == "RNN":
                 self._add_recurrent(layer)
             elif layer.class_name in ("Dense", "TimeDistributed"):
                 self._add_output(layer)
@@ -198,26 +198,24 @@ class _Chain:
             last.refuse("return_sequences is not set, yet another recurrent layer follows")
 
     def _layer_spec(self, layer: _Layer) -> LayerSpec:
-        inner = layer
-        if layer.class_name == "RNN":
-            inner = _cell(layer)
-        cell, config, name = _CELLS[inner.class_name], inner.config, layer.name
+        inner = _cell(layer) if layer.class_name == "RNN" else layer
+        cell_name = (_RNN_CELLS if layer.class_name == "RNN" else _LAYERS)[inner.class_name]
+        cell, config, name = CELLS[cell_name], inner.config, layer.name
         if layer.class_name.startswith("CuDNN"):
             config = {**_CUDNN, **config}
-        recurrent_usual = "hard_sigmoid_02" if cell is Cell.PEEPHOLE_LSTM else "sigmoid"
         decide = self._assumptions
         return LayerSpec(
-            cell,
+            cell_name,
             inner.integer("units"),
             decide.activation("activation", name, _stated(config, "activation"), "tanh"),
             decide.activation(
                 "recurrent_activation",
                 name,
                 _stated(config, "recurrent_activation"),
-                recurrent_usual,
+                cell.keras_recurrent_activation,
             ),
             inner.flag("use_bias", default=True),
-            cell is not Cell.GRU
+            not cell.has_reset_after
             # Keras 2.0 has no such option and applies the reset gate before the product.
             or decide.flag("reset_after", name, config.get("reset_after"), usual=False),
         )
@@ -292,10 +290,8 @@ def _cell(layer: _Layer) -> _Layer:
         layer.refuse("it has no single cell")
     plain = class_name.removeprefix("Addons>").removeprefix("Custom>")
     config = entry.get("config")
-    if plain not in ("LSTMCell", "GRUCell", "PeepholeLSTMCell") or not isinstance(config, dict):
-        layer.refuse(
-            f"its cell is a {class_name[:80]}; LSTM, GRU and peephole LSTM cells are served"
-        )
+    if plain not in _RNN_CELLS or not isinstance(config, dict):
+        layer.refuse(f"its cell is a {class_name[:80]}; served are {', '.join(_RNN_CELLS)}")
     if unknown := sorted(config.keys() - _CELL):
         layer.refuse(f"its cell's option {unknown[0][:80]!r} is not known")
     return _Layer(layer.name, plain, config)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from service.errors import BadCheckpoint, TooLarge, UnknownCharacter, Validation
+from service.models.activation import Activation
 from service.models.bundle import Precision
 from service.models.importing.importer import Importer
 from service.models.importing.request import ImportLimits, ImportRequest
-from service.models.spec import Activation
 from service.models.store import ModelStore
 from tests.models.importing.keras_writer import (
     write_archive,
@@ -222,7 +222,7 @@ def test_assume_may_not_contradict_the_file(imports, import_here):
 def test_a_requested_precision_is_used(precision, import_here):
     metadata = import_here(request(precision=precision)).metadata
     assert metadata.precision is Precision(precision)
-    assert metadata.precision_reason.startswith(f"{precision} was asked for")
+    assert metadata.precision_reason.startswith(f"{precision} was requested")
 
 
 def test_int8_is_refused_where_it_cannot_be_exact(imports, import_here):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from service.errors import BadCheckpoint
+from service.models.activation import Activation
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.checkpoint import StoredArray, StoredLayer
 from service.models.importing.infer_spec import infer_spec
 from service.models.importing.keras_config import read_architecture
-from service.models.spec import Activation, Cell
 from tests.models.importing.keras_writer import SEQUENTIAL, config_with, layer
 
 EMBEDDING, LSTM, DENSE = SEQUENTIAL["config"]["layers"][1:]
@@ -119,7 +119,7 @@ def test_options_without_a_say_in_the_numbers_are_ignored():
 def test_cudnn_layers_have_the_activations_that_cudnn_has():
     cudnn = layer("CuDNNGRU", units=2, return_sequences=True)
     spec, sentences = read(config_with(replace={2: cudnn}))
-    assert spec.layers[0].cell is Cell.GRU
+    assert spec.layers[0].cell == "gru"
     assert spec.layers[0].reset_after
     assert sentences == []
 
@@ -162,7 +162,7 @@ def test_layers_out_of_order_are_put_in_the_one_order_in_which_widths_fit(stored
     assumptions = Assumptions({}, "3")
     spec, ordered = infer_spec(layers, assumptions)
     assert [each.path for each in ordered] == ["embedding", "a", "b", "dense"]
-    assert [each.cell for each in spec.layers] == [Cell.GRU, Cell.LSTM]
+    assert [each.cell for each in spec.layers] == ["gru", "lstm"]
     assert "the order of layers is a, b" in assumptions.sentences
 
 

@@ -1,0 +1,114 @@
+"""The interface of a recurrent cell: what each file of `service.models.cells` implements.
+
+Names in the equations: x is a layer's input, h the output and first state, W and U the input and
+recurrent kernels, b the bias, σ the recurrent activation, φ the activation, ⊙ the element-wise
+product. Vectors are rows.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from service.models.activation import Activation, Vector
+from service.models.layer import LayerSpec
+
+Vectors = tuple[Vector, ...]
+Parts = Mapping[str, Vector]
+Array = npt.NDArray[np.float32]
+Arrays = Mapping[str, Array]
+AnyArray = npt.NDArray[np.generic]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KerasNames:
+    """The classes under which Keras stores a cell; None where there is no such class."""
+
+    layer: str | None = None  # in keras.layers of Keras 3: can be imported and exported
+    cudnn: str | None = None  # of Keras 2: can be imported
+    cell: str | None = None  # within an RNN layer: can be imported
+
+
+class StepGraph(Protocol):
+    """The ONNX graph of a step while a layer's nodes are added. Tensors are referred to by name."""
+
+    def node(self, operator: str, *inputs: str) -> str:
+        """Add a node; return its output."""
+
+    def constant(self, name: str, value: AnyArray) -> str:
+        """Add a constant, floats as float32. `name` is unique within the layer."""
+
+    def product(self, x: str, name: str, kernel: Array) -> str:
+        """Add `x @ kernel` in the graph's precision. `x` is within (-1, 1)."""
+
+    def split(self, x: str, parts: int, units: int) -> list[str]:
+        """Split the columns of `x` into blocks of `units`."""
+
+    def activate(self, activation: Activation, x: str) -> str:
+        """Apply an activation."""
+
+
+class Cell(ABC):
+    """A recurrent cell: everything but its gradient, which is in `service.training.cells`.
+
+    A subclass is stateless; its docstring states the equations and their source, and is exported
+    with models that Keras has no layer for.
+    """
+
+    label: ClassVar[str]  # in summaries, such as LSTM
+    year: ClassVar[int]  # of publication: CELLS is in this order
+    gates: ClassVar[tuple[str, ...]]  # the blocks of `units` columns in a kernel, in order
+    states: ClassVar[tuple[str, ...]]  # the output h first; all are (units,)
+    is_bounded: ClassVar[bool]  # whether tanh and sigmoid gates keep h in (-1, 1): int8 needs it
+    has_int8_step: ClassVar[bool] = False  # whether `int8_step` implements this cell
+    has_reset_after: ClassVar[bool] = False  # whether `LayerSpec.reset_after` applies
+    unit_bias_gate: ClassVar[str | None] = None  # the gate whose bias is 1 before training, not 0
+    keras: ClassVar[KerasNames] = KerasNames()
+    keras_recurrent_activation: ClassVar[Activation] = Activation.SIGMOID  # Keras's default
+
+    def __init_subclass__(cls) -> None:
+        """Raise AttributeError at import if a required attribute is missing."""
+        for name in ("label", "year", "gates", "states", "is_bounded"):
+            getattr(cls, name)
+
+    def weight_shapes(self, layer: LayerSpec, inputs: int) -> dict[str, Shape]:
+        """Name → shape of each weight of a layer, in canonical order.
+
+        A bias of two rows has its first row added to x W and its second to h U.
+        """
+        columns = len(self.gates) * layer.units
+        shapes: dict[str, Shape] = {
+            "kernel": (inputs, columns),
+            "recurrent_kernel": (layer.units, columns),
+        }
+        if layer.use_bias:
+            shapes["bias"] = (columns,)
+        return shapes
+
+    @abstractmethod
+    def step(self, layer: LayerSpec, weights: Parts, x: Vector, state: Vectors) -> Vectors:
+        """Compute the state after one token in float64. `x` is x W, (gates * units,)."""
+
+    @abstractmethod
+    def add_step(
+        self, graph: StepGraph, layer: LayerSpec, weights: Arrays, x: str, state: Sequence[str]
+    ) -> list[str]:
+        """Add one step to an ONNX graph; return the new state. `x` is x W + b."""
+
+    # -- Keras's layout
+
+    def keras_shapes(self, shapes: Mapping[str, Shape]) -> list[Shape]:
+        """Shapes of the arrays as Keras stores them, from the canonical shapes."""
+        return list(shapes.values())
+
+    def from_keras(self, names: Sequence[str], arrays: Sequence[AnyArray]) -> dict[str, AnyArray]:
+        """Canonical weights by name, from the arrays as Keras stores them."""
+        return dict(zip(names, arrays, strict=True))
+
+    def has_cudnn_layout(self, layer: LayerSpec) -> bool:  # noqa: ARG002 (for subclasses)
+        """Whether Keras 2's CuDNN layer computes the same as this layer."""
+        return self.keras.cudnn is not None
