@@ -13,7 +13,7 @@ from service.errors import CarouselError
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-class PrecisionChoice(StrEnum):
+class PrecisionOption(StrEnum):
     """The arithmetic to serve with; auto chooses int8 if it costs little over float32."""
 
     AUTO = "auto"
@@ -100,7 +100,7 @@ def import_(
     name: Annotated[str, typer.Option(help="Name of the model.")],
     vocabulary: Annotated[Path | None, typer.Option(help="JSON, or one token per line.")] = None,
     vocabulary_text: Annotated[Path | None, typer.Option(help="The training text.")] = None,
-    precision: Annotated[PrecisionChoice, typer.Option()] = PrecisionChoice.AUTO,
+    precision: Annotated[PrecisionOption, typer.Option()] = PrecisionOption.AUTO,
     assume: Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")] = None,
     model_store: Store = Path("model_store"),
 ) -> None:
