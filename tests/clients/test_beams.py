@@ -6,6 +6,7 @@ import time
 import openai
 import pytest
 
+from service.models.bundle import Precision
 from service.models.compile import compile_program
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
@@ -47,7 +48,7 @@ def total(choice) -> float:
 
 def test_both_routes_find_the_texts_of_the_definition(http, client, demo):
     info = next(one for one in http.get("/info").json()["models"] if one["id"] == "demo@1")
-    program = compile_program(demo.spec, demo.weights, info["precision"])
+    program = compile_program(demo.spec, demo.weights, Precision(info["precision"]))
     prompt = demo.tokenizer.encode(PROMPT)
     texts = "".join(demo.tokenizer.text_of(i) for i in range(len(demo.tokenizer)))
     assert len(texts) == len(demo.tokenizer)
