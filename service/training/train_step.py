@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from service.models.spec import ModelSpec, Weights
 from service.training.corpus import BPTTChunk, EvaluationBatches
+from service.training.matmul import MatMul
 from service.training.network import DropoutRates, Network, cross_entropy, initial_state
 from service.training.optimizer import AdamW, ema_decay, learning_rate
-from service.training.precision import product
 from service.training.recipe import Recipe
 
 Arrays = dict[str, npt.NDArray[np.float32]]
@@ -31,7 +31,7 @@ class TrainStep:
         self._spec = spec
         self._recipe = recipe
         self._n_steps = n_steps
-        self._network = Network(spec, product(precision))
+        self._network = Network(spec, MatMul(tf.as_dtype(precision)))
         self._weights = {name: tf.Variable(weight) for name, weight in weights.items()}
         self._average = {name: tf.Variable(weight) for name, weight in weights.items()}
         self._optimizer = AdamW(recipe.schedule, self._weights)

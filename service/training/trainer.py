@@ -28,7 +28,7 @@ from service.training.events import (
     perplexity,
 )
 from service.training.initializers import initial_weights
-from service.training.precision import resolved
+from service.training.matmul import resolved
 from service.training.recipe import Recipe, WantedArithmetic
 from service.training.result import StopReason, Trained
 from service.training.sample import sample_text
