@@ -16,8 +16,7 @@ from service.models.store import ModelStore
 from service.settings import Settings
 from service.telemetry import log_to_stderr
 from service.training.allocator import ENVIRONMENT
-from service.training.attempt import Attempt, AttemptFolders, TrainBackend
-from service.training.backend import tensorflow_backend
+from service.training.attempt import Attempt, AttemptFolders, TrainBackend, tensorflow_backend
 from service.training.config import AttemptConfig, QueueConfig
 from service.training.corpus_store import CorpusStore
 from service.training.heartbeat import on_signal

@@ -17,9 +17,7 @@ from service.training.recipe import split_index
 
 Tokens = npt.NDArray[np.int32]
 
-MIN_CHARACTERS = 2
-"""With fewer different characters there is nothing to predict; `BPTTBatches` checks the length."""
-
+MIN_CHARACTERS = 2  # different ones, or there is nothing to predict
 MAX_MARKS = 30
 """Combining marks in a row, as in UAX #15's stream-safe text: NFC sorts each such run."""
 
@@ -40,12 +38,7 @@ class Corpus:
 
     @classmethod
     def decode(cls, content: bytes) -> Self:
-        """Read a file's bytes.
-
-        Raises:
-            Validation: the file is not UTF-8, or as `of`.
-
-        """
+        """Read a file's bytes. Raises Validation where it is not UTF-8, and as `of`."""
         try:
             text = content.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -59,9 +52,8 @@ class Corpus:
     def of(cls, text: str) -> Self:
         """Normalise a text.
 
-        Raises:
-            Validation: it has fewer than two different characters, or too many marks in a row.
-
+        Raises Validation where it has fewer than two different characters, or too many marks in a
+        row.
         """
         _check_marks(text)
         with_newlines = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -97,12 +89,7 @@ class Corpus:
         return tuple(self.counts)
 
     def split(self, vocabulary: Sequence[str], validation_fraction: float) -> "Split":
-        """Cut the text where its last `validation_fraction` begins; nothing is shuffled.
-
-        Raises:
-            UnknownCharacter: the vocabulary does not cover the text.
-
-        """
+        """Cut the text where its last `validation_fraction` begins. Raises UnknownCharacter."""
         tokens = encoded(self.text, vocabulary)
         edge = split_index(len(tokens), validation_fraction)
         return Split(tokens[:edge], tokens[edge:], len(self.text[edge:].encode()))
@@ -146,9 +133,7 @@ def encoded(text: str, vocabulary: Sequence[str]) -> Tokens:
             ids[ord(token)] = i
     tokens: Tokens = ids[codes]
     if (tokens < 0).any():
-        Tokenizer(vocabulary).encode(
-            text
-        )  # raises UnknownCharacter with the character and its offset
+        Tokenizer(vocabulary).encode(text)  # raises UnknownCharacter with the offset
     return tokens
 
 
@@ -195,16 +180,13 @@ class BPTTBatches:
 
     def chunk(self, index: int, start: int = 0) -> BPTTChunk:
         """Chunk `index` of the epoch that begins at character `start`."""
-        return BPTTChunk(self._piece(index, start), self._piece(index, start + 1))
-
-    def chunks(self, start: int = 0) -> Iterator[BPTTChunk]:
-        """All chunks of one epoch, in the order of the text."""
-        return (self.chunk(index, start) for index in range(self.n_chunks))
-
-    def _piece(self, index: int, start: int) -> Tokens:
         characters = self._n_streams * self._width * self.n_chunks
-        streams = self._tokens[start : start + characters].reshape(self._n_streams, -1)
-        return streams[:, index * self._width : (index + 1) * self._width]
+        columns = slice(index * self._width, (index + 1) * self._width)
+        inputs, targets = (
+            self._tokens[first : first + characters].reshape(self._n_streams, -1)[:, columns]
+            for first in (start, start + 1)
+        )
+        return BPTTChunk(inputs, targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,20 +208,20 @@ class EvaluationBatches:
 
     def __init__(self, tokens: Tokens, chunk_characters: int = 100, warm_up: int = 100) -> None:
         """Raises Validation where there is no character to predict."""
-        n_predictions = len(tokens) - 1
+        self.n_predictions = n_predictions = len(tokens) - 1
         if n_predictions < 1:
             raise Validation(
                 f"the validation text has {len(tokens)} characters; it needs at least 2: "
                 "raise validation_fraction"
             )
-        self.n_predictions = n_predictions
         self.n_streams = min(64, max(1, n_predictions // (4 * warm_up)))
         part = -(-n_predictions // self.n_streams)
-        width = warm_up * (self.n_streams > 1) + part
+        warm_up = warm_up if self.n_streams > 1 else 0
+        width = warm_up + part
         self._width = chunk_characters
         padded = -(-width // chunk_characters) * chunk_characters
         first = part * np.arange(self.n_streams)[:, None]  # the first prediction of the part
-        begin = first - warm_up * (self.n_streams > 1)
+        begin = first - warm_up
         begin[0] = 0  # nothing precedes the text
         at = begin + np.arange(padded)[None, :]  # (streams, padded) index of the input
         counted = (at >= first) & (at < np.minimum(first + part, n_predictions))

@@ -12,8 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from service.errors import Validation
-from service.models.bundle import BundleMetadata, Provenance, build_files, sha256_hex
-from service.models.parity import measure
+from service.models.bundle import build_files, sha256_hex
 from service.models.reference import ReferenceModel
 from service.models.spec import ModelRef, ModelSpec, Weights
 from service.models.store import ModelStore
@@ -22,8 +21,9 @@ from service.training.corpus import Corpus, Tokens
 from service.training.demo_card import CARD, model_card
 from service.training.demo_corpus import ALPHABET, topics_text
 from service.training.events import TrainEvent, ValidationEvent
+from service.training.publication import trained_metadata
 from service.training.recipe import Architecture, Hyperparameters, Recipe
-from service.training.sample import TEMPERATURE, sample_text
+from service.training.sample import sample_text
 from service.training.trainer import framework_versions, train
 
 PROMPTS = ("The with statement ", "class ")
@@ -104,9 +104,7 @@ def _print_validation(event: TrainEvent) -> None:
 def bundle_files(ref: ModelRef, text: str, weights_file: Path) -> dict[str, bytes]:
     """Make every file of the bundle, from the text and a file that `trained_file` made of it.
 
-    Raises:
-        Validation: the weights were trained on another text.
-
+    Raises Validation where the weights were trained on another text.
     """
     with safe_open(weights_file, "numpy") as file:
         metadata = {name: json.loads(value) for name, value in file.metadata().items()}
@@ -124,15 +122,7 @@ def bundle_files(ref: ModelRef, text: str, weights_file: Path) -> dict[str, byte
     nats = _nats_per_character(reference, split.validation)
     training["validation_nats"] = round(nats, 4)
     training["validation_bits_per_character"] = round(nats / math.log(2), 4)
-    verdict = measure(spec, weights, "auto")
-    record = BundleMetadata(
-        precision=verdict.precision,
-        precision_reason=verdict.reason,
-        source=Provenance(format="trained", files={"pydoc_data.topics": sha256}),
-        parity=verdict.parity,
-        generation_defaults={"do_sample": True, "temperature": TEMPERATURE},
-        training=training,
-    )
+    record = trained_metadata(spec, weights, {"pydoc_data.topics": sha256}, training)
     samples = [_sample(reference, tokenizer, prompt) for prompt in PROMPTS]
     card = model_card(ref, spec, record, samples)
     return build_files(ref, spec, weights, tokenizer, record) | {CARD: card.encode()}

@@ -11,7 +11,7 @@ from pathlib import Path
 from service.errors import CarouselError
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
-from service.training.cleanup import clean, orphan
+from service.training.cleanup import clean
 from service.training.job import TrainJob
 from service.training.job_store import Fenced
 from service.training.queue import JobQueue
@@ -76,7 +76,7 @@ class JobReconciler:
             await asyncio.to_thread(self._queue.mark_clean, job.key)
             return
         # A suspended process may still store a model: checked as long as the record exists.
-        if await asyncio.to_thread(orphan, job, self._store) is None:
+        if await asyncio.to_thread(_orphan, job, self._store) is None:
             return
         if not await asyncio.to_thread(self._queue.lease, job, REMOVE_LEASE_MS):
             return  # a worker or another server acts on the job
@@ -87,7 +87,7 @@ class JobReconciler:
 
     async def _remove_orphan(self, job: TrainJob) -> None:
         """Remove a model that an ended job has not published. The caller holds the job's lease."""
-        ref = await asyncio.to_thread(orphan, job, self._store)
+        ref = await asyncio.to_thread(_orphan, job, self._store)
         if ref is None:
             return
         try:
@@ -96,3 +96,16 @@ class JobReconciler:
             _log.debug("%s, of a job that has ended, is not removed: %s", ref, refusal)
         else:
             _log.warning("%s is removed: its job %s ended without it", ref, job.key.id)
+
+
+def _orphan(job: TrainJob, store: ModelStore) -> ModelRef | None:
+    """The model that was stored for a job that has ended without one, if there is one.
+
+    A process that is suspended between its last check of the fence and the rename stores it when it
+    resumes.
+    """
+    if not job.state.is_over or job.model is not None or job.version is None:
+        return None
+    ref = ModelRef(job.spec.name, job.version)
+    manifest = store.manifest(ref)
+    return ref if manifest is not None and manifest.training.get("job") == job.key.id else None

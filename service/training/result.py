@@ -41,9 +41,7 @@ class Trained:
     def from_best(cls, path: Path, spec: ModelSpec) -> Self:
         """The result of a training that was stopped, from its best checkpoint.
 
-        Raises:
-            BadCheckpoint: the file is missing, cannot be read or does not fit `spec`.
-
+        Raises BadCheckpoint where the file is missing, cannot be read or does not fit `spec`.
         """
         snapshot = checkpoint.read(path)
         if snapshot is None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from service.models.reference import ReferenceModel
 from service.models.spec import Weights
 from service.models.tokenizer import Tokenizer
 from service.training import checkpoint
-from service.training.corpus import BPTTBatches, Corpus, EvaluationBatches, Split
+from service.training.corpus import BPTTBatches, Corpus, EvaluationBatches
 from service.training.events import (
     CheckpointEvent,
     ProgressEvent,
@@ -48,10 +48,10 @@ def train(
     report: Callable[[TrainEvent], None],
     should_stop: Callable[[], bool],
 ) -> Trained:
-    """Train on the text, or resume from the checkpoint in `folder`.
+    """Train on the text, or resume from the checkpoint in `folder`. Blocks.
 
-    Blocks. `should_stop` is called between two steps, and between the chunks of a validation. A
-    resumed training ends with the same bits as an uninterrupted one, on the same machine.
+    `should_stop` is called between two steps, and between the chunks of a validation. A resumed
+    training ends with the same bits as an uninterrupted one, on the same machine.
 
     Raises:
         Validation: the text is too short for its batches, the loss is not a finite number, or the
@@ -93,27 +93,32 @@ class _Training:
         self._batches = BPTTBatches(split.training, schedule.batch_size, schedule.sequence_length)
         self._evaluation = EvaluationBatches(split.validation)
         self._tokenizer, self._prompt = Tokenizer(vocabulary), split.validation[:1].tolist()
-        self._bytes_per_character = _bytes_per_character(split)
+        self._bytes_per_character = split.validation_bytes / max(1, len(split.validation))
         self._n_steps = self._batches.n_chunks * schedule.epochs
         if self._n_steps < 1:
             raise errors.Validation(f"epochs is {schedule.epochs}; it must be at least 1")
         self._validate_every = max(1, self._batches.n_chunks // schedule.validations_per_epoch)
-        weights = initial_weights(self._spec, recipe.seed) if initial is None else initial
-        weights = Weights(self._spec, weights)
+        if initial is None:
+            weights, initial_sha256 = initial_weights(self._spec, recipe.seed), None
+        else:
+            weights = Weights(self._spec, initial)
+            initial_sha256 = _sha256(weight.tobytes() for weight in weights.values())
         last = checkpoint.read(folder / checkpoint.LAST)
-        self._precision = _precision(recipe.precision, last, resolve)
+        if recipe.precision == "auto" and last is not None:  # it keeps the one it began with
+            self._precision = str(last.facts["identity"]["precision"])
+        else:
+            self._precision = resolve(recipe.precision)
         self._train_step = TrainStep(self._spec, recipe, self._n_steps, weights, self._precision)
         self._identity = {
             "recipe": recipe.to_json(),
             "precision": self._precision,
             "corpus_sha256": corpus.sha256,
-            "vocabulary_sha256": _sha256(json.dumps(list(vocabulary)).encode()),
-            "initial_sha256": None if initial is None else _weights_sha256(weights),
+            "vocabulary_sha256": _sha256([json.dumps(list(vocabulary)).encode()]),
+            "initial_sha256": initial_sha256,
         }
         self._history: list[ValidationEvent] = []
         self._losses: list[float] = []  # since the last validation
         self._elapsed_before_s = 0.0
-        self._began = self._saved = self._reported = time.monotonic()
         if last is not None:
             self._resume(last)
 
@@ -282,35 +287,12 @@ class _Training:
 
     @property
     def _validations_since_best(self) -> int:
-        since = 0
-        for validation in reversed(self._history):
-            if validation.is_best:
-                break
-            since += 1
-        return since
+        newest_first = enumerate(reversed(self._history))
+        return next((i for i, one in newest_first if one.is_best), len(self._history))
 
 
-def _precision(
-    wanted: WantedArithmetic,
-    last: checkpoint.Snapshot | None,
-    resolve: Callable[[WantedArithmetic], str],
-) -> str:
-    """The fastest type on this machine; a resumed training keeps the one that it began with."""
-    if wanted == "auto" and last is not None:
-        return str(last.facts["identity"]["precision"])
-    return resolve(wanted)
-
-
-def _bytes_per_character(split: Split) -> float:
-    return split.validation_bytes / max(1, len(split.validation))
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _weights_sha256(weights: Weights) -> str:
+def _sha256(parts: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
-    for weight in weights.values():
-        digest.update(weight.tobytes())
+    for part in parts:
+        digest.update(part)
     return digest.hexdigest()
