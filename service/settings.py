@@ -52,9 +52,7 @@ class Settings(BaseSettings):
     def read(cls, **options: object) -> Self:
         """Read the environment; `options` that are not None take precedence.
 
-        Raises:
-            BadRequest: a variable is unknown or its value is not allowed; the message names it.
-
+        Raises BadRequest, with the variable's name, where it is unknown or its value not allowed.
         """
         known = {PREFIX + name.upper() for name in cls.model_fields}
         for name in os.environ:

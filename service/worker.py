@@ -84,7 +84,7 @@ def work(settings: Settings, redis_url: str, *, parent: int | None = None) -> No
     log_to_stderr(settings.log_level)
     os.nice(NICENESS)
     if parent is not None:
-        threading.Thread(target=_end_with_parent, args=[parent], daemon=True).start()
+        _end_with_parent(parent)
     environment = ENVIRONMENT | os.environ | settings.for_worker(redis_url)
     worker = TrainWorker(JobQueue(redis_url, QueueConfig()), environment)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -117,23 +117,23 @@ def run_attempt(
     attempt.run()
 
 
-def _end_with_worker(worker: int) -> None:
-    """End this process when the worker ends: on Linux at once, elsewhere by polling."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_end_with_parent, args=[worker], daemon=True).start()
-
-
 def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(POLL_S)
-    os.kill(os.getpid(), signal.SIGKILL)
+    """Kill this process, from a thread of its own, when the parent has ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main() -> None:
     """Run one attempt: `python -m service.worker OWNER JOB ATTEMPT PID-OF-THE-WORKER`."""
     owner, job_id, number, worker = sys.argv[1:]
-    _end_with_worker(int(worker))
+    if sys.platform == "linux":  # this process ends with the worker: at once here, else by polling
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _end_with_parent(int(worker))
     settings = Settings.read()
     log_to_stderr(settings.log_level)
     key = JobKey(owner, job_id)

@@ -123,7 +123,11 @@ def bundle_files(ref: ModelRef, text: str, weights_file: Path) -> dict[str, byte
     training["validation_nats"] = round(nats, 4)
     training["validation_bits_per_character"] = round(nats / math.log(2), 4)
     record = trained_metadata(spec, weights, {"pydoc_data.topics": sha256}, training)
-    samples = [_sample(reference, tokenizer, prompt) for prompt in PROMPTS]
+    samples = [
+        prompt
+        + sample_text(reference, tokenizer, tokenizer.encode(prompt), characters=SAMPLE_CHARACTERS)
+        for prompt in PROMPTS
+    ]
     card = model_card(ref, spec, record, samples)
     return build_files(ref, spec, weights, tokenizer, record) | {CARD: card.encode()}
 
@@ -134,11 +138,6 @@ def _nats_per_character(reference: ReferenceModel, tokens: Tokens) -> float:
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_totals = np.log(np.exp(shifted).sum(axis=1))
     return float((log_totals - shifted[np.arange(len(shifted)), tokens[1:]]).mean())
-
-
-def _sample(reference: ReferenceModel, tokenizer: Tokenizer, prompt: str) -> str:
-    tokens = tokenizer.encode(prompt)
-    return prompt + sample_text(reference, tokenizer, tokens, characters=SAMPLE_CHARACTERS)
 
 
 if __name__ == "__main__":

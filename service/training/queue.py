@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from service.errors import Validation
+from service.errors import JobNotFound, Validation
 from service.training.config import QueueConfig
 from service.training.job import JobKey, TrainJob
 from service.training.job_spec import TrainJobSpec
@@ -26,7 +26,6 @@ from service.training.job_store import (
     index_key,
     job_key,
     named_errors,
-    record_key,
     redis_key,
 )
 from service.training.states import JobState, Transition, targets
@@ -74,14 +73,17 @@ class JobQueue:
 
     def get(self, key: JobKey) -> TrainJob:
         """Read a job."""
-        return self._store.get(key)
+        job = self._store.find(key)
+        if job is None:
+            raise JobNotFound(f"there is no train job {key.id[:80]!r}")
+        return job
 
     def jobs(self, owner: str, most: int = 1_000) -> list[TrainJob]:
         """List an owner's jobs, the newest first."""
         with named_errors():
             ids: list[bytes] = self.connection.zrevrange(index_key(owner), 0, most - 1)  # type: ignore[assignment]
-        found = self._store.get_all([JobKey(owner, job_id.decode()) for job_id in ids])
-        return [job for _, job in found if job is not None]
+        found = (self._store.find(JobKey(owner, job_id.decode())) for job_id in ids)
+        return [job for job in found if job is not None]
 
     def cancel(self, key: JobKey) -> TrainJob:
         """Cancel a job: at once where it waits, at the end of a step where it runs."""
@@ -92,11 +94,8 @@ class JobQueue:
     def publish(self, key: JobKey) -> TrainJob:
         """Queue the publication of a cancelled job's best checkpoint.
 
-        Does nothing where the job has a model or its publication is under way.
-
-        Raises:
-            Validation: the job is in another state.
-
+        Does nothing where the job has a model or its publication is under way. Raises Validation
+        in other states.
         """
         fields = {"crashes": 0, "error": None, "ended": None}
         with contextlib.suppress(Fenced):  # the answer depends on its state
@@ -182,14 +181,16 @@ class JobQueue:
         """List every owner's jobs that are not over."""
         with named_errors():
             names: set[bytes] = self.connection.smembers(OPEN)  # type: ignore[assignment]
-        return [job for _, job in self._store.get_all(list(map(job_key, names))) if job is not None]
+        found = (self._store.find(job_key(name)) for name in names)
+        return [job for job in found if job is not None]
 
     def unclean(self) -> list[TrainJob]:
         """List the jobs that are over and whose folders may hold files."""
         with named_errors():
             names: list[bytes] = self.connection.sdiff([TRACED, OPEN])  # type: ignore[assignment]
         jobs = []
-        for key, job in self._store.get_all(list(map(job_key, names))):
+        for key in map(job_key, names):
+            job = self._store.find(key)
             if job is None:
                 self.mark_clean(key)
             else:
@@ -199,7 +200,7 @@ class JobQueue:
     def mark_clean(self, key: JobKey) -> None:
         """Record that the folder of a job that is over holds nothing to remove."""
         with named_errors():
-            self.connection.srem(TRACED, record_key(key))
+            self.connection.srem(TRACED, redis_key("job", key))
 
     def lease(self, job: TrainJob, ms: int) -> bool:
         """Take the job's lease for so long, if it is free: only its holder acts on the job."""

@@ -5,10 +5,11 @@ It queues lost attempts again, loads published models, and removes what ended jo
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from service.errors import CarouselError
+from service.models.registry import Registry
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from service.training.cleanup import clean
@@ -20,12 +21,6 @@ from service.training.states import JobState, Transition
 POLL_S = 1.0
 REMOVE_LEASE_MS = 60_000
 
-Load = Callable[[str, str | None], Awaitable[None]]
-"""Loads a stored model, and points an alias at it if there is one."""
-
-Remove = Callable[[ModelRef], Awaitable[None]]
-"""Removes a stored model that is not in use."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -33,11 +28,11 @@ class JobReconciler:
     """Belongs to one event loop. Several servers may reconcile the same jobs."""
 
     def __init__(
-        self, queue: JobQueue, store: ModelStore, folder: Path, load: Load, remove: Remove
+        self, queue: JobQueue, store: ModelStore, folder: Path, registry: Registry[Any]
     ) -> None:
         """`folder` holds the folders of the jobs."""
         self._queue, self._store, self._folder = queue, store, folder
-        self._load, self._remove = load, remove
+        self._registry = registry
 
     async def run(self) -> None:
         """Reconcile every POLL_S seconds until cancelled."""
@@ -62,13 +57,19 @@ class JobReconciler:
         error = None
         if job.spec.load_when_done:
             try:
-                await self._load(model, job.spec.alias)
+                await self._load(ModelRef.parse(model), job.spec.alias)
             except CarouselError as refusal:  # it is stored, and can be loaded by hand
                 error = {"error": f"{model} was not loaded: {refusal}", "error_type": refusal.code}
         try:
             await asyncio.to_thread(self._queue.settle, job, Transition.SUCCEED, error)
         except Fenced:
             _log.debug("another process has finished the job %s", job.key.id)
+
+    async def _load(self, ref: ModelRef, alias: str | None) -> None:
+        self._registry.refresh()
+        await self._registry.load(ref)
+        if alias is not None:
+            self._registry.set_alias(alias, ref)
 
     async def _clean(self, job: TrainJob) -> None:
         await asyncio.to_thread(clean, self._folder / job.key.id, job.state)
@@ -91,7 +92,8 @@ class JobReconciler:
         if ref is None:
             return
         try:
-            await self._remove(ref)
+            self._registry.refresh()
+            await self._registry.delete(ref)
         except CarouselError as refusal:
             _log.debug("%s, of a job that has ended, is not removed: %s", ref, refusal)
         else:
