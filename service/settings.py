@@ -40,13 +40,12 @@ class Settings(BaseSettings):
 
     def for_worker(self, redis_url: str) -> dict[str, str]:
         """Environment variables that give a training worker these settings."""
-        values = {
-            "REDIS_URL": redis_url,
-            "MODEL_STORE": str(self.model_store),
-            "DATA_DIR": str(self.data_dir),
-            "LOG_LEVEL": self.log_level,
+        return {
+            f"{PREFIX}REDIS_URL": redis_url,
+            f"{PREFIX}MODEL_STORE": str(self.model_store),
+            f"{PREFIX}DATA_DIR": str(self.data_dir),
+            f"{PREFIX}LOG_LEVEL": self.log_level,
         }
-        return {PREFIX + name: value for name, value in values.items()}
 
     @classmethod
     def read(cls, **options: object) -> Self:

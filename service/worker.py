@@ -15,9 +15,8 @@ from service.errors import CarouselError
 from service.models.store import ModelStore
 from service.settings import Settings
 from service.telemetry import log_to_stderr
-from service.training.allocator import ENVIRONMENT
 from service.training.attempt import Attempt, AttemptFolders, TrainBackend, tensorflow_backend
-from service.training.config import AttemptConfig, QueueConfig
+from service.training.config import ALLOCATOR_ENVIRONMENT, AttemptConfig, QueueConfig
 from service.training.corpus_store import CorpusStore
 from service.training.heartbeat import on_signal
 from service.training.job import JobKey, TrainJob
@@ -85,7 +84,7 @@ def work(settings: Settings, redis_url: str, *, parent: int | None = None) -> No
     os.nice(NICENESS)
     if parent is not None:
         _end_with_parent(parent)
-    environment = ENVIRONMENT | os.environ | settings.for_worker(redis_url)
+    environment = ALLOCATOR_ENVIRONMENT | os.environ | settings.for_worker(redis_url)
     worker = TrainWorker(JobQueue(redis_url, QueueConfig()), environment)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, worker.stop)

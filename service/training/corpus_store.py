@@ -5,6 +5,7 @@ import errno
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import time
@@ -50,13 +51,8 @@ def check_text(
     """Normalise an uploaded file into the new file `text`; return CorpusCard's fields of it.
 
     Blocks while `run` of the module `child` works in a child process with limits: of sixty-four
-    million characters the calls hold the interpreter's lock, and take a gigabyte.
-
-    Raises:
-        Validation: as `Corpus.decode`.
-        TooLarge: the check took more memory or time than the limits allow.
-        OSError: the disk is full.
-
+    million characters the calls hold the interpreter's lock, and take a gigabyte. Raises TooLarge
+    where the limits are reached, OSError where the disk is full, and as `Corpus.decode`.
     """
     paths = [str(upload.resolve()), str(text.resolve())]
     try:
@@ -141,18 +137,11 @@ class CorpusStore:
 
     def card(self, owner: str, corpus_id: str) -> CorpusCard:
         """Read the facts of a text. Raises CorpusNotFound."""
-        path = self._path(owner, corpus_id) / _CARD
-        try:
-            return CorpusCard(**json.loads(path.read_bytes()))
-        except FileNotFoundError:
-            raise _missing(corpus_id) from None
+        return CorpusCard(**json.loads(self._content(owner, corpus_id, _CARD)))
 
     def read(self, owner: str, corpus_id: str) -> Corpus:
         """Read a text. Raises CorpusNotFound."""
-        try:
-            return Corpus.stored((self._path(owner, corpus_id) / _TEXT).read_bytes())
-        except FileNotFoundError:
-            raise _missing(corpus_id) from None
+        return Corpus.stored(self._content(owner, corpus_id, _TEXT))
 
     def cards(self, owner: str) -> list[CorpusCard]:
         """List an owner's texts, the newest first."""
@@ -165,11 +154,8 @@ class CorpusStore:
     def _of(self, owner: str) -> Path:
         return self._folder / sha256(owner.encode()).hexdigest()[:16]
 
-    def _path(self, owner: str, corpus_id: str) -> Path:
-        if len(corpus_id) != _ID_CHARACTERS or set(corpus_id) - set("0123456789abcdef"):
-            raise _missing(corpus_id)
-        return self._of(owner) / corpus_id
-
-
-def _missing(corpus_id: str) -> CorpusNotFound:
-    return CorpusNotFound(f"there is no corpus {corpus_id[:80]!r}; POST /corpora makes one")
+    def _content(self, owner: str, corpus_id: str, name: str) -> bytes:
+        if re.fullmatch(f"[0-9a-f]{{{_ID_CHARACTERS}}}", corpus_id):
+            with contextlib.suppress(FileNotFoundError):
+                return (self._of(owner) / corpus_id / name).read_bytes()
+        raise CorpusNotFound(f"there is no corpus {corpus_id[:80]!r}; POST /corpora makes one")

@@ -103,6 +103,7 @@ def read_record(key: JobKey, fields: Mapping[str, str]) -> TrainJob:
     def value(name: str) -> Any:
         return json.loads(fields[name]) if name in fields else None
 
+    plain = ("progress", "validation", "best", "version", "model", "error")
     return TrainJob(
         key=key,
         spec=TrainJobSpec.from_json(value("order")),
@@ -112,12 +113,7 @@ def read_record(key: JobKey, fields: Mapping[str, str]) -> TrainJob:
         created_s=float(fields["created"]),
         started_s=value("started"),
         ended_s=value("ended"),
-        progress=value("progress"),
-        validation=value("validation"),
-        best=value("best"),
-        version=value("version"),
-        model=value("model"),
-        error=value("error"),
+        **{name: value(name) for name in plain},
     )
 
 

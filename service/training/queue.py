@@ -78,10 +78,10 @@ class JobQueue:
             raise JobNotFound(f"there is no train job {key.id[:80]!r}")
         return job
 
-    def jobs(self, owner: str, most: int = 1_000) -> list[TrainJob]:
-        """List an owner's jobs, the newest first."""
+    def jobs(self, owner: str) -> list[TrainJob]:
+        """List an owner's latest thousand jobs, the newest first."""
         with named_errors():
-            ids: list[bytes] = self.connection.zrevrange(index_key(owner), 0, most - 1)  # type: ignore[assignment]
+            ids: list[bytes] = self.connection.zrevrange(index_key(owner), 0, 999)  # type: ignore[assignment]
         found = (self._store.find(JobKey(owner, job_id.decode())) for job_id in ids)
         return [job for job in found if job is not None]
 

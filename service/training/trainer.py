@@ -25,7 +25,6 @@ from service.training.events import (
     SampleEvent,
     TrainEvent,
     ValidationEvent,
-    perplexity,
 )
 from service.training.initializers import initial_weights
 from service.training.matmul import resolved
@@ -168,12 +167,15 @@ class _Training:
         rng = np.random.default_rng((self._recipe.seed, epoch))
         start = int(rng.integers(self._batches.n_spare + 1))
         loss = self._train_step.learn(self._batches.chunk(index, start), is_first=index == 0)
+        self._check_finite(loss, f"loss of step {self._train_step.step}")
+        self._losses.append(loss)
+
+    def _check_finite(self, loss: float, name: str) -> None:
         if not math.isfinite(loss):
             raise errors.Validation(
-                f"the loss of step {self._train_step.step} is {loss}; "
+                f"the {name} is {loss}; "
                 f"lower learning_rate, which is {self._recipe.schedule.learning_rate}"
             )
-        self._losses.append(loss)
 
     def _progress(self, ran: int) -> None:
         now = time.monotonic()
@@ -199,11 +201,7 @@ class _Training:
         nats = self._train_step.evaluate(self._evaluation, self._should_stop)
         if nats is None:
             return
-        if not math.isfinite(nats):
-            raise errors.Validation(
-                f"the validation loss after step {self._train_step.step} is {nats}; "
-                f"lower learning_rate, which is {self._recipe.schedule.learning_rate}"
-            )
+        self._check_finite(nats, f"validation loss after step {self._train_step.step}")
         bits = nats / math.log(2.0)
         best = min((v.validation_nats for v in self._history), default=math.inf)
         validation = ValidationEvent(
@@ -214,7 +212,7 @@ class _Training:
             validation_nats=nats,
             bits_per_character=bits,
             bits_per_byte=bits / self._bytes_per_character,
-            perplexity=perplexity(nats),
+            perplexity=math.exp(nats) if nats < 700.0 else math.inf,  # e^709 is the largest float
             elapsed_s=self._elapsed_s,
             is_best=nats < best,
         )
@@ -226,21 +224,14 @@ class _Training:
         text = sample_text(reference, self._tokenizer, self._prompt)
         self._report(SampleEvent(self._train_step.step, text))
         if validation.is_best:
-            facts = {
-                "identity": self._identity,
-                "validation": asdict(validation),
-                "history": [asdict(one) for one in self._history],
-            }
-            self._write(checkpoint.BEST, weights, facts)
+            self._write(checkpoint.BEST, weights, {"validation": asdict(validation)})
         self._save_last()
 
     def _save_last(self) -> None:
         facts = {
-            "identity": self._identity,
             "step": self._train_step.step,
             "elapsed_s": self._elapsed_s,
             "losses": self._losses,
-            "history": [asdict(validation) for validation in self._history],
         }
         self._write(checkpoint.LAST, self._train_step.arrays(), facts)
         self._saved = time.monotonic()
@@ -248,7 +239,8 @@ class _Training:
     def _write(self, name: str, arrays: checkpoint.Arrays, facts: dict[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / name
-        checkpoint.write(path, arrays, facts)
+        history = [asdict(validation) for validation in self._history]
+        checkpoint.write(path, arrays, {"identity": self._identity, **facts, "history": history})
         self._report(CheckpointEvent(self._train_step.step, path.stem, str(path)))
 
     def _resume(self, last: checkpoint.Snapshot) -> None:
