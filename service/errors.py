@@ -10,10 +10,7 @@ from typing import ClassVar
 
 
 class CarouselError(Exception):
-    """An error with a `code` for programs and a message for people.
-
-    `field` is the field of the request that caused it, if it is known (see `about`).
-    """
+    """An error with a code for programs, a message for people, and the request's field if known."""
 
     code: ClassVar[str]
 

@@ -76,10 +76,7 @@ class TrainWorker:
 
 
 def work(settings: Settings, redis_url: str, *, parent: int | None = None) -> None:
-    """Take train jobs, one at a time, until SIGTERM, or until the process `parent` has ended.
-
-    Blocks. On SIGTERM the running attempt stops at the end of its step and releases its job.
-    """
+    """Take train jobs, one at a time, until SIGTERM or until the process `parent` ends. Blocks."""
     log_to_stderr(settings.log_level)
     os.nice(NICENESS)
     if parent is not None:

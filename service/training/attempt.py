@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 from service.errors import CarouselError, Exists, OutOfTime, StoreFull, StoreUnavailable
 from service.models.spec import ModelRef, Weights
 from service.models.store import ModelStore
-from service.training.checkpoint import BEST, LAST
-from service.training.cleanup import best_checkpoint, clean
+from service.training.checkpoint import BEST, LAST, best_checkpoint, clean
 from service.training.config import AttemptConfig
 from service.training.corpus import Corpus
 from service.training.corpus_store import CorpusStore

@@ -26,8 +26,7 @@ MAX_MARKS = 30
 class Corpus:
     r"""A normalised text: every line ends in \n and every character is composed (NFC).
 
-    `sha256` is of the normalised text in UTF-8: two files that differ only in what was normalised
-    are the same corpus.
+    `sha256` is of this text in UTF-8, so that texts that differ before it only are one corpus.
     """
 
     text: str
@@ -50,11 +49,7 @@ class Corpus:
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """Normalise a text.
-
-        Raises Validation where it has fewer than two different characters, or too many marks in a
-        row.
-        """
+        """Normalise a text. Raises Validation by MIN_CHARACTERS and MAX_MARKS."""
         _check_marks(text)
         with_newlines = text.replace("\r\n", "\n").replace("\r", "\n")
         composed = unicodedata.normalize("NFC", with_newlines)
@@ -157,11 +152,9 @@ class BPTTChunk:
 class BPTTBatches:
     """The batches of truncated backpropagation through time: parallel streams, chunk after chunk.
 
-    Stream k is the k-th equal part of the text, and chunk n + 1 begins where chunk n ended: a
-    state carried from step to step has therefore read all of its stream before the chunk. Targets
-    come from the text and not from the chunk, so that the last one is right, too. The characters
-    that do not fill a last chunk (`n_spare`) are left out; a `start` of at most `n_spare`, sampled
-    for each epoch, moves the edges.
+    Stream k is the k-th equal part of the text, and chunk n + 1 begins where chunk n ended, so that
+    the state is carried from step to step. Of the characters that fill no chunk, `n_spare`, a
+    `start` of at most so many leaves out the first.
     """
 
     def __init__(self, tokens: Tokens, n_streams: int, chunk_characters: int) -> None:
@@ -190,20 +183,17 @@ class BPTTBatches:
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationChunk:
+class EvaluationChunk(BPTTChunk):
     """A chunk, and which of its predictions count: those of warm-up and padding do not."""
 
-    inputs: Tokens  # (streams, characters) int32
-    targets: Tokens  # (streams, characters) int32
     counted: npt.NDArray[np.float32]  # (streams, characters) float32, 0 or 1
 
 
 class EvaluationBatches:
     """The batches of an evaluation: every character of a text but the first predicted once.
 
-    One stream would take a step for every character. Of several streams, each begins `warm_up`
-    characters before its part, and the loss there does not count: by then the state depends no
-    longer on where it began.
+    Each stream begins `warm_up` characters before its part of the text, where the loss does not
+    count: after them the state depends no longer on where it began.
     """
 
     def __init__(self, tokens: Tokens, chunk_characters: int = 100, warm_up: int = 100) -> None:

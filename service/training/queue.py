@@ -92,10 +92,9 @@ class JobQueue:
         return self.get(key)
 
     def publish(self, key: JobKey) -> TrainJob:
-        """Queue the publication of a cancelled job's best checkpoint.
+        """Queue the publication of a cancelled job's best checkpoint, if it is not yet published.
 
-        Does nothing where the job has a model or its publication is under way. Raises Validation
-        in other states.
+        Raises Validation where the job is in another state.
         """
         fields = {"crashes": 0, "error": None, "ended": None}
         with contextlib.suppress(Fenced):  # the answer depends on its state
@@ -215,10 +214,7 @@ class JobQueue:
             self.connection.delete(redis_key("job-lease", key))
 
     def requeue_lost(self) -> list[TrainJob]:
-        """Queue jobs again whose attempt is lost; fail them at max_crashes.
-
-        Returns the jobs that were open.
-        """
+        """Queue jobs whose attempt is lost, or fail them at max_crashes. Returns the open jobs."""
         jobs = self.open()
         for job in jobs:
             if job.state.is_attempted:

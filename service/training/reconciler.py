@@ -12,7 +12,7 @@ from service.errors import CarouselError
 from service.models.registry import Registry
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
-from service.training.cleanup import clean
+from service.training.checkpoint import clean
 from service.training.job import TrainJob
 from service.training.job_store import Fenced
 from service.training.queue import JobQueue
@@ -57,19 +57,17 @@ class JobReconciler:
         error = None
         if job.spec.load_when_done:
             try:
-                await self._load(ModelRef.parse(model), job.spec.alias)
+                self._registry.refresh()
+                ref = ModelRef.parse(model)
+                await self._registry.load(ref)
+                if job.spec.alias is not None:
+                    self._registry.set_alias(job.spec.alias, ref)
             except CarouselError as refusal:  # it is stored, and can be loaded by hand
                 error = {"error": f"{model} was not loaded: {refusal}", "error_type": refusal.code}
         try:
             await asyncio.to_thread(self._queue.settle, job, Transition.SUCCEED, error)
         except Fenced:
             _log.debug("another process has finished the job %s", job.key.id)
-
-    async def _load(self, ref: ModelRef, alias: str | None) -> None:
-        self._registry.refresh()
-        await self._registry.load(ref)
-        if alias is not None:
-            self._registry.set_alias(alias, ref)
 
     async def _clean(self, job: TrainJob) -> None:
         await asyncio.to_thread(clean, self._folder / job.key.id, job.state)

@@ -43,8 +43,7 @@ class TrainStep:
     def learn(self, chunk: BPTTChunk, *, is_first: bool) -> float:
         """Take one step on a chunk; return its loss in nats per character.
 
-        The first chunk of an epoch starts from the zero state, every other from the state after
-        the chunk before it.
+        It starts from the state after the chunk before, or from the zero state if `is_first`.
         """
         schedule = self._recipe.schedule
         loss = self._learn(

@@ -53,11 +53,9 @@ def train(
     training ends with the same bits as an uninterrupted one, on the same machine.
 
     Raises:
-        Validation: the text is too short for its batches, the loss is not a finite number, or the
-            folder holds another training.
+        Validation: the text is too short, a loss is not finite, or the folder has another training.
         UnknownCharacter: the vocabulary does not cover the text.
-        BadCheckpoint: the model is beyond its limits, `initial` does not fit it, or the checkpoint
-            cannot be read.
+        BadCheckpoint: the model is beyond its limits, or `initial` or the checkpoint does not fit.
 
     """
     training = _Training(corpus, vocabulary, recipe, folder, initial, resolved)
@@ -126,7 +124,8 @@ class _Training:
         self._began = self._saved = self._reported = time.monotonic()
         began_at = self._train_step.step
         while (stop_reason := self._stop_reason()) is None:
-            if self._is_validation_due:
+            is_due = self._is_through or self._train_step.step % self._validate_every == 0
+            if is_due and self._is_unevaluated:
                 self._validate()
                 continue
             self._one_step()
@@ -155,7 +154,9 @@ class _Training:
     def _stop_reason(self) -> StopReason | None:
         if self._is_through and not self._is_unevaluated:
             return StopReason.COMPLETED
-        if self._validations_since_best >= self._recipe.schedule.patience:
+        newest_first = enumerate(reversed(self._history))
+        since_best = next((i for i, one in newest_first if one.is_best), len(self._history))
+        if since_best >= self._recipe.schedule.patience:
             return StopReason.OUT_OF_PATIENCE
         limit = self._recipe.schedule.max_seconds
         if limit is not None and self._elapsed_s >= limit:
@@ -265,22 +266,12 @@ class _Training:
         return self._train_step.step > evaluated_at
 
     @property
-    def _is_validation_due(self) -> bool:
-        is_time = self._is_through or self._train_step.step % self._validate_every == 0
-        return is_time and self._is_unevaluated
-
-    @property
     def _epoch(self) -> float:
         return self._train_step.step / self._batches.n_chunks
 
     @property
     def _elapsed_s(self) -> float:
         return self._elapsed_before_s + time.monotonic() - self._began
-
-    @property
-    def _validations_since_best(self) -> int:
-        newest_first = enumerate(reversed(self._history))
-        return next((i for i, one in newest_first if one.is_best), len(self._history))
 
 
 def _sha256(parts: Iterable[bytes]) -> str:
