@@ -89,26 +89,14 @@ def work(settings: Settings, redis_url: str, *, parent: int | None = None) -> No
 
 
 def run_attempt(
-    settings: Settings,
-    key: JobKey,
-    number: int,
-    backend: TrainBackend,
-    config: AttemptConfig,
+    settings: Settings, key: JobKey, number: int, backend: TrainBackend, config: AttemptConfig
 ) -> None:
     """Run one attempt at a job. SIGTERM stops it at the end of its step."""
     assert settings.redis_url is not None
-    attempt = Attempt(
-        JobQueue(settings.redis_url.get_secret_value(), QueueConfig()),
-        AttemptFolders(
-            CorpusStore(settings.corpora_dir),
-            ModelStore(settings.model_store),
-            settings.jobs_dir / key.id,
-        ),
-        key,
-        number,
-        backend,
-        config,
-    )
+    queue = JobQueue(settings.redis_url.get_secret_value(), QueueConfig())
+    corpora, models = CorpusStore(settings.corpora_dir), ModelStore(settings.model_store)
+    folders = AttemptFolders(corpora, models, settings.jobs_dir / key.id)
+    attempt = Attempt(queue, folders, key, number, backend, config)
     on_signal(signal.SIGTERM, attempt.leave)
     attempt.run()
 

@@ -48,6 +48,11 @@ class JobStore:
             for name in ("submit", "change")
         )
 
+    def call(self, *command: str | int) -> Any:
+        """Run one command of Redis."""
+        with named_errors():
+            return self.connection.execute_command(*command)  # type: ignore[no-untyped-call]
+
     def insert(self, key: JobKey, now: float, record: Mapping[str, Any]) -> bool:
         """Store a new record. Returns False where the owner has max_open_jobs open."""
         flat = [part for pair in record.items() for part in pair]
@@ -61,8 +66,7 @@ class JobStore:
 
     def find(self, key: JobKey) -> TrainJob | None:
         """Read a job; None where there is none or its record has expired."""
-        with named_errors():
-            fields: dict[bytes, bytes] = self.connection.hgetall(redis_key("job", key))  # type: ignore[assignment]
+        fields: dict[bytes, bytes] = self.call("HGETALL", redis_key("job", key))
         if not fields:
             return None
         return read_record(key, {name.decode(): value.decode() for name, value in fields.items()})

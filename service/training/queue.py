@@ -80,8 +80,7 @@ class JobQueue:
 
     def jobs(self, owner: str) -> list[TrainJob]:
         """List an owner's latest thousand jobs, the newest first."""
-        with named_errors():
-            ids: list[bytes] = self.connection.zrevrange(index_key(owner), 0, 999)  # type: ignore[assignment]
+        ids: list[bytes] = self._store.call("ZREVRANGE", index_key(owner), 0, 999)
         found = (self._store.find(JobKey(owner, job_id.decode())) for job_id in ids)
         return [job for job in found if job is not None]
 
@@ -178,17 +177,13 @@ class JobQueue:
 
     def open(self) -> list[TrainJob]:
         """List every owner's jobs that are not over."""
-        with named_errors():
-            names: set[bytes] = self.connection.smembers(OPEN)  # type: ignore[assignment]
-        found = (self._store.find(job_key(name)) for name in names)
+        found = (self._store.find(job_key(name)) for name in self._store.call("SMEMBERS", OPEN))
         return [job for job in found if job is not None]
 
     def unclean(self) -> list[TrainJob]:
         """List the jobs that are over and whose folders may hold files."""
-        with named_errors():
-            names: list[bytes] = self.connection.sdiff([TRACED, OPEN])  # type: ignore[assignment]
         jobs = []
-        for key in map(job_key, names):
+        for key in map(job_key, self._store.call("SDIFF", TRACED, OPEN)):
             job = self._store.find(key)
             if job is None:
                 self.mark_clean(key)
@@ -198,20 +193,16 @@ class JobQueue:
 
     def mark_clean(self, key: JobKey) -> None:
         """Record that the folder of a job that is over holds nothing to remove."""
-        with named_errors():
-            self.connection.srem(TRACED, redis_key("job", key))
+        self._store.call("SREM", TRACED, redis_key("job", key))
 
     def lease(self, job: TrainJob, ms: int) -> bool:
         """Take the job's lease for so long, if it is free: only its holder acts on the job."""
-        with named_errors():
-            return bool(
-                self.connection.set(redis_key("job-lease", job.key), job.attempt, nx=True, px=ms)
-            )
+        key = redis_key("job-lease", job.key)
+        return bool(self._store.call("SET", key, job.attempt, "NX", "PX", ms))
 
     def end_lease(self, key: JobKey) -> None:
         """Give a job's lease back."""
-        with named_errors():
-            self.connection.delete(redis_key("job-lease", key))
+        self._store.call("DEL", redis_key("job-lease", key))
 
     def requeue_lost(self) -> list[TrainJob]:
         """Queue jobs whose attempt is lost, or fail them at max_crashes. Returns the open jobs."""
@@ -222,9 +213,8 @@ class JobQueue:
         return jobs
 
     def _requeue_if_lost(self, job: TrainJob) -> None:
-        with named_errors():
-            if self.connection.exists(redis_key("job-lease", job.key)):
-                return
+        if self._store.call("EXISTS", redis_key("job-lease", job.key)):
+            return
         crashes = job.crashes + 1
         fields: dict[str, Any] = {"crashes": crashes}
         transition = Transition.LEASE_LOST
