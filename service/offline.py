@@ -25,10 +25,7 @@ def write_text(
     temperature: float,
     seed: int | None,
 ) -> None:
-    """Print the prompt and, as it is generated, its completion.
-
-    Raises UnknownCharacter and Validation, and as ModelStore.read.
-    """
+    """Print the prompt and, as it is generated, its completion. Raises as ModelStore.read."""
     with _engine(model_store, model) as (engine, tokenizer):
         sampling = SamplingParams(secrets.randbits(64) if seed is None else seed, temperature)
         request = GenerationRequest(tokenizer.encode(prompt), max_new_tokens, sampling)
@@ -44,10 +41,7 @@ def write_text(
 
 
 def score_file(model_store: Path, model: str, path: Path) -> Score:
-    """Return the score of a text file by a model.
-
-    Raises UnknownCharacter, Validation where it is not UTF-8, and as ModelStore.read.
-    """
+    """Score a text file. Raises Validation if it is not UTF-8, and as ModelStore.read."""
     with _engine(model_store, model) as (engine, tokenizer):
 
         async def read() -> Score:

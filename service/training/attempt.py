@@ -43,10 +43,7 @@ class TrainBackend:
 
 
 def tensorflow_backend() -> TrainBackend:
-    """The backend of every worker, which loads TensorFlow when the first function is called.
-
-    An attempt claims its job and starts its heartbeat before the seconds that the import takes.
-    """
+    """The backend of every worker: an attempt begins before the seconds that the imports take."""
 
     def train(*arguments: Any, **options: Any) -> Trained:
         from service.training import trainer  # noqa: PLC0415 (TensorFlow)
@@ -92,10 +89,7 @@ class Attempt:
         self._heartbeat.is_leaving = True
 
     def run(self) -> None:
-        """Train and store the model, or publish a cancelled job's best checkpoint. Blocks.
-
-        An error ends the job and is recorded there; nothing is raised for it.
-        """
+        """Train, or publish a best checkpoint; record the model or the error. Blocks."""
         with contextlib.suppress(Fenced):
             job = self._queue.claim(self._key, self._number)
             self._heartbeat.start()

@@ -104,10 +104,7 @@ class CorpusStore:
         return self._folder / f".upload-{secrets.token_hex(8)}"
 
     def put(self, owner: str, name: str, upload: Path) -> CorpusCard:
-        """Check and store an uploaded text; the same is stored once and keeps its first name.
-
-        Raises as `check_text`.
-        """
+        """Check and store a text, once and by its first name. Raises as `check_text`."""
         incoming = self._of(owner) / f".incoming-{secrets.token_hex(8)}"
         incoming.mkdir(parents=True, mode=0o700)
         try:

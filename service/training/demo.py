@@ -103,10 +103,7 @@ def _print_validation(event: TrainEvent) -> None:
 
 
 def bundle_files(ref: ModelRef, text: str, weights_file: Path) -> dict[str, bytes]:
-    """Make every file of the bundle, from the text and a file that `trained_file` made of it.
-
-    Raises Validation where the weights were trained on another text.
-    """
+    """Make the bundle of a `trained_file`. Raises Validation where that is of another text."""
     with safe_open(weights_file, "numpy") as file:
         metadata = {name: json.loads(value) for name, value in file.metadata().items()}
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)

@@ -122,11 +122,7 @@ def read_record(key: JobKey, fields: Mapping[str, str]) -> TrainJob:
 
 
 def record_state(fields: Mapping[str, str]) -> JobState:
-    """The state in a record.
-
-    A record of an earlier version has the flags `published` and `cancel` beside `queued` or
-    `running`; `read_state` in common.lua does the same.
-    """
+    """The state in a record, also of an earlier version: as `read_state` in common.lua."""
     status = fields["status"]
     if status == "running" and fields.get("published") == "true":
         return JobState.PUBLISHED

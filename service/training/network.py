@@ -79,9 +79,8 @@ class Network:
     def _embedded(self, embedding: Any, tokens: Any, kernel: Any, bias: Any) -> Any:
         """Compute x W + b of the first layer.
 
-        While the vocabulary is smaller than three times the embedding, it is the product of the
-        one-hot tokens and the table E W + b, which takes no longer than gathering its columns and
-        adding to them in the gradient.
+        For a small vocabulary it is the product of the one-hot tokens and the table E W + b, which
+        takes no longer than gathering its columns and adding to them in the gradient.
         """
         vocabulary, dim = embedding.shape
         if vocabulary < 3 * dim:

@@ -1,7 +1,4 @@
-"""The reconciler of train jobs, in every server.
-
-It queues lost attempts again, loads published models, and removes what ended jobs leave behind.
-"""
+"""The reconciler: queues lost jobs again, loads published models, cleans up after ended jobs."""
 
 import asyncio
 import logging
@@ -25,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class JobReconciler:
-    """Belongs to one event loop. Several servers may reconcile the same jobs."""
+    """Belongs to one event loop. Every server has one, for the same jobs."""
 
     def __init__(
         self, queue: JobQueue, store: ModelStore, folder: Path, registry: Registry[Any]

@@ -59,10 +59,7 @@ class TrainStep:
         return float(loss)
 
     def evaluate(self, batches: EvaluationBatches, should_stop: Callable[[], bool]) -> float | None:
-        """Compute the loss of the averaged weights on a text, in nats per character.
-
-        Returns None if `should_stop`, which is called before each chunk, returns True.
-        """
+        """Compute the averaged weights' loss in nats per character; None if it should stop."""
         state = initial_state(self._spec, batches.n_streams)
         total = 0.0
         for chunk in batches:

@@ -1,7 +1,4 @@
-"""The gradients of the recurrent cells: one file for each file of `service.models.cells`.
-
-Each assigns a `service.training.recurrence.Recurrence` to `RECURRENCE`.
-"""
+"""The gradients of the recurrent cells: a `RECURRENCE` for each file of `service.models.cells`."""
 
 from importlib import import_module
 from pkgutil import iter_modules
