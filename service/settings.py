@@ -49,10 +49,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def read(cls, **options: object) -> Self:
-        """Read the environment; `options` that are not None take precedence.
-
-        Raises BadRequest, with the variable's name, where it is unknown or its value not allowed.
-        """
+        """Read the environment, after `options` that are not None. Raises BadRequest."""
         known = {PREFIX + name.upper() for name in cls.model_fields}
         for name in os.environ:
             if name.upper().startswith(PREFIX) and name.upper() not in known:

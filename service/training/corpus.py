@@ -166,9 +166,7 @@ class BPTTBatches:
                 f"{chunk_characters} need at least {n_streams * chunk_characters + 1}: "
                 "lower batch_size or sequence_length"
             )
-        self._tokens = tokens
-        self._n_streams = n_streams
-        self._width = chunk_characters
+        self._tokens, self._n_streams, self._width = tokens, n_streams, chunk_characters
         self.n_spare = len(tokens) - 1 - n_streams * chunk_characters * self.n_chunks
 
     def chunk(self, index: int, start: int = 0) -> BPTTChunk:
@@ -216,8 +214,7 @@ class EvaluationBatches:
         at = begin + np.arange(padded)[None, :]  # (streams, padded) index of the input
         counted = (at >= first) & (at < np.minimum(first + part, n_predictions))
         at = np.minimum(at, n_predictions - 1)
-        self._inputs = tokens[at]
-        self._targets = tokens[at + 1]
+        self._inputs, self._targets = tokens[at], tokens[at + 1]
         self._counted = counted.astype(np.float32)
 
     def __iter__(self) -> Iterator[EvaluationChunk]:

@@ -29,8 +29,7 @@ def topics_text(seed: int, topics: Mapping[str, str] = cpython_topics) -> str:
 def _distinct(topics: Mapping[str, str]) -> list[str]:
     """Names, sorted, of the topics that are not mostly a copy of part of longer ones.
 
-    `if`, for example, is a section of `compound`: a fifth of the text would be there twice, and a
-    model would be evaluated on sentences that it was trained on.
+    A model would be evaluated on sentences that it was trained on: `if` is a section of `compound`.
     """
     seen: set[str] = set()
     names = []

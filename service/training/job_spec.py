@@ -124,8 +124,7 @@ def architecture_of(
 ) -> Architecture:
     """The architecture of a model to fine-tune, for a text of these characters.
 
-    Raises Validation where `requested` differs from it, the model is of a kind that is not trained
-    here, or its vocabulary does not cover the text.
+    Raises Validation where `requested` differs, or the model cannot be trained here or on the text.
     """
     ref, spec = model.ref, model.spec
     if spec.embedding_dim is None:

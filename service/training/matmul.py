@@ -75,8 +75,7 @@ def transposed(matrix: Any) -> Any:
 def features_first(x: Any) -> tuple[Any, Any]:
     """Transpose (time, streams, features) to (features, time, streams) in memory.
 
-    In the gradient the transpose is not folded into the product that it comes from: with bfloat16
-    XLA cannot run such a product.
+    In the gradient no product folds the transpose: with bfloat16 XLA cannot run such a product.
     """
     steps, streams, features = x.shape
     columns = transposed(tf.reshape(x, (steps * streams, features)))

@@ -37,8 +37,7 @@ class Network:
     """The layers of a ModelSpec over a chunk of time. Arrays are (features, time, streams)."""
 
     def __init__(self, spec: ModelSpec, product: MatMul) -> None:
-        self.spec = spec
-        self._product = product
+        self.spec, self._product = spec, product
 
     def logits(
         self,

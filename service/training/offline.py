@@ -22,8 +22,7 @@ from service.training.trainer import train
 def train_text(spec: TrainJobSpec, corpus: Corpus, store: ModelStore, folder: Path) -> ModelRef:
     """Train on a text and store the model; print the progress. Blocks.
 
-    Interrupted, the same call resumes from the last checkpoint in `folder`. Raises as `train`,
-    ModelNotFound, and OutOfTime where no validation was reached.
+    The same call resumes from the last checkpoint in `folder`. Raises as `train`, and OutOfTime.
     """
     console = Console(stderr=True)
     print_line = partial(console.print, highlight=False, markup=False, soft_wrap=True)

@@ -34,8 +34,7 @@ class AdamW:
     """
 
     def __init__(self, schedule: Hyperparameters, weights: dict[str, Any]) -> None:
-        self._schedule = schedule
-        self._weights = weights
+        self._schedule, self._weights = schedule, weights
         self.slots = {
             f"{slot}/{name}": tf.Variable(tf.zeros_like(weight))
             for slot in ("mean", "square")

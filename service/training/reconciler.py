@@ -98,8 +98,7 @@ class JobReconciler:
 def _orphan(job: TrainJob, store: ModelStore) -> ModelRef | None:
     """The model that was stored for a job that has ended without one, if there is one.
 
-    A process that is suspended between its last check of the fence and the rename stores it when it
-    resumes.
+    A process that is suspended between its last check of the fence and the rename stores it later.
     """
     if not job.state.is_over or job.model is not None or job.version is None:
         return None

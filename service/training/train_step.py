@@ -28,9 +28,7 @@ class TrainStep:
         self, spec: ModelSpec, recipe: Recipe, n_steps: int, weights: Weights, precision: str
     ) -> None:
         self.step = 0
-        self._spec = spec
-        self._recipe = recipe
-        self._n_steps = n_steps
+        self._spec, self._recipe, self._n_steps = spec, recipe, n_steps
         self._network = Network(spec, MatMul(tf.as_dtype(precision)))
         self._weights = {name: tf.Variable(weight) for name, weight in weights.items()}
         self._average = {name: tf.Variable(weight) for name, weight in weights.items()}

@@ -83,8 +83,7 @@ class _Training:
         resolve: Callable[[WantedArithmetic], str],
     ) -> None:
         schedule = recipe.schedule
-        self._recipe = recipe
-        self._folder = folder
+        self._recipe, self._folder = recipe, folder
         self._spec = recipe.architecture.spec(len(vocabulary))
         split = corpus.split(vocabulary, schedule.validation_fraction)
         self._batches = BPTTBatches(split.training, schedule.batch_size, schedule.sequence_length)
@@ -221,8 +220,7 @@ class _Training:
         self._losses.clear()
         self._report(validation)
         weights = self._train_step.weights()
-        reference = ReferenceModel(self._spec, weights)
-        text = sample_text(reference, self._tokenizer, self._prompt)
+        text = sample_text(ReferenceModel(self._spec, weights), self._tokenizer, self._prompt)
         self._report(SampleEvent(self._train_step.step, text))
         if validation.is_best:
             self._write(checkpoint.BEST, weights, {"validation": asdict(validation)})
