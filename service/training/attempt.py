@@ -210,14 +210,14 @@ class Attempt:
         """Store the model once, under the version that the record reserves for this job."""
         files = self._backend.package(job.spec, job.key.id, corpus, vocabulary, trained)
         attempt, version = (self._key, self._number), job.version
-        renew = partial(self._queue.renew, *attempt)
+        check_fence = partial(self._retry, partial(self._queue.renew, *attempt))
         while True:
             if version is None:
                 version = self._models.next_version(job.spec.name)
                 self._retry(partial(self._queue.report, *attempt, "", {}, version=version))
             ref = ModelRef(job.spec.name, version)
             try:
-                self._models.write(ref, files(ref), lambda: self._retry(renew))  # or Fenced
+                self._models.write(ref, files(ref), check_fence)
             except Exists:
                 manifest = self._models.manifest(ref)
                 if manifest is None or manifest.training.get("job") != job.key.id:
