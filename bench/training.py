@@ -87,12 +87,12 @@ class _Contender:
     speeds: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        from service.training.allocator import ENVIRONMENT  # noqa: PLC0415 (not for PyTorch's)
+        from service.training.config import ALLOCATOR_ENVIRONMENT  # noqa: PLC0415 (not for PyTorch's)
 
         kind = self.name.partition(",")[0]
         python = os.environ.get(TORCH_PYTHON, sys.executable) if kind == "torch" else sys.executable
         plain = self.name in {"torch", "keras"}
-        environment = {**os.environ, **({} if plain else ENVIRONMENT)}
+        environment = {**os.environ, **({} if plain else ALLOCATOR_ENVIRONMENT)}
         command = [python, "-m", "bench.training", kind, str(self.layers), str(self.units)]
         self._process = subprocess.Popen(
             command,

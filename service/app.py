@@ -30,7 +30,6 @@ from service.models.bundle import Bundle, Precision
 from service.models.compile import compile_program
 from service.models.parity import check_here
 from service.models.registry import Registry, RegistryConfig
-from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from service.sessions.config import SessionConfig, ValkeyConfig
 from service.sessions.embedded import EmbeddedValkey
@@ -45,7 +44,7 @@ from service.settings import Settings
 from service.training.config import QueueConfig
 from service.training.corpus_store import CorpusStore
 from service.training.queue import JobQueue
-from service.training.reconciler import JobReconciler, Load, Remove
+from service.training.reconciler import JobReconciler
 
 DRAIN_S = 10.0
 SWITCH_INTERVAL_S = 0.0005
@@ -61,10 +60,7 @@ def anonymous_owner(_: Request) -> str:
 def open_store(settings: Settings) -> Iterator[str]:
     """Yield the URL of the session store: the configured one, or a private Valkey's.
 
-    Raises:
-        BadRequest: the store may not be used.
-        StoreUnavailable: the private Valkey cannot be started.
-
+    Raises BadRequest where the store may not be used, StoreUnavailable where Valkey cannot start.
     """
     if settings.redis_url is not None:
         url = settings.redis_url.get_secret_value()
@@ -92,7 +88,9 @@ def create_app(
     engine_config = EngineConfig()
     registry = Registry(store, _make_runtime(settings.threads, engine_config), RegistryConfig())
     conversations = _make_sessions(settings, redis_url)
-    training = _make_training(settings, redis_url)
+    queue = JobQueue(redis_url, QueueConfig())
+    training = TrainingServices(queue, CorpusStore(settings.corpora_dir), settings.jobs_dir)
+    reconciler = JobReconciler(queue, store, settings.jobs_dir, registry)
     state = AppState(
         registry,
         conversations,
@@ -102,9 +100,6 @@ def create_app(
         training,
         limits,
         engine_config,
-    )
-    reconciler = JobReconciler(
-        training.queue, store, settings.jobs_dir, _loader(registry), _remover(registry)
     )
 
     @contextlib.asynccontextmanager
@@ -172,35 +167,10 @@ async def drain(state: AppState) -> None:
 
 def _make_sessions(settings: Settings, redis_url: str) -> Sessions:
     given = settings.secret.get_secret_value() if settings.secret else None
-    signer = Signer(read_secret(settings.data_dir, given))
-    config = SessionConfig()
+    signer, config = Signer(read_secret(settings.data_dir, given)), SessionConfig()
     clients = ScriptClient(redis_url, config), ScriptClient(redis_url, config)
     store = Store(*clients, signer, random_name(), config)
     return Sessions.compose(store, GroupCommit(store), signer, config)
-
-
-def _make_training(settings: Settings, redis_url: str) -> TrainingServices:
-    queue = JobQueue(redis_url, QueueConfig())
-    return TrainingServices(queue, CorpusStore(settings.corpora_dir), settings.jobs_dir)
-
-
-def _loader(registry: Registry[ModelRuntime]) -> Load:
-    async def load(model: str, alias: str | None) -> None:
-        registry.refresh()
-        ref = ModelRef.parse(model)
-        await registry.load(ref)
-        if alias is not None:
-            registry.set_alias(alias, ref)
-
-    return load
-
-
-def _remover(registry: Registry[ModelRuntime]) -> Remove:
-    async def remove(ref: ModelRef) -> None:
-        registry.refresh()
-        await registry.delete(ref)
-
-    return remove
 
 
 def _make_runtime(

@@ -1,9 +1,8 @@
 """The command `carousel`. Each subcommand imports its modules when it runs."""
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,14 +10,6 @@ from service import __version__
 from service.errors import CarouselError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-
-class PrecisionOption(StrEnum):
-    """The arithmetic to serve with; auto chooses int8 if it costs little over float32."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    INT8 = "int8"
 
 
 Store = Annotated[Path, typer.Option(help="Folder of bundles.", envvar="CAROUSEL_MODEL_STORE")]
@@ -100,7 +91,7 @@ def import_(
     name: Annotated[str, typer.Option(help="Name of the model.")],
     vocabulary: Annotated[Path | None, typer.Option(help="JSON, or one token per line.")] = None,
     vocabulary_text: Annotated[Path | None, typer.Option(help="The training text.")] = None,
-    precision: Annotated[PrecisionOption, typer.Option()] = PrecisionOption.AUTO,
+    precision: Annotated[Literal["auto", "float32", "int8"], typer.Option()] = "auto",
     assume: Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")] = None,
     model_store: Store = Path("model_store"),
 ) -> None:
@@ -119,7 +110,7 @@ def import_(
         name=name,
         vocabulary=below_root(vocabulary) if vocabulary else None,
         vocabulary_text=below_root(vocabulary_text) if vocabulary_text else None,
-        precision=precision.value,
+        precision=precision,
         assume=dict(item.partition("=")[::2] for item in assume or []),
     )
     bundle = Importer(root, ModelStore(model_store)).run(request)

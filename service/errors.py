@@ -1,17 +1,5 @@
 """All errors that Carousel reports.
 
-    CarouselError
-    ├── invalid request      BadRequest  Validation  Exists  UnknownCharacter  TooLarge  KeyReused
-    ├── not found            ModelNotFound  SessionNotFound  SessionLost  JobNotFound
-    │                        CorpusNotFound
-    ├── try again later      ModelNotReady  ModelUnloaded  ModelInUse  Overloaded  Draining
-    │                        StoreUnavailable
-    ├── conflict             SessionBusy  SessionExists  StateModelMismatch  PositionMismatch
-    ├── out of space         MemoryBudgetExceeded  StoreFull
-    ├── imported file        BadCheckpoint
-    ├── generation           GenerationFailed
-    └── training             OutOfTime
-
 An error has a code and a message; `api/errors.py` has the table of HTTP statuses. The message
 states the value received, the limit, and what to do.
 """
@@ -22,170 +10,121 @@ from typing import ClassVar
 
 
 class CarouselError(Exception):
-    """An error with a `code` for programs and a message for people.
-
-    `field` is the field of the request that caused it, if it is known (see `about`).
-    """
+    """An error with a code for programs, a message for people, and the request's field if known."""
 
     code: ClassVar[str]
+
+    def __init_subclass__(cls, code: str | None = None) -> None:
+        """Set the code of a class; without one it is its base's."""
+        cls.code = code or cls.code
 
     def __init__(self, message: str = "", field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
 
 
-class BadRequest(CarouselError):
+class BadRequest(CarouselError, code="bad_request"):
     """The request cannot be parsed."""
 
-    code = "bad_request"
 
-
-class Validation(CarouselError):
+class Validation(CarouselError, code="validation"):
     """A value of the request is outside its limits."""
 
-    code = "validation"
 
-
-class UnknownCharacter(CarouselError):
+class UnknownCharacter(CarouselError, code="unknown_character"):
     """The text has a character without a token in the model's vocabulary."""
 
-    code = "unknown_character"
 
-
-class TooLarge(CarouselError):
+class TooLarge(CarouselError, code="too_large"):
     """A body or a file is larger than its limit."""
 
-    code = "too_large"
 
-
-class ModelNotFound(CarouselError):
+class ModelNotFound(CarouselError, code="model_not_found"):
     """No model, version or alias has this name."""
 
-    code = "model_not_found"
 
-
-class ModelNotReady(CarouselError):
+class ModelNotReady(CarouselError, code="model_not_ready"):
     """The model is being loaded; the same request succeeds later."""
 
-    code = "model_not_ready"
 
-
-class ModelUnloaded(CarouselError):
+class ModelUnloaded(CarouselError, code="model_unloaded"):
     """The model is stored but not loaded."""
 
-    code = "model_unloaded"
 
-
-class ModelInUse(CarouselError):
+class ModelInUse(CarouselError, code="model_in_use"):
     """The model is loaded, or an alias refers to it."""
 
-    code = "model_in_use"
 
-
-class Overloaded(CarouselError):
+class Overloaded(CarouselError, code="overloaded"):
     """The queue is full."""
 
-    code = "overloaded"
 
-
-class Draining(CarouselError):
+class Draining(CarouselError, code="draining"):
     """The server is stopping and accepts no new requests."""
 
-    code = "draining"
 
-
-class MemoryBudgetExceeded(CarouselError):
+class MemoryBudgetExceeded(CarouselError, code="memory_budget_exceeded"):
     """Loading the model would exceed the memory budget."""
-
-    code = "memory_budget_exceeded"
 
 
 class Exists(Validation):
     """The version exists, and versions never change."""
 
 
-class OutOfTime(CarouselError):
+class OutOfTime(CarouselError, code="out_of_time"):
     """A train job reached its time limit before its first checkpoint."""
 
-    code = "out_of_time"
 
-
-class BadCheckpoint(CarouselError):
+class BadCheckpoint(CarouselError, code="bad_checkpoint"):
     """The file is not a checkpoint that can be served; the message has the reason."""
 
-    code = "bad_checkpoint"
 
-
-class GenerationFailed(CarouselError):
+class GenerationFailed(CarouselError, code="generation"):
     """A generation failed after it had started."""
 
-    code = "generation"
 
-
-class SessionNotFound(CarouselError):
+class SessionNotFound(CarouselError, code="session_not_found"):
     """The owner has no session with this id."""
 
-    code = "session_not_found"
 
-
-class JobNotFound(CarouselError):
+class JobNotFound(CarouselError, code="job_not_found"):
     """The owner has no train job with this id."""
 
-    code = "job_not_found"
 
-
-class CorpusNotFound(CarouselError):
+class CorpusNotFound(CarouselError, code="corpus_not_found"):
     """The owner has no corpus with this id."""
 
-    code = "corpus_not_found"
 
-
-class SessionLost(CarouselError):
+class SessionLost(CarouselError, code="session_lost"):
     """The session existed, but the store has lost it."""
 
-    code = "session_lost"
 
-
-class SessionBusy(CarouselError):
+class SessionBusy(CarouselError, code="session_busy"):
     """A turn of the session is running; a session has one turn at a time."""
 
-    code = "session_busy"
 
-
-class SessionExists(CarouselError):
+class SessionExists(CarouselError, code="session_exists"):
     """A session with the requested id exists."""
 
-    code = "session_exists"
 
-
-class StateModelMismatch(CarouselError):
+class StateModelMismatch(CarouselError, code="state_model_mismatch"):
     """The session's state belongs to another model than the request's."""
 
-    code = "state_model_mismatch"
 
-
-class PositionMismatch(CarouselError):
+class PositionMismatch(CarouselError, code="position_mismatch"):
     """The session's position is not the expected one."""
 
-    code = "position_mismatch"
 
-
-class KeyReused(CarouselError):
+class KeyReused(CarouselError, code="key_reused"):
     """An idempotency key was used for another request."""
 
-    code = "key_reused"
 
-
-class StoreUnavailable(CarouselError):
+class StoreUnavailable(CarouselError, code="store_unavailable"):
     """Redis is down, unresponsive, loading or read-only; the same request may succeed later."""
 
-    code = "store_unavailable"
 
-
-class StoreFull(CarouselError):
+class StoreFull(CarouselError, code="store_full"):
     """Redis has no memory for the write."""
-
-    code = "store_full"
 
 
 @contextlib.contextmanager

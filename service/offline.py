@@ -1,7 +1,9 @@
 """Generation and scoring in a terminal, without a server."""
 
 import asyncio
+import contextlib
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from service.errors import Validation
@@ -12,6 +14,7 @@ from service.generation.score import PIECE_CHARACTERS, Score, Scorer
 from service.models.compile import compile_program
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
+from service.models.tokenizer import Tokenizer
 
 
 def write_text(
@@ -22,55 +25,46 @@ def write_text(
     temperature: float,
     seed: int | None,
 ) -> None:
-    """Print the prompt and, as it is generated, its completion.
+    """Print the prompt and, as it is generated, its completion. Raises as ModelStore.read."""
+    with _engine(model_store, model) as (engine, tokenizer):
+        sampling = SamplingParams(secrets.randbits(64) if seed is None else seed, temperature)
+        request = GenerationRequest(tokenizer.encode(prompt), max_new_tokens, sampling)
 
-    Raises:
-        ModelNotFound, BadCheckpoint: the model is not in the store, or is damaged.
-        UnknownCharacter, Validation: the prompt or a parameter is not valid.
+        async def write() -> None:
+            engine.start()
+            async for chunk in engine.submit(request):
+                print(tokenizer.decode(chunk.tokens), end="", flush=True)
 
-    """
-    bundle = ModelStore(model_store).read(ModelRef.parse(model))
-    program = compile_program(bundle.spec, bundle.weights, bundle.manifest.precision)
-    engine = Engine(program, bundle.tokenizer, EngineConfig(), name=model)
-    sampling = SamplingParams(secrets.randbits(64) if seed is None else seed, temperature)
-    request = GenerationRequest(bundle.tokenizer.encode(prompt), max_new_tokens, sampling)
-
-    async def write() -> None:
-        engine.start()
-        async for chunk in engine.submit(request):
-            print(bundle.tokenizer.decode(chunk.tokens), end="", flush=True)
-
-    print(prompt, end="", flush=True)
-    asyncio.run(write())
-    print()
-    engine.close()
+        print(prompt, end="", flush=True)
+        asyncio.run(write())
+        print()
 
 
 def score_file(model_store: Path, model: str, path: Path) -> Score:
-    """Return the score of a text file by a model.
+    """Score a text file. Raises Validation if it is not UTF-8, and as ModelStore.read."""
+    with _engine(model_store, model) as (engine, tokenizer):
 
-    Raises:
-        ModelNotFound, BadCheckpoint: the model is not in the store, or is damaged.
-        UnknownCharacter, Validation: the text has a character without a token, or is not UTF-8.
+        async def read() -> Score:
+            engine.start()
+            scorer = Scorer(engine, tokenizer)
+            try:
+                with path.open(encoding="utf-8", newline="") as file:
+                    while piece := file.read(PIECE_CHARACTERS):
+                        async for _ in scorer.read(piece):
+                            pass
+            except (OSError, UnicodeDecodeError) as error:
+                raise Validation(f"{path} cannot be read as a text in UTF-8: {error}") from error
+            return scorer.score
 
-    """
+        return asyncio.run(read())
+
+
+@contextlib.contextmanager
+def _engine(model_store: Path, model: str) -> Iterator[tuple[Engine, Tokenizer]]:
     bundle = ModelStore(model_store).read(ModelRef.parse(model))
     program = compile_program(bundle.spec, bundle.weights, bundle.manifest.precision)
     engine = Engine(program, bundle.tokenizer, EngineConfig(), name=model)
-
-    async def read() -> Score:
-        engine.start()
-        scorer = Scorer(engine, bundle.tokenizer)
-        try:
-            with path.open(encoding="utf-8", newline="") as file:
-                while piece := file.read(PIECE_CHARACTERS):
-                    async for _ in scorer.read(piece):
-                        pass
-        except (OSError, UnicodeDecodeError) as error:
-            raise Validation(f"{path} cannot be read as a text in UTF-8: {error}") from error
-        return scorer.score
-
     try:
-        return asyncio.run(read())
+        yield engine, bundle.tokenizer
     finally:
         engine.close()

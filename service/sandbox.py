@@ -66,10 +66,8 @@ def run_sandboxed(
     The child works in `folder` and gets none of this process's environment but `environment`.
     `subject` begins the message of a SandboxError. Blocks; safe from any thread.
 
-    Raises:
-        BadCheckpoint, TooLarge, Validation, OSError: the call raised it.
-        SandboxError: the child reached a limit, crashed or gave no result.
-
+    Raises BadCheckpoint, TooLarge, Validation and OSError where the call does, and SandboxError
+    where the child reaches a limit, crashes or gives no result.
     """
     numbers = map(str, (limits.memory_bytes, limits.cpu_s, limits.file_bytes))
     start = time.monotonic()

@@ -177,22 +177,19 @@ def run(settings: Settings) -> None:
         workers = WorkerSupervisor(settings, redis_url, settings.workers)
         workers.start()
         try:
-            _serve(settings, create_app(settings, redis_url))
+            app = create_app(settings, redis_url)
+            config = uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                loop="uvloop",
+                http=GuardedProtocol,
+                ws="none",
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                timeout_graceful_shutdown=CLOSE_S,
+            )
+            DrainingServer(config, app).run()
         finally:
             workers.stop()
-
-
-def _serve(settings: Settings, app: FastAPI) -> None:
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        loop="uvloop",
-        http=GuardedProtocol,
-        ws="none",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=CLOSE_S,
-    )
-    DrainingServer(config, app).run()

@@ -40,22 +40,16 @@ class Settings(BaseSettings):
 
     def for_worker(self, redis_url: str) -> dict[str, str]:
         """Environment variables that give a training worker these settings."""
-        values = {
-            "REDIS_URL": redis_url,
-            "MODEL_STORE": str(self.model_store),
-            "DATA_DIR": str(self.data_dir),
-            "LOG_LEVEL": self.log_level,
+        return {
+            f"{PREFIX}REDIS_URL": redis_url,
+            f"{PREFIX}MODEL_STORE": str(self.model_store),
+            f"{PREFIX}DATA_DIR": str(self.data_dir),
+            f"{PREFIX}LOG_LEVEL": self.log_level,
         }
-        return {PREFIX + name: value for name, value in values.items()}
 
     @classmethod
     def read(cls, **options: object) -> Self:
-        """Read the environment; `options` that are not None take precedence.
-
-        Raises:
-            BadRequest: a variable is unknown or its value is not allowed; the message names it.
-
-        """
+        """Read the environment, after `options` that are not None. Raises BadRequest."""
         known = {PREFIX + name.upper() for name in cls.model_fields}
         for name in os.environ:
             if name.upper().startswith(PREFIX) and name.upper() not in known:

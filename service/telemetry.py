@@ -8,10 +8,7 @@ _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "task
 
 
 class JsonLines(logging.Formatter):
-    """Formats each record as one line of JSON in ASCII, so that no value can contain a line break.
-
-    The fields of a record's `extra` are beside the message.
-    """
+    """Formats each record, with its `extra`, as one line of JSON in ASCII: no value breaks it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line without its line break."""

@@ -15,10 +15,8 @@ from service.errors import CarouselError
 from service.models.store import ModelStore
 from service.settings import Settings
 from service.telemetry import log_to_stderr
-from service.training.allocator import ENVIRONMENT
-from service.training.attempt import Attempt, AttemptFolders, TrainBackend
-from service.training.backend import tensorflow_backend
-from service.training.config import AttemptConfig, QueueConfig
+from service.training.attempt import Attempt, AttemptFolders, TrainBackend, tensorflow_backend
+from service.training.config import ALLOCATOR_ENVIRONMENT, AttemptConfig, QueueConfig
 from service.training.corpus_store import CorpusStore
 from service.training.heartbeat import on_signal
 from service.training.job import JobKey, TrainJob
@@ -78,15 +76,12 @@ class TrainWorker:
 
 
 def work(settings: Settings, redis_url: str, *, parent: int | None = None) -> None:
-    """Take train jobs, one at a time, until SIGTERM, or until the process `parent` has ended.
-
-    Blocks. On SIGTERM the running attempt stops at the end of its step and releases its job.
-    """
+    """Take train jobs, one at a time, until SIGTERM or until the process `parent` ends. Blocks."""
     log_to_stderr(settings.log_level)
     os.nice(NICENESS)
     if parent is not None:
-        threading.Thread(target=_end_with_parent, args=[parent], daemon=True).start()
-    environment = ENVIRONMENT | os.environ | settings.for_worker(redis_url)
+        _end_with_parent(parent)
+    environment = ALLOCATOR_ENVIRONMENT | os.environ | settings.for_worker(redis_url)
     worker = TrainWorker(JobQueue(redis_url, QueueConfig()), environment)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, worker.stop)
@@ -94,47 +89,35 @@ def work(settings: Settings, redis_url: str, *, parent: int | None = None) -> No
 
 
 def run_attempt(
-    settings: Settings,
-    key: JobKey,
-    number: int,
-    backend: TrainBackend,
-    config: AttemptConfig,
+    settings: Settings, key: JobKey, number: int, backend: TrainBackend, config: AttemptConfig
 ) -> None:
     """Run one attempt at a job. SIGTERM stops it at the end of its step."""
     assert settings.redis_url is not None
-    attempt = Attempt(
-        JobQueue(settings.redis_url.get_secret_value(), QueueConfig()),
-        AttemptFolders(
-            CorpusStore(settings.corpora_dir),
-            ModelStore(settings.model_store),
-            settings.jobs_dir / key.id,
-        ),
-        key,
-        number,
-        backend,
-        config,
-    )
+    queue = JobQueue(settings.redis_url.get_secret_value(), QueueConfig())
+    corpora, models = CorpusStore(settings.corpora_dir), ModelStore(settings.model_store)
+    folders = AttemptFolders(corpora, models, settings.jobs_dir / key.id)
+    attempt = Attempt(queue, folders, key, number, backend, config)
     on_signal(signal.SIGTERM, attempt.leave)
     attempt.run()
 
 
-def _end_with_worker(worker: int) -> None:
-    """End this process when the worker ends: on Linux at once, elsewhere by polling."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_end_with_parent, args=[worker], daemon=True).start()
-
-
 def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(POLL_S)
-    os.kill(os.getpid(), signal.SIGKILL)
+    """Kill this process, from a thread of its own, when the parent has ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main() -> None:
     """Run one attempt: `python -m service.worker OWNER JOB ATTEMPT PID-OF-THE-WORKER`."""
     owner, job_id, number, worker = sys.argv[1:]
-    _end_with_worker(int(worker))
+    if sys.platform == "linux":  # this process ends with the worker: at once here, else by polling
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _end_with_parent(int(worker))
     settings = Settings.read()
     log_to_stderr(settings.log_level)
     key = JobKey(owner, job_id)

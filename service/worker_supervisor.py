@@ -45,6 +45,7 @@ class WorkerSupervisor:
             worker.wait()
 
     def _run(self) -> None:
+        command = [sys.executable, "-m", "service", "worker", "--parent", str(os.getpid())]
         while not self._shall_end.is_set():
             for i, worker in enumerate(self._workers):
                 if worker is None or worker.poll() is not None:
@@ -53,9 +54,7 @@ class WorkerSupervisor:
                             "a training worker has ended with exit code %s; it is restarted",
                             worker.returncode,
                         )
-                    self._workers[i] = self._start_one()
+                    self._workers[i] = subprocess.Popen(  # noqa: S603 (our own program)
+                        command, env=self._environment
+                    )
             self._shall_end.wait(POLL_S)
-
-    def _start_one(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "service", "worker", "--parent", str(os.getpid())]
-        return subprocess.Popen(command, env=self._environment)  # noqa: S603 (our own program)

@@ -16,7 +16,7 @@ from service.errors import Validation
 from service.models.cells import CellName
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
-from service.training.cleanup import best_checkpoint
+from service.training.checkpoint import best_checkpoint
 from service.training.corpus_store import CorpusCard
 from service.training.job import JobKey, TrainJob
 from service.training.job_spec import DEFAULT_MAX_SECONDS, TrainingText, make_job_spec

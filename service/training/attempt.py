@@ -7,14 +7,14 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from service.errors import CarouselError, Exists, OutOfTime, StoreFull, StoreUnavailable
 from service.models.spec import ModelRef, Weights
 from service.models.store import ModelStore
-from service.training.checkpoint import BEST, LAST
-from service.training.cleanup import best_checkpoint, clean
+from service.training.checkpoint import BEST, LAST, best_checkpoint, clean
 from service.training.config import AttemptConfig
 from service.training.corpus import Corpus
 from service.training.corpus_store import CorpusStore
@@ -30,17 +30,32 @@ from service.training.states import JobState, Transition
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
-
 BundleFiles = Callable[[ModelRef], dict[str, bytes]]
 """The files of a bundle, for the name that its model gets."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainBackend:
-    """The functions of an attempt that load TensorFlow: `trainer.train`, `publication.package`."""
+    """The functions of an attempt that need TensorFlow: `trainer.train`, `publication.package`."""
 
     train: Callable[..., Trained]
     package: Callable[[TrainJobSpec, str, Corpus, tuple[str, ...], Trained], BundleFiles]
+
+
+def tensorflow_backend() -> TrainBackend:
+    """The backend of every worker: an attempt begins before the seconds that the imports take."""
+
+    def train(*arguments: Any, **options: Any) -> Trained:
+        from service.training import trainer  # noqa: PLC0415 (TensorFlow)
+
+        return trainer.train(*arguments, **options)
+
+    def package(*arguments: Any) -> BundleFiles:
+        from service.training import publication  # noqa: PLC0415 (matplotlib, TensorFlow)
+
+        return publication.package(*arguments)
+
+    return TrainBackend(train, package)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +89,7 @@ class Attempt:
         self._heartbeat.is_leaving = True
 
     def run(self) -> None:
-        """Train and store the model, or publish a cancelled job's best checkpoint. Blocks.
-
-        An error ends the job and is recorded there; nothing is raised for it.
-        """
+        """Train, or publish a best checkpoint; record the model or the error. Blocks."""
         with contextlib.suppress(Fenced):
             job = self._queue.claim(self._key, self._number)
             self._heartbeat.start()
@@ -85,7 +97,12 @@ class Attempt:
                 outcome, error = self._outcome(job)
             finally:
                 self._heartbeat.stop()
-            self._settle(job, outcome, error)
+            try:
+                state = self._retry(lambda: self._record(job, outcome, error))
+            except (StoreUnavailable, StoreFull) as away:
+                _log.warning("the next attempt continues the job %s: %s", self._key.id, away)
+            else:
+                clean(self._folder, state)
 
     def _outcome(self, job: TrainJob) -> tuple[ModelRef | Transition, dict[str, str] | None]:
         """The stored model or how else the attempt ends, and the error of a failure."""
@@ -108,16 +125,6 @@ class Attempt:
             _log.exception("the job %s has failed", self._key.id)
             error = _error("the training has failed; see the worker's log", "training_failed")
         return Transition.FAIL, error
-
-    def _settle(
-        self, job: TrainJob, outcome: ModelRef | Transition, error: dict[str, str] | None
-    ) -> None:
-        try:
-            state = self._retry(lambda: self._record(job, outcome, error))
-        except (StoreUnavailable, StoreFull) as away:
-            _log.warning("the next attempt continues the job %s: %s", self._key.id, away)
-            return
-        clean(self._folder, state)
 
     def _record(
         self, job: TrainJob, outcome: ModelRef | Transition, error: dict[str, str] | None
@@ -197,34 +204,26 @@ class Attempt:
         except CarouselError as error:  # training continues without it
             _log.warning("an event of the job %s is lost: %s", self._key.id, error)
 
-    def _check_fence(self) -> None:
-        """Raises Fenced where this attempt is no longer the latest."""
-        self._retry(lambda: self._queue.renew(self._key, self._number))
-
     def _write(
         self, job: TrainJob, corpus: Corpus, vocabulary: tuple[str, ...], trained: Trained
     ) -> ModelRef:
         """Store the model once, under the version that the record reserves for this job."""
         files = self._backend.package(job.spec, job.key.id, corpus, vocabulary, trained)
-        version = job.version
+        attempt, version = (self._key, self._number), job.version
+        check_fence = partial(self._retry, partial(self._queue.renew, *attempt))
         while True:
             if version is None:
                 version = self._models.next_version(job.spec.name)
-                self._reserve(version)
+                self._retry(partial(self._queue.report, *attempt, "", {}, version=version))
             ref = ModelRef(job.spec.name, version)
             try:
-                self._models.write(ref, files(ref), self._check_fence)
+                self._models.write(ref, files(ref), check_fence)
             except Exists:
                 manifest = self._models.manifest(ref)
                 if manifest is None or manifest.training.get("job") != job.key.id:
                     version = None  # another job's: take the next one
                     continue
             return ref  # stored by this attempt or, for the same job, by an earlier one
-
-    def _reserve(self, version: int) -> None:
-        """Record the version of the job's model."""
-        key, number = self._key, self._number
-        self._retry(lambda: self._queue.report(key, number, "", {}, version=version))
 
     def _retry(self, action: Callable[[], _T]) -> _T:
         """Repeat an action while the store of jobs is away, for store_wait_s at most."""

@@ -6,6 +6,7 @@ the one before in one rename, so a crash at any moment leaves a complete file.
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from service.errors import BadCheckpoint
+from service.training.states import JobState
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 
@@ -60,3 +62,25 @@ def read(path: Path) -> Snapshot | None:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BadCheckpoint(f"{path.name} cannot be read: {error}") from error
     return Snapshot(arrays, facts)
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The best checkpoint of the latest attempt that has one, in the folder of a job."""
+
+    def attempt(path: Path) -> int:
+        return int(path.parent.name.rpartition("-")[2])
+
+    return max(folder.glob(f"*/{BEST}"), key=attempt, default=None)
+
+
+def clean(folder: Path, state: JobState) -> None:
+    """Clear the folder of a job that is done with it, but for a cancelled one's best checkpoint."""
+    if not state.is_over and state is not JobState.PUBLISHED:
+        return
+    best = best_checkpoint(folder) if state is JobState.CANCELLED else None
+    if best is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in folder.glob("*/*"):
+        if path != best:
+            path.unlink(missing_ok=True)

@@ -17,9 +17,7 @@ from service.training.recipe import split_index
 
 Tokens = npt.NDArray[np.int32]
 
-MIN_CHARACTERS = 2
-"""With fewer different characters there is nothing to predict; `BPTTBatches` checks the length."""
-
+MIN_CHARACTERS = 2  # different ones, or there is nothing to predict
 MAX_MARKS = 30
 """Combining marks in a row, as in UAX #15's stream-safe text: NFC sorts each such run."""
 
@@ -28,8 +26,7 @@ MAX_MARKS = 30
 class Corpus:
     r"""A normalised text: every line ends in \n and every character is composed (NFC).
 
-    `sha256` is of the normalised text in UTF-8: two files that differ only in what was normalised
-    are the same corpus.
+    `sha256` is of this text in UTF-8, so that texts that differ before it only are one corpus.
     """
 
     text: str
@@ -40,12 +37,7 @@ class Corpus:
 
     @classmethod
     def decode(cls, content: bytes) -> Self:
-        """Read a file's bytes.
-
-        Raises:
-            Validation: the file is not UTF-8, or as `of`.
-
-        """
+        """Read a file's bytes. Raises Validation where it is not UTF-8, and as `of`."""
         try:
             text = content.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -57,12 +49,7 @@ class Corpus:
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """Normalise a text.
-
-        Raises:
-            Validation: it has fewer than two different characters, or too many marks in a row.
-
-        """
+        """Normalise a text. Raises Validation by MIN_CHARACTERS and MAX_MARKS."""
         _check_marks(text)
         with_newlines = text.replace("\r\n", "\n").replace("\r", "\n")
         composed = unicodedata.normalize("NFC", with_newlines)
@@ -97,12 +84,7 @@ class Corpus:
         return tuple(self.counts)
 
     def split(self, vocabulary: Sequence[str], validation_fraction: float) -> "Split":
-        """Cut the text where its last `validation_fraction` begins; nothing is shuffled.
-
-        Raises:
-            UnknownCharacter: the vocabulary does not cover the text.
-
-        """
+        """Cut the text where its last `validation_fraction` begins. Raises UnknownCharacter."""
         tokens = encoded(self.text, vocabulary)
         edge = split_index(len(tokens), validation_fraction)
         return Split(tokens[:edge], tokens[edge:], len(self.text[edge:].encode()))
@@ -146,9 +128,7 @@ def encoded(text: str, vocabulary: Sequence[str]) -> Tokens:
             ids[ord(token)] = i
     tokens: Tokens = ids[codes]
     if (tokens < 0).any():
-        Tokenizer(vocabulary).encode(
-            text
-        )  # raises UnknownCharacter with the character and its offset
+        Tokenizer(vocabulary).encode(text)  # raises UnknownCharacter with the offset
     return tokens
 
 
@@ -172,11 +152,9 @@ class BPTTChunk:
 class BPTTBatches:
     """The batches of truncated backpropagation through time: parallel streams, chunk after chunk.
 
-    Stream k is the k-th equal part of the text, and chunk n + 1 begins where chunk n ended: a
-    state carried from step to step has therefore read all of its stream before the chunk. Targets
-    come from the text and not from the chunk, so that the last one is right, too. The characters
-    that do not fill a last chunk (`n_spare`) are left out; a `start` of at most `n_spare`, sampled
-    for each epoch, moves the edges.
+    Stream k is the k-th equal part of the text, and chunk n + 1 begins where chunk n ended, so that
+    the state is carried from step to step. Of the characters that fill no chunk, `n_spare`, a
+    `start` of at most so many leaves out the first.
     """
 
     def __init__(self, tokens: Tokens, n_streams: int, chunk_characters: int) -> None:
@@ -188,64 +166,55 @@ class BPTTBatches:
                 f"{chunk_characters} need at least {n_streams * chunk_characters + 1}: "
                 "lower batch_size or sequence_length"
             )
-        self._tokens = tokens
-        self._n_streams = n_streams
-        self._width = chunk_characters
+        self._tokens, self._n_streams, self._width = tokens, n_streams, chunk_characters
         self.n_spare = len(tokens) - 1 - n_streams * chunk_characters * self.n_chunks
 
     def chunk(self, index: int, start: int = 0) -> BPTTChunk:
         """Chunk `index` of the epoch that begins at character `start`."""
-        return BPTTChunk(self._piece(index, start), self._piece(index, start + 1))
-
-    def chunks(self, start: int = 0) -> Iterator[BPTTChunk]:
-        """All chunks of one epoch, in the order of the text."""
-        return (self.chunk(index, start) for index in range(self.n_chunks))
-
-    def _piece(self, index: int, start: int) -> Tokens:
         characters = self._n_streams * self._width * self.n_chunks
-        streams = self._tokens[start : start + characters].reshape(self._n_streams, -1)
-        return streams[:, index * self._width : (index + 1) * self._width]
+        columns = slice(index * self._width, (index + 1) * self._width)
+        inputs, targets = (
+            self._tokens[first : first + characters].reshape(self._n_streams, -1)[:, columns]
+            for first in (start, start + 1)
+        )
+        return BPTTChunk(inputs, targets)
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationChunk:
+class EvaluationChunk(BPTTChunk):
     """A chunk, and which of its predictions count: those of warm-up and padding do not."""
 
-    inputs: Tokens  # (streams, characters) int32
-    targets: Tokens  # (streams, characters) int32
     counted: npt.NDArray[np.float32]  # (streams, characters) float32, 0 or 1
 
 
 class EvaluationBatches:
     """The batches of an evaluation: every character of a text but the first predicted once.
 
-    One stream would take a step for every character. Of several streams, each begins `warm_up`
-    characters before its part, and the loss there does not count: by then the state depends no
-    longer on where it began.
+    Each stream begins `warm_up` characters before its part of the text, where the loss does not
+    count: after them the state depends no longer on where it began.
     """
 
     def __init__(self, tokens: Tokens, chunk_characters: int = 100, warm_up: int = 100) -> None:
         """Raises Validation where there is no character to predict."""
-        n_predictions = len(tokens) - 1
+        self.n_predictions = n_predictions = len(tokens) - 1
         if n_predictions < 1:
             raise Validation(
                 f"the validation text has {len(tokens)} characters; it needs at least 2: "
                 "raise validation_fraction"
             )
-        self.n_predictions = n_predictions
         self.n_streams = min(64, max(1, n_predictions // (4 * warm_up)))
         part = -(-n_predictions // self.n_streams)
-        width = warm_up * (self.n_streams > 1) + part
+        warm_up = warm_up if self.n_streams > 1 else 0
+        width = warm_up + part
         self._width = chunk_characters
         padded = -(-width // chunk_characters) * chunk_characters
         first = part * np.arange(self.n_streams)[:, None]  # the first prediction of the part
-        begin = first - warm_up * (self.n_streams > 1)
+        begin = first - warm_up
         begin[0] = 0  # nothing precedes the text
         at = begin + np.arange(padded)[None, :]  # (streams, padded) index of the input
         counted = (at >= first) & (at < np.minimum(first + part, n_predictions))
         at = np.minimum(at, n_predictions - 1)
-        self._inputs = tokens[at]
-        self._targets = tokens[at + 1]
+        self._inputs, self._targets = tokens[at], tokens[at + 1]
         self._counted = counted.astype(np.float32)
 
     def __iter__(self) -> Iterator[EvaluationChunk]:

@@ -3,6 +3,9 @@
 import contextlib
 import errno
 import json
+import logging
+import os
+import re
 import secrets
 import shutil
 import time
@@ -12,14 +15,18 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from service.errors import CorpusNotFound
+from service.errors import CorpusNotFound, TooLarge
+from service.sandbox import SandboxError, SandboxLimits, run_sandboxed
 from service.training.corpus import Corpus
-from service.training.corpus_check import check_text, write_new
 
 _TEXT, _CARD = "text.txt", "corpus.json"
 _ID_CHARACTERS = 32
 LEFT_OVER_S = 7_200
 """Files not written for so long are abandoned: an upload takes an hour at most, a check minutes."""
+
+NICENESS = 10
+LIMITS = SandboxLimits(memory_bytes=4 * 1024**3, cpu_s=120, file_bytes=256 * 1024**2, wall_s=900.0)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,51 @@ class CorpusCard:
     created_at: float
 
 
+def check_text(
+    upload: Path, text: Path, limits: SandboxLimits = LIMITS, child: str = __name__
+) -> dict[str, Any]:
+    """Normalise an uploaded file into the new file `text`; return CorpusCard's fields of it.
+
+    Blocks while `run` of the module `child` works in a child process with limits: of sixty-four
+    million characters the calls hold the interpreter's lock, and take a gigabyte. Raises TooLarge
+    where the limits are reached, OSError where the disk is full, and as `Corpus.decode`.
+    """
+    paths = [str(upload.resolve()), str(text.resolve())]
+    try:
+        found: dict[str, Any] = run_sandboxed(
+            child, paths, text.resolve().parent, limits, "checking the text"
+        )
+    except SandboxError as error:
+        _log.warning("a text was not checked: %s", error)
+        raise TooLarge(f"{error}; give the text in parts") from error
+    return found
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """Write a new file and force it to the disk."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def run(paths: list[str]) -> dict[str, Any]:
+    """Check one text, in the child process: the paths of the upload and of the new file."""
+    os.nice(NICENESS)
+    upload, text = map(Path, paths)
+    corpus = Corpus.decode(upload.read_bytes())
+    _write_new(text, corpus.text.encode())
+    return {
+        "sha256": corpus.sha256,
+        "bytes": corpus.n_bytes,
+        "characters": len(corpus.text),
+        "vocabulary_size": len(corpus.vocabulary),
+        "vocabulary": "".join(corpus.vocabulary),
+        "newlines_replaced": corpus.n_newlines_replaced,
+        "was_composed": corpus.was_composed,
+    }
+
+
 class CorpusStore:
     """Texts by owner. Methods block on the file system; safe from any thread."""
 
@@ -52,19 +104,19 @@ class CorpusStore:
         return self._folder / f".upload-{secrets.token_hex(8)}"
 
     def put(self, owner: str, name: str, upload: Path) -> CorpusCard:
-        """Check and store an uploaded text; the same is stored once and keeps its first name.
-
-        Raises as `check_text`.
-        """
+        """Check and store a text, once and by its first name. Raises as `check_text`."""
         incoming = self._of(owner) / f".incoming-{secrets.token_hex(8)}"
         incoming.mkdir(parents=True, mode=0o700)
         try:
             known = self._check(upload, incoming / _TEXT)
             corpus_id = known["sha256"][:_ID_CHARACTERS]
             card = CorpusCard(id=corpus_id, name=name, created_at=round(time.time(), 3), **known)
-            write_new(incoming / _CARD, json.dumps(asdict(card)).encode())
-            with contextlib.suppress(FileExistsError):  # the same text is there
-                _rename(incoming, self._of(owner) / corpus_id)
+            _write_new(incoming / _CARD, json.dumps(asdict(card)).encode())
+            try:
+                incoming.rename(self._of(owner) / corpus_id)
+            except OSError as error:
+                if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:  # the same text is there
+                    raise
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
         return self.card(owner, corpus_id)
@@ -82,18 +134,11 @@ class CorpusStore:
 
     def card(self, owner: str, corpus_id: str) -> CorpusCard:
         """Read the facts of a text. Raises CorpusNotFound."""
-        path = self._path(owner, corpus_id) / _CARD
-        try:
-            return CorpusCard(**json.loads(path.read_bytes()))
-        except FileNotFoundError:
-            raise _missing(corpus_id) from None
+        return CorpusCard(**json.loads(self._content(owner, corpus_id, _CARD)))
 
     def read(self, owner: str, corpus_id: str) -> Corpus:
         """Read a text. Raises CorpusNotFound."""
-        try:
-            return Corpus.stored((self._path(owner, corpus_id) / _TEXT).read_bytes())
-        except FileNotFoundError:
-            raise _missing(corpus_id) from None
+        return Corpus.stored(self._content(owner, corpus_id, _TEXT))
 
     def cards(self, owner: str) -> list[CorpusCard]:
         """List an owner's texts, the newest first."""
@@ -106,21 +151,8 @@ class CorpusStore:
     def _of(self, owner: str) -> Path:
         return self._folder / sha256(owner.encode()).hexdigest()[:16]
 
-    def _path(self, owner: str, corpus_id: str) -> Path:
-        if len(corpus_id) != _ID_CHARACTERS or set(corpus_id) - set("0123456789abcdef"):
-            raise _missing(corpus_id)
-        return self._of(owner) / corpus_id
-
-
-def _missing(corpus_id: str) -> CorpusNotFound:
-    return CorpusNotFound(f"there is no corpus {corpus_id[:80]!r}; POST /corpora makes one")
-
-
-def _rename(incoming: Path, target: Path) -> None:
-    """Raises FileExistsError where the text is stored already."""
-    try:
-        incoming.rename(target)
-    except OSError as error:
-        if error.errno != errno.ENOTEMPTY:
-            raise
-        raise FileExistsError(errno.EEXIST, str(target)) from error
+    def _content(self, owner: str, corpus_id: str, name: str) -> bytes:
+        if re.fullmatch(f"[0-9a-f]{{{_ID_CHARACTERS}}}", corpus_id):
+            with contextlib.suppress(FileNotFoundError):
+                return (self._of(owner) / corpus_id / name).read_bytes()
+        raise CorpusNotFound(f"there is no corpus {corpus_id[:80]!r}; POST /corpora makes one")

@@ -5,6 +5,7 @@ import json
 import math
 import platform
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +13,22 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from service.errors import Validation
-from service.models.bundle import BundleMetadata, Provenance, build_files, sha256_hex
-from service.models.parity import measure
+from service.models.bundle import BundleMetadata, build_files, sha256_hex
 from service.models.reference import ReferenceModel
 from service.models.spec import ModelRef, ModelSpec, Weights
 from service.models.store import ModelStore
 from service.models.tokenizer import Tokenizer
 from service.training.corpus import Corpus, Tokens
-from service.training.demo_card import CARD, model_card
 from service.training.demo_corpus import ALPHABET, topics_text
 from service.training.events import TrainEvent, ValidationEvent
+from service.training.publication import trained_metadata
 from service.training.recipe import Architecture, Hyperparameters, Recipe
-from service.training.sample import TEMPERATURE, sample_text
+from service.training.sample import sample_text
 from service.training.trainer import framework_versions, train
 
 PROMPTS = ("The with statement ", "class ")
 SAMPLE_CHARACTERS = 400
+CARD = "README.md"
 
 # Chosen by the topics' names, not by a loss: in this order the last ones are `typesmapping`,
 # `comparisons` and nine short ones, a fair sample of the text.
@@ -102,12 +103,7 @@ def _print_validation(event: TrainEvent) -> None:
 
 
 def bundle_files(ref: ModelRef, text: str, weights_file: Path) -> dict[str, bytes]:
-    """Make every file of the bundle, from the text and a file that `trained_file` made of it.
-
-    Raises:
-        Validation: the weights were trained on another text.
-
-    """
+    """Make the bundle of a `trained_file`. Raises Validation where that is of another text."""
     with safe_open(weights_file, "numpy") as file:
         metadata = {name: json.loads(value) for name, value in file.metadata().items()}
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
@@ -124,17 +120,12 @@ def bundle_files(ref: ModelRef, text: str, weights_file: Path) -> dict[str, byte
     nats = _nats_per_character(reference, split.validation)
     training["validation_nats"] = round(nats, 4)
     training["validation_bits_per_character"] = round(nats / math.log(2), 4)
-    verdict = measure(spec, weights, "auto")
-    record = BundleMetadata(
-        precision=verdict.precision,
-        precision_reason=verdict.reason,
-        source=Provenance(format="trained", files={"pydoc_data.topics": sha256}),
-        parity=verdict.parity,
-        generation_defaults={"do_sample": True, "temperature": TEMPERATURE},
-        training=training,
-    )
-    samples = [_sample(reference, tokenizer, prompt) for prompt in PROMPTS]
-    card = model_card(ref, spec, record, samples)
+    record = trained_metadata(spec, weights, {"pydoc_data.topics": sha256}, training)
+    samples = [
+        prompt + sample_text(reference, tokenizer, tokenizer.encode(prompt), SAMPLE_CHARACTERS)
+        for prompt in PROMPTS
+    ]
+    card = _model_card(ref, spec, record, samples)
     return build_files(ref, spec, weights, tokenizer, record) | {CARD: card.encode()}
 
 
@@ -146,9 +137,68 @@ def _nats_per_character(reference: ReferenceModel, tokens: Tokens) -> float:
     return float((log_totals - shifted[np.arange(len(shifted)), tokens[1:]]).mean())
 
 
-def _sample(reference: ReferenceModel, tokenizer: Tokenizer, prompt: str) -> str:
-    tokens = tokenizer.encode(prompt)
-    return prompt + sample_text(reference, tokenizer, tokens, characters=SAMPLE_CHARACTERS)
+def _model_card(
+    ref: ModelRef, spec: ModelSpec, record: BundleMetadata, samples: Sequence[str]
+) -> str:
+    """Write the model card, in Markdown, with every number from the bundle's record."""
+    training = record.training
+    shown = "\n\n".join(f"```text\n{sample}\n```" for sample in samples)
+    temperature = record.generation_defaults["temperature"]
+    return f"""# {ref}
+
+A small character model of Python's language reference. Carousel bundles it so that the first
+command has a model to generate with; it demonstrates the server and answers no questions.
+
+| | |
+|---|---|
+| architecture | `{spec.summary}` |
+| parameters | {spec.parameters:,} |
+| state of one conversation | {spec.state_bytes:,} bytes |
+| **validation** | **{training["validation_bits_per_character"]} bits per character** \
+({training["validation_nats"]} nats) |
+| trained | {training["seconds"]} s, best epoch {training["best_epoch"]}, \
+TensorFlow {training["tensorflow"]}, Keras {training["keras"]} |
+| served as | {record.precision}, since {record.precision_reason} |
+
+## Text
+
+`pydoc_data.topics` of CPython {training["python"]}, the texts of `help("assignment")` and the like.
+`service/training/demo_corpus.py` makes {training["characters"]:,} characters of it:
+topics that repeat sections of longer ones are left out, the others are put one after another in a
+shuffled order, and typographic quotes and dashes are written in ASCII.
+The vocabulary is a line break and printable ASCII; any other character in a prompt is an error.
+
+The last {training["validation_share"]:.0%} of the text are for validation.
+The model was not trained on them; the bits above are its loss on them, from the zero state, in
+float64. The best epoch was chosen by them, so the number is slightly optimistic.
+
+sha256 of the text: `{training["corpus_sha256"]}`
+
+The text is part of the Python documentation: © 2001 and later, Python Software Foundation, under
+the [PSF License Version 2](https://docs.python.org/3/license.html); its code examples are also
+under the Zero Clause BSD licence.
+
+## Samples
+
+Sampled at temperature {temperature}, not selected.
+
+{shown}
+
+## Limits
+
+English, Python and reStructuredText of one book; nothing else. It spells, indents and closes
+brackets, and its statements about Python are often wrong: do not use it as documentation. The text
+is short, so the model may repeat whole sentences of it.
+
+## Train it again
+
+```console
+make demo-model
+```
+
+Another machine gives similar numbers, not the same: TensorFlow's threads add in any order. The
+text differs by a few sentences between patch versions of Python.
+"""
 
 
 if __name__ == "__main__":

@@ -1,8 +1,4 @@
-"""The text of the demo model: the language reference that CPython has for `help()`.
-
-Between patch versions of CPython the topics differ by a few sentences, so a model trained on this
-text records its sha256 and the version.
-"""
+"""The text of the demo model: the language reference that CPython has for `help()`."""
 
 import random
 from collections.abc import Mapping
@@ -20,9 +16,8 @@ _IN_ASCII = str.maketrans(
 def topics_text(seed: int, topics: Mapping[str, str] = cpython_topics) -> str:
     """Join the topics, in an order shuffled by `seed`.
 
-    Shuffled, since in alphabetical order the tail of the text (its validation part) would be all
-    `types…`. Typographic quotes, dashes and dots become ASCII, and the two or three
-    characters that are then still outside the alphabet are left out.
+    In alphabetical order the validation part would be all `types…`. Typographic quotes, dashes and
+    dots become ASCII; the two or three other characters outside the alphabet are left out.
     """
     names = _distinct(topics)
     random.Random(seed).shuffle(names)  # noqa: S311 - an order, not a secret
@@ -34,8 +29,7 @@ def topics_text(seed: int, topics: Mapping[str, str] = cpython_topics) -> str:
 def _distinct(topics: Mapping[str, str]) -> list[str]:
     """Names, sorted, of the topics that are not mostly a copy of part of longer ones.
 
-    `if`, for example, is a section of `compound`: a fifth of the text would be there twice, and a
-    model would be evaluated on sentences that it was trained on.
+    A model would be evaluated on sentences that it was trained on: `if` is a section of `compound`.
     """
     seen: set[str] = set()
     names = []

@@ -1,6 +1,5 @@
-"""The events that a training reports. Losses are nats a character."""
+"""The events that a training reports; `kind` is an event's name. Losses are nats a character."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +8,7 @@ from typing import ClassVar
 class ProgressEvent:
     """The progress of a training, reported about once a second."""
 
-    kind: ClassVar = "progress"  # the name of the event in the job's stream
+    kind: ClassVar = "progress"
     step: int
     n_steps: int
     epoch: float
@@ -23,7 +22,7 @@ class ProgressEvent:
 class ValidationEvent:
     """The loss over the validation text; `training_nats` is the mean since the previous one."""
 
-    kind: ClassVar = "validation"  # the name of the event in the job's stream
+    kind: ClassVar = "validation"
     step: int
     n_steps: int
     epoch: float
@@ -49,7 +48,7 @@ class ValidationEvent:
 class CheckpointEvent:
     """A saved checkpoint: `last`, to resume from, or `best`, whose weights are published."""
 
-    kind: ClassVar = "checkpoint"  # the name of the event in the job's stream
+    kind: ClassVar = "checkpoint"
     step: int
     name: str
     path: str
@@ -59,14 +58,9 @@ class CheckpointEvent:
 class SampleEvent:
     """A sample of the model, from the same random numbers each time."""
 
-    kind: ClassVar = "sample"  # the name of the event in the job's stream
+    kind: ClassVar = "sample"
     step: int
     text: str
 
 
 TrainEvent = ProgressEvent | ValidationEvent | SampleEvent | CheckpointEvent
-
-
-def perplexity(nats: float) -> float:
-    """The perplexity, e^loss; infinite where that exceeds a float."""
-    return math.exp(nats) if nats < 700.0 else math.inf

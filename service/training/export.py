@@ -29,11 +29,8 @@ def exported(spec: ModelSpec, weights: Weights) -> dict[str, bytes]:
     """Return files by name: model.keras, or the weights and a note if Keras lacks a layer.
 
     The .keras file is a Sequential of stock layers, tokens (batch, time) in, logits (batch, time,
-    vocabulary) out; a model that takes its tokens one-hot has an identity as its embedding.
-
-    Raises:
-        Validation: an activation does not exist in Keras 3.
-
+    vocabulary) out; a model that takes its tokens one-hot has an identity as its embedding. Raises
+    Validation where an activation does not exist in Keras 3.
     """
     cells = dict.fromkeys(CELLS[layer.cell] for layer in spec.layers)
     if any(cell.keras.layer is None for cell in cells):
@@ -45,7 +42,10 @@ def exported(spec: ModelSpec, weights: Weights) -> dict[str, bytes]:
             note += f"{inspect.getdoc(cell)}\n"
         return {"weights.safetensors": save(dict(weights)), "README.txt": note.encode()}
     model = _model(spec)
-    model.set_weights(_in_keras_order(spec, weights))
+    arrays = list(weights.values())  # canonical order is Keras's: kernel, recurrent kernel, bias
+    if spec.embedding_dim is None:
+        arrays.insert(0, np.eye(spec.vocabulary_size, dtype=np.float32))
+    model.set_weights(arrays)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / KERAS_FILE
         model.save(path)
@@ -71,13 +71,6 @@ def _model(spec: ModelSpec) -> Any:
         model.add(getattr(layers, cell.keras.layer or "")(layer.units, **options))
     model.add(layers.Dense(spec.vocabulary_size, use_bias=spec.output_bias, name="output"))
     return model
-
-
-def _in_keras_order(spec: ModelSpec, weights: Weights) -> list[Any]:
-    arrays = list(weights.values())  # canonical order is Keras's: kernel, recurrent kernel, bias
-    if spec.embedding_dim is None:
-        arrays.insert(0, np.eye(spec.vocabulary_size, dtype=np.float32))
-    return arrays
 
 
 def _name(activation: Activation) -> str:

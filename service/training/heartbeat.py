@@ -17,10 +17,7 @@ FENCED_EXIT = 3
 
 
 class Heartbeat:
-    """Renews an attempt's lease and receives the request to stop.
-
-    It ends the process where the attempt is fenced, and where it does not stop in time.
-    """
+    """Renews an attempt's lease; ends the process if it is fenced or does not stop in time."""
 
     def __init__(self, queue: JobQueue, key: JobKey, attempt: int, config: AttemptConfig) -> None:
         self._queue, self._key, self._attempt, self._config = queue, key, attempt, config

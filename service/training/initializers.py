@@ -16,13 +16,15 @@ def initial_weights(spec: ModelSpec, seed: int) -> Weights:
     Source: Glorot & Bengio 2010; Saxe et al. 2014; Jozefowicz et al. 2015 for the forget gate.
     """
     rng = np.random.default_rng(seed)
-    arrays = {}
+    arrays: dict[str, npt.NDArray[np.float64]] = {}
     for name, shape in spec.weight_shapes.items():
         kind = name.rpartition(".")[2]
         if kind == "embedding":
             arrays[name] = rng.uniform(-0.05, 0.05, shape)
         elif kind == "recurrent_kernel":
-            arrays[name] = _orthogonal(rng, shape)
+            # Orthonormal rows: (units, columns), columns ≥ units.
+            q, r = np.linalg.qr(rng.standard_normal(shape[::-1]))
+            arrays[name] = (q * np.sign(np.diag(r))).T
         elif kind == "kernel":
             limit = np.sqrt(6.0 / sum(shape))
             arrays[name] = rng.uniform(-limit, limit, shape)
@@ -34,9 +36,3 @@ def initial_weights(spec: ModelSpec, seed: int) -> Weights:
             start = cell.gates.index(cell.unit_bias_gate) * layer.units
             arrays[f"layers.{i}.bias"][start : start + layer.units] = 1.0
     return Weights(spec, arrays)
-
-
-def _orthogonal(rng: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """Sample a matrix with orthonormal rows: (units, columns), columns ≥ units."""
-    q, r = np.linalg.qr(rng.standard_normal(shape[::-1]))
-    return np.asarray((q * np.sign(np.diag(r))).T)

@@ -1,7 +1,7 @@
 """The specification of a train job: what to train, with every default filled in and checked."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self, get_args
 
@@ -9,7 +9,6 @@ from service.errors import Validation
 from service.models.bundle import Bundle
 from service.models.cells import CELLS
 from service.models.spec import MAX_LAYERS, check_name
-from service.training.fine_tuning import architecture_of
 from service.training.recipe import (
     Architecture,
     Hyperparameters,
@@ -96,11 +95,7 @@ def make_job_spec(
     """Build a job's specification from a request; what is None there gets its default.
 
     `training` holds the hyperparameters and `precision`, `publication` the fields `load_when_done`
-    and `alias`.
-
-    Raises:
-        Validation: a value is outside its limits, the text is too short, or the model too large.
-
+    and `alias`. Raises Validation as TrainJobSpec, `architecture_of` and `check_fits`.
     """
     layers = {key: value for key, value in architecture.items() if value is not None}
     if initial_model is None:
@@ -124,10 +119,47 @@ def make_job_spec(
     return spec
 
 
+def architecture_of(
+    model: Bundle, requested: Mapping[str, Any], characters: Iterable[str]
+) -> Architecture:
+    """The architecture of a model to fine-tune, for a text of these characters.
+
+    Raises Validation where `requested` differs, or the model cannot be trained here or on the text.
+    """
+    ref, spec = model.ref, model.spec
+    if spec.embedding_dim is None:
+        raise Validation(
+            f"{ref} reads one-hot characters; only a model with an embedding is trained here"
+        )
+    first = spec.layers[0]
+    own = {
+        "cell": str(first.cell),
+        "embedding_dim": spec.embedding_dim,
+        "units": first.units,
+        "layers": len(spec.layers),
+    }
+    for name, value in own.items():
+        if name in requested and requested[name] != value:
+            raise Validation(
+                f"`{name}` is {requested[name]!r}, but {ref} has {value!r}; leave it out"
+            )
+    architecture = Architecture(**{**requested, **own})
+    if architecture.spec(spec.vocabulary_size) != spec:
+        raise Validation(f"{ref} is {spec.summary} of a kind that is served but not trained here")
+    missing = sorted(set(characters) - set(model.tokenizer.tokens))
+    if missing:
+        raise Validation(
+            f"the text has {len(missing)} characters that {ref} does not know, "
+            f"{''.join(missing[:8])!r} among them; an initial model's vocabulary must cover it"
+        )
+    return architecture
+
+
 def _check_recipe(recipe: Recipe) -> None:
     architecture, schedule = recipe.architecture, recipe.schedule
     if architecture.cell not in CELLS:
         raise Validation(f"`cell` is {architecture.cell!r}; there are {', '.join(CELLS)}")
+    limit_s = schedule.max_seconds
     limits: list[tuple[str, float, float, float]] = [
         ("embedding_dim", architecture.embedding_dim, 1, MAX_UNITS),
         ("units", architecture.units, 1, MAX_UNITS),
@@ -139,12 +171,7 @@ def _check_recipe(recipe: Recipe) -> None:
         ("learning_rate", schedule.learning_rate, 1e-7, 1.0),
         ("validation_fraction", schedule.validation_fraction, 0.001, 0.5),
         ("patience", schedule.patience, 1, 10_000),
-        (
-            "max_seconds",
-            1 if schedule.max_seconds is None else schedule.max_seconds,
-            1,
-            MAX_SECONDS,
-        ),
+        ("max_seconds", MAX_SECONDS if limit_s is None else limit_s, 1, MAX_SECONDS),
         ("validations_per_epoch", schedule.validations_per_epoch, 1, 100),
         ("seed", recipe.seed, 0, 2**31 - 1),
     ]
@@ -160,12 +187,7 @@ def _check_recipe(recipe: Recipe) -> None:
 
 
 def check_fits(spec: TrainJobSpec, vocabulary_size: int, n_characters: int) -> None:
-    """Check that the text is long enough for the recipe and that the model is small enough.
-
-    Raises:
-        Validation: with the limit and the value received.
-
-    """
+    """Raises Validation where the text is too short for the recipe, or the model too large."""
     parameters = spec.recipe.architecture.spec(vocabulary_size).parameters
     if parameters > MAX_PARAMETERS:
         raise Validation(f"the model would have {parameters:,} weights; {MAX_PARAMETERS:,} is most")

@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from service.errors import JobNotFound, StoreFull, StoreUnavailable
+from service.errors import StoreFull, StoreUnavailable
 from service.training.config import QueueConfig
 from service.training.job import JobKey, TrainJob
 from service.training.job_spec import TrainJobSpec
@@ -48,32 +48,28 @@ class JobStore:
             for name in ("submit", "change")
         )
 
+    def call(self, *command: str | int) -> Any:
+        """Run one command of Redis."""
+        with named_errors():
+            return self.connection.execute_command(*command)  # type: ignore[no-untyped-call]
+
     def insert(self, key: JobKey, now: float, record: Mapping[str, Any]) -> bool:
         """Store a new record. Returns False where the owner has max_open_jobs open."""
         flat = [part for pair in record.items() for part in pair]
-        prefix = record_key(JobKey(key.owner, ""))
+        prefix = redis_key("job", JobKey(key.owner, ""))
         with named_errors():
             reply = self._submit(
-                keys=[record_key(key), index_key(key.owner), OPEN],
+                keys=[redis_key("job", key), index_key(key.owner), OPEN],
                 args=[prefix, self.config.max_open_jobs, key.id, now, *flat],
             )
         return bool(reply[0] == b"OK")
 
-    def get(self, key: JobKey) -> TrainJob:
-        """Read a job. Raises JobNotFound."""
-        with named_errors():
-            fields: dict[bytes, bytes] = self.connection.hgetall(record_key(key))  # type: ignore[assignment]
+    def find(self, key: JobKey) -> TrainJob | None:
+        """Read a job; None where there is none or its record has expired."""
+        fields: dict[bytes, bytes] = self.call("HGETALL", redis_key("job", key))
         if not fields:
-            raise JobNotFound(f"there is no train job {key.id[:80]!r}")
+            return None
         return read_record(key, {name.decode(): value.decode() for name, value in fields.items()})
-
-    def get_all(self, keys: list[JobKey]) -> Iterator[tuple[JobKey, TrainJob | None]]:
-        """Read jobs; None for a job whose record has expired."""
-        for key in keys:
-            try:
-                yield key, self.get(key)
-            except JobNotFound:
-                yield key, None
 
     def change(
         self, key: JobKey, attempt: int | None, lease: str, rows: Mapping[JobState, dict[str, Any]]
@@ -89,13 +85,8 @@ class JobStore:
         return JobState(reply[1].decode())
 
 
-def record_key(key: JobKey) -> str:
-    """The hash that is a job's record."""
-    return redis_key("job", key)
-
-
 def redis_key(kind: str, key: JobKey) -> str:
-    """A key of a job; kinds are `job`, `job-lease`, `job-events` and `job-progress`."""
+    """A key of a job: `job`, which is its record, `job-lease`, `job-events` or `job-progress`."""
     return f"{PREFIX}{kind}:{key}"
 
 
@@ -116,6 +107,7 @@ def read_record(key: JobKey, fields: Mapping[str, str]) -> TrainJob:
     def value(name: str) -> Any:
         return json.loads(fields[name]) if name in fields else None
 
+    plain = ("progress", "validation", "best", "version", "model", "error")
     return TrainJob(
         key=key,
         spec=TrainJobSpec.from_json(value("order")),
@@ -125,21 +117,12 @@ def read_record(key: JobKey, fields: Mapping[str, str]) -> TrainJob:
         created_s=float(fields["created"]),
         started_s=value("started"),
         ended_s=value("ended"),
-        progress=value("progress"),
-        validation=value("validation"),
-        best=value("best"),
-        version=value("version"),
-        model=value("model"),
-        error=value("error"),
+        **{name: value(name) for name in plain},
     )
 
 
 def record_state(fields: Mapping[str, str]) -> JobState:
-    """The state in a record.
-
-    A record of an earlier version has the flags `published` and `cancel` beside `queued` or
-    `running`; `read_state` in common.lua does the same.
-    """
+    """The state in a record, also of an earlier version: as `read_state` in common.lua."""
     status = fields["status"]
     if status == "running" and fields.get("published") == "true":
         return JobState.PUBLISHED
@@ -153,10 +136,8 @@ def named_errors() -> Iterator[None]:
     """Raise errors of Redis as StoreFull and StoreUnavailable."""
     try:
         yield
-    except redis.OutOfMemoryError as error:
-        raise StoreFull("the store is full and takes no more train jobs") from error
     except redis.ResponseError as error:
-        if "OOM" in str(error):
+        if isinstance(error, redis.OutOfMemoryError) or "OOM" in str(error):
             raise StoreFull("the store is full and takes no more train jobs") from error
         _log.warning("the store of train jobs refuses a command: %s", error)
         raise StoreUnavailable("the store of train jobs refuses its work; try again") from error

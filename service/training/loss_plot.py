@@ -10,19 +10,15 @@ from service.training.events import ValidationEvent
 
 
 def loss_curve(history: Sequence[ValidationEvent]) -> bytes:
-    """Plot training and validation loss over the epochs, as PNG.
-
-    The best validation is marked with its value. Needs no display.
-    """
+    """Plot training and validation loss over the epochs, with the best value, as PNG."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     epochs = [validation.epoch for validation in history]
-    for label, losses in (
-        ("training, with dropout", [validation.training_nats for validation in history]),
-        ("validation", [validation.validation_nats for validation in history]),
-    ):
-        axes.plot(epochs, losses, marker=".", label=label)
+    training = [validation.training_nats for validation in history]
+    axes.plot(epochs, training, marker=".", label="training, with dropout")
+    losses = [validation.validation_nats for validation in history]
+    axes.plot(epochs, losses, marker=".", label="validation")
     if history:
         best = min(history, key=lambda validation: validation.validation_nats)
         axes.plot(best.epoch, best.validation_nats, "o", mfc="none", color="black", ms=9)

@@ -1,9 +1,24 @@
 """Matrix products for compiled functions: operands in float32 or bfloat16, sums in float32."""
 
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
+
+from service.training.recipe import WantedArithmetic
+
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
+def resolved(wanted: WantedArithmetic, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return `float32` or `bfloat16`: for `auto` bfloat16 if the hardware multiplies it."""
+    if wanted != "auto":
+        return wanted
+    if tf.config.list_physical_devices("GPU"):
+        return "bfloat16"
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return "bfloat16" if flags & _BFLOAT16_FLAGS else "float32"
 
 
 class MatMul:
@@ -60,8 +75,7 @@ def transposed(matrix: Any) -> Any:
 def features_first(x: Any) -> tuple[Any, Any]:
     """Transpose (time, streams, features) to (features, time, streams) in memory.
 
-    In the gradient the transpose is not folded into the product that it comes from: with bfloat16
-    XLA cannot run such a product.
+    In the gradient no product folds the transpose: with bfloat16 XLA cannot run such a product.
     """
     steps, streams, features = x.shape
     columns = transposed(tf.reshape(x, (steps * streams, features)))

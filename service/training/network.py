@@ -37,8 +37,7 @@ class Network:
     """The layers of a ModelSpec over a chunk of time. Arrays are (features, time, streams)."""
 
     def __init__(self, spec: ModelSpec, product: MatMul) -> None:
-        self.spec = spec
-        self._product = product
+        self.spec, self._product = spec, product
 
     def logits(
         self,
@@ -60,25 +59,27 @@ class Network:
             if len(bias.shape) == 2:
                 bias, parts["recurrent_bias"] = tf.unstack(bias)
             if x is None:
-                embedding = _dropped(weights["embedding"], dropout.embedding, seed, 0)
+                embedding = weights["embedding"]
+                embedding = _dropped(embedding, embedding.shape, dropout.embedding, seed, 0)
                 x = self._embedded(embedding, tokens, parts["kernel"], bias)
             else:
                 x = self._product.dense(x, parts["kernel"]) + bias[:, None, None]
-            kernel = _dropped(parts["recurrent_kernel"], dropout.recurrent_weights, seed, 2 * i + 1)
+            kernel = parts["recurrent_kernel"]
+            kernel = _dropped(kernel, kernel.shape, dropout.recurrent_weights, seed, 2 * i + 1)
             extra = [parts[name] for name in recurrence.extra_weights]
             before = [remaining.pop(0) for _ in CELLS[layer.cell].states]
             x, *last = recurrence.make(self._product)(x, kernel, *extra, *before)
             after += last
-            x = _locked(x, dropout.output, seed, 2 * i + 2)
+            units, _, streams = x.shape
+            x = _dropped(x, (units, 1, streams), dropout.output, seed, 2 * i + 2)
         logits = self._product.dense(x, weights["output.kernel"])
         return tf.transpose(logits, (1, 2, 0)) + weights["output.bias"], after
 
     def _embedded(self, embedding: Any, tokens: Any, kernel: Any, bias: Any) -> Any:
         """Compute x W + b of the first layer.
 
-        While the vocabulary is smaller than three times the embedding, it is the product of the
-        one-hot tokens and the table E W + b, which takes no longer than gathering its columns and
-        adding to them in the gradient.
+        For a small vocabulary it is the product of the one-hot tokens and the table E W + b, which
+        takes no longer than gathering its columns and adding to them in the gradient.
         """
         vocabulary, dim = embedding.shape
         if vocabulary < 3 * dim:
@@ -93,21 +94,9 @@ def cross_entropy(targets: Any, logits: Any) -> Any:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
 
 
-def _dropped(weight: Any, rate: float, seed: Any, place: int) -> Any:
-    """Set a share `rate` of the entries to zero and scale the others up."""
-    if not rate:
-        return weight
-    return weight * _mask(weight.shape, rate, seed, place)
-
-
-def _locked(x: Any, rate: float, seed: Any, place: int) -> Any:
-    """Drop out units, the same at every step."""
+def _dropped(x: Any, shape: Any, rate: float, seed: Any, place: int) -> Any:
+    """Set a share `rate` of the entries to zero and scale the others up, by a mask of `shape`."""
     if not rate:
         return x
-    units, _, streams = x.shape
-    return x * _mask((units, 1, streams), rate, seed, place)
-
-
-def _mask(shape: Any, rate: float, seed: Any, place: int) -> Any:
     uniform = tf.random.stateless_uniform(shape, seed + tf.constant([0, place]), alg="philox")
-    return tf.cast(uniform >= rate, tf.float32) / (1.0 - rate)
+    return x * (tf.cast(uniform >= rate, tf.float32) / (1.0 - rate))

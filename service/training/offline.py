@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -19,15 +20,12 @@ from service.training.trainer import train
 
 
 def train_text(spec: TrainJobSpec, corpus: Corpus, store: ModelStore, folder: Path) -> ModelRef:
-    """Train on a text and store the model; print the progress.
+    """Train on a text and store the model; print the progress. Blocks.
 
-    Blocks. Interrupted, the same call resumes from the last checkpoint in `folder`.
-
-    Raises:
-        Validation, BadCheckpoint, UnknownCharacter, ModelNotFound, OutOfTime.
-
+    The same call resumes from the last checkpoint in `folder`. Raises as `train`, and OutOfTime.
     """
     console = Console(stderr=True)
+    print_line = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     vocabulary, initial = corpus.vocabulary, None
     if spec.initial_model is not None:
         bundle = store.read(ModelRef.parse(spec.initial_model))
@@ -44,11 +42,9 @@ def train_text(spec: TrainJobSpec, corpus: Corpus, store: ModelStore, folder: Pa
                     text = f"{event.training_nats:.4f} nats, {event.characters_per_second:,.0f}/s"
                     bar.update(task, description=text, completed=event.step, total=event.n_steps)
                 case ValidationEvent():
-                    console.print(event.summary, highlight=False, markup=False, soft_wrap=True)
+                    print_line(event.summary)
                 case SampleEvent():
-                    console.print(
-                        f"  {event.text[:100]!r}", highlight=False, markup=False, soft_wrap=True
-                    )
+                    print_line(f"  {event.text[:100]!r}")
 
         trained = train(
             corpus,
@@ -66,6 +62,5 @@ def train_text(spec: TrainJobSpec, corpus: Corpus, store: ModelStore, folder: Pa
     ref = ModelRef(spec.name, store.next_version(spec.name))
     path = store.write(ref, files(ref))
     shutil.rmtree(folder / name)
-    stored = f"{ref} is stored; {path / CURVE} shows its losses"
-    console.print(stored, highlight=False, markup=False, soft_wrap=True)
+    print_line(f"{ref} is stored; {path / CURVE} shows its losses")
     return ref

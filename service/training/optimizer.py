@@ -11,10 +11,7 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.99, 1e-8
 
 
 def learning_rate(schedule: Hyperparameters, step: int, n_steps: int) -> float:
-    """Return the learning rate of a step: a linear warm-up, then half a cosine down.
-
-    `step` counts from 0; the rate of the last step is the lowest.
-    """
+    """Return the learning rate of a step, from 0: a linear warm-up, then half a cosine down."""
     warm_up = max(1, round(schedule.warm_up_share * n_steps))
     if step < warm_up:
         return schedule.learning_rate * (step + 1) / (warm_up + 1)
@@ -37,8 +34,7 @@ class AdamW:
     """
 
     def __init__(self, schedule: Hyperparameters, weights: dict[str, Any]) -> None:
-        self._schedule = schedule
-        self._weights = weights
+        self._schedule, self._weights = schedule, weights
         self.slots = {
             f"{slot}/{name}": tf.Variable(tf.zeros_like(weight))
             for slot in ("mean", "square")

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from service.errors import Validation
+from service.errors import JobNotFound, Validation
 from service.training.config import QueueConfig
 from service.training.job import JobKey, TrainJob
 from service.training.job_spec import TrainJobSpec
@@ -26,7 +26,6 @@ from service.training.job_store import (
     index_key,
     job_key,
     named_errors,
-    record_key,
     redis_key,
 )
 from service.training.states import JobState, Transition, targets
@@ -74,14 +73,16 @@ class JobQueue:
 
     def get(self, key: JobKey) -> TrainJob:
         """Read a job."""
-        return self._store.get(key)
+        job = self._store.find(key)
+        if job is None:
+            raise JobNotFound(f"there is no train job {key.id[:80]!r}")
+        return job
 
-    def jobs(self, owner: str, most: int = 1_000) -> list[TrainJob]:
-        """List an owner's jobs, the newest first."""
-        with named_errors():
-            ids: list[bytes] = self.connection.zrevrange(index_key(owner), 0, most - 1)  # type: ignore[assignment]
-        found = self._store.get_all([JobKey(owner, job_id.decode()) for job_id in ids])
-        return [job for _, job in found if job is not None]
+    def jobs(self, owner: str) -> list[TrainJob]:
+        """List an owner's latest thousand jobs, the newest first."""
+        ids: list[bytes] = self._store.call("ZREVRANGE", index_key(owner), 0, 999)
+        found = (self._store.find(JobKey(owner, job_id.decode())) for job_id in ids)
+        return [job for job in found if job is not None]
 
     def cancel(self, key: JobKey) -> TrainJob:
         """Cancel a job: at once where it waits, at the end of a step where it runs."""
@@ -90,13 +91,9 @@ class JobQueue:
         return self.get(key)
 
     def publish(self, key: JobKey) -> TrainJob:
-        """Queue the publication of a cancelled job's best checkpoint.
+        """Queue the publication of a cancelled job's best checkpoint, if it is not yet published.
 
-        Does nothing where the job has a model or its publication is under way.
-
-        Raises:
-            Validation: the job is in another state.
-
+        Raises Validation where the job is in another state.
         """
         fields = {"crashes": 0, "error": None, "ended": None}
         with contextlib.suppress(Fenced):  # the answer depends on its state
@@ -180,16 +177,14 @@ class JobQueue:
 
     def open(self) -> list[TrainJob]:
         """List every owner's jobs that are not over."""
-        with named_errors():
-            names: set[bytes] = self.connection.smembers(OPEN)  # type: ignore[assignment]
-        return [job for _, job in self._store.get_all(list(map(job_key, names))) if job is not None]
+        found = (self._store.find(job_key(name)) for name in self._store.call("SMEMBERS", OPEN))
+        return [job for job in found if job is not None]
 
     def unclean(self) -> list[TrainJob]:
         """List the jobs that are over and whose folders may hold files."""
-        with named_errors():
-            names: list[bytes] = self.connection.sdiff([TRACED, OPEN])  # type: ignore[assignment]
         jobs = []
-        for key, job in self._store.get_all(list(map(job_key, names))):
+        for key in map(job_key, self._store.call("SDIFF", TRACED, OPEN)):
+            job = self._store.find(key)
             if job is None:
                 self.mark_clean(key)
             else:
@@ -198,26 +193,19 @@ class JobQueue:
 
     def mark_clean(self, key: JobKey) -> None:
         """Record that the folder of a job that is over holds nothing to remove."""
-        with named_errors():
-            self.connection.srem(TRACED, record_key(key))
+        self._store.call("SREM", TRACED, redis_key("job", key))
 
     def lease(self, job: TrainJob, ms: int) -> bool:
         """Take the job's lease for so long, if it is free: only its holder acts on the job."""
-        with named_errors():
-            return bool(
-                self.connection.set(redis_key("job-lease", job.key), job.attempt, nx=True, px=ms)
-            )
+        key = redis_key("job-lease", job.key)
+        return bool(self._store.call("SET", key, job.attempt, "NX", "PX", ms))
 
     def end_lease(self, key: JobKey) -> None:
         """Give a job's lease back."""
-        with named_errors():
-            self.connection.delete(redis_key("job-lease", key))
+        self._store.call("DEL", redis_key("job-lease", key))
 
     def requeue_lost(self) -> list[TrainJob]:
-        """Queue jobs again whose attempt is lost; fail them at max_crashes.
-
-        Returns the jobs that were open.
-        """
+        """Queue jobs whose attempt is lost, or fail them at max_crashes. Returns the open jobs."""
         jobs = self.open()
         for job in jobs:
             if job.state.is_attempted:
@@ -225,9 +213,8 @@ class JobQueue:
         return jobs
 
     def _requeue_if_lost(self, job: TrainJob) -> None:
-        with named_errors():
-            if self.connection.exists(redis_key("job-lease", job.key)):
-                return
+        if self._store.call("EXISTS", redis_key("job-lease", job.key)):
+            return
         crashes = job.crashes + 1
         fields: dict[str, Any] = {"crashes": crashes}
         transition = Transition.LEASE_LOST

@@ -1,17 +1,15 @@
-"""The reconciler of train jobs, in every server.
-
-It queues lost attempts again, loads published models, and removes what ended jobs leave behind.
-"""
+"""The reconciler: queues lost jobs again, loads published models, cleans up after ended jobs."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from service.errors import CarouselError
+from service.models.registry import Registry
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
-from service.training.cleanup import clean, orphan
+from service.training.checkpoint import clean
 from service.training.job import TrainJob
 from service.training.job_store import Fenced
 from service.training.queue import JobQueue
@@ -20,24 +18,18 @@ from service.training.states import JobState, Transition
 POLL_S = 1.0
 REMOVE_LEASE_MS = 60_000
 
-Load = Callable[[str, str | None], Awaitable[None]]
-"""Loads a stored model, and points an alias at it if there is one."""
-
-Remove = Callable[[ModelRef], Awaitable[None]]
-"""Removes a stored model that is not in use."""
-
 _log = logging.getLogger(__name__)
 
 
 class JobReconciler:
-    """Belongs to one event loop. Several servers may reconcile the same jobs."""
+    """Belongs to one event loop. Every server has one, for the same jobs."""
 
     def __init__(
-        self, queue: JobQueue, store: ModelStore, folder: Path, load: Load, remove: Remove
+        self, queue: JobQueue, store: ModelStore, folder: Path, registry: Registry[Any]
     ) -> None:
         """`folder` holds the folders of the jobs."""
         self._queue, self._store, self._folder = queue, store, folder
-        self._load, self._remove = load, remove
+        self._registry = registry
 
     async def run(self) -> None:
         """Reconcile every POLL_S seconds until cancelled."""
@@ -62,7 +54,11 @@ class JobReconciler:
         error = None
         if job.spec.load_when_done:
             try:
-                await self._load(model, job.spec.alias)
+                self._registry.refresh()
+                ref = ModelRef.parse(model)
+                await self._registry.load(ref)
+                if job.spec.alias is not None:
+                    self._registry.set_alias(job.spec.alias, ref)
             except CarouselError as refusal:  # it is stored, and can be loaded by hand
                 error = {"error": f"{model} was not loaded: {refusal}", "error_type": refusal.code}
         try:
@@ -76,7 +72,7 @@ class JobReconciler:
             await asyncio.to_thread(self._queue.mark_clean, job.key)
             return
         # A suspended process may still store a model: checked as long as the record exists.
-        if await asyncio.to_thread(orphan, job, self._store) is None:
+        if await asyncio.to_thread(_orphan, job, self._store) is None:
             return
         if not await asyncio.to_thread(self._queue.lease, job, REMOVE_LEASE_MS):
             return  # a worker or another server acts on the job
@@ -87,12 +83,25 @@ class JobReconciler:
 
     async def _remove_orphan(self, job: TrainJob) -> None:
         """Remove a model that an ended job has not published. The caller holds the job's lease."""
-        ref = await asyncio.to_thread(orphan, job, self._store)
+        ref = await asyncio.to_thread(_orphan, job, self._store)
         if ref is None:
             return
         try:
-            await self._remove(ref)
+            self._registry.refresh()
+            await self._registry.delete(ref)
         except CarouselError as refusal:
             _log.debug("%s, of a job that has ended, is not removed: %s", ref, refusal)
         else:
             _log.warning("%s is removed: its job %s ended without it", ref, job.key.id)
+
+
+def _orphan(job: TrainJob, store: ModelStore) -> ModelRef | None:
+    """The model that was stored for a job that has ended without one, if there is one.
+
+    A process that is suspended between its last check of the fence and the rename stores it later.
+    """
+    if not job.state.is_over or job.model is not None or job.version is None:
+        return None
+    ref = ModelRef(job.spec.name, job.version)
+    manifest = store.manifest(ref)
+    return ref if manifest is not None and manifest.training.get("job") == job.key.id else None

@@ -39,12 +39,7 @@ class Trained:
 
     @classmethod
     def from_best(cls, path: Path, spec: ModelSpec) -> Self:
-        """The result of a training that was stopped, from its best checkpoint.
-
-        Raises:
-            BadCheckpoint: the file is missing, cannot be read or does not fit `spec`.
-
-        """
+        """The result of a stopped training, from its best checkpoint. Raises BadCheckpoint."""
         snapshot = checkpoint.read(path)
         if snapshot is None:
             raise BadCheckpoint("the best checkpoint is gone")

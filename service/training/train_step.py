@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from service.models.spec import ModelSpec, Weights
 from service.training.corpus import BPTTChunk, EvaluationBatches
+from service.training.matmul import MatMul
 from service.training.network import DropoutRates, Network, cross_entropy, initial_state
 from service.training.optimizer import AdamW, ema_decay, learning_rate
-from service.training.precision import product
 from service.training.recipe import Recipe
 
 Arrays = dict[str, npt.NDArray[np.float32]]
@@ -28,10 +28,8 @@ class TrainStep:
         self, spec: ModelSpec, recipe: Recipe, n_steps: int, weights: Weights, precision: str
     ) -> None:
         self.step = 0
-        self._spec = spec
-        self._recipe = recipe
-        self._n_steps = n_steps
-        self._network = Network(spec, product(precision))
+        self._spec, self._recipe, self._n_steps = spec, recipe, n_steps
+        self._network = Network(spec, MatMul(tf.as_dtype(precision)))
         self._weights = {name: tf.Variable(weight) for name, weight in weights.items()}
         self._average = {name: tf.Variable(weight) for name, weight in weights.items()}
         self._optimizer = AdamW(recipe.schedule, self._weights)
@@ -43,8 +41,7 @@ class TrainStep:
     def learn(self, chunk: BPTTChunk, *, is_first: bool) -> float:
         """Take one step on a chunk; return its loss in nats per character.
 
-        The first chunk of an epoch starts from the zero state, every other from the state after
-        the chunk before it.
+        It starts from the state after the chunk before, or from the zero state if `is_first`.
         """
         schedule = self._recipe.schedule
         loss = self._learn(
@@ -60,10 +57,7 @@ class TrainStep:
         return float(loss)
 
     def evaluate(self, batches: EvaluationBatches, should_stop: Callable[[], bool]) -> float | None:
-        """Compute the loss of the averaged weights on a text, in nats per character.
-
-        Returns None if `should_stop`, which is called before each chunk, returns True.
-        """
+        """Compute the averaged weights' loss in nats per character; None if it should stop."""
         state = initial_state(self._spec, batches.n_streams)
         total = 0.0
         for chunk in batches:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,16 @@ from service.models.reference import ReferenceModel
 from service.models.spec import Weights
 from service.models.tokenizer import Tokenizer
 from service.training import checkpoint
-from service.training.corpus import BPTTBatches, Corpus, EvaluationBatches, Split
+from service.training.corpus import BPTTBatches, Corpus, EvaluationBatches
 from service.training.events import (
     CheckpointEvent,
     ProgressEvent,
     SampleEvent,
     TrainEvent,
     ValidationEvent,
-    perplexity,
 )
 from service.training.initializers import initial_weights
-from service.training.precision import resolved
+from service.training.matmul import resolved
 from service.training.recipe import Recipe, WantedArithmetic
 from service.training.result import StopReason, Trained
 from service.training.sample import sample_text
@@ -48,17 +47,15 @@ def train(
     report: Callable[[TrainEvent], None],
     should_stop: Callable[[], bool],
 ) -> Trained:
-    """Train on the text, or resume from the checkpoint in `folder`.
+    """Train on the text, or resume from the checkpoint in `folder`. Blocks.
 
-    Blocks. `should_stop` is called between two steps, and between the chunks of a validation. A
-    resumed training ends with the same bits as an uninterrupted one, on the same machine.
+    `should_stop` is called between two steps, and between the chunks of a validation. A resumed
+    training ends with the same bits as an uninterrupted one, on the same machine.
 
     Raises:
-        Validation: the text is too short for its batches, the loss is not a finite number, or the
-            folder holds another training.
+        Validation: the text is too short, a loss is not finite, or the folder has another training.
         UnknownCharacter: the vocabulary does not cover the text.
-        BadCheckpoint: the model is beyond its limits, `initial` does not fit it, or the checkpoint
-            cannot be read.
+        BadCheckpoint: the model is beyond its limits, or `initial` or the checkpoint does not fit.
 
     """
     training = _Training(corpus, vocabulary, recipe, folder, initial, resolved)
@@ -86,34 +83,38 @@ class _Training:
         resolve: Callable[[WantedArithmetic], str],
     ) -> None:
         schedule = recipe.schedule
-        self._recipe = recipe
-        self._folder = folder
+        self._recipe, self._folder = recipe, folder
         self._spec = recipe.architecture.spec(len(vocabulary))
         split = corpus.split(vocabulary, schedule.validation_fraction)
         self._batches = BPTTBatches(split.training, schedule.batch_size, schedule.sequence_length)
         self._evaluation = EvaluationBatches(split.validation)
         self._tokenizer, self._prompt = Tokenizer(vocabulary), split.validation[:1].tolist()
-        self._bytes_per_character = _bytes_per_character(split)
+        self._bytes_per_character = split.validation_bytes / max(1, len(split.validation))
         self._n_steps = self._batches.n_chunks * schedule.epochs
         if self._n_steps < 1:
             raise errors.Validation(f"epochs is {schedule.epochs}; it must be at least 1")
         self._validate_every = max(1, self._batches.n_chunks // schedule.validations_per_epoch)
-        weights = initial_weights(self._spec, recipe.seed) if initial is None else initial
-        weights = Weights(self._spec, weights)
+        if initial is None:
+            weights, initial_sha256 = initial_weights(self._spec, recipe.seed), None
+        else:
+            weights = Weights(self._spec, initial)
+            initial_sha256 = _sha256(weight.tobytes() for weight in weights.values())
         last = checkpoint.read(folder / checkpoint.LAST)
-        self._precision = _precision(recipe.precision, last, resolve)
+        if recipe.precision == "auto" and last is not None:  # it keeps the one it began with
+            self._precision = str(last.facts["identity"]["precision"])
+        else:
+            self._precision = resolve(recipe.precision)
         self._train_step = TrainStep(self._spec, recipe, self._n_steps, weights, self._precision)
         self._identity = {
             "recipe": recipe.to_json(),
             "precision": self._precision,
             "corpus_sha256": corpus.sha256,
-            "vocabulary_sha256": _sha256(json.dumps(list(vocabulary)).encode()),
-            "initial_sha256": None if initial is None else _weights_sha256(weights),
+            "vocabulary_sha256": _sha256([json.dumps(list(vocabulary)).encode()]),
+            "initial_sha256": initial_sha256,
         }
         self._history: list[ValidationEvent] = []
         self._losses: list[float] = []  # since the last validation
         self._elapsed_before_s = 0.0
-        self._began = self._saved = self._reported = time.monotonic()
         if last is not None:
             self._resume(last)
 
@@ -122,7 +123,8 @@ class _Training:
         self._began = self._saved = self._reported = time.monotonic()
         began_at = self._train_step.step
         while (stop_reason := self._stop_reason()) is None:
-            if self._is_validation_due:
+            is_due = self._is_through or self._train_step.step % self._validate_every == 0
+            if is_due and self._is_unevaluated:
                 self._validate()
                 continue
             self._one_step()
@@ -151,7 +153,9 @@ class _Training:
     def _stop_reason(self) -> StopReason | None:
         if self._is_through and not self._is_unevaluated:
             return StopReason.COMPLETED
-        if self._validations_since_best >= self._recipe.schedule.patience:
+        newest_first = enumerate(reversed(self._history))
+        since_best = next((i for i, one in newest_first if one.is_best), len(self._history))
+        if since_best >= self._recipe.schedule.patience:
             return StopReason.OUT_OF_PATIENCE
         limit = self._recipe.schedule.max_seconds
         if limit is not None and self._elapsed_s >= limit:
@@ -163,12 +167,15 @@ class _Training:
         rng = np.random.default_rng((self._recipe.seed, epoch))
         start = int(rng.integers(self._batches.n_spare + 1))
         loss = self._train_step.learn(self._batches.chunk(index, start), is_first=index == 0)
+        self._check_finite(loss, f"loss of step {self._train_step.step}")
+        self._losses.append(loss)
+
+    def _check_finite(self, loss: float, name: str) -> None:
         if not math.isfinite(loss):
             raise errors.Validation(
-                f"the loss of step {self._train_step.step} is {loss}; "
+                f"the {name} is {loss}; "
                 f"lower learning_rate, which is {self._recipe.schedule.learning_rate}"
             )
-        self._losses.append(loss)
 
     def _progress(self, ran: int) -> None:
         now = time.monotonic()
@@ -194,11 +201,7 @@ class _Training:
         nats = self._train_step.evaluate(self._evaluation, self._should_stop)
         if nats is None:
             return
-        if not math.isfinite(nats):
-            raise errors.Validation(
-                f"the validation loss after step {self._train_step.step} is {nats}; "
-                f"lower learning_rate, which is {self._recipe.schedule.learning_rate}"
-            )
+        self._check_finite(nats, f"validation loss after step {self._train_step.step}")
         bits = nats / math.log(2.0)
         best = min((v.validation_nats for v in self._history), default=math.inf)
         validation = ValidationEvent(
@@ -209,7 +212,7 @@ class _Training:
             validation_nats=nats,
             bits_per_character=bits,
             bits_per_byte=bits / self._bytes_per_character,
-            perplexity=perplexity(nats),
+            perplexity=math.exp(nats) if nats < 700.0 else math.inf,  # e^709 is the largest float
             elapsed_s=self._elapsed_s,
             is_best=nats < best,
         )
@@ -217,25 +220,17 @@ class _Training:
         self._losses.clear()
         self._report(validation)
         weights = self._train_step.weights()
-        reference = ReferenceModel(self._spec, weights)
-        text = sample_text(reference, self._tokenizer, self._prompt)
+        text = sample_text(ReferenceModel(self._spec, weights), self._tokenizer, self._prompt)
         self._report(SampleEvent(self._train_step.step, text))
         if validation.is_best:
-            facts = {
-                "identity": self._identity,
-                "validation": asdict(validation),
-                "history": [asdict(one) for one in self._history],
-            }
-            self._write(checkpoint.BEST, weights, facts)
+            self._write(checkpoint.BEST, weights, {"validation": asdict(validation)})
         self._save_last()
 
     def _save_last(self) -> None:
         facts = {
-            "identity": self._identity,
             "step": self._train_step.step,
             "elapsed_s": self._elapsed_s,
             "losses": self._losses,
-            "history": [asdict(validation) for validation in self._history],
         }
         self._write(checkpoint.LAST, self._train_step.arrays(), facts)
         self._saved = time.monotonic()
@@ -243,7 +238,8 @@ class _Training:
     def _write(self, name: str, arrays: checkpoint.Arrays, facts: dict[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / name
-        checkpoint.write(path, arrays, facts)
+        history = [asdict(validation) for validation in self._history]
+        checkpoint.write(path, arrays, {"identity": self._identity, **facts, "history": history})
         self._report(CheckpointEvent(self._train_step.step, path.stem, str(path)))
 
     def _resume(self, last: checkpoint.Snapshot) -> None:
@@ -268,11 +264,6 @@ class _Training:
         return self._train_step.step > evaluated_at
 
     @property
-    def _is_validation_due(self) -> bool:
-        is_time = self._is_through or self._train_step.step % self._validate_every == 0
-        return is_time and self._is_unevaluated
-
-    @property
     def _epoch(self) -> float:
         return self._train_step.step / self._batches.n_chunks
 
@@ -280,37 +271,9 @@ class _Training:
     def _elapsed_s(self) -> float:
         return self._elapsed_before_s + time.monotonic() - self._began
 
-    @property
-    def _validations_since_best(self) -> int:
-        since = 0
-        for validation in reversed(self._history):
-            if validation.is_best:
-                break
-            since += 1
-        return since
 
-
-def _precision(
-    wanted: WantedArithmetic,
-    last: checkpoint.Snapshot | None,
-    resolve: Callable[[WantedArithmetic], str],
-) -> str:
-    """The fastest type on this machine; a resumed training keeps the one that it began with."""
-    if wanted == "auto" and last is not None:
-        return str(last.facts["identity"]["precision"])
-    return resolve(wanted)
-
-
-def _bytes_per_character(split: Split) -> float:
-    return split.validation_bytes / max(1, len(split.validation))
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _weights_sha256(weights: Weights) -> str:
+def _sha256(parts: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
-    for weight in weights.values():
-        digest.update(weight.tobytes())
+    for part in parts:
+        digest.update(part)
     return digest.hexdigest()

@@ -138,7 +138,8 @@ class Site:
         async def remove(ref: ModelRef) -> None:
             self.store.delete(ref)
 
-        return JobReconciler(self.queue, self.store, self.jobs, load, remove)
+        registry = SimpleNamespace(refresh=nothing, load=load, delete=remove)
+        return JobReconciler(self.queue, self.store, self.jobs, registry)
 
     def reconcile(self) -> None:
         asyncio.run(self.reconciler.reconcile())

@@ -11,9 +11,8 @@ from functools import partial
 import pytest
 
 from service.errors import CorpusNotFound, TooLarge, Validation
-from service.training import corpus_check
-from service.training.corpus_check import LIMITS, check_text
-from service.training.corpus_store import LEFT_OVER_S, CorpusStore
+from service.training import corpus_store
+from service.training.corpus_store import LEFT_OVER_S, LIMITS, CorpusStore, check_text
 
 TEXT = b"one\r\ntwo\n"
 
@@ -61,7 +60,7 @@ def test_a_text_that_is_refused_leaves_nothing(corpora, tmp_path):
     assert list(owner.iterdir()) == []
 
 
-def checked_within(folder, child=corpus_check.__name__, **limits):
+def checked_within(folder, child=corpus_store.__name__, **limits):
     """A store whose texts are checked by another child, or within other limits."""
     limits = replace(LIMITS, **limits)
     return CorpusStore(folder, partial(check_text, limits=limits, child=child))

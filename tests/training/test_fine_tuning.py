@@ -6,7 +6,7 @@ from service.errors import Validation
 from service.models.layer import LayerSpec
 from service.models.spec import ModelSpec
 from service.models.store import ModelStore
-from service.training.fine_tuning import architecture_of
+from service.training.job_spec import architecture_of
 from tests.bundles import put_model
 
 

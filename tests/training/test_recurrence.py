@@ -13,9 +13,8 @@ from service.models.reference import ReferenceModel
 from service.models.spec import ModelSpec
 from service.training.cells import RECURRENCES
 from service.training.initializers import initial_weights
-from service.training.matmul import MatMul
+from service.training.matmul import MatMul, resolved
 from service.training.network import DropoutRates, Network, initial_state
-from service.training.precision import resolved
 
 pytestmark = pytest.mark.tf
 

@@ -17,7 +17,7 @@ from service.training import checkpoint
 from service.training.corpus import BPTTChunk, Corpus, EvaluationBatches
 from service.training.events import CheckpointEvent, ProgressEvent, ValidationEvent
 from service.training.initializers import initial_weights
-from service.training.precision import resolved
+from service.training.matmul import resolved
 from service.training.recipe import Architecture, Hyperparameters, Recipe
 from service.training.result import StopReason
 from service.training.train_step import TrainStep

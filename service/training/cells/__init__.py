@@ -1,7 +1,4 @@
-"""The gradients of the recurrent cells: one file for each file of `service.models.cells`.
-
-Each assigns a `service.training.recurrence.Recurrence` to `RECURRENCE`.
-"""
+"""The gradients of the recurrent cells: a `RECURRENCE` for each file of `service.models.cells`."""
 
 from importlib import import_module
 from pkgutil import iter_modules
@@ -16,15 +13,13 @@ if TYPE_CHECKING:  # TensorFlow is loaded after the check
     from service.training.recurrence import Recurrence
 
 
-def _load_recurrences() -> "dict[str, Recurrence]":
-    names = {module.name for module in iter_modules(__path__)}
-    if different := names ^ CELLS.keys():
-        raise ImportError(
-            f"service.models.cells and {__name__} must have the same files; only one has "
-            f"{', '.join(sorted(different))}"
-        )
-    return {name: import_module(f"{__name__}.{name}").RECURRENCE for name in CELLS}
+if different := {module.name for module in iter_modules(__path__)} ^ CELLS.keys():
+    raise ImportError(
+        f"service.models.cells and {__name__} must have the same files; only one has "
+        f"{', '.join(sorted(different))}"
+    )
 
-
-RECURRENCES: "Mapping[str, Recurrence]" = MappingProxyType(_load_recurrences())
+RECURRENCES: "Mapping[str, Recurrence]" = MappingProxyType(
+    {name: import_module(f"{__name__}.{name}").RECURRENCE for name in CELLS}
+)
 """The recurrence of every cell of CELLS, by its name."""

@@ -32,10 +32,7 @@ def _make(product: MatMul) -> Any:
 
 
 def _forward(product: MatMul, x: Any, kernel: Any, bias: Any, h: Any) -> tuple[Any, Any, Any, Any]:
-    """Run the steps.
-
-    Returns h as columns; as pages the gates z, r and the candidate, and h U_h + b'_h; the last h.
-    """
+    """Run the steps. Returns h as columns, the gates and h U_h + b'_h as pages, and the last h."""
     weights = product.operand(transposed(kernel))
 
     def body(t: Any, h: Any, hs: Any, gates: Any, recurrents: Any) -> Tensors:

@@ -1,4 +1,4 @@
-"""The gradient of the LSTM, and its loops, which take peepholes, too."""
+"""The gradient of the LSTM, without peepholes or with them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,22 +17,27 @@ from service.training.recurrence import (
 )
 
 
-def _make(product: MatMul) -> Any:
+def make(product: MatMul) -> Any:
+    """As `Recurrence.make`; the function takes the peepholes after the kernel, where there are."""
+
     @tf.custom_gradient
-    def run(x: Any, kernel: Any, h: Any, c: Any) -> tuple[Tensors, Any]:
-        hs, cs, gates, last = forward(product, x, kernel, None, (h, c))
+    def run(x: Any, kernel: Any, *rest: Any) -> tuple[Tensors, Any]:
+        *extra, h, c = rest
+        peephole = extra[0] if extra else None
+        hs, cs, gates, last = _forward(product, x, kernel, peephole, (h, c))
 
         def gradient(*upstream: Any) -> Tensors:
-            dz, d_h, d_c = backward(product, kernel, None, (c, cs, gates), upstream)
+            dz, d_h, d_c = _backward(product, kernel, peephole, (c, cs, gates), upstream)
             d_kernel = product.over_columns(shifted(h, hs), dz)
-            return dz, d_kernel, d_h, d_c
+            d_peephole = [_peephole_gradient(dz, c, cs)] if extra else []
+            return dz, d_kernel, *d_peephole, d_h, d_c
 
         return (hs, *last), gradient
 
     return run
 
 
-def forward(
+def _forward(
     product: MatMul, x: Any, kernel: Any, peephole: Any, state: Tensors
 ) -> tuple[Any, Any, Any, Tensors]:
     """Run the steps. Returns h as columns, c and the gates as pages, and the last state."""
@@ -55,7 +60,7 @@ def forward(
     return hs, cs, gates, (h, c)
 
 
-def backward(
+def _backward(
     product: MatMul, kernel: Any, peephole: Any, saved: Tensors, upstream: Tensors
 ) -> tuple[Any, Any, Any]:
     """Run the steps back. Returns dz as columns and the gradients at the initial state."""
@@ -93,4 +98,12 @@ def _peepholes(weights: Any) -> tuple[Callable[[Any, Any], Any], ...]:
     return (lambda z, c: z + p_i * c, lambda z, c: z + p_f * c, lambda z, c: z + p_o * c)
 
 
-RECURRENCE = Recurrence(_make)
+def _peephole_gradient(dz: Any, c_0: Any, cs: Any) -> Any:
+    dz_i, dz_f, _, dz_o = tf.split(dz, 4)
+    after = tf.transpose(cs, (1, 0, 2))
+    before = shifted(c_0, after)
+    terms = (dz_i * before, dz_f * before, dz_o * after)
+    return tf.stack([tf.reduce_sum(x, (1, 2)) for x in terms])
+
+
+RECURRENCE = Recurrence(make)
