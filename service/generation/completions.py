@@ -39,19 +39,15 @@ class CompletionStream(Protocol):
     @property
     def usage(self) -> Usage:
         """Tokens that the completions do not show; final when the stream has ended."""
-        ...
 
     def prompt_logprobs(self, index: int) -> PromptLogprobs | None:
         """The prompt logprobs of a completion, if requested; final before its first chunk."""
-        ...
 
     def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
         """The chunks of all completions as they are generated."""
-        ...
 
     def cancel(self) -> None:
         """Stop generating. Does nothing if the stream has finished."""
-        ...
 
 
 def start(

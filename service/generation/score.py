@@ -72,15 +72,19 @@ class Scorer:
     async def read(self, text: str) -> AsyncIterator[Chunk]:
         """Score the next part of the text. When a chunk comes, `score` counts its tokens.
 
-        Raises:
-            UnknownCharacter, GenerationFailed, Draining.
-
+        Raises UnknownCharacter, GenerationFailed, Draining.
         """
         for first in range(0, len(text), self._piece_characters):
             piece = text[first : first + self._piece_characters]
-            tokens = self._encode(piece)
+            try:
+                tokens = self._tokenizer.encode(piece)
+            except UnknownCharacter as error:
+                if not self._n_scored:
+                    raise
+                raise UnknownCharacter(f"after {self._n_scored} characters: {error}") from error
             is_whole = len(tokens) == len(piece)  # else the tokenizer skips characters
-            async for chunk in self._read(tokens, piece if is_whole else None):
+            known = piece if is_whole else self._tokenizer.decode(tokens)
+            async for chunk in self._read(tokens, known):
                 yield chunk
             self._n_scored += len(piece)
 
@@ -91,16 +95,7 @@ class Scorer:
         if self._stream is not None:
             self._stream.cancel()
 
-    def _encode(self, piece: str) -> list[int]:
-        try:
-            return self._tokenizer.encode(piece)
-        except UnknownCharacter as error:
-            if not self._n_scored:
-                raise
-            raise UnknownCharacter(f"after {self._n_scored} characters: {error}") from error
-
-    async def _read(self, tokens: Sequence[int], piece: str | None) -> AsyncIterator[Chunk]:
-        text = self._tokenizer.decode(tokens) if piece is None else piece
+    async def _read(self, tokens: Sequence[int], text: str) -> AsyncIterator[Chunk]:
         if tokens and not self._pending:
             self._pending = (tokens[0],)
             yield Chunk(self._pending, (math.nan,))

@@ -6,7 +6,8 @@ A token has one character here, so a matcher over characters decides about token
 import copy
 from collections.abc import Sequence
 
-from service.generation.request import Token
+from service.generation.request import Chunk, Finish, GenerationRequest, Token
+from service.models.step import State
 
 TokenWithTop = tuple[Token, Sequence[Token]]
 """A token, and the most likely tokens at its position."""
@@ -104,6 +105,24 @@ class HeldTokens:
         shown = self._tokens[:free]
         del self._tokens[:free]
         return _shown(shown)
+
+
+def chunk_of(
+    shown: Sequence[TokenWithTop],
+    request: GenerationRequest,
+    finish: Finish | None,
+    sampled: Sequence[int],
+    state: State | None = None,
+) -> Chunk:
+    """Return the chunk of a request that shows these tokens."""
+    return Chunk(
+        [token.id for token, _ in shown],
+        [token.logprob for token, _ in shown],
+        [top for _, top in shown] if request.top_tokens else (),
+        finish,
+        sampled,
+        state,
+    )
 
 
 def _shown(tokens: list[TokenWithTop]) -> list[TokenWithTop]:

@@ -125,11 +125,8 @@ class Store:
         """Begin a turn or an append: append the prompt to the log and fence off other writers.
 
         `incarnation` is the session's as the caller knows it, `known` the session of which the
-        caller has the tail too. `fencing_token` is new for each call.
-
-        Raises:
-            PositionMismatch, StateModelMismatch, KeyReused, SessionLost, Validation.
-
+        caller has the tail too. `fencing_token` is new for each call. Raises PositionMismatch,
+        StateModelMismatch, KeyReused, SessionLost, Validation.
         """
         config, version = self._config, random_id()
         expected: Value = "" if expected_position is None else expected_position
@@ -214,9 +211,7 @@ class Store:
     ) -> list[Session]:
         """Create sessions that share this one's log up to `at`, by default all of it.
 
-        Raises:
-            PositionMismatch: the session is shorter.
-
+        Raises PositionMismatch if the session is shorter.
         """
         names = [random_name() for _ in range(len(children) + 2)]
         position, distance = "" if at is None else at, self._config.retain_every

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 from service.errors import (
+    CarouselError,
     KeyReused,
     PositionMismatch,
     SessionBusy,
@@ -16,9 +17,9 @@ from service.sessions.config import SessionConfig
 from service.sessions.group_commit import GroupCommit
 from service.sessions.model import SessionModel
 from service.sessions.restore import RestoredState
-from service.sessions.running_turn import Delivery, RunningTurn, TurnResult
+from service.sessions.running_turn import Delivery, RunningTurn
 from service.sessions.session import Session, SessionKey
-from service.sessions.state_cache import StateCache
+from service.sessions.state_cache import CachedState, StateCache
 from service.sessions.store import Store
 from service.sessions.store_replies import random_id
 
@@ -120,12 +121,14 @@ class TurnRegistry:
             await self._store.release(key, fencing_token)
             self._to_release.discard((key, fencing_token))
 
-    def _ended(self, result: TurnResult) -> None:
-        key = result.turn.session.key
-        if self._running.get(key) is result.turn:
+    def _ended(
+        self, turn: RunningTurn, cached: CachedState | None, error: CarouselError | None
+    ) -> None:
+        key = turn.session.key
+        if self._running.get(key) is turn:
             del self._running[key]
         self._cache.drop(key)
-        if result.cached is not None:
-            self._cache.put(key, result.cached)
-        if result.error is not None:
-            self._to_release.add((key, result.turn.fencing_token))
+        if cached is not None:
+            self._cache.put(key, cached)
+        if error is not None:
+            self._to_release.add((key, turn.fencing_token))

@@ -53,9 +53,7 @@ class Turns:
     ) -> RunningTurn | Replay:
         """Begin a turn, or replay the one that the same idempotency key began.
 
-        Raises:
-            SessionBusy, PositionMismatch, StateModelMismatch, KeyReused, Overloaded, Draining.
-
+        Raises SessionBusy, PositionMismatch, StateModelMismatch, KeyReused, Overloaded, Draining.
         """
         begun = await self._begin(session, model, turn_request, "turn")
         if isinstance(begun, RunningTurn):
@@ -91,9 +89,7 @@ class Turns:
     ) -> Replay | None:
         """Replay the running or last turn after an event; return None if no event follows it.
 
-        Raises:
-            PositionMismatch: the event is not of the last turn, or its log was cut.
-
+        Raises PositionMismatch if the event is not of the last turn, or its log was cut.
         """
         found = await self._store.read(key, None)
         session, turn = found.session, found.session.turn
