@@ -312,14 +312,6 @@ def _take_all(row: _Row) -> list[TokenWithTop]:
 def _top_tokens(samples: Samples, row: int, steps: range, n: int) -> Sequence[Sequence[Token]]:
     if n == 0:
         return ()
-    return [
-        [
-            Token(token, logprob)
-            for token, logprob in zip(
-                samples.top_tokens[row, step, :n].tolist(),
-                samples.top_logprobs[row, step, :n].tolist(),
-                strict=True,
-            )
-        ]
-        for step in steps
-    ]
+    tokens = samples.top_tokens[row, steps.start : steps.stop, :n].tolist()
+    logprobs = samples.top_logprobs[row, steps.start : steps.stop, :n].tolist()
+    return [list(map(Token, *columns)) for columns in zip(tokens, logprobs, strict=True)]

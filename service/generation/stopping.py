@@ -21,12 +21,7 @@ class StopMatcher:
 
     def __init__(self, stops: Sequence[str], min_tokens: int = 0) -> None:
         self._stops, self._min_tokens = tuple(stops), min_tokens
-        self._held = ""
-
-    @property
-    def held(self) -> str:
-        """The characters held back, oldest first."""
-        return self._held
+        self.held = ""  # the characters held back, oldest first
 
     @property
     def is_inactive(self) -> bool:
@@ -51,18 +46,18 @@ class StopMatcher:
         if self._min_tokens > 0:
             self._min_tokens -= 1
             return 1, None
-        self._held += character
-        complete = [stop for stop in self._stops if self._held.endswith(stop)]
+        self.held += character
+        complete = [stop for stop in self._stops if self.held.endswith(stop)]
         if complete:
             stop = max(complete, key=len)
-            return len(self._held) - len(stop), stop
-        length = len(self._held)
+            return len(self.held) - len(stop), stop
+        length = len(self.held)
         free = next((i for i in range(length) if self._may_begin_at(i)), length)
-        self._held = self._held[free:]
+        self.held = self.held[free:]
         return free, None
 
     def _may_begin_at(self, start: int) -> bool:
-        suffix = self._held[start:]
+        suffix = self.held[start:]
         return any(stop.startswith(suffix) for stop in self._stops)
 
 

@@ -21,7 +21,6 @@ from service.sessions.signing import Signer
 
 STATE_MAGIC, EXPORT_MAGIC = b"CRS1", b"CRX1"
 SIGNATURE_BYTES = 32
-MAX_HEADER_BYTES = 4_096
 _STATE_HEAD = struct.Struct("<4sQ16sI8s")
 _LENGTH = struct.Struct("<4sI")
 
@@ -68,7 +67,7 @@ def unpack_state(packed: bytes, digest: str, widths: Iterable[int]) -> State:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """An exported session: its log, its state and its model's name and digest."""
+    """An exported or new session's content: its log, its state and its model's name and digest."""
 
     model: str
     digest: str

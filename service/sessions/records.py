@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from service.errors import (
@@ -57,14 +58,10 @@ class SessionRecords:
         new_id = self._signer.new_id(owner) if session_id is None else session_id
         key = SessionKey(owner, new_id)
         self._cache.drop(key)  # of an expired session with the same id
-        return await self._store.create(
-            key,
-            model=model.ref,
-            digest=model.digest,
-            width=token_width(len(model.tokenizer)),
-            seed=secrets.randbits(64) if seed is None else seed,
-            ttl_s=ttl_s,
-        )
+        width = token_width(len(model.tokenizer))
+        seed = secrets.randbits(64) if seed is None else seed
+        content = Export(model.ref, model.digest, seed, width, b"", b"")
+        return await self._store.create(key, content, ttl_s)
 
     async def with_session(self, key: SessionKey, work: Callable[[Session], Awaitable[T]]) -> T:
         """Call `work` with the session's record, cached or read from the store.
@@ -165,14 +162,6 @@ class SessionRecords:
             except DamagedState as error:
                 raise Validation(f"the exported state is damaged: {error}") from error
             state_position = state.position
-        return await self._store.create(
-            SessionKey(owner, self._signer.new_id(owner)),
-            model=model.ref,
-            digest=model.digest,
-            width=exported.width,
-            seed=exported.seed,
-            ttl_s=DEFAULT_TTL_S,
-            tokens=exported.tokens,
-            state=exported.state,
-            state_position=state_position,
-        )
+        key = SessionKey(owner, self._signer.new_id(owner))
+        content = replace(exported, model=model.ref)
+        return await self._store.create(key, content, DEFAULT_TTL_S, state_position)

@@ -3,16 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from service.errors import (
-    CarouselError,
-    KeyReused,
-    PositionMismatch,
-    SessionBusy,
-    SessionLost,
-    SessionNotFound,
-    StateModelMismatch,
-    Validation,
-)
+from service.errors import CarouselError, StoreFull, StoreUnavailable
 from service.sessions.config import SessionConfig
 from service.sessions.group_commit import GroupCommit
 from service.sessions.model import SessionModel
@@ -22,17 +13,6 @@ from service.sessions.session import Session, SessionKey
 from service.sessions.state_cache import CachedState, StateCache
 from service.sessions.store import Store
 from service.sessions.store_replies import random_id
-
-# Errors by which the store says that nothing has begun.
-_REFUSALS = (
-    SessionBusy,
-    PositionMismatch,
-    StateModelMismatch,
-    KeyReused,
-    SessionLost,
-    SessionNotFound,
-    Validation,
-)
 
 
 class TurnRegistry:
@@ -81,18 +61,15 @@ class TurnRegistry:
 
     @contextlib.contextmanager
     def beginning(self, key: SessionKey) -> Iterator[str]:
-        """Yield a fencing token for a begin or a take-over; release it if the outcome is unknown.
-
-        After a refusal by the store there is nothing to release.
-        """
+        """Yield a fencing token for a begin or take-over; release it if the outcome is unknown."""
         fencing_token = random_id()
         self._beginning.add(fencing_token)
         try:
             yield fencing_token
-        except _REFUSALS:
-            raise
-        except BaseException:  # including the cancellation of the caller
-            self._to_release.add((key, fencing_token))
+        except BaseException as error:  # including the cancellation of the caller
+            is_unavailable = isinstance(error, StoreUnavailable | StoreFull)
+            if is_unavailable or not isinstance(error, CarouselError):  # else nothing has begun
+                self._to_release.add((key, fencing_token))
             raise
         finally:
             self._beginning.discard(fencing_token)
