@@ -187,7 +187,7 @@ class BeamSearchState:
                 is_complete, is_last = constraint.endings(live.state, remaining)
                 may_end[row] |= is_complete
                 may_continue[row] &= ~is_last
-            if live.stops is not None and not live.stops.is_inactive:
+            if live.stops is not None and live.stops.n_exempt <= 0:
                 held = live.stops.held
                 stopping = [token for token, head in self._ends if held.endswith(head)]
                 may_end[row, stopping] = True

@@ -15,8 +15,7 @@ from service.generation.prefix_cache import ScopedPrefixCache
 from service.generation.request import Chunk, GenerationRequest
 from service.generation.stream import Stream  # noqa: TC001 (as every import here)
 
-READ_AHEAD = 64
-"""Chunks of several completions that may wait for the reader."""
+READ_AHEAD = 64  # chunks of several completions that may wait for the reader
 
 T = TypeVar("T")
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from service.generation.request import Chunk, GenerationRequest
 
-Key = object
-"""Identifies a generation in a scheduler."""
+Key = object  # identifies a generation in a scheduler
 
 
 @dataclass(frozen=True, slots=True)

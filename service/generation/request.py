@@ -7,11 +7,9 @@ from enum import StrEnum
 from service.constraints.constraint import Constraint
 from service.models.step import State
 
-PENALTY_WINDOW = 1_024
-"""Penalties count this many of the latest tokens, prompt and output together."""
+PENALTY_WINDOW = 1_024  # penalties count this many of the latest tokens, prompt and output together
 
-MAX_TOP_TOKENS = 20
-"""Most likely tokens that a request may have beside each sampled one, at most."""
+MAX_TOP_TOKENS = 20  # most likely tokens that a request may have beside each sampled one, at most
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from service.generation.request import Chunk, Finish, GenerationRequest, Token
 from service.models.step import State
 
-TokenWithTop = tuple[Token, Sequence[Token]]
-"""A token, and the most likely tokens at its position."""
+TokenWithTop = tuple[Token, Sequence[Token]]  # A token, and the most likely tokens at its position
 
 _PLACEHOLDER: TokenWithTop = (Token(-1, 0.0), ())
 """Stands for a token of the stop context: it is counted and never returned."""
@@ -20,13 +19,9 @@ class StopMatcher:
     """Matches stop strings in one text, character by character, after its first `min_tokens`."""
 
     def __init__(self, stops: Sequence[str], min_tokens: int = 0) -> None:
-        self._stops, self._min_tokens = tuple(stops), min_tokens
+        self._stops = tuple(stops)
+        self.n_exempt = min_tokens  # the next characters that belong to no stop string
         self.held = ""  # the characters held back, oldest first
-
-    @property
-    def is_inactive(self) -> bool:
-        """Whether the next character cannot belong to a stop string, because the text is short."""
-        return self._min_tokens > 0
 
     def fork(self) -> "StopMatcher":
         """Return a copy, for another text with the same beginning."""
@@ -43,8 +38,8 @@ class StopMatcher:
         >>> [matcher.push(c) for c in "a\nb\n\n"]
         [(1, None), (0, None), (2, None), (0, None), (0, '\n\n')]
         """
-        if self._min_tokens > 0:
-            self._min_tokens -= 1
+        if self.n_exempt > 0:
+            self.n_exempt -= 1
             return 1, None
         self.held += character
         complete = [stop for stop in self._stops if self.held.endswith(stop)]

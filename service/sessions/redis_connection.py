@@ -14,8 +14,7 @@ from typing import Any
 import hiredis
 from redis.asyncio.connection import parse_url
 
-Value = str | bytes | int | float
-"""One argument of a command."""
+Value = str | bytes | int | float  # one argument of a command
 
 
 class RedisConnection(asyncio.Protocol):
