@@ -121,10 +121,7 @@ class Engine:
         return self.open_stream(request)
 
     def check_capacity(self, n: int = 1) -> None:
-        """Check that `n` generations can be submitted now.
-
-        Raises Overloaded if the queue is full, Draining, and GenerationFailed if the engine failed.
-        """
+        """Check that `n` generations fit now. Raises Overloaded, Draining, GenerationFailed."""
         if self.failure is not None:
             raise GenerationFailed(self.failure)
         if self._is_draining or self._is_closing:

@@ -26,14 +26,11 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """Give a row these tokens, one after each step, before it samples.
-
-    The first `n_prompt` belong to its prompt; the others count as sampled.
-    """
+    """Give a row these tokens, one after each step, before it samples."""
 
     row: int
     tokens: Sequence[int]
-    n_prompt: int
+    n_prompt: int  # of the tokens, those of its prompt; the others count as sampled
 
 
 @dataclass(frozen=True, slots=True)

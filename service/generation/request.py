@@ -64,6 +64,27 @@ LEAST_REPETITION, MOST_REPETITION = 0.01, 100.0
 """Bounds of a repetition penalty: within them no logit of float32 becomes infinite."""
 
 
+def scoring_request(
+    prompt: Sequence[int],
+    tokens: Sequence[int],
+    initial_state: State | None,
+    *,
+    top_tokens: int = 0,
+    deadline_s: float | None = None,
+) -> GenerationRequest:
+    """Return a request for the logprobs of `tokens` after a prompt, and for the state there."""
+    return GenerationRequest(
+        prompt,
+        len(tokens),
+        SamplingParams(seed=0, temperature=0.0),
+        top_tokens=top_tokens,
+        initial_state=initial_state,
+        forced_tokens=tokens,
+        return_state=True,
+        deadline_s=deadline_s,
+    )
+
+
 class FinishReason(StrEnum):
     """Why a generation ended."""
 
@@ -74,10 +95,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token and its logprob, the natural logarithm of its probability.
-
-    The probability is the model's own, before any sampling parameter.
-    """
+    """A token and the natural logarithm of its probability, before any sampling parameter."""
 
     id: int
     logprob: float

@@ -32,9 +32,7 @@ Numba caches a compiled kernel until its own file changes, so this line has to c
 """
 
 MAX_STEPS = 32  # steps of a burst at most: the width of the sampler's arrays
-
 FAILED = -1  # the token of a row whose logits are not finite
-
 ENDED = -2  # the token of a row that has ended: its constraint allows no further token
 
 _PARAMETERS = (  # fields of SamplingParams that a row has under the same name

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from service.errors import UnknownCharacter
 from service.generation.engine import Engine
-from service.generation.request import Chunk, GenerationRequest, SamplingParams
+from service.generation.request import Chunk, scoring_request
 from service.generation.stream import Stream  # noqa: TC001 (as every import here)
 from service.models.step import State
 from service.models.tokenizer import Tokenizer
@@ -70,10 +70,7 @@ class Scorer:
         self.score = Score()
 
     async def read(self, text: str) -> AsyncIterator[Chunk]:
-        """Score the next part of the text. When a chunk comes, `score` counts its tokens.
-
-        Raises UnknownCharacter, GenerationFailed, Draining.
-        """
+        """Score the next part of the text; `score` counts each chunk. Raises UnknownCharacter."""
         for first in range(0, len(text), self._piece_characters):
             piece = text[first : first + self._piece_characters]
             try:
@@ -102,14 +99,7 @@ class Scorer:
             tokens, text = tokens[1:], text[1:]
         if not tokens or self._is_cancelled:
             return
-        request = GenerationRequest(
-            self._pending,
-            len(tokens),
-            SamplingParams(0, temperature=0.0),
-            initial_state=self._state,
-            forced_tokens=tokens,
-            return_state=True,
-        )
+        request = scoring_request(self._pending, tokens, self._state)
         self._pending = (tokens[-1],)
         self._stream = stream = self._engine.open_stream(request)
         try:

@@ -232,10 +232,7 @@ class EmbeddedValkey:
 
 
 class ValkeySupervisor:
-    """Starts a Valkey, restarts it after a crash, and stops it.
-
-    It uses a thread of its own, because a Valkey ends with the thread that has started it.
-    """
+    """Runs a Valkey from a thread of its own, with which it ends; restarts it after a crash."""
 
     def __init__(self, valkey: EmbeddedValkey, config: ValkeyConfig) -> None:
         self._valkey, self._check_every_s = valkey, config.check_every_s

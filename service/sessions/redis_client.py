@@ -57,10 +57,7 @@ def read_scripts(folder: Path = SCRIPTS) -> dict[str, str]:
 
 
 class ScriptClient:
-    """A Redis client that calls scripts over one connection and reconnects when it is lost.
-
-    Belongs to one event loop.
-    """
+    """Calls scripts over one connection, which it opens again. Belongs to one event loop."""
 
     def __init__(
         self, url: str, config: SessionConfig, scripts: dict[str, str] | None = None

@@ -8,14 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from service.errors import GenerationFailed, PositionMismatch
-from service.generation.request import (
-    Chunk,
-    Finish,
-    FinishReason,
-    GenerationRequest,
-    SamplingParams,
-    Token,
-)
+from service.generation.request import Chunk, Finish, FinishReason, Token, scoring_request
 from service.generation.stopping import HeldTokens, TokenWithTop, chunk_of
 from service.generation.stream import Stream  # noqa: TC001 (as every import here)
 from service.models.step import State  # noqa: TC001 (as every import here)
@@ -129,15 +122,9 @@ class Replay:
             self._state = await self._restorer.state_before(self._key, self._model, self._position)
         first = self._state.position if self._state else 0
         before = await self._restorer.read(self._key, self._incarnation, first, self._position)
-        request = GenerationRequest(
-            unpack_tokens(before.tokens, self._width),
-            len(tokens),
-            SamplingParams(seed=0, temperature=0.0),
-            top_tokens=self.record.bare.top_tokens,
-            initial_state=self._state,
-            forced_tokens=tokens,
-            return_state=True,
-        )
+        prompt = unpack_tokens(before.tokens, self._width)
+        n_top = self.record.bare.top_tokens
+        request = scoring_request(prompt, tokens, self._state, top_tokens=n_top)
         self._stream = stream = self._model.engine.submit(request)
         if self._is_cancelled:  # during one of the reads
             stream.cancel()

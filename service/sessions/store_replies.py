@@ -44,10 +44,7 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class CommitEntry:
-    """An addition to a session: tokens from `position` on, a snapshot, the turn's end.
-
-    An entry that adds nothing refreshes the session's expiry.
-    """
+    """An addition to a session; one that adds nothing refreshes the session's expiry."""
 
     key: SessionKey
     fencing_token: str  # of the turn's begin; a later begin or take-over has replaced it
