@@ -188,7 +188,7 @@ class Store:
     async def fork(
         self, key: SessionKey, children: Sequence[SessionKey], at: int | None, seeds: str
     ) -> list[Session]:
-        """Create sessions that share this one's log up to `at` or whole. Raises PositionMismatch."""
+        """Create sessions that share this log, whole or up to `at`. Raises PositionMismatch."""
         names = [random_name() for _ in range(len(children) + 2)]
         position, distance = "" if at is None else at, self._config.retain_every
         reply = await self._client.call(
