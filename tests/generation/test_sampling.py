@@ -161,7 +161,7 @@ def test_logits_that_are_not_finite_fail_that_row_alone(poison):
     for row in range(3):
         sampler.start(row, GenerationRequest((0,), 5, SamplingParams(seed=row)))
     sampler.advance(batch, 3, 0)
-    tokens = sampler.draws(3, 1).tokens[:, 0]
+    tokens = sampler.take(3, 1).tokens[:, 0]
     assert tokens[1] == FAILED
     assert (tokens[[0, 2]] >= 0).all()
 
@@ -171,7 +171,7 @@ def test_logprobs_and_top_tokens_are_the_models_own():
     params = SamplingParams(seed=1, temperature=0.3, top_k=3, logit_bias=((4, 5.0),))
     sampler.start(0, GenerationRequest((0,), 5, params, top_tokens=3))
     sampler.advance(batch, 1, 0)
-    draws = sampler.draws(1, 1)
+    draws = sampler.take(1, 1)
     assert draws.logprobs[0, 0] == pytest.approx(LOGITS[draws.tokens[0, 0]], abs=1e-6)
     assert draws.top_tokens[0, 0, :3].tolist() == [0, 1, 2]
     assert draws.top_logprobs[0, 0, :3] == pytest.approx(LOGITS[:3], abs=1e-6)
