@@ -25,7 +25,7 @@ from service.models.bundle import Precision
 from service.models.spec import ModelRef
 from service.models.step import State
 from service.models.store import ModelStore
-from service.sessions.codec import pack_state, pack_tokens
+from service.sessions.codec import Export, pack_state, pack_tokens
 from service.sessions.config import SessionConfig, ValkeyConfig
 from service.sessions.embedded import EmbeddedValkey
 from service.sessions.redis_client import ScriptClient
@@ -69,17 +69,10 @@ class Maker:
         arrays = [self._random.uniform(-0.5, 0.5, n).astype(np.float32) for n in SPEC.state_units]
         width = token_width(len(VOCABULARY))
         tokens = self._random.integers(0, len(VOCABULARY), length).tolist()
-        await store.create(
-            SessionKey("", name),
-            model=str(self._ref),
-            digest=self._digest,
-            width=width,
-            seed=1,
-            ttl_s=86_400,
-            tokens=pack_tokens(tokens, width),
-            state=pack_state(State(length - 1, tuple(arrays)), self._digest),
-            state_position=length - 1,
-        )
+        state = pack_state(State(length - 1, tuple(arrays)), self._digest)
+        packed = pack_tokens(tokens, width)
+        content = Export(str(self._ref), self._digest, 1, width, packed, state)
+        await store.create(SessionKey("", name), content, 86_400, length - 1)
 
 
 def median_ms(measure_s: Callable[[], float], repeats: int = REPEATS) -> float:

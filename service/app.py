@@ -32,14 +32,13 @@ from service.models.parity import check_here
 from service.models.registry import Registry, RegistryConfig
 from service.models.store import ModelStore
 from service.sessions.config import SessionConfig, ValkeyConfig
-from service.sessions.embedded import EmbeddedValkey
+from service.sessions.embedded import EmbeddedValkey, ValkeySupervisor
 from service.sessions.group_commit import GroupCommit
 from service.sessions.redis_client import ScriptClient, check_store_config
 from service.sessions.sessions import Sessions
 from service.sessions.signing import Signer, read_secret
 from service.sessions.store import Store
 from service.sessions.store_replies import random_name
-from service.sessions.supervisor import ValkeySupervisor
 from service.settings import Settings
 from service.training.config import QueueConfig
 from service.training.corpus_store import CorpusStore

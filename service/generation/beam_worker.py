@@ -27,15 +27,12 @@ class BeamListener(Protocol):
     @property
     def is_over(self) -> bool:
         """Whether no more chunks are wanted."""
-        ...
 
     def deliver(self, updates: Sequence[tuple[int, Chunk]], *, is_last: bool) -> None:
         """Receive the new chunks of some completions, each with its rank."""
-        ...
 
     def fail(self, error: CarouselError) -> None:
         """End with an error. Does nothing after the end."""
-        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -107,12 +104,7 @@ class BeamWorker:
         return len(self._admitted) - self.running
 
     def admit(self, listener: BeamListener) -> None:
-        """Reserve a place for a search.
-
-        Raises:
-            Overloaded: too many searches run or wait.
-
-        """
+        """Reserve a place for a search. Raises Overloaded if too many searches run or wait."""
         if len(self._admitted) >= self._config.beam_search_limit:
             raise Overloaded(
                 f"Model is overloaded: {len(self._admitted)} beam searches run or wait, which is "

@@ -24,7 +24,7 @@ from service.errors import GenerationFailed
 from service.generation.request import Chunk, Finish, FinishReason, GenerationRequest, Token
 from service.generation.sampling import logsumexp
 from service.generation.scheduler import NOT_FINITE
-from service.generation.stopping import StopMatcher
+from service.generation.stopping import StopMatcher, TokenWithTop, chunk_of
 from service.models.spec import FloatArray
 
 RealArray = npt.NDArray[np.float64]
@@ -76,20 +76,6 @@ class _Finished:
         return len(self.stop or "")
 
 
-@dataclass(slots=True)
-class _Columns:
-    """Tokens in order, in the columns of a chunk."""
-
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    tops: list[Sequence[Token]] = field(default_factory=list)
-
-    def add(self, node: _Node) -> None:
-        self.tokens.append(node.token.id)
-        self.logprobs.append(node.token.logprob)
-        self.tops.append(node.top)
-
-
 class BeamSearchState:
     """The state of one search. The caller computes `rows` rows a step until it `is_over`."""
 
@@ -108,7 +94,7 @@ class BeamSearchState:
         ids = {text: i for i, text in enumerate(texts)} if request.stop else {}
         self._ends = [(ids[stop[-1]], stop[:-1]) for stop in request.stop if stop[-1] in ids]
         self._root = _Node(Token(-1, 0.0), (), None)
-        self._certain = _Columns()  # removed from the tree, and not taken yet
+        self._certain: list[TokenWithTop] = []  # removed from the tree, and not taken yet
         self._n_certain = 0
         self.length = 0  # of every live hypothesis
         self._finished: list[_Finished] = []  # the best first
@@ -136,11 +122,7 @@ class BeamSearchState:
         """Take one step with the logits after each live hypothesis, (rows, vocabulary).
 
         Returns the new live hypotheses, the most likely first: the row that each continues, and
-        its token.
-
-        Raises:
-            GenerationFailed: a row's logits are not finite numbers, or no token is allowed.
-
+        its token. Raises GenerationFailed if a row's logits are not finite, or no token is allowed.
         """
         totals = logsumexp(logits)
         if np.isnan(totals).any():
@@ -178,8 +160,8 @@ class BeamSearchState:
 
     def take_certain(self) -> Chunk:
         """The common prefix of all hypotheses that may be returned, as far as it was not taken."""
-        taken, self._certain = self._certain, _Columns()
-        return self._chunk(taken, len(taken.tokens), None)
+        taken, self._certain = self._certain, []
+        return chunk_of(taken, self._request, None, [token.id for token, _ in taken])
 
     def completions(self) -> list[Chunk]:
         """The rest of each completion after the tokens that were taken, the best first.
@@ -205,7 +187,7 @@ class BeamSearchState:
                 is_complete, is_last = constraint.endings(live.state, remaining)
                 may_end[row] |= is_complete
                 may_continue[row] &= ~is_last
-            if live.stops is not None and not live.stops.is_inactive:
+            if live.stops is not None and live.stops.n_exempt <= 0:
                 held = live.stops.held
                 stopping = [token for token, head in self._ends if held.endswith(head)]
                 may_end[row, stopping] = True
@@ -229,20 +211,15 @@ class BeamSearchState:
             return
         node, live = expansion.branch(index)
         node.n_ends += 1
-        stop, reason = self._stop(live, node), FinishReason.STOP_SEQUENCE
+        stop, reason = None, FinishReason.STOP_SEQUENCE
+        if live.stops is not None:
+            _, stop = live.stops.fork().push(self._token_texts[node.token.id])
         if stop is None:
             reason = self._reason(self._state_after(live, node))
         self._finished.insert(rank, _Finished(node, score, reason, self.length, stop))
         for text in self._finished[self._params.n :]:
             _prune(text.node)
         del self._finished[self._params.n :]
-
-    def _stop(self, live: _Live, node: _Node) -> str | None:
-        """The stop string at the end of a live hypothesis and one more token."""
-        if live.stops is None:
-            return None
-        _, stop = live.stops.fork().push(self._token_texts[node.token.id])
-        return stop
 
     def _reason(self, state: int) -> FinishReason:
         """The finish reason without a stop string."""
@@ -286,31 +263,21 @@ class BeamSearchState:
         while self._n_certain < limit and not root.n_ends and len(root.branches) == 1:
             (root,) = root.branches
             root.parent = None
-            self._certain.add(root)
+            self._certain.append((root.token, root.top))
             self._n_certain += 1
         self._root = root
 
     def _rest(self, text: _Finished) -> Chunk:
-        path, node = [], text.node
+        path: list[TokenWithTop] = []
+        node = text.node
         while node.parent is not None:
-            path.append(node)
+            path.append((node.token, node.top))
             node = node.parent
-        certain = self._certain
-        columns = _Columns([*certain.tokens], [*certain.logprobs], [*certain.tops])
-        for node in reversed(path):
-            columns.add(node)
+        tokens = [*self._certain, *reversed(path)]
         stop_token = text.node.token if text.hidden else None
         finish = Finish(text.reason, text.length, stop_token, text.stop)
-        return self._chunk(columns, len(columns.tokens) - text.hidden, finish)
-
-    def _chunk(self, columns: _Columns, shown: int, finish: Finish | None) -> Chunk:
-        return Chunk(
-            columns.tokens[:shown],
-            columns.logprobs[:shown],
-            columns.tops[:shown] if self._request.top_tokens else (),
-            finish,
-            columns.tokens,
-        )
+        shown = tokens[: len(tokens) - text.hidden]
+        return chunk_of(shown, self._request, finish, [token.id for token, _ in tokens])
 
 
 class _Expansion:

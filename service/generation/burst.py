@@ -1,22 +1,45 @@
 """A burst: several steps, each of the network and then of the sampler (multi-step decode)."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from service.generation.sampling import Sampler
-from service.generation.state_snapshots import StateSnapshots
-from service.models.step import Batch, KernelProgram, StepProgram
+from service.models.step import Batch, StepProgram
+
+NEVER = -1
 
 
-class Burst(Protocol):
-    """Takes the steps of a batch."""
+class StateSnapshots:
+    """Holds the states that a burst copies. Belongs to one thread between bursts."""
 
-    def run(self, rows: int, steps: int) -> None:
-        """Take `steps` steps with the first `rows` rows. One thread at a time; blocks."""
-        ...
+    def __init__(self, batch: Batch) -> None:
+        self._states = batch.states
+        self.arrays = tuple(np.zeros_like(state) for state in batch.states)
+        self.after = np.full(len(batch.tokens), NEVER, np.int64)  # (capacity,), a step of the burst
+        self._rows: list[int] = []
 
-    def close(self) -> None:
-        """Stop its threads."""
-        ...
+    def request(self, wanted: Sequence[tuple[int, int]]) -> None:
+        """Copy these rows' states in the next burst, each after the step given with it."""
+        self._rows = [row for row, _ in wanted]
+        for row, step in wanted:
+            self.after[row] = step
+
+    def copy(self, rows: int, step: int) -> None:
+        """Copy the states that were requested after step number `step`."""
+        if self._rows:
+            rows_now = np.flatnonzero(self.after[:rows] == step)
+            for array, state in zip(self.arrays, self._states, strict=True):
+                array[rows_now] = state[rows_now]
+
+    def take(self) -> dict[int, tuple[npt.NDArray[Any], ...]]:
+        """Return the copies by row, and clear the requests."""
+        copies = {row: tuple(array[row].copy() for array in self.arrays) for row in self._rows}
+        self.after[self._rows] = NEVER
+        self._rows = []
+        return copies
 
 
 class StepwiseBurst:
@@ -37,14 +60,3 @@ class StepwiseBurst:
 
     def close(self) -> None:
         """Do nothing: there are no threads."""
-
-
-def make_burst(
-    program: StepProgram, batch: Batch, sampler: Sampler, snapshots: StateSnapshots, threads: int
-) -> Burst:
-    """The fastest burst for a program; `threads` are for a program that has none itself."""
-    if isinstance(program, KernelProgram):
-        from service.generation.threaded_burst import ThreadedBurst  # noqa: PLC0415 (compiled where it is used)
-
-        return ThreadedBurst(program, batch, sampler, snapshots, threads)
-    return StepwiseBurst(program, batch, sampler, snapshots)

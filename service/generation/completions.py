@@ -15,8 +15,7 @@ from service.generation.prefix_cache import ScopedPrefixCache
 from service.generation.request import Chunk, GenerationRequest
 from service.generation.stream import Stream  # noqa: TC001 (as every import here)
 
-READ_AHEAD = 64
-"""Chunks of several completions that may wait for the reader."""
+READ_AHEAD = 64  # chunks of several completions that may wait for the reader
 
 T = TypeVar("T")
 
@@ -39,19 +38,15 @@ class CompletionStream(Protocol):
     @property
     def usage(self) -> Usage:
         """Tokens that the completions do not show; final when the stream has ended."""
-        ...
 
     def prompt_logprobs(self, index: int) -> PromptLogprobs | None:
         """The prompt logprobs of a completion, if requested; final before its first chunk."""
-        ...
 
     def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
         """The chunks of all completions as they are generated."""
-        ...
 
     def cancel(self) -> None:
         """Stop generating. Does nothing if the stream has finished."""
-        ...
 
 
 def start(

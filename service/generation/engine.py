@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, Self
@@ -11,8 +12,7 @@ from typing import Any, Protocol, Self
 from service.errors import CarouselError, Draining, GenerationFailed
 from service.generation.beam_worker import BeamListener, BeamWorker
 from service.generation.config import EngineConfig
-from service.generation.deadlines import Deadlines
-from service.generation.plan import Plan, Progress
+from service.generation.plan import Key, Plan, Progress
 from service.generation.request import GenerationRequest
 from service.generation.sampling import Sampler
 from service.generation.scheduler import Scheduler
@@ -29,11 +29,9 @@ class Listener(Protocol):
 
     def deliver(self, progress: Progress) -> None:
         """Receive the result of a burst."""
-        ...
 
     def fail(self, error: CarouselError) -> None:
         """End with an error. Does nothing after the end."""
-        ...
 
 
 class Reservation:
@@ -86,7 +84,7 @@ class Engine:
         self.beam_worker.warm_up()
         self._listeners: set[Listener | BeamListener] = set()
         self._reservations: set[Reservation] = set()
-        self._deadlines = Deadlines()  # guarded as the scheduler is
+        self._deadlines: dict[Key, float] = {}  # monotonic seconds; guarded as the scheduler is
         self._emptied = asyncio.Event()  # set when a draining engine has no stream left
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = threading.Condition()  # guards the scheduler between bursts
@@ -123,14 +121,7 @@ class Engine:
         return self.open_stream(request)
 
     def check_capacity(self, n: int = 1) -> None:
-        """Check that `n` generations can be submitted now.
-
-        Raises:
-            Overloaded: the queue is full.
-            Draining: the engine accepts no more work.
-            GenerationFailed: the engine has failed.
-
-        """
+        """Check that `n` generations fit now. Raises Overloaded, Draining, GenerationFailed."""
         if self.failure is not None:
             raise GenerationFailed(self.failure)
         if self._is_draining or self._is_closing:
@@ -165,7 +156,7 @@ class Engine:
         with self._changed:
             self._scheduler.submit(listener, request)
             if request.deadline_s is not None:
-                self._deadlines.set(listener, request.deadline_s)
+                self._deadlines[listener] = time.monotonic() + request.deadline_s - time.time()
             self._changed.notify()
         if self._is_cut or self._is_closing or self.failure is not None:  # since it was admitted
             self.cancel(listener)
@@ -189,7 +180,7 @@ class Engine:
         """Remove a generation from the batch before the next burst."""
         self._drop(listener)
         with self._changed:
-            self._deadlines.remove(listener)
+            self._deadlines.pop(listener, None)
             self._scheduler.cancel(listener)
             self._changed.notify()
 
@@ -234,7 +225,7 @@ class Engine:
                     updates = self._scheduler.apply(plan, samples, states)
                     for progress in updates if self._deadlines else ():
                         if progress.is_last:
-                            self._deadlines.remove(progress.key)
+                            self._deadlines.pop(progress.key, None)
                 if updates:
                     self._post(self._deliver, updates)
         except Exception:  # noqa: BLE001 (every stream has to end with an error)
@@ -250,16 +241,21 @@ class Engine:
                 plan = self._scheduler.plan()
                 if plan is not None:
                     return plan
-                self._changed.wait(self._deadlines.next_s)
+                next_s = min(self._deadlines.values(), default=None)
+                self._changed.wait(None if next_s is None else next_s - time.monotonic())
         return None
 
     def _finish_overdue(self) -> None:
         """End the generations whose deadline has passed."""
-        if self._deadlines:
-            found = [self._scheduler.finish(key) for key in self._deadlines.take_overdue()]
-            updates = [progress for progress in found if progress is not None]
-            if updates:
-                self._post(self._deliver, updates)
+        now = time.monotonic()
+        updates = []
+        for key in [key for key, until in self._deadlines.items() if until <= now]:
+            del self._deadlines[key]
+            progress = self._scheduler.finish(key)
+            if progress is not None:
+                updates.append(progress)
+        if updates:
+            self._post(self._deliver, updates)
 
     def _post(self, callback, *args) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002
         assert self._loop is not None

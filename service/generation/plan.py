@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from service.generation.request import Chunk, GenerationRequest
 
-Key = object
-"""Identifies a generation in a scheduler."""
+Key = object  # identifies a generation in a scheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +26,11 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """Give a row these tokens, one after each step, before it samples.
-
-    The first `n_prompt` belong to its prompt; the others count as sampled.
-    """
+    """Give a row these tokens, one after each step, before it samples."""
 
     row: int
     tokens: Sequence[int]
-    n_prompt: int
+    n_prompt: int  # of the tokens, those of its prompt; the others count as sampled
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from service.generation.engine import Engine
 from service.generation.prefix_cache import MIN_PROMPT, PrefillSnapshots, ScopedPrefixCache
-from service.generation.request import (
-    PENALTY_WINDOW,
-    GenerationRequest,
-    SamplingParams,
-    Token,
-)
+from service.generation.request import PENALTY_WINDOW, GenerationRequest, Token, scoring_request
 from service.generation.stream import Stream  # noqa: TC001 (as every import here)
 from service.models.step import State
 
@@ -33,10 +28,7 @@ class PromptLogprobs:
 
 
 class Prefill:
-    """Computes a request's prompt up to its last token. Belongs to the engine's event loop.
-
-    The caller has checked the engine's capacity.
-    """
+    """Computes a prompt up to its last token, once the capacity is checked. For the event loop."""
 
     def __init__(
         self,
@@ -67,7 +59,14 @@ class Prefill:
     def begin(self) -> None:
         """Submit the part of the prompt that is not cached."""
         if self.prompt_logprobs is not None or self.cached_tokens < len(self.request.prompt) - 1:
-            self._stream = self._engine.open_stream(self._prefill_request())
+            request = self._from(self._cached)
+            n_prompt = len(request.prompt) if self.prompt_logprobs is None else 1
+            prompt, scored = request.prompt[:n_prompt], request.prompt[n_prompt:]
+            top, deadline_s = self._n_top or 0, request.deadline_s
+            request = scoring_request(
+                prompt, scored, request.initial_state, top_tokens=top, deadline_s=deadline_s
+            )
+            self._stream = self._engine.open_stream(request)
 
     async def rest(self) -> GenerationRequest:
         """Wait for the prefill; return the request that continues it with the last token.
@@ -102,21 +101,6 @@ class Prefill:
             if self.prompt_logprobs is not None:
                 self.prompt_logprobs.logprobs += chunk.logprobs
                 self.prompt_logprobs.top_tokens += chunk.top_tokens or [()] * len(chunk.tokens)
-
-    def _prefill_request(self) -> GenerationRequest:
-        """The request that computes the prompt, and scores it if requested."""
-        request = self._from(self._cached)
-        scored = request.prompt[1:] if self.prompt_logprobs is not None else ()
-        return GenerationRequest(
-            request.prompt[:1] if self.prompt_logprobs is not None else request.prompt,
-            len(scored),
-            SamplingParams(seed=0, temperature=0.0),
-            top_tokens=self._n_top or 0,
-            initial_state=request.initial_state,
-            forced_tokens=scored,
-            return_state=True,
-            deadline_s=request.deadline_s,
-        )
 
     def _from(self, state: State | None) -> GenerationRequest:
         """The request continued from a state that has consumed a part of its prompt."""

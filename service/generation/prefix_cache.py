@@ -13,8 +13,7 @@ import numpy as np
 
 from service.models.step import State
 
-MIN_PROMPT = 64
-"""Tokens of a prompt that is cached; a shorter one is cheaper to compute."""
+MIN_PROMPT = 64  # tokens of a prompt that is cached; a shorter one is cheaper to compute
 
 MIN_DISTANCE, MAX_STATES = 256, 64
 """Tokens between two states of one prompt at least, and states of one prompt at most."""
@@ -56,17 +55,14 @@ class PrefixCache:
                 self.size_bytes += _size(state)
             self._states.move_to_end(key)
         while self.size_bytes > self._budget_bytes:
-            self._evict_oldest()
-
-    def _evict_oldest(self) -> None:
-        _, (scope, state) = self._states.popitem(last=False)
-        self.size_bytes -= _size(state)
-        lengths = self._lengths[scope]
-        lengths[state.position] -= 1
-        if not lengths[state.position]:
-            del lengths[state.position]
-        if not lengths:
-            del self._lengths[scope]
+            _, (scope, state) = self._states.popitem(last=False)
+            self.size_bytes -= _size(state)
+            left = self._lengths[scope]
+            left[state.position] -= 1
+            if not left[state.position]:
+                del left[state.position]
+            if not left:
+                del self._lengths[scope]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,9 @@ from enum import StrEnum
 from service.constraints.constraint import Constraint
 from service.models.step import State
 
-PENALTY_WINDOW = 1_024
-"""Penalties count this many of the latest tokens, prompt and output together."""
+PENALTY_WINDOW = 1_024  # penalties count this many of the latest tokens, prompt and output together
 
-MAX_TOP_TOKENS = 20
-"""Most likely tokens that a request may have beside each sampled one, at most."""
+MAX_TOP_TOKENS = 20  # most likely tokens that a request may have beside each sampled one, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +64,27 @@ LEAST_REPETITION, MOST_REPETITION = 0.01, 100.0
 """Bounds of a repetition penalty: within them no logit of float32 becomes infinite."""
 
 
+def scoring_request(
+    prompt: Sequence[int],
+    tokens: Sequence[int],
+    initial_state: State | None,
+    *,
+    top_tokens: int = 0,
+    deadline_s: float | None = None,
+) -> GenerationRequest:
+    """Return a request for the logprobs of `tokens` after a prompt, and for the state there."""
+    return GenerationRequest(
+        prompt,
+        len(tokens),
+        SamplingParams(seed=0, temperature=0.0),
+        top_tokens=top_tokens,
+        initial_state=initial_state,
+        forced_tokens=tokens,
+        return_state=True,
+        deadline_s=deadline_s,
+    )
+
+
 class FinishReason(StrEnum):
     """Why a generation ended."""
 
@@ -76,10 +95,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token and its logprob, the natural logarithm of its probability.
-
-    The probability is the model's own, before any sampling parameter.
-    """
+    """A token and the natural logarithm of its probability, before any sampling parameter."""
 
     id: int
     logprob: float

@@ -31,14 +31,9 @@ CALLED_KERNELS = "f36a027d0a56bfb7"
 Numba caches a compiled kernel until its own file changes, so this line has to change with them.
 """
 
-MAX_STEPS = 32
-"""Steps of a burst at most: the width of the sampler's arrays."""
-
-FAILED = -1
-"""The token of a row whose logits are not finite."""
-
-ENDED = -2
-"""The token of a row that has ended: its constraint allows no further token."""
+MAX_STEPS = 32  # steps of a burst at most: the width of the sampler's arrays
+FAILED = -1  # the token of a row whose logits are not finite
+ENDED = -2  # the token of a row that has ended: its constraint allows no further token
 
 _PARAMETERS = (  # fields of SamplingParams that a row has under the same name
     ("temperature", np.float64),
@@ -92,27 +87,18 @@ class Sampler:
         self._bias = np.zeros((capacity, vocabulary_size))
         self._counts = np.zeros((capacity, vocabulary_size), np.int32)
         self._window = np.zeros((capacity, PENALTY_WINDOW), np.int32)
-        self._constraints: list[Constraint | None] = [
-            None
-        ] * capacity  # keeps their tables in memory
+        self._constraints: list[Constraint | None] = [None] * capacity  # keeps the tables alive
         self._allowed = np.ones(vocabulary_size, np.bool_)
         self._allowed[list(suppressed_ids)] = False
         shape = (capacity, MAX_STEPS)
-        self._tokens = np.zeros(shape, np.int32)
-        self._logprobs = np.zeros(shape)
-        self._top_tokens = np.zeros((*shape, MAX_TOP_TOKENS), np.int32)
-        self._top_logprobs = np.zeros((*shape, MAX_TOP_TOKENS))
+        top_shape = (*shape, MAX_TOP_TOKENS)
+        self._outputs = (  # the columns of Samples
+            *(np.zeros(shape, np.int32), np.zeros(shape)),
+            *(np.zeros(top_shape, np.int32), np.zeros(top_shape)),
+        )
         self.arguments = (  # of `advance_rows`
-            self._rows,
-            self._feed,
-            self._bias,
-            self._counts,
-            self._window,
-            self._allowed,
-            self._tokens,
-            self._logprobs,
-            self._top_tokens,
-            self._top_logprobs,
+            *(self._rows, self._feed, self._bias, self._counts, self._window, self._allowed),
+            *self._outputs,
         )
 
     def start(self, row: int, request: GenerationRequest) -> None:
@@ -186,11 +172,12 @@ class Sampler:
             constraint = self._constraints[row]
             state, remaining = self._rows[["state", "remaining"]][row].tolist()
             is_over[row] = constraint is not None and constraint.is_over(state, remaining)
+        tokens, logprobs, top_tokens, top_logprobs = self._outputs
         return Samples(
-            self._tokens[:rows, :steps],
-            self._logprobs[:rows, :steps],
-            self._top_tokens[:rows, :steps],
-            self._top_logprobs[:rows, :steps],
+            tokens[:rows, :steps],
+            logprobs[:rows, :steps],
+            top_tokens[:rows, :steps],
+            top_logprobs[:rows, :steps],
             is_over,
         )
 

@@ -22,7 +22,7 @@ from service.generation.config import EngineConfig
 from service.generation.plan import Feed, Key, Plan, Progress, Start, Swap
 from service.generation.request import Chunk, Finish, FinishReason, GenerationRequest, Token
 from service.generation.sampling import FAILED, MAX_STEPS, Samples
-from service.generation.stopping import HeldTokens, TokenWithTop
+from service.generation.stopping import HeldTokens, TokenWithTop, chunk_of
 from service.models.step import State
 
 NOT_FINITE = "the network's logits are not finite numbers; the model's weights are damaged"
@@ -105,12 +105,7 @@ class Scheduler:
         self._waiting[key] = request
 
     def check_capacity(self, n: int = 1, reserved: int = 0) -> None:
-        """Check that the queue has places for `n` more beside those `reserved`.
-
-        Raises:
-            Overloaded: it has not.
-
-        """
+        """Check that `n` more fit into the queue beside those `reserved`. Raises Overloaded."""
         waiting, limit = len(self._waiting) + reserved, self._config.queue_limit
         if waiting + n > limit:
             raise Overloaded(
@@ -126,8 +121,8 @@ class Scheduler:
         if row is None or row.is_over:
             return None
         row.is_over = True
-        shown = _take_all(row)
-        return Progress(key, _chunk(row, shown, Finish(FinishReason.LENGTH, row.generated), ()))
+        finish = Finish(FinishReason.LENGTH, row.generated)
+        return Progress(key, chunk_of(_take_all(row), row.request, finish, (), row.state))
 
     def cancel(self, key: Key) -> None:
         """Remove a generation before the next burst; it makes no more progress."""
@@ -159,8 +154,11 @@ class Scheduler:
         steps = self._burst(running)
         feeds, snapshots = [], []
         for i, row in enumerate(running):
-            if row.prompt_remaining or row.generated < len(row.request.forced_tokens):
-                feeds.append(_feed(i, row, steps))
+            request = row.request
+            if row.prompt_remaining or row.generated < len(request.forced_tokens):
+                prompt = request.prompt[row.fed : row.fed + steps]
+                forced = request.forced_tokens[row.generated : row.generated + steps - len(prompt)]
+                feeds.append(Feed(i, (*prompt, *forced) if forced else prompt, len(prompt)))
             taken = min(steps, row.steps_left)
             if taken and row.needs_snapshot_after(taken, self._config.snapshot_every):
                 snapshots.append((i, taken - 1))
@@ -195,7 +193,10 @@ class Scheduler:
         while self._waiting and len(self._rows) < self._config.max_rows:
             key, request = self._waiting.popitem(last=False)
             changes.append(Start(len(self._rows), request))
-            self._by_key[key] = _new_row(key, request)
+            held = None
+            if request.stop or request.deadline_s is not None:
+                held = HeldTokens(request.stop, request.min_new_tokens, request.stop_context)
+            self._by_key[key] = _Row(key, request, held, state=request.initial_state)
             self._rows.append(self._by_key[key])
             self._swap(changes, len(self._rows) - 1, self._n_running)
             self._n_running += 1
@@ -244,54 +245,42 @@ class Scheduler:
             tokens, state, failure = samples.tokens[i, first:stop].tolist(), states.get(i), None
             row.is_complete = bool(samples.is_over[i]) and not row.prompt_remaining
             if tokens and min(tokens) < 0:
-                end = next(k for k, token in enumerate(tokens) if token < 0)
-                failure = NOT_FINITE if tokens[end] == FAILED else None
-                tokens, stop, state = tokens[:end], first + end, None
+                n = next(k for k, token in enumerate(tokens) if token < 0)
+                failure = NOT_FINITE if tokens[n] == FAILED else None
+                tokens, stop, state = tokens[:n], first + n, None
             logprobs = samples.logprobs[i, first:stop].tolist()
-            top = _top_tokens(samples, i, range(first, stop), self._n_top(row))
-            progress = self._settle(row, tokens, logprobs, top, state, failure)
+            n_top = min(row.request.top_tokens, len(self._texts))
+            top = _top_tokens(samples, i, range(first, stop), n_top)
+            if row.held is not None:
+                progress = self._settle_held(row, tokens, logprobs, top, state, failure)
+            else:
+                row.generated += len(tokens)
+                if state is not None:
+                    row.state = State(row.consumed, state)
+                end = None if failure else row.end
+                finish = None if end is None else Finish(end, row.generated)
+                chunk = Chunk(tokens, logprobs, top, finish, tokens, row.state)
+                progress = Progress(row.key, chunk, failure)
             row.is_over = progress.is_last
             updates.append(progress)
         return updates
 
-    def _n_top(self, row: _Row) -> int:
-        return min(row.request.top_tokens, len(self._texts))
-
-    def _settle(
-        self,
-        row: _Row,
-        tokens: list[int],
-        logprobs: list[float],
-        top: Sequence[Sequence[Token]],
-        arrays: tuple[npt.NDArray[Any], ...] | None,
-        failure: str | None,
-    ) -> Progress:
-        if row.held is not None:
-            return self._settle_held(row, row.held, tokens, logprobs, top, arrays, failure)
-        row.generated += len(tokens)
-        if arrays is not None:
-            row.state = State(row.consumed, arrays)
-        finish = None
-        if failure is None and row.end is not None:
-            finish = Finish(row.end, row.generated)
-        return Progress(row.key, Chunk(tokens, logprobs, top, finish, tokens, row.state), failure)
-
     def _settle_held(
         self,
         row: _Row,
-        held: HeldTokens,
         tokens: list[int],
         logprobs: list[float],
         top: Sequence[Sequence[Token]],
         arrays: tuple[npt.NDArray[Any], ...] | None,
         failure: str | None,
     ) -> Progress:
-        """As `_settle`, for a generation with a stop string or a deadline.
+        """Return the progress of a generation with a stop string or a deadline.
 
         A stop string holds back the tokens that may belong to it. A deadline holds back the latest
         token, so that the end comes with a token, as every other end does.
         """
-        shown = row.latest
+        held, shown = row.held, row.latest
+        assert held is not None
         finish, before = None, row.generated
         for k, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
             row.generated += 1
@@ -309,7 +298,7 @@ class Scheduler:
             finish = None if failure or row.end is None else Finish(row.end, row.generated)
         elif finish is None and row.request.deadline_s is not None:
             shown, row.latest = shown[:-1], shown[-1:]
-        chunk = _chunk(row, shown, finish, sampled)
+        chunk = chunk_of(shown, row.request, finish, sampled, row.state)
         return Progress(row.key, chunk, failure if finish is None else None)
 
 
@@ -320,47 +309,9 @@ def _take_all(row: _Row) -> list[TokenWithTop]:
     return shown
 
 
-def _chunk(
-    row: _Row,
-    shown: Sequence[TokenWithTop],
-    finish: Finish | None,
-    sampled: Sequence[int],
-) -> Chunk:
-    return Chunk(
-        [token.id for token, _ in shown],
-        [token.logprob for token, _ in shown],
-        [top for _, top in shown] if row.request.top_tokens else (),
-        finish,
-        sampled,
-        row.state,
-    )
-
-
-def _new_row(key: Key, request: GenerationRequest) -> _Row:
-    held = None
-    if request.stop or request.deadline_s is not None:
-        held = HeldTokens(request.stop, request.min_new_tokens, request.stop_context)
-    return _Row(key, request, held, state=request.initial_state)
-
-
-def _feed(i: int, row: _Row, steps: int) -> Feed:
-    """The prompt tokens and forced tokens that a row gets in a burst."""
-    prompt = row.request.prompt[row.fed : row.fed + steps]
-    forced = row.request.forced_tokens[row.generated : row.generated + steps - len(prompt)]
-    return Feed(i, (*prompt, *forced) if forced else prompt, len(prompt))
-
-
 def _top_tokens(samples: Samples, row: int, steps: range, n: int) -> Sequence[Sequence[Token]]:
     if n == 0:
         return ()
-    return [
-        [
-            Token(token, logprob)
-            for token, logprob in zip(
-                samples.top_tokens[row, step, :n].tolist(),
-                samples.top_logprobs[row, step, :n].tolist(),
-                strict=True,
-            )
-        ]
-        for step in steps
-    ]
+    tokens = samples.top_tokens[row, steps.start : steps.stop, :n].tolist()
+    logprobs = samples.top_logprobs[row, steps.start : steps.stop, :n].tolist()
+    return [list(map(Token, *columns)) for columns in zip(tokens, logprobs, strict=True)]

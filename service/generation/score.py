@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from service.errors import UnknownCharacter
 from service.generation.engine import Engine
-from service.generation.request import Chunk, GenerationRequest, SamplingParams
+from service.generation.request import Chunk, scoring_request
 from service.generation.stream import Stream  # noqa: TC001 (as every import here)
 from service.models.step import State
 from service.models.tokenizer import Tokenizer
@@ -70,17 +70,18 @@ class Scorer:
         self.score = Score()
 
     async def read(self, text: str) -> AsyncIterator[Chunk]:
-        """Score the next part of the text. When a chunk comes, `score` counts its tokens.
-
-        Raises:
-            UnknownCharacter, GenerationFailed, Draining.
-
-        """
+        """Score the next part of the text; `score` counts each chunk. Raises UnknownCharacter."""
         for first in range(0, len(text), self._piece_characters):
             piece = text[first : first + self._piece_characters]
-            tokens = self._encode(piece)
+            try:
+                tokens = self._tokenizer.encode(piece)
+            except UnknownCharacter as error:
+                if not self._n_scored:
+                    raise
+                raise UnknownCharacter(f"after {self._n_scored} characters: {error}") from error
             is_whole = len(tokens) == len(piece)  # else the tokenizer skips characters
-            async for chunk in self._read(tokens, piece if is_whole else None):
+            known = piece if is_whole else self._tokenizer.decode(tokens)
+            async for chunk in self._read(tokens, known):
                 yield chunk
             self._n_scored += len(piece)
 
@@ -91,30 +92,14 @@ class Scorer:
         if self._stream is not None:
             self._stream.cancel()
 
-    def _encode(self, piece: str) -> list[int]:
-        try:
-            return self._tokenizer.encode(piece)
-        except UnknownCharacter as error:
-            if not self._n_scored:
-                raise
-            raise UnknownCharacter(f"after {self._n_scored} characters: {error}") from error
-
-    async def _read(self, tokens: Sequence[int], piece: str | None) -> AsyncIterator[Chunk]:
-        text = self._tokenizer.decode(tokens) if piece is None else piece
+    async def _read(self, tokens: Sequence[int], text: str) -> AsyncIterator[Chunk]:
         if tokens and not self._pending:
             self._pending = (tokens[0],)
             yield Chunk(self._pending, (math.nan,))
             tokens, text = tokens[1:], text[1:]
         if not tokens or self._is_cancelled:
             return
-        request = GenerationRequest(
-            self._pending,
-            len(tokens),
-            SamplingParams(0, temperature=0.0),
-            initial_state=self._state,
-            forced_tokens=tokens,
-            return_state=True,
-        )
+        request = scoring_request(self._pending, tokens, self._state)
         self._pending = (tokens[-1],)
         self._stream = stream = self._engine.open_stream(request)
         try:

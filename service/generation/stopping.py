@@ -6,10 +6,10 @@ A token has one character here, so a matcher over characters decides about token
 import copy
 from collections.abc import Sequence
 
-from service.generation.request import Token
+from service.generation.request import Chunk, Finish, GenerationRequest, Token
+from service.models.step import State
 
-TokenWithTop = tuple[Token, Sequence[Token]]
-"""A token, and the most likely tokens at its position."""
+TokenWithTop = tuple[Token, Sequence[Token]]  # A token, and the most likely tokens at its position
 
 _PLACEHOLDER: TokenWithTop = (Token(-1, 0.0), ())
 """Stands for a token of the stop context: it is counted and never returned."""
@@ -19,18 +19,9 @@ class StopMatcher:
     """Matches stop strings in one text, character by character, after its first `min_tokens`."""
 
     def __init__(self, stops: Sequence[str], min_tokens: int = 0) -> None:
-        self._stops, self._min_tokens = tuple(stops), min_tokens
-        self._held = ""
-
-    @property
-    def held(self) -> str:
-        """The characters held back, oldest first."""
-        return self._held
-
-    @property
-    def is_inactive(self) -> bool:
-        """Whether the next character cannot belong to a stop string, because the text is short."""
-        return self._min_tokens > 0
+        self._stops = tuple(stops)
+        self.n_exempt = min_tokens  # the next characters that belong to no stop string
+        self.held = ""  # the characters held back, oldest first
 
     def fork(self) -> "StopMatcher":
         """Return a copy, for another text with the same beginning."""
@@ -47,21 +38,21 @@ class StopMatcher:
         >>> [matcher.push(c) for c in "a\nb\n\n"]
         [(1, None), (0, None), (2, None), (0, None), (0, '\n\n')]
         """
-        if self._min_tokens > 0:
-            self._min_tokens -= 1
+        if self.n_exempt > 0:
+            self.n_exempt -= 1
             return 1, None
-        self._held += character
-        complete = [stop for stop in self._stops if self._held.endswith(stop)]
+        self.held += character
+        complete = [stop for stop in self._stops if self.held.endswith(stop)]
         if complete:
             stop = max(complete, key=len)
-            return len(self._held) - len(stop), stop
-        length = len(self._held)
+            return len(self.held) - len(stop), stop
+        length = len(self.held)
         free = next((i for i in range(length) if self._may_begin_at(i)), length)
-        self._held = self._held[free:]
+        self.held = self.held[free:]
         return free, None
 
     def _may_begin_at(self, start: int) -> bool:
-        suffix = self._held[start:]
+        suffix = self.held[start:]
         return any(stop.startswith(suffix) for stop in self._stops)
 
 
@@ -104,6 +95,24 @@ class HeldTokens:
         shown = self._tokens[:free]
         del self._tokens[:free]
         return _shown(shown)
+
+
+def chunk_of(
+    shown: Sequence[TokenWithTop],
+    request: GenerationRequest,
+    finish: Finish | None,
+    sampled: Sequence[int],
+    state: State | None = None,
+) -> Chunk:
+    """Return the chunk of a request that shows these tokens."""
+    return Chunk(
+        [token.id for token, _ in shown],
+        [token.logprob for token, _ in shown],
+        [top for _, top in shown] if request.top_tokens else (),
+        finish,
+        sampled,
+        state,
+    )
 
 
 def _shown(tokens: list[TokenWithTop]) -> list[TokenWithTop]:

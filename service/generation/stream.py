@@ -15,11 +15,9 @@ class Producer(Protocol):
 
     def pause(self, stream: "Stream") -> None:
         """Produce no more chunks until `resume`."""
-        ...
 
     def resume(self, stream: "Stream") -> None:
         """Produce chunks again."""
-        ...
 
 
 class Stream:

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy.typing as npt
 
-from service.generation.burst import make_burst
+from service.generation.burst import StateSnapshots, StepwiseBurst
 from service.generation.plan import Plan, Start, Swap
 from service.generation.sampling import Sampler, Samples
-from service.generation.state_snapshots import StateSnapshots
-from service.models.step import StepProgram
+from service.models.step import KernelProgram, StepProgram
 
 
 class SlotTable:
@@ -22,7 +21,14 @@ class SlotTable:
         self._batch = program.new_batch(capacity)
         self._sampler = sampler
         self._snapshots = StateSnapshots(self._batch)
-        self._burst = make_burst(program, self._batch, sampler, self._snapshots, threads)
+        parts = self._batch, sampler, self._snapshots
+        if isinstance(program, KernelProgram):
+            from service.generation.threaded_burst import ThreadedBurst  # noqa: PLC0415 (compiled where it is used)
+
+            burst: StepwiseBurst | ThreadedBurst = ThreadedBurst(program, *parts, threads)
+        else:
+            burst = StepwiseBurst(program, *parts)
+        self._burst = burst
 
     def warm_up(self) -> None:
         """Take one step, so that everything is compiled before the first request."""

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from numba import njit
 
+from service.generation.burst import StateSnapshots
 from service.generation.sampling import Sampler, advance_rows
-from service.generation.state_snapshots import StateSnapshots
 from service.models.int8_gemm import ROWS, padded
 from service.models.int8_step import step_rows
 from service.models.step import Batch, KernelProgram
@@ -40,10 +40,8 @@ class ThreadedBurst:
 
     def run(self, rows: int, steps: int) -> None:
         """Take `steps` steps with the first `rows` rows."""
-        size = min(
-            -(-rows // self._threads), padded(rows // (self._threads * BLOCKS_PER_THREAD), ROWS)
-        )
-        size = max(1, size)
+        balanced = padded(rows // (self._threads * BLOCKS_PER_THREAD), ROWS)
+        size = max(1, min(-(-rows // self._threads), balanced))
         blocks = iter(range(0, rows, size))
         n_others = min(self._threads, -(-rows // size)) - 1
         others = [self._pool.submit(self._work, blocks, size, rows, steps) for _ in range(n_others)]

@@ -21,7 +21,6 @@ from service.sessions.signing import Signer
 
 STATE_MAGIC, EXPORT_MAGIC = b"CRS1", b"CRX1"
 SIGNATURE_BYTES = 32
-MAX_HEADER_BYTES = 4_096
 _STATE_HEAD = struct.Struct("<4sQ16sI8s")
 _LENGTH = struct.Struct("<4sI")
 
@@ -44,17 +43,14 @@ def pack_state(state: State, digest: str) -> bytes:
     """Encode a state with its position, its model's digest and a checksum."""
     payload = b"".join(array.astype("<f4", copy=False).tobytes() for array in state.arrays)
     model = bytes.fromhex(digest[:32])
-    return _STATE_HEAD.pack(STATE_MAGIC, state.position, model, len(payload), _sum(payload)) + (
-        payload
-    )
+    head = _STATE_HEAD.pack(STATE_MAGIC, state.position, model, len(payload), _sum(payload))
+    return head + payload
 
 
 def unpack_state(packed: bytes, digest: str, widths: Iterable[int]) -> State:
     """Decode the bytes of `pack_state`; `widths` are the units of each array.
 
-    Raises:
-        DamagedState: the bytes are incomplete or changed, or of another model.
-
+    Raises DamagedState if the bytes are incomplete or changed, or of another model.
     """
     head, payload = packed[: _STATE_HEAD.size], packed[_STATE_HEAD.size :]
     if len(head) < _STATE_HEAD.size:
@@ -71,7 +67,7 @@ def unpack_state(packed: bytes, digest: str, widths: Iterable[int]) -> State:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """An exported session: its log, its state and its model's name and digest."""
+    """An exported or new session's content: its log, its state and its model's name and digest."""
 
     model: str
     digest: str
@@ -95,12 +91,7 @@ class Export:
 
     @classmethod
     def unpack(cls, packed: bytes, signer: Signer) -> "Export":
-        """Decode the bytes of `pack`, after checking the signature.
-
-        Raises:
-            Validation: they are no export, or the signature is not valid for this secret.
-
-        """
+        """Decode the bytes of `pack`, after checking the signature. Raises Validation."""
         content, signature = packed[:-SIGNATURE_BYTES], packed[-SIGNATURE_BYTES:]
         if not content.startswith(EXPORT_MAGIC):
             raise Validation("the body is not an exported session")
@@ -112,15 +103,8 @@ class Export:
         _, length = _LENGTH.unpack(content[: _LENGTH.size])
         text, rest = content[_LENGTH.size :][:length], content[_LENGTH.size + length :]
         header = json.loads(text)
-        size = header["state_bytes"]
-        return cls(
-            header["model"],
-            header["digest"],
-            int(header["seed"]),
-            header["width"],
-            rest[size:],
-            rest[:size],
-        )
+        size, seed, width = header["state_bytes"], int(header["seed"]), header["width"]
+        return cls(header["model"], header["digest"], seed, width, rest[size:], rest[:size])
 
 
 def _sum(payload: bytes) -> bytes:

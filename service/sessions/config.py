@@ -13,9 +13,7 @@ class SessionConfig:
     heartbeat_s: float = 1.0
     process_ttl_ms: int = 3_000  # after so long without a heartbeat others may take over the turns
     snapshot_every: int = 4_096  # tokens between snapshots: the most that a crash computes again
-    retain_every: int = (
-        32_768  # tokens between retained ones: the most that a rewind computes again
-    )
+    retain_every: int = 32_768  # tokens between retained ones: the most a rewind computes again
     whole_commit_tokens: int = 512  # tokens per commit of a turn that is returned as a whole
     replay_tokens: int = 1_024  # tokens that a replay computes at a time
     stop_context_characters: int = 1_024  # before a replay's first event, to match stop strings

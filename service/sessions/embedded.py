@@ -1,4 +1,4 @@
-"""A private Valkey for servers without CAROUSEL_REDIS_URL, one per folder.
+"""A private Valkey for servers without CAROUSEL_REDIS_URL, one per folder, and its supervision.
 
 The folder holds `appendonlydir/`, `valkey.log`, `valkey.pid`, `lock` and `socket`. A running Valkey
 holds the lock on `lock`, through a file descriptor that no other process has. A process that gets
@@ -7,6 +7,7 @@ the lock may start a Valkey; a process that does not get it uses the running one
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import signal
@@ -15,11 +16,12 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from urllib.parse import quote
 
-from service.errors import StoreUnavailable
+from service.errors import CarouselError, StoreUnavailable
 from service.sessions.config import ValkeyConfig
 
 _SOCKET_BYTES = 100  # sun_path holds 104 bytes on macOS and 108 on Linux
@@ -37,13 +39,15 @@ if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
 
+_log = logging.getLogger(__name__)
+
 
 class EmbeddedValkey:
     """The Valkey of `folder`: started here, or reused if another process has started it.
 
-    A Valkey that was started here ends with the thread that called `start` or `ensure`, even when
-    the process is killed: call both in one long-lived thread. macOS has no such signal, so there
-    only `stop` ends it, and the next start reuses a Valkey that is still running.
+    A Valkey that was started here ends with the thread that called `start`, even when the process
+    is killed: call it in one long-lived thread. macOS has no such signal, so there only `stop` ends
+    it, and the next start reuses a Valkey that is still running.
     """
 
     def __init__(self, folder: Path, config: ValkeyConfig) -> None:
@@ -58,16 +62,15 @@ class EmbeddedValkey:
     def start(self) -> None:
         """Start or find the Valkey of this folder. Blocks until it answers and has loaded its data.
 
-        Raises:
-            StoreUnavailable: with the reason and what to do about it.
-
+        Raises StoreUnavailable with the reason and what to do about it.
         """
         if self._child is not None and self._child.poll() is None:
             return
         self._child = None
         until = time.monotonic() + self._config.lock_timeout_s
         try:
-            self._make_folder()
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.chmod(0o700)  # the folder may have existed with wider permissions
             while (lock := self._lock()) is None:
                 if self._is_ready():
                     time.sleep(_SHUTDOWN_S)
@@ -102,11 +105,6 @@ class EmbeddedValkey:
             return self._child.poll() is None
         return self._reply() is not None
 
-    def ensure(self) -> None:
-        """Restart it if it has exited. Blocks and raises like `start`."""
-        if not self.is_alive():
-            self.start()
-
     def stop(self) -> None:
         """Stop the Valkey that was started here, within seconds; a reused one keeps running."""
         child, self._child = self._child, None
@@ -118,10 +116,6 @@ class EmbeddedValkey:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-
-    def _make_folder(self) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder.chmod(0o700)  # the folder may have existed with wider permissions
 
     def _lock(self) -> int | None:
         """Return the locked descriptor, or None if a Valkey of this folder is running."""
@@ -154,10 +148,9 @@ class EmbeddedValkey:
             "pidfile": str(self._folder / "valkey.pid"),
             "hash-max-listpack-value": "128",
         }
-        command = [
-            _binary(),
-            *(word for key, value in options.items() for word in (f"--{key}", value)),
-        ]
+        command = [_binary()]
+        for key, value in options.items():
+            command += [f"--{key}", value]
         if sys.platform == "linux":
             bare = [sys.executable, "-I", "-S", "-c", _EXEC_BOUND_TO_PARENT]
             command = [*bare, str(os.getpid()), *command]
@@ -177,17 +170,15 @@ class EmbeddedValkey:
         assert self._child is not None
         until = time.monotonic() + self._config.load_timeout_s
         while not self._is_ready():
+            problem = None
             if self._child.poll() is not None:
+                problem = f"exited as it started: {self._last_line(log_bytes)}"
+            elif time.monotonic() > until:
+                problem = f"was not ready after {self._config.load_timeout_s:.0f} s"
+            if problem is not None:
                 raise StoreUnavailable(
-                    f"the Valkey in {self._folder} exited as it started: "
-                    f"{self._last_line(log_bytes)}; "
-                    f"see valkey.log there, move the folder away to start empty, {_OR_YOUR_OWN}"
-                )
-            if time.monotonic() > until:
-                raise StoreUnavailable(
-                    f"the Valkey in {self._folder} was not ready after "
-                    f"{self._config.load_timeout_s:.0f} s; "
-                    f"see valkey.log there, move the folder away to start empty, {_OR_YOUR_OWN}"
+                    f"the Valkey in {self._folder} {problem}; see valkey.log there, "
+                    f"move the folder away to start empty, {_OR_YOUR_OWN}"
                 )
             time.sleep(_PAUSE_S)
 
@@ -238,6 +229,45 @@ class EmbeddedValkey:
             connection.sendall(b"PING\r\n")
             return connection.recv(128) or None
         return None
+
+
+class ValkeySupervisor:
+    """Runs a Valkey from a thread of its own, with which it ends; restarts it after a crash."""
+
+    def __init__(self, valkey: EmbeddedValkey, config: ValkeyConfig) -> None:
+        self._valkey, self._check_every_s = valkey, config.check_every_s
+        self._is_started, self._is_stopping = threading.Event(), threading.Event()
+        self._error: CarouselError | None = None
+        self._thread = threading.Thread(target=self._run, name="valkey-supervisor", daemon=True)
+
+    def start(self) -> None:
+        """Start the Valkey and wait until it answers. Raises StoreUnavailable."""
+        self._thread.start()
+        self._is_started.wait()
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        """Stop the Valkey if it was started here."""
+        self._is_stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._valkey.start()
+        except CarouselError as error:
+            self._error = error
+            return
+        finally:
+            self._is_started.set()
+        while not self._is_stopping.wait(self._check_every_s):
+            try:
+                if not self._valkey.is_alive():
+                    _log.warning("the private Valkey has exited; restarting it")
+                    self._valkey.start()
+            except CarouselError as error:
+                _log.error("the private Valkey cannot be restarted: %s", error)
+        self._valkey.stop()
 
 
 def _binary() -> str:

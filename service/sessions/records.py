@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from service.errors import (
@@ -30,19 +31,15 @@ _MODEL_ERRORS = (StateModelMismatch, ModelNotFound, ModelNotReady, ModelUnloaded
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
 class SessionRecords:
     """Operations on sessions. Belongs to one event loop. Raises what `Store` raises."""
 
-    def __init__(
-        self,
-        store: Store,
-        registry: TurnRegistry,
-        cache: StateCache,
-        restorer: StateRestorer,
-        signer: Signer,
-    ) -> None:
-        self._store, self._registry, self._cache = store, registry, cache
-        self._restorer, self._signer = restorer, signer
+    store: Store
+    registry: TurnRegistry
+    cache: StateCache
+    restorer: StateRestorer
+    signer: Signer
 
     async def create(
         self,
@@ -54,17 +51,13 @@ class SessionRecords:
         ttl_s: int = DEFAULT_TTL_S,
     ) -> Session:
         """Create a session without text. Raises SessionExists, Validation."""
-        new_id = self._signer.new_id(owner) if session_id is None else session_id
+        new_id = self.signer.new_id(owner) if session_id is None else session_id
         key = SessionKey(owner, new_id)
-        self._cache.drop(key)  # of an expired session with the same id
-        return await self._store.create(
-            key,
-            model=model.ref,
-            digest=model.digest,
-            width=token_width(len(model.tokenizer)),
-            seed=secrets.randbits(64) if seed is None else seed,
-            ttl_s=ttl_s,
-        )
+        self.cache.drop(key)  # of an expired session with the same id
+        width = token_width(len(model.tokenizer))
+        seed = secrets.randbits(64) if seed is None else seed
+        content = Export(model.ref, model.digest, seed, width, b"", b"")
+        return await self.store.create(key, content, ttl_s)
 
     async def with_session(self, key: SessionKey, work: Callable[[Session], Awaitable[T]]) -> T:
         """Call `work` with the session's record, cached or read from the store.
@@ -72,22 +65,22 @@ class SessionRecords:
         `work` uses the record to find the session's model. It is called a second time if the cached
         record's model is not the current one.
         """
-        cached = self._cache.get(key)
+        cached = self.cache.get(key)
         if cached is not None:
             with contextlib.suppress(*_MODEL_ERRORS):
                 return await work(cached.session)
-            self._cache.drop(key)
+            self.cache.drop(key)
         return await work(await self.read(key))
 
     async def read(self, key: SessionKey) -> Session:
         """Read a session's record from the store."""
-        return await self._store.session(key)
+        return await self.store.session(key)
 
     async def text(
         self, key: SessionKey, model: SessionModel, first: int, n: int
     ) -> tuple[str, int]:
         """Return the text of `n` tokens or fewer from `first` on, and the position after it."""
-        found = await self._store.read(key, first, first + n)
+        found = await self.store.read(key, first, first + n)
         model.check(found.session)
         if first > found.session.position:
             raise PositionMismatch(
@@ -107,8 +100,8 @@ class SessionRecords:
         model.check(session)
         if session.position == 0:
             return None, ()
-        packed = await self._store.state_before(key, session.position)
-        restored = await self._restorer.restore(session, model, Tail(packed, session.position, b""))
+        packed = await self.store.state_before(key, session.position)
+        restored = await self.restorer.restore(session, model, Tail(packed, session.position, b""))
         if restored.first + len(restored.tokens) != session.position:
             raise PositionMismatch(
                 f"the session was at position {session.position} and is being rewound"
@@ -117,39 +110,39 @@ class SessionRecords:
 
     async def fork(self, key: SessionKey, n: int, at: int | None, seeds: str) -> list[Session]:
         """Create `n` sessions that share this one's log up to `at`. Raises PositionMismatch."""
-        children = [SessionKey(key.owner, self._signer.new_id(key.owner)) for _ in range(n)]
-        return await self._store.fork(key, children, at, seeds)
+        children = [SessionKey(key.owner, self.signer.new_id(key.owner)) for _ in range(n)]
+        return await self.store.fork(key, children, at, seeds)
 
     async def rewind(self, key: SessionKey, to: int) -> Session:
         """Truncate it to `to` tokens. Raises SessionBusy, PositionMismatch."""
-        self._cache.drop(key)
-        return await self._store.rewind(key, to)
+        self.cache.drop(key)
+        return await self.store.rewind(key, to)
 
     async def delete(self, key: SessionKey) -> None:
         """Delete it; its running turn ends."""
-        self._cache.drop(key)
-        await self._store.delete(key)
-        self._registry.commit(key)
+        self.cache.drop(key)
+        await self.store.delete(key)
+        self.registry.commit(key)
 
     async def export(self, key: SessionKey, model: SessionModel) -> bytes:
         """Return the signed log and state; the state has consumed every token but the last."""
-        found = await self._store.read(key)
+        found = await self.store.read(key)
         session = found.session
         model.check(session)
         state = b""
         if session.position > 1:
-            packed = await self._store.state_before(key, session.position)
+            packed = await self.store.state_before(key, session.position)
             tail = Tail(packed, 0, found.tokens)
-            restored = await self._restorer.restore(session, model, tail)
+            restored = await self.restorer.restore(session, model, tail)
             state = pack_state(await consume_all_but_last(model, restored), session.digest)
         export = Export(
             session.model, session.digest, session.seed, session.width, found.tokens, state
         )
-        return export.pack(self._signer)
+        return export.pack(self.signer)
 
     def open_export(self, content: bytes) -> Export:
         """Read an exported session. Raises Validation."""
-        return Export.unpack(content, self._signer)
+        return Export.unpack(content, self.signer)
 
     async def import_(self, owner: str, exported: Export, model: SessionModel) -> Session:
         """Create a session from an exported one. Raises StateModelMismatch, Validation."""
@@ -165,14 +158,6 @@ class SessionRecords:
             except DamagedState as error:
                 raise Validation(f"the exported state is damaged: {error}") from error
             state_position = state.position
-        return await self._store.create(
-            SessionKey(owner, self._signer.new_id(owner)),
-            model=model.ref,
-            digest=model.digest,
-            width=exported.width,
-            seed=exported.seed,
-            ttl_s=DEFAULT_TTL_S,
-            tokens=exported.tokens,
-            state=exported.state,
-            state_position=state_position,
-        )
+        key = SessionKey(owner, self.signer.new_id(owner))
+        content = replace(exported, model=model.ref)
+        return await self.store.create(key, content, DEFAULT_TTL_S, state_position)

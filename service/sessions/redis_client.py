@@ -57,10 +57,7 @@ def read_scripts(folder: Path = SCRIPTS) -> dict[str, str]:
 
 
 class ScriptClient:
-    """A Redis client that calls scripts over one connection and reconnects when it is lost.
-
-    Belongs to one event loop.
-    """
+    """Calls scripts over one connection, which it opens again. Belongs to one event loop."""
 
     def __init__(
         self, url: str, config: SessionConfig, scripts: dict[str, str] | None = None
@@ -84,10 +81,7 @@ class ScriptClient:
     ) -> Reply:
         """Run a script. Arguments that depend on `run_id` are a function, called at each attempt.
 
-        Raises:
-            StoreUnavailable: the call has timed out, or the store may not be used.
-            StoreFull: it has no memory left.
-
+        Raises StoreUnavailable if the call times out or the store may not be used, and StoreFull.
         """
         digest = self._digests[script]
 
@@ -116,7 +110,11 @@ class ScriptClient:
                 raise StoreUnavailable(str(error)) from error
             except (OSError, StoreUnavailable) as error:  # TimeoutError is an OSError
                 if loop.time() + self._config.retry_pause_s > until_s:
-                    raise _typed(error) from error
+                    if isinstance(error, CarouselError):
+                        raise
+                    if isinstance(error, ConnectionRefusedError):
+                        _log.warning("the store cannot be reached: %s", error)
+                    raise StoreUnavailable(_SILENT) from error
                 await asyncio.sleep(self._config.retry_pause_s)
 
     async def close(self) -> None:
@@ -130,9 +128,7 @@ class ScriptClient:
     async def _connected(self) -> RedisConnection:
         if self._connection is not None and self._connection.is_open:
             return self._connection
-        if (
-            self._opening is None or self._opening.done()
-        ):  # one attempt, shared by all waiting calls
+        if self._opening is None or self._opening.done():  # all waiting calls share one attempt
             self._opening = asyncio.create_task(self._open())
         return await asyncio.shield(self._opening)
 
@@ -166,10 +162,7 @@ class ScriptClient:
 def check_store(text: str) -> str:
     """Check a store by its reply to INFO; return the first 8 characters of its run id.
 
-    Raises:
-        BadRequest: it evicts keys, or its version is not supported.
-        StoreUnavailable: it is loading, or a replica.
-
+    Raises BadRequest if it evicts keys or is too old, StoreUnavailable if it loads or is a replica.
     """
     found = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     version = tuple(int(part) for part in found["redis_version"].split(".")[:2])
@@ -189,12 +182,7 @@ def check_store(text: str) -> str:
 
 
 async def check_store_config(url: str, config: SessionConfig) -> None:
-    """Check that the store may be used, if it answers at all.
-
-    Raises:
-        BadRequest: its version or its configuration is not supported.
-
-    """
+    """Check that the store may be used, if it answers at all. Raises BadRequest."""
     client = ScriptClient(url, config, {})
     with contextlib.suppress(OSError, StoreUnavailable):
         await client._connected()  # noqa: SLF001 (this module's own class)
@@ -212,11 +200,3 @@ def _refusal(reply: ReplyError) -> CarouselError:
         return StoreUnavailable(_UNAVAILABLE["READONLY"])
     _log.error("the store has refused a command: %s", text)
     return StoreUnavailable("the store has refused a command; the server's log has its error")
-
-
-def _typed(error: Exception) -> CarouselError:
-    if isinstance(error, CarouselError):
-        return error
-    if isinstance(error, ConnectionRefusedError):
-        _log.warning("the store cannot be reached: %s", error)
-    return StoreUnavailable(_SILENT)

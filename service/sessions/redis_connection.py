@@ -9,14 +9,12 @@ import asyncio
 import ssl
 import time
 from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
 import hiredis
 from redis.asyncio.connection import parse_url
 
-Value = str | bytes | int | float
-"""One argument of a command."""
+Value = str | bytes | int | float  # one argument of a command
 
 
 class RedisConnection(asyncio.Protocol):
@@ -103,15 +101,19 @@ class RedisConnection(asyncio.Protocol):
 async def open_connection(url: str, answer_timeout_s: float) -> RedisConnection:
     """Connect to a redis://, rediss:// or unix:// URL, with its user, password and database.
 
-    Raises:
-        OSError: the server does not answer in time, or denies access.
-
+    Raises OSError if the server does not answer in time, or denies access.
     """
     options: dict[str, Any] = dict(parse_url(url))
     async with asyncio.timeout(answer_timeout_s):
         connection = await _connect(options, answer_timeout_s)
+    setup: list[list[Value]] = []
+    if options.get("password"):
+        name = [options["username"]] if options.get("username") else []
+        setup.append(["AUTH", *name, options["password"]])
+    if options.get("db"):
+        setup.append(["SELECT", options["db"]])
     try:
-        for command in _setup_commands(options):
+        for command in setup:
             reply = await connection.call(*command)
             if isinstance(reply, hiredis.ReplyError):
                 raise ConnectionRefusedError(str(reply))
@@ -135,13 +137,3 @@ async def _connect(options: dict[str, Any], answer_timeout_s: float) -> RedisCon
     context = ssl.create_default_context(cafile=options.get("ssl_ca_certs")) if is_tls else None
     _, connection = await loop.create_connection(make, host, port, ssl=context)
     return connection
-
-
-def _setup_commands(options: dict[str, Any]) -> list[Sequence[Value]]:
-    commands: list[Sequence[Value]] = []
-    if options.get("password"):
-        name = [options["username"]] if options.get("username") else []
-        commands.append(["AUTH", *name, options["password"]])
-    if options.get("db"):
-        commands.append(["SELECT", options["db"]])
-    return commands

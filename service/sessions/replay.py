@@ -8,15 +8,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from service.errors import GenerationFailed, PositionMismatch
-from service.generation.request import (
-    Chunk,
-    Finish,
-    FinishReason,
-    GenerationRequest,
-    SamplingParams,
-    Token,
-)
-from service.generation.stopping import HeldTokens, TokenWithTop
+from service.generation.request import Chunk, Finish, FinishReason, Token, scoring_request
+from service.generation.stopping import HeldTokens, TokenWithTop, chunk_of
 from service.generation.stream import Stream  # noqa: TC001 (as every import here)
 from service.models.step import State  # noqa: TC001 (as every import here)
 from service.sessions.codec import unpack_tokens
@@ -26,11 +19,7 @@ from service.sessions.session import Turn, TurnStatus
 from service.sessions.store_replies import StoredTurn
 from service.sessions.turn_record import TurnRecord
 
-_REASONS = {
-    TurnStatus.EOS_TOKEN: FinishReason.EOS_TOKEN,
-    TurnStatus.LENGTH: FinishReason.LENGTH,
-    TurnStatus.STOP_SEQUENCE: FinishReason.STOP_SEQUENCE,
-}
+_REASONS = {TurnStatus(reason): reason for reason in FinishReason}
 _ERRORS = {
     TurnStatus.CANCELLED: "the turn ended before it was complete: it was cancelled, its client "
     "disconnected, or its process stopped",
@@ -70,7 +59,12 @@ class Replay:
         self._tokens = tokens[after - self.turn.first :]  # known and not scored yet
         self._position = after
         self._state: State | None = None
-        self._held = self._held_tokens()
+        # Match stop strings from the end of the text before the first event on.
+        request = self.record.bare
+        watched = self.generated[request.min_new_tokens :]
+        context = model.tokenizer.decode(watched[-restorer.config.stop_context_characters :])
+        n_exempt = request.min_new_tokens - len(self.generated)
+        self._held = HeldTokens(request.stop, n_exempt, context)
         self._stream: Stream | None = None  # of the tokens that are being scored
         self._is_cancelled = False
 
@@ -102,14 +96,6 @@ class Replay:
                 return
             await self._poll()
 
-    def _held_tokens(self) -> HeldTokens:
-        """Match stop strings from the end of the text before the first event on."""
-        request = self.record.bare
-        watched = self.generated[request.min_new_tokens :]
-        context = self._model.tokenizer.decode(watched[-self._config.stop_context_characters :])
-        n_exempt = request.min_new_tokens - len(self.generated)
-        return HeldTokens(request.stop, n_exempt, context)
-
     async def _poll(self) -> None:
         """Read new tokens of the turn; take it over if no living process runs it."""
         known = self._position + len(self._tokens)
@@ -136,15 +122,9 @@ class Replay:
             self._state = await self._restorer.state_before(self._key, self._model, self._position)
         first = self._state.position if self._state else 0
         before = await self._restorer.read(self._key, self._incarnation, first, self._position)
-        request = GenerationRequest(
-            unpack_tokens(before.tokens, self._width),
-            len(tokens),
-            SamplingParams(seed=0, temperature=0.0),
-            top_tokens=self.record.bare.top_tokens,
-            initial_state=self._state,
-            forced_tokens=tokens,
-            return_state=True,
-        )
+        prompt = unpack_tokens(before.tokens, self._width)
+        n_top = self.record.bare.top_tokens
+        request = scoring_request(prompt, tokens, self._state, top_tokens=n_top)
         self._stream = stream = self._model.engine.submit(request)
         if self._is_cancelled:  # during one of the reads
             stream.cancel()
@@ -172,13 +152,7 @@ class Replay:
             finish = Finish(reason, generated, stop_token, self._held.stop)
         if is_last and not is_stop:
             shown += self._held.release()
-        return Chunk(
-            [token.id for token, _ in shown],
-            [token.logprob for token, _ in shown],
-            [top for _, top in shown] if self.record.bare.top_tokens else (),
-            finish,
-            chunk.tokens,
-        )
+        return chunk_of(shown, self.record.bare, finish, chunk.tokens)
 
 
 def check_complete(turn: Turn) -> None:

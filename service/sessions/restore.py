@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from service.constraints.constraint import START
 from service.errors import SessionLost
-from service.generation.request import PENALTY_WINDOW, GenerationRequest, SamplingParams
+from service.generation.request import PENALTY_WINDOW, GenerationRequest, scoring_request
 from service.generation.stopping import HeldTokens
 from service.models.step import State
 from service.sessions.codec import DamagedState, unpack_state, unpack_tokens
@@ -115,32 +115,29 @@ class StateRestorer:
         watched = restored.tokens[len(restored.tokens) - n_watched :]
         constraint = None
         if record.constraint is not None:
-            generated = (
-                await self._store.read(session.key, session.turn.first, session.position)
-            ).tokens
+            found = await self._store.read(session.key, session.turn.first, session.position)
+            generated = unpack_tokens(found.tokens, session.width)
             whole = await model.constraints.compiled(record.constraint)
-            constraint = await asyncio.to_thread(
-                whole.after, unpack_tokens(generated, session.width)
-            )
+            constraint = await asyncio.to_thread(whole.after, generated)
         request = replace(
             record.request((), constraint),
             max_new_tokens=record.bare.max_new_tokens - n_generated,
             min_new_tokens=max(0, min_new_tokens - n_generated),
             stop_context=model.tokenizer.decode(watched),
         )
-        return request, _status_of(request)
+        status = None  # of a turn whose log has all of its tokens
+        if HeldTokens(request.stop, context=request.stop_context).stop is not None:
+            status = TurnStatus.STOP_SEQUENCE
+        elif constraint is not None and constraint.is_over(START, request.max_new_tokens):
+            status = TurnStatus.EOS_TOKEN
+        elif request.max_new_tokens <= 0:
+            status = TurnStatus.LENGTH
+        return request, status
 
 
 async def consume_all_but_last(model: SessionModel, restored: RestoredState) -> State:
     """Return the state that has consumed every token of the log except the last."""
-    request = GenerationRequest(
-        restored.unconsumed,
-        0,
-        SamplingParams(0),
-        initial_state=restored.state,
-        return_state=True,
-    )
-    state = restored.state
+    request, state = scoring_request(restored.unconsumed, (), restored.state), restored.state
     async for chunk in model.engine.submit(request):
         state = chunk.state
     assert state is not None
@@ -156,13 +153,3 @@ def _unpacked(packed: bytes, model: SessionModel) -> tuple[State | None, bool]:
     except DamagedState as error:
         _log.warning("a stored state is damaged (%s); it is computed again from the log", error)
         return None, True
-
-
-def _status_of(remaining: GenerationRequest) -> TurnStatus | None:
-    """Return how a turn has ended if the log has all of its tokens."""
-    if HeldTokens(remaining.stop, context=remaining.stop_context).stop is not None:
-        return TurnStatus.STOP_SEQUENCE
-    constraint, n_left = remaining.constraint, remaining.max_new_tokens
-    if constraint is not None and constraint.is_over(START, n_left):
-        return TurnStatus.EOS_TOKEN
-    return TurnStatus.LENGTH if n_left <= 0 else None

@@ -15,7 +15,7 @@ from service.errors import (
 )
 from service.generation.engine import Engine
 from service.generation.plan import Progress
-from service.generation.request import PENALTY_WINDOW, FinishReason, GenerationRequest
+from service.generation.request import PENALTY_WINDOW, GenerationRequest
 from service.generation.stream import Stream
 from service.sessions.codec import pack_state, pack_tokens
 from service.sessions.config import SessionConfig
@@ -26,12 +26,6 @@ from service.sessions.store_replies import CommitEntry
 
 RECENT_TOKENS = PENALTY_WINDOW + 64
 """Tokens that a turn caches for the next: the penalties' window, and those not consumed yet."""
-
-_STATUSES = {
-    FinishReason.EOS_TOKEN: TurnStatus.EOS_TOKEN,
-    FinishReason.LENGTH: TurnStatus.LENGTH,
-    FinishReason.STOP_SEQUENCE: TurnStatus.STOP_SEQUENCE,
-}
 
 _CANCELLED = "the turn was cancelled"
 
@@ -44,15 +38,6 @@ class Delivery:
 
     on_disconnect: OnDisconnect
     is_whole: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class TurnResult:
-    """The end of a turn here. With an `error` it is unfinished, and may be taken over."""
-
-    turn: "RunningTurn"
-    cached: CachedState | None
-    error: CarouselError | None
 
 
 class RunningTurn:
@@ -70,9 +55,10 @@ class RunningTurn:
         engine: Engine,
         delivery: Delivery,
         restored: RestoredState,
-        on_end: Callable[[TurnResult], None],
+        on_end: Callable[["RunningTurn", CachedState | None, CarouselError | None], None],
         config: SessionConfig,
     ) -> None:
+        """`on_end` gets the state for the next turn, or the error that left this one unfinished."""
         self.session, self.fencing_token = session, fencing_token
         self.stream = Stream(self, self._reader_left, engine.config.backlog_limit)
         self.ended = asyncio.Event()
@@ -82,7 +68,7 @@ class RunningTurn:
         self._has_reader = True
         self._followers: set[object] = set()
         self._pause_reasons: set[str] = set()  # why the engine's row is paused
-        self._position = session.position  # of the log, as committed
+        self.position = session.position  # length of the committed log
         self._sampled: list[int] = []  # not in an entry yet
         self._progress: list[Progress] = []  # likewise
         self._in_flight: tuple[list[int], list[Progress]] = ([], [])
@@ -92,11 +78,6 @@ class RunningTurn:
         self._status: TurnStatus | None = None
         self._entry_status: TurnStatus | None = None
         self._add: Callable[[RunningTurn], None] | None = None
-
-    @property
-    def position(self) -> int:
-        """Length of the committed log."""
-        return self._position
 
     @property
     def is_over(self) -> bool:
@@ -157,7 +138,7 @@ class RunningTurn:
         if progress.failure is not None:
             self._end_with(TurnStatus.FAILED)
         elif chunk.finish is not None:
-            self._end_with(_STATUSES[chunk.finish.reason])
+            self._end_with(TurnStatus(chunk.finish.reason))
         else:
             if len(self._sampled) > self._engine.config.backlog_limit:
                 self._pause_row("store")
@@ -180,7 +161,6 @@ class RunningTurn:
         self._resume_row("reader")
 
     def _reader_left(self, _: Stream) -> None:
-        """Handle the reader's disconnect."""
         self._has_reader = False
         self._cancel_if_unread()
         self._resume_row("reader")
@@ -204,7 +184,7 @@ class RunningTurn:
         return CommitEntry(
             self.session.key,
             self.fencing_token,
-            self._position,
+            self.position,
             pack_tokens(sampled, self.session.width),
             self._status,
             name,
@@ -217,10 +197,10 @@ class RunningTurn:
         if self.is_over:
             return
         if outcome != "COMMITTED":
-            self._leave(_refusal(outcome, position, self._position))
+            self._leave(_refusal(outcome, position, self.position))
             return
         sampled, progress = self._in_flight
-        self._position = position
+        self.position = position
         self._recent.extend(sampled)
         if len(self._sampled) < self._engine.config.backlog_limit // 2:
             self._resume_row("store")
@@ -237,8 +217,6 @@ class RunningTurn:
         is_empty = not self._in_flight[0] and self._entry_status is None
         if not self.is_over and not is_empty:
             self._leave(error)
-
-    # --
 
     def _cancel_if_unread(self) -> None:
         is_read = self._has_reader or self._followers
@@ -272,24 +250,21 @@ class RunningTurn:
 
     def _finish(self, version: str) -> None:
         self.ended.set()
-        cached = None
-        if self._state is not None and self._position - self._state.position <= len(self._recent):
-            cached = CachedState(self._final_session(version), self._state, tuple(self._recent))
-        self._on_end(TurnResult(self, cached, None))
-
-    def _final_session(self, version: str) -> Session:
-        turn = self.session.turn
-        if self.session.active == "turn" and self._status is not None:
-            turn = replace(turn, finish=self._position, status=self._status)
-        return replace(
-            self.session, record_version=version, position=self._position, active="", turn=turn
-        )
+        cached, session, turn = None, self.session, self.session.turn
+        if self._state is not None and self.position - self._state.position <= len(self._recent):
+            if session.active == "turn" and self._status is not None:
+                turn = replace(turn, finish=self.position, status=self._status)
+            session = replace(
+                session, record_version=version, position=self.position, active="", turn=turn
+            )
+            cached = CachedState(session, self._state, tuple(self._recent))
+        self._on_end(self, cached, None)
 
     def _leave(self, error: CarouselError) -> None:
         """End here without an end in the store."""
         self._engine.cancel(self)
         self.ended.set()
-        self._on_end(TurnResult(self, None, error))
+        self._on_end(self, None, error)
         self.stream.fail(error)
 
 

@@ -55,16 +55,13 @@ class SessionKey:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A session's last turn.
-
-    Its prompt is the log from `start` to `first`, its completion from `first` to `finish`.
-    """
+    """A session's last turn."""
 
     epoch: int
     number: int
-    start: int
-    first: int
-    finish: int | None  # None while it runs
+    start: int  # of its prompt in the log
+    first: int  # of its completion
+    finish: int | None  # the end of its completion; None while it runs
     status: TurnStatus
 
     @property

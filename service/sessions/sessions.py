@@ -1,13 +1,14 @@
-"""The sessions of one process, composed of records, turns and a heartbeat."""
+"""The sessions of one process, composed of records, turns and the process's heartbeat."""
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from service.errors import CarouselError
 from service.sessions.config import SessionConfig
 from service.sessions.group_commit import GroupCommit
-from service.sessions.heartbeat import ProcessHeartbeat
 from service.sessions.records import SessionRecords
 from service.sessions.restore import StateRestorer
 from service.sessions.signing import Signer
@@ -15,6 +16,35 @@ from service.sessions.state_cache import StateCache
 from service.sessions.store import Store
 from service.sessions.turn_registry import TurnRegistry
 from service.sessions.turns import Turns
+
+_log = logging.getLogger(__name__)
+
+
+class ProcessHeartbeat:
+    """Marks the process as alive at regular intervals. Belongs to one event loop."""
+
+    def __init__(self, store: Store, registry: TurnRegistry, config: SessionConfig) -> None:
+        self._store, self._registry, self._config = store, registry, config
+        self.problem: str | None = "the session store has not been reached yet"
+
+    async def beat(self) -> None:
+        """Mark the process and its turns as alive, and release turns it cannot continue."""
+        self._registry.commit_all()
+        await self._store.heartbeat(self._config.process_ttl_ms)
+        await self._registry.release()
+
+    async def run(self) -> None:
+        """Beat until cancelled; `problem` has the last error, or None after a success."""
+        while True:
+            try:
+                await self.beat()
+                self.problem = None
+            except CarouselError as error:
+                self.problem = str(error)
+            except Exception as error:  # noqa: BLE001 (the process needs the next heartbeat)
+                self.problem = "the session store does not answer"
+                _log.debug("a heartbeat has failed: %s", error)
+            await asyncio.sleep(self._config.heartbeat_s)
 
 
 @dataclass(frozen=True, slots=True)

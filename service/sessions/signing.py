@@ -45,12 +45,7 @@ class Signer:
 
 
 def read_secret(folder: Path, given: str | None) -> bytes:
-    """Return the given secret, else the one in `folder`, which is created if it is missing.
-
-    Raises:
-        BadRequest: the given secret is too short.
-
-    """
+    """Return the given secret, else that in `folder`, made if missing. Raises BadRequest."""
     if given is not None:
         if len(given) < LEAST_SECRET:
             raise BadRequest(

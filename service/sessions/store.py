@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from service.errors import CarouselError, SessionExists, SessionLost, SessionNotFound
 from service.generation.request import PENALTY_WINDOW
+from service.sessions.codec import Export
 from service.sessions.config import SessionConfig
 from service.sessions.idempotency import IdempotencyKey
 from service.sessions.redis_client import Reply, ScriptClient
@@ -58,46 +59,24 @@ class Store:
         # A store that was down may have lost this process's key; the next heartbeat comes later.
         client.greeting = ("SET", self._process_key, "1", "PX", config.process_ttl_ms)
 
-    async def create(  # noqa: PLR0913 (the fields of a session)
-        self,
-        key: SessionKey,
-        *,
-        model: str,
-        digest: str,
-        width: int,
-        seed: int,
-        ttl_s: int,
-        tokens: bytes = b"",
-        state: bytes = b"",
-        state_position: int = 0,
+    async def create(
+        self, key: SessionKey, content: Export, ttl_s: int, state_position: int = 0
     ) -> Session:
         """Create a session. Raises SessionExists."""
-        position = len(tokens) // width
+        tokens, state = content.tokens, content.state
         fields: dict[str, Value] = {
-            "model": model,
-            "digest": short_digest(digest),
-            "width": width,
-            "seed": f"{seed:016x}",
-            "epoch": 0,
-            "turn": 0,
-            "turn_epoch": 0,
-            "start": 0,
-            "first": 0,
-            "finish": 0,
+            "model": content.model,
+            "digest": short_digest(content.digest),
+            "width": content.width,
+            "seed": f"{content.seed:016x}",
             "status": TurnStatus.NONE,
-            "position": position,
+            "position": len(tokens) // content.width,
             "stamp": random_id(),
             "tail": random_name(),
-            "base": 0,
-            "chain": "",
-            "shared": 0,
             "snapshot": f"{random_id()}:{state_position}" if state else "",
-            "state_shared": 0,
-            "active": "",
-            "holder": "",
-            "nonce": "",
-            "request_key": "",
-            "forks": 0,
+            **dict.fromkeys(("epoch", "turn", "turn_epoch", "start", "first", "finish"), 0),
+            **dict.fromkeys(("base", "shared", "state_shared", "forks"), 0),
+            **dict.fromkeys(("chain", "active", "holder", "nonce", "request_key"), ""),
         }
         incarnation, pairs = random_id(), [part for pair in fields.items() for part in pair]
         reply = await self._client.call(
@@ -125,11 +104,8 @@ class Store:
         """Begin a turn or an append: append the prompt to the log and fence off other writers.
 
         `incarnation` is the session's as the caller knows it, `known` the session of which the
-        caller has the tail too. `fencing_token` is new for each call.
-
-        Raises:
-            PositionMismatch, StateModelMismatch, KeyReused, SessionLost, Validation.
-
+        caller has the tail too. `fencing_token` is new for each call. Raises PositionMismatch,
+        StateModelMismatch, KeyReused, SessionLost, Validation.
         """
         config, version = self._config, random_id()
         expected: Value = "" if expected_position is None else expected_position
@@ -212,12 +188,7 @@ class Store:
     async def fork(
         self, key: SessionKey, children: Sequence[SessionKey], at: int | None, seeds: str
     ) -> list[Session]:
-        """Create sessions that share this one's log up to `at`, by default all of it.
-
-        Raises:
-            PositionMismatch: the session is shorter.
-
-        """
+        """Create sessions that share this log, whole or up to `at`. Raises PositionMismatch."""
         names = [random_name() for _ in range(len(children) + 2)]
         position, distance = "" if at is None else at, self._config.retain_every
         reply = await self._client.call(

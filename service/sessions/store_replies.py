@@ -44,10 +44,7 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class CommitEntry:
-    """An addition to a session: tokens from `position` on, a snapshot, the turn's end.
-
-    An entry that adds nothing refreshes the session's expiry.
-    """
+    """An addition to a session; one that adds nothing refreshes the session's expiry."""
 
     key: SessionKey
     fencing_token: str  # of the turn's begin; a later begin or take-over has replaced it
@@ -97,10 +94,11 @@ def short_digest(digest: str) -> str:
 def session_of(key: SessionKey, pairs: list[bytes]) -> Session:
     """Decode a record from its fields and values in turn."""
     fields = _fields(pairs)
+    digest = fields["digest"]
     return Session(
         key=key,
         model=fields["model"],
-        digest=_long_digest(fields["digest"]),
+        digest=base64.urlsafe_b64decode(digest + "=" * (-len(digest) % 4)).hex(),
         width=int(fields["width"]),
         seed=int(fields["seed"], 16),
         epoch=int(fields["epoch"]),
@@ -121,13 +119,9 @@ def continued(
     turn = known.turn
     if kind == "turn":
         turn = Turn(epoch, number, known.position, first, None, TurnStatus.RUNNING)
+    version = record_version
     return replace(
-        known,
-        epoch=epoch,
-        position=first,
-        record_version=record_version,
-        active=kind,
-        turn=turn,
+        known, epoch=epoch, position=first, record_version=version, active=kind, turn=turn
     )
 
 
@@ -167,19 +161,13 @@ def incomplete_log(key: SessionKey) -> SessionLost:
     return SessionLost(f"the log of the session {key.id!r} is incomplete: the store has lost data")
 
 
-def _long_digest(digest: str) -> str:
-    return base64.urlsafe_b64decode(digest + "=" * (-len(digest) % 4)).hex()
-
-
 def _turn(fields: dict[str, str]) -> Turn:
-    finish = fields["finish"]
+    epoch, number, start, first = (
+        int(fields[name]) for name in ("turn_epoch", "turn", "start", "first")
+    )
+    finish = int(fields["finish"]) if fields["finish"] else None
     return Turn(
-        epoch=int(fields["turn_epoch"]),
-        number=int(fields["turn"]),
-        start=int(fields["start"]),
-        first=int(fields["first"]),
-        finish=int(finish) if finish else None,
-        status=TurnStatus(fields["status"] or TurnStatus.RUNNING),
+        epoch, number, start, first, finish, TurnStatus(fields["status"] or TurnStatus.RUNNING)
     )
 
 

@@ -3,35 +3,16 @@
 import contextlib
 from collections.abc import Iterator
 
-from service.errors import (
-    KeyReused,
-    PositionMismatch,
-    SessionBusy,
-    SessionLost,
-    SessionNotFound,
-    StateModelMismatch,
-    Validation,
-)
+from service.errors import CarouselError, StoreFull, StoreUnavailable
 from service.sessions.config import SessionConfig
 from service.sessions.group_commit import GroupCommit
 from service.sessions.model import SessionModel
 from service.sessions.restore import RestoredState
-from service.sessions.running_turn import Delivery, RunningTurn, TurnResult
+from service.sessions.running_turn import Delivery, RunningTurn
 from service.sessions.session import Session, SessionKey
-from service.sessions.state_cache import StateCache
+from service.sessions.state_cache import CachedState, StateCache
 from service.sessions.store import Store
 from service.sessions.store_replies import random_id
-
-# Errors by which the store says that nothing has begun.
-_REFUSALS = (
-    SessionBusy,
-    PositionMismatch,
-    StateModelMismatch,
-    KeyReused,
-    SessionLost,
-    SessionNotFound,
-    Validation,
-)
 
 
 class TurnRegistry:
@@ -80,18 +61,15 @@ class TurnRegistry:
 
     @contextlib.contextmanager
     def beginning(self, key: SessionKey) -> Iterator[str]:
-        """Yield a fencing token for a begin or a take-over; release it if the outcome is unknown.
-
-        After a refusal by the store there is nothing to release.
-        """
+        """Yield a fencing token for a begin or take-over; release it if the outcome is unknown."""
         fencing_token = random_id()
         self._beginning.add(fencing_token)
         try:
             yield fencing_token
-        except _REFUSALS:
-            raise
-        except BaseException:  # including the cancellation of the caller
-            self._to_release.add((key, fencing_token))
+        except BaseException as error:  # including the cancellation of the caller
+            is_unavailable = isinstance(error, StoreUnavailable | StoreFull)
+            if is_unavailable or not isinstance(error, CarouselError):  # else nothing has begun
+                self._to_release.add((key, fencing_token))
             raise
         finally:
             self._beginning.discard(fencing_token)
@@ -120,12 +98,14 @@ class TurnRegistry:
             await self._store.release(key, fencing_token)
             self._to_release.discard((key, fencing_token))
 
-    def _ended(self, result: TurnResult) -> None:
-        key = result.turn.session.key
-        if self._running.get(key) is result.turn:
+    def _ended(
+        self, turn: RunningTurn, cached: CachedState | None, error: CarouselError | None
+    ) -> None:
+        key = turn.session.key
+        if self._running.get(key) is turn:
             del self._running[key]
         self._cache.drop(key)
-        if result.cached is not None:
-            self._cache.put(key, result.cached)
-        if result.error is not None:
-            self._to_release.add((key, result.turn.fencing_token))
+        if cached is not None:
+            self._cache.put(key, cached)
+        if error is not None:
+            self._to_release.add((key, turn.fencing_token))

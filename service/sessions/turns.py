@@ -34,28 +34,22 @@ class TurnRequest:
     shows_prompt: bool = False  # whether the response begins with the prompt
 
 
+@dataclass(frozen=True, slots=True)
 class Turns:
     """Operations on turns. Belongs to one event loop. Raises what `Store` raises."""
 
-    def __init__(
-        self,
-        store: Store,
-        registry: TurnRegistry,
-        commits: GroupCommit,
-        cache: StateCache,
-        restorer: StateRestorer,
-    ) -> None:
-        self._store, self._registry, self._commits = store, registry, commits
-        self._cache, self._restorer = cache, restorer
+    store: Store
+    registry: TurnRegistry
+    commits: GroupCommit
+    cache: StateCache
+    restorer: StateRestorer
 
     async def begin(
         self, session: Session, model: SessionModel, turn_request: TurnRequest
     ) -> RunningTurn | Replay:
         """Begin a turn, or replay the one that the same idempotency key began.
 
-        Raises:
-            SessionBusy, PositionMismatch, StateModelMismatch, KeyReused, Overloaded, Draining.
-
+        Raises SessionBusy, PositionMismatch, StateModelMismatch, KeyReused, Overloaded, Draining.
         """
         begun = await self._begin(session, model, turn_request, "turn")
         if isinstance(begun, RunningTurn):
@@ -91,11 +85,9 @@ class Turns:
     ) -> Replay | None:
         """Replay the running or last turn after an event; return None if no event follows it.
 
-        Raises:
-            PositionMismatch: the event is not of the last turn, or its log was cut.
-
+        Raises PositionMismatch if the event is not of the last turn, or its log was cut.
         """
-        found = await self._store.read(key, None)
+        found = await self.store.read(key, None)
         session, turn = found.session, found.session.turn
         model.check(session)
         if after is not None and (after.epoch, after.turn) != (turn.epoch, turn.number):
@@ -116,35 +108,35 @@ class Turns:
 
     async def cancel(self, key: SessionKey, turn: int | None = None) -> Session:
         """End the running turn at its committed tokens, or only the turn of this number."""
-        session = await self._store.session(key)
+        session = await self.store.session(key)
         if session.active != "turn" or turn not in {None, session.turn.number}:
             return session
-        running = self._registry.running(key)
+        running = self.registry.running(key)
         if running is not None and running.is_last_of(session):
             running.cancel()  # unlike the store's cancel it commits a snapshot
             await running.ended.wait()
-        return await self._store.cancel(key, session.turn)
+        return await self.store.cancel(key, session.turn)
 
     async def resume(self, key: SessionKey, model: SessionModel) -> None:
         """Take over a turn that no living process runs, without a reader."""
-        if self._registry.running(key) is not None:
+        if self.registry.running(key) is not None:
             return  # it runs here, and the store has lost this process's heartbeat
         model.engine.check_capacity()
-        with self._registry.beginning(key) as token, self._registry.releasing(key, token):
-            resumed = await self._store.resume(key, token)
+        with self.registry.beginning(key) as token, self.registry.releasing(key, token):
+            resumed = await self.store.resume(key, token)
             if resumed is None:
                 return
             session, text, tail = resumed
             model.check(session)
-            restored = await self._restorer.restore(session, model, tail)
+            restored = await self.restorer.restore(session, model, tail)
             record = TurnRecord.from_json(text)
-            request, status = await self._restorer.remaining(session, model, record, restored)
+            request, status = await self.restorer.remaining(session, model, record, restored)
             delivery = Delivery(OnDisconnect.CONTINUE)
-            turn = self._registry.make(session, token, model, delivery, restored)
+            turn = self.registry.make(session, token, model, delivery, restored)
             if status is None:
-                turn.start(restored.continuing(request), self._commits.add)
+                turn.start(restored.continuing(request), self.commits.add)
             else:
-                turn.close(status, self._commits.add)
+                turn.close(status, self.commits.add)
             turn.detach()
 
     async def _begin(
@@ -152,12 +144,12 @@ class Turns:
     ) -> RunningTurn | IdempotentReplay:
         model.check(session)
         model.engine.check_capacity()
-        key, cached, prompt = session.key, self._cache.get(session.key), wanted.request.prompt
+        key, cached, prompt = session.key, self.cache.get(session.key), wanted.request.prompt
         record = TurnRecord.of(
             wanted.request, wanted.on_disconnect, wanted.reply, shows_prompt=wanted.shows_prompt
         )
-        with self._registry.beginning(key) as token:
-            begun = await self._store.begin(
+        with self.registry.beginning(key) as token:
+            begun = await self.store.begin(
                 key,
                 fencing_token=token,
                 kind=kind,
@@ -171,17 +163,17 @@ class Turns:
             if isinstance(begun, IdempotentReplay):
                 return begun
             if isinstance(begun, Busy):
-                self._registry.release_unknown(key, begun.fencing_token)
+                self.registry.release_unknown(key, begun.fencing_token)
                 raise SessionBusy("a turn of the session is running; wait for its end")
-            with self._registry.releasing(key, token):
+            with self.registry.releasing(key, token):
                 if begun.tail is not None:
-                    restored = await self._restorer.restore(begun.session, model, begun.tail)
+                    restored = await self.restorer.restore(begun.session, model, begun.tail)
                 else:
                     assert cached is not None
                     restored = RestoredState.from_cache(cached, prompt)
                 delivery = Delivery(wanted.on_disconnect, wanted.is_whole)
-                turn = self._registry.make(begun.session, token, model, delivery, restored)
-                turn.start(restored.continuing(wanted.request), self._commits.add)
+                turn = self.registry.make(begun.session, token, model, delivery, restored)
+                turn.start(restored.continuing(wanted.request), self.commits.add)
                 return turn
 
     async def _replay(self, model: SessionModel, found: StoredTurn, after: int) -> Replay:
@@ -190,7 +182,7 @@ class Turns:
             raise SessionLost("the store has lost the record of the session's last turn")
         prompt = ""
         if TurnRecord.from_json(found.record).shows_prompt:
-            read = await self._restorer.read(
+            read = await self.restorer.read(
                 session.key, session.incarnation, turn.start, turn.first
             )
             prompt = model.tokenizer.decode(unpack_tokens(read.tokens, session.width))
@@ -198,7 +190,7 @@ class Turns:
         async def take_over() -> None:
             await self.resume(session.key, model)
 
-        running, leave = self._registry.running(session.key), lambda: None
+        running, leave = self.registry.running(session.key), lambda: None
         if running is not None and running.is_last_of(session):
             leave = running.follow()
-        return Replay(self._restorer, model, found, after, prompt, take_over, leave)
+        return Replay(self.restorer, model, found, after, prompt, take_over, leave)

@@ -171,10 +171,10 @@ def test_logprobs_and_top_tokens_are_the_models_own():
     params = SamplingParams(seed=1, temperature=0.3, top_k=3, logit_bias=((4, 5.0),))
     sampler.start(0, GenerationRequest((0,), 5, params, top_tokens=3))
     sampler.advance(batch, 1, 0)
-    samples = sampler.take(1, 1)
-    assert samples.logprobs[0, 0] == pytest.approx(LOGITS[samples.tokens[0, 0]], abs=1e-6)
-    assert samples.top_tokens[0, 0, :3].tolist() == [0, 1, 2]
-    assert samples.top_logprobs[0, 0, :3] == pytest.approx(LOGITS[:3], abs=1e-6)
+    draws = sampler.take(1, 1)
+    assert draws.logprobs[0, 0] == pytest.approx(LOGITS[draws.tokens[0, 0]], abs=1e-6)
+    assert draws.top_tokens[0, 0, :3].tolist() == [0, 1, 2]
+    assert draws.top_logprobs[0, 0, :3] == pytest.approx(LOGITS[:3], abs=1e-6)
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-5, 1e5, 1e300])

@@ -125,7 +125,7 @@ def test_an_empty_completion_is_a_turn_and_is_replayed(world):
 )
 def test_a_turn_record_has_the_specification_of_its_constraint(source):
     request = turn_request(9, pattern="a").request
-    object.__setattr__(request.constraint, "source", source)
+    object.__setattr__(request.constraint, "spec", source)
     record = TurnRecord.of(request, OnDisconnect.CANCEL, {})
     assert TurnRecord.from_json(record.to_json()) == record
     assert record.constraint == source

@@ -145,7 +145,6 @@ def test_it_starts_and_answers_and_ends(folder, valkey_in):
     assert valkey.is_alive()
     pid = only_pid(folder)
     valkey.start()
-    valkey.ensure()
     assert only_pid(folder) == pid
     assert int((folder / "valkey.pid").read_text()) == pid
     with client_of(valkey) as client:
@@ -174,7 +173,7 @@ def test_what_was_written_survives_a_kill(folder, valkey_in):
         client.set("kept", "yes")
         os.kill(only_pid(folder), signal.SIGKILL)
         wait_until(lambda: not valkey.is_alive())
-        valkey.ensure()
+        valkey.start()
         assert valkey.url == url
         assert client.get("kept") == b"yes"
 
@@ -188,7 +187,7 @@ def test_start_waits_until_the_log_is_loaded(folder, valkey_in):
             client.eval(some, 0, prefix)
         os.kill(only_pid(folder), signal.SIGKILL)
         wait_until(lambda: not valkey.is_alive())
-        valkey.ensure()
+        valkey.start()
         assert client.dbsize() == 400_000
 
 
@@ -204,7 +203,7 @@ def test_a_second_one_uses_the_first_and_does_not_end_it(folder, valkey_in):
     second.start()
     first.stop()
     assert not second.is_alive()
-    second.ensure()
+    second.start()
     assert second.is_alive()
     with client_of(second) as client:
         assert client.ping()
@@ -292,7 +291,7 @@ def test_a_long_path_works(tmp_path, elsewhere, valkey_in):
         client.set("kept", "yes")
         os.kill(only_pid(folder), signal.SIGKILL)
         wait_until(lambda: not first.is_alive())
-        first.ensure()
+        first.start()
         assert first.url == url
         assert client.get("kept") == b"yes"
 

@@ -81,7 +81,7 @@ class SendsFirst(GroupCommit):
     """A group commit that sends before it commits."""
 
     async def flush(self) -> None:
-        for writer in list(self._sources):
+        for writer in list(self._turns):
             for progress in writer._progress:
                 writer.stream.deliver(progress)
         await super().flush()

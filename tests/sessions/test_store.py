@@ -17,6 +17,7 @@ from service.errors import (
     SessionLost,
     StateModelMismatch,
 )
+from service.sessions.codec import Export
 from service.sessions.config import SessionConfig
 from service.sessions.redis_client import ScriptClient
 from service.sessions.replay import Replay
@@ -184,9 +185,7 @@ def a_store(valkey: OwnValkey, name: str) -> Store:
 
 
 async def a_session(on: Store) -> str:
-    made = await on.create(
-        KEY, model="m@1", digest=DIGEST, width=1, seed=1, ttl_s=600, tokens=b"\1\2"
-    )
+    made = await on.create(KEY, Export("m@1", DIGEST, 1, 1, b"\1\2", b""), 600)
     return made.incarnation
 
 
