@@ -39,12 +39,8 @@ def compile_constraint(spec: ConstraintSpec, vocabulary: Sequence[str | None]) -
     """Compile a spec for a vocabulary: a token of one character, None for a special token.
 
     Tokens of another length are special, too: they are never sampled. Takes milliseconds, and at
-    most about a second.
-
-    Raises:
-        Validation: the spec is malformed, unsupported or over a limit, or the vocabulary cannot
-            spell any text that matches it.
-
+    most about a second. Raises Validation if the spec is malformed, unsupported or over a limit, or
+    the vocabulary cannot spell any text that matches it.
     """
     if spec.allowed:
         allowed = frozenset(spec.allowed)

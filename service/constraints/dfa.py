@@ -40,9 +40,7 @@ class DFA:
 def dfa_of(nfa: NFA) -> DFA:
     """Convert an NFA that accepts at least one text.
 
-    Raises:
-        Validation: the DFA needs more states or work than the limits.
-
+    Raises Validation if the DFA needs more states or work than the limits.
     """
     n_classes = nfa.sets.shape[1]
     most = most_states(n_classes)

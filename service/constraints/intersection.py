@@ -22,9 +22,7 @@ from service.constraints.pairs import pair
 def intersect(a: Constraint, b: Constraint) -> Constraint | None:
     """Return the constraint to texts that match both of two; None if there are none.
 
-    Raises:
-        Validation: the automaton needs more states than the limit.
-
+    Raises Validation if the automaton needs more states than the limit.
     """
     n_b = b.next_state.shape[1]
     codes = a.token_class.astype(np.int64) * n_b + b.token_class
@@ -43,9 +41,7 @@ def intersect(a: Constraint, b: Constraint) -> Constraint | None:
 def at_least(n: int, vocabulary_size: int) -> Constraint:
     """Return the constraint to texts of `n` tokens or more.
 
-    Raises:
-        Validation: the automaton needs more states than the limit.
-
+    Raises Validation if the automaton needs more states than the limit.
     """
     check_size(n + 1, 2)
     next_state = np.full((n + 1, 2), DEAD, np.int32)

@@ -12,14 +12,7 @@ import re
 from typing import NoReturn
 
 from service.constraints.alphabet import Alphabet
-from service.constraints.pattern import (
-    EMPTY,
-    Pattern,
-    characters,
-    choice,
-    repeat,
-    sequence,
-)
+from service.constraints.pattern import EMPTY, Pattern, characters, choice, repeat, sequence
 from service.errors import Validation
 
 MAX_DEPTH = 50
@@ -53,9 +46,7 @@ _SET_OPERATORS = ("--", "&&", "||", "~~")
 def read_regex(text: str, alphabet: Alphabet) -> Pattern:
     """Parse a regular expression: the texts over an alphabet that `re.fullmatch` matches.
 
-    Raises:
-        Validation: the text is no regular expression, or has an unsupported element.
-
+    Raises Validation if the text is no regular expression, or has an unsupported element.
     """
     return _Parser(text, alphabet).read()
 
@@ -63,9 +54,7 @@ def read_regex(text: str, alphabet: Alphabet) -> Pattern:
 def read_search(text: str, alphabet: Alphabet) -> Pattern:
     """Parse a regular expression: the texts that contain a match, as for JSON Schema's `pattern`.
 
-    Raises:
-        Validation: as `read_regex`.
-
+    Raises Validation as `read_regex`.
     """
     parser = _Parser(text, alphabet)
     pattern = parser.read()
@@ -84,10 +73,7 @@ class _Parser:
         self._text, self._alphabet = text, alphabet
         self._at = 0
         self._depth = 0
-        self.is_anchored_at_start, self.is_anchored_at_end = (
-            False,
-            False,
-        )  # whether the pattern is anchored
+        self.is_anchored_at_start = self.is_anchored_at_end = False
         self.n_alternatives = 0
 
     def read(self) -> Pattern:
@@ -209,7 +195,7 @@ class _Parser:
         if max(least, most or 0) > MAX_REPEATS:
             self._too_often(start)
         if most is not None and most < least:
-            self._malformed(f"the quantifier {found[0]} ends before it is_anchored_at_start", start)
+            self._malformed(f"the quantifier {found[0]} ends before it begins", start)
         return least, most
 
     def _too_often(self, start: int) -> NoReturn:
@@ -280,9 +266,7 @@ class _Parser:
         if not (isinstance(first, str) and isinstance(last, str)):
             self._malformed("a range of a set has a class for an end", at)
         if last < first:
-            self._malformed(
-                f"the range {first}-{last} of a set ends before it is_anchored_at_start", at
-            )
+            self._malformed(f"the range {first}-{last} of a set ends before it begins", at)
         return self._alphabet.between(first, last)
 
     def _member(self, start: int) -> str | frozenset[str]:

@@ -58,9 +58,7 @@ class _TooLarge(Exception):
 def read_schema(schema: Any, alphabet: Alphabet, max_positions: int) -> Pattern:
     """Return the pattern of texts over an alphabet that are instances of a JSON schema.
 
-    Raises:
-        Validation: the schema is malformed or too large, or has an unsupported keyword.
-
+    Raises Validation if the schema is malformed or too large, or has an unsupported keyword.
     """
     text = JsonText(alphabet)
     for depth in DEPTHS:

@@ -97,9 +97,7 @@ class Bundle:
     def read(cls, folder: Path) -> Self:
         """Read and verify the bundle in `folder`.
 
-        Raises:
-            BadCheckpoint: a file is missing, unreadable or different from the manifest.
-
+        Raises BadCheckpoint if a file is missing, unreadable or different from the manifest.
         """
         try:
             manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())

@@ -12,11 +12,8 @@ def compile_program(
 ) -> StepProgram:
     """Compile a model for this machine; `threads` share one step.
 
-    Programs are imported on use, because each import takes time and memory.
-
-    Raises:
-        Validation: precision is int8 and some h is not within (-1, 1).
-
+    Programs are imported on use, because each import takes time and memory. Raises Validation if
+    precision is int8 and some h is not within (-1, 1).
     """
     if precision is Precision.INT8 and has_slow_int8():
         from service.models.int8_step import FusedProgram, is_fusible  # noqa: PLC0415

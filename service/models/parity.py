@@ -50,12 +50,9 @@ def measure(
     """Compare the compiled programs with the float64 reference, and int8 with float32.
 
     The largest |Δlogit| is over 256 random tokens. The cost of int8 is over 2,000 characters that
-    are sampled from the float32 program at temperature 1, without special ids.
-
-    Raises:
-        Validation: int8 is wanted, but some h is not within (-1, 1).
-        BadCheckpoint: the logits of the model overflow.
-
+    are sampled from the float32 program at temperature 1, without special ids. Raises Validation if
+    int8 is wanted, but some h is not within (-1, 1); BadCheckpoint if the logits of the model
+    overflow.
     """
     rng = np.random.default_rng(_SEED)
     random_tokens = rng.integers(spec.vocabulary_size, size=RANDOM_TOKENS)
@@ -87,11 +84,8 @@ def measure(
 def check_here(program: StepProgram, bundle: Bundle, precision: Precision) -> None:
     """Compare a compiled program with the reference on the machine that serves it.
 
-    A bundle may come from another machine, whose kernels compute other sums.
-
-    Raises:
-        BadCheckpoint: the logits deviate more than the precision explains.
-
+    A bundle may come from another machine, whose kernels compute other sums. Raises BadCheckpoint
+    if the logits deviate more than the precision explains.
     """
     tokens = np.random.default_rng(_SEED).integers(bundle.spec.vocabulary_size, size=LOAD_TOKENS)
     expected = ReferenceModel(bundle.spec, bundle.weights).run(tokens.tolist())

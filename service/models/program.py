@@ -31,9 +31,7 @@ class OnnxProgram:
     ) -> None:
         """Compile the graph. `threads` share one step.
 
-        Raises:
-            Validation: precision is int8 and some h is not within (-1, 1).
-
+        Raises Validation if precision is int8 and some h is not within (-1, 1).
         """
         if precision is Precision.INT8 and not spec.is_bounded:
             raise Validation(

@@ -158,10 +158,7 @@ class Registry(Generic[R]):
         """Return the version that `name`, `name@version` or an alias refers to.
 
         A name without a version refers to its newest loaded version, else to its newest stored one.
-
-        Raises:
-            ModelNotFound, Validation.
-
+        Raises ModelNotFound, Validation.
         """
         name = name or DEFAULT_ALIAS
         if name in self.aliases:
@@ -182,9 +179,7 @@ class Registry(Generic[R]):
     def get(self, name: str | None) -> LoadedModel[R]:
         """Return the loaded model that `name` refers to.
 
-        Raises:
-            ModelNotFound, ModelNotReady, ModelUnloaded, Validation.
-
+        Raises ModelNotFound, ModelNotReady, ModelUnloaded, Validation.
         """
         ref = self.resolve(name)
         entry = self._entries[ref]
@@ -229,11 +224,8 @@ class Registry(Generic[R]):
     async def load(self, ref: ModelRef, precision: Precision | None = None) -> None:
         """Load a version; if it is loaded, the old runtime serves until the new one is ready.
 
-        The first model that is loaded while there is no default becomes the default.
-
-        Raises:
-            ModelNotFound, BadCheckpoint, MemoryBudgetExceeded, Validation.
-
+        The first model that is loaded while there is no default becomes the default. Raises
+        ModelNotFound, BadCheckpoint, MemoryBudgetExceeded, Validation.
         """
         await self._load(ref, precision)
         self.aliases.setdefault(DEFAULT_ALIAS, ref)
@@ -242,9 +234,7 @@ class Registry(Generic[R]):
     async def unload(self, ref: ModelRef) -> None:
         """Unload a model once its running generations have ended. Does nothing if it is not loaded.
 
-        Raises:
-            ModelNotFound.
-
+        Raises ModelNotFound.
         """
         entry = self._entry(ref)
         async with entry.changing:
@@ -259,10 +249,7 @@ class Registry(Generic[R]):
     async def delete(self, ref: ModelRef) -> None:
         """Delete a stored version.
 
-        Raises:
-            ModelNotFound.
-            ModelInUse: it is loaded, or the target of an alias.
-
+        Raises ModelNotFound; ModelInUse if it is loaded, or the target of an alias.
         """
         self._check_unused(ref)
         async with self._entry(ref).changing:
@@ -274,9 +261,7 @@ class Registry(Generic[R]):
     def set_alias(self, alias: str, ref: ModelRef) -> None:
         """Point `alias` at `ref` for new requests; running ones are not affected.
 
-        Raises:
-            ModelNotFound, Validation.
-
+        Raises ModelNotFound, Validation.
         """
         check_name(alias)
         self._entry(ref)

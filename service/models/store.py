@@ -53,11 +53,8 @@ class ModelStore:
     ) -> Path:
         """Store a version's files atomically, by one rename; return its folder.
 
-        `last_look` is called right before the rename, and prevents it by raising.
-
-        Raises:
-            Exists: the version exists already.
-
+        `last_look` is called right before the rename, and prevents it by raising. Raises Exists if
+        the version exists already.
         """
         target = self.path(ref)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -48,9 +48,7 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`.
 
-        Raises:
-            UnknownCharacter: under the policy `error`; names the character and its offset.
-
+        Raises UnknownCharacter if there is no token and the policy is `error`.
         """
         return [i for i, _, _ in self.encode_with_offsets(text)]
 

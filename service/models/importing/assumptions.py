@@ -54,9 +54,7 @@ class Assumptions:
     def activation(self, key: str, layer: str, stated: object, usual: str) -> Activation:
         """Decide the activation under `key`; `stated` is the file's value, None if it has none.
 
-        Raises:
-            BadCheckpoint: the activation is not served, or `assume` contradicts the file.
-
+        Raises BadCheckpoint if the activation is not served, or `assume` contradicts the file.
         """
         name = self._decide(
             key, layer, None if stated is None else self._named(key, layer, stated), usual

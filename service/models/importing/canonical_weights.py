@@ -60,9 +60,7 @@ def _snake_case(class_name: str) -> str:
 def convert(spec: ModelSpec, layers: Sequence[StoredLayer], assumptions: Assumptions) -> Weights:
     """Read the layers (embedding if any, recurrent, output) as canonical weights.
 
-    Raises:
-        BadCheckpoint: a shape differs from the spec's, or a number is not finite.
-
+    Raises BadCheckpoint if a shape differs from the spec's, or a number is not finite.
     """
     shapes, left = spec.weight_shapes, list(layers)
     arrays: dict[str, Array] = {}

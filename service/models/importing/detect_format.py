@@ -56,12 +56,9 @@ _READ = "a TensorFlow checkpoint, or a .keras, .weights.h5 or .h5 file of Keras"
 def read_checkpoint(folder: ImportFolder, source: PurePosixPath) -> Checkpoint:
     """Read the shapes of the checkpoint at `source`.
 
-    `source` is a file, a folder of TensorFlow checkpoints or the prefix of one (`ckpt_10`).
-
-    Raises:
-        BadCheckpoint: the file has no supported format, or is damaged.
-        Validation: there is no such file.
-
+    `source` is a file, a folder of TensorFlow checkpoints or the prefix of one (`ckpt_10`). Raises
+    BadCheckpoint if the file has no supported format, or is damaged; Validation if there is no such
+    file.
     """
     kind = folder.kind(source)
     if kind == "folder":

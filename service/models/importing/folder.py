@@ -54,10 +54,8 @@ class ImportFolder:
     def open(self, relative: PurePosixPath) -> BinaryIO:
         """Open a regular file for reading and record its sha256.
 
-        Raises:
-            Validation: the path leaves the folder, has a link in it, or is no regular file.
-            TooLarge: the file is larger than the limit.
-
+        Raises Validation if the path leaves the folder, has a link in it, or is no regular file;
+        TooLarge if the file is larger than the limit.
         """
         parts = _parts(relative)
         try:

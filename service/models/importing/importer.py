@@ -51,11 +51,9 @@ class Importer:
     def run(self, request: ImportRequest) -> Bundle:
         """Import a checkpoint and return the stored bundle.
 
-        Raises:
-            Validation: the request is invalid, or names a file that is not in the folder.
-            BadCheckpoint: the files cannot be served, or took more than the limits allow.
-            TooLarge: a file is larger than its limit.
-
+        Raises Validation if the request is invalid, or names a file that is not in the folder;
+        BadCheckpoint if the files cannot be served, or took more than the limits allow; TooLarge if
+        a file is larger than its limit.
         """
         request.check()
         self.store.folder.mkdir(parents=True, exist_ok=True)
@@ -68,9 +66,7 @@ class Importer:
     def _run_child(self, request: ImportRequest, output: Path) -> ImportReport:
         """Return the child's report; the child writes the weights and the vocabulary to `output`.
 
-        Raises:
-            BadCheckpoint: a limit stopped the child, or it crashed.
-
+        Raises BadCheckpoint if a limit stopped the child, or it crashed.
         """
         argument = CHILD_ARGUMENT.dump_python(
             (request, self.folder.resolve(), self.limits), mode="json"

@@ -47,9 +47,7 @@ def infer_spec(
 ) -> tuple[ModelSpec, tuple[StoredLayer, ...]]:
     """Return a spec and its layers in order: embedding if any, recurrent layers, output.
 
-    Raises:
-        BadCheckpoint: the arrays are not those of a model that can be served.
-
+    Raises BadCheckpoint if the arrays are not those of a model that can be served.
     """
     for layer in stored:
         for word, reason in _REFUSED_PATHS.items():

@@ -95,9 +95,7 @@ _OPTIONS = {
 def read_architecture(config: JsonObject, assumptions: Assumptions) -> KerasArchitecture:
     """Return the architecture that a model's config describes.
 
-    Raises:
-        BadCheckpoint: a layer or an option is not served; the message names it and the reason.
-
+    Raises BadCheckpoint if a layer or an option is not served; the message names it and the reason.
     """
     return _Chain(assumptions).read(_layers_in_order(config))
 

@@ -41,11 +41,8 @@ class ImportedModel:
 def read_model(request: ImportRequest, folder: ImportFolder) -> ImportedModel:
     """Read and convert a checkpoint and its vocabulary.
 
-    Raises:
-        BadCheckpoint: the files cannot be served; the message names the layer and the reason.
-        Validation: the request does not fit the files.
-        TooLarge: a file is larger than its limit.
-
+    Raises BadCheckpoint if the files cannot be served; the message names the layer and the reason;
+    Validation if the request does not fit the files; TooLarge if a file is larger than its limit.
     """
     checkpoint = read_checkpoint(folder, PurePosixPath(request.source))
     assumptions = Assumptions(request.assume, checkpoint.keras_version)

@@ -20,10 +20,8 @@ from service.models.importing.request import (
 def run(argument: object) -> object:
     """Import a checkpoint into the working folder; CHILD_ARGUMENT → ImportReport, as JSON values.
 
-    Raises:
-        BadCheckpoint, Validation, TooLarge: as `read_model` and `measure_model`.
-        MemoryError: the limit of memory is too low.
-
+    Raises BadCheckpoint, Validation, TooLarge as `read_model` and `measure_model`, MemoryError if
+    the limit of memory is too low.
     """
     request, folder, limits = CHILD_ARGUMENT.validate_python(argument)
     return import_into(Path.cwd(), request, folder, limits).model_dump(mode="json")

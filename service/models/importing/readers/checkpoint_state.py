@@ -19,10 +19,8 @@ def latest_prefix(folder: ImportFolder, path: PurePosixPath) -> tuple[PurePosixP
     """Return the prefix of the latest checkpoint in a folder, and a note if it is a guess.
 
     The path in the file must stay in the folder; TensorFlow follows an absolute path anywhere.
-
-    Raises:
-        BadCheckpoint: there is no checkpoint, or the file names none or one outside the folder.
-
+    Raises BadCheckpoint if there is no checkpoint, or the file names none or one outside the
+    folder.
     """
     if folder.kind(path / STATE_FILE) == "file":
         prefix = path / _named(folder.read(path / STATE_FILE, MAX_STATE_BYTES))
