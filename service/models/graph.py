@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from service.models.activation import Activation
 from service.models.bundle import Precision
+from service.models.cell import Activation
 from service.models.cells import CELLS
 from service.models.spec import FOLD_LIMIT_BYTES, FloatArray, ModelSpec, Weights, layer_weights
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from service.models.activation import Activation
+from service.models.cell import Activation
 from service.models.cells import CELLS
 from service.models.int8_gemm import COLUMNS, DEPTH, multiply, pack, padded
 from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights

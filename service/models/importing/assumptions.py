@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.errors import BadCheckpoint, Validation
-from service.models.activation import Activation
+from service.models.cell import Activation
 from service.models.tokenizer import UnknownPolicy
 
 _KERAS_ACTIVATIONS = ("linear", "tanh", "sigmoid", "relu", "hard_sigmoid")

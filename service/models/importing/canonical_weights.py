@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from service.errors import BadCheckpoint
+from service.models.cell import LayerSpec
 from service.models.cells import CELLS
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.checkpoint import Array, StoredLayer
 from service.models.importing.keras_config import KerasArchitecture, WeightedLayer
-from service.models.layer import LayerSpec
 from service.models.spec import ModelSpec, Weights, layer_weights
 
 

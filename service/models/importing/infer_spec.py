@@ -10,12 +10,10 @@ from itertools import permutations
 from typing import Never
 
 from service.errors import BadCheckpoint
-from service.models.activation import Activation
-from service.models.cell import KerasNames
+from service.models.cell import Activation, KerasNames, LayerSpec
 from service.models.cells import CELLS
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.checkpoint import StoredLayer
-from service.models.layer import LayerSpec
 from service.models.spec import MAX_LAYERS, ModelSpec
 
 _WITH_BIAS = 3

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Never
 
 from service.errors import BadCheckpoint
+from service.models.cell import LayerSpec
 from service.models.cells import CELLS
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.checkpoint import JsonObject
-from service.models.layer import LayerSpec
 from service.models.spec import MAX_LAYERS, ModelSpec
 
 

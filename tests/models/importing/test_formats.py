@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 
-from service.models.activation import Activation
 from service.models.bundle import Precision
+from service.models.cell import Activation
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.canonical_weights import convert
 from service.models.importing.detect_format import read_checkpoint

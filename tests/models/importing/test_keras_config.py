@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.errors import BadCheckpoint
-from service.models.activation import Activation
+from service.models.cell import Activation
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.checkpoint import StoredArray, StoredLayer
 from service.models.importing.infer_spec import infer_spec
