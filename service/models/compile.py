@@ -27,14 +27,10 @@ def compile_program(
 
 def has_slow_int8() -> bool:
     """Return whether int8 sums saturate: on x86 processors with AVX2 and without VNNI."""
-    has_vnni = any(_has(feature) for feature in ("avx512vnni", "avxvnni"))
-    return has_avx2() and not has_vnni
+    features = binding.get_host_cpu_features()
+    return has_avx2() and not (features.get("avx512vnni") or features.get("avxvnni"))
 
 
 def has_avx2() -> bool:
     """Return whether this processor has AVX2, which `int8_gemm` needs."""
-    return _has("avx2")
-
-
-def _has(feature: str) -> bool:
-    return bool(binding.get_host_cpu_features().get(feature))
+    return bool(binding.get_host_cpu_features().get("avx2"))

@@ -1,7 +1,7 @@
 """The models of a process: loading, lookup by name or alias, draining, unloading.
 
 A model is `stored`, then `loading`, `ready` or `failed`, and `draining` while it is unloaded. A
-restart loads the models that were loaded before (`registry_record`).
+restart loads the models that were loaded before (`RegistryRecord`).
 """
 
 import asyncio
@@ -22,9 +22,8 @@ from service.errors import (
     ModelUnloaded,
 )
 from service.models.bundle import Bundle, Manifest, Precision
-from service.models.registry_record import RegistryRecord
 from service.models.spec import ModelRef, ModelSpec, check_name
-from service.models.store import ModelStore
+from service.models.store import ModelStore, RegistryRecord
 from service.models.tokenizer import Tokenizer
 
 DEFAULT_ALIAS = "default"
@@ -116,13 +115,12 @@ class Registry(Generic[R]):
     """
 
     def __init__(
-        self,
-        store: ModelStore,
-        make: Callable[[Bundle, Precision], R],
-        config: RegistryConfig,
+        self, store: ModelStore, make: Callable[[Bundle, Precision], R], config: RegistryConfig
     ) -> None:
         self._store, self._make, self._config = store, make, config
-        self._budget_bytes = config.budget_bytes or _physical_memory_bytes() // 2
+        self._budget_bytes = config.budget_bytes or (
+            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        )
         self._used_bytes = 0  # by models that are loaded, being loaded or draining
         self._replaced: dict[asyncio.Task[None], LoadedModel[R]] = {}
         self._entries: dict[ModelRef, _Entry[R]] = {}
@@ -346,7 +344,3 @@ class Registry(Generic[R]):
 def _size_bytes(spec: ModelSpec) -> int:
     """Return an upper bound of a model's memory: its weights in float32 and the program's copy."""
     return 2 * 4 * spec.parameters
-
-
-def _physical_memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
