@@ -5,33 +5,19 @@ from functools import cached_property
 
 
 class Alphabet:
-    r"""A set of characters, with the members of the classes `\d`, `\w`, `\s` and `.`.
-
-    The classes are those of Python's `re`: digits, letters and spaces of all of Unicode.
-    """
+    """A set of characters and, as in Python's `re`, its digits, letters and spaces in Unicode."""
 
     def __init__(self, members: Iterable[str]) -> None:
         self.members = frozenset(members)
 
     @cached_property
-    def digits(self) -> frozenset[str]:
-        r"""The members of `\d`."""
-        return frozenset(filter(str.isdecimal, self.members))
-
-    @cached_property
-    def word(self) -> frozenset[str]:
-        r"""The members of `\w`."""
-        return frozenset(c for c in self.members if c.isalnum() or c == "_")
-
-    @cached_property
-    def spaces(self) -> frozenset[str]:
-        r"""The members of `\s`."""
-        return frozenset(filter(str.isspace, self.members))
-
-    @cached_property
-    def line(self) -> frozenset[str]:
-        """The members of the dot: all but the line feed."""
-        return self.members - {"\n"}
+    def classes(self) -> dict[str, frozenset[str]]:
+        r"""The members of `\d`, `\w` and `\s`, by letter."""
+        return {
+            "d": frozenset(filter(str.isdecimal, self.members)),
+            "w": frozenset(c for c in self.members if c.isalnum() or c == "_"),
+            "s": frozenset(filter(str.isspace, self.members)),
+        }
 
     def between(self, first: str, last: str) -> frozenset[str]:
         """Return the characters from `first` to `last`, both included."""

@@ -208,9 +208,8 @@ class JsonText:
         ]
         firsts = [i for i, (_, is_required) in enumerate(pairs) if is_required][:1]
         options: list[Pattern] = [] if firsts else [EMPTY]
-        for i in firsts or range(
-            len(pairs)
-        ):  # the first required one or, if there is none, the last one present
+        # Alternatives begin at the first required one or, without one, at the last one present.
+        for i in firsts or range(len(pairs)):
             before = [optional(sequence(pair, self._comma)) for pair, _ in pairs[:i]]
             after: list[Pattern] = []
             for pair, is_required in pairs[i + 1 :] if firsts else []:

@@ -156,7 +156,7 @@ class _Parser:
             case "[":
                 return self._set(start)
             case ".":
-                return characters(self._alphabet.line)
+                return characters(self._alphabet.members - {"\n"})
             case "\\":
                 members = self._escaped(start)
                 one = frozenset({members}) if isinstance(members, str) else members
@@ -242,11 +242,9 @@ class _Parser:
 
     def _set(self, start: int) -> Pattern:
         is_negated = self._accept("^")
-        members: frozenset[str] = frozenset()
-        is_first = True
-        while is_first or not self._peek("]"):
+        members = self._item(start)  # a ] that comes first is a character
+        while not self._peek("]"):
             members |= self._item(start)
-            is_first = False
         self._at += 1
         known = self._alphabet.members
         return characters(known - members if is_negated else members & known)
@@ -285,12 +283,11 @@ class _Parser:
     def _escaped(self, start: int) -> str | frozenset[str]:
         """Parse what follows a backslash: a character, or the characters of a class."""
         letter = self._next("an escaped character")
-        known = self._alphabet
-        classes = {"d": known.digits, "w": known.word, "s": known.spaces}
+        classes = self._alphabet.classes
         if letter in classes:
             return classes[letter]
         if letter.lower() in classes:
-            return known.members - classes[letter.lower()]
+            return self._alphabet.members - classes[letter.lower()]
         if letter in _CODES:
             return self._code(letter, start)
         if letter == "0" and self._text[self._at : self._at + 1].isdigit():

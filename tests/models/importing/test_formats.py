@@ -13,8 +13,8 @@ from service.models.importing.canonical_weights import convert
 from service.models.importing.detect_format import read_checkpoint
 from service.models.importing.folder import ImportFolder
 from service.models.importing.importer import Importer
-from service.models.importing.pipeline import architecture_of
 from service.models.importing.request import ImportRequest
+from service.models.importing.run_import import architecture_of
 from service.models.program import OnnxProgram
 from service.models.store import ModelStore
 

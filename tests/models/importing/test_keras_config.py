@@ -18,7 +18,8 @@ EMBEDDING, LSTM, DENSE = SEQUENTIAL["config"]["layers"][1:]
 
 def read(config, assume=None, keras_version="2.15.0"):
     assumptions = Assumptions(assume or {}, keras_version)
-    return read_architecture(config, assumptions).spec, assumptions.sentences
+    spec, _ = read_architecture(config, assumptions)
+    return spec, assumptions.sentences
 
 
 def chain(*layers, inputs="keras_2"):
