@@ -131,14 +131,9 @@ class ConstraintCompiler:
         self._vocabulary, self._build = tuple(vocabulary), build
         self.vocabulary_size = len(self._vocabulary)
         self._known: OrderedDict[ConstraintSpec, Constraint | str] = OrderedDict()
-        self._bytes, self._cache_bytes = 0, cache_bytes
+        self.size_bytes, self._cache_bytes = 0, cache_bytes
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(AT_ONCE, "constraints")
-
-    @property
-    def size_bytes(self) -> int:
-        """The size of the cache."""
-        return self._bytes
 
     def known(self, spec: ConstraintSpec) -> Constraint | None:
         """Return a cached constraint or None. Raises Validation if the refusal is cached."""
@@ -174,10 +169,10 @@ class ConstraintCompiler:
     def _keep(self, spec: ConstraintSpec, found: Constraint | str) -> None:
         with self._lock:
             if spec not in self._known:  # else another thread has compiled it meanwhile
-                self._bytes += _size(spec, found)
+                self.size_bytes += _size(spec, found)
             self._known[spec] = found
-            while self._bytes > self._cache_bytes and len(self._known) > 1:
-                self._bytes -= _size(*self._known.popitem(last=False))
+            while self.size_bytes > self._cache_bytes and len(self._known) > 1:
+                self.size_bytes -= _size(*self._known.popitem(last=False))
 
 
 def _size(spec: ConstraintSpec, found: Constraint | str) -> int:

@@ -75,10 +75,7 @@ class Constraint:
         return state
 
     def after(self, tokens: Iterable[int]) -> "Constraint":
-        """Return the constraint to what may follow some tokens that a matching text begins with.
-
-        Takes as long as a copy: milliseconds.
-        """
+        """Return the constraint to what may follow the tokens of a valid prefix; milliseconds."""
         state = self.state_after(tokens)
         assert state != DEAD
         rows = np.arange(len(self.distance))

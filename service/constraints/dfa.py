@@ -38,10 +38,7 @@ class DFA:
 
 
 def dfa_of(nfa: NFA) -> DFA:
-    """Convert an NFA that accepts at least one text.
-
-    Raises Validation if the DFA needs more states or work than the limits.
-    """
+    """Convert an NFA that accepts a text. Raises Validation beyond the limits."""
     n_classes = nfa.sets.shape[1]
     most = most_states(n_classes)
     next_state, accepting, outcome = determinize(

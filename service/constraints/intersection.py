@@ -20,10 +20,7 @@ from service.constraints.pairs import pair
 
 
 def intersect(a: Constraint, b: Constraint) -> Constraint | None:
-    """Return the constraint to texts that match both of two; None if there are none.
-
-    Raises Validation if the automaton needs more states than the limit.
-    """
+    """Return the constraint to texts that match both, if any. Raises Validation if too large."""
     n_b = b.next_state.shape[1]
     codes = a.token_class.astype(np.int64) * n_b + b.token_class
     codes[(a.token_class == 0) | (b.token_class == 0)] = 0  # never sampled
@@ -39,10 +36,7 @@ def intersect(a: Constraint, b: Constraint) -> Constraint | None:
 
 
 def at_least(n: int, vocabulary_size: int) -> Constraint:
-    """Return the constraint to texts of `n` tokens or more.
-
-    Raises Validation if the automaton needs more states than the limit.
-    """
+    """Return the constraint to texts of `n` tokens or more. Raises Validation if too large."""
     check_size(n + 1, 2)
     next_state = np.full((n + 1, 2), DEAD, np.int32)
     next_state[:, 1] = np.minimum(np.arange(1, n + 2), n)

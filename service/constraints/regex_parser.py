@@ -26,8 +26,9 @@ _NAME = re.compile(r"P?<[A-Za-z_]\w*>")
 _CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v", "a": "\a", "0": "\0"}
 _CODES = {"x": 2, "u": 4, "U": 8}
 _HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
-_LOOKS = {"=": "look-ahead", "!": "look-ahead", "<=": "look-behind", "<!": "look-behind"}
 _GROUPS = {
+    **dict.fromkeys("=!", "look-ahead"),
+    **dict.fromkeys(("<=", "<!"), "look-behind"),
     "P=": "a reference back",
     ">": "an atomic group",
     "(": "a conditional group",
@@ -44,18 +45,12 @@ _SET_OPERATORS = ("--", "&&", "||", "~~")
 
 
 def read_regex(text: str, alphabet: Alphabet) -> Pattern:
-    """Parse a regular expression: the texts over an alphabet that `re.fullmatch` matches.
-
-    Raises Validation if the text is no regular expression, or has an unsupported element.
-    """
+    """Parse a regular expression with the meaning of `re.fullmatch`. Raises Validation."""
     return _Parser(text, alphabet).read()
 
 
 def read_search(text: str, alphabet: Alphabet) -> Pattern:
-    """Parse a regular expression: the texts that contain a match, as for JSON Schema's `pattern`.
-
-    Raises Validation as `read_regex`.
-    """
+    """Parse a regular expression with the meaning of `re.search`. Raises as `read_regex`."""
     parser = _Parser(text, alphabet)
     pattern = parser.read()
     anything = repeat(characters(alphabet.members), 0, None)
@@ -227,9 +222,6 @@ class _Parser:
         """Parse what follows `(?`."""
         if self._accept(":"):
             return
-        for sign, name in _LOOKS.items():
-            if self._peek(sign):
-                self.refuse(name, start)
         if found := _NAME.match(self._text, self._at):
             self._at = found.end()
             return

@@ -57,10 +57,7 @@ class _TooLarge(Exception):
 
 
 def read_schema(schema: Any, alphabet: Alphabet, max_positions: int) -> Pattern:
-    """Return the pattern of texts over an alphabet that are instances of a JSON schema.
-
-    Raises Validation if the schema is malformed or too large, or has an unsupported keyword.
-    """
+    """Return the pattern of a JSON schema's instances over an alphabet. Raises Validation."""
     text = JsonText(alphabet)
     for depth in DEPTHS:
         try:
@@ -331,9 +328,7 @@ def _natural(schema: dict[str, Any], keyword: str, at: str) -> int | None:
 def _bounds(schema: dict[str, Any], at: str, limit: int) -> dict[str, float]:
     """Return the bounds of a schema of numbers by keyword."""
     bounds = {}
-    for name in sorted(_KEYWORDS["number"] - {"multipleOf"}):
-        if name not in schema:
-            continue
+    for name in sorted((_KEYWORDS["number"] - {"multipleOf"}) & schema.keys()):
         value = schema[name]
         if isinstance(value, bool) or not isinstance(value, int | float):
             _malformed(f"{at}/{name}", "is not a number")

@@ -95,10 +95,7 @@ class Bundle:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read and verify the bundle in `folder`.
-
-        Raises BadCheckpoint if a file is missing, unreadable or different from the manifest.
-        """
+        """Read the bundle in `folder` and verify its digests. Raises BadCheckpoint."""
         try:
             manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
             weights_bytes = _verified(folder / WEIGHTS, manifest.files)

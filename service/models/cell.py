@@ -59,17 +59,14 @@ _FUNCTIONS: dict[Activation, Callable[[Vector], Vector]] = {
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """One recurrent layer. `cell` is a key of `service.models.cells.CELLS`.
+    """The specification of one recurrent layer."""
 
-    `reset_after` applies to cells with `has_reset_after` only.
-    """
-
-    cell: str
+    cell: str  # a key of `service.models.cells.CELLS`
     units: int
     activation: Activation = Activation.TANH
     recurrent_activation: Activation = Activation.SIGMOID
     use_bias: bool = True
-    reset_after: bool = True
+    reset_after: bool = True  # of cells with `has_reset_after`
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,7 @@ class OnnxProgram:
         threads: int = 1,
         fold_limit_bytes: int = FOLD_LIMIT_BYTES,
     ) -> None:
-        """Compile the graph. `threads` share one step.
-
-        Raises Validation if precision is int8 and some h is not within (-1, 1).
-        """
+        """Compile the graph. Raises Validation for int8 if some h may leave (-1, 1)."""
         if precision is Precision.INT8 and not spec.is_bounded:
             raise Validation(
                 "precision int8 needs h within (-1, 1): activation tanh and sigmoid gates in every "

@@ -175,10 +175,7 @@ class Registry(Generic[R]):
         return max(versions, key=lambda ref: (self._entries[ref].loaded is not None, ref.version))
 
     def get(self, name: str | None) -> LoadedModel[R]:
-        """Return the loaded model that `name` refers to.
-
-        Raises ModelNotFound, ModelNotReady, ModelUnloaded, Validation.
-        """
+        """Return the loaded model of a name. Raises ModelNotFound, ModelNotReady, ModelUnloaded."""
         ref = self.resolve(name)
         entry = self._entries[ref]
         if entry.loaded is not None and entry.status is not ModelStatus.DRAINING:
@@ -230,10 +227,7 @@ class Registry(Generic[R]):
         self._write_record()
 
     async def unload(self, ref: ModelRef) -> None:
-        """Unload a model once its running generations have ended. Does nothing if it is not loaded.
-
-        Raises ModelNotFound.
-        """
+        """Unload a model, if it is loaded, after its generations. Raises ModelNotFound."""
         entry = self._entry(ref)
         async with entry.changing:
             if entry.loaded is None:
@@ -245,10 +239,7 @@ class Registry(Generic[R]):
         self._write_record()
 
     async def delete(self, ref: ModelRef) -> None:
-        """Delete a stored version.
-
-        Raises ModelNotFound; ModelInUse if it is loaded, or the target of an alias.
-        """
+        """Delete a stored version. Raises ModelNotFound; ModelInUse if it is loaded or aliased."""
         self._check_unused(ref)
         async with self._entry(ref).changing:
             self._check_unused(ref)  # again: a load may have had the lock
@@ -257,10 +248,7 @@ class Registry(Generic[R]):
         self._write_record()
 
     def set_alias(self, alias: str, ref: ModelRef) -> None:
-        """Point `alias` at `ref` for new requests; running ones are not affected.
-
-        Raises ModelNotFound, Validation.
-        """
+        """Point `alias` at `ref` for new requests. Raises ModelNotFound, Validation."""
         check_name(alias)
         self._entry(ref)
         self.aliases[alias] = ref

@@ -57,10 +57,7 @@ def _pop_first_of_class(layer: KerasLayer, unmatched: list[StoredLayer]) -> Stor
 
 
 def convert(spec: ModelSpec, layers: Sequence[StoredLayer], assumptions: Assumptions) -> Weights:
-    """Read the layers (embedding if any, recurrent, output) as canonical weights.
-
-    Raises BadCheckpoint if a shape differs from the spec's, or a number is not finite.
-    """
+    """Read embedding, recurrent layers and output as canonical weights. Raises BadCheckpoint."""
     shapes, left = spec.weight_shapes, list(layers)
     arrays: dict[str, Array] = {}
     if spec.embedding_dim is not None:

@@ -59,7 +59,6 @@ _NAMED = (  # a pattern of the name, if the content is not enough
         "it is the data of a TensorFlow checkpoint; give its .index file or its folder",
     ),
 )
-_READ = "a TensorFlow checkpoint, or a .keras, .weights.h5 or .h5 file of Keras"
 
 
 def read_checkpoint(folder: ImportFolder, source: PurePosixPath) -> Checkpoint:
@@ -124,7 +123,11 @@ def _refusal(head: bytes, name: str) -> str:
     """Return the most specific reason why a file is refused."""
     reasons = [why for pattern, why in _NAMED if re.search(pattern, name)]
     reasons += [why for pattern, why in _REFUSALS if re.match(pattern, head, re.DOTALL)]
-    return reasons[0] if reasons else f"it has none of the supported formats: {_READ}"
+    reasons.append(
+        "it has none of the supported formats: a TensorFlow checkpoint, or a .keras, "
+        ".weights.h5 or .h5 file of Keras"
+    )
+    return reasons[0]
 
 
 def _named(content: bytes) -> PurePosixPath:

@@ -43,10 +43,7 @@ _CELLS_BY_SHAPE = _cells_by_shape()
 def infer_spec(
     stored: Sequence[StoredLayer], assumptions: Assumptions
 ) -> tuple[ModelSpec, tuple[StoredLayer, ...]]:
-    """Return a spec and its layers in order: embedding if any, recurrent layers, output.
-
-    Raises BadCheckpoint if the arrays are not those of a model that can be served.
-    """
+    """Return a spec and its layers: embedding if any, recurrent, output. Raises BadCheckpoint."""
     for layer in stored:
         for word, reason in _REFUSED_PATHS.items():
             if word in layer.path.split("/"):
@@ -160,12 +157,9 @@ def _layer_spec(layer: StoredLayer, assumptions: Assumptions) -> LayerSpec:
     if is_cudnn:
         stated = {"activation": "tanh", "recurrent_activation": "sigmoid"}
     reset_after = True
-    if cell.has_reset_after and bias is None:
-        reset_after = assumptions.flag(
-            "reset_after", layer.path, stated.get("reset_after"), usual=True
-        )
-    elif cell.has_reset_after:
-        reset_after = assumptions.flag("reset_after", layer.path, bias != (columns,), usual=True)
+    if cell.has_reset_after:
+        found = stated.get("reset_after") if bias is None else bias != (columns,)
+        reset_after = assumptions.flag("reset_after", layer.path, found, usual=True)
     return LayerSpec(
         name,
         units,

@@ -29,10 +29,7 @@ MAX_TEXT_BYTES = 256 * 1024 * 1024
 
 
 def run(argument: object) -> object:
-    """Import a checkpoint into the working folder; CHILD_ARGUMENT → ImportReport, as JSON values.
-
-    Raises as `import_into`.
-    """
+    """Import into the working folder: CHILD_ARGUMENT → ImportReport, both as JSON values."""
     request, folder, limits = CHILD_ARGUMENT.validate_python(argument)
     return import_into(Path.cwd(), request, folder, limits).model_dump(mode="json")
 

@@ -106,11 +106,6 @@ def texts_of(owner: h5py.HLObject, name: str) -> list[str]:
     return texts
 
 
-def has_texts(owner: h5py.HLObject, name: str) -> bool:
-    """Whether a list of strings exists, whole or in parts."""
-    return name in owner.attrs or f"{name}0" in owner.attrs
-
-
 def _walk(group: h5py.Group, path: str, depth: int) -> Iterator[None]:
     if depth > MAX_DEPTH:
         raise BadCheckpoint(f"the HDF5 file is nested more than {MAX_DEPTH} deep, at {path[:40]}…")
@@ -169,9 +164,9 @@ def _as_text(value: str | bytes) -> str:
     return content.decode("utf-8", "replace")
 
 
+@damage_is_refused()
 def _read(dataset: h5py.Dataset) -> Array:
-    with damage_is_refused():
-        array: Array = dataset[()]
+    array: Array = dataset[()]
     return array
 
 

@@ -30,7 +30,7 @@ _ROLES = (  # in Keras's order of a layer's arrays
     "forget_gate_peephole_weights",
     "output_gate_peephole_weights",
 )
-_WRAPPERS = re.compile(r"/(?:cell|layer)$")
+WRAPPERS = re.compile(r"/(?:cell|layer)$")
 _MAX_NODES = 100_000
 
 
@@ -48,10 +48,9 @@ def read_object_checkpoint(folder: ImportFolder, prefix: PurePosixPath) -> Check
     for name in _in_model_order(bundle, names):
         if ".OPTIMIZER_SLOT" in name or name.split("/")[0] in optimizers | {"keras_api"}:
             continue
-        array = bundle.array(name + _VALUE) if bundle.entries[name + _VALUE].shape else None
-        if array is not None:  # a scalar is a counter or a metric
+        if bundle.entries[name + _VALUE].shape:  # a scalar is a counter or a metric
             path, _, role = name.rpartition("/")
-            layers.setdefault(_WRAPPERS.sub("", path), {})[role] = array
+            layers.setdefault(WRAPPERS.sub("", path), {})[role] = bundle.array(name + _VALUE)
     found = tuple(_layer(bundle, path, arrays) for path, arrays in layers.items())
     return Checkpoint(FORMAT, found, keras_version="2")
 
