@@ -17,8 +17,7 @@ _NEVER_SAMPLED, _IN_NO_WORD, _FIRST = range(3)  # classes; from _FIRST, one for 
 def ban_words(words: Sequence[str], vocabulary: Sequence[str | None]) -> Constraint:
     """Return the constraint to texts that contain none of some words; it may have dead ends.
 
-    A word that the vocabulary cannot spell bans nothing. Raises Validation if the automaton needs
-    more states than the limit.
+    A word that the vocabulary cannot spell bans nothing. Raises Validation if there are too many.
     """
     alphabet = {token for token in vocabulary if token is not None and len(token) == 1}
     spelled = [word for word in words if alphabet.issuperset(word)]

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from service.constraints.alphabet import Alphabet
 from service.constraints.constraint import Constraint
 from service.constraints.nfa import nfa_of
 from service.constraints.pattern import (
     NOTHING,
+    Alphabet,
     Pattern,
     characters,
     choice,
@@ -38,9 +38,8 @@ _REFUSAL_BYTES = 1_024  # the size of a cached refusal in the cache's budget
 def compile_constraint(spec: ConstraintSpec, vocabulary: Sequence[str | None]) -> Constraint:
     """Compile a spec for a vocabulary: a token of one character, None for a special token.
 
-    Tokens of another length are special, too: they are never sampled. Takes milliseconds, and at
-    most about a second. Raises Validation if the spec is malformed, unsupported or over a limit, or
-    the vocabulary cannot spell any text that matches it.
+    Tokens of another length are special, too: they are never sampled. Takes milliseconds, at most
+    about a second. Raises Validation, also if the vocabulary can spell no text that matches.
     """
     if spec.allowed:
         allowed = frozenset(spec.allowed)

@@ -7,8 +7,7 @@ A DFA can be exponentially larger than its NFA, so the number of states, the siz
 the number of instructions visited are limited. Nothing is limited by time: a pattern that is
 refused on one machine is refused on every machine.
 
-Source: the subset construction of Rabin & Scott, "Finite automata and their decision problems",
-1959.
+Source: Rabin & Scott, "Finite automata and their decision problems", 1959.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,6 @@
 """The intersection of constraints: what both allow, without dead ends.
 
-Source: the product construction of Rabin & Scott, "Finite automata and their decision problems",
-1959.
+Source: the product of Rabin & Scott, "Finite automata and their decision problems", 1959.
 """
 
 import numpy as np

@@ -11,8 +11,15 @@ Source: the grammar of Python 3.11's `re`; the meaning is that of `re.fullmatch`
 import re
 from typing import NoReturn
 
-from service.constraints.alphabet import Alphabet
-from service.constraints.pattern import EMPTY, Pattern, characters, choice, repeat, sequence
+from service.constraints.pattern import (
+    EMPTY,
+    Alphabet,
+    Pattern,
+    characters,
+    choice,
+    repeat,
+    sequence,
+)
 from service.errors import Validation
 
 MAX_DEPTH = 50

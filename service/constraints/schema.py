@@ -14,9 +14,8 @@ from types import NoneType
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
-from service.constraints.alphabet import Alphabet
 from service.constraints.json_text import FORMATS, JsonText
-from service.constraints.pattern import NOTHING, Pattern, choice, positions
+from service.constraints.pattern import NOTHING, Alphabet, Pattern, choice, positions
 from service.errors import Validation
 
 DEPTHS = (4, 3, 2, 1)

@@ -79,7 +79,11 @@ class _Graph:
         for i, layer in enumerate(spec.layers):
             cell, weights = CELLS[layer.cell], layer_weights(self._weights, i)
             self._scope = f"layers.{i}."
-            product = self._input_product(weights, x) if i else self._first_product(weights)
+            if i == 0:
+                product = self._first_product(weights)
+            else:
+                product = self.product(x, "kernel", weights["kernel"])
+                product = self.node("Add", product, self.constant("bias", _input_bias(weights)))
             before = [next(state) for _ in cell.states]
             x, *others = cell.add_step(self, layer, weights, product, before)
             new_states += [x, *others]
@@ -114,10 +118,6 @@ class _Graph:
                 return self.node("Add", product, self.constant("bias", bias))
             kernel = embedding.astype(np.float64) @ kernel
         return self.node("Gather", self._constant("table", kernel + bias), "tokens")
-
-    def _input_product(self, weights: Mapping[str, FloatArray], x: str) -> str:
-        product = self.product(x, "kernel", weights["kernel"])
-        return self.node("Add", product, self.constant("bias", _input_bias(weights)))
 
     def _add_output(self, x: str) -> None:
         kernel, bias = self._weights["output.kernel"], self._weights.get("output.bias", np.zeros(1))

@@ -83,8 +83,8 @@ def measure(
 def check_here(program: StepProgram, bundle: Bundle, precision: Precision) -> None:
     """Compare a compiled program with the reference on the machine that serves it.
 
-    A bundle may come from another machine, whose kernels compute other sums. Raises BadCheckpoint
-    if the logits deviate more than the precision explains.
+    A bundle may come from another machine, whose kernels compute other sums.
+    Raises BadCheckpoint if the logits deviate more than the precision explains.
     """
     tokens = np.random.default_rng(_SEED).integers(bundle.spec.vocabulary_size, size=LOAD_TOKENS)
     expected = ReferenceModel(bundle.spec, bundle.weights).run(tokens.tolist())

@@ -196,14 +196,11 @@ class Registry(Generic[R]):
         """Describe one version. Raises ModelNotFound."""
         entry = self._entry(ref)
         manifest = entry.loaded.manifest if entry.loaded else self._store.manifest(ref)
-        return ModelInfo(
-            ref,
-            entry.status,
-            manifest,
-            entry.loaded.precision if entry.loaded else manifest.precision if manifest else None,
-            entry.loaded.size_bytes if entry.loaded else 0,
-            entry.error,
-        )
+        precision = manifest.precision if manifest else None
+        size_bytes = 0
+        if entry.loaded:
+            precision, size_bytes = entry.loaded.precision, entry.loaded.size_bytes
+        return ModelInfo(ref, entry.status, manifest, precision, size_bytes, entry.error)
 
     def listings(self) -> list[ModelInfo]:
         """Describe every version, in order."""

@@ -63,13 +63,12 @@ class Assumptions:
 
     def flag(self, key: str, layer: str, stated: object, *, usual: bool) -> bool:
         """Decide a boolean option as `activation`."""
-        texts = {True: "true", False: "false"}
         if stated is not None and not isinstance(stated, bool):
             raise BadCheckpoint(
                 f"layer {layer!r}: {key} is {str(stated)[:80]!r}, not true or false"
             )
-        text = None if stated is None else texts[stated]
-        return self._decide(key, layer, text, texts[usual]) == texts[True]
+        text = None if stated is None else str(stated).lower()
+        return self._decide(key, layer, text, str(usual).lower()) == "true"
 
     def _decide(self, key: str, layer: str, stated: str | None, usual: str) -> str:
         given = self._assume.get(key)

@@ -64,9 +64,8 @@ _NAMED = (  # a pattern of the name, if the content is not enough
 def read_checkpoint(folder: ImportFolder, source: PurePosixPath) -> Checkpoint:
     """Read the shapes of the checkpoint at `source`.
 
-    `source` is a file, a folder of TensorFlow checkpoints or the prefix of one (`ckpt_10`). Raises
-    BadCheckpoint if the file has no supported format, or is damaged; Validation if there is no such
-    file.
+    `source` is a file, a folder of TensorFlow checkpoints or the prefix of one (`ckpt_10`).
+    Raises BadCheckpoint; Validation if there is no such file.
     """
     kind = folder.kind(source)
     if kind == "folder":

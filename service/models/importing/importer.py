@@ -46,12 +46,7 @@ class Importer:
     child: str = "service.models.importing.run_import"  # the module that the child runs
 
     def run(self, request: ImportRequest) -> Bundle:
-        """Import a checkpoint and return the stored bundle.
-
-        Raises Validation if the request is invalid, or names a file that is not in the folder;
-        BadCheckpoint if the files cannot be served, or took more than the limits allow; TooLarge if
-        a file is larger than its limit.
-        """
+        """Import a checkpoint as a bundle. Raises Validation, BadCheckpoint, TooLarge."""
         request.check()
         self.store.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".importing-", dir=self.store.folder) as name:

@@ -152,7 +152,9 @@ def _layer_spec(layer: StoredLayer, assumptions: Assumptions) -> LayerSpec:
     stated = layer.config or {}
     stated = stated.get("config", stated)
     usual = cell.keras_recurrent_activation
-    if _is_old_keras_2(assumptions.keras_version):
+    version = assumptions.keras_version or ""
+    # The default was a hard sigmoid in Keras 2.0.0 to 2.2.5, but not in TensorFlow's copy.
+    if version.startswith(("2.0.", "2.1.", "2.2.")) and "tf" not in version:
         usual = Activation.HARD_SIGMOID_02
     if is_cudnn:
         stated = {"activation": "tanh", "recurrent_activation": "sigmoid"}
@@ -169,13 +171,6 @@ def _layer_spec(layer: StoredLayer, assumptions: Assumptions) -> LayerSpec:
         ),
         bias is not None,
         reset_after,
-    )
-
-
-def _is_old_keras_2(version: str | None) -> bool:
-    """Whether the default was a hard sigmoid: Keras 2.0.0 to 2.2.5, but not TensorFlow's copy."""
-    return (
-        version is not None and version.startswith(("2.0.", "2.1.", "2.2.")) and "tf" not in version
     )
 
 

@@ -131,12 +131,7 @@ class KerasLayer:
 def read_architecture(
     config: JsonObject, assumptions: Assumptions
 ) -> tuple[ModelSpec, tuple[KerasLayer, ...]]:
-    """Return the spec that a model's config describes, and its layers in order.
-
-    The layers are those with weights: embedding if any, recurrent layers, output.
-
-    Raises BadCheckpoint if a layer or an option is not served; the message names it and the reason.
-    """
+    """Return the spec of a config and its layers with weights, in order. Raises BadCheckpoint."""
     return _Chain(assumptions).read(_layers_in_order(config))
 
 

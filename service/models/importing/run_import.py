@@ -39,9 +39,7 @@ def import_into(
 ) -> ImportReport:
     """Read, convert and measure a checkpoint; write weights and vocabulary to `output`.
 
-    Whatever the files hold, it raises BadCheckpoint if they cannot be served, with the layer and
-    the reason; Validation if the request does not fit the files; TooLarge if a file is larger than
-    its limit; MemoryError if the limit of memory is too low.
+    Raises BadCheckpoint, Validation, TooLarge and MemoryError only, whatever the files hold.
     """
     try:
         with ImportFolder(folder, limits.file_bytes) as files:
