@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.constraints.constraint import DEAD, START, Constraint
-from service.constraints.dfa import check_size
+from service.constraints.dfa import most_states, too_large
 
 _NEVER_SAMPLED, _IN_NO_WORD, _FIRST = range(3)  # classes; from _FIRST, one for each character
 
@@ -24,7 +24,8 @@ def ban_words(words: Sequence[str], vocabulary: Sequence[str | None]) -> Constra
     class_of = {c: k for k, c in enumerate(sorted(set("".join(spelled))), _FIRST)}
     children, is_bad = _trie([[class_of[c] for c in word] for word in spelled])
     n_classes = _FIRST + len(class_of)
-    check_size(len(children), n_classes)
+    if len(children) > most_states(n_classes):
+        raise too_large(n_classes)
     next_state = _moves(children, is_bad, n_classes)
     token_class = [
         class_of.get(token, _IN_NO_WORD) if token in alphabet else _NEVER_SAMPLED

@@ -69,12 +69,6 @@ def too_large(n_classes: int) -> Validation:
     )
 
 
-def check_size(n_states: int, n_classes: int) -> None:
-    """Raise Validation if an automaton has too many states."""
-    if n_states > most_states(n_classes):
-        raise too_large(n_classes)
-
-
 def distances(
     next_state: npt.NDArray[np.int32], accepting: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int32]:

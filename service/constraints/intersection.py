@@ -7,14 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.constraints.constraint import DEAD, START, Constraint
-from service.constraints.dfa import (
-    NOWHERE,
-    check_size,
-    distances,
-    most_states,
-    predecessors,
-    too_large,
-)
+from service.constraints.dfa import NOWHERE, distances, most_states, predecessors, too_large
 from service.constraints.pairs import pair
 
 
@@ -36,7 +29,8 @@ def intersect(a: Constraint, b: Constraint) -> Constraint | None:
 
 def at_least(n: int, vocabulary_size: int) -> Constraint:
     """Return the constraint to texts of `n` tokens or more. Raises Validation if too large."""
-    check_size(n + 1, 2)
+    if n + 1 > most_states(2):
+        raise too_large(2)
     next_state = np.full((n + 1, 2), DEAD, np.int32)
     next_state[:, 1] = np.minimum(np.arange(1, n + 2), n)
     distance = np.arange(n, -1, -1, dtype=np.int32)

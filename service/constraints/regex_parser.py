@@ -11,15 +11,7 @@ Source: the grammar of Python 3.11's `re`; the meaning is that of `re.fullmatch`
 import re
 from typing import NoReturn
 
-from service.constraints.pattern import (
-    EMPTY,
-    Alphabet,
-    Pattern,
-    characters,
-    choice,
-    repeat,
-    sequence,
-)
+from service.constraints.pattern import Alphabet, Pattern, characters, choice, repeat, sequence
 from service.errors import Validation
 
 MAX_DEPTH = 50
@@ -63,9 +55,9 @@ def read_search(text: str, alphabet: Alphabet) -> Pattern:
     anything = repeat(characters(alphabet.members), 0, None)
     if parser.n_alternatives > 1 and (parser.is_anchored_at_start or parser.is_anchored_at_end):
         parser.refuse("an anchor in one of several alternatives", 0)
-    before = EMPTY if parser.is_anchored_at_start else anything
-    after = EMPTY if parser.is_anchored_at_end else anything
-    return sequence(before, pattern, after)
+    before = [] if parser.is_anchored_at_start else [anything]
+    after = [] if parser.is_anchored_at_end else [anything]
+    return sequence(*before, pattern, *after)
 
 
 class _Parser:

@@ -274,7 +274,12 @@ class Registry(Generic[R]):
         manifest = self._store.manifest(ref)
         spec = None if manifest is None else ModelSpec.from_json(manifest.architecture)
         size_bytes = 0 if spec is None else _size_bytes(spec)
-        self._reserve(size_bytes)
+        if self._used_bytes + size_bytes > self._budget_bytes:
+            raise MemoryBudgetExceeded(
+                f"the model needs about {size_bytes:,} bytes; {self._used_bytes:,} of the budget "
+                f"of {self._budget_bytes:,} are taken: unload another model first"
+            )
+        self._used_bytes += size_bytes
         try:
             bundle = await asyncio.to_thread(self._store.read, ref)
             precision = precision or bundle.manifest.precision
@@ -292,14 +297,6 @@ class Registry(Generic[R]):
         await model.runtime.drain(self._config.drain_limit_s)
         await asyncio.to_thread(model.runtime.close)
         self._used_bytes -= model.size_bytes
-
-    def _reserve(self, size_bytes: int) -> None:
-        if self._used_bytes + size_bytes > self._budget_bytes:
-            raise MemoryBudgetExceeded(
-                f"the model needs about {size_bytes:,} bytes; {self._used_bytes:,} of the budget "
-                f"of {self._budget_bytes:,} are taken: unload another model first"
-            )
-        self._used_bytes += size_bytes
 
     def _check_unused(self, ref: ModelRef) -> None:
         aliases = [alias for alias, target in self.aliases.items() if target == ref]

@@ -1,7 +1,4 @@
-"""The folder of bundles, `<name>/<version>/`, each immutable once written.
-
-A file beside them records which models are loaded and where aliases point.
-"""
+"""The folder of immutable bundles, `<name>/<version>/`, and the record of those to load."""
 
 import contextlib
 import json

@@ -91,7 +91,9 @@ def _ends(layers: Sequence[StoredLayer]) -> tuple[StoredLayer | None, StoredLaye
     for layer in layers:
         if len(layer.shapes[0]) != 2:
             _refuse(layer, f"its first array has shape {layer.shapes[0]}; a kernel has two axes")
-    embeddings = [layer for layer in layers if _is_embedding(layer, layers)]
+    has_bias = any(len(layer.arrays) > 1 for layer in layers)  # a Dense, so lone matrices are not
+    lone = [layer for layer in layers if len(layer.arrays) == 1]
+    embeddings = [layer for layer in lone if layer.is_embedding or has_bias]
     outputs = [layer for layer in layers if layer not in embeddings]
     if len(embeddings) > 1 or len(outputs) != 1:
         found = ", ".join(repr(layer.path) for layer in layers) or "none"
@@ -100,13 +102,6 @@ def _ends(layers: Sequence[StoredLayer]) -> tuple[StoredLayer | None, StoredLaye
             f"layers; the file has these others: {found}"
         )
     return (embeddings[0] if embeddings else None), outputs[0]
-
-
-def _is_embedding(layer: StoredLayer, layers: Sequence[StoredLayer]) -> bool:
-    """Whether a layer is an embedding: a lone matrix, unless it is a Dense layer without bias."""
-    if len(layer.arrays) > 1:
-        return False
-    return layer.is_embedding or any(len(other.arrays) > 1 for other in layers)
 
 
 def _in_chain(
