@@ -91,7 +91,7 @@ def _ends(layers: Sequence[StoredLayer]) -> tuple[StoredLayer | None, StoredLaye
     for layer in layers:
         if len(layer.shapes[0]) != 2:
             _refuse(layer, f"its first array has shape {layer.shapes[0]}; a kernel has two axes")
-    has_bias = any(len(layer.arrays) > 1 for layer in layers)  # a Dense, so lone matrices are not
+    has_bias = any(len(layer.arrays) > 1 for layer in layers)  # a Dense with bias
     lone = [layer for layer in layers if len(layer.arrays) == 1]
     embeddings = [layer for layer in lone if layer.is_embedding or has_bias]
     outputs = [layer for layer in layers if layer not in embeddings]
