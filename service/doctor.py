@@ -9,8 +9,8 @@ from service.constraints.spec import ConstraintKind, ConstraintSpec
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.models.bundle import Precision
+from service.models.cell import LayerSpec
 from service.models.compile import compile_program, has_slow_int8
-from service.models.layer import LayerSpec
 from service.models.spec import ModelSpec, Weights
 from service.models.tokenizer import Tokenizer
 

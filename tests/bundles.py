@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from service.models.bundle import BundleMetadata, Parity, Precision, Provenance, build_files
-from service.models.layer import LayerSpec
+from service.models.cell import LayerSpec
 from service.models.spec import ModelRef, ModelSpec, Weights
 from service.models.store import ModelStore
 from service.models.tokenizer import Tokenizer

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.constraints.constraint import DEAD, START, Constraint
-from service.constraints.dfa import check_size
+from service.constraints.dfa import most_states, too_large
 
 _NEVER_SAMPLED, _IN_NO_WORD, _FIRST = range(3)  # classes; from _FIRST, one for each character
 
@@ -17,18 +17,15 @@ _NEVER_SAMPLED, _IN_NO_WORD, _FIRST = range(3)  # classes; from _FIRST, one for 
 def ban_words(words: Sequence[str], vocabulary: Sequence[str | None]) -> Constraint:
     """Return the constraint to texts that contain none of some words; it may have dead ends.
 
-    A word that the vocabulary cannot spell bans nothing.
-
-    Raises:
-        Validation: the automaton needs more states than the limit.
-
+    A word that the vocabulary cannot spell bans nothing. Raises Validation if there are too many.
     """
     alphabet = {token for token in vocabulary if token is not None and len(token) == 1}
     spelled = [word for word in words if alphabet.issuperset(word)]
     class_of = {c: k for k, c in enumerate(sorted(set("".join(spelled))), _FIRST)}
     children, is_bad = _trie([[class_of[c] for c in word] for word in spelled])
     n_classes = _FIRST + len(class_of)
-    check_size(len(children), n_classes)
+    if len(children) > most_states(n_classes):
+        raise too_large(n_classes)
     next_state = _moves(children, is_bad, n_classes)
     token_class = [
         class_of.get(token, _IN_NO_WORD) if token in alphabet else _NEVER_SAMPLED

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from service.constraints.alphabet import Alphabet
 from service.constraints.constraint import Constraint
 from service.constraints.nfa import nfa_of
 from service.constraints.pattern import (
     NOTHING,
+    Alphabet,
     Pattern,
     characters,
     choice,
@@ -38,13 +38,8 @@ _REFUSAL_BYTES = 1_024  # the size of a cached refusal in the cache's budget
 def compile_constraint(spec: ConstraintSpec, vocabulary: Sequence[str | None]) -> Constraint:
     """Compile a spec for a vocabulary: a token of one character, None for a special token.
 
-    Tokens of another length are special, too: they are never sampled. Takes milliseconds, and at
-    most about a second.
-
-    Raises:
-        Validation: the spec is malformed, unsupported or over a limit, or the vocabulary cannot
-            spell any text that matches it.
-
+    Tokens of another length are special, too: they are never sampled. Takes milliseconds, at most
+    about a second. Raises Validation, also if the vocabulary can spell no text that matches.
     """
     if spec.allowed:
         allowed = frozenset(spec.allowed)
@@ -79,29 +74,29 @@ def _narrowed(
     from service.constraints.intersection import at_least, intersect, keep_extendable  # noqa: PLC0415
 
     if spec.bad_words:
-        found = intersect(constraint, ban_words(spec.bad_words, vocabulary))
-        if found is None:
-            raise Validation(
-                f"every text that matches the {spec.kind} has one of the bad words in it; ban fewer"
-            )
-        constraint = found
+        constraint = _required(
+            intersect(constraint, ban_words(spec.bad_words, vocabulary)),
+            f"every text that matches the {spec.kind} has one of the bad words in it; ban fewer",
+        )
     if spec.least > constraint.shortest:
-        found = intersect(constraint, at_least(spec.least, len(vocabulary)))
-        if found is None:
-            raise Validation(
-                f"no text that matches the {spec.kind} has {spec.least} tokens or more; ask "
-                "for fewer at least"
-            )
-        constraint = found
+        constraint = _required(
+            intersect(constraint, at_least(spec.least, len(vocabulary))),
+            f"no text that matches the {spec.kind} has {spec.least} tokens or more; ask "
+            "for fewer at least",
+        )
     if spec.kind is ConstraintKind.ANY:
-        found = keep_extendable(constraint)
-        if found is None:
-            raise Validation(
-                "no text can go on without one of the bad words, or there is no token that is "
-                "allowed and has a character; ban fewer, or allow more"
-            )
-        constraint = found
+        constraint = _required(
+            keep_extendable(constraint),
+            "no text can go on without one of the bad words, or there is no token that is "
+            "allowed and has a character; ban fewer, or allow more",
+        )
     return constraint
+
+
+def _required(found: Constraint | None, reason: str) -> Constraint:
+    if found is None:
+        raise Validation(reason)
+    return found
 
 
 def _read(spec: ConstraintSpec, alphabet: Alphabet) -> Pattern:
@@ -133,33 +128,33 @@ class ConstraintCompiler:
         build: Callable[[ConstraintSpec, Sequence[str | None]], Constraint] = compile_constraint,
     ) -> None:
         self._vocabulary, self._build = tuple(vocabulary), build
+        self.vocabulary_size = len(self._vocabulary)
         self._known: OrderedDict[ConstraintSpec, Constraint | str] = OrderedDict()
-        self._bytes, self._cache_bytes = 0, cache_bytes
+        self.size_bytes, self._cache_bytes = 0, cache_bytes
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(AT_ONCE, "constraints")
 
-    @property
-    def vocabulary_size(self) -> int:
-        """The number of tokens."""
-        return len(self._vocabulary)
-
-    @property
-    def size_bytes(self) -> int:
-        """The size of the cache."""
-        return self._bytes
-
     def known(self, spec: ConstraintSpec) -> Constraint | None:
         """Return a cached constraint or None. Raises Validation if the refusal is cached."""
-        found = self._cached(spec)
+        with self._lock:
+            found = self._known.get(spec)
+            if found is not None:
+                self._known.move_to_end(spec)
         if isinstance(found, str):
             raise Validation(found)
         return found
 
     def compile(self, spec: ConstraintSpec) -> Constraint:
         """Compile as `compile_constraint`, or return the cached result."""
-        found = self._cached(spec) or self._compile(spec)
-        if isinstance(found, str):
-            raise Validation(found)
+        known = self.known(spec)
+        if known is not None:
+            return known
+        try:
+            found = self._build(spec, self._vocabulary)
+        except Validation as refusal:
+            self._keep(spec, str(refusal))
+            raise
+        self._keep(spec, found)
         return found
 
     async def compiled(self, spec: ConstraintSpec) -> Constraint:
@@ -170,26 +165,13 @@ class ConstraintCompiler:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self.compile, spec)
 
-    def _compile(self, spec: ConstraintSpec) -> Constraint | str:
-        found: Constraint | str
-        try:
-            found = self._build(spec, self._vocabulary)
-        except Validation as refusal:
-            found = str(refusal)
+    def _keep(self, spec: ConstraintSpec, found: Constraint | str) -> None:
         with self._lock:
             if spec not in self._known:  # else another thread has compiled it meanwhile
-                self._bytes += _size(spec, found)
+                self.size_bytes += _size(spec, found)
             self._known[spec] = found
-            while self._bytes > self._cache_bytes and len(self._known) > 1:
-                self._bytes -= _size(*self._known.popitem(last=False))
-        return found
-
-    def _cached(self, spec: ConstraintSpec) -> Constraint | str | None:
-        with self._lock:
-            found = self._known.get(spec)
-            if found is not None:
-                self._known.move_to_end(spec)
-            return found
+            while self.size_bytes > self._cache_bytes and len(self._known) > 1:
+                self.size_bytes -= _size(*self._known.popitem(last=False))
 
 
 def _size(spec: ConstraintSpec, found: Constraint | str) -> int:

@@ -59,12 +59,7 @@ class Constraint:
         return self.spec is not None and self.spec.kind is ConstraintKind.ANY
 
     def check_fits(self, max_new_tokens: int) -> None:
-        """Check that a matching text can be complete within `max_new_tokens`.
-
-        Raises:
-            Validation: the shortest one has more tokens.
-
-        """
+        """Raise Validation if the shortest matching text has more than `max_new_tokens` tokens."""
         if self.shortest > max_new_tokens:
             raise Validation(
                 f"max_new_tokens is {max_new_tokens}, and the shortest text that matches the "
@@ -80,10 +75,7 @@ class Constraint:
         return state
 
     def after(self, tokens: Iterable[int]) -> "Constraint":
-        """Return the constraint to what may follow some tokens that a matching text begins with.
-
-        Takes as long as a copy: milliseconds.
-        """
+        """Return the constraint to what may follow the tokens of a valid prefix; milliseconds."""
         state = self.state_after(tokens)
         assert state != DEAD
         rows = np.arange(len(self.distance))

@@ -7,8 +7,7 @@ A DFA can be exponentially larger than its NFA, so the number of states, the siz
 the number of instructions visited are limited. Nothing is limited by time: a pattern that is
 refused on one machine is refused on every machine.
 
-Source: the subset construction of Rabin & Scott, "Finite automata and their decision problems",
-1959.
+Source: Rabin & Scott, "Finite automata and their decision problems", 1959.
 """
 
 from dataclasses import dataclass
@@ -38,12 +37,7 @@ class DFA:
 
 
 def dfa_of(nfa: NFA) -> DFA:
-    """Convert an NFA that accepts at least one text.
-
-    Raises:
-        Validation: the DFA needs more states or work than the limits.
-
-    """
+    """Convert an NFA that accepts a text. Raises Validation beyond the limits."""
     n_classes = nfa.sets.shape[1]
     most = most_states(n_classes)
     next_state, accepting, outcome = determinize(
@@ -73,12 +67,6 @@ def too_large(n_classes: int) -> Validation:
         f"{n_classes} kinds of characters, which is the limit; use smaller bounds of repetition, "
         "fewer alternatives, shorter bad words or a smaller minimum of tokens"
     )
-
-
-def check_size(n_states: int, n_classes: int) -> None:
-    """Raise Validation if an automaton has too many states."""
-    if n_states > most_states(n_classes):
-        raise too_large(n_classes)
 
 
 def distances(

@@ -1,31 +1,18 @@
 """The intersection of constraints: what both allow, without dead ends.
 
-Source: the product construction of Rabin & Scott, "Finite automata and their decision problems",
-1959.
+Source: the product of Rabin & Scott, "Finite automata and their decision problems", 1959.
 """
 
 import numpy as np
 import numpy.typing as npt
 
 from service.constraints.constraint import DEAD, START, Constraint
-from service.constraints.dfa import (
-    NOWHERE,
-    check_size,
-    distances,
-    most_states,
-    predecessors,
-    too_large,
-)
+from service.constraints.dfa import NOWHERE, distances, most_states, predecessors, too_large
 from service.constraints.pairs import pair
 
 
 def intersect(a: Constraint, b: Constraint) -> Constraint | None:
-    """Return the constraint to texts that match both of two; None if there are none.
-
-    Raises:
-        Validation: the automaton needs more states than the limit.
-
-    """
+    """Return the constraint to texts that match both, if any. Raises Validation if too large."""
     n_b = b.next_state.shape[1]
     codes = a.token_class.astype(np.int64) * n_b + b.token_class
     codes[(a.token_class == 0) | (b.token_class == 0)] = 0  # never sampled
@@ -41,13 +28,9 @@ def intersect(a: Constraint, b: Constraint) -> Constraint | None:
 
 
 def at_least(n: int, vocabulary_size: int) -> Constraint:
-    """Return the constraint to texts of `n` tokens or more.
-
-    Raises:
-        Validation: the automaton needs more states than the limit.
-
-    """
-    check_size(n + 1, 2)
+    """Return the constraint to texts of `n` tokens or more. Raises Validation if too large."""
+    if n + 1 > most_states(2):
+        raise too_large(2)
     next_state = np.full((n + 1, 2), DEAD, np.int32)
     next_state[:, 1] = np.minimum(np.arange(1, n + 2), n)
     distance = np.arange(n, -1, -1, dtype=np.int32)

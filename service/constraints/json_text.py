@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from service.constraints.alphabet import Alphabet
 from service.constraints.pattern import (
     EMPTY,
     NOTHING,
+    Alphabet,
     Characters,
     Choice,
     Pattern,
@@ -118,12 +118,15 @@ class JsonText:
     def _magnitudes(self, least: int, most: int, *, above: bool, below: bool) -> Pattern:
         fraction = self._fraction(BOUNDED_FRACTION)
         zeros = sequence(self._of("."), repeat(self._of("0"), 1, BOUNDED_FRACTION))
+        half = BOUNDED_FRACTION // 2
+        before, after = repeat(self._of("0"), 0, half - 1), repeat(self._digit, 0, half)
+        nonzero = sequence(self._of("."), before, self._of("123456789"), after)
         first, last = self._between(least, least), self._between(most, most)
         if least >= most:
             is_there = least == most and not above and not below
             return sequence(first, optional(zeros)) if is_there else NOTHING
         options = [
-            sequence(first, self._nonzero_fraction()),
+            sequence(first, nonzero),
             sequence(self._between(least + 1, most - 1), optional(fraction)),
         ]
         if not above:
@@ -134,12 +137,6 @@ class JsonText:
 
     def _fraction(self, digits: int) -> Pattern:
         return sequence(self._of("."), repeat(self._digit, 1, digits))
-
-    def _nonzero_fraction(self) -> Pattern:
-        """Return the pattern of a fraction that is not zero."""
-        zeros = repeat(self._of("0"), 0, BOUNDED_FRACTION // 2 - 1)
-        digits = repeat(self._digit, 0, BOUNDED_FRACTION // 2)
-        return sequence(self._of("."), zeros, self._of("123456789"), digits)
 
     def _between(self, least: int, most: int) -> Pattern:
         """Return the pattern of the numbers from `least` to `most`, without leading zeros."""
@@ -208,9 +205,8 @@ class JsonText:
         ]
         firsts = [i for i, (_, is_required) in enumerate(pairs) if is_required][:1]
         options: list[Pattern] = [] if firsts else [EMPTY]
-        for i in firsts or range(
-            len(pairs)
-        ):  # the first required one or, if there is none, the last one present
+        # Alternatives begin at the first required one or, without one, at the last one present.
+        for i in firsts or range(len(pairs)):
             before = [optional(sequence(pair, self._comma)) for pair, _ in pairs[:i]]
             after: list[Pattern] = []
             for pair, is_required in pairs[i + 1 :] if firsts else []:

@@ -45,12 +45,7 @@ _Code = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32
 
 
 def nfa_of(pattern: Pattern) -> NFA:
-    """Convert a pattern.
-
-    Raises:
-        Validation: its sets distinguish too many kinds of characters.
-
-    """
+    """Convert a pattern. Raises Validation if it has too many kinds of characters."""
     index_of = {members: i for i, members in enumerate(_sets(pattern))}
     class_of = _classes(index_of)
     n_classes = max(class_of.values(), default=0)

@@ -11,15 +11,7 @@ Source: the grammar of Python 3.11's `re`; the meaning is that of `re.fullmatch`
 import re
 from typing import NoReturn
 
-from service.constraints.alphabet import Alphabet
-from service.constraints.pattern import (
-    EMPTY,
-    Pattern,
-    characters,
-    choice,
-    repeat,
-    sequence,
-)
+from service.constraints.pattern import Alphabet, Pattern, characters, choice, repeat, sequence
 from service.errors import Validation
 
 MAX_DEPTH = 50
@@ -33,8 +25,9 @@ _NAME = re.compile(r"P?<[A-Za-z_]\w*>")
 _CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v", "a": "\a", "0": "\0"}
 _CODES = {"x": 2, "u": 4, "U": 8}
 _HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
-_LOOKS = {"=": "look-ahead", "!": "look-ahead", "<=": "look-behind", "<!": "look-behind"}
 _GROUPS = {
+    **dict.fromkeys("=!", "look-ahead"),
+    **dict.fromkeys(("<=", "<!"), "look-behind"),
     "P=": "a reference back",
     ">": "an atomic group",
     "(": "a conditional group",
@@ -51,30 +44,20 @@ _SET_OPERATORS = ("--", "&&", "||", "~~")
 
 
 def read_regex(text: str, alphabet: Alphabet) -> Pattern:
-    """Parse a regular expression: the texts over an alphabet that `re.fullmatch` matches.
-
-    Raises:
-        Validation: the text is no regular expression, or has an unsupported element.
-
-    """
+    """Parse a regular expression with the meaning of `re.fullmatch`. Raises Validation."""
     return _Parser(text, alphabet).read()
 
 
 def read_search(text: str, alphabet: Alphabet) -> Pattern:
-    """Parse a regular expression: the texts that contain a match, as for JSON Schema's `pattern`.
-
-    Raises:
-        Validation: as `read_regex`.
-
-    """
+    """Parse a regular expression with the meaning of `re.search`. Raises as `read_regex`."""
     parser = _Parser(text, alphabet)
     pattern = parser.read()
     anything = repeat(characters(alphabet.members), 0, None)
     if parser.n_alternatives > 1 and (parser.is_anchored_at_start or parser.is_anchored_at_end):
         parser.refuse("an anchor in one of several alternatives", 0)
-    before = EMPTY if parser.is_anchored_at_start else anything
-    after = EMPTY if parser.is_anchored_at_end else anything
-    return sequence(before, pattern, after)
+    before = [] if parser.is_anchored_at_start else [anything]
+    after = [] if parser.is_anchored_at_end else [anything]
+    return sequence(*before, pattern, *after)
 
 
 class _Parser:
@@ -84,10 +67,7 @@ class _Parser:
         self._text, self._alphabet = text, alphabet
         self._at = 0
         self._depth = 0
-        self.is_anchored_at_start, self.is_anchored_at_end = (
-            False,
-            False,
-        )  # whether the pattern is anchored
+        self.is_anchored_at_start = self.is_anchored_at_end = False
         self.n_alternatives = 0
 
     def read(self) -> Pattern:
@@ -170,7 +150,7 @@ class _Parser:
             case "[":
                 return self._set(start)
             case ".":
-                return characters(self._alphabet.line)
+                return characters(self._alphabet.members - {"\n"})
             case "\\":
                 members = self._escaped(start)
                 one = frozenset({members}) if isinstance(members, str) else members
@@ -209,7 +189,7 @@ class _Parser:
         if max(least, most or 0) > MAX_REPEATS:
             self._too_often(start)
         if most is not None and most < least:
-            self._malformed(f"the quantifier {found[0]} ends before it is_anchored_at_start", start)
+            self._malformed(f"the quantifier {found[0]} ends before it begins", start)
         return least, most
 
     def _too_often(self, start: int) -> NoReturn:
@@ -241,9 +221,6 @@ class _Parser:
         """Parse what follows `(?`."""
         if self._accept(":"):
             return
-        for sign, name in _LOOKS.items():
-            if self._peek(sign):
-                self.refuse(name, start)
         if found := _NAME.match(self._text, self._at):
             self._at = found.end()
             return
@@ -256,11 +233,9 @@ class _Parser:
 
     def _set(self, start: int) -> Pattern:
         is_negated = self._accept("^")
-        members: frozenset[str] = frozenset()
-        is_first = True
-        while is_first or not self._peek("]"):
+        members = self._item(start)  # a ] that comes first is a character
+        while not self._peek("]"):
             members |= self._item(start)
-            is_first = False
         self._at += 1
         known = self._alphabet.members
         return characters(known - members if is_negated else members & known)
@@ -280,9 +255,7 @@ class _Parser:
         if not (isinstance(first, str) and isinstance(last, str)):
             self._malformed("a range of a set has a class for an end", at)
         if last < first:
-            self._malformed(
-                f"the range {first}-{last} of a set ends before it is_anchored_at_start", at
-            )
+            self._malformed(f"the range {first}-{last} of a set ends before it begins", at)
         return self._alphabet.between(first, last)
 
     def _member(self, start: int) -> str | frozenset[str]:
@@ -301,12 +274,11 @@ class _Parser:
     def _escaped(self, start: int) -> str | frozenset[str]:
         """Parse what follows a backslash: a character, or the characters of a class."""
         letter = self._next("an escaped character")
-        known = self._alphabet
-        classes = {"d": known.digits, "w": known.word, "s": known.spaces}
+        classes = self._alphabet.classes
         if letter in classes:
             return classes[letter]
         if letter.lower() in classes:
-            return known.members - classes[letter.lower()]
+            return self._alphabet.members - classes[letter.lower()]
         if letter in _CODES:
             return self._code(letter, start)
         if letter == "0" and self._text[self._at : self._at + 1].isdigit():

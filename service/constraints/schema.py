@@ -10,12 +10,12 @@ Source: JSON Schema, draft 2020-12, core and validation.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from math import ceil, floor
+from types import NoneType
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
-from service.constraints.alphabet import Alphabet
 from service.constraints.json_text import FORMATS, JsonText
-from service.constraints.pattern import NOTHING, Pattern, choice, positions
+from service.constraints.pattern import NOTHING, Alphabet, Pattern, choice, positions
 from service.errors import Validation
 
 DEPTHS = (4, 3, 2, 1)
@@ -56,12 +56,7 @@ class _TooLarge(Exception):
 
 
 def read_schema(schema: Any, alphabet: Alphabet, max_positions: int) -> Pattern:
-    """Return the pattern of texts over an alphabet that are instances of a JSON schema.
-
-    Raises:
-        Validation: the schema is malformed or too large, or has an unsupported keyword.
-
-    """
+    """Return the pattern of a JSON schema's instances over an alphabet. Raises Validation."""
     text = JsonText(alphabet)
     for depth in DEPTHS:
         try:
@@ -88,7 +83,7 @@ class _Converter:
             "$ref": self._reference,
             "const": self._constants,
             "enum": self._constants,
-            "anyOf": self._any_of,
+            "anyOf": lambda schema, at: choice(*self._values(schema, "anyOf", at)),
             "oneOf": self._one_of,
             "allOf": self._all_of,
             "string": self._string,
@@ -178,9 +173,10 @@ class _Converter:
             values = [value for value in values if _types_of(value) & {*types}]
         return choice(*map(self._text.literal, values))
 
-    def _any_of(self, schema: dict[str, Any], at: str) -> Pattern:
-        options = _list(schema, "anyOf", at)
-        return choice(*(self.value(o, f"{at}/anyOf/{i}") for i, o in enumerate(options)))
+    def _values(self, schema: dict[str, Any], keyword: str, at: str) -> list[Pattern]:
+        """Convert the schemas in a list."""
+        schemas = _list(schema, keyword, at)
+        return [self.value(each, f"{at}/{keyword}/{i}") for i, each in enumerate(schemas)]
 
     def _one_of(self, schema: dict[str, Any], at: str) -> Pattern:
         options = _list(schema, "oneOf", at)
@@ -188,13 +184,12 @@ class _Converter:
             for other in options[:i]:
                 if not self._is_apart(option, other, at):
                     _refuse(at, "oneOf", "of options that may overlap; 'anyOf' is served")
-        return choice(*(self.value(o, f"{at}/oneOf/{i}") for i, o in enumerate(options)))
+        return choice(*self._values(schema, "oneOf", at))
 
     def _all_of(self, schema: dict[str, Any], at: str) -> Pattern:
-        options = _list(schema, "allOf", at)
-        if len(options) != 1:
+        if len(_list(schema, "allOf", at)) != 1:
             _refuse(at, "allOf", "of more than one schema")
-        return self.value(options[0], f"{at}/allOf/0")
+        return self._values(schema, "allOf", at)[0]
 
     def _is_apart(self, a: Any, b: Any, at: str) -> bool:
         """Whether two schemas have no instance in common; False also if it is not obvious."""
@@ -285,9 +280,8 @@ class _Converter:
             _refuse(at, "uniqueItems")
         if isinstance(schema.get("items"), list):
             _refuse(at, "items", "with a list, which 'prefixItems' has taken over")
-        prefix = _list(schema, "prefixItems", at) if "prefixItems" in schema else []
         least, most = _natural(schema, "minItems", at) or 0, _natural(schema, "maxItems", at)
-        first = [self.value(s, f"{at}/prefixItems/{i}") for i, s in enumerate(prefix)]
+        first = self._values(schema, "prefixItems", at) if "prefixItems" in schema else []
         item = self.value(schema.get("items", True), f"{at}/items")
         return self._text.array(first, item, least, most)
 
@@ -333,9 +327,7 @@ def _natural(schema: dict[str, Any], keyword: str, at: str) -> int | None:
 def _bounds(schema: dict[str, Any], at: str, limit: int) -> dict[str, float]:
     """Return the bounds of a schema of numbers by keyword."""
     bounds = {}
-    for name in sorted(_KEYWORDS["number"] - {"multipleOf"}):
-        if name not in schema:
-            continue
+    for name in sorted((_KEYWORDS["number"] - {"multipleOf"}) & schema.keys()):
         value = schema[name]
         if isinstance(value, bool) or not isinstance(value, int | float):
             _malformed(f"{at}/{name}", "is not a number")
@@ -357,19 +349,10 @@ def _is_equal(a: Any, b: Any) -> bool:
 
 
 def _types_of(value: Any) -> set[str]:
-    match value:
-        case None:
-            return {"null"}
-        case bool():
-            return {"boolean"}
-        case int() | float():
-            return {"number", "integer"} if value % 1 == 0 else {"number"}
-        case str():
-            return {"string"}
-        case list():
-            return {"array"}
-        case _:
-            return {"object"}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"number", "integer"} if value % 1 == 0 else {"number"}
+    names = {NoneType: "null", bool: "boolean", str: "string", list: "array"}
+    return {names.get(type(value), "object")}
 
 
 def _refuse(at: str, keyword: str, how: str = "") -> NoReturn:

@@ -53,12 +53,7 @@ def regex(pattern: str) -> ConstraintSpec:
 
 
 def json_schema(schema: Any) -> ConstraintSpec:
-    """Return the spec of the JSON texts that are instances of a schema, a JSON value.
-
-    Raises:
-        Validation: the schema is not JSON, or is too long.
-
-    """
+    """Return the spec of the instances of a JSON schema. Raises Validation."""
     try:
         text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
     except (ValueError, TypeError, RecursionError) as error:

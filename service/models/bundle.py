@@ -95,12 +95,7 @@ class Bundle:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read and verify the bundle in `folder`.
-
-        Raises:
-            BadCheckpoint: a file is missing, unreadable or different from the manifest.
-
-        """
+        """Read the bundle in `folder` and verify its digests. Raises BadCheckpoint."""
         try:
             manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
             weights_bytes = _verified(folder / WEIGHTS, manifest.files)
@@ -128,11 +123,17 @@ def build_files(
 ) -> dict[str, bytes]:
     """Return the files of a bundle by name, for `ModelStore.write`."""
     files = content_files(weights, tokenizer)
+    # The model's identity: sha256 over architecture, weights and vocabulary.
+    digest = hashlib.sha256(
+        json.dumps([spec.to_json(), tokenizer.unknown], sort_keys=True).encode()
+    )
+    for name in (WEIGHTS, VOCABULARY):
+        digest.update(hashlib.sha256(files[name]).digest())
     manifest = Manifest(
         name=ref.name,
         version=ref.version,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        digest=_digest(spec, tokenizer.unknown, files),
+        digest=digest.hexdigest(),
         architecture=spec.to_json(),
         unknown_character=tokenizer.unknown,
         files={name: sha256_hex(content) for name, content in files.items()},
@@ -147,15 +148,6 @@ def content_files(weights: Weights, tokenizer: Tokenizer) -> dict[str, bytes]:
         WEIGHTS: save_safetensors(dict(weights)),
         VOCABULARY: json.dumps(tokenizer.tokens, ensure_ascii=False).encode(),
     }
-
-
-def _digest(spec: ModelSpec, unknown: UnknownPolicy, files: dict[str, bytes]) -> str:
-    """Compute a model's identity: sha256 over architecture, weights and vocabulary."""
-    parts = json.dumps([spec.to_json(), unknown], sort_keys=True).encode()
-    digest = hashlib.sha256(parts)
-    for name in (WEIGHTS, VOCABULARY):
-        digest.update(hashlib.sha256(files[name]).digest())
-    return digest.hexdigest()
 
 
 def sha256_hex(content: bytes) -> str:

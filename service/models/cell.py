@@ -1,4 +1,4 @@
-"""The interface of a recurrent cell: what each file of `service.models.cells` implements.
+"""Activations, the specification of a layer, and the interface that `cells` implements.
 
 Names in the equations: x is a layer's input, h the output and first state, W and U the input and
 recurrent kernels, b the bias, σ the recurrent activation, φ the activation, ⊙ the element-wise
@@ -6,22 +6,67 @@ product. Vectors are rows.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from service.models.activation import Activation, Vector
-from service.models.layer import LayerSpec
-
+Vector = npt.NDArray[np.float64]
 Vectors = tuple[Vector, ...]
 Parts = Mapping[str, Vector]
 Array = npt.NDArray[np.float32]
 Arrays = Mapping[str, Array]
 AnyArray = npt.NDArray[np.generic]
 Shape = tuple[int, ...]
+
+
+class Activation(StrEnum):
+    """An element-wise function by name; calling it applies it to a float64 array.
+
+    Keras 1, Keras 2 and tf_keras use the name hard_sigmoid for `clip(0.2 x + 0.5, 0, 1)`, Keras 3
+    for `clip(x / 6 + 0.5, 0, 1)`: the slope is part of the name here.
+    """
+
+    LINEAR = "linear"
+    TANH = "tanh"
+    SIGMOID = "sigmoid"
+    HARD_SIGMOID_02 = "hard_sigmoid_02"
+    HARD_SIGMOID_6 = "hard_sigmoid_6"
+    RELU = "relu"
+
+    def __call__(self, x: Vector) -> Vector:
+        """Apply the function."""
+        return _FUNCTIONS[self](x)
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether every value is in [0, 1]."""
+        return self in {self.SIGMOID, self.HARD_SIGMOID_02, self.HARD_SIGMOID_6}
+
+
+_FUNCTIONS: dict[Activation, Callable[[Vector], Vector]] = {
+    Activation.LINEAR: lambda x: x,
+    Activation.TANH: np.tanh,
+    Activation.SIGMOID: lambda x: 0.5 * (np.tanh(0.5 * x) + 1.0),
+    Activation.HARD_SIGMOID_02: lambda x: np.clip(0.2 * x + 0.5, 0.0, 1.0),
+    Activation.HARD_SIGMOID_6: lambda x: np.clip(x / 6.0 + 0.5, 0.0, 1.0),
+    Activation.RELU: lambda x: np.maximum(x, 0.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """The specification of one recurrent layer."""
+
+    cell: str  # a key of `service.models.cells.CELLS`
+    units: int
+    activation: Activation = Activation.TANH
+    recurrent_activation: Activation = Activation.SIGMOID
+    use_bias: bool = True
+    reset_after: bool = True  # of cells with `has_reset_after`
 
 
 @dataclass(frozen=True, slots=True)

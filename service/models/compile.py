@@ -12,11 +12,8 @@ def compile_program(
 ) -> StepProgram:
     """Compile a model for this machine; `threads` share one step.
 
-    Programs are imported on use, because each import takes time and memory.
-
-    Raises:
-        Validation: precision is int8 and some h is not within (-1, 1).
-
+    Programs are imported on use, because each import takes time and memory. Raises Validation if
+    precision is int8 and some h is not within (-1, 1).
     """
     if precision is Precision.INT8 and has_slow_int8():
         from service.models.int8_step import FusedProgram, is_fusible  # noqa: PLC0415
@@ -30,14 +27,10 @@ def compile_program(
 
 def has_slow_int8() -> bool:
     """Return whether int8 sums saturate: on x86 processors with AVX2 and without VNNI."""
-    has_vnni = any(_has(feature) for feature in ("avx512vnni", "avxvnni"))
-    return has_avx2() and not has_vnni
+    features = binding.get_host_cpu_features()
+    return has_avx2() and not (features.get("avx512vnni") or features.get("avxvnni"))
 
 
 def has_avx2() -> bool:
     """Return whether this processor has AVX2, which `int8_gemm` needs."""
-    return _has("avx2")
-
-
-def _has(feature: str) -> bool:
-    return bool(binding.get_host_cpu_features().get(feature))
+    return bool(binding.get_host_cpu_features().get("avx2"))

@@ -9,15 +9,15 @@ In int8 every product with an h is `MatMulIntegerToFloat(Quantize(h), columns of
 (-1, 1) by construction, so its scale is the constant 1/127 and needs no calibration.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from service.models.activation import Activation
 from service.models.bundle import Precision
+from service.models.cell import Activation
 from service.models.cells import CELLS
 from service.models.spec import FOLD_LIMIT_BYTES, FloatArray, ModelSpec, Weights, layer_weights
 
@@ -73,42 +73,37 @@ class _Graph:
         self._scope = ""  # prefix of the current layer's constants
 
     def build(self) -> ModelProto:
-        state = iter([f"state_{i}" for i in range(len(self._spec.state_units))])
+        spec, info = self._spec, helper.make_tensor_value_info
+        state = iter([f"state_{i}" for i in range(len(spec.state_units))])
         x, new_states = "", []
-        for i, layer in enumerate(self._spec.layers):
+        for i, layer in enumerate(spec.layers):
             cell, weights = CELLS[layer.cell], layer_weights(self._weights, i)
             self._scope = f"layers.{i}."
-            product = self._input_product(weights, x) if i else self._first_product(weights)
+            if i == 0:
+                product = self._first_product(weights)
+            else:
+                product = self.product(x, "kernel", weights["kernel"])
+                product = self.node("Add", product, self.constant("bias", _input_bias(weights)))
             before = [next(state) for _ in cell.states]
             x, *others = cell.add_step(self, layer, weights, product, before)
             new_states += [x, *others]
         self._scope = ""
-        self._output(x)
-        for i, name in enumerate(new_states):
-            self._node("Identity", [name], output=f"new_state_{i}")
-        graph = helper.make_graph(
-            self._nodes, "step", self._inputs(), self._outputs(), list(self._constants.values())
+        self._add_output(x)
+        inputs = [info("tokens", TensorProto.INT64, ["rows"])]
+        outputs = [info("logits", TensorProto.FLOAT, ["rows", spec.vocabulary_size])]
+        for i, (name, units) in enumerate(zip(new_states, spec.state_units, strict=True)):
+            self.node("Identity", name, output=f"new_state_{i}")
+            inputs.append(info(f"state_{i}", TensorProto.FLOAT, ["rows", units]))
+            outputs.append(info(f"new_state_{i}", TensorProto.FLOAT, ["rows", units]))
+        constants = list(self._constants.values())
+        return helper.make_model(
+            helper.make_graph(self._nodes, "step", inputs, outputs, constants),
+            opset_imports=[
+                helper.make_opsetid("", OPSET),
+                helper.make_opsetid("com.microsoft", MICROSOFT_OPSET),
+            ],
+            ir_version=IR_VERSION,
         )
-        opsets = [
-            helper.make_opsetid("", OPSET),
-            helper.make_opsetid("com.microsoft", MICROSOFT_OPSET),
-        ]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-
-    def _inputs(self) -> list[ValueInfoProto]:
-        return [
-            helper.make_tensor_value_info("tokens", TensorProto.INT64, ["rows"]),
-            *self._state_infos("state"),
-        ]
-
-    def _outputs(self) -> list[ValueInfoProto]:
-        shape: list[str | int | None] = ["rows", self._spec.vocabulary_size]
-        logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)
-        return [logits, *self._state_infos("new_state")]
-
-    def _state_infos(self, name: str) -> Iterator[ValueInfoProto]:
-        for i, units in enumerate(self._spec.state_units):
-            yield helper.make_tensor_value_info(f"{name}_{i}", TensorProto.FLOAT, ["rows", units])
 
     # -- layers
 
@@ -124,24 +119,24 @@ class _Graph:
             kernel = embedding.astype(np.float64) @ kernel
         return self.node("Gather", self._constant("table", kernel + bias), "tokens")
 
-    def _input_product(self, weights: Mapping[str, FloatArray], x: str) -> str:
-        product = self.product(x, "kernel", weights["kernel"])
-        return self.node("Add", product, self.constant("bias", _input_bias(weights)))
-
-    def _output(self, x: str) -> None:
-        kernel, bias = self._weights["output.kernel"], self._weights.get("output.bias")
+    def _add_output(self, x: str) -> None:
+        kernel, bias = self._weights["output.kernel"], self._weights.get("output.bias", np.zeros(1))
         if self._is_int8 and kernel.shape[1] >= WIDE_VOCABULARY:
             product = self.product(x, "output.kernel", kernel)
         else:
             product = self.node("MatMul", x, self.constant("output.kernel", kernel))
-        shift = np.zeros(1) if bias is None else bias
-        self._node("Add", [product, self.constant("output.bias", shift)], output="logits")
+        self.node("Add", product, self.constant("output.bias", bias), output="logits")
 
     # -- nodes, for cells, too
 
-    def node(self, operator: str, *inputs: str) -> str:
+    def node(
+        self, operator: str, *inputs: str, output: str = "", domain: str = "", **attributes: Any
+    ) -> str:
         """Add a node; return its output."""
-        return self._node(operator, inputs)
+        output = output or f"n{len(self._nodes)}"
+        node = helper.make_node(operator, inputs, [output], domain=domain, **attributes)
+        self._nodes.append(node)
+        return output
 
     def constant(self, name: str, value: npt.NDArray[np.generic]) -> str:
         """Add a constant of the layer, floats as float32; return its full name."""
@@ -164,14 +159,10 @@ class _Graph:
         zero = self._constant("h.zero", np.array(128, dtype=np.uint8))
         if x not in self._quantised:
             self._quantised[x] = self.node("QuantizeLinear", x, step, zero)
-        inputs = (
-            self._quantised[x],
-            self.constant(f"{name}.int8", columns),
-            step,
-            self.constant(f"{name}.scale", scale),
-            zero,
-        )
-        return self._node("MatMulIntegerToFloat", inputs, domain="com.microsoft")
+        weights = self.constant(f"{name}.int8", columns)
+        scales = self.constant(f"{name}.scale", scale)
+        inputs = (self._quantised[x], weights, step, scales, zero)
+        return self.node("MatMulIntegerToFloat", *inputs, domain="com.microsoft")
 
     def split(self, x: str, parts: int, units: int) -> list[str]:
         """Split the columns of `x` into blocks of `units`."""
@@ -183,22 +174,8 @@ class _Graph:
     def activate(self, activation: Activation, x: str) -> str:
         """Apply an activation."""
         if activation in _HARD_SLOPES:
-            return self._node("HardSigmoid", [x], alpha=_HARD_SLOPES[activation], beta=0.5)
+            return self.node("HardSigmoid", x, alpha=_HARD_SLOPES[activation], beta=0.5)
         return self.node(_OPERATORS[activation], x)
-
-    def _node(
-        self,
-        operator: str,
-        inputs: Sequence[str],
-        *,
-        output: str = "",
-        domain: str = "",
-        **attributes: Any,
-    ) -> str:
-        output = output or f"n{len(self._nodes)}"
-        node = helper.make_node(operator, inputs, [output], domain=domain, **attributes)
-        self._nodes.append(node)
-        return output
 
 
 def _input_bias(weights: Mapping[str, FloatArray]) -> npt.NDArray[np.float64]:

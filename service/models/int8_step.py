@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from service.models.activation import Activation
+from service.models.cell import Activation
 from service.models.cells import CELLS
 from service.models.int8_gemm import COLUMNS, DEPTH, multiply, pack, padded
 from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights
@@ -39,6 +39,7 @@ class FusedProgram:
     def __init__(self, spec: ModelSpec, weights: Weights) -> None:
         """Quantise and pack the weights. `is_fusible(spec)` must be true."""
         self._spec = spec
+        self.vocabulary_size = spec.vocabulary_size
         self._layers = tuple(self._layer(weights, i) for i in range(len(spec.layers)))
         entry = weights["layers.0.kernel"].astype(np.float64)
         if spec.embedding_dim is not None:
@@ -58,13 +59,8 @@ class FusedProgram:
         bias = weights.get(f"layers.{i}.bias", np.zeros(columns)) - recurrent.zero[:columns]
         if i:
             bias = bias - entry.zero[:columns]
-        return (
-            recurrent.bytes,
-            recurrent.scale,
-            entry.bytes,
-            entry.scale,
-            bias.astype(np.float32),
-        )
+        bias = bias.astype(np.float32)
+        return recurrent.bytes, recurrent.scale, entry.bytes, entry.scale, bias
 
     def _output_planes(self, weights: Weights) -> tuple[npt.NDArray[Any], ...]:
         """Return bytes and scale of the output kernel and of its rounding error, and the bias.
@@ -77,11 +73,6 @@ class FusedProgram:
         fine = pack((kernel - coarse.kernel()[:rows, :columns]).astype(np.float32))
         bias = weights.get("output.bias", np.zeros(columns)) - (coarse.zero + fine.zero)[:columns]
         return coarse.bytes, coarse.scale, fine.bytes, fine.scale, bias.astype(np.float32)
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of logits per row."""
-        return self._spec.vocabulary_size
 
     def new_batch(self, capacity: int) -> Batch:
         """Allocate a batch of `capacity` rows, all in the zero state."""

@@ -30,7 +30,7 @@ Compiler = Callable[[ModelSpec, Weights, Precision], StepProgram]
 
 
 @dataclass(frozen=True, slots=True)
-class PrecisionChoice:
+class ParityResult:
     """The parity of a manifest, the precision to serve with, and the reason for it."""
 
     parity: Parity
@@ -46,16 +46,13 @@ def measure(
     *,
     max_int8_cost: float = MAX_INT8_COST,
     compiler: Compiler = compile_program,
-) -> PrecisionChoice:
+) -> ParityResult:
     """Compare the compiled programs with the float64 reference, and int8 with float32.
 
     The largest |Δlogit| is over 256 random tokens. The cost of int8 is over 2,000 characters that
-    are sampled from the float32 program at temperature 1, without special ids.
-
-    Raises:
-        Validation: int8 is wanted, but some h is not within (-1, 1).
-        BadCheckpoint: the logits of the model overflow.
-
+    are sampled from the float32 program at temperature 1, without special ids. Raises Validation if
+    int8 is wanted, but some h is not within (-1, 1); BadCheckpoint if the logits of the model
+    overflow.
     """
     rng = np.random.default_rng(_SEED)
     random_tokens = rng.integers(spec.vocabulary_size, size=RANDOM_TOKENS)
@@ -65,9 +62,8 @@ def measure(
     if wanted == "int8" or spec.is_bounded:
         programs[Precision.INT8] = compiler(spec, weights, Precision.INT8)
     logits = {p: _logits(program, random_tokens) for p, program in programs.items()}
-    overflows = not np.isfinite(expected).all()
-    overflows |= not all(np.isfinite(rows).all() for rows in logits.values())
-    if overflows:
+    is_finite = all(np.isfinite(rows).all() for rows in logits.values())
+    if not (is_finite and np.isfinite(expected).all()):
         raise BadCheckpoint(
             f"the model's logits overflow within {RANDOM_TOKENS} random characters: its weights "
             "are too large for its activations"
@@ -81,17 +77,14 @@ def measure(
         characters=CHARACTERS,
         nats_per_character=nats,
     )
-    return PrecisionChoice(parity, *_choose(wanted, nats, max_int8_cost))
+    return ParityResult(parity, *_choose(wanted, nats, max_int8_cost))
 
 
 def check_here(program: StepProgram, bundle: Bundle, precision: Precision) -> None:
     """Compare a compiled program with the reference on the machine that serves it.
 
     A bundle may come from another machine, whose kernels compute other sums.
-
-    Raises:
-        BadCheckpoint: the logits deviate more than the precision explains.
-
+    Raises BadCheckpoint if the logits deviate more than the precision explains.
     """
     tokens = np.random.default_rng(_SEED).integers(bundle.spec.vocabulary_size, size=LOAD_TOKENS)
     expected = ReferenceModel(bundle.spec, bundle.weights).run(tokens.tolist())
@@ -121,29 +114,35 @@ def _choose(
     return Precision.FLOAT32, f"{record}, more than the {max_int8_cost} that auto allows"
 
 
-def _logits(program: StepProgram, tokens: Tokens) -> FloatArray:
-    """Feed tokens from the zero state; return the logits after each: (tokens, vocabulary)."""
+def _stepper(program: StepProgram) -> Callable[[int], FloatArray]:
+    """Return a function that feeds a token and returns the logits after it, until the next call."""
     batch = program.new_batch(1)
-    rows = np.empty((len(tokens), program.vocabulary_size), np.float32)
-    for i, token in enumerate(tokens):
+
+    def step(token: int) -> FloatArray:
         batch.tokens[0] = token
         program.step(batch, 1)
-        rows[i] = batch.logits[0]
-    return rows
+        logits: FloatArray = batch.logits[0]
+        return logits
+
+    return step
+
+
+def _logits(program: StepProgram, tokens: Tokens) -> FloatArray:
+    """Feed tokens from the zero state; return the logits after each: (tokens, vocabulary)."""
+    step = _stepper(program)
+    return np.stack([step(token).copy() for token in tokens])
 
 
 def _sample(
     program: StepProgram, spec: ModelSpec, rng: np.random.Generator, special_ids: Sequence[int]
 ) -> Tokens:
     """Sample a random token and the 2,000 that the program predicts after it."""
-    batch = program.new_batch(1)
+    step = _stepper(program)
     allowed = np.setdiff1d(np.arange(spec.vocabulary_size), special_ids)
     text = np.empty(1 + CHARACTERS, np.int64)
     text[0] = rng.choice(allowed)
     for i, uniform in enumerate(rng.random(CHARACTERS)):
-        batch.tokens[0] = text[i]
-        program.step(batch, 1)
-        cumulative = np.exp(_log_probabilities(batch.logits[0], special_ids)).cumsum()
+        cumulative = np.exp(_log_probabilities(step(text[i]), special_ids)).cumsum()
         sampled = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
         text[i + 1] = min(sampled, spec.vocabulary_size - 1)
     return text
@@ -151,12 +150,10 @@ def _sample(
 
 def _nats(program: StepProgram, text: Tokens, special_ids: Sequence[int]) -> float:
     """Compute the program's mean cross-entropy over the tokens after the first, in nats."""
-    batch = program.new_batch(1)
+    step = _stepper(program)
     total = 0.0
     for token, following in pairwise(text):
-        batch.tokens[0] = token
-        program.step(batch, 1)
-        total -= float(_log_probabilities(batch.logits[0], special_ids)[following])
+        total -= float(_log_probabilities(step(token), special_ids)[following])
     return total / (len(text) - 1)
 
 

@@ -29,12 +29,7 @@ class OnnxProgram:
         threads: int = 1,
         fold_limit_bytes: int = FOLD_LIMIT_BYTES,
     ) -> None:
-        """Compile the graph. `threads` share one step.
-
-        Raises:
-            Validation: precision is int8 and some h is not within (-1, 1).
-
-        """
+        """Compile the graph. Raises Validation for int8 if some h may leave (-1, 1)."""
         if precision is Precision.INT8 and not spec.is_bounded:
             raise Validation(
                 "precision int8 needs h within (-1, 1): activation tanh and sigmoid gates in every "
@@ -48,12 +43,7 @@ class OnnxProgram:
         graph = build_graph(spec, weights, precision, int8_weight_bits(), fold_limit_bytes)
         self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._spec = spec
-        self.precision = precision
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of logits per row."""
-        return self._spec.vocabulary_size
+        self.vocabulary_size = spec.vocabulary_size
 
     def new_batch(self, capacity: int) -> Batch:
         """Allocate a batch of `capacity` rows, all in the zero state."""
@@ -89,16 +79,12 @@ def int8_weight_bits() -> int:
     * 2 fits, 255 * 127 * 2 does not. ONNX Runtime's own kernels are tested.
     """
     inner, rows, columns = 64, 4, 64
-    infos = [
-        helper.make_tensor_value_info(name, kind, shape)
-        for name, kind, shape in (
-            ("a", TensorProto.UINT8, [rows, inner]),
-            ("product", TensorProto.INT32, [rows, columns]),
-        )
-    ]
+    info = helper.make_tensor_value_info
+    a = info("a", TensorProto.UINT8, [rows, inner])
+    sums = info("product", TensorProto.INT32, [rows, columns])
     kernel = helper.make_tensor("b", TensorProto.INT8, [inner, columns], [127] * inner * columns)
     node = helper.make_node("MatMulInteger", ["a", "b"], ["product"])
-    graph = helper.make_graph([node], "probe", infos[:1], infos[1:], [kernel])
+    graph = helper.make_graph([node], "probe", [a], [sums], [kernel])
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
     )

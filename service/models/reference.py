@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from service.models.activation import Vector
-from service.models.cell import Vectors
+from service.models.cell import Vector, Vectors
 from service.models.cells import CELLS
 from service.models.spec import ModelSpec, layer_weights
 

@@ -1,7 +1,7 @@
 """The models of a process: loading, lookup by name or alias, draining, unloading.
 
 A model is `stored`, then `loading`, `ready` or `failed`, and `draining` while it is unloaded. A
-restart loads the models that were loaded before (`registry_record`).
+restart loads the models that were loaded before (`RegistryRecord`).
 """
 
 import asyncio
@@ -22,9 +22,8 @@ from service.errors import (
     ModelUnloaded,
 )
 from service.models.bundle import Bundle, Manifest, Precision
-from service.models.registry_record import RegistryRecord
 from service.models.spec import ModelRef, ModelSpec, check_name
-from service.models.store import ModelStore
+from service.models.store import ModelStore, RegistryRecord
 from service.models.tokenizer import Tokenizer
 
 DEFAULT_ALIAS = "default"
@@ -116,13 +115,12 @@ class Registry(Generic[R]):
     """
 
     def __init__(
-        self,
-        store: ModelStore,
-        make: Callable[[Bundle, Precision], R],
-        config: RegistryConfig,
+        self, store: ModelStore, make: Callable[[Bundle, Precision], R], config: RegistryConfig
     ) -> None:
         self._store, self._make, self._config = store, make, config
-        self._budget_bytes = config.budget_bytes or _physical_memory_bytes() // 2
+        self._budget_bytes = config.budget_bytes or (
+            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        )
         self._used_bytes = 0  # by models that are loaded, being loaded or draining
         self._replaced: dict[asyncio.Task[None], LoadedModel[R]] = {}
         self._entries: dict[ModelRef, _Entry[R]] = {}
@@ -158,10 +156,7 @@ class Registry(Generic[R]):
         """Return the version that `name`, `name@version` or an alias refers to.
 
         A name without a version refers to its newest loaded version, else to its newest stored one.
-
-        Raises:
-            ModelNotFound, Validation.
-
+        Raises ModelNotFound, Validation.
         """
         name = name or DEFAULT_ALIAS
         if name in self.aliases:
@@ -180,12 +175,7 @@ class Registry(Generic[R]):
         return max(versions, key=lambda ref: (self._entries[ref].loaded is not None, ref.version))
 
     def get(self, name: str | None) -> LoadedModel[R]:
-        """Return the loaded model that `name` refers to.
-
-        Raises:
-            ModelNotFound, ModelNotReady, ModelUnloaded, Validation.
-
-        """
+        """Return the loaded model of a name. Raises ModelNotFound, ModelNotReady, ModelUnloaded."""
         ref = self.resolve(name)
         entry = self._entries[ref]
         if entry.loaded is not None and entry.status is not ModelStatus.DRAINING:
@@ -206,14 +196,11 @@ class Registry(Generic[R]):
         """Describe one version. Raises ModelNotFound."""
         entry = self._entry(ref)
         manifest = entry.loaded.manifest if entry.loaded else self._store.manifest(ref)
-        return ModelInfo(
-            ref,
-            entry.status,
-            manifest,
-            entry.loaded.precision if entry.loaded else manifest.precision if manifest else None,
-            entry.loaded.size_bytes if entry.loaded else 0,
-            entry.error,
-        )
+        precision = manifest.precision if manifest else None
+        size_bytes = 0
+        if entry.loaded:
+            precision, size_bytes = entry.loaded.precision, entry.loaded.size_bytes
+        return ModelInfo(ref, entry.status, manifest, precision, size_bytes, entry.error)
 
     def listings(self) -> list[ModelInfo]:
         """Describe every version, in order."""
@@ -229,23 +216,15 @@ class Registry(Generic[R]):
     async def load(self, ref: ModelRef, precision: Precision | None = None) -> None:
         """Load a version; if it is loaded, the old runtime serves until the new one is ready.
 
-        The first model that is loaded while there is no default becomes the default.
-
-        Raises:
-            ModelNotFound, BadCheckpoint, MemoryBudgetExceeded, Validation.
-
+        The first model that is loaded while there is no default becomes the default. Raises
+        ModelNotFound, BadCheckpoint, MemoryBudgetExceeded, Validation.
         """
         await self._load(ref, precision)
         self.aliases.setdefault(DEFAULT_ALIAS, ref)
         self._write_record()
 
     async def unload(self, ref: ModelRef) -> None:
-        """Unload a model once its running generations have ended. Does nothing if it is not loaded.
-
-        Raises:
-            ModelNotFound.
-
-        """
+        """Unload a model, if it is loaded, after its generations. Raises ModelNotFound."""
         entry = self._entry(ref)
         async with entry.changing:
             if entry.loaded is None:
@@ -257,13 +236,7 @@ class Registry(Generic[R]):
         self._write_record()
 
     async def delete(self, ref: ModelRef) -> None:
-        """Delete a stored version.
-
-        Raises:
-            ModelNotFound.
-            ModelInUse: it is loaded, or the target of an alias.
-
-        """
+        """Delete a stored version. Raises ModelNotFound; ModelInUse if it is loaded or aliased."""
         self._check_unused(ref)
         async with self._entry(ref).changing:
             self._check_unused(ref)  # again: a load may have had the lock
@@ -272,12 +245,7 @@ class Registry(Generic[R]):
         self._write_record()
 
     def set_alias(self, alias: str, ref: ModelRef) -> None:
-        """Point `alias` at `ref` for new requests; running ones are not affected.
-
-        Raises:
-            ModelNotFound, Validation.
-
-        """
+        """Point `alias` at `ref` for new requests. Raises ModelNotFound, Validation."""
         check_name(alias)
         self._entry(ref)
         self.aliases[alias] = ref
@@ -306,7 +274,12 @@ class Registry(Generic[R]):
         manifest = self._store.manifest(ref)
         spec = None if manifest is None else ModelSpec.from_json(manifest.architecture)
         size_bytes = 0 if spec is None else _size_bytes(spec)
-        self._reserve(size_bytes)
+        if self._used_bytes + size_bytes > self._budget_bytes:
+            raise MemoryBudgetExceeded(
+                f"the model needs about {size_bytes:,} bytes; {self._used_bytes:,} of the budget "
+                f"of {self._budget_bytes:,} are taken: unload another model first"
+            )
+        self._used_bytes += size_bytes
         try:
             bundle = await asyncio.to_thread(self._store.read, ref)
             precision = precision or bundle.manifest.precision
@@ -324,14 +297,6 @@ class Registry(Generic[R]):
         await model.runtime.drain(self._config.drain_limit_s)
         await asyncio.to_thread(model.runtime.close)
         self._used_bytes -= model.size_bytes
-
-    def _reserve(self, size_bytes: int) -> None:
-        if self._used_bytes + size_bytes > self._budget_bytes:
-            raise MemoryBudgetExceeded(
-                f"the model needs about {size_bytes:,} bytes; {self._used_bytes:,} of the budget "
-                f"of {self._budget_bytes:,} are taken: unload another model first"
-            )
-        self._used_bytes += size_bytes
 
     def _check_unused(self, ref: ModelRef) -> None:
         aliases = [alias for alias, target in self.aliases.items() if target == ref]
@@ -361,7 +326,3 @@ class Registry(Generic[R]):
 def _size_bytes(spec: ModelSpec) -> int:
     """Return an upper bound of a model's memory: its weights in float32 and the program's copy."""
     return 2 * 4 * spec.parameters
-
-
-def _physical_memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

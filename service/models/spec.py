@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import BadCheckpoint, Validation
-from service.models.activation import Activation
+from service.models.cell import Activation, LayerSpec
 from service.models.cells import CELLS
-from service.models.layer import LayerSpec
 
 T = TypeVar("T")
 

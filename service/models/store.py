@@ -1,15 +1,22 @@
-"""The folder of bundles, `<name>/<version>/`, each immutable once written."""
+"""The folder of immutable bundles, `<name>/<version>/`, and the record of those to load."""
 
 import contextlib
+import json
+import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from service.errors import Exists, ModelNotFound, Validation
+from service.errors import CarouselError, Exists, ModelNotFound, Validation
 from service.models.bundle import MANIFEST, Bundle, Manifest
 from service.models.spec import ModelRef
+
+FILE_NAME = "registry.json"
+
+_log = logging.getLogger(__name__)
 
 
 class ModelStore:
@@ -37,9 +44,7 @@ class ModelStore:
 
     def read(self, ref: ModelRef) -> Bundle:
         """Read a bundle. Raises ModelNotFound, or BadCheckpoint if it is damaged."""
-        if not (self.path(ref) / MANIFEST).is_file():
-            raise ModelNotFound(f"no model {ref} is stored")
-        return Bundle.read(self.path(ref))
+        return Bundle.read(self._existing(ref))
 
     def manifest(self, ref: ModelRef) -> Manifest | None:
         """Return a version's manifest; None if it cannot be read."""
@@ -53,11 +58,8 @@ class ModelStore:
     ) -> Path:
         """Store a version's files atomically, by one rename; return its folder.
 
-        `last_look` is called right before the rename, and prevents it by raising.
-
-        Raises:
-            Exists: the version exists already.
-
+        `last_look` is called right before the rename, and prevents it by raising. Raises Exists if
+        the version exists already.
         """
         target = self.path(ref)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -86,9 +88,56 @@ class ModelStore:
 
     def delete(self, ref: ModelRef) -> None:
         """Delete a stored version. Raises ModelNotFound."""
-        path = self.path(ref)
-        if not (path / MANIFEST).is_file():
-            raise ModelNotFound(f"no model {ref} is stored")
+        path = self._existing(ref)
         trash = self.folder / f".deleted-{secrets.token_hex(8)}"
         path.rename(trash)
         shutil.rmtree(trash)
+
+    def _existing(self, ref: ModelRef) -> Path:
+        if not (self.path(ref) / MANIFEST).is_file():
+            raise ModelNotFound(f"no model {ref} is stored")
+        return self.path(ref)
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryRecord:
+    """The models to load at the next start, and the aliases."""
+
+    loaded: tuple[ModelRef, ...]
+    aliases: Mapping[str, ModelRef]
+
+    @classmethod
+    def read(cls, folder: Path, stored: Iterable[ModelRef], default_alias: str) -> "RegistryRecord":
+        """Read the record of a folder, without models that are not among `stored`, in order.
+
+        Without a readable record: the newest version of each model, the first being the default.
+        """
+        stored, path = list(stored), folder / FILE_NAME
+        loaded = tuple({ref.name: ref for ref in stored}.values())
+        aliases = {default_alias: loaded[0]} if loaded else {}
+        try:
+            values = json.loads(path.read_bytes())
+            aliases = {alias: ModelRef.parse(ref) for alias, ref in values["aliases"].items()}
+            loaded = tuple(ModelRef.parse(ref) for ref in values["loaded"])
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, CarouselError) as error:
+            _log.warning("%s cannot be read (%s); every model is loaded", path, error)
+        return cls(
+            tuple(ref for ref in loaded if ref in stored),
+            {alias: ref for alias, ref in aliases.items() if ref in stored},
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write the record atomically. Logs a warning if the folder is read-only."""
+        path = folder / FILE_NAME
+        values = {
+            "aliases": {alias: str(ref) for alias, ref in sorted(self.aliases.items())},
+            "loaded": [str(ref) for ref in self.loaded],
+        }
+        incoming = path.with_suffix(".incoming")
+        try:
+            incoming.write_text(json.dumps(values, indent=2) + "\n")
+            incoming.replace(path)
+        except OSError as error:
+            _log.warning("%s cannot be written (%s); a restart ignores the change", path, error)

@@ -46,12 +46,7 @@ class Tokenizer:
         return len(self.tokens)
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of `text`.
-
-        Raises:
-            UnknownCharacter: under the policy `error`; names the character and its offset.
-
-        """
+        """Return the token ids of `text`. Raises UnknownCharacter under the policy `error`."""
         return [i for i, _, _ in self.encode_with_offsets(text)]
 
     def encode_with_offsets(self, text: str) -> list[tuple[int, int, int]]:

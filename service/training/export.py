@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from service.errors import Validation
-from service.models.activation import Activation
+from service.models.cell import Activation
 from service.models.cells import CELLS
 from service.models.spec import ModelSpec, Weights
 

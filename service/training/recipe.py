@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
-from service.models.layer import LayerSpec
+from service.models.cell import LayerSpec
 from service.models.spec import ModelSpec
 
 WantedArithmetic = Literal["auto", "float32", "bfloat16"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from service.models.layer import LayerSpec
+from service.models.cell import LayerSpec
 from service.models.spec import ModelSpec
 from tests.bundles import put_model
 from tests.process import ROOT, Server, serving

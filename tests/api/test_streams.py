@@ -11,8 +11,7 @@ import httpx2
 import psutil
 import pytest
 
-from service.models.activation import Activation
-from service.models.layer import LayerSpec
+from service.models.cell import Activation, LayerSpec
 from service.models.spec import ModelSpec
 from tests.api.conftest import new_home
 from tests.bundles import put_model

@@ -10,12 +10,11 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
-from service.constraints.alphabet import Alphabet
 from service.constraints.compiler import compile_constraint
 from service.constraints.constraint import Constraint
 from service.constraints.dfa import dfa_of
 from service.constraints.nfa import nfa_of
-from service.constraints.pattern import NOTHING
+from service.constraints.pattern import NOTHING, Alphabet
 from service.constraints.regex_parser import read_regex
 from service.constraints.spec import choice
 from service.generation.request import FinishReason, GenerationRequest, SamplingParams

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from service.models.activation import Activation
-from service.models.layer import LayerSpec
+from service.models.cell import Activation, LayerSpec
 from service.models.spec import ModelSpec, Weights
 
 VOCABULARY_SIZE = 17

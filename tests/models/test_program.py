@@ -3,10 +3,10 @@ import pytest
 
 from service.errors import Validation
 from service.models.bundle import Precision
+from service.models.cell import LayerSpec
 from service.models.compile import has_avx2
 from service.models.int8_gemm import DEPTH, multiply, pack, padded
 from service.models.int8_step import FusedProgram, is_fusible
-from service.models.layer import LayerSpec
 from service.models.program import OnnxProgram, int8_weight_bits
 from service.models.reference import ReferenceModel
 from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights

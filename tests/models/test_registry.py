@@ -15,9 +15,8 @@ from service.errors import (
     Validation,
 )
 from service.models.registry import ModelStatus, Registry, RegistryConfig
-from service.models.registry_record import FILE_NAME
 from service.models.spec import ModelRef
-from service.models.store import ModelStore
+from service.models.store import FILE_NAME, ModelStore
 from tests.bundles import TINY, put_model
 from tests.fakes.runtime import FakeFactory
 

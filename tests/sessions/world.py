@@ -20,8 +20,8 @@ from service.errors import CarouselError, StoreUnavailable
 from service.generation.config import EngineConfig
 from service.generation.request import GenerationRequest, SamplingParams
 from service.models.bundle import Precision
+from service.models.cell import LayerSpec
 from service.models.compile import compile_program
-from service.models.layer import LayerSpec
 from service.models.spec import ModelSpec, Weights
 from service.models.tokenizer import Tokenizer
 from service.sessions.codec import pack_state, unpack_tokens

@@ -4,8 +4,7 @@ import pytest
 from safetensors.numpy import load
 
 from service.errors import Validation
-from service.models.activation import Activation
-from service.models.layer import LayerSpec
+from service.models.cell import Activation, LayerSpec
 from service.models.reference import ReferenceModel
 from service.models.spec import ModelSpec, Weights
 from service.training.export import KERAS_FILE, exported

@@ -3,7 +3,7 @@
 import pytest
 
 from service.errors import Validation
-from service.models.layer import LayerSpec
+from service.models.cell import LayerSpec
 from service.models.spec import ModelSpec
 from service.models.store import ModelStore
 from service.training.job_spec import architecture_of

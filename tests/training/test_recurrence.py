@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from service.models.cell import LayerSpec
 from service.models.cells import CELLS
-from service.models.layer import LayerSpec
 from service.models.reference import ReferenceModel
 from service.models.spec import ModelSpec
 from service.training.cells import RECURRENCES

@@ -4,9 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.models.activation import Vector
-from service.models.cell import Arrays, Cell, KerasNames, Parts, Shape, StepGraph, Vectors
-from service.models.layer import LayerSpec
+from service.models.cell import (
+    Arrays,
+    Cell,
+    KerasNames,
+    LayerSpec,
+    Parts,
+    Shape,
+    StepGraph,
+    Vector,
+    Vectors,
+)
 
 
 class GRU(Cell):

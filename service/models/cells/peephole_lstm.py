@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from service.models.activation import Activation
-from service.models.cell import AnyArray, KerasNames, Shape
+from service.models.cell import Activation, AnyArray, KerasNames, LayerSpec, Shape
 from service.models.cells.lstm import LSTM
-from service.models.layer import LayerSpec
 
 
 class PeepholeLSTM(LSTM):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.errors import BadCheckpoint, Validation
-from service.models.activation import Activation
+from service.models.cell import Activation
 from service.models.tokenizer import UnknownPolicy
 
 _KERAS_ACTIVATIONS = ("linear", "tanh", "sigmoid", "relu", "hard_sigmoid")
@@ -54,9 +54,7 @@ class Assumptions:
     def activation(self, key: str, layer: str, stated: object, usual: str) -> Activation:
         """Decide the activation under `key`; `stated` is the file's value, None if it has none.
 
-        Raises:
-            BadCheckpoint: the activation is not served, or `assume` contradicts the file.
-
+        Raises BadCheckpoint if the activation is not served, or `assume` contradicts the file.
         """
         name = self._decide(
             key, layer, None if stated is None else self._named(key, layer, stated), usual
@@ -65,13 +63,12 @@ class Assumptions:
 
     def flag(self, key: str, layer: str, stated: object, *, usual: bool) -> bool:
         """Decide a boolean option as `activation`."""
-        texts = {True: "true", False: "false"}
         if stated is not None and not isinstance(stated, bool):
             raise BadCheckpoint(
                 f"layer {layer!r}: {key} is {str(stated)[:80]!r}, not true or false"
             )
-        text = None if stated is None else texts[stated]
-        return self._decide(key, layer, text, texts[usual]) == texts[True]
+        text = None if stated is None else str(stated).lower()
+        return self._decide(key, layer, text, str(usual).lower()) == "true"
 
     def _decide(self, key: str, layer: str, stated: str | None, usual: str) -> str:
         given = self._assume.get(key)

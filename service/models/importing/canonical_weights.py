@@ -10,31 +10,31 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from service.errors import BadCheckpoint
+from service.models.cell import LayerSpec
 from service.models.cells import CELLS
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.checkpoint import Array, StoredLayer
-from service.models.importing.keras_config import KerasArchitecture, WeightedLayer
-from service.models.layer import LayerSpec
+from service.models.importing.keras_config import KerasLayer
 from service.models.spec import ModelSpec, Weights, layer_weights
 
 
 def match_layers(
-    architecture: KerasArchitecture, stored: Sequence[StoredLayer]
+    layers: Sequence[KerasLayer], stored: Sequence[StoredLayer]
 ) -> tuple[StoredLayer, ...]:
-    """Return the stored layer of each layer of the architecture.
+    """Return the stored layer of each layer of a config.
 
     They are matched by name or, if the file has no names, by class and order.
     Raises BadCheckpoint if one is missing or left over.
     """
     by_name = {layer.keras_name: layer for layer in stored}
     if None not in by_name:
-        matched = [by_name.pop(layer.name, None) for layer in architecture.layers]
+        matched = [by_name.pop(layer.name, None) for layer in layers]
         left = [str(name) for name in by_name]
     else:
         unmatched = list(stored)
-        matched = [_pop_first_of_class(layer, unmatched) for layer in architecture.layers]
+        matched = [_pop_first_of_class(layer, unmatched) for layer in layers]
         left = [layer.path for layer in unmatched]
-    for layer, found in zip(architecture.layers, matched, strict=True):
+    for layer, found in zip(layers, matched, strict=True):
         if found is None:
             raise BadCheckpoint(f"the file has no weights for layer {layer.name!r}")
     if left:
@@ -42,28 +42,22 @@ def match_layers(
     return tuple(layer for layer in matched if layer is not None)
 
 
-def _pop_first_of_class(layer: WeightedLayer, unmatched: list[StoredLayer]) -> StoredLayer | None:
-    """Remove and return the first layer whose path ends in the class (`layers/lstm_1`: an LSTM)."""
+def _pop_first_of_class(layer: KerasLayer, unmatched: list[StoredLayer]) -> StoredLayer | None:
+    """Remove and return the first layer whose path ends in the class.
+
+    Keras writes it in snake case and with a number: `layers/lstm_1`, `layers/cu_dnnlstm`.
+    """
+    snake_case = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", layer.class_name).lower()
     for candidate in unmatched:
         stem = candidate.path.rpartition("/")[2].rstrip("0123456789").removesuffix("_")
-        if stem == _snake_case(layer.class_name):
+        if stem == snake_case:
             unmatched.remove(candidate)
             return candidate
     return None
 
 
-def _snake_case(class_name: str) -> str:
-    """A class as Keras writes it into paths: `CuDNNLSTM` is `cu_dnnlstm`."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", class_name).lower()
-
-
 def convert(spec: ModelSpec, layers: Sequence[StoredLayer], assumptions: Assumptions) -> Weights:
-    """Read the layers (embedding if any, recurrent, output) as canonical weights.
-
-    Raises:
-        BadCheckpoint: a shape differs from the spec's, or a number is not finite.
-
-    """
+    """Read embedding, recurrent layers and output as canonical weights. Raises BadCheckpoint."""
     shapes, left = spec.weight_shapes, list(layers)
     arrays: dict[str, Array] = {}
     if spec.embedding_dim is not None:

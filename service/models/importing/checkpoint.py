@@ -1,7 +1,7 @@
 """The content of a checkpoint in any format: layers of arrays and, in some, a config."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,4 +49,4 @@ class Checkpoint:
     layers: tuple[StoredLayer, ...]
     config: JsonObject | None = None
     keras_version: str | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()

@@ -1,4 +1,8 @@
-"""Detection of a file's format by its content, with a reason for each format that is refused."""
+"""Detection of a file's format by its content, with a reason for each format that is refused.
+
+Of a folder of TensorFlow checkpoints the latest is read: the one that the text file `checkpoint`
+names or, without that file, the one of the highest step.
+"""
 
 import re
 from dataclasses import replace
@@ -8,7 +12,6 @@ from typing import BinaryIO
 from service.errors import BadCheckpoint, Validation
 from service.models.importing.checkpoint import Checkpoint
 from service.models.importing.folder import ImportFolder
-from service.models.importing.readers.checkpoint_state import STATE_FILE, latest_prefix
 from service.models.importing.readers.hdf5 import SIGNATURE
 from service.models.importing.readers.keras_archive import read_keras_archive
 from service.models.importing.readers.keras_hdf5 import read_hdf5
@@ -16,9 +19,15 @@ from service.models.importing.readers.object_checkpoint import read_object_check
 from service.models.importing.readers.table import MAGIC
 from service.models.importing.readers.tensor_bundle import with_suffix
 
+STATE_FILE = "checkpoint"
+MAX_STATE_BYTES = 1024 * 1024
+
 _HEAD_BYTES = 512
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _CHECKPOINT_STATE = re.compile(rb"(?:#.*\n)*\s*model_checkpoint_path:")
+_LATEST = re.compile(
+    r'^model_checkpoint_path:[ \t]*"((?:[^"\\\n]|\\["\'\\])*)"[ \t]*\r?$', re.MULTILINE
+)
 
 _SAVED_MODEL = (
     "it is a SavedModel, whose graph is a program, and nothing in a file is ever executed; "
@@ -50,18 +59,13 @@ _NAMED = (  # a pattern of the name, if the content is not enough
         "it is the data of a TensorFlow checkpoint; give its .index file or its folder",
     ),
 )
-_READ = "a TensorFlow checkpoint, or a .keras, .weights.h5 or .h5 file of Keras"
 
 
 def read_checkpoint(folder: ImportFolder, source: PurePosixPath) -> Checkpoint:
     """Read the shapes of the checkpoint at `source`.
 
     `source` is a file, a folder of TensorFlow checkpoints or the prefix of one (`ckpt_10`).
-
-    Raises:
-        BadCheckpoint: the file has no supported format, or is damaged.
-        Validation: there is no such file.
-
+    Raises BadCheckpoint; Validation if there is no such file.
     """
     kind = folder.kind(source)
     if kind == "folder":
@@ -87,14 +91,22 @@ def _read_folder(folder: ImportFolder, path: PurePosixPath) -> Checkpoint:
     names = folder.names(path)
     if "saved_model.pb" in names or "saved_model.pbtxt" in names:
         raise BadCheckpoint(f"{path.name or 'the folder'} cannot be imported: {_SAVED_MODEL}")
-    if STATE_FILE not in names and not any(name.endswith(".index") for name in names):
+    if folder.kind(path / STATE_FILE) == "file":
+        prefix = path / _named(folder.read(path / STATE_FILE, MAX_STATE_BYTES))
+        if folder.kind(with_suffix(prefix, ".index")) == "absent":
+            raise BadCheckpoint(
+                f"the file `checkpoint` names {prefix.name}, but {prefix.name}.index does not exist"
+            )
+        return read_object_checkpoint(folder, prefix)
+    indexes = [name.removesuffix(".index") for name in names if name.endswith(".index")]
+    if not indexes:
         raise BadCheckpoint(
             f"the folder has no TensorFlow checkpoint: neither a file `{STATE_FILE}` nor any "
             ".index file; for a .keras or .h5 file, give the path of the file"
         )
-    prefix, note = latest_prefix(folder, path)
-    checkpoint = read_object_checkpoint(folder, prefix)
-    return replace(checkpoint, notes=(note,)) if note else checkpoint
+    latest = max(indexes, key=_step)
+    note = f"the folder has no `checkpoint` file: {latest}, the highest step, is imported"
+    return replace(read_object_checkpoint(folder, path / latest), notes=(note,))
 
 
 def _ends(file: BinaryIO) -> tuple[bytes, bytes]:
@@ -110,4 +122,27 @@ def _refusal(head: bytes, name: str) -> str:
     """Return the most specific reason why a file is refused."""
     reasons = [why for pattern, why in _NAMED if re.search(pattern, name)]
     reasons += [why for pattern, why in _REFUSALS if re.match(pattern, head, re.DOTALL)]
-    return reasons[0] if reasons else f"it has none of the supported formats: {_READ}"
+    reasons.append(
+        "it has none of the supported formats: a TensorFlow checkpoint, or a .keras, "
+        ".weights.h5 or .h5 file of Keras"
+    )
+    return reasons[0]
+
+
+def _named(content: bytes) -> PurePosixPath:
+    """Return the path in a file `checkpoint`. TensorFlow would follow an absolute one anywhere."""
+    match = _LATEST.search(content.decode("utf-8", "replace"))
+    if match is None:
+        raise BadCheckpoint('the file `checkpoint` has no line model_checkpoint_path: "…"')
+    text = re.sub(r"\\(.)", r"\1", match[1])
+    path = PurePosixPath(text)
+    if not text or "\0" in text or path.is_absolute() or ".." in path.parts:
+        raise BadCheckpoint(
+            f"the file `checkpoint` points to {text[:200]!r}, outside its own folder; "
+            "make the path relative to it, or give the checkpoint itself as the source"
+        )
+    return path
+
+
+def _step(name: str) -> tuple[list[int], str]:
+    return [int(number) for number in re.findall(r"\d{1,18}", name)][::-1], name

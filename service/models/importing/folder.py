@@ -38,7 +38,7 @@ class ImportFolder:
         """Return what is at a path. Raises Validation if it is neither a file nor a folder."""
         parts = _parts(relative)
         try:
-            with self._parent(parts, relative) as parent:
+            with self._folder(parts[:-1], relative) as parent:
                 return _kind(parts[-1], parent, relative) if parts else "folder"
         except FileNotFoundError:
             return "absent"
@@ -54,14 +54,12 @@ class ImportFolder:
     def open(self, relative: PurePosixPath) -> BinaryIO:
         """Open a regular file for reading and record its sha256.
 
-        Raises:
-            Validation: the path leaves the folder, has a link in it, or is no regular file.
-            TooLarge: the file is larger than the limit.
-
+        Raises Validation if the path leaves the folder, has a link in it, or is no regular file;
+        TooLarge if the file is larger than the limit.
         """
         parts = _parts(relative)
         try:
-            with self._parent(parts, relative) as parent:
+            with self._folder(parts[:-1], relative) as parent:
                 if not parts or _kind(parts[-1], parent, relative) != "file":
                     raise Validation(f"{relative} is a folder; name a file")
                 descriptor = os.open(
@@ -107,11 +105,6 @@ class ImportFolder:
             yield descriptor
         finally:
             os.close(descriptor)
-
-    @contextmanager
-    def _parent(self, parts: tuple[str, ...], relative: PurePosixPath) -> Iterator[int]:
-        with self._folder(parts[:-1], relative) as descriptor:
-            yield descriptor
 
 
 def confined(text: str, field: str) -> PurePosixPath:

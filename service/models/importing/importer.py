@@ -38,25 +38,15 @@ _NO_PLUGINS = {"HDF5_PLUGIN_PATH": "", "HDF5_PLUGIN_PRELOAD": "::"}
 
 @dataclass(frozen=True, slots=True)
 class Importer:
-    """Imports checkpoints under `folder` into `store`. Blocks; safe from any thread.
-
-    `child` is the module that the child process runs.
-    """
+    """Imports checkpoints under `folder` into `store`. Blocks; safe from any thread."""
 
     folder: Path
     store: ModelStore
     limits: ImportLimits = field(default_factory=ImportLimits)
-    child: str = "service.models.importing.run_import"
+    child: str = "service.models.importing.run_import"  # the module that the child runs
 
     def run(self, request: ImportRequest) -> Bundle:
-        """Import a checkpoint and return the stored bundle.
-
-        Raises:
-            Validation: the request is invalid, or names a file that is not in the folder.
-            BadCheckpoint: the files cannot be served, or took more than the limits allow.
-            TooLarge: a file is larger than its limit.
-
-        """
+        """Import a checkpoint as a bundle. Raises Validation, BadCheckpoint, TooLarge."""
         request.check()
         self.store.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".importing-", dir=self.store.folder) as name:
@@ -66,12 +56,7 @@ class Importer:
         return self._store(request, report.metadata, model)
 
     def _run_child(self, request: ImportRequest, output: Path) -> ImportReport:
-        """Return the child's report; the child writes the weights and the vocabulary to `output`.
-
-        Raises:
-            BadCheckpoint: a limit stopped the child, or it crashed.
-
-        """
+        """Return the report of the child, which writes weights and vocabulary to `output`."""
         argument = CHILD_ARGUMENT.dump_python(
             (request, self.folder.resolve(), self.limits), mode="json"
         )

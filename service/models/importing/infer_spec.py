@@ -10,12 +10,10 @@ from itertools import permutations
 from typing import Never
 
 from service.errors import BadCheckpoint
-from service.models.activation import Activation
-from service.models.cell import KerasNames
+from service.models.cell import Activation, KerasNames, LayerSpec
 from service.models.cells import CELLS
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.checkpoint import StoredLayer
-from service.models.layer import LayerSpec
 from service.models.spec import MAX_LAYERS, ModelSpec
 
 _WITH_BIAS = 3
@@ -45,12 +43,7 @@ _CELLS_BY_SHAPE = _cells_by_shape()
 def infer_spec(
     stored: Sequence[StoredLayer], assumptions: Assumptions
 ) -> tuple[ModelSpec, tuple[StoredLayer, ...]]:
-    """Return a spec and its layers in order: embedding if any, recurrent layers, output.
-
-    Raises:
-        BadCheckpoint: the arrays are not those of a model that can be served.
-
-    """
+    """Return a spec and its layers: embedding if any, recurrent, output. Raises BadCheckpoint."""
     for layer in stored:
         for word, reason in _REFUSED_PATHS.items():
             if word in layer.path.split("/"):
@@ -98,7 +91,9 @@ def _ends(layers: Sequence[StoredLayer]) -> tuple[StoredLayer | None, StoredLaye
     for layer in layers:
         if len(layer.shapes[0]) != 2:
             _refuse(layer, f"its first array has shape {layer.shapes[0]}; a kernel has two axes")
-    embeddings = [layer for layer in layers if _is_embedding(layer, layers)]
+    has_bias = any(len(layer.arrays) > 1 for layer in layers)  # a Dense with bias
+    lone = [layer for layer in layers if len(layer.arrays) == 1]
+    embeddings = [layer for layer in lone if layer.is_embedding or has_bias]
     outputs = [layer for layer in layers if layer not in embeddings]
     if len(embeddings) > 1 or len(outputs) != 1:
         found = ", ".join(repr(layer.path) for layer in layers) or "none"
@@ -107,13 +102,6 @@ def _ends(layers: Sequence[StoredLayer]) -> tuple[StoredLayer | None, StoredLaye
             f"layers; the file has these others: {found}"
         )
     return (embeddings[0] if embeddings else None), outputs[0]
-
-
-def _is_embedding(layer: StoredLayer, layers: Sequence[StoredLayer]) -> bool:
-    """Whether a layer is an embedding: a lone matrix, unless it is a Dense layer without bias."""
-    if len(layer.arrays) > 1:
-        return False
-    return layer.is_embedding or any(len(other.arrays) > 1 for other in layers)
 
 
 def _in_chain(
@@ -159,17 +147,16 @@ def _layer_spec(layer: StoredLayer, assumptions: Assumptions) -> LayerSpec:
     stated = layer.config or {}
     stated = stated.get("config", stated)
     usual = cell.keras_recurrent_activation
-    if _is_old_keras_2(assumptions.keras_version):
+    version = assumptions.keras_version or ""
+    # The default was a hard sigmoid in Keras 2.0.0 to 2.2.5, but not in TensorFlow's copy.
+    if version.startswith(("2.0.", "2.1.", "2.2.")) and "tf" not in version:
         usual = Activation.HARD_SIGMOID_02
     if is_cudnn:
         stated = {"activation": "tanh", "recurrent_activation": "sigmoid"}
     reset_after = True
-    if cell.has_reset_after and bias is None:
-        reset_after = assumptions.flag(
-            "reset_after", layer.path, stated.get("reset_after"), usual=True
-        )
-    elif cell.has_reset_after:
-        reset_after = assumptions.flag("reset_after", layer.path, bias != (columns,), usual=True)
+    if cell.has_reset_after:
+        found = stated.get("reset_after") if bias is None else bias != (columns,)
+        reset_after = assumptions.flag("reset_after", layer.path, found, usual=True)
     return LayerSpec(
         name,
         units,
@@ -179,13 +166,6 @@ def _layer_spec(layer: StoredLayer, assumptions: Assumptions) -> LayerSpec:
         ),
         bias is not None,
         reset_after,
-    )
-
-
-def _is_old_keras_2(version: str | None) -> bool:
-    """Whether the default was a hard sigmoid: Keras 2.0.0 to 2.2.5, but not TensorFlow's copy."""
-    return (
-        version is not None and version.startswith(("2.0.", "2.1.", "2.2.")) and "tf" not in version
     )
 
 

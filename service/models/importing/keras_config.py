@@ -7,31 +7,14 @@ Any other class or option is refused by its name.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Never
+from typing import Any, Never, Self
 
 from service.errors import BadCheckpoint
+from service.models.cell import LayerSpec
 from service.models.cells import CELLS
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.checkpoint import JsonObject
-from service.models.layer import LayerSpec
 from service.models.spec import MAX_LAYERS, ModelSpec
-
-
-@dataclass(frozen=True, slots=True)
-class WeightedLayer:
-    """A layer that has weights: its name in the model and its class."""
-
-    name: str
-    class_name: str
-
-
-@dataclass(frozen=True, slots=True)
-class KerasArchitecture:
-    """A spec and its layers in the config: embedding if any, recurrent layers, output."""
-
-    spec: ModelSpec
-    layers: tuple[WeightedLayer, ...]
-
 
 _LAYERS = {
     name: cell_name
@@ -92,36 +75,27 @@ _OPTIONS = {
 } | dict.fromkeys(_LAYERS, _RNN | _CELL)  # fmt: skip
 
 
-def read_architecture(config: JsonObject, assumptions: Assumptions) -> KerasArchitecture:
-    """Return the architecture that a model's config describes.
-
-    Raises:
-        BadCheckpoint: a layer or an option is not served; the message names it and the reason.
-
-    """
-    return _Chain(assumptions).read(_layers_in_order(config))
-
-
 @dataclass(frozen=True, slots=True)
-class _Layer:
-    """One layer of a config, its class and options checked against the allow-list."""
+class KerasLayer:
+    """A layer of a config, its class and options checked against the allow-list."""
 
     name: str
     class_name: str
     config: JsonObject
 
     @classmethod
-    def read(cls, entry: object) -> "_Layer":
+    def read(cls, entry: object) -> Self:
+        """Read a layer as a model's config lists it. Raises BadCheckpoint if it is not served."""
         if not isinstance(entry, dict) or not isinstance(entry.get("class_name"), str):
             raise BadCheckpoint("the config has a layer without a class_name")
         config = entry.get("config")
         config = config if isinstance(config, dict) else {}
         name = config.get("name", entry.get("name"))
         layer = cls(name[:200] if isinstance(name, str) else "?", entry["class_name"], config)
-        layer.check_class(entry)
+        layer._check_class(entry)
         return layer
 
-    def check_class(self, entry: JsonObject) -> None:
+    def _check_class(self, entry: JsonObject) -> None:
         module, registered = entry.get("module"), entry.get("registered_name")
         is_foreign = module is not None and str(module).split(".")[0] not in ("keras", "tf_keras")
         if self.class_name in _OPTIONS and not is_foreign and registered in (None, self.class_name):
@@ -136,19 +110,29 @@ class _Layer:
         self.refuse(f"it is a {shown}; served are {_SERVED}")
 
     def refuse(self, reason: str) -> Never:
+        """Raise BadCheckpoint with the layer's name."""
         raise BadCheckpoint(f"layer {self.name!r} cannot be served: {reason}")
 
     def integer(self, key: str) -> int:
+        """Return an option that must be a positive integer. Raises BadCheckpoint."""
         value = self.config.get(key)
         if type(value) is not int or value < 1:
             self.refuse(f"its {key} is {str(value)[:80]}, not a positive whole number")
         return value
 
     def flag(self, key: str, *, default: bool) -> bool:
+        """Return an option that must be a boolean. Raises BadCheckpoint."""
         value = self.config.get(key, default)
         if not isinstance(value, bool):
             self.refuse(f"its {key} is {str(value)[:80]!r}, not true or false")
         return value
+
+
+def read_architecture(
+    config: JsonObject, assumptions: Assumptions
+) -> tuple[ModelSpec, tuple[KerasLayer, ...]]:
+    """Return the spec of a config and its layers with weights, in order. Raises BadCheckpoint."""
+    return _Chain(assumptions).read(_layers_in_order(config))
 
 
 class _Chain:
@@ -156,11 +140,11 @@ class _Chain:
 
     def __init__(self, assumptions: Assumptions) -> None:
         self._assumptions = assumptions
-        self._embedding: _Layer | None = None
-        self._recurrent: list[tuple[_Layer, LayerSpec]] = []
-        self._output: tuple[_Layer, _Layer] | None = None  # the layer, and the Dense in it
+        self._embedding: KerasLayer | None = None
+        self._recurrent: list[tuple[KerasLayer, LayerSpec]] = []
+        self._output: tuple[KerasLayer, KerasLayer] | None = None  # the layer, and the Dense in it
 
-    def read(self, layers: Sequence[_Layer]) -> KerasArchitecture:
+    def read(self, layers: Sequence[KerasLayer]) -> tuple[ModelSpec, tuple[KerasLayer, ...]]:
         for layer in layers:
             if layer.class_name in _NO_OP:
                 continue
@@ -174,30 +158,27 @@ class _Chain:
                 self._check_last(layer)
         return self._finish()
 
-    def _add_embedding(self, layer: _Layer) -> None:
+    def _add_embedding(self, layer: KerasLayer) -> None:
         if self._embedding is not None or self._recurrent or self._output:
             layer.refuse("an Embedding can only be the first layer")
         if layer.flag("mask_zero", default=False):
             self._assumptions.note("mask_zero is set: token 0 is fed like any other token")
         self._embedding = layer
 
-    def _add_recurrent(self, layer: _Layer) -> None:
+    def _add_recurrent(self, layer: KerasLayer) -> None:
         if self._output:
             layer.refuse("it follows the Dense layer")
         if layer.flag("go_backwards", default=False):
             layer.refuse("go_backwards is set: it reads the text from its end and cannot generate")
         if self._recurrent:
-            self._check_sequences()
+            last, _ = self._recurrent[-1]
+            if not last.flag("return_sequences", default=False):
+                last.refuse("return_sequences is not set, yet another recurrent layer follows")
         if len(self._recurrent) == MAX_LAYERS:
             layer.refuse(f"it is recurrent layer {MAX_LAYERS + 1}; 1 to {MAX_LAYERS} are served")
         self._recurrent.append((layer, self._layer_spec(layer)))
 
-    def _check_sequences(self) -> None:
-        last, _ = self._recurrent[-1]
-        if not last.flag("return_sequences", default=False):
-            last.refuse("return_sequences is not set, yet another recurrent layer follows")
-
-    def _layer_spec(self, layer: _Layer) -> LayerSpec:
+    def _layer_spec(self, layer: KerasLayer) -> LayerSpec:
         inner = _cell(layer) if layer.class_name == "RNN" else layer
         cell_name = (_RNN_CELLS if layer.class_name == "RNN" else _LAYERS)[inner.class_name]
         cell, config, name = CELLS[cell_name], inner.config, layer.name
@@ -220,12 +201,12 @@ class _Chain:
             or decide.flag("reset_after", name, config.get("reset_after"), usual=False),
         )
 
-    def _add_output(self, layer: _Layer) -> None:
+    def _add_output(self, layer: KerasLayer) -> None:
         if not self._recurrent or self._output:
             layer.refuse("only one Dense layer is served, after the recurrent layers")
         dense = layer
         if layer.class_name == "TimeDistributed":
-            dense = _Layer.read(layer.config.get("layer"))
+            dense = KerasLayer.read(layer.config.get("layer"))
             if dense.class_name != "Dense":
                 layer.refuse(
                     f"it wraps a {dense.class_name}; only TimeDistributed(Dense) is served"
@@ -235,7 +216,7 @@ class _Chain:
             layer.refuse(f"its activation is {activation!r}; the output's may be softmax or linear")
         self._output = (layer, dense)
 
-    def _check_last(self, layer: _Layer) -> None:
+    def _check_last(self, layer: KerasLayer) -> None:
         activation = (
             layer.config.get("activation") if layer.class_name == "Activation" else "softmax"
         )
@@ -244,7 +225,7 @@ class _Chain:
                 f"its activation is {str(activation)[:80]!r}; served is a softmax after the Dense"
             )
 
-    def _finish(self) -> KerasArchitecture:
+    def _finish(self) -> tuple[ModelSpec, tuple[KerasLayer, ...]]:
         if not self._recurrent or self._output is None:
             missing = "Dense" if self._recurrent else "recurrent"
             raise BadCheckpoint(f"the model has no {missing} layer; served are {_SERVED}")
@@ -266,15 +247,9 @@ class _Chain:
                     f"but {output.name!r} predicts {size}"
                 )
             layers.insert(0, self._embedding)
-        return KerasArchitecture(
-            ModelSpec(
-                size,
-                embedding_dim,
-                tuple(spec for _, spec in self._recurrent),
-                dense.flag("use_bias", default=True),
-            ),
-            tuple(WeightedLayer(layer.name, layer.class_name) for layer in layers),
-        )
+        recurrent = tuple(spec for _, spec in self._recurrent)
+        spec = ModelSpec(size, embedding_dim, recurrent, dense.flag("use_bias", default=True))
+        return spec, tuple(layers)
 
 
 def _stated(config: JsonObject, key: str) -> object:
@@ -282,7 +257,7 @@ def _stated(config: JsonObject, key: str) -> object:
     return (config[key] or "linear") if key in config else None
 
 
-def _cell(layer: _Layer) -> _Layer:
+def _cell(layer: KerasLayer) -> KerasLayer:
     """Return the one cell of an RNN layer."""
     entry = layer.config.get("cell")
     class_name = entry.get("class_name") if isinstance(entry, dict) else None
@@ -294,10 +269,10 @@ def _cell(layer: _Layer) -> _Layer:
         layer.refuse(f"its cell is a {class_name[:80]}; served are {', '.join(_RNN_CELLS)}")
     if unknown := sorted(config.keys() - _CELL):
         layer.refuse(f"its cell's option {unknown[0][:80]!r} is not known")
-    return _Layer(layer.name, plain, config)
+    return KerasLayer(layer.name, plain, config)
 
 
-def _layers_in_order(config: JsonObject) -> list[_Layer]:
+def _layers_in_order(config: JsonObject) -> list[KerasLayer]:
     class_name, inner = config.get("class_name"), config.get("config")
     # Keras wrote a bare list of layers for a Sequential model until 2.2.2.
     entries = inner.get("layers") if isinstance(inner, dict) else inner
@@ -312,20 +287,20 @@ def _layers_in_order(config: JsonObject) -> list[_Layer]:
     if not isinstance(entries, list):
         raise BadCheckpoint("the model's config has no list of layers")
     if class_name == "Sequential":
-        return [_Layer.read(entry) for entry in entries]
+        return [KerasLayer.read(entry) for entry in entries]
     assert isinstance(inner, dict)
     return _functional_chain(inner, entries)
 
 
-def _functional_chain(config: JsonObject, entries: Sequence[object]) -> list[_Layer]:
+def _functional_chain(config: JsonObject, entries: Sequence[object]) -> list[KerasLayer]:
     """Return the layers of a functional model from its input to its output."""
-    layers = {layer.name: (layer, entry) for entry in entries for layer in [_Layer.read(entry)]}
+    layers = {layer.name: (layer, entry) for entry in entries for layer in [KerasLayer.read(entry)]}
     for end in ("input_layers", "output_layers"):
         if len(found := list(_tensors(config.get(end)))) != 1:
             raise BadCheckpoint(
                 f"the model has {len(found)} {end}; only a chain with one is served"
             )
-    chain: list[_Layer] = []
+    chain: list[KerasLayer] = []
     (name,) = _tensors(config.get("output_layers"))
     while True:
         if name not in layers or len(chain) > len(layers):

@@ -3,28 +3,33 @@
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from service.errors import BadCheckpoint, CarouselError
-from service.models.bundle import content_files
+from service.models.bundle import BundleMetadata, Provenance, check_vocabulary_fits, content_files
+from service.models.importing.assumptions import Assumptions
+from service.models.importing.canonical_weights import convert, match_layers
+from service.models.importing.checkpoint import Checkpoint, StoredLayer
+from service.models.importing.detect_format import read_checkpoint
 from service.models.importing.folder import ImportFolder
-from service.models.importing.pipeline import measure_model, read_model
+from service.models.importing.infer_spec import infer_spec
+from service.models.importing.keras_config import read_architecture
 from service.models.importing.request import (
     CHILD_ARGUMENT,
     ImportLimits,
     ImportReport,
     ImportRequest,
 )
+from service.models.parity import measure
+from service.models.spec import ModelSpec
+from service.models.tokenizer import Tokenizer, read_vocabulary, vocabulary_of_text
+
+MAX_VOCABULARY_BYTES = 8 * 1024 * 1024
+MAX_TEXT_BYTES = 256 * 1024 * 1024
 
 
 def run(argument: object) -> object:
-    """Import a checkpoint into the working folder; CHILD_ARGUMENT → ImportReport, as JSON values.
-
-    Raises:
-        BadCheckpoint, Validation, TooLarge: as `read_model` and `measure_model`.
-        MemoryError: the limit of memory is too low.
-
-    """
+    """Import into the working folder: CHILD_ARGUMENT → ImportReport, both as JSON values."""
     request, folder, limits = CHILD_ARGUMENT.validate_python(argument)
     return import_into(Path.cwd(), request, folder, limits).model_dump(mode="json")
 
@@ -34,14 +39,25 @@ def import_into(
 ) -> ImportReport:
     """Read, convert and measure a checkpoint; write weights and vocabulary to `output`.
 
-    Raises as `run`, whatever the files hold.
+    Raises BadCheckpoint, Validation, TooLarge and MemoryError only, whatever the files hold.
     """
     try:
         with ImportFolder(folder, limits.file_bytes) as files:
             with _killed_after(limits.read_cpu_s):
-                model = read_model(request, files)
-            report = measure_model(model, request.precision, files.digests)
-        for name, content in content_files(model.weights, model.tokenizer).items():
+                checkpoint = read_checkpoint(files, PurePosixPath(request.source))
+                assumptions = Assumptions(request.assume, checkpoint.keras_version)
+                spec, layers = architecture_of(checkpoint, assumptions)
+                tokenizer = _tokenizer(request, files, spec, assumptions)
+                weights = convert(spec, layers, assumptions)
+            result = measure(spec, weights, request.precision, tokenizer.special_ids)
+            metadata = BundleMetadata(
+                precision=result.precision,
+                precision_reason=result.reason,
+                assumptions=tuple(assumptions.sentences),
+                source=Provenance(format=checkpoint.format, files=files.digests),
+                parity=result.parity,
+            )
+        for name, content in content_files(weights, tokenizer).items():
             (output / name).write_bytes(content)
     except (CarouselError, MemoryError):
         raise
@@ -50,7 +66,41 @@ def import_into(
             raise MemoryError from error
         reason = f"{type(error).__name__}: {error}"
         raise BadCheckpoint(f"the checkpoint cannot be read: {reason}"[:500]) from error
-    return report
+    return ImportReport(
+        architecture=spec.to_json(), unknown_character=tokenizer.unknown, metadata=metadata
+    )
+
+
+def architecture_of(
+    checkpoint: Checkpoint, assumptions: Assumptions
+) -> tuple[ModelSpec, tuple[StoredLayer, ...]]:
+    """Return the spec, from the config if there is one, and the stored layers in its order."""
+    for note in checkpoint.notes:
+        assumptions.note(note)
+    if checkpoint.config is None:
+        return infer_spec(checkpoint.layers, assumptions)
+    spec, layers = read_architecture(checkpoint.config, assumptions)
+    return spec, match_layers(layers, checkpoint.layers)
+
+
+def _tokenizer(
+    request: ImportRequest, folder: ImportFolder, spec: ModelSpec, assumptions: Assumptions
+) -> Tokenizer:
+    if request.vocabulary is not None:
+        path = PurePosixPath(request.vocabulary)
+        tokens = read_vocabulary(folder.read(path, MAX_VOCABULARY_BYTES))
+    else:
+        path = PurePosixPath(request.vocabulary_text or "")
+        tokens = vocabulary_of_text(folder.read(path, MAX_TEXT_BYTES))
+        if len(tokens) + 1 == spec.vocabulary_size:
+            raise BadCheckpoint(
+                f"the text has {len(tokens)} different characters, but the weights are made for "
+                f"{spec.vocabulary_size}: if the model looked characters up with StringLookup, "
+                'give `vocabulary` as a JSON list that begins with "[UNK]"'
+            )
+    tokenizer = Tokenizer(tokens, assumptions.unknown_character)
+    check_vocabulary_fits(spec, tokenizer)
+    return tokenizer
 
 
 @contextmanager

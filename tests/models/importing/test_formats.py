@@ -6,15 +6,15 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 
-from service.models.activation import Activation
 from service.models.bundle import Precision
+from service.models.cell import Activation
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.canonical_weights import convert
 from service.models.importing.detect_format import read_checkpoint
 from service.models.importing.folder import ImportFolder
 from service.models.importing.importer import Importer
-from service.models.importing.pipeline import architecture_of
 from service.models.importing.request import ImportRequest
+from service.models.importing.run_import import architecture_of
 from service.models.program import OnnxProgram
 from service.models.store import ModelStore
 

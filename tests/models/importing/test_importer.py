@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from service.errors import BadCheckpoint, TooLarge, UnknownCharacter, Validation
-from service.models.activation import Activation
 from service.models.bundle import Precision
+from service.models.cell import Activation
 from service.models.importing.importer import Importer
 from service.models.importing.request import ImportLimits, ImportRequest
 from service.models.store import ModelStore

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.errors import BadCheckpoint
-from service.models.activation import Activation
+from service.models.cell import Activation
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.checkpoint import StoredArray, StoredLayer
 from service.models.importing.infer_spec import infer_spec
@@ -18,7 +18,8 @@ EMBEDDING, LSTM, DENSE = SEQUENTIAL["config"]["layers"][1:]
 
 def read(config, assume=None, keras_version="2.15.0"):
     assumptions = Assumptions(assume or {}, keras_version)
-    return read_architecture(config, assumptions).spec, assumptions.sentences
+    spec, _ = read_architecture(config, assumptions)
+    return spec, assumptions.sentences
 
 
 def chain(*layers, inputs="keras_2"):

@@ -46,20 +46,12 @@ def _block(block: npt.NDArray[np.uint8], state: int) -> int:
     registers[0] = state
     for column in np.ascontiguousarray(block.T):
         registers = table[(registers ^ column) & 0xFF] ^ (registers >> 8)
-    shift = _shift_by_segment()
+    first, second, third, fourth = _shift_by_segment()
     total = 0
     for register in registers.tolist():
-        total = register ^ _shifted(shift, total)
+        low = first[total & 0xFF] ^ second[(total >> 8) & 0xFF]
+        total = register ^ low ^ third[(total >> 16) & 0xFF] ^ fourth[total >> 24]
     return total
-
-
-def _shifted(shift: list[list[int]], register: int) -> int:
-    return (
-        shift[0][register & 0xFF]
-        ^ shift[1][(register >> 8) & 0xFF]
-        ^ shift[2][(register >> 16) & 0xFF]
-        ^ shift[3][register >> 24]
-    )
 
 
 @cache

@@ -26,7 +26,7 @@ MAX_COMPRESSION = 50
 UNCHECKED_BYTES = 1024 * 1024
 
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
-_FLOATS = ("float16", "float32", "float64")
+_FLOATS = ("bfloat16", "float16", "float32", "float64")
 
 
 @contextmanager
@@ -54,12 +54,11 @@ def stored_array(dataset: h5py.Dataset) -> StoredArray:
         raise BadCheckpoint(
             f"data set {name} has shape {shape}; weights have at most {MAX_RANK} axes"
         )
-    dtype = str(dataset.dtype)
-    if text_of(dataset, "dtype") == "bfloat16" and dataset.dtype.itemsize == 2:
-        return StoredArray(shape, "bfloat16", lambda: _bfloat16(dataset))
+    is_bfloat16 = text_of(dataset, "dtype") == "bfloat16" and dataset.dtype.itemsize == 2
+    dtype = "bfloat16" if is_bfloat16 else str(dataset.dtype)
     if dtype not in _FLOATS:
         raise BadCheckpoint(f"data set {name} has the type {dtype}; weights are floats")
-    return StoredArray(shape, dtype, lambda: _read(dataset))
+    return StoredArray(shape, dtype, lambda: _read(dataset, dtype))
 
 
 def dataset_at(group: h5py.Group, path: str) -> h5py.Dataset:
@@ -104,11 +103,6 @@ def texts_of(owner: h5py.HLObject, name: str) -> list[str]:
                 )
             texts.append(_as_text(text))
     return texts
-
-
-def has_texts(owner: h5py.HLObject, name: str) -> bool:
-    """Whether a list of strings exists, whole or in parts."""
-    return name in owner.attrs or f"{name}0" in owner.attrs
 
 
 def _walk(group: h5py.Group, path: str, depth: int) -> Iterator[None]:
@@ -169,11 +163,7 @@ def _as_text(value: str | bytes) -> str:
     return content.decode("utf-8", "replace")
 
 
-def _read(dataset: h5py.Dataset) -> Array:
-    with damage_is_refused():
-        array: Array = dataset[()]
-    return array
-
-
-def _bfloat16(dataset: h5py.Dataset) -> Array:
-    return from_bytes(_read(dataset).tobytes(), "bfloat16").reshape(dataset.shape)
+@damage_is_refused()
+def _read(dataset: h5py.Dataset, dtype: str) -> Array:
+    array: Array = dataset[()]
+    return from_bytes(array.tobytes(), dtype).reshape(array.shape) if dtype == "bfloat16" else array

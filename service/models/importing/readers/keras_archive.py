@@ -45,19 +45,6 @@ def read_keras_archive(folder: ImportFolder, file: BinaryIO) -> Checkpoint:
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     infos = archive.infolist()
     names = [info.filename for info in infos]
-    _refuse_other_archives(names)
-    if len(infos) > MAX_MEMBERS:
-        raise BadCheckpoint(f"the archive has {len(infos)} members; the limit is {MAX_MEMBERS}")
-    for info in infos:
-        _check_member(info)
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise BadCheckpoint(f"the archive has two members named {twice[:200]!r}")
-    if missing := [name for name in _READ if name not in names]:
-        raise BadCheckpoint(f"the archive has no member {missing[0]}, so it is no .keras file")
-    return {info.filename: info for info in infos}
-
-
-def _refuse_other_archives(names: list[str]) -> None:
     if any(name.endswith("data.pkl") for name in names):
         raise BadCheckpoint(
             "the file is a PyTorch archive, whose weights are a pickle, which is a program; "
@@ -73,6 +60,15 @@ def _refuse_other_archives(names: list[str]) -> None:
             "the archive has its weights as model.weights.npz; save it where h5py is installed, "
             f"so that they are {_WEIGHTS}"
         )
+    if len(infos) > MAX_MEMBERS:
+        raise BadCheckpoint(f"the archive has {len(infos)} members; the limit is {MAX_MEMBERS}")
+    for info in infos:
+        _check_member(info)
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise BadCheckpoint(f"the archive has two members named {twice[:200]!r}")
+    if missing := [name for name in _READ if name not in names]:
+        raise BadCheckpoint(f"the archive has no member {missing[0]}, so it is no .keras file")
+    return {info.filename: info for info in infos}
 
 
 def _check_member(info: zipfile.ZipInfo) -> None:

@@ -5,7 +5,6 @@
 * Keras 3 (and `.keras` files of Keras 2.12 on): groups by attribute path, arrays in `vars`.
 """
 
-import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -17,33 +16,28 @@ from service.models.importing.readers.hdf5 import (
     damage_is_refused,
     dataset_at,
     group_at,
-    has_texts,
     open_hdf5,
     stored_array,
     text_of,
     texts_of,
 )
 from service.models.importing.readers.json_text import read_json_object
-from service.models.importing.readers.object_checkpoint import natural
+from service.models.importing.readers.object_checkpoint import WRAPPERS, natural
 
 WHOLE_MODEL = "keras-2-hdf5"
 WEIGHTS_ONLY = "keras-2-hdf5-weights"
 KERAS_3_WEIGHTS = "keras-3-weights-hdf5"
 
 _NOT_LAYERS = {"optimizer", "metrics", "seed_generator"}
-_WRAPPERS = re.compile(r"/(?:cell|layer)$")
 
 
+@damage_is_refused()
 def read_hdf5(file: BinaryIO) -> Checkpoint:
     """Read the shapes of an HDF5 file that Keras wrote. Raises BadCheckpoint."""
-    with damage_is_refused():
-        return _read(open_hdf5(file))
-
-
-def _read(root: h5py.File) -> Checkpoint:
+    root = open_hdf5(file)
     config = text_of(root, "model_config")
     weights = group_at(root, "model_weights") if "model_weights" in root else root
-    if config is not None or has_texts(weights, "layer_names"):
+    if config is not None or not {"layer_names", "layer_names0"}.isdisjoint(weights.attrs):
         return Checkpoint(
             WEIGHTS_ONLY if config is None else WHOLE_MODEL,
             tuple(_named_layers(weights)),
@@ -71,7 +65,7 @@ def variables_layers(root: h5py.Group) -> tuple[StoredLayer, ...]:
     for path, variables in _variables(root, ""):
         if not len(variables):
             continue
-        owner = _WRAPPERS.sub("", path)
+        owner = WRAPPERS.sub("", path)
         named = root.get(f"{owner}/vars")
         name = text_of(named, "name") if isinstance(named, h5py.Group) else None
         layers.append(

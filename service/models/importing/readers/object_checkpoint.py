@@ -30,7 +30,7 @@ _ROLES = (  # in Keras's order of a layer's arrays
     "forget_gate_peephole_weights",
     "output_gate_peephole_weights",
 )
-_WRAPPERS = re.compile(r"/(?:cell|layer)$")
+WRAPPERS = re.compile(r"/(?:cell|layer)$")
 _MAX_NODES = 100_000
 
 
@@ -44,14 +44,15 @@ def read_object_checkpoint(folder: ImportFolder, prefix: PurePosixPath) -> Check
             "checkpoints of tf.train.Saver are not read"
         )
     optimizers = {match[1] for name in names if (match := _OPTIMIZER.match(name))}
+    (graph,) = bundle.strings(_GRAPH)[:1] or [b""]
+    rank = {name: i for i, name in enumerate(_walk(graph))}  # the others come in natural order
     layers: dict[str, dict[str, StoredArray]] = {}
-    for name in _in_model_order(bundle, names):
+    for name in sorted(names, key=lambda n: (rank.get(n + _VALUE, _MAX_NODES), natural(n))):
         if ".OPTIMIZER_SLOT" in name or name.split("/")[0] in optimizers | {"keras_api"}:
             continue
-        array = bundle.array(name + _VALUE) if bundle.entries[name + _VALUE].shape else None
-        if array is not None:  # a scalar is a counter or a metric
+        if bundle.entries[name + _VALUE].shape:  # a scalar is a counter or a metric
             path, _, role = name.rpartition("/")
-            layers.setdefault(_WRAPPERS.sub("", path), {})[role] = array
+            layers.setdefault(WRAPPERS.sub("", path), {})[role] = bundle.array(name + _VALUE)
     found = tuple(_layer(bundle, path, arrays) for path, arrays in layers.items())
     return Checkpoint(FORMAT, found, keras_version="2")
 
@@ -68,13 +69,6 @@ def _layer(bundle: TensorBundle, path: str, arrays: dict[str, StoredArray]) -> S
         config = read_json_object(text, f"the config of layer {path!r}")
     ordered = tuple(arrays[role] for role in _ROLES if role in arrays)
     return StoredLayer(path, ordered, is_embedding="embeddings" in arrays, config=config)
-
-
-def _in_model_order(bundle: TensorBundle, names: list[str]) -> list[str]:
-    """Sort the names in the order of the object graph, then the others in natural order."""
-    (graph,) = bundle.strings(_GRAPH)[:1] or [b""]
-    rank = {name: i for i, name in enumerate(_walk(graph))}
-    return sorted(names, key=lambda name: (rank.get(name + _VALUE, _MAX_NODES), natural(name)))
 
 
 def _walk(graph: bytes) -> list[str]:

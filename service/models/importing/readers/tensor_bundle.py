@@ -25,9 +25,8 @@ MAX_SHARDS = 256
 MAX_RANK = 8
 MAX_STRINGS = 4096
 
-_FLOAT, _DOUBLE, _STRING, _BFLOAT16, _HALF = 1, 2, 7, 14, 19
-_DTYPES = {_FLOAT: "float32", _DOUBLE: "float64", _BFLOAT16: "bfloat16", _HALF: "float16"}
-_ITEM_BYTES = {_FLOAT: 4, _DOUBLE: 8, _BFLOAT16: 2, _HALF: 2}
+_FLOATS = {1: ("float32", 4), 2: ("float64", 8), 14: ("bfloat16", 2), 19: ("float16", 2)}
+_STRING = 7
 _BIG_ENDIAN = 1
 
 
@@ -66,16 +65,16 @@ class TensorBundle:
     def array(self, name: str) -> StoredArray:
         """Return a tensor of numbers, checked but not loaded. Raises BadCheckpoint."""
         entry = self._checked(name)
-        item_bytes = _ITEM_BYTES.get(entry.dtype)
-        if item_bytes is None:
+        if entry.dtype not in _FLOATS:
             raise BadCheckpoint(f"{name} has the data type {entry.dtype}; weights are floats")
+        dtype, item_bytes = _FLOATS[entry.dtype]
         expected = math.prod(entry.shape) * item_bytes
         if entry.size_bytes != expected:
             raise BadCheckpoint(
                 f"{name} declares {entry.size_bytes} bytes, "
                 f"but its shape {entry.shape} takes {expected}"
             )
-        return StoredArray(entry.shape, _DTYPES[entry.dtype], lambda: self._numbers(name, entry))
+        return StoredArray(entry.shape, dtype, lambda: self._numbers(name, entry))
 
     def strings(self, name: str) -> list[bytes]:
         """Read a tensor of strings: their lengths, a checksum of these, their bytes."""
@@ -127,7 +126,7 @@ class TensorBundle:
         content = self._bytes(entry)
         if masked_crc32c(content) != entry.checksum:
             raise BadCheckpoint(f"{name} is damaged: its checksum does not match")
-        return from_bytes(content, _DTYPES[entry.dtype]).reshape(entry.shape)
+        return from_bytes(content, _FLOATS[entry.dtype][0]).reshape(entry.shape)
 
 
 def from_bytes(content: bytes, dtype: str) -> Array:
