@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 from fastapi import Request
 from pydantic import BaseModel
@@ -46,6 +47,32 @@ class AdmittedGeneration:
     has_details: bool = False
     sent_tokens: Sequence[int] = ()  # of the turn, in the events before the first of this stream
 
+    @classmethod
+    def of_turn(
+        cls,
+        model: ServedModel,
+        session_id: str,
+        request: GenerationRequest,
+        begun: RunningTurn | Replay,
+        **reply: Any,
+    ) -> Self:
+        """Return the generation of a turn that runs, or of the record of one."""
+        if isinstance(begun, RunningTurn):
+            turn, completions = (
+                begun.session.turn,
+                SingleCompletion(begun.stream, begun.stream.cancel),
+            )
+        else:
+            turn, completions = begun.turn, SingleCompletion(begun, begun.cancel)
+        return cls(
+            model=model,
+            requests=[request],
+            completions=completions,
+            session_id=session_id,
+            turn=turn,
+            **reply,
+        )
+
     @property
     def ids(self) -> EventIds | None:
         """The ids of the events, in a session."""
@@ -78,7 +105,7 @@ class AdmittedGeneration:
     async def collect(self, http: Request) -> list["ChoiceState"]:
         """Return every choice at its end; fewer chunks if the client disconnects before."""
         choices = self.choices()
-        async with cancelled_on_disconnect(http, self.completions):
+        async with cancelled_on_disconnect(http, self.completions.cancel):
             async for index, chunk in self.completions:
                 choices[index].add(chunk)
                 choices[index].chunks.append(chunk)
@@ -128,10 +155,3 @@ class ChoiceState:
     def top_tokens(self) -> list[Sequence[Token]]:
         """The most likely tokens at each token, if requested."""
         return [top for chunk in self.chunks for top in chunk.top_tokens]
-
-
-def completions_of_turn(begun: RunningTurn | Replay) -> tuple[Turn, CompletionStream]:
-    """Return a turn and its one completion, from a turn that runs or from the record of one."""
-    if isinstance(begun, RunningTurn):
-        return begun.session.turn, SingleCompletion(begun.stream, begun.stream.cancel)
-    return begun.turn, SingleCompletion(begun, begun.cancel)

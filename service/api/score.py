@@ -95,7 +95,7 @@ async def score(request: Request, body: ScoreBody) -> Response:
             f"`inputs` has {len(body.inputs)} characters, and a reply has the tokens of at most "
             f"{limits.max_score_details_characters}: set `stream`, or set `details` to false"
         )
-    async with cancelled_on_disconnect(request, scorer):
+    async with cancelled_on_disconnect(request, scorer.cancel):
         pieces = [_tokens(chunk, texts) async for chunk in scorer.read(body.inputs) if texts]
     tokens = f'"tokens":[{",".join(pieces)}],' if texts else ""
     return Response(f"{{{tokens}{_sums(scorer.score)}}}", media_type="application/json")

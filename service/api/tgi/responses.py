@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Request, Response
 
 from service.api.errors import error_event
-from service.api.generation import AdmittedGeneration, ChoiceState, completions_of_turn
+from service.api.generation import AdmittedGeneration, ChoiceState
 from service.api.sse import SSEResponse, rounded
 from service.api.state import ServedModel, get_state
 from service.errors import CarouselError
@@ -27,13 +27,11 @@ def replayed(
 ) -> AdmittedGeneration:
     """Return the generation of a recorded turn, from the event at which the replay begins."""
     record = replay.record
-    turn, completions = completions_of_turn(replay)
-    return AdmittedGeneration(
-        model=model,
-        requests=[record.request(())],
-        completions=completions,
-        session_id=key.id,
-        turn=turn,
+    return AdmittedGeneration.of_turn(
+        model,
+        key.id,
+        record.request(()),
+        replay,
         arrived_s=arrived_s,
         prefix=replay.prompt or record.reply.get("prefix", ""),
         has_details=record.reply.get("details", False),
