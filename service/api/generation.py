@@ -90,12 +90,12 @@ class AdmittedGeneration:
         """Return the prompt of a choice."""
         return self.requests[index // self.n].prompt
 
-    def session(self, finish: Finish | None) -> dict[str, object] | None:
+    def session(self, finish: Finish | None) -> dict[str, Any]:
         """Return the reply's `session` (SessionPosition), if a turn of one has ended."""
         if self.turn is None or finish is None:
-            return None
+            return {}
         position = self.turn.first + finish.generated_tokens
-        return {"id": self.session_id, "position": position, "turn": self.turn.number}
+        return {"session": {"id": self.session_id, "position": position, "turn": self.turn.number}}
 
     def choices(self) -> list["ChoiceState"]:
         """Return the states of all choices before their first chunk."""

@@ -34,7 +34,7 @@ async def whole(http: Request, generation: AdmittedGeneration, body: CompletionB
         "choices": [_whole_choice(generation, body, choice) for choice in choices if choice.chunks],
         "usage": _usage(generation, choices),
     }
-    content |= _session(generation, choices[0])
+    content |= generation.session(choices[0].finish)
     return Response(json.dumps(content, ensure_ascii=True), media_type="application/json")
 
 
@@ -186,7 +186,8 @@ class _EventEncoder:
             if self._body.include_stop_str_in_output:
                 choice["text"] += self._tokenizer.decode(state.held)
                 tokens += state.held
-            session, position = _session(self._generation, state), chunk.finish.generated_tokens
+            session = self._generation.session(chunk.finish)
+            position = chunk.finish.generated_tokens
         if self._body.return_token_ids:
             choice["token_ids"] = tokens
         line = self._ids.line(position).encode("ascii") if self._ids else b""
@@ -236,11 +237,6 @@ def _usage(generation: AdmittedGeneration, choices: Sequence[ChoiceState]) -> di
         "total_tokens": prompt_tokens + generated,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
-
-
-def _session(generation: AdmittedGeneration, state: ChoiceState) -> dict[str, Any]:
-    session = generation.session(state.finish)
-    return {} if session is None else {"session": session}
 
 
 def _data(content: dict[str, Any]) -> bytes:

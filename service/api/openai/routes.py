@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.errors import mark_unkeyed_turn
 from service.api.fields import MAX_BEAMS
 from service.api.generation import AdmittedGeneration
 from service.api.grammar import of_response_format, of_structured_outputs
@@ -80,7 +79,7 @@ async def _admit_turn(http: Request, body: CompletionBody, session_id: str) -> A
     """Start a turn of a session, or return the one that began with the same idempotency key."""
     state, key = get_state(http), header(http, b"idempotency-key")
     if key is None and body.expected_position is None:
-        mark_unkeyed_turn(http)
+        http.state.is_unkeyed_turn = True  # the error handlers tell clients not to repeat it
 
     async def admit(session: Session) -> AdmittedGeneration:
         model = state.get_for(session, body.model)

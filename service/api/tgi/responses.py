@@ -95,11 +95,9 @@ def _last_events(
         finish.generated_tokens if ids else index + len(plain.tokens),
         last,
         top[0] if top else (),
-        text,
-        details,
+        {"generated_text": text, "details": details} | generation.session(finish),
         is_hidden=is_hidden,
         ids=ids,
-        session=generation.session(finish),
     )
     return encoder.events(index, plain, ids) + end
 
@@ -124,9 +122,7 @@ async def whole(
     found = [choice for choice in choices if choice.chunks] or choices[:1]
     best, *others = sorted(found, key=lambda choice: mean_logprob(choice.chunks), reverse=True)
     reply: dict[str, Any] = {"generated_text": _text(generation, best)}
-    session = generation.session(best.finish)
-    if session:
-        reply["session"] = session
+    reply |= generation.session(best.finish)
     if generation.has_details and best.chunks:
         reply["details"] = _details(generation, best)
         if others:
