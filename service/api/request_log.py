@@ -14,7 +14,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.errors import internal_error
 
 HEADER = "X-Request-Id"
-GONE = 499  # logged where a client disconnects while it sends its body; no reply has it
 
 # A session id gives access to its session, so a record has only its first six characters.
 _SESSION = re.compile(r"^(/sessions/[^/]{6})[^/]+")
@@ -61,7 +60,7 @@ class RequestLog:
         try:
             await self._app(scope, receive, tagged)
         except ClientDisconnect:  # while it sends its body: no reply can be sent
-            status = status or GONE
+            status = status or 499  # only the record has it
         except Exception:
             _log.exception("unexpected exception", extra={"request_id": request_id})
             if status:  # the reply has begun: a closed connection shows that it is not whole

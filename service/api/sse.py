@@ -17,8 +17,6 @@ from service.api.http_request import wait_for_disconnect
 from service.generation.request import Chunk, Token
 from service.models.tokenizer import Tokenizer
 
-LOGPROB_DIGITS = 7
-
 _MIDDLE = ',"special":false}'
 _REST = ',"generated_text":null,"details":null}\n\n'
 
@@ -118,8 +116,8 @@ class EventEncoder:
 
 
 def rounded(logprob: float) -> float:
-    """Round a logprob as the events have it."""
-    return round(logprob, LOGPROB_DIGITS)
+    """Round a logprob to the digits that the events have."""
+    return round(logprob, 7)
 
 
 class SSEResponse(Response):

@@ -19,12 +19,6 @@ from service.generation.request import Chunk, FinishReason
 
 DONE = b"data: [DONE]\n\n"
 
-FINISH_REASONS = {
-    FinishReason.LENGTH: "length",
-    FinishReason.STOP_SEQUENCE: "stop",
-    FinishReason.EOS_TOKEN: "stop",
-}
-
 
 async def whole(http: Request, generation: AdmittedGeneration, body: CompletionBody) -> Response:
     """Return all choices once they have ended."""
@@ -225,7 +219,8 @@ def _end(state: ChoiceState) -> dict[str, Any]:
     finish = state.finish
     if finish is None:  # the client has disconnected
         return {}
-    return {"finish_reason": FINISH_REASONS[finish.reason], "stop_reason": finish.stop}
+    reason = "length" if finish.reason is FinishReason.LENGTH else "stop"
+    return {"finish_reason": reason, "stop_reason": finish.stop}
 
 
 def _usage(generation: AdmittedGeneration, choices: Sequence[ChoiceState]) -> dict[str, Any]:

@@ -162,9 +162,7 @@ async def _requests(
 ) -> list[GenerationRequest]:
     """Return the request of each prompt; the seeds apply if the body has none.
 
-    Raises:
-        UnknownCharacter, Validation: a field does not fit the model or the others.
-
+    Raises UnknownCharacter, or Validation where a field does not fit the model.
     """
     deadline_s, tokenizer = body.deadline_s(), model.tokenizer  # one for all prompts
     vocabulary_size, truncate = len(tokenizer), body.truncate_prompt_tokens

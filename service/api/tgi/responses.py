@@ -18,9 +18,6 @@ from service.models.tokenizer import Tokenizer
 from service.sessions.replay import Replay
 from service.sessions.session import SessionKey
 
-NO_TOKEN = Token(0, 0.0)
-"""The token of the last event if a generation ends without one more: `text` is empty."""
-
 
 def replayed(
     model: ServedModel, key: SessionKey, replay: Replay, arrived_s: float
@@ -87,7 +84,7 @@ def _last_events(
     last, top, plain = finish.stop_token, chunk.top_tokens[-1:], chunk
     is_hidden = last is not None or not chunk.tokens
     if not chunk.tokens:
-        last = last or NO_TOKEN
+        last = last or Token(0, 0.0)  # a generation without one more token: its text is empty
     elif last is None:
         last = Token(chunk.tokens[-1], chunk.logprobs[-1])
         plain = Chunk(chunk.tokens[:-1], chunk.logprobs[:-1], chunk.top_tokens[:-1])

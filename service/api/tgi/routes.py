@@ -183,9 +183,7 @@ async def _request(
 ) -> GenerationRequest:
     """Return the engine's request; `default_seed` applies if the parameters have no seed.
 
-    Raises:
-        UnknownCharacter, Validation: a parameter does not fit the model or the others.
-
+    Raises UnknownCharacter, or Validation where a parameter does not fit the model.
     """
     deadline_s, tokenizer, grammar = parameters.deadline_s(), model.tokenizer, parameters.grammar
     prompt = tokenizer.encode(inputs)

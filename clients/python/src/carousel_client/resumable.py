@@ -50,11 +50,9 @@ class Resumable(ABC, Generic[T]):
         return self._policy.timeout(STREAM_SILENCE_S)
 
     def start_response(self, status: int, headers: Mapping[str, str]) -> bool:
-        """Take a response's head; return whether its body is the stream.
+        """Take a response's head; return whether its body is a stream.
 
-        Raises:
-            UnexpectedResponse: the status is 200, and the body is no stream of events.
-
+        Raises UnexpectedResponse where the status is 200 and the body is no stream of events.
         """
         self._decoder, self._request_id = EventDecoder(), headers.get("x-request-id")
         if status == 200 and not headers.get("content-type", "").startswith("text/event-stream"):
