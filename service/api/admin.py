@@ -42,10 +42,7 @@ _UPLOAD_FORM = {
     "required": ["source", "name"],
 }
 _UPLOAD_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"multipart/form-data": {"schema": _UPLOAD_FORM}},
-    }
+    "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD_FORM}}}
 }
 
 router = APIRouter(prefix="/admin", tags=["admin"])

@@ -1,7 +1,7 @@
 """A generate request that has been admitted, and the state of each of its choices."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -9,8 +9,8 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from service.api.http_request import cancelled_on_disconnect
-from service.api.sse import EventIds
-from service.api.state import ServedModel
+from service.api.sse import EventIds, SSEResponse
+from service.api.state import ServedModel, get_state
 from service.generation.completions import CompletionStream, SingleCompletion
 from service.generation.request import Chunk, Finish, GenerationRequest, Token
 from service.sessions.replay import Replay
@@ -58,10 +58,8 @@ class AdmittedGeneration:
     ) -> Self:
         """Return the generation of a turn that runs, or of the record of one."""
         if isinstance(begun, RunningTurn):
-            turn, completions = (
-                begun.session.turn,
-                SingleCompletion(begun.stream, begun.stream.cancel),
-            )
+            turn = begun.session.turn
+            completions = SingleCompletion(begun.stream, begun.stream.cancel)
         else:
             turn, completions = begun.turn, SingleCompletion(begun, begun.cancel)
         return cls(
@@ -101,6 +99,13 @@ class AdmittedGeneration:
         """Return the states of all choices before their first chunk."""
         stops = [request.stop for request in self.requests for _ in range(self.n)]
         return [ChoiceState(index, stop) for index, stop in enumerate(stops)]
+
+    def stream(
+        self, http: Request, events: AsyncGenerator[bytes, None], headers: dict[str, str]
+    ) -> SSEResponse:
+        """Return the response that sends `events`; its end cancels the completions."""
+        interval_s = get_state(http).limits.ping_interval_s
+        return SSEResponse(events, headers, self.completions.cancel, interval_s)
 
     async def collect(self, http: Request) -> list["ChoiceState"]:
         """Return every choice at its end; fewer chunks if the client disconnects before."""

@@ -108,8 +108,7 @@ async def score_text(
     session_id: Annotated[str | None, Query(max_length=80)] = None,
 ) -> Response:
     """Score a text of any length as it arrives; the body is the text in UTF-8. Returns sums."""
-    expected = f"the text is the body itself, as {TEXT}"
-    check_media_type(request, TEXT, BINARY, expected=expected)
+    check_media_type(request, TEXT, BINARY, expected=f"the text is the body itself, as {TEXT}")
     _, scorer = await _admit(request, model, session_id)
     decoder, size_bytes, n_chunks = codecs.getincrementaldecoder("utf-8")(), 0, 0
     try:

@@ -98,12 +98,7 @@ class EventEncoder:
         return f'{head}{{"index":{max(1, index)},"token":{json.dumps(shown)}{rest}'.encode("ascii")
 
     def _event(
-        self,
-        index: int,
-        token: Token,
-        top: Sequence[Token],
-        rest: str,
-        ids: EventIds | None,
+        self, index: int, token: Token, top: Sequence[Token], rest: str, ids: EventIds | None
     ) -> bytes:
         tops = ",".join(
             f'{{"id":{t.id},"text":{self.texts[t.id]},"logprob":{t.logprob:.7f},"special":false}}'

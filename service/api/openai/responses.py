@@ -12,8 +12,6 @@ from service.api.errors import error_event
 from service.api.generation import AdmittedGeneration, ChoiceState
 from service.api.openai.logprobs import LogprobsEncoder, prompt_logprobs
 from service.api.openai.schemas import CompletionBody
-from service.api.sse import SSEResponse
-from service.api.state import get_state
 from service.errors import CarouselError
 from service.generation.request import Chunk, FinishReason
 
@@ -54,20 +52,10 @@ def _whole_choice(
     return choice
 
 
-def streamed(http: Request, generation: AdmittedGeneration, body: CompletionBody) -> Response:
-    """Return one event for each token; an error is the last event before `[DONE]`."""
-    return SSEResponse(
-        _events(generation, body),
-        {},
-        on_end=generation.completions.cancel,
-        ping_interval_s=get_state(http).limits.ping_interval_s,
-    )
-
-
-async def _events(
+async def events(
     generation: AdmittedGeneration, body: CompletionBody
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the events of a burst as one piece of bytes."""
+    """Yield the events of a burst as one piece of bytes; an error is the last before `[DONE]`."""
     encoder = _EventEncoder(generation, body)
     try:
         async for index, chunk in generation.completions:

@@ -11,7 +11,7 @@ from service.api.fields import MAX_BEAMS
 from service.api.generation import AdmittedGeneration
 from service.api.grammar import of_response_format, of_structured_outputs
 from service.api.http_request import header, session_id_of
-from service.api.openai.responses import streamed, whole
+from service.api.openai.responses import events, whole
 from service.api.openai.schemas import (
     COMPLETED,
     CompletionBody,
@@ -43,7 +43,7 @@ async def create(http: Request, body: CompletionBody) -> Response:
     else:
         generation = await _admit_turn(http, body, session_id)
     if body.stream:
-        return streamed(http, generation, body)
+        return generation.stream(http, events(generation, body), {})
     return await whole(http, generation, body)
 
 
@@ -59,8 +59,7 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedGeneration:
     limit = model.runtime.engine.config.queue_limit
     if n_sampled > limit:  # more would never be admitted
         raise Validation(
-            f"the request needs {n_sampled} texts for all its prompts; the limit is {limit}",
-            "n",
+            f"the request needs {n_sampled} texts for all its prompts; the limit is {limit}", "n"
         )
     salt = () if body.cache_salt is None else (body.cache_salt,)
     completions = start(
@@ -239,7 +238,7 @@ async def every(request: Request) -> ModelsReply:
     """List the loaded models and their aliases."""
     state = get_state(request)
     return ModelsReply(
-        data=[ModelReply(**_model_row(name, model)) for name, model in _models_by_name(state)],
+        data=[ModelReply(**_model_row(name, model)) for name, model in _models_by_name(state)]
     )
 
 

@@ -9,8 +9,8 @@ from fastapi import Request, Response
 
 from service.api.errors import error_event
 from service.api.generation import AdmittedGeneration, ChoiceState
-from service.api.sse import SSEResponse, rounded
-from service.api.state import ServedModel, get_state
+from service.api.sse import rounded
+from service.api.state import ServedModel
 from service.errors import CarouselError
 from service.generation.completions import mean_logprob, seed_of
 from service.generation.request import Chunk, Finish, Token
@@ -41,16 +41,8 @@ def replayed(
 
 def streamed(http: Request, generation: AdmittedGeneration) -> Response:
     """Return one event for each token; if an error occurs it is the last event."""
-    headers = {
-        "x-compute-type": "cpu",
-        "x-compute-characters": str(generation.prompt_tokens),
-    }
-    return SSEResponse(
-        _events(generation),
-        headers,
-        on_end=generation.completions.cancel,
-        ping_interval_s=get_state(http).limits.ping_interval_s,
-    )
+    headers = {"x-compute-type": "cpu", "x-compute-characters": str(generation.prompt_tokens)}
+    return generation.stream(http, _events(generation), headers)
 
 
 async def _events(generation: AdmittedGeneration) -> AsyncGenerator[bytes, None]:
@@ -71,11 +63,7 @@ async def _events(generation: AdmittedGeneration) -> AsyncGenerator[bytes, None]
 
 
 def _last_events(
-    generation: AdmittedGeneration,
-    index: int,
-    chunk: Chunk,
-    finish: Finish,
-    tokens: Sequence[int],
+    generation: AdmittedGeneration, index: int, chunk: Chunk, finish: Finish, tokens: Sequence[int]
 ) -> bytes:
     """Encode the last chunk; `index` is that of its first token, `tokens` are all of the text."""
     encoder, ids = generation.model.runtime.encoder, generation.ids
