@@ -13,7 +13,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from service.api.errors import describe
 from service.api.fields import Body, Name
-from service.api.http_request import disk_full_as_too_large, request_body
+from service.api.http_request import disk_full_as_too_large
 from service.api.sampling_fields import INPUT_ERROR
 from service.api.state import AppState, get_state
 from service.errors import Validation
@@ -40,6 +40,9 @@ _UPLOAD_FORM = {
         "alias": {"type": "string"},
     },
     "required": ["source", "name"],
+}
+_UPLOAD_BODY = {
+    "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD_FORM}}}
 }
 
 router = APIRouter(prefix="/admin", tags=["admin"])
@@ -124,7 +127,7 @@ async def import_model(request: Request, body: ImportBody) -> dict[str, Any]:
     "/models/upload",
     status_code=201,
     responses={201: {"model": StoredModel}},
-    openapi_extra=request_body({"multipart/form-data": {"schema": _UPLOAD_FORM}}),
+    openapi_extra=_UPLOAD_BODY,
 )
 async def upload_model(request: Request) -> dict[str, Any]:
     """Import a checkpoint whose files are parts of the form, and load it.

@@ -115,15 +115,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(errors.CarouselError)
     async def carousel_error(http: Request, error: errors.CarouselError) -> Response:
-        may_repeat = type(error) in _BEFORE_TURN or not is_unkeyed_turn(http)
-        return _reply(
-            http.scope["path"],
-            STATUSES[type(error)],
-            str(error),
-            error.code,
-            error.field,
-            may_repeat=may_repeat,
-        )
+        is_unkeyed_turn = getattr(http.state, "is_unkeyed_turn", False)  # again: a second turn
+        may_repeat = type(error) in _BEFORE_TURN or not is_unkeyed_turn
+        path, status = http.scope["path"], STATUSES[type(error)]
+        return _reply(path, status, str(error), error.code, error.field, may_repeat=may_repeat)
 
     @app.exception_handler(RequestValidationError)
     async def invalid_request(http: Request, error: RequestValidationError) -> Response:
@@ -145,16 +140,6 @@ def install(app: FastAPI) -> None:
         reply = _reply(path, error.status_code, message, code)
         reply.headers.update(error.headers or {})
         return reply
-
-
-def mark_unkeyed_turn(http: Request) -> None:
-    """Mark a request that continues a session: sent again, it would add a second turn."""
-    http.state.is_unkeyed_turn = True
-
-
-def is_unkeyed_turn(http: Request) -> bool:
-    """Whether the request was marked by `mark_unkeyed_turn`."""
-    return getattr(http.state, "is_unkeyed_turn", False)
 
 
 def describe(found: Sequence[Any], ranges: Mapping[str, str] | None = None) -> str:

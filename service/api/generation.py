@@ -1,15 +1,16 @@
 """A generate request that has been admitted, and the state of each of its choices."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 from fastapi import Request
 from pydantic import BaseModel
 
 from service.api.http_request import cancelled_on_disconnect
-from service.api.sse import EventIds
-from service.api.state import ServedModel
+from service.api.sse import EventIds, SSEResponse
+from service.api.state import ServedModel, get_state
 from service.generation.completions import CompletionStream, SingleCompletion
 from service.generation.request import Chunk, Finish, GenerationRequest, Token
 from service.sessions.replay import Replay
@@ -46,6 +47,30 @@ class AdmittedGeneration:
     has_details: bool = False
     sent_tokens: Sequence[int] = ()  # of the turn, in the events before the first of this stream
 
+    @classmethod
+    def of_turn(
+        cls,
+        model: ServedModel,
+        session_id: str,
+        request: GenerationRequest,
+        begun: RunningTurn | Replay,
+        **reply: Any,
+    ) -> Self:
+        """Return the generation of a turn that runs, or of the record of one."""
+        if isinstance(begun, RunningTurn):
+            turn = begun.session.turn
+            completions = SingleCompletion(begun.stream, begun.stream.cancel)
+        else:
+            turn, completions = begun.turn, SingleCompletion(begun, begun.cancel)
+        return cls(
+            model=model,
+            requests=[request],
+            completions=completions,
+            session_id=session_id,
+            turn=turn,
+            **reply,
+        )
+
     @property
     def ids(self) -> EventIds | None:
         """The ids of the events, in a session."""
@@ -63,22 +88,29 @@ class AdmittedGeneration:
         """Return the prompt of a choice."""
         return self.requests[index // self.n].prompt
 
-    def session(self, finish: Finish | None) -> dict[str, object] | None:
+    def session(self, finish: Finish | None) -> dict[str, Any]:
         """Return the reply's `session` (SessionPosition), if a turn of one has ended."""
         if self.turn is None or finish is None:
-            return None
+            return {}
         position = self.turn.first + finish.generated_tokens
-        return {"id": self.session_id, "position": position, "turn": self.turn.number}
+        return {"session": {"id": self.session_id, "position": position, "turn": self.turn.number}}
 
     def choices(self) -> list["ChoiceState"]:
         """Return the states of all choices before their first chunk."""
         stops = [request.stop for request in self.requests for _ in range(self.n)]
         return [ChoiceState(index, stop) for index, stop in enumerate(stops)]
 
+    def stream(
+        self, http: Request, events: AsyncGenerator[bytes, None], headers: dict[str, str]
+    ) -> SSEResponse:
+        """Return the response that sends `events`; its end cancels the completions."""
+        interval_s = get_state(http).limits.ping_interval_s
+        return SSEResponse(events, headers, self.completions.cancel, interval_s)
+
     async def collect(self, http: Request) -> list["ChoiceState"]:
         """Return every choice at its end; fewer chunks if the client disconnects before."""
         choices = self.choices()
-        async with cancelled_on_disconnect(http, self.completions):
+        async with cancelled_on_disconnect(http, self.completions.cancel):
             async for index, chunk in self.completions:
                 choices[index].add(chunk)
                 choices[index].chunks.append(chunk)
@@ -128,10 +160,3 @@ class ChoiceState:
     def top_tokens(self) -> list[Sequence[Token]]:
         """The most likely tokens at each token, if requested."""
         return [top for chunk in self.chunks for top in chunk.top_tokens]
-
-
-def completions_of_turn(begun: RunningTurn | Replay) -> tuple[Turn, CompletionStream]:
-    """Return a turn and its one completion, from a turn that runs or from the record of one."""
-    if isinstance(begun, RunningTurn):
-        return begun.session.turn, SingleCompletion(begun.stream, begun.stream.cancel)
-    return begun.turn, SingleCompletion(begun, begun.cancel)

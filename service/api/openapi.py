@@ -1,12 +1,12 @@
 """The OpenAPI document: what FastAPI makes of the routes, and the error replies.
 
 A route describes its successful reply. Its errors are added here, in the shape of its path,
-from its tag, its body and its parameters. A new route with a known tag needs no entry here.
+from its tag, its body and its parameters.
 """
 
 import json
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -35,15 +35,6 @@ _TAG_STATUSES = {
     "admin": _MODEL_STATUSES | {413, 422, 429, 507},
     "training": {404, 409, 413, 422, 503, 507},
     "service": {503},
-}
-_ALL_STATUSES = frozenset(STATUSES.values())  # of an unknown tag
-
-# The codes of errors that the HTTP layer raises.
-_HTTP_CODES = {
-    400: BadRequest.code,
-    408: BadRequest.code,
-    413: TooLarge.code,
-    415: BadRequest.code,
 }
 
 
@@ -100,10 +91,7 @@ def complete(app: FastAPI) -> None:
 
 
 def completed(document: Json) -> Json:
-    """Return a document with the error replies.
-
-    FastAPI's own 422 is removed: no reply has its shape.
-    """
+    """Return a document with the error replies, without FastAPI's own 422, which none has."""
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
@@ -136,14 +124,13 @@ def _with_schema_names(document: Json) -> Json:
         text = text.replace(f'schemas/{name}"', f'schemas/{published}"')
         text = text.replace(f'"{name}": {{', f'"{published}": {{')
         text = text.replace(f'"title": "{name}"', f'"title": "{title}"')
-    found: Json = json.loads(text)
-    return found
+    return cast("Json", json.loads(text))
 
 
 def _error_statuses(operation: Json) -> Iterable[int]:
     found: set[int] = set()
-    for tag in operation.get("tags", ()):
-        found |= _TAG_STATUSES.get(tag, _ALL_STATUSES)
+    for tag in operation["tags"]:
+        found |= _TAG_STATUSES.get(tag, set(STATUSES.values()))
     if "requestBody" in operation:
         found |= _BODY_STATUSES
     if "parameters" in operation:
@@ -153,8 +140,8 @@ def _error_statuses(operation: Json) -> Iterable[int]:
 
 def _error_reply(error: str, status: int) -> Json:
     codes = {kind.code for kind, one in STATUSES.items() if one == status}
-    if status in _HTTP_CODES:
-        codes.add(_HTTP_CODES[status])
+    if status in _BODY_STATUSES - {422}:  # the HTTP layer raises them
+        codes.add(TooLarge.code if status == 413 else BadRequest.code)
     schema = {"$ref": f"#/components/schemas/{error}"}
     return {
         "description": " ".join(f"`{code}`" for code in sorted(codes)),

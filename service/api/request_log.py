@@ -1,4 +1,4 @@
-"""One log record for each request, the id that ties it to its reply, and the last resort."""
+"""The middleware that writes one log record for each request and sets its request id."""
 
 import contextlib
 import json
@@ -14,29 +14,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.errors import internal_error
 
 HEADER = "X-Request-Id"
-GONE = 499
-"""What the log says of a client that left before its request was whole; no reply has it."""
 
+# A session id gives access to its session, so a record has only its first six characters.
 _SESSION = re.compile(r"^(/sessions/[^/]{6})[^/]+")
-"""A session id gives access to its session, so a log line has only its first six characters."""
 
+# Parts of an error message that quote the request: a text, a name, a session id.
 _QUOTED = re.compile(
     r"""(?<!\w)'(?:[^'\\]|\\.)*'|(?<!\w)"(?:[^"\\]|\\.)*"|\(U\+\w+\)|(?<=Given: ).*""", re.DOTALL
 )
-"""Parts of an error message that quote the request: a text, a name, a session id."""
-
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _log = logging.getLogger("carousel.requests")
 
 
 class RequestLog:
-    """Middleware: takes or makes the request id, puts it on the reply, writes the record.
+    """Middleware that sets the request id of each reply and writes a record of the request.
 
-    The record never holds a prompt or a generated text. Where the request is refused it has the
-    reply's `error_type` and, as `reason`, its message without what that quotes from the request.
-    An exception that no handler has foreseen becomes a 500 that says nothing of the inside; the log
-    has the traceback, under the same id.
+    The record has no prompt and no generated text. For an error reply it has the `error_type` and,
+    as `reason`, the message without its quotations of the request. An exception without a handler
+    becomes a 500 without details; the log has its traceback, with the request id.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -63,11 +59,11 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, tagged)
-        except ClientDisconnect:  # while sending its body: there is no connection to answer on
-            status = status or GONE
+        except ClientDisconnect:  # while it sends its body: no reply can be sent
+            status = status or 499  # only the record has it
         except Exception:
-            _log.exception("a mistake of the server's", extra={"request_id": request_id})
-            if status:  # the reply has begun: only a cut connection tells that it is not whole
+            _log.exception("unexpected exception", extra={"request_id": request_id})
+            if status:  # the reply has begun: a closed connection shows that it is not whole
                 raise
             await internal_error(scope["path"])(scope, receive, tagged)
         finally:
@@ -82,7 +78,7 @@ class RequestLog:
 
 
 def _refusal_of(body: bytes) -> dict[str, str]:
-    """The log's fields for the body of a refusal, in the shape of either family of routes."""
+    """Return the record's fields for the body of an error reply, in either shape."""
     found: dict[str, str] = {}
     with contextlib.suppress(ValueError, KeyError, TypeError):
         reply = json.loads(body)

@@ -13,14 +13,10 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from service.api.fields import (
-    MAX_BAD_WORD_CHARACTERS,
-    MAX_BAD_WORDS,
     MAX_BEAMS,
     MAX_CHOICES,
     MAX_NEW_TOKENS,
-    MAX_STOP_CHARACTERS,
     MAX_STOPS,
-    MAX_TIME_S,
     MAX_TOKEN_IDS,
     Body,
     Number,
@@ -40,6 +36,9 @@ from service.generation.request import (
 
 INPUT_ERROR = "Input validation error: "
 N_SEEDS = 2**64
+MAX_BAD_WORDS = 256
+MAX_WORD_CHARACTERS = 256  # of a bad word, and of a stop sequence
+MAX_TIME_S = 24 * 3_600.0
 
 # Messages of Text Generation Inference for values out of range; its clients show them to users.
 RANGE_MESSAGES = {
@@ -131,7 +130,7 @@ class SamplingFields(Body):
             raise ValueError(
                 f"`stop` supports up to {MAX_STOPS} stop sequences. Given: {len(stop)}"
             )
-        return _check_lengths("`stop` sequences", stop, MAX_STOP_CHARACTERS)
+        return _check_lengths("`stop` sequences", stop, MAX_WORD_CHARACTERS)
 
     @field_validator("bad_words")
     @classmethod
@@ -139,7 +138,7 @@ class SamplingFields(Body):
         words = value or []
         if len(words) > MAX_BAD_WORDS:
             raise ValueError(f"`bad_words` are {MAX_BAD_WORDS} at most. Given: {len(words)}")
-        return _check_lengths("`bad_words`", words, MAX_BAD_WORD_CHARACTERS)
+        return _check_lengths("`bad_words`", words, MAX_WORD_CHARACTERS)
 
     @property
     def has_sampling_parameter(self) -> bool:
@@ -155,9 +154,7 @@ class SamplingFields(Body):
     ) -> SamplingParams:
         """Return how the engine samples; `is_greedy` replaces the temperature by 0.
 
-        Raises:
-            Validation: `logit_bias` has a key that is no token id.
-
+        Raises Validation if a key of `logit_bias` is no token id.
         """
         given = {name: getattr(self, name) for name in _SCALARS}
         values = {name: value for name, value in given.items() if value is not None}
@@ -183,11 +180,8 @@ class SamplingFields(Body):
     ) -> Constraint | None:
         """Compile what restricts the text: a grammar, bad words, allowed tokens, a least length.
 
-        `grammar` and `max_tokens` come with the name of their field, for the error.
-
-        Raises:
-            Validation: the constraint is not supported, or no text satisfies it.
-
+        `grammar` and `max_tokens` come with the name of their field. Raises Validation if the
+        constraint is not supported, or no text satisfies it.
         """
         ids = check_token_ids(
             self.allowed_token_ids or (), compiler.vocabulary_size, "allowed_token_ids"
@@ -209,14 +203,9 @@ _SCALARS = [one.name for one in fields(SamplingParams) if one.name not in {"seed
 
 
 def check_beam_search(sampling: SamplingParams, search: str) -> None:
-    """Check that nothing of `sampling` has an effect, because a beam search samples nothing.
+    """Raise Validation if a parameter has an effect, because a beam search samples nothing.
 
-    Neutral values pass: a temperature of 1 or of 0, a penalty of 0. `search` names the parameter
-    that starts the search.
-
-    Raises:
-        Validation: a parameter would have an effect.
-
+    A temperature of 1 or of 0 and a penalty of 0 have none. `search` is the field that starts it.
     """
     is_neutral = sampling.temperature in {0.0, 1.0}
     neutral = asdict(SamplingParams(sampling.seed, sampling.temperature if is_neutral else 1.0))

@@ -95,7 +95,7 @@ async def score(request: Request, body: ScoreBody) -> Response:
             f"`inputs` has {len(body.inputs)} characters, and a reply has the tokens of at most "
             f"{limits.max_score_details_characters}: set `stream`, or set `details` to false"
         )
-    async with cancelled_on_disconnect(request, scorer):
+    async with cancelled_on_disconnect(request, scorer.cancel):
         pieces = [_tokens(chunk, texts) async for chunk in scorer.read(body.inputs) if texts]
     tokens = f'"tokens":[{",".join(pieces)}],' if texts else ""
     return Response(f"{{{tokens}{_sums(scorer.score)}}}", media_type="application/json")
@@ -108,8 +108,7 @@ async def score_text(
     session_id: Annotated[str | None, Query(max_length=80)] = None,
 ) -> Response:
     """Score a text of any length as it arrives; the body is the text in UTF-8. Returns sums."""
-    expected = f"the text is the body itself, as {TEXT}"
-    check_media_type(request, TEXT, BINARY, expected=expected)
+    check_media_type(request, TEXT, BINARY, expected=f"the text is the body itself, as {TEXT}")
     _, scorer = await _admit(request, model, session_id)
     decoder, size_bytes, n_chunks = codecs.getincrementaldecoder("utf-8")(), 0, 0
     try:

@@ -17,8 +17,6 @@ from service.api.http_request import wait_for_disconnect
 from service.generation.request import Chunk, Token
 from service.models.tokenizer import Tokenizer
 
-LOGPROB_DIGITS = 7
-
 _MIDDLE = ',"special":false}'
 _REST = ',"generated_text":null,"details":null}\n\n'
 
@@ -76,40 +74,31 @@ class EventEncoder:
             ]
         return "".join(events).encode("ascii")
 
-    def last_event(  # noqa: PLR0913 (the members of the event)
+    def last_event(
         self,
         index: int,
         token: Token,
         top: Sequence[Token],
-        text: str,
-        details: dict[str, object],
+        more: dict[str, Any],
         *,
         is_hidden: bool,
         ids: EventIds | None = None,
-        session: dict[str, object] | None = None,
     ) -> bytes:
-        """Encode the event that ends a stream: the last token, the whole text and the details.
+        """Encode the event that ends a stream: the last token, and `more` members.
 
         A hidden token is the end of a stop string and has no text. A turn without tokens (`index`
         0) has an event 1 as well; its id is the position where the turn began.
         """
-        rest = f',"generated_text":{json.dumps(text)},"details":{json.dumps(details)}'
-        rest += f',"session":{json.dumps(session)}}}\n\n' if session else "}\n\n"
+        members = [f',"{name}":{json.dumps(value)}' for name, value in more.items()]
+        rest = f"{''.join(members)}}}\n\n"
         if not is_hidden:
             return self._event(index, token, top, rest, ids)
         shown = {"id": token.id, "text": "", "logprob": rounded(token.logprob), "special": True}
-        head = ids.line(index) if ids else ""
-        return f'{head}data: {{"index":{max(1, index)},"token":{json.dumps(shown)}{rest}'.encode(
-            "ascii"
-        )
+        head = f"{ids.line(index) if ids else ''}data: "
+        return f'{head}{{"index":{max(1, index)},"token":{json.dumps(shown)}{rest}'.encode("ascii")
 
     def _event(
-        self,
-        index: int,
-        token: Token,
-        top: Sequence[Token],
-        rest: str,
-        ids: EventIds | None,
+        self, index: int, token: Token, top: Sequence[Token], rest: str, ids: EventIds | None
     ) -> bytes:
         tops = ",".join(
             f'{{"id":{t.id},"text":{self.texts[t.id]},"logprob":{t.logprob:.7f},"special":false}}'
@@ -122,8 +111,8 @@ class EventEncoder:
 
 
 def rounded(logprob: float) -> float:
-    """Round a logprob as the events have it."""
-    return round(logprob, LOGPROB_DIGITS)
+    """Round a logprob to the digits that the events have."""
+    return round(logprob, 7)
 
 
 class SSEResponse(Response):

@@ -78,13 +78,13 @@ class AppState:
     def is_ready(self) -> bool:
         """Whether a generate request would be accepted."""
         loaded = list(self.registry.loaded())
-        is_sound = all(model.runtime.engine.failure is None for model in loaded)
-        is_up = (
+        return (
             self.opened.is_set()
             and not self.is_draining
             and self.sessions.heartbeat.problem is None
+            and bool(loaded)
+            and all(model.runtime.engine.failure is None for model in loaded)
         )
-        return is_up and bool(loaded) and is_sound
 
     def get(self, name: str | None) -> ServedModel:
         """Return a loaded model; None is the default one. Raises Draining, or as Registry.get."""
@@ -93,13 +93,7 @@ class AppState:
         return self.registry.get(name)
 
     def get_for(self, session: Session, name: str | None = None) -> ServedModel:
-        """Return the loaded model of a session.
-
-        Raises:
-            StateModelMismatch: `name` is another model, or the session's model was replaced.
-            ModelNotFound, ModelNotReady, ModelUnloaded, Draining.
-
-        """
+        """Return a session's loaded model. Raises as `get`, or StateModelMismatch for another."""
         model = self.get(name or session.model)
         session_model(model).check(session)
         return model

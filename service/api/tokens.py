@@ -1,7 +1,6 @@
 """The token routes: from text to tokens of a model, and back."""
 
 import asyncio
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
@@ -42,10 +41,7 @@ class TextReply(BaseModel):
     text: str
 
 
-_TOKENS: dict[int | str, dict[str, Any]] = {200: {"model": list[TokenReply]}}
-
-
-@router.post("/tokenize", response_class=Response, responses=_TOKENS)
+@router.post("/tokenize", response_class=Response, responses={200: {"model": list[TokenReply]}})
 async def tokenize(request: Request, body: TokenizeBody) -> Response:
     """Return the tokens of a text."""
     model = get_state(request).get(body.model)

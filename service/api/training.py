@@ -11,13 +11,11 @@ from pydantic import BaseModel, Field, RootModel
 from service.api.fields import Body, Name, Number
 from service.api.http_request import TEXT, disk_full_as_too_large, media_type, raw_body
 from service.api.sse import NO_MORE_EVENTS, Responses, SSEResponse, events_of
-from service.api.state import TrainingServices, get_state
+from service.api.state import AppState, get_state
 from service.errors import Validation
 from service.models.cells import CellName
 from service.models.spec import ModelRef
-from service.models.store import ModelStore
 from service.training.checkpoint import best_checkpoint
-from service.training.corpus_store import CorpusCard
 from service.training.job import JobKey, TrainJob
 from service.training.job_spec import DEFAULT_MAX_SECONDS, TrainingText, make_job_spec
 from service.training.queue import JobQueue
@@ -128,10 +126,9 @@ async def upload(
 ) -> CorpusReply:
     """Store a corpus; the body is the text in UTF-8. The same text has the same id."""
     state = get_state(request)
-    owner = state.owner_of(request)
     if media_type(request, TEXT).startswith("multipart/"):
         raise Validation("the text is the body itself, not a form: curl --data-binary @FILE")
-    training = state.training
+    training, owner = state.training, state.owner_of(request)
     incoming = await asyncio.to_thread(training.corpora.upload)
     try:
         with disk_full_as_too_large("the text"):
@@ -142,7 +139,7 @@ async def upload(
                 card = await asyncio.to_thread(training.corpora.put, owner, name, incoming)
     finally:
         await asyncio.to_thread(incoming.unlink, missing_ok=True)
-    return _corpus_reply(card)
+    return CorpusReply.model_validate(card, from_attributes=True)
 
 
 @router.get("/corpora")
@@ -150,18 +147,16 @@ def list_corpora(request: Request) -> CorporaReply:
     """List the stored corpora."""
     state = get_state(request)
     cards = state.training.corpora.cards(state.owner_of(request))
-    return CorporaReply(corpora=[_corpus_reply(card) for card in cards])
+    return CorporaReply.model_validate({"corpora": cards}, from_attributes=True)
 
 
 @router.post("/train-jobs", status_code=202)
 async def submit(request: Request, response: Response, body: JobBody) -> JobReply:
     """Submit a job; a worker trains the model, which is loaded when the job has succeeded."""
     state = get_state(request)
-    initial = None
-    if body.initial_model is not None:
-        initial = state.registry.resolve(body.initial_model)
-    owner = state.owner_of(request)
-    job = await asyncio.to_thread(_submit, state.training, state.store, owner, body, initial)
+    name = body.initial_model
+    initial = None if name is None else state.registry.resolve(name)
+    job = await asyncio.to_thread(_submit, state, state.owner_of(request), body, initial)
     response.headers["Location"] = f"/train-jobs/{job.key.id}"
     return _reply(job)
 
@@ -241,32 +236,20 @@ async def _pieces(
         await asyncio.sleep(0 if is_over else poll_interval_s)
 
 
-def _submit(
-    training: TrainingServices,
-    store: ModelStore,
-    owner: str,
-    body: JobBody,
-    initial: ModelRef | None,
-) -> TrainJob:
-    card = training.corpora.card(owner, body.corpus)
+def _submit(state: AppState, owner: str, body: JobBody, initial: ModelRef | None) -> TrainJob:
+    card = state.training.corpora.card(owner, body.corpus)
     spec = make_job_spec(
         body.name,
         TrainingText(card.id, card.characters, card.vocabulary),
         architecture=body.architecture.model_dump(),
         training={"max_seconds": DEFAULT_MAX_SECONDS} | body.training.model_dump(exclude_none=True),
         seed=body.seed,
-        initial_model=None if initial is None else store.read(initial),
+        initial_model=None if initial is None else state.store.read(initial),
         load_when_done=body.load_when_done,
         alias=body.alias,
     )
-    return training.queue.submit(owner, spec)
+    return state.training.queue.submit(owner, spec)
 
 
 def _reply(job: TrainJob) -> JobReply:
     return JobReply.model_validate(job.to_json())
-
-
-def _corpus_reply(card: CorpusCard) -> CorpusReply:
-    return CorpusReply.model_validate(
-        {name: getattr(card, name) for name in CorpusReply.model_fields}
-    )

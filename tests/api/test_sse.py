@@ -55,7 +55,9 @@ def test_each_event_has_its_top_tokens(pairs):
 @given(tokens, st.text(AWKWARD), st.booleans())
 def test_the_last_event_has_the_text_and_the_details(token, text, is_hidden):
     details = {"finish_reason": "length", "seed": 2**64 - 1}
-    content = WRITER.last_event(7, token, (), text, details, is_hidden=is_hidden)
+    content = WRITER.last_event(
+        7, token, (), {"generated_text": text, "details": details}, is_hidden=is_hidden
+    )
     (event,) = events_of(content)
     hidden = {"text": "", "special": True} if is_hidden else {}
     assert event["token"] == shown(token) | hidden

@@ -23,7 +23,7 @@ from carousel_client import (
     Unreachable,
 )
 from carousel_client.errors import error_from_response
-from carousel_client.operations import Request
+from carousel_client.request import Request
 from carousel_client.retry_policy import RetryPolicy
 from tests.client.scripted_server import Answer, error_response, stream
 from tests.process import free_port

@@ -12,18 +12,10 @@ from service.api.errors import error_event
 from service.api.generation import AdmittedGeneration, ChoiceState
 from service.api.openai.logprobs import LogprobsEncoder, prompt_logprobs
 from service.api.openai.schemas import CompletionBody
-from service.api.sse import SSEResponse
-from service.api.state import get_state
 from service.errors import CarouselError
 from service.generation.request import Chunk, FinishReason
 
 DONE = b"data: [DONE]\n\n"
-
-FINISH_REASONS = {
-    FinishReason.LENGTH: "length",
-    FinishReason.STOP_SEQUENCE: "stop",
-    FinishReason.EOS_TOKEN: "stop",
-}
 
 
 async def whole(http: Request, generation: AdmittedGeneration, body: CompletionBody) -> Response:
@@ -34,7 +26,7 @@ async def whole(http: Request, generation: AdmittedGeneration, body: CompletionB
         "choices": [_whole_choice(generation, body, choice) for choice in choices if choice.chunks],
         "usage": _usage(generation, choices),
     }
-    content |= _session(generation, choices[0])
+    content |= generation.session(choices[0].finish)
     return Response(json.dumps(content, ensure_ascii=True), media_type="application/json")
 
 
@@ -60,20 +52,10 @@ def _whole_choice(
     return choice
 
 
-def streamed(http: Request, generation: AdmittedGeneration, body: CompletionBody) -> Response:
-    """Return one event for each token; an error is the last event before `[DONE]`."""
-    return SSEResponse(
-        _events(generation, body),
-        {},
-        on_end=generation.completions.cancel,
-        ping_interval_s=get_state(http).limits.ping_interval_s,
-    )
-
-
-async def _events(
+async def events(
     generation: AdmittedGeneration, body: CompletionBody
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the events of a burst as one piece of bytes."""
+    """Yield the events of a burst as one piece of bytes; an error is the last before `[DONE]`."""
     encoder = _EventEncoder(generation, body)
     try:
         async for index, chunk in generation.completions:
@@ -186,7 +168,8 @@ class _EventEncoder:
             if self._body.include_stop_str_in_output:
                 choice["text"] += self._tokenizer.decode(state.held)
                 tokens += state.held
-            session, position = _session(self._generation, state), chunk.finish.generated_tokens
+            session = self._generation.session(chunk.finish)
+            position = chunk.finish.generated_tokens
         if self._body.return_token_ids:
             choice["token_ids"] = tokens
         line = self._ids.line(position).encode("ascii") if self._ids else b""
@@ -224,7 +207,8 @@ def _end(state: ChoiceState) -> dict[str, Any]:
     finish = state.finish
     if finish is None:  # the client has disconnected
         return {}
-    return {"finish_reason": FINISH_REASONS[finish.reason], "stop_reason": finish.stop}
+    reason = "length" if finish.reason is FinishReason.LENGTH else "stop"
+    return {"finish_reason": reason, "stop_reason": finish.stop}
 
 
 def _usage(generation: AdmittedGeneration, choices: Sequence[ChoiceState]) -> dict[str, Any]:
@@ -236,11 +220,6 @@ def _usage(generation: AdmittedGeneration, choices: Sequence[ChoiceState]) -> di
         "total_tokens": prompt_tokens + generated,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
-
-
-def _session(generation: AdmittedGeneration, state: ChoiceState) -> dict[str, Any]:
-    session = generation.session(state.finish)
-    return {} if session is None else {"session": session}
 
 
 def _data(content: dict[str, Any]) -> bytes:

@@ -7,18 +7,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.errors import mark_unkeyed_turn
-from service.api.generation import AdmittedGeneration, completions_of_turn
+from service.api.fields import MAX_BEAMS
+from service.api.generation import AdmittedGeneration
+from service.api.grammar import of_response_format, of_structured_outputs
 from service.api.http_request import header, session_id_of
-from service.api.openai.params import (
-    beams_of,
-    check_combination,
-    constraint_of,
-    prompt_logprobs_of,
-    request_of,
-    tokens_of,
-)
-from service.api.openai.responses import streamed, whole
+from service.api.openai.responses import events, whole
 from service.api.openai.schemas import (
     COMPLETED,
     CompletionBody,
@@ -26,7 +19,9 @@ from service.api.openai.schemas import (
     ModelsReply,
     ModelWithVocabularyReply,
 )
+from service.api.sampling_fields import check_beam_search, check_token_ids
 from service.api.state import AppState, ServedModel, get_state, session_model
+from service.constraints.spec import ConstraintSpec
 from service.errors import Validation, about
 from service.generation.completions import start
 from service.generation.request import GenerationRequest
@@ -42,13 +37,13 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 async def create(http: Request, body: CompletionBody) -> Response:
     """Complete one prompt or several; with `stream` as server-sent events."""
     session_id = session_id_of(http, body.session_id)
-    check_combination(body, is_turn=session_id is not None)
+    _check_combination(body, is_turn=session_id is not None)
     if session_id is None:
         generation = await _admit(http, body)
     else:
         generation = await _admit_turn(http, body, session_id)
     if body.stream:
-        return streamed(http, generation, body)
+        return generation.stream(http, events(generation, body), {})
     return await whole(http, generation, body)
 
 
@@ -64,8 +59,7 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedGeneration:
     limit = model.runtime.engine.config.queue_limit
     if n_sampled > limit:  # more would never be admitted
         raise Validation(
-            f"the request needs {n_sampled} texts for all its prompts; the limit is {limit}",
-            "n",
+            f"the request needs {n_sampled} texts for all its prompts; the limit is {limit}", "n"
         )
     salt = () if body.cache_salt is None else (body.cache_salt,)
     completions = start(
@@ -73,8 +67,8 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedGeneration:
         requests,
         n=n,
         best_of=body.best_of or n,
-        beams=beams_of(body),
-        prompt_logprobs=prompt_logprobs_of(body),
+        beams=body.beam_params(body.best_of or n, n) if body.use_beam_search else None,
+        prompt_logprobs=_prompt_logprobs(body),
         prefix_cache=model.runtime.prefixes.scoped(state.owner_of(http), *salt),
     )
     return AdmittedGeneration(model=model, requests=requests, completions=completions, n=n)
@@ -84,7 +78,7 @@ async def _admit_turn(http: Request, body: CompletionBody, session_id: str) -> A
     """Start a turn of a session, or return the one that began with the same idempotency key."""
     state, key = get_state(http), header(http, b"idempotency-key")
     if key is None and body.expected_position is None:
-        mark_unkeyed_turn(http)
+        http.state.is_unkeyed_turn = True  # the error handlers tell clients not to repeat it
 
     async def admit(session: Session) -> AdmittedGeneration:
         model = state.get_for(session, body.model)
@@ -98,30 +92,142 @@ async def _admit_turn(http: Request, body: CompletionBody, session_id: str) -> A
             is_whole=not body.stream,
         )
         begun = await state.sessions.turns.begin(session, session_model(model), turn_request)
-        turn, completions = completions_of_turn(begun)
-        return AdmittedGeneration(
-            model=model,
-            requests=requests,
-            completions=completions,
-            session_id=session_id,
-            turn=turn,
-        )
+        return AdmittedGeneration.of_turn(model, session_id, requests[0], begun)
 
     return await state.sessions.records.with_session(state.key(http, session_id), admit)
+
+
+def _check_combination(body: CompletionBody, *, is_turn: bool) -> None:
+    """Check whether a body's fields go together. Raises Validation with the field."""
+    for field, message in _conflicts(body):
+        raise Validation(message, field)
+    if not is_turn and body.expected_position is not None:
+        message = "`expected_position` is of a session; give `session_id`"
+        raise Validation(message, "expected_position")
+    if is_turn:
+        for field in _conflicts_with_turn(body):
+            message = f"`{field}` does not go with a session: a turn adds one text to it, once"
+            raise Validation(message, field)
+
+
+def _conflicts(body: CompletionBody) -> Iterator[tuple[str, str]]:
+    """Yield the field and the message of each conflict."""
+    if body.stream_options is not None and not body.stream:
+        yield "stream_options", "`stream_options` has an effect only with `stream`"
+    if body.stream and body.prompt_logprobs is not None:
+        yield "prompt_logprobs", "`prompt_logprobs` cannot be streamed; use `echo`"
+    if (body.min_tokens or 0) > body.n_new_tokens:
+        given = f"{body.min_tokens} and {body.n_new_tokens}"
+        yield "min_tokens", f"`min_tokens` must be at most `max_tokens`. Given: {given}"
+    if body.include_stop_str_in_output and body.logprobs is not None:
+        message = "does not go with `logprobs`, which has those of the text before it"
+        yield "include_stop_str_in_output", f"`include_stop_str_in_output` {message}"
+    yield from _conflicts_of_choices(body)
+
+
+def _conflicts_of_choices(body: CompletionBody) -> Iterator[tuple[str, str]]:
+    n, best_of = body.n or 1, body.best_of or body.n or 1
+    if best_of < n:
+        yield "best_of", f"`best_of` must be at least `n`. Given: {best_of} and {n}"
+    if not body.use_beam_search:
+        if body.stream and best_of > n:
+            yield "best_of", "`best_of` > `n` is decided at the end and cannot be streamed"
+        if body.length_penalty not in {None, 1.0}:
+            yield "length_penalty", "`length_penalty` has an effect only with `use_beam_search`"
+        return
+    if best_of > MAX_BEAMS:
+        yield "n", f"`use_beam_search` has at most {MAX_BEAMS} beams. Given: {best_of}"
+    if body.n_new_tokens == 0:
+        yield "max_tokens", "`use_beam_search` needs a `max_tokens` of at least 1. Given: 0"
+
+
+def _conflicts_with_turn(body: CompletionBody) -> list[str]:
+    """Return the fields that a turn of a session cannot have."""
+    given = {
+        "prompt": isinstance(body.prompt, list) and len(body.prompt) > 1,
+        "n": (body.n or 1) > 1,
+        "best_of": (body.best_of or 1) > 1,
+        "use_beam_search": bool(body.use_beam_search),
+        "prompt_logprobs": body.prompt_logprobs is not None,
+        "echo": bool(body.echo) and body.logprobs is not None,
+        "max_tokens": body.max_tokens == 0,
+        "include_stop_str_in_output": bool(body.include_stop_str_in_output),
+    }
+    return [field for field, is_given in given.items() if is_given]
 
 
 async def _requests(
     model: ServedModel, body: CompletionBody, default_seeds: Sequence[int]
 ) -> list[GenerationRequest]:
-    """Return the request of each prompt. Raises UnknownCharacter, Validation."""
-    deadline_s = body.deadline_s()  # one for all prompts
-    constraint = await constraint_of(body, model.runtime.constraints)
+    """Return the request of each prompt; the seeds apply if the body has none.
+
+    Raises UnknownCharacter, or Validation where a field does not fit the model.
+    """
+    deadline_s, tokenizer = body.deadline_s(), model.tokenizer  # one for all prompts
+    vocabulary_size, truncate = len(tokenizer), body.truncate_prompt_tokens
+    constraint = await body.compile_constraint(
+        model.runtime.constraints,
+        _grammar_of(body),
+        body.min_tokens,
+        (body.n_new_tokens, "max_tokens"),
+    )
     requests = []
     for prompt, seed in zip(body.prompt, default_seeds, strict=True):
         with about("prompt"):
-            tokens = tokens_of(prompt, model.tokenizer)
-        requests.append(request_of(body, tokens, model.tokenizer, seed, constraint, deadline_s))
+            tokens: Sequence[int] = (
+                tokenizer.encode(prompt)
+                if isinstance(prompt, str)
+                else check_token_ids(prompt, vocabulary_size, "prompt")
+            )
+        sampling = body.sampling_params(vocabulary_size, seed)
+        if body.use_beam_search:
+            check_beam_search(sampling, "`use_beam_search`")
+        ends = check_token_ids(body.stop_token_ids or (), vocabulary_size, "stop_token_ids")
+        stops = (*(body.stop or ()), *filter(None, map(tokenizer.text_of, ends)))
+        requests.append(
+            GenerationRequest(
+                tokens[-truncate:] if truncate is not None and truncate > 0 else tokens,
+                body.n_new_tokens,
+                sampling,
+                tuple(dict.fromkeys(stops)),
+                min(body.logprobs or 0, vocabulary_size),
+                constraint=constraint,
+                min_new_tokens=body.min_tokens or 0,
+                deadline_s=deadline_s,
+            )
+        )
     return requests
+
+
+def _prompt_logprobs(body: CompletionBody) -> int | None:
+    """Return how many of the most likely tokens each prompt token needs; None: no logprobs."""
+    echoed = body.logprobs if body.echo else None
+    return max((n for n in (body.prompt_logprobs, echoed) if n is not None), default=None)
+
+
+def _grammar_of(body: CompletionBody) -> tuple[ConstraintSpec, str] | None:
+    """Return the grammar and its field. Raises Validation if several fields have one."""
+    guided: dict[str, Any] = {
+        "json": body.guided_json,
+        "regex": body.guided_regex,
+        "choice": body.guided_choice,
+    }
+    specs = {
+        "response_format": body.response_format and of_response_format(body.response_format),
+        "structured_outputs": body.structured_outputs
+        and of_structured_outputs(body.structured_outputs),
+    } | {
+        f"guided_{kind}": of_structured_outputs({kind: value}, f"guided_{kind}")
+        for kind, value in guided.items()
+        if value is not None
+    }
+    found = [(spec, field) for field, spec in specs.items() if spec]
+    if len(found) > 1:
+        raise Validation(
+            f"`{found[1][1]}` and `{found[0][1]}` both restrict the text; give one of them",
+            found[1][1],
+        )
+    return found[0] if found else None
 
 
 # -- models
@@ -132,7 +238,7 @@ async def every(request: Request) -> ModelsReply:
     """List the loaded models and their aliases."""
     state = get_state(request)
     return ModelsReply(
-        data=[ModelReply(**_model_row(name, model)) for name, model in _models_by_name(state)],
+        data=[ModelReply(**_model_row(name, model)) for name, model in _models_by_name(state)]
     )
 
 

@@ -114,7 +114,16 @@ class CompletionBody(SamplingFields):
     @field_validator("prompt")
     @classmethod
     def _read_prompts(cls, value: Any) -> list[Prompt]:
-        return read_prompts(value)
+        prompts = _several(value)
+        if len(prompts) > MAX_PROMPTS:
+            raise ValueError(f"`prompt` has at most {MAX_PROMPTS} prompts. Given: {len(prompts)}")
+        size = sum(len(prompt) for prompt in prompts)
+        if size > MAX_PROMPT_CHARACTERS:
+            raise ValueError(
+                f"`prompt` has at most {MAX_PROMPT_CHARACTERS} characters or tokens in all. "
+                f"Given: {size}"
+            )
+        return prompts
 
     @field_validator("truncate_prompt_tokens")
     @classmethod
@@ -137,28 +146,11 @@ class CompletionBody(SamplingFields):
         return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
 
-def read_prompts(value: object) -> list[Prompt]:
-    """Return the prompts, each as a text or as token ids.
+def _several(value: object) -> list[Prompt]:
+    """Return the prompts, each as a text or as token ids. Raises ValueError.
 
     A pydantic union would report two errors for each of a million wrong items.
-
-    Raises:
-        ValueError: the value has none of the shapes, or is over a limit.
-
     """
-    prompts = _several(value)
-    if len(prompts) > MAX_PROMPTS:
-        raise ValueError(f"`prompt` has at most {MAX_PROMPTS} prompts. Given: {len(prompts)}")
-    size = sum(len(prompt) for prompt in prompts)
-    if size > MAX_PROMPT_CHARACTERS:
-        raise ValueError(
-            f"`prompt` has at most {MAX_PROMPT_CHARACTERS} characters or tokens in all. "
-            f"Given: {size}"
-        )
-    return prompts
-
-
-def _several(value: object) -> list[Prompt]:
     if value is None:
         return [""]
     if isinstance(value, str):

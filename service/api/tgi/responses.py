@@ -8,9 +8,9 @@ from typing import Any
 from fastapi import Request, Response
 
 from service.api.errors import error_event
-from service.api.generation import AdmittedGeneration, ChoiceState, completions_of_turn
-from service.api.sse import SSEResponse, rounded
-from service.api.state import ServedModel, get_state
+from service.api.generation import AdmittedGeneration, ChoiceState
+from service.api.sse import rounded
+from service.api.state import ServedModel
 from service.errors import CarouselError
 from service.generation.completions import mean_logprob, seed_of
 from service.generation.request import Chunk, Finish, Token
@@ -18,22 +18,17 @@ from service.models.tokenizer import Tokenizer
 from service.sessions.replay import Replay
 from service.sessions.session import SessionKey
 
-NO_TOKEN = Token(0, 0.0)
-"""The token of the last event if a generation ends without one more: `text` is empty."""
-
 
 def replayed(
     model: ServedModel, key: SessionKey, replay: Replay, arrived_s: float
 ) -> AdmittedGeneration:
     """Return the generation of a recorded turn, from the event at which the replay begins."""
     record = replay.record
-    turn, completions = completions_of_turn(replay)
-    return AdmittedGeneration(
-        model=model,
-        requests=[record.request(())],
-        completions=completions,
-        session_id=key.id,
-        turn=turn,
+    return AdmittedGeneration.of_turn(
+        model,
+        key.id,
+        record.request(()),
+        replay,
         arrived_s=arrived_s,
         prefix=replay.prompt or record.reply.get("prefix", ""),
         has_details=record.reply.get("details", False),
@@ -46,16 +41,8 @@ def replayed(
 
 def streamed(http: Request, generation: AdmittedGeneration) -> Response:
     """Return one event for each token; if an error occurs it is the last event."""
-    headers = {
-        "x-compute-type": "cpu",
-        "x-compute-characters": str(generation.prompt_tokens),
-    }
-    return SSEResponse(
-        _events(generation),
-        headers,
-        on_end=generation.completions.cancel,
-        ping_interval_s=get_state(http).limits.ping_interval_s,
-    )
+    headers = {"x-compute-type": "cpu", "x-compute-characters": str(generation.prompt_tokens)}
+    return generation.stream(http, _events(generation), headers)
 
 
 async def _events(generation: AdmittedGeneration) -> AsyncGenerator[bytes, None]:
@@ -76,11 +63,7 @@ async def _events(generation: AdmittedGeneration) -> AsyncGenerator[bytes, None]
 
 
 def _last_events(
-    generation: AdmittedGeneration,
-    index: int,
-    chunk: Chunk,
-    finish: Finish,
-    tokens: Sequence[int],
+    generation: AdmittedGeneration, index: int, chunk: Chunk, finish: Finish, tokens: Sequence[int]
 ) -> bytes:
     """Encode the last chunk; `index` is that of its first token, `tokens` are all of the text."""
     encoder, ids = generation.model.runtime.encoder, generation.ids
@@ -89,7 +72,7 @@ def _last_events(
     last, top, plain = finish.stop_token, chunk.top_tokens[-1:], chunk
     is_hidden = last is not None or not chunk.tokens
     if not chunk.tokens:
-        last = last or NO_TOKEN
+        last = last or Token(0, 0.0)  # a generation without one more token: its text is empty
     elif last is None:
         last = Token(chunk.tokens[-1], chunk.logprobs[-1])
         plain = Chunk(chunk.tokens[:-1], chunk.logprobs[:-1], chunk.top_tokens[:-1])
@@ -97,11 +80,9 @@ def _last_events(
         finish.generated_tokens if ids else index + len(plain.tokens),
         last,
         top[0] if top else (),
-        text,
-        details,
+        {"generated_text": text, "details": details} | generation.session(finish),
         is_hidden=is_hidden,
         ids=ids,
-        session=generation.session(finish),
     )
     return encoder.events(index, plain, ids) + end
 
@@ -126,9 +107,7 @@ async def whole(
     found = [choice for choice in choices if choice.chunks] or choices[:1]
     best, *others = sorted(found, key=lambda choice: mean_logprob(choice.chunks), reverse=True)
     reply: dict[str, Any] = {"generated_text": _text(generation, best)}
-    session = generation.session(best.finish)
-    if session:
-        reply["session"] = session
+    reply |= generation.session(best.finish)
     if generation.has_details and best.chunks:
         reply["details"] = _details(generation, best)
         if others:

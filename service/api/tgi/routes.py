@@ -2,20 +2,17 @@
 
 import secrets
 import time
+from collections.abc import Iterator
+from itertools import chain
 
 from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
 
-from service.api.generation import AdmittedGeneration, completions_of_turn
+from service.api.generation import AdmittedGeneration
+from service.api.grammar import of_grammar
 from service.api.http_request import header, session_id_of
-from service.api.sampling_fields import INPUT_ERROR
+from service.api.sampling_fields import INPUT_ERROR, check_beam_search
 from service.api.state import ServedModel, get_state, session_model
-from service.api.tgi.params import (
-    beams_of,
-    check_combination,
-    constraint_of,
-    default_parameters,
-    request_of,
-)
 from service.api.tgi.responses import replayed, streamed, whole
 from service.api.tgi.schemas import GENERATED, STREAMED, GenerateBody, Parameters
 from service.errors import Validation
@@ -66,18 +63,18 @@ async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> Admit
         raise Validation("`expected_position` is of a session; give `session_id`")
     state = get_state(http)
     model = state.get(body.model)
-    parameters = body.parameters or default_parameters(model.manifest.generation_defaults)
-    check_combination(parameters, is_stream=is_stream, is_turn=False)
+    parameters = _parameters(model, body)
+    _check_combination(parameters, is_stream=is_stream, is_turn=False)
     request = await _request(model, parameters, body.inputs, secrets.randbits(64))
     if not request.prompt:
         reason = "has no character that the model knows" if body.inputs else "cannot be empty"
         raise Validation(f"{INPUT_ERROR}`inputs` {reason}")
-    n = parameters.best_of or 1
+    n, width = parameters.best_of or 1, parameters.num_beams or 1
     completions = start(
         model.runtime.engine,
         [request],
         n=n,
-        beams=beams_of(parameters),
+        beams=parameters.beam_params(width, 1) if parameters.is_beam_search else None,
         prompt_logprobs=0 if parameters.decoder_input_details else None,
         prefix_cache=model.runtime.prefixes.scoped(state.owner_of(http)),
     )
@@ -100,8 +97,8 @@ async def _admit_turn(
 
     async def admit(session: Session) -> AdmittedGeneration:
         model = state.get_for(session, body.model)
-        parameters = body.parameters or default_parameters(model.manifest.generation_defaults)
-        check_combination(parameters, is_stream=is_stream, is_turn=True)
+        parameters = _parameters(model, body)
+        _check_combination(parameters, is_stream=is_stream, is_turn=True)
         request = await _request(model, parameters, body.inputs, session.seed)
         prefix = body.inputs if parameters.return_full_text else ""
         is_in_log = bool(prefix) and prefix == model.tokenizer.decode(request.prompt)
@@ -118,13 +115,11 @@ async def _admit_turn(
         begun = await state.sessions.turns.begin(session, session_model(model), turn_request)
         if not isinstance(begun, RunningTurn):
             return replayed(model, session.key, begun, arrived_s)
-        turn, completions = completions_of_turn(begun)
-        return AdmittedGeneration(
-            model=model,
-            requests=[request],
-            completions=completions,
-            session_id=session_id,
-            turn=turn,
+        return AdmittedGeneration.of_turn(
+            model,
+            session_id,
+            request,
+            begun,
             arrived_s=arrived_s,
             prefix=prefix,
             has_details=bool(parameters.details),
@@ -133,10 +128,83 @@ async def _admit_turn(
     return await state.sessions.records.with_session(state.key(http, session_id), admit)
 
 
+def _parameters(model: ServedModel, body: GenerateBody) -> Parameters:
+    """Return the body's parameters, or the model's `generation_defaults`. Raises Validation."""
+    if body.parameters is not None:
+        return body.parameters
+    try:
+        return Parameters.model_validate(model.manifest.generation_defaults)
+    except ValidationError as error:
+        raise Validation(
+            "the model's own generation_defaults are not valid parameters; give `parameters`"
+        ) from error
+
+
+def _check_combination(parameters: Parameters, *, is_stream: bool, is_turn: bool) -> None:
+    """Check whether parameters go together. Raises Validation, with TGI's message if it has one."""
+    of_turn = _conflicts_with_turn(parameters) if is_turn else ()
+    for message in chain(_conflicts(parameters, is_stream=is_stream), of_turn):
+        raise Validation(INPUT_ERROR + message)
+
+
+def _conflicts(parameters: Parameters, *, is_stream: bool) -> Iterator[str]:
+    has_best_of, is_beam_search = (parameters.best_of or 1) > 1, parameters.is_beam_search
+    if has_best_of and not parameters.is_sampling:
+        yield "you must use sampling when `best_of` is > 1"
+    if has_best_of and parameters.seed is not None:
+        yield "`seed` must not be set when `best_of` > 1"
+    if has_best_of and is_stream:
+        yield "`best_of` != 1 is not supported when streaming tokens"
+    if parameters.decoder_input_details and is_stream:
+        yield "`decoder_input_details` == true is not supported when streaming tokens"
+    if has_best_of and is_beam_search:
+        yield "`best_of` and `num_beams` select among texts in two ways; give one of them"
+    if parameters.length_penalty not in {None, 1.0} and not is_beam_search:
+        yield "`length_penalty` has an effect only with `num_beams` > 1"
+    if parameters.do_sample and is_beam_search:
+        yield "`do_sample` does not go with `num_beams`: a beam search samples nothing"
+    if (parameters.min_new_tokens or 0) > parameters.n_new_tokens:
+        given = f"{parameters.min_new_tokens} and {parameters.n_new_tokens}"
+        yield f"`min_new_tokens` must be at most `max_new_tokens`. Given: {given}"
+
+
+def _conflicts_with_turn(parameters: Parameters) -> Iterator[str]:
+    reason = "does not go with a session: a turn adds one text to it, once"
+    if (parameters.best_of or 1) > 1:
+        yield f"`best_of` {reason}"
+    if parameters.is_beam_search:
+        yield f"`num_beams` {reason}"
+    if parameters.decoder_input_details:
+        yield "`decoder_input_details` does not go with a session; POST /score does"
+
+
 async def _request(
     model: ServedModel, parameters: Parameters, inputs: str, default_seed: int
 ) -> GenerationRequest:
-    deadline_s = parameters.deadline_s()
-    prompt = model.tokenizer.encode(inputs)
-    constraint = await constraint_of(parameters, model.runtime.constraints)
-    return request_of(parameters, prompt, model.tokenizer, default_seed, constraint, deadline_s)
+    """Return the engine's request; `default_seed` applies if the parameters have no seed.
+
+    Raises UnknownCharacter, or Validation where a parameter does not fit the model.
+    """
+    deadline_s, tokenizer, grammar = parameters.deadline_s(), model.tokenizer, parameters.grammar
+    prompt = tokenizer.encode(inputs)
+    constraint = await parameters.compile_constraint(
+        model.runtime.constraints,
+        None if grammar is None else (of_grammar(grammar), "grammar"),
+        parameters.min_new_tokens,
+        (parameters.n_new_tokens, "max_new_tokens"),
+    )
+    sampling = parameters.sampling_params(
+        len(tokenizer), default_seed, is_greedy=not parameters.is_sampling
+    )
+    if parameters.is_beam_search:
+        check_beam_search(sampling, f"{INPUT_ERROR}`num_beams`")
+    return GenerationRequest(
+        prompt if parameters.truncate is None else prompt[-parameters.truncate :],
+        parameters.n_new_tokens,
+        sampling,
+        tuple(parameters.stop or ()),
+        min(parameters.top_n_tokens or 0, len(tokenizer)),
+        constraint=constraint,
+        min_new_tokens=parameters.min_new_tokens or 0,
+        deadline_s=deadline_s,
+    )

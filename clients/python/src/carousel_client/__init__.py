@@ -2,103 +2,51 @@
 
 from importlib.metadata import version
 
-from carousel_client._async.client import AsyncClient
-from carousel_client._async.models import AsyncModelsAPI
-from carousel_client._async.sessions import AsyncSessionsAPI
-from carousel_client._async.stream import AsyncStream
-from carousel_client._async.train_jobs import AsyncCorporaAPI, AsyncTrainJobsAPI
-from carousel_client._sync.client import Client
-from carousel_client._sync.models import ModelsAPI
-from carousel_client._sync.sessions import SessionsAPI
-from carousel_client._sync.stream import Stream
-from carousel_client._sync.train_jobs import CorporaAPI, TrainJobsAPI
-from carousel_client.errors import (
-    BadRequest,
-    CarouselClientError,
-    Conflict,
-    GenerationFailed,
-    InsufficientStorage,
-    Invalid,
-    NotAllowed,
-    NotFound,
-    Overloaded,
-    PositionMismatch,
-    SessionLost,
-    StatusError,
-    StreamBroken,
-    Unavailable,
-    UnexpectedResponse,
-    Unreachable,
-)
-from carousel_client.parameters import (
-    GenerateParameters,
-    Grammar,
-    ImportOptions,
-    TrainJobOptions,
-)
-from carousel_client.responses import (
-    Details,
-    GenerationResult,
-    Model,
-    ModelList,
-    Score,
-    ScoredToken,
-    ServerInfo,
-    SessionPosition,
-    SessionState,
-    TextToken,
-    Token,
-)
-from carousel_client.train_job_responses import Corpus, TrainJob, TrainJobEvent
+from carousel_client._async.client import AsyncClient as AsyncClient
+from carousel_client._async.models import AsyncModelsAPI as AsyncModelsAPI
+from carousel_client._async.sessions import AsyncSessionsAPI as AsyncSessionsAPI
+from carousel_client._async.stream import AsyncStream as AsyncStream
+from carousel_client._async.train_jobs import AsyncCorporaAPI as AsyncCorporaAPI
+from carousel_client._async.train_jobs import AsyncTrainJobsAPI as AsyncTrainJobsAPI
+from carousel_client._sync.client import Client as Client
+from carousel_client._sync.models import ModelsAPI as ModelsAPI
+from carousel_client._sync.sessions import SessionsAPI as SessionsAPI
+from carousel_client._sync.stream import Stream as Stream
+from carousel_client._sync.train_jobs import CorporaAPI as CorporaAPI
+from carousel_client._sync.train_jobs import TrainJobsAPI as TrainJobsAPI
+from carousel_client.errors import BadRequest as BadRequest
+from carousel_client.errors import CarouselClientError as CarouselClientError
+from carousel_client.errors import Conflict as Conflict
+from carousel_client.errors import GenerationFailed as GenerationFailed
+from carousel_client.errors import InsufficientStorage as InsufficientStorage
+from carousel_client.errors import Invalid as Invalid
+from carousel_client.errors import NotAllowed as NotAllowed
+from carousel_client.errors import NotFound as NotFound
+from carousel_client.errors import Overloaded as Overloaded
+from carousel_client.errors import PositionMismatch as PositionMismatch
+from carousel_client.errors import SessionLost as SessionLost
+from carousel_client.errors import StatusError as StatusError
+from carousel_client.errors import StreamBroken as StreamBroken
+from carousel_client.errors import Unavailable as Unavailable
+from carousel_client.errors import UnexpectedResponse as UnexpectedResponse
+from carousel_client.errors import Unreachable as Unreachable
+from carousel_client.parameters import GenerateParameters as GenerateParameters
+from carousel_client.parameters import Grammar as Grammar
+from carousel_client.parameters import ImportOptions as ImportOptions
+from carousel_client.parameters import TrainJobOptions as TrainJobOptions
+from carousel_client.responses import Corpus as Corpus
+from carousel_client.responses import Details as Details
+from carousel_client.responses import GenerationResult as GenerationResult
+from carousel_client.responses import Model as Model
+from carousel_client.responses import ModelList as ModelList
+from carousel_client.responses import Score as Score
+from carousel_client.responses import ScoredToken as ScoredToken
+from carousel_client.responses import ServerInfo as ServerInfo
+from carousel_client.responses import SessionPosition as SessionPosition
+from carousel_client.responses import SessionState as SessionState
+from carousel_client.responses import TextToken as TextToken
+from carousel_client.responses import Token as Token
+from carousel_client.responses import TrainJob as TrainJob
+from carousel_client.responses import TrainJobEvent as TrainJobEvent
 
 __version__ = version("carousel-client")
-
-__all__ = [
-    "AsyncClient",
-    "AsyncCorporaAPI",
-    "AsyncModelsAPI",
-    "AsyncSessionsAPI",
-    "AsyncStream",
-    "AsyncTrainJobsAPI",
-    "BadRequest",
-    "CarouselClientError",
-    "Client",
-    "Conflict",
-    "CorporaAPI",
-    "Corpus",
-    "Details",
-    "GenerateParameters",
-    "GenerationFailed",
-    "GenerationResult",
-    "Grammar",
-    "ImportOptions",
-    "InsufficientStorage",
-    "Invalid",
-    "Model",
-    "ModelList",
-    "ModelsAPI",
-    "NotAllowed",
-    "NotFound",
-    "Overloaded",
-    "PositionMismatch",
-    "Score",
-    "ScoredToken",
-    "ServerInfo",
-    "SessionLost",
-    "SessionPosition",
-    "SessionState",
-    "SessionsAPI",
-    "StatusError",
-    "Stream",
-    "StreamBroken",
-    "TextToken",
-    "Token",
-    "TrainJob",
-    "TrainJobEvent",
-    "TrainJobOptions",
-    "TrainJobsAPI",
-    "Unavailable",
-    "UnexpectedResponse",
-    "Unreachable",
-    "__version__",
-]

@@ -1,22 +1,5 @@
 """Every error that the client raises.
 
-    CarouselClientError
-    ├── Unreachable                no response within the time limit
-    ├── StreamBroken               a stream without a session was interrupted
-    ├── UnexpectedResponse         the response is not one of Carousel's
-    └── StatusError                an error response of the server, by its status
-        ├── BadRequest             400 405 413 431
-        ├── NotAllowed             401 403
-        ├── NotFound               404   model_not_found session_not_found job_not_found …
-        ├── Conflict               409   session_busy session_exists model_in_use model_unloaded …
-        ├── SessionLost            410
-        ├── PositionMismatch       412
-        ├── Invalid                422   validation unknown_character bad_checkpoint key_reused
-        ├── GenerationFailed       424
-        ├── Overloaded             429   overloaded rate_limited
-        ├── Unavailable            503   model_not_ready draining store_unavailable
-        └── InsufficientStorage    507   memory_budget_exceeded store_full
-
 A subclass of StatusError stands for a status; its `error_type` is the server's own code, which is
 more specific. Source: the last table of docs/reference/http.md.
 """

@@ -1,31 +1,45 @@
 """Responses of the server: frozen values, each built from JSON.
 
-Unknown members are ignored, for newer servers; a missing one is a KeyError, which `Operation.parse`
+Unknown members are ignored, for newer servers; a missing one is a KeyError, which `Request.parsed`
 turns into an UnexpectedResponse. Source: docs/reference/http.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-T = TypeVar("T")
 Json = Mapping[str, Any]
 
 
-def build(kind: type[T], body: Json, **replaced: Any) -> T:
-    """Build a dataclass from the members of `body` that are named as its fields.
+class Response:
+    """A value that is built from JSON."""
 
-    `replaced` has values for fields that are named otherwise in `body`. Members whose names end
-    in `_at` are times. Raises KeyError where a member is missing.
-    """
-    values: dict[str, Any] = dict(replaced)
-    for field in fields(kind):  # type: ignore[arg-type]  # T is a dataclass
-        if field.name not in values:
-            values[field.name] = body[field.name]
-            if field.name.endswith("_at") and values[field.name] is not None:
-                values[field.name] = datetime.fromisoformat(values[field.name])
-    return kind(**values)
+    __slots__ = ()
+
+    @classmethod
+    def from_json(cls, body: Json) -> Self:
+        """Build it from the members of `body`. Raises KeyError where one is missing."""
+        return cls._with(body)
+
+    @classmethod
+    def several(cls, bodies: Iterable[Json]) -> tuple[Self, ...]:
+        """Build one from each of a list."""
+        return tuple(map(cls.from_json, bodies))
+
+    @classmethod
+    def _with(cls, body: Json, **replaced: Any) -> Self:
+        """Build it; `replaced` has the fields whose members in `body` have another name or type.
+
+        Members whose names end in `_at` are times.
+        """
+        values: dict[str, Any] = dict(replaced)
+        for field in fields(cls):  # type: ignore[arg-type]  # a subclass is a dataclass
+            if field.name not in values:
+                values[field.name] = body[field.name]
+                if field.name.endswith("_at") and values[field.name] is not None:
+                    values[field.name] = datetime.fromisoformat(values[field.name])
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +63,7 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class Details:
+class Details(Response):
     """The finish reason, the seed and the tokens of a completion."""
 
     finish_reason: str  # length, stop_sequence or eos_token
@@ -62,25 +76,20 @@ class Details:
         """Build them, each token with its most likely ones."""
         bodies = body.get("tokens", [])
         tops = body.get("top_tokens") or [None] * len(bodies)
-        return build(cls, body, tokens=tuple(map(Token.from_json, bodies, tops)))
+        return cls._with(body, tokens=tuple(map(Token.from_json, bodies, tops)))
 
 
 @dataclass(frozen=True, slots=True)
-class SessionPosition:
+class SessionPosition(Response):
     """The position of a session after a turn."""
 
     id: str
     position: int
     turn: int
 
-    @classmethod
-    def from_json(cls, body: Json) -> Self:
-        """Build it."""
-        return build(cls, body)
-
 
 @dataclass(frozen=True, slots=True)
-class GenerationResult:
+class GenerationResult(Response):
     """A whole completion."""
 
     text: str
@@ -99,7 +108,7 @@ class GenerationResult:
 
 
 @dataclass(frozen=True, slots=True)
-class SessionState:
+class SessionState(Response):
     """The current state of a session."""
 
     id: str
@@ -112,14 +121,9 @@ class SessionState:
     created_at: datetime
     expires_at: datetime
 
-    @classmethod
-    def from_json(cls, body: Json) -> Self:
-        """Build it."""
-        return build(cls, body)
-
 
 @dataclass(frozen=True, slots=True)
-class TextToken:
+class TextToken(Response):
     """A token of a text; `start` and `stop` are character offsets."""
 
     id: int
@@ -127,28 +131,18 @@ class TextToken:
     start: int
     stop: int
 
-    @classmethod
-    def from_json(cls, body: Json) -> Self:
-        """Build one."""
-        return build(cls, body)
-
 
 @dataclass(frozen=True, slots=True)
-class ScoredToken:
+class ScoredToken(Response):
     """A token of a scored text."""
 
     id: int
     text: str
     logprob: float | None  # None for the first token of a text without a session
 
-    @classmethod
-    def from_json(cls, body: Json) -> Self:
-        """Build one."""
-        return build(cls, body)
-
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class Score(Response):
     """The likelihood of a text under a model. A figure that is not finite is None."""
 
     characters: int  # those with a logprob, over which the other figures are taken
@@ -161,11 +155,11 @@ class Score:
     @classmethod
     def from_json(cls, body: Json) -> Self:
         """Build it."""
-        return build(cls, body, tokens=tuple(map(ScoredToken.from_json, body.get("tokens") or ())))
+        return cls._with(body, tokens=ScoredToken.several(body.get("tokens") or ()))
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class Model(Response):
     """A stored version of a model."""
 
     name: str
@@ -188,8 +182,7 @@ class Model:
     @classmethod
     def from_json(cls, body: Json) -> Self:
         """Build it."""
-        return build(
-            cls,
+        return cls._with(
             body,
             size_bytes=body["bytes"],
             turns=body["sessions"],
@@ -199,7 +192,7 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelList:
+class ModelList(Response):
     """Every stored version, and the model of each alias."""
 
     models: tuple[Model, ...]
@@ -208,11 +201,11 @@ class ModelList:
     @classmethod
     def from_json(cls, body: Json) -> Self:
         """Build it."""
-        return cls(tuple(map(Model.from_json, body["models"])), dict(body["aliases"]))
+        return cls(Model.several(body["models"]), dict(body["aliases"]))
 
 
 @dataclass(frozen=True, slots=True)
-class ServerInfo:
+class ServerInfo(Response):
     """The version, the models and the limits of a server."""
 
     version: str
@@ -225,6 +218,60 @@ class ServerInfo:
     @classmethod
     def from_json(cls, body: Json) -> Self:
         """Build it."""
-        return build(
-            cls, body, model=body["model_id"], models=tuple(one["id"] for one in body["models"])
+        return cls._with(
+            body, model=body["model_id"], models=tuple(one["id"] for one in body["models"])
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus(Response):
+    """A stored text to train on."""
+
+    id: str
+    name: str
+    size_bytes: int
+    characters: int
+    vocabulary_size: int
+    sha256: str
+    created_at: datetime
+
+    @classmethod
+    def from_json(cls, body: Json) -> Self:
+        """Build it."""
+        return cls._with(body, size_bytes=body["bytes"])
+
+
+@dataclass(frozen=True, slots=True)
+class TrainJob(Response):
+    """The current record of a train job, with every default filled in."""
+
+    id: str
+    status: str  # queued, running, succeeded, failed or cancelled
+    name: str
+    corpus: str
+    architecture: Json
+    training: Json
+    seed: int
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    progress: Json | None
+    validation: Json | None  # the last one
+    best: Json | None
+    model: str | None  # name@version, once it is stored
+    error: Json | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the training has ended, with whichever outcome."""
+        return self.status not in {"queued", "running"}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainJobEvent:
+    """An event of a train job."""
+
+    id: str  # where to resume after this event
+    name: str  # progress, validation, sample, checkpoint, published or done
+    body: Json

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import httpx2
 
 from carousel_client.errors import CarouselClientError, StatusError, Unreachable
-from carousel_client.operations import Request
+from carousel_client.request import Request
 
 DEFAULT_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 10.0

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Literal, Unpack
 
-from carousel_client import operations
 from carousel_client._async.transport import AsyncTransport
 from carousel_client.parameters import ImportOptions
+from carousel_client.request import Request, url_path, with_json
 from carousel_client.responses import Model, ModelList
+
+MODEL_TIMEOUT_S = 600.0
 
 
 class AsyncModelsAPI:
@@ -17,27 +19,34 @@ class AsyncModelsAPI:
 
     async def list(self) -> ModelList:
         """List every stored version, and the aliases."""
-        return await self._transport.execute(operations.list_models())
+        return await self._transport.execute(Request("GET", "/admin/models"), ModelList.from_json)
 
     async def load(self, ref: str, precision: Literal["float32", "int8"] | None = None) -> Model:
         """Load a stored version; one that is loaded serves until the new program is ready."""
-        return await self._transport.execute(operations.load_model(ref, precision))
+        path = url_path("admin", "models", ref, "load")
+        return await self._execute(with_json("POST", path, {"precision": precision}))
 
     async def unload(self, ref: str) -> Model:
         """Unload a model after its running generations have ended."""
-        return await self._transport.execute(operations.unload_model(ref))
+        return await self._execute(Request("POST", url_path("admin", "models", ref, "unload")))
 
     async def delete(self, ref: str) -> None:
         """Delete a stored version that is neither loaded nor the target of an alias."""
-        await self._transport.execute(operations.delete_model(ref))
+        await self._transport.send(Request("DELETE", url_path("admin", "models", ref)))
 
     async def import_(self, source: str, name: str, **options: Unpack[ImportOptions]) -> Model:
         """Import a checkpoint from the server's import folder, and load it.
 
         A lost response is not retried: `list` shows whether the model is there.
         """
-        return await self._transport.execute(operations.import_model(source, name, options))
+        body = {"source": source, "name": name, **options}
+        return await self._execute(with_json("POST", "/admin/models", body, is_repeatable=False))
 
     async def set_alias(self, alias: str, ref: str) -> Mapping[str, str]:
         """Point an alias at a model, for new requests; return every alias."""
-        return await self._transport.execute(operations.set_alias(alias, ref))
+        request = with_json("PUT", url_path("admin", "aliases", alias), {"model": ref})
+        return await self._transport.execute(request, lambda body: dict(body["aliases"]))
+
+    async def _execute(self, request: Request) -> Model:
+        timeout_s = max(self._transport.timeout_s, MODEL_TIMEOUT_S)
+        return await self._transport.execute(request, Model.from_json, timeout_s)

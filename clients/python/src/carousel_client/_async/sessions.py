@@ -1,11 +1,13 @@
 """The sessions of a server."""
 
-from carousel_client import operations
+from typing import Literal
+
 from carousel_client._async.stream import AsyncStream
 from carousel_client._async.transport import AsyncTransport
-from carousel_client.operations import PAGE_CHARACTERS, Seeds
+from carousel_client.request import BINARY, Request, events, url_path, with_json
 from carousel_client.responses import SessionState
-from carousel_client.resumable_stream import ResumableStream
+
+PAGE_CHARACTERS = 1_000_000  # the longest part of a session's text that one response has
 
 
 class AsyncSessionsAPI:
@@ -28,25 +30,27 @@ class AsyncSessionsAPI:
 
         With a `session_id` a lost response is not retried: the session may exist already.
         """
-        operation = operations.create_session(
-            model=model, session_id=session_id, text=text, ttl_s=ttl_s, seed=seed
-        )
-        return await self._transport.execute(operation, timeout_s)
+        body = {"model": model, "session_id": session_id, "ttl_s": ttl_s, "seed": seed}
+        body["text"] = text or None
+        request = with_json("POST", "/sessions", body, is_repeatable=session_id is None)
+        return await self._execute(request, timeout_s)
 
     async def get(self, session_id: str) -> SessionState:
         """Return the state of a session."""
-        return await self._transport.execute(operations.get_session(session_id))
+        return await self._execute(Request("GET", url_path("sessions", session_id)))
 
     async def delete(self, session_id: str) -> None:
         """Delete a session, and cancel its turn if one runs."""
-        await self._transport.execute(operations.delete_session(session_id))
+        await self._transport.send(Request("DELETE", url_path("sessions", session_id)))
 
     async def text(self, session_id: str, start: int = 0) -> str:
         """Return a session's text, of inputs and completions, from a position to the end."""
-        pages = []
+        path, pages = url_path("sessions", session_id, "text"), []
         while True:
-            operation = operations.session_text(session_id, start)
-            page, position = await self._transport.execute(operation)
+            page, position = await self._transport.execute(
+                Request("GET", f"{path}?from={start}"),
+                lambda body: (str(body["text"]), int(body["position"])),
+            )
             pages.append(page)
             if position - start < PAGE_CHARACTERS:
                 return "".join(pages)
@@ -60,38 +64,52 @@ class AsyncSessionsAPI:
         timeout_s: float | None = None,
     ) -> SessionState:
         """Append a text to a session without generating."""
-        operation = operations.append(session_id, text, expected_position)
-        return await self._transport.execute(operation, timeout_s)
+        path = url_path("sessions", session_id, "append")
+        body = {"text": text, "expected_position": expected_position}
+        return await self._execute(with_json("POST", path, body, is_once=True), timeout_s)
 
     async def fork(
-        self, session_id: str, n: int = 1, at: int | None = None, seeds: Seeds = "derive"
+        self,
+        session_id: str,
+        n: int = 1,
+        at: int | None = None,
+        seeds: Literal["derive", "same"] = "derive",
     ) -> tuple[SessionState, ...]:
         """Create `n` sessions that continue from this one's end, or from the position `at`."""
-        return await self._transport.execute(operations.fork(session_id, n, at, seeds))
+        path = url_path("sessions", session_id, "fork")
+        return await self._transport.execute(
+            with_json("POST", path, {"n": n, "at": at, "seeds": seeds}),
+            lambda body: SessionState.several(body["sessions"]),
+        )
 
     async def rewind(self, session_id: str, to: int) -> SessionState:
         """Return a session to an earlier position. A lost response is not retried."""
-        return await self._transport.execute(operations.rewind(session_id, to))
+        path = url_path("sessions", session_id, "rewind")
+        return await self._execute(with_json("POST", path, {"to": to}, is_repeatable=False))
 
     async def cancel(self, session_id: str, turn: int | None = None) -> SessionState:
         """Cancel the running turn, or only the one with this number; its text so far stays.
 
         Does nothing if it is not running. Without `turn` a lost response is not retried.
         """
-        return await self._transport.execute(operations.cancel_turn(session_id, turn))
+        path = url_path("sessions", session_id, "cancel")
+        query = "" if turn is None else f"?turn={turn}"
+        return await self._execute(Request("POST", path + query, is_repeatable=turn is not None))
 
     async def export(self, session_id: str) -> bytes:
         """Export a session as signed bytes."""
-        return await self._transport.execute(operations.export_session(session_id))
+        return await self._transport.send(Request("GET", url_path("sessions", session_id, "state")))
 
     async def import_(self, exported: bytes) -> SessionState:
         """Create a session from one that was exported by a server with the same secret."""
-        return await self._transport.execute(operations.import_session(exported))
+        return await self._execute(Request("POST", "/sessions/import", exported, BINARY))
 
     def events(
         self, session_id: str, after: str | None = None, timeout_s: float | None = None
     ) -> AsyncStream:
         """Stream the running or last turn, after the event with this id (a token's `event_id`)."""
-        request = operations.session_events(session_id, after)
-        state = ResumableStream(request, session_id, timeout_s or self._transport.timeout_s)
-        return AsyncStream(self._transport, state)
+        request = events(url_path("sessions", session_id, "events"), after)
+        return AsyncStream(self._transport, request, session_id, timeout_s)
+
+    async def _execute(self, request: Request, timeout_s: float | None = None) -> SessionState:
+        return await self._transport.execute(request, SessionState.from_json, timeout_s)

@@ -2,12 +2,15 @@
 
 from collections.abc import AsyncGenerator
 from typing import Unpack
+from urllib.parse import urlencode
 
-from carousel_client import operations
 from carousel_client._async.transport import AsyncTransport
 from carousel_client.parameters import TrainJobOptions
-from carousel_client.resumable_events import ResumableEvents
-from carousel_client.train_job_responses import Corpus, TrainJob, TrainJobEvent
+from carousel_client.request import TEXT, Request, url_path, with_json
+from carousel_client.responses import Corpus, TrainJob, TrainJobEvent
+from carousel_client.resumable import ResumableEvents
+
+CORPUS_TIMEOUT_S = 600.0
 
 
 class AsyncCorporaAPI:
@@ -18,11 +21,16 @@ class AsyncCorporaAPI:
 
     async def upload(self, text: str | bytes, name: str, timeout_s: float | None = None) -> Corpus:
         """Store a text; bytes are UTF-8. The same text has the same id."""
-        return await self._transport.execute(operations.upload_corpus(text, name), timeout_s)
+        content = text.encode() if isinstance(text, str) else text
+        request = Request("POST", f"/corpora?{urlencode({'name': name})}", content, TEXT)
+        timeout_s = max(timeout_s or self._transport.timeout_s, CORPUS_TIMEOUT_S)
+        return await self._transport.execute(request, Corpus.from_json, timeout_s)
 
     async def list(self) -> tuple[Corpus, ...]:
         """List every stored text."""
-        return await self._transport.execute(operations.list_corpora())
+        return await self._transport.execute(
+            Request("GET", "/corpora"), lambda body: Corpus.several(body["corpora"])
+        )
 
 
 class AsyncTrainJobsAPI:
@@ -36,29 +44,32 @@ class AsyncTrainJobsAPI:
 
         A lost response is not retried: `list` shows whether the job is there.
         """
-        return await self._transport.execute(operations.submit_train_job(name, corpus, options))
+        body = {"name": name, "corpus": corpus, **options}
+        return await self._execute(with_json("POST", "/train-jobs", body, is_repeatable=False))
 
     async def list(self) -> tuple[TrainJob, ...]:
         """List every job, the newest first."""
-        return await self._transport.execute(operations.list_train_jobs())
+        return await self._transport.execute(
+            Request("GET", "/train-jobs"), lambda body: TrainJob.several(body["jobs"])
+        )
 
     async def get(self, job_id: str) -> TrainJob:
         """Return the record of a job."""
-        return await self._transport.execute(operations.get_train_job(job_id))
+        return await self._execute(Request("GET", url_path("train-jobs", job_id)))
 
     async def cancel(self, job_id: str) -> TrainJob:
         """Cancel a job, which stops it within seconds. Does nothing if it has ended.
 
         The best checkpoint is kept, and `publish` makes it a model.
         """
-        return await self._transport.execute(operations.cancel_train_job(job_id))
+        return await self._execute(Request("POST", url_path("train-jobs", job_id, "cancel")))
 
     async def publish(self, job_id: str) -> TrainJob:
         """Publish the best checkpoint of a cancelled job as its model, which a worker stores.
 
         Follow it with `get` or `events`. Does nothing if the job has a model.
         """
-        return await self._transport.execute(operations.publish_train_job(job_id))
+        return await self._execute(Request("POST", url_path("train-jobs", job_id, "publish")))
 
     def events(
         self, job_id: str, after: str | None = None, timeout_s: float | None = None
@@ -69,3 +80,6 @@ class AsyncTrainJobsAPI:
         """
         state = ResumableEvents(job_id, after, timeout_s or self._transport.timeout_s)
         return self._transport.follow(state)
+
+    async def _execute(self, request: Request) -> TrainJob:
+        return await self._transport.execute(request, TrainJob.from_json)

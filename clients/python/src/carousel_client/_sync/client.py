@@ -2,19 +2,17 @@
 """The client of one server."""
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Self, Unpack
+from urllib.parse import urlencode
 
-from carousel_client import operations
 from carousel_client._sync.models import ModelsAPI
 from carousel_client._sync.sessions import SessionsAPI
 from carousel_client._sync.stream import Stream
 from carousel_client._sync.train_jobs import CorporaAPI, TrainJobsAPI
 from carousel_client._sync.transport import Transport
-from carousel_client.operations import OnDisconnect
 from carousel_client.parameters import GenerateParameters
+from carousel_client.request import TEXT, OnDisconnect, Request, completion, given, with_json
 from carousel_client.responses import GenerationResult, Score, ServerInfo, TextToken
-from carousel_client.resumable_stream import ResumableStream
 from carousel_client.retry_policy import DEFAULT_TIMEOUT_S
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -60,16 +58,9 @@ class Client:
 
         With `on_disconnect="cancel"` a lost connection cancels the turn.
         """
-        request = operations.completion(
-            inputs,
-            parameters,
-            model=model,
-            session_id=session_id,
-            expected_position=expected_position,
-            on_disconnect=on_disconnect,
-            is_stream=False,
-        )
-        return self._transport.execute(operations.generate(request), timeout_s)
+        options = model, session_id, expected_position, on_disconnect
+        request = completion("/generate", inputs, parameters, *options)
+        return self._transport.execute(request, GenerationResult.from_json, timeout_s)
 
     def stream(
         self,
@@ -89,25 +80,19 @@ class Client:
         `on_disconnect="cancel"`. Without a session a connection that is lost after the first token
         raises StreamBroken.
         """
-        request = operations.completion(
-            inputs,
-            parameters,
-            model=model,
-            session_id=session_id,
-            expected_position=expected_position,
-            on_disconnect=on_disconnect,
-            is_stream=True,
-        )
-        state = ResumableStream(request, session_id, timeout_s or self._transport.timeout_s)
-        return Stream(self._transport, state)
+        options = model, session_id, expected_position, on_disconnect
+        request = completion("/generate_stream", inputs, parameters, *options)
+        return Stream(self._transport, request, session_id, timeout_s)
 
     def tokenize(self, text: str, model: str | None = None) -> tuple[TextToken, ...]:
         """Encode a text."""
-        return self._transport.execute(operations.tokenize(text, model))
+        request = with_json("POST", "/tokenize", {"inputs": text, "model": model})
+        return self._transport.execute(request, TextToken.several)
 
     def detokenize(self, ids: Sequence[int], model: str | None = None) -> str:
         """Decode tokens."""
-        return self._transport.execute(operations.detokenize(ids, model))
+        request = with_json("POST", "/detokenize", {"ids": list(ids), "model": model})
+        return self._transport.execute(request, lambda body: str(body["text"]))
 
     def score(
         self,
@@ -123,16 +108,21 @@ class Client:
         The text may have any length; with `details`, which returns every token, up to 100,000
         characters.
         """
-        operation = operations.score(text, model=model, session_id=session_id, details=details)
-        return self._transport.execute(operation, timeout_s)
+        options = {"model": model, "session_id": session_id}
+        if details:
+            request = with_json("POST", "/score", {"inputs": text, **options})
+        else:
+            query = urlencode(given(**options))
+            request = Request("POST", f"/score/text?{query}", text.encode(), TEXT)
+        return self._transport.execute(request, Score.from_json, timeout_s)
 
     def is_ready(self) -> bool:
         """Whether the server accepts generations now. Makes one attempt and raises nothing."""
-        return self._transport.is_success(operations.is_ready())
+        return self._transport.is_success(Request("GET", "/health/ready"))
 
     def info(self) -> ServerInfo:
         """Return the server's version, models and limits."""
-        return self._transport.execute(operations.info())
+        return self._transport.execute(Request("GET", "/info"), ServerInfo.from_json)
 
     def close(self) -> None:
         """Close every connection."""
@@ -141,10 +131,5 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -1,12 +1,14 @@
 # Generated from ../_async: change that, and run `make client-sync`.
 """The sessions of a server."""
 
-from carousel_client import operations
+from typing import Literal
+
 from carousel_client._sync.stream import Stream
 from carousel_client._sync.transport import Transport
-from carousel_client.operations import PAGE_CHARACTERS, Seeds
+from carousel_client.request import BINARY, Request, events, url_path, with_json
 from carousel_client.responses import SessionState
-from carousel_client.resumable_stream import ResumableStream
+
+PAGE_CHARACTERS = 1_000_000  # the longest part of a session's text that one response has
 
 
 class SessionsAPI:
@@ -29,25 +31,27 @@ class SessionsAPI:
 
         With a `session_id` a lost response is not retried: the session may exist already.
         """
-        operation = operations.create_session(
-            model=model, session_id=session_id, text=text, ttl_s=ttl_s, seed=seed
-        )
-        return self._transport.execute(operation, timeout_s)
+        body = {"model": model, "session_id": session_id, "ttl_s": ttl_s, "seed": seed}
+        body["text"] = text or None
+        request = with_json("POST", "/sessions", body, is_repeatable=session_id is None)
+        return self._execute(request, timeout_s)
 
     def get(self, session_id: str) -> SessionState:
         """Return the state of a session."""
-        return self._transport.execute(operations.get_session(session_id))
+        return self._execute(Request("GET", url_path("sessions", session_id)))
 
     def delete(self, session_id: str) -> None:
         """Delete a session, and cancel its turn if one runs."""
-        self._transport.execute(operations.delete_session(session_id))
+        self._transport.send(Request("DELETE", url_path("sessions", session_id)))
 
     def text(self, session_id: str, start: int = 0) -> str:
         """Return a session's text, of inputs and completions, from a position to the end."""
-        pages = []
+        path, pages = url_path("sessions", session_id, "text"), []
         while True:
-            operation = operations.session_text(session_id, start)
-            page, position = self._transport.execute(operation)
+            page, position = self._transport.execute(
+                Request("GET", f"{path}?from={start}"),
+                lambda body: (str(body["text"]), int(body["position"])),
+            )
             pages.append(page)
             if position - start < PAGE_CHARACTERS:
                 return "".join(pages)
@@ -61,38 +65,52 @@ class SessionsAPI:
         timeout_s: float | None = None,
     ) -> SessionState:
         """Append a text to a session without generating."""
-        operation = operations.append(session_id, text, expected_position)
-        return self._transport.execute(operation, timeout_s)
+        path = url_path("sessions", session_id, "append")
+        body = {"text": text, "expected_position": expected_position}
+        return self._execute(with_json("POST", path, body, is_once=True), timeout_s)
 
     def fork(
-        self, session_id: str, n: int = 1, at: int | None = None, seeds: Seeds = "derive"
+        self,
+        session_id: str,
+        n: int = 1,
+        at: int | None = None,
+        seeds: Literal["derive", "same"] = "derive",
     ) -> tuple[SessionState, ...]:
         """Create `n` sessions that continue from this one's end, or from the position `at`."""
-        return self._transport.execute(operations.fork(session_id, n, at, seeds))
+        path = url_path("sessions", session_id, "fork")
+        return self._transport.execute(
+            with_json("POST", path, {"n": n, "at": at, "seeds": seeds}),
+            lambda body: SessionState.several(body["sessions"]),
+        )
 
     def rewind(self, session_id: str, to: int) -> SessionState:
         """Return a session to an earlier position. A lost response is not retried."""
-        return self._transport.execute(operations.rewind(session_id, to))
+        path = url_path("sessions", session_id, "rewind")
+        return self._execute(with_json("POST", path, {"to": to}, is_repeatable=False))
 
     def cancel(self, session_id: str, turn: int | None = None) -> SessionState:
         """Cancel the running turn, or only the one with this number; its text so far stays.
 
         Does nothing if it is not running. Without `turn` a lost response is not retried.
         """
-        return self._transport.execute(operations.cancel_turn(session_id, turn))
+        path = url_path("sessions", session_id, "cancel")
+        query = "" if turn is None else f"?turn={turn}"
+        return self._execute(Request("POST", path + query, is_repeatable=turn is not None))
 
     def export(self, session_id: str) -> bytes:
         """Export a session as signed bytes."""
-        return self._transport.execute(operations.export_session(session_id))
+        return self._transport.send(Request("GET", url_path("sessions", session_id, "state")))
 
     def import_(self, exported: bytes) -> SessionState:
         """Create a session from one that was exported by a server with the same secret."""
-        return self._transport.execute(operations.import_session(exported))
+        return self._execute(Request("POST", "/sessions/import", exported, BINARY))
 
     def events(
         self, session_id: str, after: str | None = None, timeout_s: float | None = None
     ) -> Stream:
         """Stream the running or last turn, after the event with this id (a token's `event_id`)."""
-        request = operations.session_events(session_id, after)
-        state = ResumableStream(request, session_id, timeout_s or self._transport.timeout_s)
-        return Stream(self._transport, state)
+        request = events(url_path("sessions", session_id, "events"), after)
+        return Stream(self._transport, request, session_id, timeout_s)
+
+    def _execute(self, request: Request, timeout_s: float | None = None) -> SessionState:
+        return self._transport.execute(request, SessionState.from_json, timeout_s)

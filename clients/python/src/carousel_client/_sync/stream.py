@@ -1,12 +1,12 @@
 # Generated from ../_async: change that, and run `make client-sync`.
 """A streamed completion."""
 
-from types import TracebackType
 from typing import Self
 
 from carousel_client._sync.transport import Transport
+from carousel_client.request import Request
 from carousel_client.responses import GenerationResult, Token
-from carousel_client.resumable_stream import ResumableStream
+from carousel_client.resumable import ResumableStream
 
 
 class Stream:
@@ -15,8 +15,15 @@ class Stream:
     For one thread or task. It is closed by its last token, by a `with` block, or by `close`.
     """
 
-    def __init__(self, transport: Transport, state: ResumableStream) -> None:
-        self._state, self._tokens = state, transport.follow(state)
+    def __init__(
+        self,
+        transport: Transport,
+        request: Request,
+        session_id: str | None,
+        timeout_s: float | None,
+    ) -> None:
+        self._state = ResumableStream(request, session_id, timeout_s or transport.timeout_s)
+        self._tokens = transport.follow(self._state)
 
     def __iter__(self) -> Self:
         return self
@@ -31,17 +38,11 @@ class Stream:
 
     @property
     def result(self) -> GenerationResult:
-        """The whole completion.
-
-        Raises:
-            LookupError: the stream has not reached its end, or had no events.
-
-        """
-        if self._state.result is not None:
-            return self._state.result
-        if self._state.is_finished:
-            raise LookupError("the stream had no events")
-        raise LookupError("the stream has not reached its end")
+        """The whole completion. Raises LookupError before its end, or if it had no events."""
+        if self._state.result is None:
+            reason = "had no events" if self._state.is_finished else "has not reached its end"
+            raise LookupError(f"the stream {reason}")
+        return self._state.result
 
     def close(self) -> None:
         """Close the connection. Does nothing if the stream has ended."""
@@ -50,10 +51,5 @@ class Stream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -3,12 +3,15 @@
 
 from collections.abc import Generator
 from typing import Unpack
+from urllib.parse import urlencode
 
-from carousel_client import operations
 from carousel_client._sync.transport import Transport
 from carousel_client.parameters import TrainJobOptions
-from carousel_client.resumable_events import ResumableEvents
-from carousel_client.train_job_responses import Corpus, TrainJob, TrainJobEvent
+from carousel_client.request import TEXT, Request, url_path, with_json
+from carousel_client.responses import Corpus, TrainJob, TrainJobEvent
+from carousel_client.resumable import ResumableEvents
+
+CORPUS_TIMEOUT_S = 600.0
 
 
 class CorporaAPI:
@@ -19,11 +22,16 @@ class CorporaAPI:
 
     def upload(self, text: str | bytes, name: str, timeout_s: float | None = None) -> Corpus:
         """Store a text; bytes are UTF-8. The same text has the same id."""
-        return self._transport.execute(operations.upload_corpus(text, name), timeout_s)
+        content = text.encode() if isinstance(text, str) else text
+        request = Request("POST", f"/corpora?{urlencode({'name': name})}", content, TEXT)
+        timeout_s = max(timeout_s or self._transport.timeout_s, CORPUS_TIMEOUT_S)
+        return self._transport.execute(request, Corpus.from_json, timeout_s)
 
     def list(self) -> tuple[Corpus, ...]:
         """List every stored text."""
-        return self._transport.execute(operations.list_corpora())
+        return self._transport.execute(
+            Request("GET", "/corpora"), lambda body: Corpus.several(body["corpora"])
+        )
 
 
 class TrainJobsAPI:
@@ -37,29 +45,32 @@ class TrainJobsAPI:
 
         A lost response is not retried: `list` shows whether the job is there.
         """
-        return self._transport.execute(operations.submit_train_job(name, corpus, options))
+        body = {"name": name, "corpus": corpus, **options}
+        return self._execute(with_json("POST", "/train-jobs", body, is_repeatable=False))
 
     def list(self) -> tuple[TrainJob, ...]:
         """List every job, the newest first."""
-        return self._transport.execute(operations.list_train_jobs())
+        return self._transport.execute(
+            Request("GET", "/train-jobs"), lambda body: TrainJob.several(body["jobs"])
+        )
 
     def get(self, job_id: str) -> TrainJob:
         """Return the record of a job."""
-        return self._transport.execute(operations.get_train_job(job_id))
+        return self._execute(Request("GET", url_path("train-jobs", job_id)))
 
     def cancel(self, job_id: str) -> TrainJob:
         """Cancel a job, which stops it within seconds. Does nothing if it has ended.
 
         The best checkpoint is kept, and `publish` makes it a model.
         """
-        return self._transport.execute(operations.cancel_train_job(job_id))
+        return self._execute(Request("POST", url_path("train-jobs", job_id, "cancel")))
 
     def publish(self, job_id: str) -> TrainJob:
         """Publish the best checkpoint of a cancelled job as its model, which a worker stores.
 
         Follow it with `get` or `events`. Does nothing if the job has a model.
         """
-        return self._transport.execute(operations.publish_train_job(job_id))
+        return self._execute(Request("POST", url_path("train-jobs", job_id, "publish")))
 
     def events(
         self, job_id: str, after: str | None = None, timeout_s: float | None = None
@@ -70,3 +81,6 @@ class TrainJobsAPI:
         """
         state = ResumableEvents(job_id, after, timeout_s or self._transport.timeout_s)
         return self._transport.follow(state)
+
+    def _execute(self, request: Request) -> TrainJob:
+        return self._transport.execute(request, TrainJob.from_json)

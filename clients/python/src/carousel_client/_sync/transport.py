@@ -8,7 +8,7 @@ from typing import TypeVar
 import httpx2
 
 from carousel_client.errors import error_from_response
-from carousel_client.operations import Operation, Request
+from carousel_client.request import Parser, Request
 from carousel_client.resumable import Resumable
 from carousel_client.retry_policy import RetryPolicy
 
@@ -28,10 +28,13 @@ class Transport:
         self.timeout_s = timeout_s
         self._http = httpx2.Client(base_url=url, headers=headers)
 
-    def execute(self, operation: Operation[T], timeout_s: float | None = None) -> T:
-        """Execute an operation and return its value. Raises `carousel_client.errors`."""
-        request = operation.request
-        policy = RetryPolicy(max(timeout_s or self.timeout_s, operation.min_timeout_s))
+    def execute(self, request: Request, parse: Parser[T], timeout_s: float | None = None) -> T:
+        """Send a request and parse its JSON response. Raises `carousel_client.errors`."""
+        return request.parsed(self.send(request, timeout_s), parse)
+
+    def send(self, request: Request, timeout_s: float | None = None) -> bytes:
+        """Send a request and return the body of its response. Raises `carousel_client.errors`."""
+        policy = RetryPolicy(timeout_s or self.timeout_s)
         while True:
             try:
                 response = self._http.request(**request.arguments(), timeout=policy.timeout())
@@ -40,7 +43,7 @@ class Transport:
                 continue
             status = response.status_code
             if response.is_success or policy.is_deleted(request, status):
-                return operation.parse(response.content)
+                return response.content
             status_error = error_from_response(status, response.headers, response.content)
             time.sleep(policy.delay_after_status(request, status_error))
 

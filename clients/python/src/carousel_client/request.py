@@ -1,0 +1,106 @@
+"""A request of the HTTP API, and how its response is parsed. Source: docs/reference/http.md."""
+
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
+
+from carousel_client.errors import UnexpectedResponse
+from carousel_client.parameters import GenerateParameters
+
+T = TypeVar("T")
+Parser = Callable[[Any], T]
+OnDisconnect = Literal["cancel", "continue"]
+
+TEXT = {"Content-Type": "text/plain; charset=utf-8"}
+BINARY = {"Content-Type": "application/octet-stream"}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An HTTP request. Only one that `is_repeatable` is sent again after a lost response."""
+
+    method: str
+    path: str
+    content: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    is_repeatable: bool = True
+
+    def arguments(self, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Return httpx2's arguments, with further headers."""
+        return {
+            "method": self.method,
+            "url": self.path,
+            "content": self.content,
+            "headers": {**self.headers, **(headers or {})},
+        }
+
+    def parsed(self, content: bytes, parse: Parser[T]) -> T:
+        """Return the value of a successful response. Raises UnexpectedResponse."""
+        try:
+            return parse(json.loads(content))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UnexpectedResponse(
+                f"the response to {self.method} {self.path} is not one of Carousel's: "
+                f"{content[:200].decode(errors='replace')!r}"
+            ) from error
+
+
+def events(path: str, after: str | None) -> Request:
+    """Return a GET of the events after the one with this id, or of all."""
+    return Request("GET", path, headers={} if after is None else {"Last-Event-ID": after})
+
+
+def with_json(
+    method: str,
+    path: str,
+    body: Mapping[str, Any],
+    *,
+    is_once: bool = False,
+    is_repeatable: bool = True,
+) -> Request:
+    """Return a request with a body of JSON, without its null members.
+
+    With an idempotency key (`is_once`) the server carries it out once, however often it is sent.
+    """
+    headers = {"Content-Type": "application/json"}
+    if is_once:
+        headers["Idempotency-Key"] = secrets.token_hex(16)
+    return Request(method, path, json.dumps(given(**body)).encode(), headers, is_repeatable)
+
+
+def completion(
+    path: str,
+    inputs: str,
+    parameters: GenerateParameters,
+    model: str | None,
+    session_id: str | None,
+    expected_position: int | None,
+    on_disconnect: OnDisconnect,
+) -> Request:
+    """Return the request of a completion; a session's is one turn, however often it is sent."""
+    is_turn = session_id is not None
+    body = {
+        "inputs": inputs,
+        "parameters": dict(parameters) or None,
+        "model": model,
+        "session_id": session_id,
+        "expected_position": expected_position,
+        "on_disconnect": on_disconnect if is_turn else None,
+    }
+    return with_json("POST", path, body, is_once=is_turn)
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """Return the fields that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def url_path(*segments: str) -> str:
+    """Return a path of quoted segments. Raises ValueError where one would change the path."""
+    for name in segments:
+        if not name.strip("."):
+            raise ValueError(f"{name!r} is no name of a session, model, alias or train job")
+    return "".join("/" + quote(name, safe="@") for name in segments)
