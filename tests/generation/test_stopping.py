@@ -1,6 +1,6 @@
 import doctest
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from service.generation import stopping
@@ -46,9 +46,8 @@ def test_no_stop_string_begins_within_the_least(text, stops, least):
 @given(text=TEXT, stops=STOPS, least=st.integers(0, 10), cut=st.integers(0, 10))
 def test_held_tokens_are_shown_once_in_order_and_a_stop_string_never(text, stops, least, cut):
     context, rest = ("", text) if least else (text[:cut], text[cut:])
+    assume(not any(stop in context for stop in stops))  # it would have ended the text
     before = HeldTokens(stops, least, context)
-    if before.stop is not None:
-        return
     shown, tokens = [], [Token(i, -1.0) for i in range(len(rest))]
     matcher, is_free = StopMatcher(stops, least), 0
     for character in context:
