@@ -248,7 +248,9 @@ def test_a_killed_parent_s_folder_can_be_used_at_once(folder, parent_in, valkey_
 
 
 @on_linux
-@pytest.mark.parametrize(("parent", "printed"), [(os.getpid(), "started\n"), (1, "")])
+@pytest.mark.parametrize(
+    ("parent", "printed"), [(os.getpid(), "started\n"), (1, "")], ids=["alive", "ended"]
+)
 def test_nothing_starts_for_a_parent_that_has_ended(parent, printed):
     bound = [sys.executable, "-I", "-S", "-c", embedded._EXEC_BOUND_TO_PARENT, str(parent)]
     done = subprocess.run(
