@@ -1,18 +1,19 @@
 """A burst without the interpreter: worker threads take all steps of blocks of rows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
 
 from numba import njit
 
+from service.generation import sampling
 from service.generation.burst import StateSnapshots
 from service.generation.sampling import Sampler, advance_rows
+from service.models import int8_step
 from service.models.int8_gemm import ROWS, padded
 from service.models.int8_step import step_rows
 from service.models.step import Batch, KernelProgram
-
-CALLED_KERNELS = "fee76badd9ae014f"
-"""Hash of the kernels that this file calls; `sampling.py` says why."""
 
 BLOCKS_PER_THREAD = 4
 """More blocks balance the load of the threads better; fewer read the weights less often."""
@@ -60,14 +61,31 @@ class ThreadedBurst:
         self._pool.shutdown()
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def _run_block(program, sampler, snapshots, first, last, steps):  # type: ignore[no-untyped-def]
-    tokens, states, logits = program[0], program[1], program[2]
-    after, arrays = snapshots
-    for step in range(steps):
-        step_rows(program, first, last)
-        for row in range(first, last):
-            if after[row] == step:
-                for i in range(len(states)):
-                    arrays[i][row] = states[i][row]
-        advance_rows(sampler, logits, tokens, first, last, step)
+def _compiled(called: str) -> Callable[..., None]:
+    """Return the kernel of a block of rows. `called` is the hash of the kernels that it calls.
+
+    Numba caches a compiled kernel until its own file changes. It also compares the variables of a
+    closure, so a kernel with `called` is compiled again when the hash has changed.
+    """
+
+    @njit(nogil=True, cache=True, error_model="numpy")
+    def run_block(program, sampler, snapshots, first, last, steps):  # type: ignore[no-untyped-def]
+        _ = called
+        tokens, states, logits = program[0], program[1], program[2]
+        after, arrays = snapshots
+        for step in range(steps):
+            step_rows(program, first, last)
+            for row in range(first, last):
+                if after[row] == step:
+                    for i in range(len(states)):
+                        arrays[i][row] = states[i][row]
+            advance_rows(sampler, logits, tokens, first, last, step)
+
+    return run_block
+
+
+def _hash_of(*paths: str) -> str:
+    return sha256(b"".join(Path(path).read_bytes() for path in paths)).hexdigest()
+
+
+_run_block = _compiled(_hash_of(sampling.__file__, int8_step.__file__))

@@ -4,6 +4,7 @@ from dataclasses import asdict, fields
 
 import pytest
 
+from carousel_client.parameters import GenerateParameters
 from service.api.openai.schemas import CompletionBody
 from service.api.sampling_fields import RANGE_MESSAGES
 from service.api.tgi.schemas import Parameters
@@ -40,6 +41,10 @@ def test_without_parameters_the_engine_gets_its_defaults(body):
 def test_vllms_values_for_all_tokens_and_negative_seeds():
     found = CompletionBody(top_k=-1, seed=-1).sampling_params(10, default_seed=1)
     assert (found.top_k, found.seed) == (0, 2**64 - 1)
+
+
+def test_the_client_has_every_sampling_parameter():
+    assert GIVEN.keys() <= GenerateParameters.__annotations__.keys()
 
 
 def test_a_range_message_is_of_a_known_field():

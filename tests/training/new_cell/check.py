@@ -51,7 +51,8 @@ def perturbed_weights() -> Weights:
 
 
 def check_names() -> None:
-    assert get_args(CellName) == ("lstm", "peephole_lstm", "gru", NAME)
+    assert get_args(CellName) == tuple(CELLS)
+    assert CELLS.keys() >= {"lstm", "peephole_lstm", "gru", NAME}
     assert ArchitectureBody(cell=NAME).cell == NAME
     assert SPEC.summary.startswith("Embedding(8, 6) → CoupledLSTM(12)")
     assert SPEC.state_units == (UNITS,) * 4
