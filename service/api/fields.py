@@ -1,5 +1,6 @@
 """Limits and field types that the request bodies of several routes share."""
 
+import json
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -32,3 +33,8 @@ class Body(BaseModel):
         if isinstance(values, dict) and len(values) > MAX_FIELDS:
             raise ValueError(f"an object has at most {MAX_FIELDS} fields. Given: {len(values)}")
         return values
+
+    @property
+    def fingerprint(self) -> str:
+        """The members that differ from their defaults, as JSON: the same in every release."""
+        return json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True)

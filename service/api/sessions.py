@@ -162,7 +162,7 @@ async def append(
     """Append a text to a session without generating."""
     state = get_state(request)
     key = state.key(request, session_id)
-    retry = idempotency_key(retry_key, "append", body)
+    retry = idempotency_key(retry_key, "append", body.fingerprint)
 
     async def feed(session: Session) -> None:
         model = state.get_for(session)

@@ -12,6 +12,7 @@ import pytest
 
 from service.api.sessions import CreateSessionBody, create
 from service.api.state import AppState
+from service.api.tgi.schemas import GenerateBody
 from service.errors import Overloaded, UnknownCharacter
 from service.models.tokenizer import Tokenizer
 
@@ -463,3 +464,11 @@ def test_a_turn_is_cancelled_and_the_session_continues_from_there(http, server, 
         "position": cancelled["position"] + 5,
         "turn": 2,
     }
+
+
+def test_the_fingerprint_of_a_request_is_its_members_that_are_not_defaults():
+    body = {"inputs": "a", "stream": False, "parameters": {"top_k": 3, "max_new_tokens": 5}}
+    expected = '{"inputs": "a", "parameters": {"max_new_tokens": 5, "top_k": 3}}'
+    assert GenerateBody.model_validate(body).fingerprint == expected
+    reordered = dict(reversed(body.items()), session_id=None)
+    assert GenerateBody.model_validate(reordered).fingerprint == expected

@@ -87,7 +87,7 @@ async def _admit_turn(http: Request, body: CompletionBody, session_id: str) -> A
             requests[0],
             OnDisconnect(body.on_disconnect),
             {},
-            idempotency_key(key, body),
+            idempotency_key(key, "completion", body.fingerprint),
             body.expected_position,
             is_whole=not body.stream,
         )

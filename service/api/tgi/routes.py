@@ -107,7 +107,7 @@ async def _admit_turn(
             request,
             OnDisconnect(body.on_disconnect),
             reply if is_in_log or not prefix else reply | {"prefix": prefix},  # truncated
-            idempotency_key(header(http, b"idempotency-key"), body),
+            idempotency_key(header(http, b"idempotency-key"), "generate", body.fingerprint),
             body.expected_position,
             is_whole=not is_stream,
             shows_prompt=is_in_log,
