@@ -56,7 +56,7 @@ class ModelInUse(CarouselError, code="model_in_use"):
 
 
 class Overloaded(CarouselError, code="overloaded"):
-    """The queue is full."""
+    """The queue or the beam searches are full."""
 
 
 class Draining(CarouselError, code="draining"):

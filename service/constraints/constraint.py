@@ -1,4 +1,4 @@
-"""A compiled constraint: tables that the sampler reads without the interpreter.
+"""A compiled constraint: tables that the sampler reads with the GIL released.
 
 A constraint belongs to one generation. Its state is a number that depends only on the generated
 tokens, so it is computed from them and never stored.

@@ -1,4 +1,4 @@
-"""Kernels that apply a constraint's table to a row's scores, without the interpreter.
+"""Kernels that apply a constraint's table to a row's scores, with the GIL released.
 
 A row has the address of its table, because tables differ in size and a copy in every row would need
 memory for thousands of states. The caller keeps the table in memory.

@@ -1,4 +1,4 @@
-"""Sampling of every row's next token from its logits, in float64, without the interpreter's lock.
+"""Sampling of every row's next token from its logits, in float64, with the GIL released.
 
 Order: the request's constraint, which excludes tokens; repetition, frequency and presence penalty;
 logit bias; temperature; then top-k, top-p, min-p and typical-p, each on the tokens that the one
@@ -25,7 +25,7 @@ from service.generation.request import MAX_TOP_TOKENS, PENALTY_WINDOW, Generatio
 from service.models.spec import FloatArray
 from service.models.step import Batch
 
-CALLED_KERNELS = "f36a027d0a56bfb7"
+CALLED_KERNELS = "3e4ac9bfd3a22979"
 """Hash of the files whose kernels this file calls, which `test_kernel_cache.py` checks.
 
 Numba caches a compiled kernel until its own file changes, so this line has to change with them.
@@ -266,7 +266,10 @@ def _by_typicality(weights, order):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _choose(scores, params):  # type: ignore[no-untyped-def]
-    """Sample a token from scores, (vocabulary,) float64, and overwrite them; -1 if none can be."""
+    """Apply temperature and filters to scores, (vocabulary,) float64, and sample a token.
+
+    Overwrites the scores. Returns -1 if no token can be sampled.
+    """
     best = 0
     for i in range(len(scores)):
         if scores[i] > scores[best]:
@@ -278,6 +281,7 @@ def _choose(scores, params):  # type: ignore[no-untyped-def]
         return best
     largest = scores[best]
     for i in range(len(scores)):
+        # From here on the scores are unnormalized probabilities, no longer logits.
         scores[i] = np.exp((scores[i] - largest) / temperature)
     if params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0 or params.typical_p < 1.0:
         _filter(scores, params)

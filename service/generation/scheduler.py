@@ -109,8 +109,9 @@ class Scheduler:
         waiting, limit = len(self._waiting) + reserved, self._config.queue_limit
         if waiting + n > limit:
             raise Overloaded(
-                f"Model is overloaded: {self.rows} generations run and {waiting} wait; {n} more "
-                f"would exceed the limit of {limit} that wait; try again later"
+                f"Model is overloaded: {self.rows} generations run and {waiting} wait or have "
+                f"reserved capacity; {n} more would exceed the limit of {limit} that wait; try "
+                "again later"
             )
 
     def finish(self, key: Key) -> Progress | None:

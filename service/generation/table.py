@@ -39,7 +39,7 @@ class SlotTable:
         """Apply the plan's changes, feed its prompts, take its steps.
 
         Returns the sampled tokens, and by row the states of the plan's `snapshots`. Blocks for the
-        whole burst, most of it without the interpreter's lock. The samples are views that the next
+        whole burst, most of it with the GIL released. The samples are views that the next
         burst overwrites.
         """
         for change in plan.changes:

@@ -1,4 +1,4 @@
-"""A burst without the interpreter: worker threads take all steps of blocks of rows."""
+"""A burst with the GIL released: worker threads take all steps of blocks of rows."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -2,7 +2,7 @@
 
 On these, ONNX Runtime widens after every product and runs the gates one operator at a time;
 `int8_gemm` and one loop for all gates take about two thirds of its time, and a burst of steps runs
-without the interpreter. With VNNI ONNX Runtime is faster: `compile` chooses.
+with the GIL released. With VNNI ONNX Runtime is faster: `compile` chooses.
 """
 
 from typing import Any
@@ -34,7 +34,7 @@ def is_fusible(spec: ModelSpec) -> bool:
 
 
 class FusedProgram:
-    """An int8 step program that Numba code can run without the interpreter, by `arguments`."""
+    """An int8 step program that Numba code can run with the GIL released, by `arguments`."""
 
     def __init__(self, spec: ModelSpec, weights: Weights) -> None:
         """Quantise and pack the weights. `is_fusible(spec)` must be true."""

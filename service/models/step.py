@@ -75,7 +75,7 @@ class StepProgram(Protocol):
 
 @runtime_checkable
 class KernelProgram(StepProgram, Protocol):
-    """A step program that compiled code can run without the interpreter."""
+    """A step program that compiled code can run with the GIL released."""
 
     def arguments(self, batch: Batch) -> tuple[Any, ...]:
         """Return the arguments of `int8_step.step_rows`: tokens, states and logits come first."""

@@ -44,7 +44,7 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class CommitEntry:
-    """An addition to a session; one that adds nothing refreshes the session's expiry."""
+    """An addition to a session; an empty one only checks the fence and keeps the session alive."""
 
     key: SessionKey
     fencing_token: str  # of the turn's begin; a later begin or take-over has replaced it

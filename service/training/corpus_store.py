@@ -51,7 +51,7 @@ def check_text(
     """Normalise an uploaded file into the new file `text`; return CorpusCard's fields of it.
 
     Blocks while `run` of the module `child` works in a child process with limits: of sixty-four
-    million characters the calls hold the interpreter's lock, and take a gigabyte. Raises TooLarge
+    million characters the calls hold the GIL, and take a gigabyte. Raises TooLarge
     where the limits are reached, OSError where the disk is full, and as `Corpus.decode`.
     """
     paths = [str(upload.resolve()), str(text.resolve())]

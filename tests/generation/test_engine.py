@@ -80,7 +80,9 @@ async def test_a_full_queue_refuses_at_once_and_recovers():
         streams = [engine.submit(request(10**6, seed)) for seed in range(2)]
         await until(lambda: engine.waiting == 0)
         streams += [engine.submit(request(10**6, seed)) for seed in range(3)]
-        with pytest.raises(Overloaded, match="3 wait; 1 more would exceed the limit of 3"):
+        with pytest.raises(
+            Overloaded, match="3 wait or have reserved capacity; 1 more would exceed the limit of 3"
+        ):
             engine.submit(request(1))
         for stream in streams:
             stream.cancel()

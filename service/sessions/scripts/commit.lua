@@ -1,7 +1,7 @@
 -- Commit every running turn of a process. KEYS: records. ARGV: record version, then for each
 -- record: fencing token, position, tokens, status or '', name of the snapshot or '', its bytes,
--- number of the retained snapshot that it also becomes or ''. An entry without tokens refreshes the
--- session's expiry.
+-- number of the retained snapshot that it also becomes or ''. An entry without tokens still
+-- checks the fence, writes a new record version and, when it is due, refreshes the expiry.
 -- → for each: COMMITTED position | NOT_FOUND | FENCED | CANCELLED | CONFLICT | GAP position
 local TRIM_LIMIT = 8192
 local NAMES = {'nonce', 'position', 'width', 'tail', 'base', 'snapshot', 'state_shared', 'ttl',
