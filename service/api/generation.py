@@ -30,7 +30,8 @@ class SessionPosition(BaseModel):
 class AdmittedGeneration:
     """The running completions of a request, and what its reply needs.
 
-    Each of `requests` has one prompt and `n` choices: those of the second follow the first's.
+    Each of `requests` has one prompt and `n` choices; choice index = request index × n + sample
+    index.
     """
 
     model: ServedModel
@@ -39,13 +40,15 @@ class AdmittedGeneration:
     n: int = 1
     session_id: str | None = None
     turn: Turn | None = None  # of the session
+    # both times are monotonic (time.perf_counter)
     arrived_s: float = field(default_factory=time.perf_counter)
     admitted_s: float = field(default_factory=time.perf_counter)
 
-    # what only the native reply needs
-    prefix: str = ""  # begins `generated_text`
+    # only for the TGI routes' reply
+    echoed_prompt: str = ""  # begins `generated_text`
     has_details: bool = False
-    sent_tokens: Sequence[int] = ()  # of the turn, in the events before the first of this stream
+    # tokens of this turn that earlier connections received, up to Last-Event-ID
+    sent_tokens: Sequence[int] = ()
 
     @classmethod
     def of_turn(
@@ -56,7 +59,7 @@ class AdmittedGeneration:
         begun: RunningTurn | Replay,
         **reply: Any,
     ) -> Self:
-        """Return the generation of a turn that runs, or of the record of one."""
+        """Return the generation of a running or a replayed turn."""
         if isinstance(begun, RunningTurn):
             turn = begun.session.turn
             completions = SingleCompletion(begun.stream, begun.stream.cancel)
@@ -85,11 +88,11 @@ class AdmittedGeneration:
         return sum(len(request.prompt) for request in self.requests)
 
     def prompt(self, index: int) -> Sequence[int]:
-        """Return the prompt of a choice."""
+        """Return the prompt of a choice: its index is request index × n + sample index."""
         return self.requests[index // self.n].prompt
 
     def session(self, finish: Finish | None) -> dict[str, Any]:
-        """Return the reply's `session` (SessionPosition), if a turn of one has ended."""
+        """Return the reply's `session` (SessionPosition) when the turn has finished, else {}."""
         if self.turn is None or finish is None:
             return {}
         position = self.turn.first + finish.generated_tokens
@@ -108,11 +111,11 @@ class AdmittedGeneration:
         return SSEResponse(events, headers, self.completions.cancel, interval_s)
 
     async def collect(self, http: Request) -> list["ChoiceState"]:
-        """Return every choice at its end; fewer chunks if the client disconnects before."""
+        """Wait for all choices to finish and return them; less if the client disconnects."""
         choices = self.choices()
         async with cancelled_on_disconnect(http, self.completions.cancel):
             async for index, chunk in self.completions:
-                choices[index].add(chunk)
+                choices[index].update_counts(chunk)
                 choices[index].chunks.append(chunk)
         return choices
 
@@ -124,13 +127,13 @@ class ChoiceState:
     index: int
     stop: Sequence[str]
     n_tokens: int = 0
-    held: list[int] = field(default_factory=list)  # sampled, and held back by a stop string
+    held: list[int] = field(default_factory=list)  # sampled but not yet sent
     finish: Finish | None = None
     first_chunk_s: float | None = None
     chunks: list[Chunk] = field(default_factory=list)
 
-    def add(self, chunk: Chunk) -> None:
-        """Count a chunk and take its end."""
+    def update_counts(self, chunk: Chunk) -> None:
+        """Count a chunk's tokens and note its finish."""
         if self.first_chunk_s is None:
             self.first_chunk_s = time.perf_counter()
         self.n_tokens += len(chunk.tokens)

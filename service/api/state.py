@@ -36,9 +36,9 @@ class ModelRuntime:
         """Start the engine for the running event loop."""
         self.engine.start()
 
-    async def drain(self, deadline_s: float) -> None:
-        """Accept no new requests and wait for the running ones, at most `deadline_s`."""
-        await self.engine.drain(deadline_s)
+    async def drain(self, timeout_s: float) -> None:
+        """Accept no new requests and wait for the running ones, at most `timeout_s`."""
+        await self.engine.drain(timeout_s)
 
     def close(self) -> None:
         """Stop the engine's thread."""

@@ -70,7 +70,7 @@ class BeamWorker:
         self._texts, self._suppressed_ids = texts, suppressed_ids
         self._admitted: set[BeamListener] = set()
         self._queue: deque[_Task] = deque()
-        self._changed = threading.Condition()  # guards the queue
+        self._condition = threading.Condition()  # guards the queue
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name=f"beams-{name}", daemon=True)
 
@@ -86,9 +86,9 @@ class BeamWorker:
 
     def close(self) -> None:
         """Stop the thread after its current turn."""
-        with self._changed:
+        with self._condition:
             self._is_closing = True
-            self._changed.notify()
+            self._condition.notify()
         if self._thread.is_alive():
             self._thread.join()
         self._queue.clear()
@@ -104,7 +104,7 @@ class BeamWorker:
         return len(self._admitted) - self.running
 
     def admit(self, listener: BeamListener) -> None:
-        """Reserve a place for a search. Raises Overloaded if too many searches run or wait."""
+        """Reserve capacity for a search. Raises Overloaded if too many searches run or wait."""
         if len(self._admitted) >= self._config.beam_search_limit:
             raise Overloaded(
                 f"Model is overloaded: {len(self._admitted)} beam searches run or wait, which is "
@@ -119,12 +119,12 @@ class BeamWorker:
 
         If more of the prompt is left, its deadline has passed, and its completion is empty.
         """
-        with self._changed:
+        with self._condition:
             self._queue.append(_Task(listener, request, params))
-            self._changed.notify()
+            self._condition.notify()
 
     def remove(self, listener: BeamListener) -> None:
-        """Free the place of a search."""
+        """Release the capacity of a search."""
         self._admitted.discard(listener)
 
     # -- the thread
@@ -142,16 +142,16 @@ class BeamWorker:
                 )
             else:
                 if not is_over:
-                    with self._changed:
+                    with self._condition:
                         self._queue.insert(self._config.max_beam_searches - 1, task)
 
     def _next(self) -> _Task | None:
         """Wait for a search; None when the worker is closing."""
-        with self._changed:
+        with self._condition:
             while not self._is_closing:
                 if self._queue:
                     return self._queue.popleft()
-                self._changed.wait()
+                self._condition.wait()
         return None
 
     def _take_turn(self, task: _Task) -> bool:

@@ -96,7 +96,7 @@ class ParallelSampling:
     """`n` sampled completions of one prompt, each with a seed of its own."""
 
     def __init__(self, engine: Engine, prefill: Prefill, n: int) -> None:
-        """Reserve `n` places. Raises as `Engine.check_capacity`."""
+        """Reserve capacity for `n`. Raises as `Engine.check_capacity`."""
         self._engine, self._prefill, self._n = engine, prefill, n
         self._reservation = engine.reserve(n)
         self._is_cancelled = False

@@ -35,16 +35,16 @@ class Listener(Protocol):
 
 
 class Reservation:
-    """Places in an engine's queue for generations that are submitted later.
+    """Reserved capacity in an engine's queue, for generations that are submitted later.
 
-    A draining engine waits until it is freed; leaving its `with` block frees it.
+    `drain` waits for open reservations; leaving the `with` block releases one.
     """
 
     def __init__(self, n: int, on_free: Callable[["Reservation"], None]) -> None:
         self.n, self._on_free = n, on_free
 
     def free(self) -> None:
-        """Give the places back to the engine. Does nothing the second time."""
+        """Release the reserved capacity. Does nothing the second time."""
         self._on_free(self)
 
     def __enter__(self) -> Self:
@@ -57,7 +57,7 @@ class Reservation:
 class Engine:
     """Runs the generations of one model in one continuous batch.
 
-    Its methods belong to one event loop; the batch belongs to a thread of the engine.
+    Not thread-safe: call from one event loop only. The batch runs in a thread of the engine.
     """
 
     def __init__(
@@ -69,7 +69,10 @@ class Engine:
         name: str,
         threads: int = 1,
     ) -> None:
-        """`name` is for the threads' names; `threads` are for a program that has none itself."""
+        """`name` is part of the threads' names.
+
+        `threads` is the number of worker threads, used only if the step program is single-threaded.
+        """
         self.config = config
         self._vocabulary_size = program.vocabulary_size
         rows = max(1, min(config.max_rows, config.max_table_entries // program.vocabulary_size))
@@ -85,12 +88,12 @@ class Engine:
         self._listeners: set[Listener | BeamListener] = set()
         self._reservations: set[Reservation] = set()
         self._deadlines: dict[Key, float] = {}  # monotonic seconds; guarded as the scheduler is
-        self._emptied = asyncio.Event()  # set when a draining engine has no stream left
+        self._drained = asyncio.Event()  # set when a draining engine has no stream left
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._changed = threading.Condition()  # guards the scheduler between bursts
+        self._condition = threading.Condition()  # guards the scheduler between bursts
         self._is_closing = False
         self._is_draining = False
-        self._is_cut = False  # whether the drain's deadline has passed
+        self._is_drain_over = False  # whether `drain` has ended all streams
         self.failure: str | None = None
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
 
@@ -125,12 +128,14 @@ class Engine:
         if self.failure is not None:
             raise GenerationFailed(self.failure)
         if self._is_draining or self._is_closing:
-            raise Draining("the server is stopping and takes no new generations; try another one")
+            raise Draining(
+                "the model is being unloaded or the server is stopping; retry on another server"
+            )
         reserved = sum(reservation.n for reservation in self._reservations)
         self._scheduler.check_capacity(n, reserved)
 
     def reserve(self, n: int) -> Reservation:
-        """Reserve places for `n` generations that are submitted later. Raises as `check_capacity`.
+        """Reserve capacity for `n` later generations. Raises as `check_capacity`.
 
         With `n` 0 the reservation only makes a drain wait for it.
         """
@@ -148,17 +153,20 @@ class Engine:
     def submit_admitted(self, request: GenerationRequest, listener: Listener) -> None:
         """Start a generation that was admitted before: it is queued even if the queue is full."""
         given = (request.prompt, request.penalty_context, request.forced_tokens)
-        if max(max(tokens, default=0) for tokens in given) >= self._vocabulary_size:
+        largest = max(max(tokens, default=0) for tokens in given)
+        if largest >= self._vocabulary_size:
             # Another model's token: in the slot table it would fail every generation.
-            listener.fail(GenerationFailed("the text holds a token that the model does not have"))
+            message = f"the model does not have token id {largest}: its vocabulary has"
+            listener.fail(GenerationFailed(f"{message} {self._vocabulary_size} tokens"))
             return
         self._listeners.add(listener)
-        with self._changed:
+        with self._condition:
             self._scheduler.submit(listener, request)
             if request.deadline_s is not None:
                 self._deadlines[listener] = time.monotonic() + request.deadline_s - time.time()
-            self._changed.notify()
-        if self._is_cut or self._is_closing or self.failure is not None:  # since it was admitted
+            self._condition.notify()
+        # Since it was admitted, the engine may have ended all other streams.
+        if self._is_drain_over or self._is_closing or self.failure is not None:
             self.cancel(listener)
             listener.fail(Draining("the model was closed before the generation began"))
 
@@ -179,36 +187,38 @@ class Engine:
     def cancel(self, listener: Listener | BeamListener) -> None:
         """Remove a generation from the batch before the next burst."""
         self._drop(listener)
-        with self._changed:
+        with self._condition:
             self._deadlines.pop(listener, None)
             self._scheduler.cancel(listener)
-            self._changed.notify()
+            self._condition.notify()
 
     def pause(self, listener: Listener) -> None:
         """Stop a generation's steps until `resume`."""
-        with self._changed:
+        with self._condition:
             self._scheduler.pause(listener)
 
     def resume(self, listener: Listener) -> None:
         """Continue a paused generation."""
-        with self._changed:
+        with self._condition:
             self._scheduler.resume(listener)
-            self._changed.notify()
+            self._condition.notify()
 
-    async def drain(self, deadline_s: float) -> None:
-        """Accept no new work; wait for the open streams, and end them at the deadline."""
+    async def drain(self, timeout_s: float) -> None:
+        """Accept no new work; wait for the open streams, and end them after `timeout_s`."""
         self._is_draining = True
         if self._listeners or self._reservations:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._emptied.wait(), deadline_s)
-        self._is_cut = True
-        self._end_streams("the server stopped before the generation was complete")
+                await asyncio.wait_for(self._drained.wait(), timeout_s)
+        self._is_drain_over = True
+        self._end_streams(
+            "the model was unloaded or the server stopped before the generation was complete"
+        )
 
     def close(self) -> None:
         """Stop the threads. Streams that are still open fail."""
-        with self._changed:
+        with self._condition:
             self._is_closing = True
-            self._changed.notify()
+            self._condition.notify()
         if self._thread.is_alive():
             self._thread.join()
         self.beam_worker.close()
@@ -221,7 +231,7 @@ class Engine:
         try:
             while (plan := self._next_plan()) is not None:
                 samples, states = self._table.run(plan)
-                with self._changed:
+                with self._condition:
                     updates = self._scheduler.apply(plan, samples, states)
                     for progress in updates if self._deadlines else ():
                         if progress.is_last:
@@ -235,14 +245,14 @@ class Engine:
 
     def _next_plan(self) -> Plan | None:
         """Wait for a plan; None when the engine is closing."""
-        with self._changed:
+        with self._condition:
             while not self._is_closing:
                 self._finish_overdue()
                 plan = self._scheduler.plan()
                 if plan is not None:
                     return plan
                 next_s = min(self._deadlines.values(), default=None)
-                self._changed.wait(None if next_s is None else next_s - time.monotonic())
+                self._condition.wait(None if next_s is None else next_s - time.monotonic())
         return None
 
     def _finish_overdue(self) -> None:
@@ -279,7 +289,7 @@ class Engine:
 
     def _check_empty(self) -> None:
         if self._is_draining and not (self._listeners or self._reservations):
-            self._emptied.set()
+            self._drained.set()
 
     def _free(self, reservation: Reservation) -> None:
         self._reservations.discard(reservation)

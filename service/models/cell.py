@@ -105,13 +105,14 @@ class Cell(ABC):
     """
 
     label: ClassVar[str]  # in summaries, such as LSTM
-    year: ClassVar[int]  # of publication: CELLS is in this order
+    year: ClassVar[int]  # of publication: CELLS, so every list of cells, is in this order
     gates: ClassVar[tuple[str, ...]]  # the blocks of `units` columns in a kernel, in order
     states: ClassVar[tuple[str, ...]]  # the output h first; all are (units,)
     is_bounded: ClassVar[bool]  # whether tanh and sigmoid gates keep h in (-1, 1): int8 needs it
     has_int8_step: ClassVar[bool] = False  # whether `int8_step` implements this cell
     has_reset_after: ClassVar[bool] = False  # whether `LayerSpec.reset_after` applies
-    unit_bias_gate: ClassVar[str | None] = None  # the gate whose bias is 1 before training, not 0
+    # the gate whose bias is 1 before training, not 0: Keras's `unit_forget_bias`
+    unit_bias_gate: ClassVar[str | None] = None
     keras: ClassVar[KerasNames] = KerasNames()
     keras_recurrent_activation: ClassVar[Activation] = Activation.SIGMOID  # Keras's default
 
@@ -135,8 +136,8 @@ class Cell(ABC):
         return shapes
 
     @abstractmethod
-    def step(self, layer: LayerSpec, weights: Parts, x: Vector, state: Vectors) -> Vectors:
-        """Compute the state after one token in float64. `x` is x W, (gates * units,)."""
+    def step(self, layer: LayerSpec, weights: Parts, xw: Vector, state: Vectors) -> Vectors:
+        """Compute the state after one token in float64. `xw` is x W, (gates * units,)."""
 
     @abstractmethod
     def add_step(

@@ -45,7 +45,7 @@ class Runtime(Protocol):
     def start(self) -> None:
         """Start serving the running event loop."""
 
-    async def drain(self, deadline_s: float) -> None:
+    async def drain(self, timeout_s: float) -> None:
         """Refuse new work and wait for the running work; cancel it at the deadline."""
 
     def close(self) -> None:
@@ -142,11 +142,11 @@ class Registry(Generic[R]):
             except CarouselError as error:
                 _log.error("%s cannot be loaded: %s", ref, error)
 
-    async def close(self, deadline_s: float) -> None:
+    async def close(self, timeout_s: float) -> None:
         """Drain and close every model."""
         models = [entry.loaded for entry in self._entries.values() if entry.loaded]
         models += self._replaced.values()
-        await asyncio.gather(*(model.runtime.drain(deadline_s) for model in models))
+        await asyncio.gather(*(model.runtime.drain(timeout_s) for model in models))
         for model in models:
             await asyncio.to_thread(model.runtime.close)
 

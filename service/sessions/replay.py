@@ -30,7 +30,7 @@ _ERRORS = {
 class Replay:
     """The chunks of one turn after an event, to be read by `async for` once.
 
-    Raises the error of the turn, PositionMismatch if the log was cut, and what the store raises.
+    Raises the turn's error, PositionMismatch if the log was rewound, and what the store raises.
     """
 
     def __init__(
@@ -41,18 +41,18 @@ class Replay:
         after: int,
         prompt: str,
         take_over: Callable[[], Awaitable[None]],
-        leave: Callable[[], None],
+        unsubscribe: Callable[[], None],
     ) -> None:
         """`found` has the turn as the session's last one, with its tokens that are committed.
 
-        `take_over` is called if no living process runs the turn, `leave` when the reader leaves.
+        `take_over` is called if no living process runs the turn, `unsubscribe` when reading ends.
         """
         session = found.session
         self.turn, self.record = session.turn, TurnRecord.from_json(found.record)
         self.prompt = prompt
         self._restorer, self._model, self._config = restorer, model, restorer.config
         self._key, self._incarnation = session.key, session.incarnation
-        self._take_over, self._leave = take_over, leave
+        self._take_over, self._unsubscribe = take_over, unsubscribe
         self._width = session.width
         tokens = unpack_tokens(found.tokens, self._width)
         self.generated = tokens[: after - self.turn.first]
@@ -73,7 +73,7 @@ class Replay:
         self._is_cancelled = True
         if self._stream is not None:
             self._stream.cancel()
-        self._leave()
+        self._unsubscribe()
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         while not self._is_cancelled:

@@ -34,14 +34,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """How a turn's tokens are read: as a stream or as a whole, and what a disconnect does."""
+    """How a turn's tokens are read: streamed or at the end, and what a disconnect does."""
 
     on_disconnect: OnDisconnect
-    is_whole: bool = False
+    is_streamed: bool = True
 
 
 class RunningTurn:
-    """The only writer of one session. Belongs to the event loop.
+    """The only writer of one session. Not thread-safe: call from one event loop only.
 
     The engine delivers tokens to it, the group commit commits them, and only then its reader's
     stream gets them. It does not wait for the reader: a reader that is too far behind pauses the
@@ -64,9 +64,9 @@ class RunningTurn:
         self.ended = asyncio.Event()
         self._engine, self._on_disconnect, self._on_end = engine, delivery.on_disconnect, on_end
         self._config = config
-        self._min_commit_tokens = config.whole_commit_tokens if delivery.is_whole else 1
+        self._min_commit_tokens = 1 if delivery.is_streamed else config.whole_commit_tokens
         self._has_reader = True
-        self._followers: set[object] = set()
+        self._replays: set[object] = set()
         self._pause_reasons: set[str] = set()  # why the engine's row is paused
         self.position = session.position  # length of the committed log
         self._sampled: list[int] = []  # not in an entry yet
@@ -104,16 +104,16 @@ class RunningTurn:
         """Continue without a reader."""
         self._has_reader, self._on_disconnect = False, OnDisconnect.CONTINUE
 
-    def follow(self) -> Callable[[], None]:
-        """Count a replay on this process as a reader; return an idempotent way to leave."""
-        follower = object()
-        self._followers.add(follower)
+    def add_reader(self) -> Callable[[], None]:
+        """Count a replay on this process as a reader; return an idempotent `unsubscribe`."""
+        replay = object()
+        self._replays.add(replay)
 
-        def leave() -> None:
-            self._followers.discard(follower)
+        def unsubscribe() -> None:
+            self._replays.discard(replay)
             self._cancel_if_unread()
 
-        return leave
+        return unsubscribe
 
     def cancel(self) -> None:
         """End the turn at the tokens that are committed or in flight."""
@@ -219,7 +219,7 @@ class RunningTurn:
             self._leave(error)
 
     def _cancel_if_unread(self) -> None:
-        is_read = self._has_reader or self._followers
+        is_read = self._has_reader or self._replays
         if self._on_disconnect is OnDisconnect.CANCEL and not is_read:
             self.cancel()
 

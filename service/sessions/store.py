@@ -144,7 +144,9 @@ class Store:
             for status, position in zip(reply[::2], reply[1::2], strict=True)
         ]
 
-    async def resume(self, key: SessionKey, fencing_token: str) -> tuple[Session, str, Tail] | None:
+    async def take_over(
+        self, key: SessionKey, fencing_token: str
+    ) -> tuple[Session, str, Tail] | None:
         """Take over a turn that no living process runs; return its record, or None without one."""
         life_ms = self._config.process_ttl_ms
         args: list[Value] = [fencing_token, random_id(), self._process, PENALTY_WINDOW, life_ms]

@@ -16,12 +16,17 @@ from service.sessions.store_replies import random_id
 
 
 class TurnRegistry:
-    """Belongs to one event loop."""
+    """The running turns by session. Not thread-safe: call from one event loop only."""
 
     def __init__(
-        self, store: Store, commits: GroupCommit, cache: StateCache, config: SessionConfig
+        self, store: Store, group_commit: GroupCommit, cache: StateCache, config: SessionConfig
     ) -> None:
-        self._store, self._commits, self._cache, self._config = store, commits, cache, config
+        self._store, self._group_commit, self._cache, self._config = (
+            store,
+            group_commit,
+            cache,
+            config,
+        )
         self._running: dict[SessionKey, RunningTurn] = {}
         self._beginning: set[str] = set()  # fencing tokens of calls that are in flight
         self._to_release: set[tuple[SessionKey, str]] = set()
@@ -52,15 +57,15 @@ class TurnRegistry:
     def commit(self, key: SessionKey) -> None:
         """Include a session's turn in the next commit, so that it notices a deleted session."""
         if key in self._running:
-            self._commits.add(self._running[key])
+            self._group_commit.add(self._running[key])
 
     def commit_all(self) -> None:
         """Include every turn in the next commit, which refreshes the expiry of its session."""
         for turn in self._running.values():
-            self._commits.add(turn)
+            self._group_commit.add(turn)
 
     @contextlib.contextmanager
-    def beginning(self, key: SessionKey) -> Iterator[str]:
+    def new_fencing_token(self, key: SessionKey) -> Iterator[str]:
         """Yield a fencing token for a begin or take-over; release it if the outcome is unknown."""
         fencing_token = random_id()
         self._beginning.add(fencing_token)
@@ -75,7 +80,7 @@ class TurnRegistry:
             self._beginning.discard(fencing_token)
 
     @contextlib.contextmanager
-    def releasing(self, key: SessionKey, fencing_token: str) -> Iterator[None]:
+    def release_on_error(self, key: SessionKey, fencing_token: str) -> Iterator[None]:
         """Release a turn that has begun if any error prevents it from running here."""
         try:
             yield

@@ -1,8 +1,8 @@
-"""Turns of sessions: begin, append, follow, resume after a crash, cancel."""
+"""Turns of sessions: begin, append, follow, take over after a crash, cancel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from service.errors import PositionMismatch, SessionBusy, SessionLost, Validation
 from service.generation.request import GenerationRequest, SamplingParams
@@ -27,20 +27,20 @@ class TurnRequest:
 
     request: GenerationRequest  # its prompt is the new text only, and may be empty
     on_disconnect: OnDisconnect
-    reply: dict[str, Any]
+    reply: dict[str, Any]  # options of the response that a replay needs: `details`, `prefix`
     idempotency: IdempotencyKey | None = None
     expected_position: int | None = None
-    is_whole: bool = False  # whether the response is sent as a whole, at the end
+    is_streamed: bool = True  # or else the response is sent at the end, as one
     shows_prompt: bool = False  # whether the response begins with the prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """Operations on turns. Belongs to one event loop. Raises what `Store` raises."""
+    """Operations on turns. Not thread-safe: call from one event loop only. Raises as `Store`."""
 
     store: Store
     registry: TurnRegistry
-    commits: GroupCommit
+    group_commit: GroupCommit
     cache: StateCache
     restorer: StateRestorer
 
@@ -85,7 +85,7 @@ class Turns:
     ) -> Replay | None:
         """Replay the running or last turn after an event; return None if no event follows it.
 
-        Raises PositionMismatch if the event is not of the last turn, or its log was cut.
+        Raises PositionMismatch if the event is not of the last turn, or its log was rewound.
         """
         found = await self.store.read(key, None)
         session, turn = found.session, found.session.turn
@@ -117,16 +117,19 @@ class Turns:
             await running.ended.wait()
         return await self.store.cancel(key, session.turn)
 
-    async def resume(self, key: SessionKey, model: SessionModel) -> None:
-        """Take over a turn that no living process runs, without a reader."""
+    async def take_over(self, key: SessionKey, model: SessionModel) -> None:
+        """Take over an orphaned turn; it runs without a client attached."""
         if self.registry.running(key) is not None:
             return  # it runs here, and the store has lost this process's heartbeat
         model.engine.check_capacity()
-        with self.registry.beginning(key) as token, self.registry.releasing(key, token):
-            resumed = await self.store.resume(key, token)
-            if resumed is None:
+        with (
+            self.registry.new_fencing_token(key) as token,
+            self.registry.release_on_error(key, token),
+        ):
+            taken = await self.store.take_over(key, token)
+            if taken is None:
                 return
-            session, text, tail = resumed
+            session, text, tail = taken
             model.check(session)
             restored = await self.restorer.restore(session, model, tail)
             record = TurnRecord.from_json(text)
@@ -134,21 +137,28 @@ class Turns:
             delivery = Delivery(OnDisconnect.CONTINUE)
             turn = self.registry.make(session, token, model, delivery, restored)
             if status is None:
-                turn.start(restored.continuing(request), self.commits.add)
+                turn.start(restored.continuing(request), self.group_commit.add)
             else:
-                turn.close(status, self.commits.add)
+                turn.close(status, self.group_commit.add)
             turn.detach()
 
     async def _begin(
-        self, session: Session, model: SessionModel, wanted: TurnRequest, kind: str
+        self,
+        session: Session,
+        model: SessionModel,
+        turn_request: TurnRequest,
+        kind: Literal["turn", "append"],
     ) -> RunningTurn | IdempotentReplay:
         model.check(session)
         model.engine.check_capacity()
-        key, cached, prompt = session.key, self.cache.get(session.key), wanted.request.prompt
+        key, cached, prompt = session.key, self.cache.get(session.key), turn_request.request.prompt
         record = TurnRecord.of(
-            wanted.request, wanted.on_disconnect, wanted.reply, shows_prompt=wanted.shows_prompt
+            turn_request.request,
+            turn_request.on_disconnect,
+            turn_request.reply,
+            shows_prompt=turn_request.shows_prompt,
         )
-        with self.registry.beginning(key) as token:
+        with self.registry.new_fencing_token(key) as token:
             begun = await self.store.begin(
                 key,
                 fencing_token=token,
@@ -156,24 +166,24 @@ class Turns:
                 incarnation=session.incarnation,
                 prompt=pack_tokens(prompt, session.width),
                 record=record.to_json(),
-                expected_position=wanted.expected_position,
+                expected_position=turn_request.expected_position,
                 known=cached.session if cached else None,
-                idempotency=wanted.idempotency,
+                idempotency=turn_request.idempotency,
             )
             if isinstance(begun, IdempotentReplay):
                 return begun
             if isinstance(begun, Busy):
                 self.registry.release_unknown(key, begun.fencing_token)
                 raise SessionBusy("a turn of the session is running; wait for its end")
-            with self.registry.releasing(key, token):
+            with self.registry.release_on_error(key, token):
                 if begun.tail is not None:
                     restored = await self.restorer.restore(begun.session, model, begun.tail)
                 else:
                     assert cached is not None
                     restored = RestoredState.from_cache(cached, prompt)
-                delivery = Delivery(wanted.on_disconnect, wanted.is_whole)
+                delivery = Delivery(turn_request.on_disconnect, turn_request.is_streamed)
                 turn = self.registry.make(begun.session, token, model, delivery, restored)
-                turn.start(restored.continuing(wanted.request), self.commits.add)
+                turn.start(restored.continuing(turn_request.request), self.group_commit.add)
                 return turn
 
     async def _replay(self, model: SessionModel, found: StoredTurn, after: int) -> Replay:
@@ -188,9 +198,9 @@ class Turns:
             prompt = model.tokenizer.decode(unpack_tokens(read.tokens, session.width))
 
         async def take_over() -> None:
-            await self.resume(session.key, model)
+            await self.take_over(session.key, model)
 
-        running, leave = self.registry.running(session.key), lambda: None
+        running, unsubscribe = self.registry.running(session.key), lambda: None
         if running is not None and running.is_last_of(session):
-            leave = running.follow()
-        return Replay(self.restorer, model, found, after, prompt, take_over, leave)
+            unsubscribe = running.add_reader()
+        return Replay(self.restorer, model, found, after, prompt, take_over, unsubscribe)

@@ -31,7 +31,7 @@ from service.training.job_store import (
 from service.training.states import JobState, Transition, targets
 
 _KEEP, _END, _ABSENT = "keep", "end", "absent"  # leases, as change.lua names them
-_ATTEMPTED = [state for state in JobState if state.is_attempted]
+_ATTEMPTED = [state for state in JobState if state.has_attempt]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ class JobQueue:
 
     def stored(self, key: JobKey, attempt: int, model: str) -> TrainJob:
         """Record that the job's model is stored, which ends the attempt."""
-        self._apply(key, attempt, Transition.STORE, _END, {"model": model})
+        self._apply(key, attempt, Transition.MODEL_STORED, _END, {"model": model})
         return self.get(key)
 
     def settle(
@@ -208,7 +208,7 @@ class JobQueue:
         """Queue jobs whose attempt is lost, or fail them at max_crashes. Returns the open jobs."""
         jobs = self.open()
         for job in jobs:
-            if job.state.is_attempted:
+            if job.state.has_attempt:
                 self._requeue_if_lost(job)
         return jobs
 

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class JobStatus(StrEnum):
-    """The status of a train job, as the API reports it."""
+    """The status of a train job as the API reports it, derived from its JobState."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -14,7 +14,7 @@ class JobStatus(StrEnum):
 
 
 class JobState(StrEnum):
-    """The state of a train job, as its record stores it."""
+    """The state of a train job as its record stores it: finer than the JobStatus."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -37,13 +37,13 @@ class JobState(StrEnum):
         return self in {JobState.QUEUED, JobState.PUBLISH_REQUESTED}
 
     @property
-    def is_attempted(self) -> bool:
+    def has_attempt(self) -> bool:
         """Whether an attempt owns the job and holds its lease."""
         return self in {JobState.RUNNING, JobState.CANCELLING, JobState.PUBLISHING}
 
     @property
     def is_over(self) -> bool:
-        """Whether the job has ended. Only a cancelled one changes again, when it is published."""
+        """Whether the job has ended. CANCELLED is not final: such a job can be published."""
         return self in {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
 
 
@@ -56,13 +56,13 @@ _REPORTED = {
 
 
 class Transition(StrEnum):
-    """What can happen to a train job."""
+    """What triggers a change of state. TRANSITIONS has each (state, transition) → new state."""
 
     CLAIM = "claim"  # an attempt begins
     START_FAILED = "start_failed"  # the attempt's process has ended before it claimed the job
-    RELEASE = "release"  # an attempt stops in good order
+    RELEASE = "release"  # an attempt stops gracefully
     LEASE_LOST = "lease_lost"  # an attempt has not renewed its lease
-    STORE = "store"  # an attempt has stored the model
+    MODEL_STORED = "store"  # an attempt has stored the model
     SUCCEED = "succeed"  # the model is loaded, where that was requested
     FAIL = "fail"
     CANCEL = "cancel"  # a user cancels the job
@@ -75,12 +75,12 @@ TRANSITIONS: dict[tuple[JobState, Transition], JobState] = {
     (JobState.QUEUED, Transition.CANCEL): JobState.CANCELLED,
     (JobState.RUNNING, Transition.RELEASE): JobState.QUEUED,
     (JobState.RUNNING, Transition.LEASE_LOST): JobState.QUEUED,
-    (JobState.RUNNING, Transition.STORE): JobState.PUBLISHED,
+    (JobState.RUNNING, Transition.MODEL_STORED): JobState.PUBLISHED,
     (JobState.RUNNING, Transition.FAIL): JobState.FAILED,
     (JobState.RUNNING, Transition.CANCEL): JobState.CANCELLING,
     (JobState.CANCELLING, Transition.RELEASE): JobState.CANCELLED,
     (JobState.CANCELLING, Transition.LEASE_LOST): JobState.CANCELLED,
-    (JobState.CANCELLING, Transition.STORE): JobState.PUBLISHED,
+    (JobState.CANCELLING, Transition.MODEL_STORED): JobState.PUBLISHED,  # the cancel came too late
     (JobState.CANCELLING, Transition.FAIL): JobState.FAILED,
     (JobState.PUBLISHED, Transition.SUCCEED): JobState.SUCCEEDED,
     (JobState.CANCELLED, Transition.PUBLISH): JobState.PUBLISH_REQUESTED,
@@ -89,7 +89,7 @@ TRANSITIONS: dict[tuple[JobState, Transition], JobState] = {
     (JobState.PUBLISH_REQUESTED, Transition.CANCEL): JobState.CANCELLED,
     (JobState.PUBLISHING, Transition.RELEASE): JobState.PUBLISH_REQUESTED,
     (JobState.PUBLISHING, Transition.LEASE_LOST): JobState.PUBLISH_REQUESTED,
-    (JobState.PUBLISHING, Transition.STORE): JobState.PUBLISHED,
+    (JobState.PUBLISHING, Transition.MODEL_STORED): JobState.PUBLISHED,
     (JobState.PUBLISHING, Transition.FAIL): JobState.CANCELLED,  # the best checkpoint is kept
 }
 

@@ -14,10 +14,10 @@ class FakeRuntime:
     def start(self) -> None:
         self.is_started = True
 
-    async def drain(self, deadline_s: float) -> None:
+    async def drain(self, timeout_s: float) -> None:
         self.is_draining = True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.is_idle.wait(), deadline_s)
+            await asyncio.wait_for(self.is_idle.wait(), timeout_s)
         self.was_cut = self.was_cut or not self.is_idle.is_set()
         self.is_idle.set()
 

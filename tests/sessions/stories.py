@@ -17,7 +17,7 @@ asks = st.builds(
     expected=st.sampled_from([None, None, None, None, 2]),
     penalty=st.sampled_from([1.0, 1.4]),
     pattern=st.sampled_from([None, None, "(ab|cde)*f", "[a-c]{3}", "(d|e){2,9}", "g?"]),
-    is_whole=st.sampled_from([False, False, True]),
+    is_streamed=st.sampled_from([True, True, False]),
 )
 faults = st.lists(st.sampled_from(FAULTS), min_size=1, max_size=2)
 

@@ -240,7 +240,7 @@ def test_a_take_over_keeps_the_deadline(world):
     world.crash(0)
 
     async def resume() -> None:
-        await world.processes[1].turns.resume(world.keys[0], world.processes[1].model)
+        await world.processes[1].turns.take_over(world.keys[0], world.processes[1].model)
 
     world.do(resume())
     (turn,) = world.processes[1].registry._running.values()

@@ -302,7 +302,7 @@ def test_a_take_over_without_a_turn_record_ends_the_turn(world):
     process = world.processes[1]
     with pytest.raises(SessionLost):
         world.do(process.turns.follow(KEY, process.model, None))
-    world.do(process.turns.resume(KEY, process.model))
+    world.do(process.turns.take_over(KEY, process.model))
     assert record(world)["status"] == "cancelled"
     assert begin(world, 1, turn_request(4)).session.turn.number == 2
 

@@ -403,7 +403,7 @@ class World:
         self.stall(p)
         other = self.processes[1 - p]
         for key in list(self.processes[p].registry._running):
-            self._tried(other.turns.resume(key, other.model))
+            self._tried(other.turns.take_over(key, other.model))
         self.work(1 - p)
 
     async def _read_replay(self, client: Client, replay: Replay) -> None:
@@ -592,7 +592,7 @@ def turn_request(  # noqa: PLR0917 (as many as a story varies)
     penalty: float = 1.0,
     pattern: str | None = None,
     *,
-    is_whole: bool = False,
+    is_streamed: bool = True,
 ) -> TurnRequest:
     constraint = CONSTRAINTS.compile(regex(pattern)) if pattern else None
     if constraint is not None:
@@ -601,4 +601,4 @@ def turn_request(  # noqa: PLR0917 (as many as a story varies)
     request = GenerationRequest(tuple(prompt), n, sampling, stop, constraint=constraint)
     asked = replace(request, constraint=None)
     retry = idempotency_key(key, asked, pattern) if key else None
-    return TurnRequest(request, OnDisconnect.CANCEL, {}, retry, expected, is_whole=is_whole)
+    return TurnRequest(request, OnDisconnect.CANCEL, {}, retry, expected, is_streamed=is_streamed)

@@ -46,9 +46,9 @@ def test_every_attempt_can_lose_its_lease_stop_fail_and_store():
         Transition.LEASE_LOST,
         Transition.RELEASE,
         Transition.FAIL,
-        Transition.STORE,
+        Transition.MODEL_STORED,
     ):
-        assert set(targets(transition)) == {state for state in JobState if state.is_attempted}
+        assert set(targets(transition)) == {state for state in JobState if state.has_attempt}
     for transition in (Transition.CLAIM, Transition.START_FAILED):
         assert set(targets(transition)) == {state for state in JobState if state.is_waiting}
 

@@ -101,7 +101,7 @@ class _EventEncoder:
         opening = b"" if self._is_open[index] else self._opening(index)
         state = self._choices[index]
         first, n = state.n_tokens, len(chunk.tokens)
-        state.add(chunk)
+        state.update_counts(chunk)
         n_plain, plain = 0, b""
         if self._is_plain:
             n_plain = n if chunk.finish is None else max(0, n - 1)

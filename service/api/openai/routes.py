@@ -89,7 +89,7 @@ async def _admit_turn(http: Request, body: CompletionBody, session_id: str) -> A
             {},
             idempotency_key(key, "completion", body.fingerprint),
             body.expected_position,
-            is_whole=not body.stream,
+            is_streamed=bool(body.stream),
         )
         begun = await state.sessions.turns.begin(session, session_model(model), turn_request)
         return AdmittedGeneration.of_turn(model, session_id, requests[0], begun)

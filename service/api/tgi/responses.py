@@ -30,7 +30,7 @@ def replayed(
         record.request(()),
         replay,
         arrived_s=arrived_s,
-        prefix=replay.prompt or record.reply.get("prefix", ""),
+        echoed_prompt=replay.prompt or record.reply.get("prefix", ""),
         has_details=record.reply.get("details", False),
         sent_tokens=replay.generated,
     )
@@ -67,7 +67,7 @@ def _last_events(
 ) -> bytes:
     """Encode the last chunk; `index` is that of its first token, `tokens` are all of the text."""
     encoder, ids = generation.model.runtime.encoder, generation.ids
-    text = generation.prefix + generation.model.tokenizer.decode(tokens)
+    text = generation.echoed_prompt + generation.model.tokenizer.decode(tokens)
     details = _finish_details(generation, finish) | {"input_length": generation.prompt_tokens}
     last, top, plain = finish.stop_token, chunk.top_tokens[-1:], chunk
     is_hidden = last is not None or not chunk.tokens
@@ -121,7 +121,7 @@ async def whole(
 
 
 def _text(generation: AdmittedGeneration, choice: ChoiceState) -> str:
-    return generation.prefix + generation.model.tokenizer.decode(choice.tokens)
+    return generation.echoed_prompt + generation.model.tokenizer.decode(choice.tokens)
 
 
 def _details(generation: AdmittedGeneration, choice: ChoiceState) -> dict[str, Any]:

@@ -84,7 +84,7 @@ async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> Admit
         completions=completions,
         n=n,
         arrived_s=arrived_s,
-        prefix=body.inputs if parameters.return_full_text else "",
+        echoed_prompt=body.inputs if parameters.return_full_text else "",
         has_details=bool(parameters.details or parameters.decoder_input_details),
     )
 
@@ -100,16 +100,18 @@ async def _admit_turn(
         parameters = _parameters(model, body)
         _check_combination(parameters, is_stream=is_stream, is_turn=True)
         request = await _request(model, parameters, body.inputs, session.seed)
-        prefix = body.inputs if parameters.return_full_text else ""
-        is_in_log = bool(prefix) and prefix == model.tokenizer.decode(request.prompt)
+        echoed_prompt = body.inputs if parameters.return_full_text else ""
+        is_in_log = bool(echoed_prompt) and echoed_prompt == model.tokenizer.decode(request.prompt)
         reply = {"details": True} if parameters.details else {}
         turn_request = TurnRequest(
             request,
             OnDisconnect(body.on_disconnect),
-            reply if is_in_log or not prefix else reply | {"prefix": prefix},  # truncated
+            reply
+            if is_in_log or not echoed_prompt
+            else reply | {"prefix": echoed_prompt},  # truncated
             idempotency_key(header(http, b"idempotency-key"), "generate", body.fingerprint),
             body.expected_position,
-            is_whole=not is_stream,
+            is_streamed=is_stream,
             shows_prompt=is_in_log,
         )
         begun = await state.sessions.turns.begin(session, session_model(model), turn_request)
@@ -121,7 +123,7 @@ async def _admit_turn(
             request,
             begun,
             arrived_s=arrived_s,
-            prefix=prefix,
+            echoed_prompt=echoed_prompt,
             has_details=bool(parameters.details),
         )
 

@@ -45,15 +45,15 @@ class GRU(Cell):
             shapes["bias"] = (2, *shapes["bias"])
         return shapes
 
-    def step(self, layer: LayerSpec, weights: Parts, x: Vector, state: Vectors) -> Vectors:
+    def step(self, layer: LayerSpec, weights: Parts, xw: Vector, state: Vectors) -> Vectors:
         """Compute h after one token."""
         (h,) = state
-        gate, phi, columns = layer.recurrent_activation, layer.activation, 3 * layer.units
+        sigma, phi, columns = layer.recurrent_activation, layer.activation, 3 * layer.units
         bias = np.broadcast_to(weights.get("bias", np.zeros(columns)), (2, columns))
-        x_z, x_r, x_h = np.split(x + bias[0], 3)
+        x_z, x_r, x_h = np.split(xw + bias[0], 3)
         u_z, u_r, u_h = np.split(weights["recurrent_kernel"], 3, axis=1)
         b_z, b_r, b_h = np.split(bias[1] if layer.reset_after else np.zeros(columns), 3)
-        z, r = gate(x_z + h @ u_z + b_z), gate(x_r + h @ u_r + b_r)
+        z, r = sigma(x_z + h @ u_z + b_z), sigma(x_r + h @ u_r + b_r)
         candidate = x_h + (r * (h @ u_h + b_h) if layer.reset_after else (r * h) @ u_h)
         return (z * h + (1.0 - z) * phi(candidate),)
 
@@ -62,7 +62,7 @@ class GRU(Cell):
     ) -> list[str]:
         """Add the nodes of one step."""
         (h,) = state
-        gate, units = layer.recurrent_activation, layer.units
+        sigma, units = layer.recurrent_activation, layer.units
         kernel, name = weights["recurrent_kernel"], "recurrent_kernel"
         x_z, x_r, x_h = graph.split(x, 3, units)
         if layer.reset_after:
@@ -74,8 +74,8 @@ class GRU(Cell):
         else:
             gates = graph.product(h, f"{name}.gates", kernel[:, : 2 * units])
             u_z, u_r = graph.split(gates, 2, units)
-        z = graph.activate(gate, graph.node("Add", x_z, u_z))
-        r = graph.activate(gate, graph.node("Add", x_r, u_r))
+        z = graph.activate(sigma, graph.node("Add", x_z, u_z))
+        r = graph.activate(sigma, graph.node("Add", x_r, u_r))
         if layer.reset_after:
             u_h = graph.node("Mul", r, u_h)
         else:

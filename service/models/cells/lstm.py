@@ -35,23 +35,23 @@ class LSTM(Cell):
     unit_bias_gate = "f"
     keras = KerasNames(layer="LSTM", cudnn="CuDNNLSTM", cell="LSTMCell")
 
-    def step(self, layer: LayerSpec, weights: Parts, x: Vector, state: Vectors) -> Vectors:
-        """Compute h and c after one token, with peepholes if there are any."""
+    def step(self, layer: LayerSpec, weights: Parts, xw: Vector, state: Vectors) -> Vectors:
+        """Compute h and c after one token, also for PeepholeLSTM; `xw` is x W."""
         h, c = state
-        gate, phi = layer.recurrent_activation, layer.activation
-        z = x + h @ weights["recurrent_kernel"] + weights.get("bias", 0.0)
+        sigma, phi = layer.recurrent_activation, layer.activation
+        z = xw + h @ weights["recurrent_kernel"] + weights.get("bias", 0.0)
         z_i, z_f, z_g, z_o = np.split(z, 4)
         p_i, p_f, p_o = weights.get("peephole", np.zeros((3, 1)))
-        i, f = gate(z_i + p_i * c), gate(z_f + p_f * c)
+        i, f = sigma(z_i + p_i * c), sigma(z_f + p_f * c)
         c = f * c + i * phi(z_g)
-        return gate(z_o + p_o * c) * phi(c), c
+        return sigma(z_o + p_o * c) * phi(c), c
 
     def add_step(
         self, graph: StepGraph, layer: LayerSpec, weights: Arrays, x: str, state: Sequence[str]
     ) -> list[str]:
-        """Add the nodes of one step, with peepholes if there are any."""
+        """Add the nodes of one step, also for PeepholeLSTM; `x` is x W + b."""
         h, c = state
-        gate, phi = layer.recurrent_activation, layer.activation
+        sigma, phi = layer.recurrent_activation, layer.activation
         recurrent = graph.product(h, "recurrent_kernel", weights["recurrent_kernel"])
         z_i, z_f, z_g, z_o = graph.split(graph.node("Add", x, recurrent), 4, layer.units)
         peepholes = [
@@ -60,12 +60,12 @@ class LSTM(Cell):
         if peepholes:
             z_i = graph.node("Add", z_i, graph.node("Mul", peepholes[0], c))
             z_f = graph.node("Add", z_f, graph.node("Mul", peepholes[1], c))
-        kept = graph.node("Mul", graph.activate(gate, z_f), c)
-        new = graph.node("Mul", graph.activate(gate, z_i), graph.activate(phi, z_g))
+        kept = graph.node("Mul", graph.activate(sigma, z_f), c)
+        new = graph.node("Mul", graph.activate(sigma, z_i), graph.activate(phi, z_g))
         c = graph.node("Add", kept, new)
         if peepholes:
             z_o = graph.node("Add", z_o, graph.node("Mul", peepholes[2], c))
-        o = graph.activate(gate, z_o)
+        o = graph.activate(sigma, z_o)
         return [graph.node("Mul", o, graph.activate(phi, c)), c]
 
 
