@@ -78,13 +78,13 @@ class AdmittedGeneration:
     def ids(self) -> EventIds | None:
         """The ids of the events, in a session."""
         turn = self.turn
-        return EventIds(f"{turn.epoch}.{turn.number}.", turn.first) if turn else None
+        return EventIds(f"{turn.epoch}.{turn.number}.", turn.completion_start) if turn else None
 
     @property
     def prompt_tokens(self) -> int:
         """The number of tokens of all prompts."""
         if self.turn is not None:
-            return self.turn.first - self.turn.start
+            return self.turn.completion_start - self.turn.prompt_start
         return sum(len(request.prompt) for request in self.requests)
 
     def prompt(self, index: int) -> Sequence[int]:
@@ -95,7 +95,7 @@ class AdmittedGeneration:
         """Return the reply's `session` (SessionPosition) when the turn has finished, else {}."""
         if self.turn is None or finish is None:
             return {}
-        position = self.turn.first + finish.generated_tokens
+        position = self.turn.completion_start + finish.generated_tokens
         return {"session": {"id": self.session_id, "position": position, "turn": self.turn.number}}
 
     def choices(self) -> list["ChoiceState"]:

@@ -38,6 +38,7 @@ async def info(request: Request) -> dict[str, Any]:
         "model_id": str(default.ref) if default else None,
         "model_sha": default.manifest.digest if default else None,
         "model_pipeline_tag": "text-generation",
+        # Per model. With a large vocabulary an engine has fewer rows (`max_table_entries`).
         "max_concurrent_requests": config.max_rows + config.queue_limit,
         "max_best_of": MAX_CHOICES,
         "max_stop_sequences": MAX_STOPS,

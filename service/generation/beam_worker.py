@@ -54,7 +54,7 @@ class _Task:
 
 
 class BeamWorker:
-    """Runs one model's beam searches. Its public methods belong to the event loop."""
+    """Runs one model's beam searches. Not thread-safe: one event loop only."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class BeamWorker:
     ) -> None:
         """`texts` is the text of every token; `post` calls a function in the event loop."""
         self._program, self._post, self._config = program, post, config
-        self._texts, self._suppressed_ids = texts, suppressed_ids
+        self._texts, self._suppressed_ids, self._name = texts, suppressed_ids, name
         self._admitted: set[BeamListener] = set()
         self._queue: deque[_Task] = deque()
         self._condition = threading.Condition()  # guards the queue
@@ -108,7 +108,7 @@ class BeamWorker:
         if len(self._admitted) >= self._config.beam_search_limit:
             raise Overloaded(
                 f"Model is overloaded: {len(self._admitted)} beam searches run or wait, which is "
-                "the limit; try again later"
+                f"the limit of {self._name}; try again later"
             )
         self._admitted.add(listener)
 

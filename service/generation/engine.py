@@ -21,6 +21,9 @@ from service.generation.table import SlotTable
 from service.models.step import StepProgram
 from service.models.tokenizer import Tokenizer
 
+_REFUSED = "the model is being unloaded or the server is stopping; retry on another server"
+_UNFINISHED = "the model was unloaded or the server stopped before the generation was complete"
+
 _log = logging.getLogger(__name__)
 
 
@@ -57,7 +60,7 @@ class Reservation:
 class Engine:
     """Runs the generations of one model in one continuous batch.
 
-    Not thread-safe: call from one event loop only. The batch runs in a thread of the engine.
+    Not thread-safe: one event loop only. The batch runs in a thread of the engine.
     """
 
     def __init__(
@@ -69,10 +72,7 @@ class Engine:
         name: str,
         threads: int = 1,
     ) -> None:
-        """`name` is part of the threads' names.
-
-        `threads` is the number of worker threads, used only if the step program is single-threaded.
-        """
+        """`threads`: the number of worker threads, used only if `program` is single-threaded."""
         self.config = config
         self._vocabulary_size = program.vocabulary_size
         rows = max(1, min(config.max_rows, config.max_table_entries // program.vocabulary_size))
@@ -80,7 +80,7 @@ class Engine:
         sampler = Sampler(program.vocabulary_size, rows, tokenizer.special_ids)
         self._table = SlotTable(program, sampler, rows, threads)
         self._table.warm_up()
-        self._scheduler = Scheduler(texts, replace(config, max_rows=rows))
+        self._scheduler = Scheduler(texts, replace(config, max_rows=rows), name)
         self.beam_worker = BeamWorker(
             program, texts, tokenizer.special_ids, self._post, config, name
         )
@@ -128,9 +128,7 @@ class Engine:
         if self.failure is not None:
             raise GenerationFailed(self.failure)
         if self._is_draining or self._is_closing:
-            raise Draining(
-                "the model is being unloaded or the server is stopping; retry on another server"
-            )
+            raise Draining(_REFUSED)
         reserved = sum(reservation.n for reservation in self._reservations)
         self._scheduler.check_capacity(n, reserved)
 
@@ -210,9 +208,7 @@ class Engine:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._drained.wait(), timeout_s)
         self._is_drain_over = True
-        self._end_streams(
-            "the model was unloaded or the server stopped before the generation was complete"
-        )
+        self._end_streams(_UNFINISHED)
 
     def close(self) -> None:
         """Stop the threads. Streams that are still open fail."""

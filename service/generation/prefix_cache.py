@@ -22,7 +22,10 @@ _ENTRY_BYTES = 600  # overhead of a state's arrays, key and entry
 
 
 class PrefixCache:
-    """A least-recently-used cache of states within a budget of bytes. Belongs to one event loop."""
+    """A least-recently-used cache of states within a budget of bytes.
+
+    Not thread-safe: one event loop only.
+    """
 
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes, self.size_bytes = budget_bytes, 0

@@ -80,9 +80,12 @@ class _Row:
 class Scheduler:
     """The slot table and its queue. Not safe for several threads."""
 
-    def __init__(self, texts: Sequence[str], config: EngineConfig) -> None:
-        """`texts` is the text of every token, for stop strings; `max_rows` is the table's size."""
-        self._texts, self._config = texts, config
+    def __init__(self, texts: Sequence[str], config: EngineConfig, name: str = "model") -> None:
+        """`texts` is the text of every token, for stop strings; `max_rows` is the table's size.
+
+        `name` is the model's, for messages.
+        """
+        self._texts, self._config, self._name = texts, config, name
         self._rows: list[_Row] = []
         self._n_running = 0
         self._by_key: dict[Key, _Row] = {}
@@ -110,8 +113,8 @@ class Scheduler:
         if waiting + n > limit:
             raise Overloaded(
                 f"Model is overloaded: {self.rows} generations run and {waiting} wait or have "
-                f"reserved capacity; {n} more would exceed the limit of {limit} that wait; try "
-                "again later"
+                f"reserved capacity; {n} more would exceed the limit of {limit} that wait for "
+                f"{self._name}; try again later"
             )
 
     def finish(self, key: Key) -> Progress | None:

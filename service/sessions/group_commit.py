@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class GroupCommit:
-    """Commits for every turn of a process. Belongs to one event loop."""
+    """Commits for every turn of a process. Not thread-safe: one event loop only."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class SessionRecords:
-    """Operations on sessions. Belongs to one event loop. Raises what `Store` raises."""
+    """Operations on sessions. Not thread-safe: one event loop only. Raises what `Store` raises."""
 
     store: Store
     registry: TurnRegistry

@@ -57,7 +57,10 @@ def read_scripts(folder: Path = SCRIPTS) -> dict[str, str]:
 
 
 class ScriptClient:
-    """Calls scripts over one connection, which it opens again. Belongs to one event loop."""
+    """Calls scripts over one connection, which it opens again.
+
+    Not thread-safe: one event loop only.
+    """
 
     def __init__(
         self, url: str, config: SessionConfig, scripts: dict[str, str] | None = None

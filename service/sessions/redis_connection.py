@@ -18,7 +18,7 @@ Value = str | bytes | int | float  # one argument of a command
 
 
 class RedisConnection(asyncio.Protocol):
-    """A connection to Redis, made by `open_connection`. Belongs to one event loop.
+    """A connection to Redis, made by `open_connection`. Not thread-safe: one event loop only.
 
     If the oldest call gets no answer for `answer_timeout_s`, the connection closes and all fail.
     """

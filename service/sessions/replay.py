@@ -55,8 +55,8 @@ class Replay:
         self._take_over, self._unsubscribe = take_over, unsubscribe
         self._width = session.width
         tokens = unpack_tokens(found.tokens, self._width)
-        self.generated = tokens[: after - self.turn.first]
-        self._tokens = tokens[after - self.turn.first :]  # known and not scored yet
+        self.generated = tokens[: after - self.turn.completion_start]
+        self._tokens = tokens[after - self.turn.completion_start :]  # known and not scored yet
         self._position = after
         self._state: State | None = None
         # Match stop strings from the end of the text before the first event on.
@@ -91,7 +91,7 @@ class Replay:
             if self.turn.is_over:
                 if self.turn.status in _ERRORS:
                     raise GenerationFailed(_ERRORS[self.turn.status])
-                if self.turn.finish == self.turn.first:  # an empty completion
+                if self.turn.completion_end == self.turn.completion_start:  # an empty completion
                     yield Chunk((), (), finish=Finish(_REASONS[self.turn.status], 0))
                 return
             await self._poll()
@@ -108,7 +108,7 @@ class Replay:
             )
         check_complete(turn)
         self.turn = turn
-        end = found.session.position if turn.finish is None else turn.finish
+        end = found.session.position if turn.completion_end is None else turn.completion_end
         new = unpack_tokens(found.tokens, self._width)[: max(0, end - known)]
         self._tokens += new
         if not new and not turn.is_over:
@@ -146,7 +146,7 @@ class Replay:
             shown += self._held.push(text, Token(token, logprob), top)
         finish, is_stop = None, self.turn.status is TurnStatus.STOP_SEQUENCE
         if is_last and self.turn.status in _REASONS:
-            generated = self._position - self.turn.first
+            generated = self._position - self.turn.completion_start
             stop_token = self._held.last if is_stop else None
             reason = _REASONS[self.turn.status]
             finish = Finish(reason, generated, stop_token, self._held.stop)
@@ -159,10 +159,11 @@ def check_complete(turn: Turn) -> None:
     """Check that the log has all tokens of a turn. Raises PositionMismatch."""
     if turn.status is TurnStatus.REWOUND:
         raise PositionMismatch(
-            f"the session was rewound to before the end of turn {turn.number}, at {turn.finish}"
+            f"the session was rewound to before the end of turn {turn.number}, "
+            f"at {turn.completion_end}"
         )
     if turn.status is TurnStatus.LOST:
         raise PositionMismatch(
             f"the store has lost the end of turn {turn.number}; it has the tokens before position "
-            f"{turn.finish}"
+            f"{turn.completion_end}"
         )

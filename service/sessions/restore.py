@@ -109,13 +109,15 @@ class StateRestorer:
         self, session: Session, model: SessionModel, record: TurnRecord, restored: RestoredState
     ) -> tuple[GenerationRequest, TurnStatus | None]:
         """Return the rest of an interrupted turn's request, and its status if it is complete."""
-        n_generated = session.position - session.turn.first
+        n_generated = session.position - session.turn.completion_start
         min_new_tokens = record.bare.min_new_tokens
         n_watched = min(max(0, n_generated - min_new_tokens), self.config.stop_context_characters)
         watched = restored.tokens[len(restored.tokens) - n_watched :]
         constraint = None
         if record.constraint is not None:
-            found = await self._store.read(session.key, session.turn.first, session.position)
+            found = await self._store.read(
+                session.key, session.turn.completion_start, session.position
+            )
             generated = unpack_tokens(found.tokens, session.width)
             whole = await model.constraints.compiled(record.constraint)
             constraint = await asyncio.to_thread(whole.after, generated)

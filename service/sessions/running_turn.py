@@ -41,7 +41,7 @@ class Delivery:
 
 
 class RunningTurn:
-    """The only writer of one session. Not thread-safe: call from one event loop only.
+    """The only writer of one session. Not thread-safe: one event loop only.
 
     The engine delivers tokens to it, the group commit commits them, and only then its reader's
     stream gets them. It does not wait for the reader: a reader that is too far behind pauses the
@@ -253,7 +253,7 @@ class RunningTurn:
         cached, session, turn = None, self.session, self.session.turn
         if self._state is not None and self.position - self._state.position <= len(self._recent):
             if session.active == "turn" and self._status is not None:
-                turn = replace(turn, finish=self.position, status=self._status)
+                turn = replace(turn, completion_end=self.position, status=self._status)
             session = replace(
                 session, record_version=version, position=self.position, active="", turn=turn
             )

@@ -59,9 +59,9 @@ class Turn:
 
     epoch: int
     number: int
-    start: int  # of its prompt in the log
-    first: int  # of its completion
-    finish: int | None  # the end of its completion; None while it runs
+    prompt_start: int  # positions in the log
+    completion_start: int
+    completion_end: int | None  # None while it runs
     status: TurnStatus
 
     @property

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class ProcessHeartbeat:
-    """Marks the process as alive at regular intervals. Belongs to one event loop."""
+    """Marks the process as alive at regular intervals. Not thread-safe: one event loop only."""
 
     def __init__(self, store: Store, registry: TurnRegistry, config: SessionConfig) -> None:
         self._store, self._registry, self._config = store, registry, config
@@ -49,7 +49,7 @@ class ProcessHeartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """Every operation on sessions. Belongs to one event loop."""
+    """Every operation on sessions. Not thread-safe: one event loop only."""
 
     records: SessionRecords
     turns: Turns

@@ -24,7 +24,7 @@ class CachedState:
 
 
 class StateCache:
-    """States by session, least recently used first out. Belongs to one event loop."""
+    """States by session, least recently used first out. Not thread-safe: one event loop only."""
 
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes, self._used_bytes = budget_bytes, 0

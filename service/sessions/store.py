@@ -38,7 +38,9 @@ PREFIX = "carousel:"
 
 
 class Store:
-    """Operations on sessions. Belongs to one event loop. All raise StoreUnavailable and StoreFull.
+    """Operations on sessions. All raise StoreUnavailable and StoreFull.
+
+    Not thread-safe: one event loop only.
 
     A session that does not exist raises SessionLost if its id was made for this owner, else
     SessionNotFound.
@@ -174,7 +176,7 @@ class Store:
         reply = await self._call("read", key, limits, b"FOUND")
         session, tokens = session_of(key, reply[1]), reply[4]
         if first is None:
-            first, last = session.turn.first, session.turn.finish
+            first, last = session.turn.completion_start, session.turn.completion_end
         ends = session.position if last is None else min(last, session.position)
         if len(tokens) != max(0, ends - first) * session.width:
             raise incomplete_log(key)

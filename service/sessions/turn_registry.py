@@ -16,7 +16,7 @@ from service.sessions.store_replies import random_id
 
 
 class TurnRegistry:
-    """The running turns by session. Not thread-safe: call from one event loop only."""
+    """The running turns by session. Not thread-safe: one event loop only."""
 
     def __init__(
         self, store: Store, group_commit: GroupCommit, cache: StateCache, config: SessionConfig

@@ -27,7 +27,7 @@ class TurnRequest:
 
     request: GenerationRequest  # its prompt is the new text only, and may be empty
     on_disconnect: OnDisconnect
-    reply: dict[str, Any]  # options of the response that a replay needs: `details`, `prefix`
+    reply: dict[str, Any]  # options of the TGI reply that a replay needs: `details`, `prefix`
     idempotency: IdempotencyKey | None = None
     expected_position: int | None = None
     is_streamed: bool = True  # or else the response is sent at the end, as one
@@ -36,7 +36,7 @@ class TurnRequest:
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """Operations on turns. Not thread-safe: call from one event loop only. Raises as `Store`."""
+    """Operations on turns. Not thread-safe: one event loop only. Raises as `Store`."""
 
     store: Store
     registry: TurnRegistry
@@ -58,7 +58,7 @@ class Turns:
             raise Validation("the Idempotency-Key belongs to an append, not to a turn")
         turn = begun.found.session.turn
         check_complete(turn)
-        return await self._replay(model, begun.found, turn.first)
+        return await self._replay(model, begun.found, turn.completion_start)
 
     async def append(
         self,
@@ -96,13 +96,15 @@ class Turns:
                 f"last turn is {turn.number} in epoch {turn.epoch}"
             )
         check_complete(turn)
-        position = turn.first if after is None else max(turn.first, after.position)
-        if position > (session.position if turn.finish is None else turn.finish):
+        position = (
+            turn.completion_start if after is None else max(turn.completion_start, after.position)
+        )
+        if position > (session.position if turn.completion_end is None else turn.completion_end):
             raise PositionMismatch(
                 f"the last event is at position {position}, but the session in the store is at "
                 f"{session.position}: the store has lost what came after"
             )
-        if turn.is_over and position == turn.finish:
+        if turn.is_over and position == turn.completion_end:
             return None
         return await self._replay(model, found, position)
 
@@ -193,7 +195,7 @@ class Turns:
         prompt = ""
         if TurnRecord.from_json(found.record).shows_prompt:
             read = await self.restorer.read(
-                session.key, session.incarnation, turn.start, turn.first
+                session.key, session.incarnation, turn.prompt_start, turn.completion_start
             )
             prompt = model.tokenizer.decode(unpack_tokens(read.tokens, session.width))
 

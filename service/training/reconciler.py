@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class JobReconciler:
-    """Belongs to one event loop. Every server has one, for the same jobs."""
+    """Reconciles the jobs' records. Every server has one. Not thread-safe: one event loop only."""
 
     def __init__(
         self, queue: JobQueue, store: ModelStore, folder: Path, registry: Registry[Any]

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class JobStatus(StrEnum):
-    """The status of a train job as the API reports it, derived from its JobState."""
+    """The status of a train job, as the API reports it."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -14,7 +14,7 @@ class JobStatus(StrEnum):
 
 
 class JobState(StrEnum):
-    """The state of a train job as its record stores it: finer than the JobStatus."""
+    """The state of a train job as its record stores it; `status` maps it to the API's."""
 
     QUEUED = "queued"
     RUNNING = "running"

@@ -35,7 +35,9 @@ def finish(world: World, p: int = 0) -> None:
 
 def generated(world: World) -> str:
     turn = world._found(world.keys[0]).session.turn
-    return world.tokenizer.decode(world._log_now(world.keys[0])[turn.first : turn.finish])
+    return world.tokenizer.decode(
+        world._log_now(world.keys[0])[turn.completion_start : turn.completion_end]
+    )
 
 
 @pytest.fixture(scope="module")

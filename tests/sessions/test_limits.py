@@ -64,7 +64,9 @@ def alone(wanted: TurnRequest, before: tuple[int, ...] = (1, 2)) -> str:
 
 def generated(world: World) -> str:
     turn = world._found(world.keys[0]).session.turn
-    return world.tokenizer.decode(world._log_now(world.keys[0])[turn.first : turn.finish])
+    return world.tokenizer.decode(
+        world._log_now(world.keys[0])[turn.completion_start : turn.completion_end]
+    )
 
 
 def status(world: World) -> TurnStatus:

@@ -287,13 +287,13 @@ class World:
             begun = await process.begin(client.key, wanted)
             if isinstance(begun, Replay):
                 client.number = (begun.turn.epoch, begun.turn.number)
-                client.first = begun.turn.first
+                client.first = begun.turn.completion_start
                 self._note_key(client)
                 self.clients.append(client)
                 await self._driven(process, self._read_replay(client, begun), self.replay_limit_s)
             else:
                 turn = begun.session.turn
-                client.turn, client.first = begun, turn.first
+                client.turn, client.first = begun, turn.completion_start
                 client.number = (turn.epoch, turn.number)
                 self._note_key(client)
                 self.clients.append(client)
@@ -539,8 +539,8 @@ class World:
         ):
             return
         record = TurnRecord.from_json(found.record)
-        generated = log[turn.first : turn.finish]
-        drawn, reason = self.reference.turn(found.record, tuple(log[: turn.first]))
+        generated = log[turn.completion_start : turn.completion_end]
+        drawn, reason = self.reference.turn(found.record, tuple(log[: turn.completion_start]))
         assert generated == drawn[: len(generated)], (
             "not what the turn generates without interruption"
         )
