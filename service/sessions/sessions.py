@@ -55,29 +55,29 @@ class Sessions:
     turns: Turns
     heartbeat: ProcessHeartbeat
     registry: TurnRegistry
-    commits: GroupCommit
+    group_commit: GroupCommit
     store: Store
 
     @classmethod
     def compose(
-        cls, store: Store, commits: GroupCommit, signer: Signer, config: SessionConfig
+        cls, store: Store, group_commit: GroupCommit, signer: Signer, config: SessionConfig
     ) -> "Sessions":
         """Construct the parts around one store."""
         cache, restorer = StateCache(config.cache_bytes), StateRestorer(store, config)
-        registry = TurnRegistry(store, commits, cache, config)
+        registry = TurnRegistry(store, group_commit, cache, config)
         return cls(
             SessionRecords(store, registry, cache, restorer, signer),
-            Turns(store, registry, commits, cache, restorer),
+            Turns(store, registry, group_commit, cache, restorer),
             ProcessHeartbeat(store, registry, config),
             registry,
-            commits,
+            group_commit,
             store,
         )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Commit and send heartbeats; at the end leave the running turns to other processes."""
-        tasks = [asyncio.create_task(part.run()) for part in (self.commits, self.heartbeat)]
+        tasks = [asyncio.create_task(part.run()) for part in (self.group_commit, self.heartbeat)]
         try:
             yield
         finally:

@@ -1,6 +1,6 @@
 """The record of a turn: its request, stored with the session until the next turn.
 
-From it any process can resume or replay the turn. It has every field of the request except those
+From it any process can take over or replay the turn. It has every field of the request except those
 that the log and the snapshots hold. A constraint is stored as its specification, and compiled again
 where it is needed.
 """
