@@ -15,10 +15,10 @@ run: $(VENV)/.run  ## serve the bundled model on 127.0.0.1:$(PORT), and train
 	CAROUSEL_PORT=$(PORT) $(BIN)/python -m service serve --workers 1
 
 test: $(VENV)/.dev  ## the tests, but for the slow ones
-	$(BIN)/python -m pytest -m "not soak and not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak and not slow"
 
 check: lint  ## what CI runs: the linters and every test
-	$(BIN)/python -m pytest -m "not soak"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak"
 
 lint: $(VENV)/.dev  ## style, types, walls, spelling
 	$(BIN)/ruff check

@@ -27,11 +27,14 @@ def log_line(server, request_id):
 
 def post(http, path, body):
     request_id = uuid.uuid4().hex
-    return http.post(path, json=body, headers={"X-Request-Id": request_id}), request_id
+    headers = {"X-Request-Id": request_id}
+    return http.post(path, json=body, headers=headers, timeout=120), request_id
 
 
 def test_a_429_is_told_from_another_by_its_reason(server, http):
-    with http.stream("POST", "/v1/completions", json=TEXTS | {"stream": True}) as running:
+    with http.stream(
+        "POST", "/v1/completions", json=TEXTS | {"stream": True}, timeout=120
+    ) as running:
         assert running.status_code == 200, running.read()
         next(running.iter_lines())
         reply, request_id = post(http, "/v1/completions", TEXTS)
