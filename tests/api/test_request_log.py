@@ -36,7 +36,8 @@ def test_a_429_is_told_from_another_by_its_reason(server, http):
         "POST", "/v1/completions", json=TEXTS | {"stream": True}, timeout=120
     ) as running:
         assert running.status_code == 200, running.read()
-        next(running.iter_lines())
+        lines = running.iter_lines()  # kept: its end would close the response
+        next(lines)
         reply, request_id = post(http, "/v1/completions", TEXTS)
     assert reply.status_code == 429
     line = log_line(server, request_id)
