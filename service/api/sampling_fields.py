@@ -156,8 +156,8 @@ class SamplingFields(Body):
 
         Raises Validation if a key of `logit_bias` is no token id.
         """
-        given = {name: getattr(self, name) for name in _SCALARS}
-        values = {name: value for name, value in given.items() if value is not None}
+        given = vars(self)
+        values = {name: given[name] for name in _SCALARS if given[name] is not None}
         values["top_k"] = max(0, self.top_k or 0)  # vLLM's -1 is "all"
         if is_greedy:
             values["temperature"] = 0.0

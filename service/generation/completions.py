@@ -123,8 +123,12 @@ class ParallelSampling:
             with self._reservation:
                 self._fork(await self._prefill.rest())
         try:
-            async for index, chunk in merged(self._streams):
-                yield index, chunk
+            if len(self._streams) == 1:  # the common case, without a queue and one generator less
+                async for chunk in self._streams[0]:
+                    yield 0, chunk
+            else:
+                async for index, chunk in merged(self._streams):
+                    yield index, chunk
         finally:
             self.cancel()
 
@@ -132,9 +136,7 @@ class ParallelSampling:
         """Submit every completion, from the prompt's last token on."""
         with self._reservation:
             for index in range(0 if self._is_cancelled else self._n):
-                seed = seed_of(request.sampling.seed, index)
-                fork = replace(request, sampling=replace(request.sampling, seed=seed))
-                self._streams.append(self._engine.open_stream(fork))
+                self._streams.append(self._engine.open_stream(with_seed(request, index)))
 
     def cancel(self) -> None:
         """Stop generating. Does nothing if the stream has finished."""
@@ -301,6 +303,14 @@ def seed_of(seed: int, index: int) -> int:
     return int(digest.hexdigest()[:16], 16)
 
 
+def with_seed(request: GenerationRequest, index: int) -> GenerationRequest:
+    """The request of one of the completions: only the seed differs from the first one's."""
+    if index == 0:
+        return request
+    seed = seed_of(request.sampling.seed, index)
+    return replace(request, sampling=replace(request.sampling, seed=seed))
+
+
 def mean_logprob(chunks: Sequence[Chunk]) -> float:
     """The mean of the model's own logprobs of a completion's tokens, which `best_of` compares."""
     logprobs = [logprob for chunk in chunks for logprob in chunk.logprobs]
@@ -309,10 +319,6 @@ def mean_logprob(chunks: Sequence[Chunk]) -> float:
 
 async def merged(sources: Sequence[AsyncIterable[T]]) -> AsyncIterator[tuple[int, T]]:
     """The items of several sources as they come, each with the index of its source."""
-    if len(sources) == 1:
-        async for item in sources[0]:
-            yield 0, item
-        return
     queue: asyncio.Queue[tuple[int, T] | Exception | None] = asyncio.Queue(READ_AHEAD)
 
     async def read(index: int, source: AsyncIterable[T]) -> None:
