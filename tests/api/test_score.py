@@ -134,6 +134,7 @@ def test_a_body_of_another_kind_is_refused(http):
     assert "text/plain" in reply.json()["error"]
 
 
+@pytest.mark.slow
 def test_a_long_text_takes_no_memory(server):
     process, grown = psutil.Process(server.process.pid), []
     piece = (AWKWARD * 2_048).encode()

@@ -82,6 +82,7 @@ def test_a_disconnect_before_a_whole_reply_frees_the_row(server, http):
     wait_until_idle(http)
 
 
+@pytest.mark.slow
 def test_a_thousand_streams_opened_and_dropped_at_random_leave_nothing_behind(server, http):
     process = psutil.Process(server.process.pid)
     crowd = [open_stream(server, 50) for _ in range(8)]  # start every thread of the server

@@ -206,6 +206,7 @@ def best_checkpoints(server: Server, job: str) -> list[Path]:
 
 
 @pytest.mark.tf
+@pytest.mark.slow
 def test_a_cancelled_job_ends_in_seconds_and_its_best_checkpoint_can_be_published(
     http, server, corpus
 ):
@@ -263,6 +264,7 @@ def test_a_job_without_a_best_checkpoint_is_not_published(http, corpus):
 
 @pytest.mark.usefixtures("undisturbed")
 @pytest.mark.tf
+@pytest.mark.slow
 def test_training_starts_from_a_served_model(http, corpus):
     (first,) = [job for job in http.get("/train-jobs").json()["jobs"] if job["name"] == "calm"]
     more = end_of(
@@ -280,6 +282,7 @@ def test_training_starts_from_a_served_model(http, corpus):
 
 
 @pytest.mark.tf
+@pytest.mark.slow
 def test_the_example_trains_on_chinese_and_streams(server, tmp_path):
     rng = random.Random(3)
     lines = [

@@ -29,6 +29,7 @@ def kill(server: Server) -> None:
     server.process.wait()
 
 
+@pytest.mark.slow
 def test_a_killed_server_only_delays_a_stream_and_a_whole_response(kind, settings, tmp_path):
     """Two turns are running, one streamed and one not."""
     home = new_home(tmp_path)

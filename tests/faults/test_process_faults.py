@@ -11,6 +11,8 @@ from tests.faults.client import tokens_of
 from tests.faults.conftest import FIRST, Place, a_server, until
 from tests.faults.store import OwnStore
 
+pytestmark = pytest.mark.slow  # servers are killed and started
+
 
 def kill(place: Place) -> None:
     place.server.process.kill()
@@ -92,7 +94,6 @@ def test_an_interrupted_turn_without_a_reader_is_ended_by_the_next(home, setting
         assert tokens_of(on) == truth[position : position + 300]
 
 
-@pytest.mark.slow  # the drain takes 10 s
 def test_a_stop_reports_to_every_stream_where_to_resume(home, settings, truth):
     """Eight turns are short, one is endless, one has a stalled reader; one connection is idle."""
     n, n_short = 45_000, 3_000

@@ -15,6 +15,8 @@ from tests.faults.client import tokens_of
 from tests.faults.conftest import FIRST, until, wait_until_still
 from tests.process import ROOT, environment, free_port
 
+pytestmark = pytest.mark.slow  # stores are started, stopped and damaged
+
 CLIENT = ScriptClient("redis://127.0.0.1:1", SessionConfig())  # for the names of scripts
 
 

@@ -13,7 +13,10 @@ from tests.conftest import stores_under
 from tests.process import serving
 
 END_LIMIT_S = 10.0
-SIGINT = pytest.param(signal.SIGINT, marks=pytest.mark.slow)  # handled as SIGTERM is
+SIGNALS = [
+    signal.SIGKILL,
+    *(pytest.param(end, marks=pytest.mark.slow) for end in (signal.SIGTERM, signal.SIGINT)),
+]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,7 @@ def home(tmp_path_factory):
     return new_home(tmp_path_factory.mktemp("home"))
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL, SIGINT])
+@pytest.mark.parametrize("end", SIGNALS)
 def test_a_valkey_ends_with_its_server_and_the_next_server_has_its_sessions(home, end):
     with serving(home) as server:
         (valkey,) = stores_under(str(home))
@@ -46,6 +49,7 @@ def test_a_killed_valkey_is_restarted_with_its_data(home):
         assert stores_under(str(home)) not in ([], [valkey])
 
 
+@pytest.mark.slow
 def test_two_servers_of_one_folder_share_one_valkey(home, tmp_path):
     with (
         serving(home) as one,

@@ -43,6 +43,7 @@ def test_the_card_says_what_the_manifest_says():
 
 
 @pytest.mark.tf
+@pytest.mark.slow
 def test_a_few_steps_make_a_bundle_that_reads_and_has_learnt(tmp_path, capsys):
     # Imported here, since with them comes TensorFlow.
     from service.training.demo import bundle_files, trained_file  # noqa: PLC0415

@@ -19,6 +19,7 @@ def carousel(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.tf
+@pytest.mark.slow
 def test_a_file_becomes_a_model_and_a_keras_file(tmp_path):
     import keras  # noqa: PLC0415 (TensorFlow)
 

@@ -79,6 +79,7 @@ def test_a_training_stopped_anywhere_ends_with_the_same_bits(undisturbed, tmp_pa
         assert replace(mine, elapsed_s=0.0) == replace(theirs, elapsed_s=0.0)
 
 
+@pytest.mark.slow
 def test_a_validation_that_is_stopped_is_made_up_for(undisturbed, tmp_path):
     whole, _, _ = undisturbed
     every = whole.history[0].step
@@ -197,6 +198,7 @@ def test_a_rate_far_too_high_ends_with_a_sentence(tmp_path):
         run(tmp_path, recipe)
 
 
+@pytest.mark.slow
 def test_patience_ends_a_training_that_gets_no_better(tmp_path):
     schedule = replace(RECIPE.schedule, learning_rate=0.0, patience=2, weight_ema=0.0, epochs=9)
     trained = run(tmp_path, replace(RECIPE, schedule=schedule))
@@ -206,6 +208,7 @@ def test_patience_ends_a_training_that_gets_no_better(tmp_path):
     assert run(tmp_path, replace(RECIPE, schedule=schedule)).step == trained.step
 
 
+@pytest.mark.slow
 def test_seconds_count_over_all_runs_of_a_training(tmp_path):
     recipe = replace(RECIPE, schedule=replace(RECIPE.schedule, max_seconds=3600.0, epochs=10_000))
     first = run(tmp_path, recipe, steps=1)
