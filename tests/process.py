@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -67,6 +68,9 @@ def serving(folder: Path, **settings: str) -> Iterator[Server]:
             yield server
         finally:
             process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(2)
+            process.send_signal(signal.SIGINT)  # no waiting for streams that a test has left
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:

@@ -183,6 +183,7 @@ def test_an_upload_cannot_choose_where_it_is_written(admin, home):
     assert not list((home / "imports").glob(".upload*"))
 
 
+@pytest.mark.slow
 def test_a_restart_serves_what_was_served(tmp_path):
     home = new_home(tmp_path)
     weights_h5(home / "imports" / "small.weights.h5")

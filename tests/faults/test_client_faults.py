@@ -10,6 +10,8 @@ import pytest
 from tests.faults.client import tokens_of
 from tests.faults.conftest import FIRST, INPUTS, until, wait_until_still
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("n_clients", [2, 10, 50])
 def test_of_clients_that_continue_one_session_at_once_one_succeeds(house, n_clients):

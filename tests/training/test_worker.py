@@ -100,7 +100,7 @@ def test_a_worker_waits_for_a_store_that_is_away(tmp_path, valkey, queue):
     assert queue.get(key).status is JobStatus.FAILED
 
 
-@pytest.mark.parametrize("is_gone", [True, False])
+@pytest.mark.parametrize("is_gone", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_worker_whose_parent_is_gone_before_it_looks_ends(tmp_path, valkey, is_gone):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
