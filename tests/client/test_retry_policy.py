@@ -22,9 +22,10 @@ from carousel_client import (
     UnexpectedResponse,
     Unreachable,
 )
-from carousel_client.errors import error_from_response
+from carousel_client.errors import error_from_event, error_from_response
 from carousel_client.request import Request
 from carousel_client.retry_policy import RetryPolicy
+from service.api.errors import STATUSES
 from tests.client.scripted_server import Answer, error_response, stream
 from tests.process import free_port
 
@@ -96,6 +97,13 @@ FINAL = [
     (507, "store_full", InsufficientStorage),
     (500, "internal", StatusError),
 ]
+
+
+@pytest.mark.parametrize(("kind_of_error", "status"), STATUSES.items())
+def test_an_error_event_has_the_status_of_its_code(kind_of_error, status):
+    """A stream's response began with 200, so the client has the table of the server."""
+    body = {"error": "what is wrong", "error_type": kind_of_error.code}
+    assert error_from_event(body, None).status == status
 
 
 @pytest.mark.parametrize(("status", "error_type", "family"), FINAL)

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from service.errors import BadCheckpoint, UnknownCharacter, Validation
 from service.models.spec import Weights
 from service.training import checkpoint
+from service.training.cells import RECURRENCES
 from service.training.corpus import BPTTChunk, Corpus, EvaluationBatches
 from service.training.events import CheckpointEvent, ProgressEvent, ValidationEvent
 from service.training.initializers import initial_weights
@@ -299,7 +300,7 @@ FAST = {(SIZES[0], "lstm", "bfloat16"), (SIZES[1], "gru", "float32")}
     [
         pytest.param(*size, *rest, marks=[] if (size, *rest) in FAST else [pytest.mark.slow])
         for size in SIZES
-        for rest in product(["lstm", "peephole_lstm", "gru"], ["float32", "bfloat16"])
+        for rest in product(RECURRENCES, ["float32", "bfloat16"])
     ],
 )
 def test_a_large_vocabulary_is_learnt_without_folding(vocabulary, dim, units, cell, precision):
