@@ -1,4 +1,4 @@
-"""The composition root: from settings to a running app. Only this file knows every class."""
+"""The composition root: from settings to a running app. It alone imports every package."""
 
 import asyncio
 import contextlib
@@ -12,8 +12,9 @@ from fastapi import FastAPI, Request
 from pydantic import SecretStr
 
 from service import __version__
-from service.api import admin, health, openapi, score, sessions, tokens
+from service.api import admin, health, openapi, score, tokens
 from service.api import errors as error_handlers
+from service.api import sessions as session_routes
 from service.api import training as training_routes
 from service.api.body_limit import BodyLimit, Limit
 from service.api.limits import ApiLimits
@@ -86,13 +87,13 @@ def create_app(
     store = ModelStore(settings.model_store)
     engine_config = EngineConfig()
     registry = Registry(store, _make_runtime(settings.threads, engine_config), RegistryConfig())
-    conversations = _make_sessions(settings, redis_url)
+    sessions = _make_sessions(settings, redis_url)
     queue = JobQueue(redis_url, QueueConfig())
     training = TrainingServices(queue, CorpusStore(settings.corpora_dir), settings.jobs_dir)
     reconciler = JobReconciler(queue, store, settings.jobs_dir, registry)
     state = AppState(
         registry,
-        conversations,
+        sessions,
         owner_of,
         store,
         settings.import_dir,
@@ -107,7 +108,7 @@ def create_app(
         settings.model_store.mkdir(parents=True, exist_ok=True)
         settings.import_dir.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(training.corpora.sweep)
-        async with conversations.running():
+        async with sessions.running():
             tasks = [asyncio.create_task(_open(state)), asyncio.create_task(reconciler.run())]
             yield
             for task in tasks:
@@ -124,7 +125,7 @@ def create_app(
     )
     app.state.carousel = state
     error_handlers.install(app)
-    for routes in (tgi, openai, sessions, tokens, score, health, admin, training_routes):
+    for routes in (tgi, openai, session_routes, tokens, score, health, admin, training_routes):
         app.include_router(routes.router)
     openapi.complete(app)
     upload_s = limits.upload_timeout_s
@@ -143,7 +144,7 @@ def create_app(
     return app
 
 
-def described() -> str:
+def openapi_json() -> str:
     """The OpenAPI document, as JSON. Nothing is opened, and nothing is written."""
     with tempfile.TemporaryDirectory() as folder:
         secret = SecretStr("0" * 32)  # else one of its own would be made
@@ -158,7 +159,7 @@ async def _open(state: AppState) -> None:
 
 
 async def drain(state: AppState) -> None:
-    """Take nothing new, let what runs end within the deadline, give every model back."""
+    """Refuse new requests, wait up to DRAIN_S for those that run, and close every model."""
     if not state.is_draining:
         state.is_draining = True
         await state.registry.close(DRAIN_S)

@@ -233,9 +233,9 @@ def score(
 @app.command()
 def openapi() -> None:
     """Print the OpenAPI document of the HTTP interface."""
-    from service.app import described  # noqa: PLC0415
+    from service.app import openapi_json  # noqa: PLC0415
 
-    print(described())
+    print(openapi_json())
 
 
 @app.command()

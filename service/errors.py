@@ -44,7 +44,7 @@ class ModelNotFound(CarouselError, code="model_not_found"):
 
 
 class ModelNotReady(CarouselError, code="model_not_ready"):
-    """The model is being loaded; the same request succeeds later."""
+    """The model is being loaded, or could not be loaded."""
 
 
 class ModelUnloaded(CarouselError, code="model_unloaded"):

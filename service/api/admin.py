@@ -111,7 +111,7 @@ async def list_models(request: Request) -> dict[str, Any]:
     registry = state.registry
     registry.refresh()
     return {
-        "models": [_row(state, listing) for listing in registry.listings()],
+        "models": [_row(state, info) for info in registry.listings()],
         "aliases": {alias: str(ref) for alias, ref in sorted(registry.aliases.items())},
     }
 
@@ -158,7 +158,7 @@ async def load_model(request: Request, ref: str, body: LoadBody | None = None) -
     chosen = registry.resolve(ref)
     precision = body.precision if body else None
     await registry.load(chosen, None if precision is None else Precision(precision))
-    return _row(state, registry.listing(chosen))
+    return _row(state, registry.info(chosen))
 
 
 @router.post("/models/{ref}/unload", responses={200: {"model": StoredModel}})
@@ -168,7 +168,7 @@ async def unload_model(request: Request, ref: str) -> dict[str, Any]:
     registry = state.registry
     chosen = registry.resolve(ref)
     await registry.unload(chosen)
-    return _row(state, registry.listing(chosen))
+    return _row(state, registry.info(chosen))
 
 
 @router.delete("/models/{ref}", status_code=204)
@@ -207,7 +207,7 @@ async def _import(state: AppState, body: ImportBody, folder: Path) -> dict[str, 
     await registry.load(bundle.ref)
     if body.alias is not None:
         registry.set_alias(body.alias, bundle.ref)
-    return _row(state, registry.listing(bundle.ref))
+    return _row(state, registry.info(bundle.ref))
 
 
 def _save(form: FormData, folder: Path) -> None:
@@ -248,16 +248,16 @@ def _upload_body(form: FormData) -> ImportBody:
         raise Validation(f"{INPUT_ERROR}`assume` is not JSON") from error
 
 
-def _row(state: AppState, listing: ModelInfo) -> dict[str, Any]:
+def _row(state: AppState, info: ModelInfo) -> dict[str, Any]:
     """Return a model as a StoredModel."""
-    manifest = listing.manifest
+    manifest = info.manifest
     row: dict[str, Any] = {
-        "name": listing.ref.name,
-        "version": listing.ref.version,
-        "status": listing.status,
+        "name": info.ref.name,
+        "version": info.ref.version,
+        "status": info.status,
         "digest": manifest.digest if manifest else None,
-        "precision": listing.precision,
-        "bytes": listing.size_bytes,
+        "precision": info.precision,
+        "bytes": info.size_bytes,
         "architecture": ModelSpec.from_json(manifest.architecture).summary if manifest else None,
         "vocabulary_size": manifest.architecture.get("vocabulary_size") if manifest else None,
         "sessions": state.sessions.registry.n_running(manifest.digest) if manifest else 0,
@@ -265,4 +265,4 @@ def _row(state: AppState, listing: ModelInfo) -> dict[str, Any]:
         "precision_reason": manifest.precision_reason if manifest else None,
         "parity": manifest.parity.model_dump(mode="json") if manifest else None,
     }
-    return row | ({"error": listing.error} if listing.error else {})
+    return row | ({"error": info.error} if info.error else {})

@@ -259,9 +259,9 @@ def _reply(state: AppState, session: Session) -> SessionReply:
 
 def _state_bytes(state: AppState, session: Session) -> int | None:
     try:
-        listing = state.registry.listing(ModelRef.parse(session.model))
+        info = state.registry.info(ModelRef.parse(session.model))
     except CarouselError:
         return None
-    if listing.manifest is None:
+    if info.manifest is None:
         return None
-    return ModelSpec.from_json(listing.manifest.architecture).state_bytes
+    return ModelSpec.from_json(info.manifest.architecture).state_bytes

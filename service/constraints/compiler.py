@@ -71,7 +71,7 @@ def _narrowed(
 ) -> Constraint:
     """Restrict a constraint by the spec's banned words and least length."""
     from service.constraints.banned_words import ban_words  # noqa: PLC0415
-    from service.constraints.intersection import at_least, intersect, keep_extendable  # noqa: PLC0415
+    from service.constraints.intersection import intersect, min_length_constraint, remove_dead_ends  # noqa: PLC0415
 
     if spec.bad_words:
         constraint = _required(
@@ -80,13 +80,13 @@ def _narrowed(
         )
     if spec.least > constraint.shortest:
         constraint = _required(
-            intersect(constraint, at_least(spec.least, len(vocabulary))),
+            intersect(constraint, min_length_constraint(spec.least, len(vocabulary))),
             f"no text that matches the {spec.kind} has {spec.least} tokens or more; ask "
             "for fewer at least",
         )
     if spec.kind is ConstraintKind.ANY:
         constraint = _required(
-            keep_extendable(constraint),
+            remove_dead_ends(constraint),
             "no text can go on without one of the bad words, or there is no token that is "
             "allowed and has a character; ban fewer, or allow more",
         )

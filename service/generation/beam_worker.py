@@ -46,8 +46,8 @@ class _Task:
     batch: Batch | None = None
 
     @property
-    def is_overdue(self) -> bool:
-        """Whether the deadline has passed."""
+    def must_end_now(self) -> bool:
+        """Whether the deadline has passed, now or during the prompt."""
         request = self.request
         has_passed = request.deadline_s is not None and time.time() >= request.deadline_s
         return has_passed or len(request.prompt) > 1
@@ -160,12 +160,12 @@ class BeamWorker:
         A short completion gets few steps, so that its first tokens come soon.
         """
         search, batch = self._prepared(task)
-        for _ in range(max(1, min(self._config.beam_turn_steps, search.length))):
+        for _ in range(max(1, min(self._config.beam_slice_steps, search.length))):
             if search.is_over:
                 break
             if task.listener.is_over:
                 return True
-            if task.is_overdue:
+            if task.must_end_now:
                 search.end_here()
                 break
             _step(self._program, batch, search)

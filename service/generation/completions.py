@@ -61,7 +61,7 @@ def start(
 ) -> CompletionStream:
     """Start `n` completions of each request, or none of them.
 
-    With `best_of` > `n` so many are sampled and the `n` best are returned after their end; with
+    With `best_of` > `n`, `best_of` are sampled and the `n` best are returned after their end; with
     `beams` a beam search finds `beams.n`. The first completion of a request is what the request
     gives alone, to the last bit. The completions of the second request are numbered after those of
     the first. With `prompt_logprobs` all of a prompt is processed, and its tokens come with their
@@ -105,7 +105,7 @@ class ParallelSampling:
     def begin(self) -> None:
         """Submit the prompt."""
         if self._n == 1 and not self._prefill.is_separate:
-            self._fork(self._prefill.request)
+            self._start_samples(self._prefill.request)
         else:
             self._prefill.begin()
 
@@ -121,7 +121,7 @@ class ParallelSampling:
     async def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
         if not self._streams:
             with self._reservation:
-                self._fork(await self._prefill.rest())
+                self._start_samples(await self._prefill.rest())
         try:
             if len(self._streams) == 1:  # the common case, without a queue and one generator less
                 async for chunk in self._streams[0]:
@@ -132,7 +132,7 @@ class ParallelSampling:
         finally:
             self.cancel()
 
-    def _fork(self, request: GenerationRequest) -> None:
+    def _start_samples(self, request: GenerationRequest) -> None:
         """Submit every completion, from the prompt's last token on."""
         with self._reservation:
             for index in range(0 if self._is_cancelled else self._n):

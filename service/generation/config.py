@@ -11,9 +11,9 @@ class EngineConfig:
     max_table_entries: int = 4 * 1024 * 1024  # rows times vocabulary of the batch
     queue_limit: int = 1_024  # generations that wait for a row
     max_row_steps: int = 1_024  # rows times steps of a burst: bounds the wait for the next plan
-    snapshot_every: int = 256  # tokens between two states that a running generation returns
+    state_copy_every: int = 256  # tokens between two states that a running generation returns
     backlog_limit: int = 4_096  # tokens that a stream may be ahead of its reader before it pauses
     beam_search_limit: int = 256  # beam searches that run or wait
     max_beam_searches: int = 8  # beam searches that run at a time, each with a batch in memory
-    beam_turn_steps: int = 32  # steps of one beam search before the next one has its turn
+    beam_slice_steps: int = 32  # steps of one beam search before the next one's
     prefix_cache_bytes: int = 64 * 1024 * 1024  # states that the models' prefix cache keeps

@@ -211,15 +211,15 @@ def _penalise(scores, counts, params):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _keep_prefix(weights, order, kept, mass):  # type: ignore[no-untyped-def]
+def _nucleus_size(weights, order, kept, mass):  # type: ignore[no-untyped-def]
     """How many of the first `kept` in `order` together have `mass` of their total weight."""
     total = 0.0
     for k in range(kept):
         total += weights[order[k]]
-    held = 0.0
+    cumulative = 0.0
     for k in range(kept):
-        held += weights[order[k]]
-        if held >= mass * total:
+        cumulative += weights[order[k]]
+        if cumulative >= mass * total:
             return k + 1
     return kept
 
@@ -232,7 +232,7 @@ def _filter(weights, params):  # type: ignore[no-untyped-def]
     if params.top_k > 0:
         kept = min(kept, params.top_k)
     if params.top_p < 1.0:
-        kept = _keep_prefix(weights, order, kept, params.top_p)
+        kept = _nucleus_size(weights, order, kept, params.top_p)
     if params.min_p > 0.0:
         least, k = params.min_p * weights[order[0]], 1
         while k < kept and weights[order[k]] >= least:
@@ -240,7 +240,7 @@ def _filter(weights, params):  # type: ignore[no-untyped-def]
         kept = k
     if params.typical_p < 1.0:
         order = _by_typicality(weights, order[:kept])
-        kept = _keep_prefix(weights, order, len(order), params.typical_p)
+        kept = _nucleus_size(weights, order, len(order), params.typical_p)
     for k in range(kept):
         weights[order[k]] = -weights[order[k]]
     for i in range(len(weights)):
@@ -302,17 +302,17 @@ def _choose(scores, params):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True, error_model="numpy")
 def _top(logits, lse, tokens, logprobs, n):  # type: ignore[no-untyped-def]
     """Write the n most likely tokens and their logprobs, the most likely first."""
-    held = 0
+    n_found = 0
     for i in range(len(logits)):
         value = np.float64(logits[i]) - lse
-        if held == n and value <= logprobs[n - 1]:
+        if n_found == n and value <= logprobs[n - 1]:
             continue
-        k = held if held < n else n - 1
+        k = n_found if n_found < n else n - 1
         while k > 0 and logprobs[k - 1] < value:
             logprobs[k], tokens[k] = logprobs[k - 1], tokens[k - 1]
             k -= 1
         logprobs[k], tokens[k] = value, i
-        held = min(held + 1, n)
+        n_found = min(n_found + 1, n)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

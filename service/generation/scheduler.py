@@ -164,7 +164,7 @@ class Scheduler:
                 forced = request.forced_tokens[row.generated : row.generated + steps - len(prompt)]
                 feeds.append(Feed(i, (*prompt, *forced) if forced else prompt, len(prompt)))
             taken = min(steps, row.steps_left)
-            if taken and row.needs_snapshot_after(taken, self._config.snapshot_every):
+            if taken and row.needs_snapshot_after(taken, self._config.state_copy_every):
                 snapshots.append((i, taken - 1))
         return Plan(tuple(changes), tuple(feeds), len(running), steps, tuple(snapshots))
 
@@ -217,9 +217,9 @@ class Scheduler:
         take n steps even if one of them waits for its first character, because each plan costs time
         for every row.
         """
-        most = max(1, min(MAX_STEPS, self._config.max_row_steps // len(running)))
-        least = min(most, len(running))
-        steps = max(least, min(most, *(row.steps_to_first_token for row in running)))
+        max_steps = max(1, min(MAX_STEPS, self._config.max_row_steps // len(running)))
+        min_steps = min(max_steps, len(running))
+        steps = max(min_steps, min(max_steps, *(row.steps_to_first_token for row in running)))
         return min(steps, max(row.steps_left for row in running))
 
     # -- apply
@@ -285,7 +285,7 @@ class Scheduler:
         """
         held, shown = row.held, row.latest
         assert held is not None
-        finish, before = None, row.generated
+        finish, n_before = None, row.generated
         for k, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
             row.generated += 1
             top_tokens = top[k] if top else ()
@@ -294,7 +294,7 @@ class Scheduler:
                 finish = Finish(FinishReason.STOP_SEQUENCE, row.generated, held.last, held.stop)
                 break
         row.latest = []
-        sampled = tokens[: row.generated - before]
+        sampled = tokens[: row.generated - n_before]
         if arrays is not None and len(sampled) == len(tokens):
             row.state = State(row.consumed, arrays)
         if finish is None and (failure or row.end is not None):

@@ -40,7 +40,7 @@ class RegistryConfig:
 
 
 class Runtime(Protocol):
-    """The engine of a loaded model."""
+    """What runs a loaded model: its engine, and what its requests share."""
 
     def start(self) -> None:
         """Start serving the running event loop."""
@@ -93,7 +93,7 @@ class _Entry(Generic[R]):
     status: ModelStatus = ModelStatus.STORED
     loaded: LoadedModel[R] | None = None
     error: str | None = None
-    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ class Registry(Generic[R]):
             if entry.loaded is not None and entry.status is ModelStatus.READY:
                 yield entry.loaded
 
-    def listing(self, ref: ModelRef) -> ModelInfo:
+    def info(self, ref: ModelRef) -> ModelInfo:
         """Describe one version. Raises ModelNotFound."""
         entry = self._entry(ref)
         manifest = entry.loaded.manifest if entry.loaded else self._store.manifest(ref)
@@ -204,7 +204,7 @@ class Registry(Generic[R]):
 
     def listings(self) -> list[ModelInfo]:
         """Describe every version, in order."""
-        return [self.listing(ref) for ref in sorted(self._entries)]
+        return [self.info(ref) for ref in sorted(self._entries)]
 
     # -- changes
 
@@ -226,7 +226,7 @@ class Registry(Generic[R]):
     async def unload(self, ref: ModelRef) -> None:
         """Unload a model, if it is loaded, after its generations. Raises ModelNotFound."""
         entry = self._entry(ref)
-        async with entry.changing:
+        async with entry.lock:
             if entry.loaded is None:
                 entry.status, entry.error = ModelStatus.STORED, None
                 return
@@ -238,7 +238,7 @@ class Registry(Generic[R]):
     async def delete(self, ref: ModelRef) -> None:
         """Delete a stored version. Raises ModelNotFound; ModelInUse if it is loaded or aliased."""
         self._check_unused(ref)
-        async with self._entry(ref).changing:
+        async with self._entry(ref).lock:
             self._check_unused(ref)  # again: a load may have had the lock
             del self._entries[ref]
             await asyncio.to_thread(self._store.delete, ref)
@@ -253,7 +253,7 @@ class Registry(Generic[R]):
 
     async def _load(self, ref: ModelRef, precision: Precision | None) -> None:
         entry = self._entry(ref)
-        async with entry.changing:
+        async with entry.lock:
             before = entry.loaded
             entry.status = ModelStatus.READY if before else ModelStatus.LOADING
             try:

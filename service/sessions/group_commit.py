@@ -46,16 +46,16 @@ class GroupCommit:
         self._has_work.clear()
         if not turns:
             return
-        version, entries = random_id(), {}
+        record_version, entries = random_id(), {}
         for i, turn in enumerate(turns):
             with _errors_reported_to(turn):
-                entries[turn] = turn.entry(version, i)
+                entries[turn] = turn.take_entry(record_version, i)
         outcomes: Iterable[tuple[str, int]] = ()
         with _errors_reported_to(*entries):
-            outcomes = await self._store.commit(version, list(entries.values()))
+            outcomes = await self._store.commit(record_version, list(entries.values()))
         for turn, (outcome, position) in zip(entries, outcomes, strict=False):
             with _errors_reported_to(turn):
-                turn.committed(outcome, position, version)
+                turn.committed(outcome, position, record_version)
 
 
 @contextlib.contextmanager
@@ -68,4 +68,4 @@ def _errors_reported_to(*turns: RunningTurn) -> Iterator[None]:
             _log.exception("a commit has failed")
             error = StoreUnavailable("the commit has failed; the server's log has the error")
         for turn in turns:
-            turn.commit_unknown(error)
+            turn.commit_outcome_unknown(error)

@@ -95,7 +95,7 @@ class RunningTurn:
         self._add = add
         self._engine.submit_admitted(request, self)
 
-    def close(self, status: TurnStatus, add: Callable[["RunningTurn"], None]) -> None:
+    def commit_end(self, status: TurnStatus, add: Callable[["RunningTurn"], None]) -> None:
         """Commit the end without generating: the log has all tokens already."""
         self._add, self._status = add, status
         add(self)
@@ -148,7 +148,7 @@ class RunningTurn:
     def fail(self, error: CarouselError) -> None:
         """End here, because the engine has stopped; another process may take over."""
         if self._status is None:
-            self._leave(error)
+            self._abandon(error)
 
     # -- called by the stream
 
@@ -167,7 +167,7 @@ class RunningTurn:
 
     # -- called by the group commit
 
-    def entry(self, version: str, number: int) -> CommitEntry:
+    def take_entry(self, record_version: str, number: int) -> CommitEntry:
         """Return the tokens since the last entry, with a snapshot if one is due."""
         sampled, self._sampled = self._sampled, []
         progress, self._progress = self._progress, []
@@ -176,7 +176,7 @@ class RunningTurn:
         name, packed, retained = "", b"", ""
         if state is not None and self._is_snapshot_due():
             packed = pack_state(state, self.session.digest)
-            name = f"{version}{number}:{state.position}"
+            name = f"{record_version}{number}:{state.position}"
             retain_every = self._config.retain_every
             if state.position // retain_every > self._snapshot_position // retain_every:
                 retained = str(state.position // retain_every)
@@ -192,12 +192,12 @@ class RunningTurn:
             retained,
         )
 
-    def committed(self, outcome: str, position: int, version: str) -> None:
+    def committed(self, outcome: str, position: int, record_version: str) -> None:
         """Send the committed tokens to the reader, or end."""
         if self.is_over:
             return
         if outcome != "COMMITTED":
-            self._leave(_refusal(outcome, position, self.position))
+            self._abandon(_refusal(outcome, position, self.position))
             return
         sampled, progress = self._in_flight
         self.position = position
@@ -205,18 +205,18 @@ class RunningTurn:
         if len(self._sampled) < self._engine.config.backlog_limit // 2:
             self._resume_row("store")
         if self._entry_status is not None:
-            self._finish(version)
+            self._finish(record_version)
         if self._has_reader:
             for one in progress:
                 self.stream.deliver(one)
             if self._entry_status is TurnStatus.CANCELLED:
                 self.stream.fail(GenerationFailed(_CANCELLED))
 
-    def commit_unknown(self, error: CarouselError) -> None:
+    def commit_outcome_unknown(self, error: CarouselError) -> None:
         """End here if tokens were in flight; a take-over reads from the store what it has."""
         is_empty = not self._in_flight[0] and self._entry_status is None
         if not self.is_over and not is_empty:
-            self._leave(error)
+            self._abandon(error)
 
     def _cancel_if_unread(self) -> None:
         is_read = self._has_reader or self._replays
@@ -248,20 +248,20 @@ class RunningTurn:
         assert self._add is not None
         self._add(self)
 
-    def _finish(self, version: str) -> None:
+    def _finish(self, record_version: str) -> None:
         self.ended.set()
         cached, session, turn = None, self.session, self.session.turn
         if self._state is not None and self.position - self._state.position <= len(self._recent):
             if session.active == "turn" and self._status is not None:
                 turn = replace(turn, completion_end=self.position, status=self._status)
             session = replace(
-                session, record_version=version, position=self.position, active="", turn=turn
+                session, record_version=record_version, position=self.position, active="", turn=turn
             )
             cached = CachedState(session, self._state, tuple(self._recent))
         self._on_end(self, cached, None)
 
-    def _leave(self, error: CarouselError) -> None:
-        """End here without an end in the store."""
+    def _abandon(self, error: CarouselError) -> None:
+        """Stop in this process. The stored turn stays open, for a take-over."""
         self._engine.cancel(self)
         self.ended.set()
         self._on_end(self, None, error)
@@ -280,5 +280,5 @@ def _refusal(outcome: str, stored_position: int, position: int) -> CarouselError
         case "CANCELLED":
             return GenerationFailed(_CANCELLED)
         case "CONFLICT":
-            _log.error("a turn has sampled other tokens than its log contains")
+            _log.error("the tokens of a commit differ from those in the log at %d", stored_position)
     return SessionBusy("another process has taken over the turn")

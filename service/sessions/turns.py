@@ -141,7 +141,7 @@ class Turns:
             if status is None:
                 turn.start(restored.continuing(request), self.group_commit.add)
             else:
-                turn.close(status, self.group_commit.add)
+                turn.commit_end(status, self.group_commit.add)
             turn.detach()
 
     async def _begin(

@@ -180,7 +180,7 @@ class JobQueue:
         found = (self._store.find(job_key(name)) for name in self._store.call("SMEMBERS", OPEN))
         return [job for job in found if job is not None]
 
-    def unclean(self) -> list[TrainJob]:
+    def jobs_to_clean_up(self) -> list[TrainJob]:
         """List the jobs that are over and whose folders may hold files."""
         jobs = []
         for key in map(job_key, self._store.call("SDIFF", TRACED, OPEN)):

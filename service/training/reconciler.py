@@ -16,7 +16,7 @@ from service.training.queue import JobQueue
 from service.training.states import JobState, Transition
 
 POLL_S = 1.0
-REMOVE_LEASE_MS = 60_000
+ORPHAN_REMOVAL_LEASE_MS = 60_000
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class JobReconciler:
         for job in await asyncio.to_thread(self._queue.requeue_lost):
             if job.state is JobState.PUBLISHED and job.model is not None:
                 await self._finish(job, job.model)
-        for job in await asyncio.to_thread(self._queue.unclean):
+        for job in await asyncio.to_thread(self._queue.jobs_to_clean_up):
             await self._clean(job)
 
     async def _finish(self, job: TrainJob, model: str) -> None:
@@ -74,7 +74,7 @@ class JobReconciler:
         # A suspended process may still store a model: checked as long as the record exists.
         if await asyncio.to_thread(_orphan, job, self._store) is None:
             return
-        if not await asyncio.to_thread(self._queue.lease, job, REMOVE_LEASE_MS):
+        if not await asyncio.to_thread(self._queue.lease, job, ORPHAN_REMOVAL_LEASE_MS):
             return  # a worker or another server acts on the job
         try:
             await self._remove_orphan(await asyncio.to_thread(self._queue.get, job.key))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from service.api.openapi import completed
-from service.app import described
+from service.app import openapi_json
 from tests.process import ROOT
 
 PAGE = ROOT / "docs" / "reference" / "openapi.json"
@@ -18,7 +18,7 @@ OPERATIONS = {
 
 
 def test_the_committed_document_is_the_servers(http):
-    found = json.loads(described())
+    found = json.loads(openapi_json())
     assert found == DOCUMENT, "the routes have changed: `make openapi` writes the document again"
     assert http.get("/openapi.json").json() == DOCUMENT
 

@@ -102,7 +102,7 @@ async def test_a_cancelled_prefill_stores_its_states():
     async with running(program) as engine:
         choices = start(engine, [asked(LONG * 300)], prefix_cache=prefixes)
         task = asyncio.ensure_future(anext(aiter(choices)))
-        await until(lambda: program.fed > 2 * EngineConfig().snapshot_every)
+        await until(lambda: program.fed > 2 * EngineConfig().state_copy_every)
         choices.cancel()
         with pytest.raises(StopAsyncIteration):
             await task

@@ -16,8 +16,8 @@ class Source:
         self.outcomes: list[object] = []
         self.is_over = False
 
-    def entry(self, *_) -> CommitEntry:
-        if self.fault == "entry":
+    def take_entry(self, *_) -> CommitEntry:
+        if self.fault == "take_entry":
             raise ValueError("an internal error")
         return CommitEntry(SessionKey("", self.name), "token", 0, b"", None)
 
@@ -26,8 +26,8 @@ class Source:
             raise ValueError("an internal error")
         self.outcomes.append(outcome)
 
-    def commit_unknown(self, error: CarouselError) -> None:
-        if self.fault == "commit_unknown":
+    def commit_outcome_unknown(self, error: CarouselError) -> None:
+        if self.fault == "commit_outcome_unknown":
             raise ValueError("an internal error")
         self.outcomes.append(type(error))
 
@@ -42,8 +42,8 @@ class CommittingStore:
 async def test_an_internal_error_in_one_turn_ends_that_one_only(caplog):
     commits = GroupCommit(CommittingStore())
     running = asyncio.create_task(commits.run())
-    sources = [Source("a"), Source("b", "entry"), Source("c", "committed"), Source("d")]
-    unreachable = Source("unreachable", "commit_unknown")
+    sources = [Source("a"), Source("b", "take_entry"), Source("c", "committed"), Source("d")]
+    unreachable = Source("unreachable", "commit_outcome_unknown")
     for round_of in (sources, [unreachable], [Source("e")]):
         for source in round_of:
             commits.add(source)

@@ -16,7 +16,7 @@ BURST = 32
 
 @pytest.fixture
 def world(valkey) -> Iterator[World]:
-    engine_config = replace(ENGINE_CONFIG, snapshot_every=BURST)
+    engine_config = replace(ENGINE_CONFIG, state_copy_every=BURST)
     config = replace(CONFIG, snapshot_every=SNAPSHOT_EVERY, retain_every=RETAIN_EVERY)
     made = World(valkey, [make_program()], config=config, engine_config=engine_config)
     made.create((1, 2), seed=3)

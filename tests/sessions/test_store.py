@@ -389,8 +389,8 @@ def test_a_heartbeat_without_a_store_ends_no_turn(world):
     make(world, 0)
     turn = begin(world, 0, turn_request(4, prompt=(1, 2)))
     turn._add(turn)
-    turn.entry(random_id(), 0)
-    turn.commit_unknown(CarouselError("gone"))
+    turn.take_entry(random_id(), 0)
+    turn.commit_outcome_unknown(CarouselError("gone"))
     assert not turn.is_over
 
 
@@ -400,7 +400,7 @@ def test_a_heartbeat_without_a_store_ends_no_turn(world):
 @pytest.fixture
 def close_snapshots(valkey) -> Iterator[World]:
     """A world whose retained snapshots are so close that a short test has some."""
-    engine_config = replace(ENGINE_CONFIG, snapshot_every=32)
+    engine_config = replace(ENGINE_CONFIG, state_copy_every=32)
     config = replace(CONFIG, snapshot_every=40, retain_every=100)
     made = World(valkey, [make_program()], config=config, engine_config=engine_config)
     yield made

@@ -161,7 +161,7 @@ def test_an_attempt_stores_its_model_and_leaves_nothing_else(site):
     assert not (site.jobs / key.id).exists()
     site.reconcile()
     assert site.store.refs() == [ModelRef("owl", 1)]
-    assert site.queue.unclean() == []
+    assert site.queue.jobs_to_clean_up() == []
 
 
 @pytest.mark.parametrize("ends", [True, False], ids=["cancelled", "taken over"])
@@ -371,7 +371,7 @@ def test_the_best_checkpoint_of_a_cancelled_job_becomes_its_model(site):
     assert list(site.jobs.iterdir()) == []
     site.reconcile()
     assert site.store.refs() == [ModelRef("owl", 1)]
-    assert site.queue.unclean() == []
+    assert site.queue.jobs_to_clean_up() == []
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["before the rename", "after the rename"])
@@ -425,7 +425,7 @@ def test_no_orphan_is_removed_while_its_job_is_published(site):
     zombie.run()
     site.store.before_rename = nothing
     assert site.store.refs() == [ModelRef("owl", 1)]
-    (before,) = site.queue.unclean()
+    (before,) = site.queue.jobs_to_clean_up()
     site.queue.publish(key)
     site.queue.take()  # the lease is a worker's now
     asyncio.run(site.reconciler._clean(before))  # by a server that has read the job before
@@ -473,7 +473,7 @@ def test_a_job_whose_processes_have_died_leaves_nothing(site):
     assert site.queue.get(key).status is JobStatus.FAILED
     site.reconcile()
     assert list(site.jobs.iterdir()) == []
-    assert site.queue.unclean() == []
+    assert site.queue.jobs_to_clean_up() == []
 
 
 def test_a_store_that_is_away_when_the_model_is_ready_fails_no_job(site, valkey):

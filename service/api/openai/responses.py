@@ -8,8 +8,8 @@ from typing import Any
 
 from fastapi import Request, Response
 
+from service.api.admitted_request import AdmittedRequest, ChoiceState
 from service.api.errors import error_event
-from service.api.generation import AdmittedGeneration, ChoiceState
 from service.api.openai.logprobs import LogprobsEncoder, prompt_logprobs
 from service.api.openai.schemas import CompletionBody
 from service.errors import CarouselError
@@ -18,47 +18,47 @@ from service.generation.request import Chunk, FinishReason
 DONE = b"data: [DONE]\n\n"
 
 
-async def whole(http: Request, generation: AdmittedGeneration, body: CompletionBody) -> Response:
+async def whole(http: Request, admitted: AdmittedRequest, body: CompletionBody) -> Response:
     """Return all choices once they have ended."""
-    head = _head(generation, body)
-    choices = await generation.collect(http)
+    head = _head(admitted, body)
+    choices = await admitted.collect(http)
     content = head | {
-        "choices": [_whole_choice(generation, body, choice) for choice in choices if choice.chunks],
-        "usage": _usage(generation, choices),
+        "choices": [_whole_choice(admitted, body, choice) for choice in choices if choice.chunks],
+        "usage": _usage(admitted, choices),
     }
-    content |= generation.session(choices[0].finish)
+    content |= admitted.session(choices[0].finish)
     return Response(json.dumps(content, ensure_ascii=True), media_type="application/json")
 
 
 def _whole_choice(
-    generation: AdmittedGeneration, body: CompletionBody, state: ChoiceState
+    admitted: AdmittedRequest, body: CompletionBody, choice: ChoiceState
 ) -> dict[str, Any]:
-    tokenizer, tokens = generation.model.tokenizer, state.tokens
-    shown = tokens + (state.held if body.include_stop_str_in_output else [])
-    prompt = generation.prompt(state.index)
-    scores = generation.completions.prompt_logprobs(state.index)
+    tokenizer, tokens = admitted.model.tokenizer, choice.tokens
+    shown = tokens + (choice.held if body.include_stop_str_in_output else [])
+    prompt = admitted.prompt(choice.index)
+    scores = admitted.completions.prompt_logprobs(choice.index)
     echoed = tokenizer.decode(prompt) if body.echo else ""
-    choice = _choice(state.index, echoed + tokenizer.decode(shown))
+    content = _choice(choice.index, echoed + tokenizer.decode(shown))
     if body.logprobs is not None:
         encoder = LogprobsEncoder(body, tokenizer)
-        own = encoder.of_tokens(tokens, state.logprobs, state.top_tokens, len(echoed))
+        own = encoder.of_tokens(tokens, choice.logprobs, choice.top_tokens, len(echoed))
         of_prompt = encoder.of_prompt(prompt, scores) if body.echo and scores else {}
-        choice["logprobs"] = {name: of_prompt.get(name, []) + own[name] for name in own}
-    choice |= _end(state)
+        content["logprobs"] = {name: of_prompt.get(name, []) + own[name] for name in own}
+    content |= _finish_fields(choice)
     if body.return_token_ids:
-        choice |= {"token_ids": shown, "prompt_token_ids": list(prompt)}
+        content |= {"token_ids": shown, "prompt_token_ids": list(prompt)}
     if body.prompt_logprobs is not None and scores:
-        choice["prompt_logprobs"] = prompt_logprobs(prompt, scores, body.prompt_logprobs, tokenizer)
-    return choice
+        content["prompt_logprobs"] = prompt_logprobs(
+            prompt, scores, body.prompt_logprobs, tokenizer
+        )
+    return content
 
 
-async def events(
-    generation: AdmittedGeneration, body: CompletionBody
-) -> AsyncGenerator[bytes, None]:
+async def events(admitted: AdmittedRequest, body: CompletionBody) -> AsyncGenerator[bytes, None]:
     """Yield the events of a burst as one piece of bytes; an error is the last before `[DONE]`."""
-    encoder = _EventEncoder(generation, body)
+    encoder = _EventEncoder(admitted, body)
     try:
-        async for index, chunk in generation.completions:
+        async for index, chunk in admitted.completions:
             piece = encoder.events(index, chunk)
             if piece:  # else a stop string holds the tokens back
                 yield piece
@@ -70,19 +70,19 @@ async def events(
 class _EventEncoder:
     """Encodes the events of one stream. What all of them share is encoded once."""
 
-    def __init__(self, generation: AdmittedGeneration, body: CompletionBody) -> None:
-        options, tokenizer = body.stream_options, generation.model.tokenizer
-        self._generation, self._body, self._tokenizer = generation, body, tokenizer
-        self._texts = generation.model.runtime.encoder.texts
+    def __init__(self, admitted: AdmittedRequest, body: CompletionBody) -> None:
+        options, tokenizer = body.stream_options, admitted.model.tokenizer
+        self._admitted, self._body, self._tokenizer = admitted, body, tokenizer
+        self._texts = admitted.model.runtime.encoder.texts
         self._has_usage = bool(options and options.include_usage)
         self._has_usage_each = bool(options and options.continuous_usage_stats)
         has_logprobs = body.logprobs is not None
         self._logprobs = LogprobsEncoder(body, tokenizer) if has_logprobs else None
         self._is_plain = not (has_logprobs or body.return_token_ids or self._has_usage_each)
-        self._ids, self._choices = generation.ids, generation.choices()
+        self._ids, self._choices = admitted.ids, admitted.choices()
         self._n_characters = [0] * len(self._choices)  # sent, those of the echoed prompt included
         self._is_open = [False] * len(self._choices)
-        self._head = _head(generation, body)
+        self._head = _head(admitted, body)
         self._start = f'data: {json.dumps(self._head)[:-1]}, "choices": [{{"index": '
         usage = ', "usage": null' if self._has_usage else ""
         self._rest = (
@@ -99,16 +99,16 @@ class _EventEncoder:
     def events(self, index: int, chunk: Chunk) -> bytes:
         """Encode a chunk of one choice; before its first chunk, the prompt if requested."""
         opening = b"" if self._is_open[index] else self._opening(index)
-        state = self._choices[index]
-        first, n = state.n_tokens, len(chunk.tokens)
-        state.update_counts(chunk)
+        choice = self._choices[index]
+        first, n = choice.n_tokens, len(chunk.tokens)
+        choice.update_counts(chunk)
         n_plain, plain = 0, b""
         if self._is_plain:
             n_plain = n if chunk.finish is None else max(0, n - 1)
             plain = self._plain_events(index, first, chunk.tokens[:n_plain])
             self._n_characters[index] += n_plain
         rest = [
-            self._event(state, chunk, i, is_last=chunk.finish is not None and i >= n - 1)
+            self._event(choice, chunk, i, is_last=chunk.finish is not None and i >= n - 1)
             for i in range(n_plain, max(n, 1 if chunk.finish else 0))
         ]
         return b"".join((opening, plain, *rest))
@@ -117,17 +117,17 @@ class _EventEncoder:
         """Encode the usage, if requested, and the end of the stream."""
         if not self._has_usage:
             return DONE
-        usage = _usage(self._generation, self._choices)
+        usage = _usage(self._admitted, self._choices)
         return _data(self._head | {"choices": [], "usage": usage}) + DONE
 
     def _opening(self, index: int) -> bytes:
         """Encode the echoed prompt and its token ids, if requested."""
         self._is_open[index] = True
-        body, prompt = self._body, self._generation.prompt(index)
+        body, prompt = self._body, self._admitted.prompt(index)
         if not body.echo and not body.return_token_ids:
             return b""
         choice = _choice(index, self._tokenizer.decode(prompt) if body.echo else "")
-        scores = self._generation.completions.prompt_logprobs(index)
+        scores = self._admitted.completions.prompt_logprobs(index)
         if body.echo and self._logprobs and scores:
             choice["logprobs"] = self._logprobs.of_prompt(prompt, scores)
         if body.return_token_ids:
@@ -152,41 +152,41 @@ class _EventEncoder:
         )
         return events.encode("ascii")
 
-    def _event(self, state: ChoiceState, chunk: Chunk, i: int, *, is_last: bool) -> bytes:
+    def _event(self, choice: ChoiceState, chunk: Chunk, i: int, *, is_last: bool) -> bytes:
         """Encode the event of token `i` with all its members; the last may have no token."""
         tokens = list(chunk.tokens[i : i + 1])
-        choice = _choice(state.index, self._tokenizer.decode(tokens))
+        content = _choice(choice.index, self._tokenizer.decode(tokens))
         if self._logprobs:
             tops, logprobs = chunk.top_tokens[i : i + 1], chunk.logprobs[i : i + 1]
-            offset = self._n_characters[state.index]
-            choice["logprobs"] = self._logprobs.of_tokens(tokens, logprobs, tops, offset)
-        self._n_characters[state.index] += len(choice["text"])
-        position = state.n_tokens - len(chunk.tokens) + i + 1
+            offset = self._n_characters[choice.index]
+            content["logprobs"] = self._logprobs.of_tokens(tokens, logprobs, tops, offset)
+        self._n_characters[choice.index] += len(content["text"])
+        position = choice.n_tokens - len(chunk.tokens) + i + 1
         session: dict[str, Any] = {}
         if is_last and chunk.finish is not None:
-            choice |= _end(state)
+            content |= _finish_fields(choice)
             if self._body.include_stop_str_in_output:
-                choice["text"] += self._tokenizer.decode(state.held)
-                tokens += state.held
-            session = self._generation.session(chunk.finish)
+                content["text"] += self._tokenizer.decode(choice.held)
+                tokens += choice.held
+            session = self._admitted.session(chunk.finish)
             position = chunk.finish.generated_tokens
         if self._body.return_token_ids:
-            choice["token_ids"] = tokens
+            content["token_ids"] = tokens
         line = self._ids.line(position).encode("ascii") if self._ids else b""
-        return line + _data(self._content(choice) | session)
+        return line + _data(self._content(content) | session)
 
     def _content(self, choice: dict[str, Any]) -> dict[str, Any]:
         content = self._head | {"choices": [choice]}
         if self._has_usage_each:
-            content["usage"] = _usage(self._generation, self._choices)
+            content["usage"] = _usage(self._admitted, self._choices)
         elif self._has_usage:
             content["usage"] = None
         return content
 
 
-def _head(generation: AdmittedGeneration, body: CompletionBody) -> dict[str, Any]:
+def _head(admitted: AdmittedRequest, body: CompletionBody) -> dict[str, Any]:
     """Return the members with which a reply and every event begin."""
-    model = generation.model
+    model = admitted.model
     digest = model.manifest.digest.rpartition(":")[2]
     return {
         "id": f"cmpl-{body.request_id or secrets.token_hex(12)}",
@@ -202,17 +202,17 @@ def _choice(index: int, text: str) -> dict[str, Any]:
     return {"index": index, "text": text} | unset
 
 
-def _end(state: ChoiceState) -> dict[str, Any]:
+def _finish_fields(choice: ChoiceState) -> dict[str, Any]:
     """Return why a choice ended; `stop_reason` is the stop string."""
-    finish = state.finish
+    finish = choice.finish
     if finish is None:  # the client has disconnected
         return {}
     reason = "length" if finish.reason is FinishReason.LENGTH else "stop"
     return {"finish_reason": reason, "stop_reason": finish.stop}
 
 
-def _usage(generation: AdmittedGeneration, choices: Sequence[ChoiceState]) -> dict[str, Any]:
-    usage, prompt_tokens = generation.completions.usage, generation.prompt_tokens
+def _usage(admitted: AdmittedRequest, choices: Sequence[ChoiceState]) -> dict[str, Any]:
+    usage, prompt_tokens = admitted.completions.usage, admitted.prompt_tokens
     generated = sum(choice.generated_tokens for choice in choices) + usage.discarded_tokens
     return {
         "prompt_tokens": prompt_tokens,

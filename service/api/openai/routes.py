@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from service.api.admitted_request import AdmittedRequest
 from service.api.fields import MAX_BEAMS
-from service.api.generation import AdmittedGeneration
 from service.api.grammar import of_response_format, of_structured_outputs
 from service.api.http_request import header, session_id_of
 from service.api.openai.responses import events, whole
@@ -39,15 +39,15 @@ async def create(http: Request, body: CompletionBody) -> Response:
     session_id = session_id_of(http, body.session_id)
     _check_combination(body, is_turn=session_id is not None)
     if session_id is None:
-        generation = await _admit(http, body)
+        admitted = await _admit(http, body)
     else:
-        generation = await _admit_turn(http, body, session_id)
+        admitted = await _admit_turn(http, body, session_id)
     if body.stream:
-        return generation.stream(http, events(generation, body), {})
-    return await whole(http, generation, body)
+        return admitted.stream(http, events(admitted, body), {})
+    return await whole(http, admitted, body)
 
 
-async def _admit(http: Request, body: CompletionBody) -> AdmittedGeneration:
+async def _admit(http: Request, body: CompletionBody) -> AdmittedRequest:
     """Check the whole request and start it: every error is raised before the first byte."""
     state = get_state(http)
     with about("model"):
@@ -71,16 +71,16 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedGeneration:
         prompt_logprobs=_prompt_logprobs(body),
         prefix_cache=model.runtime.prefixes.scoped(state.owner_of(http), *salt),
     )
-    return AdmittedGeneration(model=model, requests=requests, completions=completions, n=n)
+    return AdmittedRequest(model=model, requests=requests, completions=completions, n=n)
 
 
-async def _admit_turn(http: Request, body: CompletionBody, session_id: str) -> AdmittedGeneration:
+async def _admit_turn(http: Request, body: CompletionBody, session_id: str) -> AdmittedRequest:
     """Start a turn of a session, or return the one that began with the same idempotency key."""
     state, key = get_state(http), header(http, b"idempotency-key")
     if key is None and body.expected_position is None:
         http.state.is_unkeyed_turn = True  # the error handlers tell clients not to repeat it
 
-    async def admit(session: Session) -> AdmittedGeneration:
+    async def admit(session: Session) -> AdmittedRequest:
         model = state.get_for(session, body.model)
         requests = await _requests(model, body, [session.seed])
         turn_request = TurnRequest(
@@ -92,7 +92,7 @@ async def _admit_turn(http: Request, body: CompletionBody, session_id: str) -> A
             is_streamed=bool(body.stream),
         )
         begun = await state.sessions.turns.begin(session, session_model(model), turn_request)
-        return AdmittedGeneration.of_turn(model, session_id, requests[0], begun)
+        return AdmittedRequest.of_turn(model, session_id, requests[0], begun)
 
     return await state.sessions.records.with_session(state.key(http, session_id), admit)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationInfo, WithJsonSchema, field_validator
 
+from service.api.admitted_request import SessionPosition
 from service.api.fields import (
     MAX_CHOICES,
     MAX_NEW_TOKENS,
@@ -17,7 +18,6 @@ from service.api.fields import (
     Position,
     TokenIds,
 )
-from service.api.generation import SessionPosition
 from service.api.sampling_fields import SamplingFields
 from service.api.sse import Responses, events_of
 from service.generation.request import MAX_TOP_TOKENS

@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi import Request, Response
 
+from service.api.admitted_request import AdmittedRequest, ChoiceState
 from service.api.errors import error_event
-from service.api.generation import AdmittedGeneration, ChoiceState
 from service.api.sse import rounded
 from service.api.state import ServedModel
 from service.errors import CarouselError
@@ -21,10 +21,10 @@ from service.sessions.session import SessionKey
 
 def replayed(
     model: ServedModel, key: SessionKey, replay: Replay, arrived_s: float
-) -> AdmittedGeneration:
+) -> AdmittedRequest:
     """Return the generation of a recorded turn, from the event at which the replay begins."""
     record = replay.record
-    return AdmittedGeneration.of_turn(
+    return AdmittedRequest.of_turn(
         model,
         key.id,
         record.request(()),
@@ -39,22 +39,22 @@ def replayed(
 # -- a stream
 
 
-def streamed(http: Request, generation: AdmittedGeneration) -> Response:
+def streamed(http: Request, admitted: AdmittedRequest) -> Response:
     """Return one event for each token; if an error occurs it is the last event."""
-    headers = {"x-compute-type": "cpu", "x-compute-characters": str(generation.prompt_tokens)}
-    return generation.stream(http, _events(generation), headers)
+    headers = {"x-compute-type": "cpu", "x-compute-characters": str(admitted.prompt_tokens)}
+    return admitted.stream(http, _events(admitted), headers)
 
 
-async def _events(generation: AdmittedGeneration) -> AsyncGenerator[bytes, None]:
+async def _events(admitted: AdmittedRequest) -> AsyncGenerator[bytes, None]:
     """Yield the events of a burst as one piece of bytes."""
-    encoder, ids = generation.model.runtime.encoder, generation.ids
-    tokens = list(generation.sent_tokens)
+    encoder, ids = admitted.model.runtime.encoder, admitted.ids
+    tokens = list(admitted.sent_tokens)
     try:
-        async for _, chunk in generation.completions:
+        async for _, chunk in admitted.completions:
             index = 1 + len(tokens)
             tokens.extend(chunk.tokens)
             if chunk.finish is not None:
-                yield _last_events(generation, index, chunk, chunk.finish, tokens)
+                yield _last_events(admitted, index, chunk, chunk.finish, tokens)
             elif chunk.tokens:  # else a stop string holds them back
                 yield encoder.events(index, chunk, ids)
     except CarouselError as error:
@@ -63,12 +63,12 @@ async def _events(generation: AdmittedGeneration) -> AsyncGenerator[bytes, None]
 
 
 def _last_events(
-    generation: AdmittedGeneration, index: int, chunk: Chunk, finish: Finish, tokens: Sequence[int]
+    admitted: AdmittedRequest, index: int, chunk: Chunk, finish: Finish, tokens: Sequence[int]
 ) -> bytes:
     """Encode the last chunk; `index` is that of its first token, `tokens` are all of the text."""
-    encoder, ids = generation.model.runtime.encoder, generation.ids
-    text = generation.echoed_prompt + generation.model.tokenizer.decode(tokens)
-    details = _finish_details(generation, finish) | {"input_length": generation.prompt_tokens}
+    encoder, ids = admitted.model.runtime.encoder, admitted.ids
+    text = admitted.echoed_prompt + admitted.model.tokenizer.decode(tokens)
+    details = _finish_details(admitted, finish) | {"input_length": admitted.prompt_tokens}
     last, top, plain = finish.stop_token, chunk.top_tokens[-1:], chunk
     is_hidden = last is not None or not chunk.tokens
     if not chunk.tokens:
@@ -80,64 +80,62 @@ def _last_events(
         finish.generated_tokens if ids else index + len(plain.tokens),
         last,
         top[0] if top else (),
-        {"generated_text": text, "details": details} | generation.session(finish),
+        {"generated_text": text, "details": details} | admitted.session(finish),
         is_hidden=is_hidden,
         ids=ids,
     )
     return encoder.events(index, plain, ids) + end
 
 
-def _finish_details(generation: AdmittedGeneration, finish: Finish) -> dict[str, Any]:
+def _finish_details(admitted: AdmittedRequest, finish: Finish) -> dict[str, Any]:
     return {
         "finish_reason": finish.reason,
         "generated_tokens": finish.generated_tokens,
-        "seed": generation.requests[0].sampling.seed,
+        "seed": admitted.requests[0].sampling.seed,
     }
 
 
 # -- a whole reply
 
 
-async def whole(
-    http: Request, generation: AdmittedGeneration, *, in_list: bool = False
-) -> Response:
+async def whole(http: Request, admitted: AdmittedRequest, *, in_list: bool = False) -> Response:
     """Return the best text with its details, once all texts have ended."""
-    choices = await generation.collect(http)
-    started_s = choices[0].first_chunk_s or generation.admitted_s
+    choices = await admitted.collect(http)
+    started_s = choices[0].first_chunk_s or admitted.admitted_s
     found = [choice for choice in choices if choice.chunks] or choices[:1]
     best, *others = sorted(found, key=lambda choice: mean_logprob(choice.chunks), reverse=True)
-    reply: dict[str, Any] = {"generated_text": _text(generation, best)}
-    reply |= generation.session(best.finish)
-    if generation.has_details and best.chunks:
-        reply["details"] = _details(generation, best)
+    reply: dict[str, Any] = {"generated_text": _text(admitted, best)}
+    reply |= admitted.session(best.finish)
+    if admitted.has_details and best.chunks:
+        reply["details"] = _details(admitted, best)
         if others:
             reply["details"]["best_of_sequences"] = [
-                {"generated_text": _text(generation, other)} | _details(generation, other)
+                {"generated_text": _text(admitted, other)} | _details(admitted, other)
                 for other in others
             ]
     content = json.dumps([reply] if in_list else reply, ensure_ascii=True)
-    headers = _timing_headers(generation, started_s, best.n_tokens)
+    headers = _timing_headers(admitted, started_s, best.n_tokens)
     return Response(content, headers=headers, media_type="application/json")
 
 
-def _text(generation: AdmittedGeneration, choice: ChoiceState) -> str:
-    return generation.echoed_prompt + generation.model.tokenizer.decode(choice.tokens)
+def _text(admitted: AdmittedRequest, choice: ChoiceState) -> str:
+    return admitted.echoed_prompt + admitted.model.tokenizer.decode(choice.tokens)
 
 
-def _details(generation: AdmittedGeneration, choice: ChoiceState) -> dict[str, Any]:
+def _details(admitted: AdmittedRequest, choice: ChoiceState) -> dict[str, Any]:
     """Return the details of one text: its tokens are those of a stream's events."""
     finish = choice.finish
     if finish is None:  # the client has disconnected
         return {}
-    tokenizer = generation.model.tokenizer
+    tokenizer = admitted.model.tokenizer
     tokens = [
         _token(tokenizer, Token(*pair)) for pair in zip(choice.tokens, choice.logprobs, strict=True)
     ]
     if finish.stop_token is not None:
         tokens.append(_token(tokenizer, finish.stop_token) | {"text": "", "special": True})
-    details = _finish_details(generation, finish)
+    details = _finish_details(admitted, finish)
     details["seed"] = seed_of(details["seed"], choice.index)
-    details |= {"prefill": _prefill(generation), "tokens": tokens}
+    details |= {"prefill": _prefill(admitted), "tokens": tokens}
     if choice.top_tokens:
         details["top_tokens"] = [
             [_token(tokenizer, token) for token in top] for top in choice.top_tokens
@@ -145,19 +143,19 @@ def _details(generation: AdmittedGeneration, choice: ChoiceState) -> dict[str, A
     return details
 
 
-def _prefill(generation: AdmittedGeneration) -> list[dict[str, Any]]:
+def _prefill(admitted: AdmittedRequest) -> list[dict[str, Any]]:
     """Return the prompt's tokens with their logprobs, if requested."""
-    scores = generation.completions.prompt_logprobs(0)
+    scores = admitted.completions.prompt_logprobs(0)
     if scores is None:
         return []
-    tokenizer = generation.model.tokenizer
+    tokenizer = admitted.model.tokenizer
     return [
         {
             "id": token,
             "text": tokenizer.text_of(token),
             "logprob": None if logprob is None else rounded(logprob),
         }
-        for token, logprob in zip(generation.requests[0].prompt, scores.logprobs, strict=True)
+        for token, logprob in zip(admitted.requests[0].prompt, scores.logprobs, strict=True)
     ]
 
 
@@ -166,22 +164,20 @@ def _token(tokenizer: Tokenizer, token: Token) -> dict[str, Any]:
     return {"id": token.id, "text": text, "logprob": rounded(token.logprob), "special": False}
 
 
-def _timing_headers(
-    generation: AdmittedGeneration, started_s: float, generated: int
-) -> dict[str, str]:
+def _timing_headers(admitted: AdmittedRequest, started_s: float, generated: int) -> dict[str, str]:
     """Return TGI's timing headers, in milliseconds."""
     now_s = time.perf_counter()
     spans_s = {
-        "total-time": now_s - generation.arrived_s,
-        "validation-time": generation.admitted_s - generation.arrived_s,
-        "queue-time": started_s - generation.admitted_s,
+        "total-time": now_s - admitted.arrived_s,
+        "validation-time": admitted.admitted_s - admitted.arrived_s,
+        "queue-time": started_s - admitted.admitted_s,
         "inference-time": now_s - started_s,
         "time-per-token": (now_s - started_s) / max(1, generated),
     }
     return {
         "x-compute-type": "cpu",
-        "x-compute-time": f"{now_s - generation.arrived_s:.6f}",
-        "x-compute-characters": str(generation.prompt_tokens),
-        "x-prompt-tokens": str(generation.prompt_tokens),
+        "x-compute-time": f"{now_s - admitted.arrived_s:.6f}",
+        "x-compute-characters": str(admitted.prompt_tokens),
+        "x-prompt-tokens": str(admitted.prompt_tokens),
         "x-generated-tokens": str(generated),
     } | {f"x-{name}": str(round(1e3 * span_s)) for name, span_s in spans_s.items()}

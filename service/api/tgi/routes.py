@@ -8,7 +8,7 @@ from itertools import chain
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
-from service.api.generation import AdmittedGeneration
+from service.api.admitted_request import AdmittedRequest
 from service.api.grammar import of_grammar
 from service.api.http_request import header, session_id_of
 from service.api.sampling_fields import INPUT_ERROR, check_beam_search
@@ -47,13 +47,13 @@ async def compatible_generate(request: Request, body: GenerateBody) -> Response:
 async def _reply(
     http: Request, body: GenerateBody, *, is_stream: bool, in_list: bool = False
 ) -> Response:
-    generation = await _admit(http, body, is_stream=is_stream)
+    admitted = await _admit(http, body, is_stream=is_stream)
     if is_stream:
-        return streamed(http, generation)
-    return await whole(http, generation, in_list=in_list)
+        return streamed(http, admitted)
+    return await whole(http, admitted, in_list=in_list)
 
 
-async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> AdmittedGeneration:
+async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> AdmittedRequest:
     """Check the whole request and start it: every error is raised before the first byte."""
     arrived_s = time.perf_counter()
     session_id = session_id_of(http, body.session_id)
@@ -78,7 +78,7 @@ async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> Admit
         prompt_logprobs=0 if parameters.decoder_input_details else None,
         prefix_cache=model.runtime.prefixes.scoped(state.owner_of(http)),
     )
-    return AdmittedGeneration(
+    return AdmittedRequest(
         model=model,
         requests=[request],
         completions=completions,
@@ -91,11 +91,11 @@ async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> Admit
 
 async def _admit_turn(
     http: Request, body: GenerateBody, session_id: str, arrived_s: float, *, is_stream: bool
-) -> AdmittedGeneration:
+) -> AdmittedRequest:
     """Start a turn of a session, or return the one that began with the same idempotency key."""
     state = get_state(http)
 
-    async def admit(session: Session) -> AdmittedGeneration:
+    async def admit(session: Session) -> AdmittedRequest:
         model = state.get_for(session, body.model)
         parameters = _parameters(model, body)
         _check_combination(parameters, is_stream=is_stream, is_turn=True)
@@ -117,7 +117,7 @@ async def _admit_turn(
         begun = await state.sessions.turns.begin(session, session_model(model), turn_request)
         if not isinstance(begun, RunningTurn):
             return replayed(model, session.key, begun, arrived_s)
-        return AdmittedGeneration.of_turn(
+        return AdmittedRequest.of_turn(
             model,
             session_id,
             request,

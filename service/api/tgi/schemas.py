@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, Field, ValidationInfo, field_validator
 
+from service.api.admitted_request import SessionPosition
 from service.api.fields import (
     MAX_BEAMS,
     MAX_CHOICES,
@@ -18,7 +19,6 @@ from service.api.fields import (
     Position,
     Text,
 )
-from service.api.generation import SessionPosition
 from service.api.sampling_fields import N_SEEDS, SEED, TOP_K, TOP_P, SamplingFields
 from service.api.sse import Responses, events_of
 from service.generation.request import MAX_TOP_TOKENS

@@ -1,7 +1,8 @@
 """The recurrent cells, one per file. A cell's name is the name of its file.
 
 A new cell is one file here, which assigns an instance of `service.models.cell.Cell` to `CELL`, and
-one of the same name in `service.training.cells` with the gradient. Nothing else lists the cells.
+one of the same name in `service.training.cells` with the gradient. Only the readers of checkpoints
+know weights of certain cells, those of Keras.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Options that a file does not state: from the request's `assume`, else the usual value."""
+"""Options that a file does not state: from the request's `assume`, else the default value."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -51,26 +51,26 @@ class Assumptions:
         if sentence not in self.sentences:
             self.sentences.append(sentence)
 
-    def activation(self, key: str, layer: str, stated: object, usual: str) -> Activation:
+    def activation(self, key: str, layer: str, stated: object, default: str) -> Activation:
         """Decide the activation under `key`; `stated` is the file's value, None if it has none.
 
         Raises BadCheckpoint if the activation is not served, or `assume` contradicts the file.
         """
         name = self._decide(
-            key, layer, None if stated is None else self._named(key, layer, stated), usual
+            key, layer, None if stated is None else self._named(key, layer, stated), default
         )
         return self._named(key, layer, name)
 
-    def flag(self, key: str, layer: str, stated: object, *, usual: bool) -> bool:
+    def flag(self, key: str, layer: str, stated: object, *, default: bool) -> bool:
         """Decide a boolean option as `activation`."""
         if stated is not None and not isinstance(stated, bool):
             raise BadCheckpoint(
                 f"layer {layer!r}: {key} is {str(stated)[:80]!r}, not true or false"
             )
         text = None if stated is None else str(stated).lower()
-        return self._decide(key, layer, text, str(usual).lower()) == "true"
+        return self._decide(key, layer, text, str(default).lower()) == "true"
 
-    def _decide(self, key: str, layer: str, stated: str | None, usual: str) -> str:
+    def _decide(self, key: str, layer: str, stated: str | None, default: str) -> str:
         given = self._assume.get(key)
         if given is not None and key.endswith("activation"):
             given = self._named(key, layer, given)
@@ -85,9 +85,9 @@ class Assumptions:
             self.note(f"{key} is {given}, as `assume` has it; the file does not state it")
             return given
         self.note(
-            f"{key} is assumed to be {usual}: the file does not state it; `assume` can change it"
+            f"{key} is assumed to be {default}: the file does not state it; `assume` can change it"
         )
-        return usual
+        return default
 
     def _named(self, key: str, layer: str, name: object) -> Activation:
         if isinstance(name, str):

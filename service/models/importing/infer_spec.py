@@ -55,7 +55,7 @@ def infer_spec(
             f"the file has {len(recurrent)} layers with the shapes of an LSTM or a GRU; "
             f"1 to {MAX_LAYERS} are served"
         )
-    embedding, output = _ends(others)
+    embedding, output = _embedding_and_output(others)
     ordered = _in_chain(embedding, recurrent, output, assumptions)
     size = output.arrays[0].shape[1]
     spec = ModelSpec(
@@ -75,7 +75,7 @@ def _is_recurrent(layer: StoredLayer) -> bool:
             "the model with Keras 2 first",
         )
     if len(layer.arrays) not in {1, *(arrays for _, arrays in _CELLS_BY_SHAPE)}:
-        _refuse(layer, f"it has {len(layer.arrays)} arrays, as no supported layer")
+        _refuse(layer, f"it has {len(layer.arrays)} arrays; no supported layer has that many")
     if len(layer.arrays) == 1 or len(layer.shapes[1]) < 2:
         return False
     rows, columns = layer.shapes[1]
@@ -86,7 +86,7 @@ def _is_recurrent(layer: StoredLayer) -> bool:
     return True
 
 
-def _ends(layers: Sequence[StoredLayer]) -> tuple[StoredLayer | None, StoredLayer]:
+def _embedding_and_output(layers: Sequence[StoredLayer]) -> tuple[StoredLayer | None, StoredLayer]:
     """Find the embedding, if any, and the output layer among the layers that are not recurrent."""
     for layer in layers:
         if len(layer.shapes[0]) != 2:
@@ -146,23 +146,23 @@ def _layer_spec(layer: StoredLayer, assumptions: Assumptions) -> LayerSpec:
     is_cudnn = bias == (2 * columns,)
     stated = layer.config or {}
     stated = stated.get("config", stated)
-    usual = cell.keras_recurrent_activation
+    default = cell.keras_recurrent_activation
     version = assumptions.keras_version or ""
     # The default was a hard sigmoid in Keras 2.0.0 to 2.2.5, but not in TensorFlow's copy.
     if version.startswith(("2.0.", "2.1.", "2.2.")) and "tf" not in version:
-        usual = Activation.HARD_SIGMOID_02
+        default = Activation.HARD_SIGMOID_02
     if is_cudnn:
         stated = {"activation": "tanh", "recurrent_activation": "sigmoid"}
     reset_after = True
     if cell.has_reset_after:
         found = stated.get("reset_after") if bias is None else bias != (columns,)
-        reset_after = assumptions.flag("reset_after", layer.path, found, usual=True)
+        reset_after = assumptions.flag("reset_after", layer.path, found, default=True)
     return LayerSpec(
         name,
         units,
         assumptions.activation("activation", layer.path, stated.get("activation"), "tanh"),
         assumptions.activation(
-            "recurrent_activation", layer.path, stated.get("recurrent_activation"), usual
+            "recurrent_activation", layer.path, stated.get("recurrent_activation"), default
         ),
         bias is not None,
         reset_after,

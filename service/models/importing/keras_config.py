@@ -198,7 +198,7 @@ class _Chain:
             inner.flag("use_bias", default=True),
             not cell.has_reset_after
             # Keras 2.0 has no such option and applies the reset gate before the product.
-            or decide.flag("reset_after", name, config.get("reset_after"), usual=False),
+            or decide.flag("reset_after", name, config.get("reset_after"), default=False),
         )
 
     def _add_output(self, layer: KerasLayer) -> None:

@@ -53,7 +53,7 @@ def _forward(product: MatMul, x: Any, kernel: Any, bias: Any, h: Any) -> tuple[A
 def _backward(
     product: MatMul, kernel: Any, saved: Tensors, upstream: Tensors
 ) -> tuple[Any, Any, Any]:
-    """Run the steps back. Returns the gradients at x and at h U + b' as columns, and at h_0."""
+    """Run the steps backward. Returns the gradients of x and of h U + b' as columns, and of h_0."""
     h_0, hs, gates, recurrent = saved
     d_hs, d_h = upstream
     weights = product.operand(kernel)
@@ -61,9 +61,9 @@ def _backward(
     def body(end: Any, d_h: Any, dxs: Any, dus: Any) -> Tensors:
         t = end - 1
         z, r, candidate = tf.split(gates[t], 3)
-        before = tf.where(t > 0, hs[:, tf.maximum(t - 1, 0)], h_0)
+        h_prev = tf.where(t > 0, hs[:, tf.maximum(t - 1, 0)], h_0)
         d_h += d_hs[:, t]
-        dx_z = d_h * (before - candidate) * z * (1.0 - z)
+        dx_z = d_h * (h_prev - candidate) * z * (1.0 - z)
         dx_h = d_h * (1.0 - z) * (1.0 - candidate * candidate)
         dx_r = dx_h * recurrent[t] * r * (1.0 - r)
         du = tf.concat([dx_z, dx_r, dx_h * r], 0)

@@ -22,7 +22,7 @@ from service.models.importing.readers.hdf5 import (
     texts_of,
 )
 from service.models.importing.readers.json_text import read_json_object
-from service.models.importing.readers.object_checkpoint import WRAPPERS, natural
+from service.models.importing.readers.object_checkpoint import WRAPPERS, natural_sort_key
 
 WHOLE_MODEL = "keras-2-hdf5"
 WEIGHTS_ONLY = "keras-2-hdf5-weights"
@@ -76,7 +76,7 @@ def variables_layers(root: h5py.Group) -> tuple[StoredLayer, ...]:
                 "embed" in f"{owner}/{name}",
             )
         )
-    return tuple(sorted(layers, key=lambda layer: natural(layer.path)))
+    return tuple(sorted(layers, key=lambda layer: natural_sort_key(layer.path)))
 
 
 def _variables(group: h5py.Group, path: str) -> Iterator[tuple[str, h5py.Group]]:

@@ -36,36 +36,37 @@ _MAX_NODES = 100_000
 
 def read_object_checkpoint(folder: ImportFolder, prefix: PurePosixPath) -> Checkpoint:
     """Read the shapes of a checkpoint: `prefix.index`, data files. Raises BadCheckpoint."""
-    bundle = TensorBundle(folder, prefix)
-    names = [name.removesuffix(_VALUE) for name in bundle.entries if name.endswith(_VALUE)]
-    if _GRAPH not in bundle.entries:
+    tensors = TensorBundle(folder, prefix)
+    names = [name.removesuffix(_VALUE) for name in tensors.entries if name.endswith(_VALUE)]
+    if _GRAPH not in tensors.entries:
         raise BadCheckpoint(
             "the checkpoint was not written by Keras 2 (it has no object graph); "
             "checkpoints of tf.train.Saver are not read"
         )
     optimizers = {match[1] for name in names if (match := _OPTIMIZER.match(name))}
-    (graph,) = bundle.strings(_GRAPH)[:1] or [b""]
-    rank = {name: i for i, name in enumerate(_walk(graph))}  # the others come in natural order
+    (graph,) = tensors.strings(_GRAPH)[:1] or [b""]
+    rank = {name: i for i, name in enumerate(_walk(graph))}  # the others in natural order
     layers: dict[str, dict[str, StoredArray]] = {}
-    for name in sorted(names, key=lambda n: (rank.get(n + _VALUE, _MAX_NODES), natural(n))):
+    names.sort(key=lambda name: (rank.get(name + _VALUE, _MAX_NODES), natural_sort_key(name)))
+    for name in names:
         if ".OPTIMIZER_SLOT" in name or name.split("/")[0] in optimizers | {"keras_api"}:
             continue
-        if bundle.entries[name + _VALUE].shape:  # a scalar is a counter or a metric
+        if tensors.entries[name + _VALUE].shape:  # a scalar is a counter or a metric
             path, _, role = name.rpartition("/")
-            layers.setdefault(WRAPPERS.sub("", path), {})[role] = bundle.array(name + _VALUE)
-    found = tuple(_layer(bundle, path, arrays) for path, arrays in layers.items())
+            layers.setdefault(WRAPPERS.sub("", path), {})[role] = tensors.array(name + _VALUE)
+    found = tuple(_layer(tensors, path, arrays) for path, arrays in layers.items())
     return Checkpoint(FORMAT, found, keras_version="2")
 
 
-def _layer(bundle: TensorBundle, path: str, arrays: dict[str, StoredArray]) -> StoredLayer:
+def _layer(tensors: TensorBundle, path: str, arrays: dict[str, StoredArray]) -> StoredLayer:
     if unknown := arrays.keys() - set(_ROLES):
         raise BadCheckpoint(
             f"layer {path!r} has weights named {min(unknown)!r}, which no Embedding, LSTM, "
             "GRU or Dense layer has"
         )
     config = None
-    if path + _CONFIG in bundle.entries:
-        (text,) = bundle.strings(path + _CONFIG)[:1] or [b""]
+    if path + _CONFIG in tensors.entries:
+        (text,) = tensors.strings(path + _CONFIG)[:1] or [b""]
         config = read_json_object(text, f"the config of layer {path!r}")
     ordered = tuple(arrays[role] for role in _ROLES if role in arrays)
     return StoredLayer(path, ordered, is_embedding="embeddings" in arrays, config=config)
@@ -97,7 +98,7 @@ def _walk(graph: bytes) -> list[str]:
     return keys
 
 
-def natural(name: str) -> list[tuple[int, str]]:
+def natural_sort_key(name: str) -> list[tuple[int, str]]:
     """Return a sort key that puts `lstm_2` before `lstm_10`."""
     parts = re.split(r"(\d{1,9})", name)
     return [(int(part) if part.isdigit() else -1, part) for part in parts]

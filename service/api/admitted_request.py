@@ -27,7 +27,7 @@ class SessionPosition(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdmittedGeneration:
+class AdmittedRequest:
     """The running completions of a request, and what its reply needs.
 
     Each of `requests` has one prompt and `n` choices; choice index = request index × n + sample
@@ -111,7 +111,7 @@ class AdmittedGeneration:
         return SSEResponse(events, headers, self.completions.cancel, interval_s)
 
     async def collect(self, http: Request) -> list["ChoiceState"]:
-        """Wait for all choices to finish and return them; less if the client disconnects."""
+        """Return all choices once they have finished, or as they are if the client disconnects."""
         choices = self.choices()
         async with cancelled_on_disconnect(http, self.completions.cancel):
             async for index, chunk in self.completions:
