@@ -20,14 +20,14 @@ test: $(VENV)/.dev  ## the tests, but for the slow ones
 check: lint  ## what CI runs: the linters and every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak"
 
-lint: $(VENV)/.dev  ## style, types, walls, spelling
+lint: $(VENV)/.dev  ## style, types, import contracts, spelling
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell service clients tests bench tools docs .github *.md
 
-fix: $(VENV)/.dev  ## let the linter mend what it can
+fix: $(VENV)/.dev  ## let ruff correct what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 

@@ -48,7 +48,7 @@ from service.training.reconciler import JobReconciler
 
 DRAIN_S = 10.0
 SWITCH_INTERVAL_S = 0.0005
-"""How long the event loop may keep the interpreter from an engine that wants its next step."""
+"""How long the event loop may hold the interpreter while an engine waits for its next step."""
 
 
 def anonymous_owner(_: Request) -> str:

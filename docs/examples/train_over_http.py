@@ -8,6 +8,7 @@ Needs nothing but Python.
 import argparse
 import json
 import sys
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -25,22 +26,24 @@ def main() -> None:
         parser.add_argument(f"--{option}", type=int)
     parser.add_argument("--max-seconds", type=float)
     parser.add_argument("--characters", type=int, default=400)
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
-    text = asked.file.read_bytes()
-    place = f"{asked.url}/corpora?name={urllib.parse.quote(asked.name)}"
+    text = options.file.read_bytes()
+    place = f"{options.url}/corpora?name={urllib.parse.quote(options.name)}"
     corpus = json.load(send(place, text, "text/plain; charset=utf-8"))
     print(f"corpus {corpus['id']}: {corpus['characters']:,} characters", file=sys.stderr)
 
     body = {
-        "name": asked.name,
+        "name": options.name,
         "corpus": corpus["id"],
-        "architecture": given(asked, "units", "layers", "embedding_dim"),
-        "training": given(asked, "epochs", "batch_size", "sequence_length", "max_seconds"),
+        "architecture": given(options, "units", "layers", "embedding_dim"),
+        "training": given(options, "epochs", "batch_size", "sequence_length", "max_seconds"),
     }
-    job = json.load(send_json(f"{asked.url}/train-jobs", body))
+    job = json.load(send_json(f"{options.url}/train-jobs", body))
     end: dict[str, Any] = {}
-    for name, data in events(urllib.request.urlopen(f"{asked.url}/train-jobs/{job['id']}/events")):
+    for name, data in events(
+        urllib.request.urlopen(f"{options.url}/train-jobs/{job['id']}/events")
+    ):
         if name == "validation":
             print(
                 f"epoch {data['epoch']:.2f}: {data['validation_nats']:.4f} nats, "
@@ -56,16 +59,16 @@ def main() -> None:
         raise SystemExit(f"{end['status']}: {end.get('error')}")
 
     prompt = text.decode("utf-8-sig").strip()[:1]
-    parameters = {"max_new_tokens": asked.characters, "do_sample": True, "temperature": 0.8}
-    wanted = {"inputs": prompt, "model": end["model"], "parameters": parameters}
-    for _, data in events(send_json(f"{asked.url}/generate_stream", wanted)):
+    parameters = {"max_new_tokens": options.characters, "do_sample": True, "temperature": 0.8}
+    request = {"inputs": prompt, "model": end["model"], "parameters": parameters}
+    for _, data in events(send_json(f"{options.url}/generate_stream", request)):
         print(data["token"]["text"], end="", flush=True)
     print()
 
 
-def given(asked: argparse.Namespace, *names: str) -> dict[str, Any]:
+def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     """The options that were given; the server has a default for each other."""
-    return {name: value for name in names if (value := getattr(asked, name)) is not None}
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 def send(url: str, body: bytes, kind: str) -> Any:
@@ -94,4 +97,9 @@ def events(stream: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except urllib.error.HTTPError as error:
+        raise SystemExit(f"{error}: {error.read().decode()}") from None
+    except urllib.error.URLError as error:
+        raise SystemExit(f"{error.reason}; is the server running at --url?") from None

@@ -18,9 +18,15 @@ HEADER = "X-Request-Id"
 # A session id gives access to its session, so a record has only its first six characters.
 _SESSION = re.compile(r"^(/sessions/[^/]{6})[^/]+")
 
-# Parts of an error message that quote the request: a text, a name, a session id.
+# Parts of an error message that quote the request: a text, a name, a session id, an unknown field,
+# a route. A message that was cut has no closing quote. `field` is one of ours, no quotation.
 _QUOTED = re.compile(
-    r"""(?<!\w)'(?:[^'\\]|\\.)*'|(?<!\w)"(?:[^"\\]|\\.)*"|\(U\+\w+\)|(?<=Given: ).*""", re.DOTALL
+    r"""
+    (?<!\w)'(?:[^'\\]|\\.)*(?:'|\Z) | (?<!\w)"(?:[^"\\]|\\.)*(?:"|\Z)
+    | `(?P<field>[\w.]+)`(?!\ is\ not\ a\ known\ field) | `[^`]*(?:`|\Z)
+    | \(U\+\w+\) | (?<=there\ is\ no\ )[A-Z]+\ /.* | (?<=Given:\ ).*
+    """,
+    re.DOTALL | re.VERBOSE,
 )
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -85,5 +91,9 @@ def _refusal_of(body: bytes) -> dict[str, str]:
         error = reply["error"]
         is_openai = isinstance(error, dict)
         found["error_type"] = error["code"] if is_openai else reply["error_type"]
-        found["reason"] = _QUOTED.sub("…", error["message"] if is_openai else error)
+        found["reason"] = _without_quotations(error["message"] if is_openai else error)
     return found
+
+
+def _without_quotations(message: str) -> str:
+    return _QUOTED.sub(lambda quoted: quoted[0] if quoted["field"] else "…", message)

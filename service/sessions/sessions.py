@@ -27,17 +27,17 @@ class ProcessHeartbeat:
         self._store, self._registry, self._config = store, registry, config
         self.problem: str | None = "the session store has not been reached yet"
 
-    async def beat(self) -> None:
+    async def send(self) -> None:
         """Mark the process and its turns as alive, and release turns it cannot continue."""
         self._registry.commit_all()
         await self._store.heartbeat(self._config.process_ttl_ms)
         await self._registry.release()
 
     async def run(self) -> None:
-        """Beat until cancelled; `problem` has the last error, or None after a success."""
+        """Send heartbeats until cancelled. `problem` has the last error; None after a success."""
         while True:
             try:
-                await self.beat()
+                await self.send()
                 self.problem = None
             except CarouselError as error:
                 self.problem = str(error)

@@ -99,8 +99,8 @@ class Attempt:
                 self._heartbeat.stop()
             try:
                 state = self._retry(lambda: self._record(job, outcome, error))
-            except (StoreUnavailable, StoreFull) as away:
-                _log.warning("the next attempt continues the job %s: %s", self._key.id, away)
+            except (StoreUnavailable, StoreFull) as error:
+                _log.warning("the next attempt continues the job %s: %s", self._key.id, error)
             else:
                 clean(self._folder, state)
 
@@ -136,7 +136,7 @@ class Attempt:
             outcome = Transition.SUCCEED
         if outcome is Transition.RELEASE:
             return self._queue.release(self._key, self._number)
-        return self._queue.settle(job, outcome, error)
+        return self._queue.finish(job, outcome, error)
 
     def _train(self, job: TrainJob) -> ModelRef | Transition:
         corpus, vocabulary, initial = self._inputs(job)
@@ -226,7 +226,7 @@ class Attempt:
             return ref  # stored by this attempt or, for the same job, by an earlier one
 
     def _retry(self, action: Callable[[], _T]) -> _T:
-        """Repeat an action while the store of jobs is away, for store_wait_s at most."""
+        """Repeat an action while the store of jobs is unavailable, for store_wait_s at most."""
         until = time.monotonic() + self._config.store_wait_s
         while True:
             try:

@@ -36,5 +36,5 @@ class AttemptConfig:
 
     heartbeat_s: float = 0.5
     stop_limit_s: float = 3.0  # an attempt that stops, in a step longer than this, is ended there
-    store_wait_s: float = 30.0  # how long a finished training waits for a store that is away
+    store_wait_s: float = 30.0  # how long a finished training waits for an unavailable store
     store_retry_s: float = 0.5

@@ -32,7 +32,7 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """Renew no more, so that the attempt can settle its job."""
+        """Renew no more, so that the attempt can finish its job."""
         self._shall_end.set()
         self._thread.join()
 
@@ -42,7 +42,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._shall_end.wait(self._config.heartbeat_s):
-            with contextlib.suppress(CarouselError):  # a store that is away: the next may reach it
+            with contextlib.suppress(CarouselError):  # the next renewal may succeed
                 try:
                     self._renew()
                 except Fenced:

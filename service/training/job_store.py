@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from service.errors import StoreFull, StoreUnavailable
+from service.errors import StoreFull, StoreUnavailable, Validation
 from service.training.config import QueueConfig
 from service.training.job import JobKey, TrainJob
 from service.training.job_spec import TrainJobSpec
@@ -53,16 +53,15 @@ class JobStore:
         with named_errors():
             return self.connection.execute_command(*command)  # type: ignore[no-untyped-call]
 
-    def insert(self, key: JobKey, now: float, record: Mapping[str, Any]) -> bool:
-        """Store a new record. Returns False where the owner has max_open_jobs open."""
+    def insert(self, key: JobKey, now: float, record: Mapping[str, Any]) -> None:
+        """Store a new record. Raises Validation where the owner has max_open_jobs open."""
         flat = [part for pair in record.items() for part in pair]
-        prefix = redis_key("job", JobKey(key.owner, ""))
         with named_errors():
             reply = self._submit(
                 keys=[redis_key("job", key), index_key(key.owner), OPEN],
-                args=[prefix, self.config.max_open_jobs, key.id, now, *flat],
+                args=[self.config.max_open_jobs, key.id, now, *flat],
             )
-        return bool(reply[0] == b"OK")
+        self._check_open_limit(reply)
 
     def find(self, key: JobKey) -> TrainJob | None:
         """Read a job; None where there is none or its record has expired."""
@@ -74,15 +73,24 @@ class JobStore:
     def change(
         self, key: JobKey, attempt: int | None, lease: str, rows: Mapping[JobState, dict[str, Any]]
     ) -> JobState:
-        """Run change.lua, which explains the arguments, and return the new state. Raises Fenced."""
+        """Run change.lua, which explains the arguments, and return the new state.
+
+        Raises Fenced, and Validation where a row opens a job again as `insert`.
+        """
         kinds = ("job", "job-lease", "job-events", "job-progress")
         keys = [*(redis_key(kind, key) for kind in kinds), OPEN, TRACED]
         arguments = ["" if attempt is None else attempt, lease, json.dumps(rows)]
         with named_errors():
             reply = self._change(keys=keys, args=arguments)
+        self._check_open_limit(reply)
         if reply[0] != b"OK":
             raise Fenced
         return JobState(reply[1].decode())
+
+    def _check_open_limit(self, reply: list[bytes]) -> None:
+        if reply[0] == b"FULL":
+            limit = self.config.max_open_jobs
+            raise Validation(f"{limit} jobs are not over, the limit; cancel one")
 
 
 def redis_key(kind: str, key: JobKey) -> str:

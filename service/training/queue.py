@@ -66,9 +66,7 @@ class JobQueue:
             "crashes": 0,
             "created": f"{now:.3f}",
         }
-        if not self._store.insert(key, now, record):
-            most = self._config.max_open_jobs
-            raise Validation(f"{most} jobs are not over, the limit; cancel one")
+        self._store.insert(key, now, record)
         return self.get(key)
 
     def get(self, key: JobKey) -> TrainJob:
@@ -85,7 +83,10 @@ class JobQueue:
         return [job for job in found if job is not None]
 
     def cancel(self, key: JobKey) -> TrainJob:
-        """Cancel a job: at once where it waits, at the end of a step where it runs."""
+        """Cancel a job: at once where it waits, at the end of a step where it is trained.
+
+        A publication that has begun is not cancelled: it takes seconds.
+        """
         with contextlib.suppress(Fenced):  # it is over, or about to be
             self._apply(key, None, Transition.CANCEL, _KEEP)
         return self.get(key)
@@ -93,7 +94,7 @@ class JobQueue:
     def publish(self, key: JobKey) -> TrainJob:
         """Queue the publication of a cancelled job's best checkpoint, if it is not yet published.
 
-        Raises Validation where the job is in another state.
+        Raises Validation where the job is in another state, or the owner has max_open_jobs open.
         """
         fields = {"crashes": 0, "error": None, "ended": None}
         with contextlib.suppress(Fenced):  # the answer depends on its state
@@ -166,7 +167,7 @@ class JobQueue:
         self._apply(key, attempt, Transition.MODEL_STORED, _END, {"model": model})
         return self.get(key)
 
-    def settle(
+    def finish(
         self, job: TrainJob, transition: Transition, error: dict[str, str] | None = None
     ) -> JobState:
         """End the latest attempt of a job by SUCCEED or FAIL."""
@@ -238,10 +239,11 @@ class JobQueue:
     ) -> JobState:
         """Make a transition of the table and return the new state."""
         fields = fields or {}
+        reopening = {"open_limit": self._config.max_open_jobs}
         rows = {
             state: _row(to, fields)
             | _event(to, fields, model)
-            | {"reopens": state.is_over and not to.is_over}
+            | (reopening if state.is_over and not to.is_over else {})
             for state, to in targets(transition).items()
         }
         return self._store.change(key, attempt, lease, rows)

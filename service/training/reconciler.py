@@ -62,7 +62,7 @@ class JobReconciler:
             except CarouselError as refusal:  # it is stored, and can be loaded by hand
                 error = {"error": f"{model} was not loaded: {refusal}", "error_type": refusal.code}
         try:
-            await asyncio.to_thread(self._queue.settle, job, Transition.SUCCEED, error)
+            await asyncio.to_thread(self._queue.finish, job, Transition.SUCCEED, error)
         except Fenced:
             _log.debug("another process has finished the job %s", job.key.id)
 

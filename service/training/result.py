@@ -42,7 +42,7 @@ class Trained:
         """The result of a stopped training, from its best checkpoint. Raises BadCheckpoint."""
         snapshot = checkpoint.read(path)
         if snapshot is None:
-            raise BadCheckpoint("the best checkpoint is gone")
+            raise BadCheckpoint("the best checkpoint is missing")
         best = ValidationEvent(**snapshot.facts["validation"])
         history = snapshot.facts.get("history", [snapshot.facts["validation"]])
         return cls(

@@ -61,6 +61,7 @@ def test_a_429_is_told_from_another_by_its_reason(server, http):
         ("/sessions", {"session_id": "a/secret"}, "validation", "… is no session id"),
         ("/v1/completions", {"prompt": "a", "temperature": -1}, "validation", "Given: …"),
         ("/nowhere", {}, "bad_request", "Not Found"),
+        ("/generate", {"inputs": "a", "my secret": 1}, "validation", "… is not a known field"),
     ],
 )
 def test_a_refusals_line_has_its_reason_and_quotes_nothing(
@@ -90,6 +91,12 @@ def test_a_body_of_any_other_shape_is_no_mistake(body):
     [
         ("the session's text is the model's own", "the session's text is the model's own"),
         (repr("it's") + " and " + repr('"') + " and " + repr("'\""), "… and … and …"),
+        ("`John Doe, 7` is not a known field", "… is not a known field"),
+        ("`parameters.john` is not a known field", "… is not a known field"),
+        ("`stop.0` must be a string", "`stop.0` must be a string"),
+        ("`my text` must be a string", "… must be a string"),
+        ("regex 'a secret that is cut", "regex …"),
+        ("there is no POST /v1/secret; /docs lists the routes", "there is no …"),
     ],
 )
 def test_quoted_values_are_left_out_and_apostrophes_are_not(message, reason):

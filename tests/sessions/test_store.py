@@ -370,7 +370,7 @@ def test_a_turn_refreshes_the_expiry_with_and_without_new_tokens(world):
         if has_news:
             world.work(0)
         else:
-            world.do(world.processes[0].sessions.heartbeat.beat())
+            world.do(world.processes[0].sessions.heartbeat.send())
         flush(world, 0)
         assert min(client.ttl(kind) for kind in (name, f"carousel:request:{KEY}", log)) > 1_000
 

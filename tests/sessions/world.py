@@ -187,7 +187,7 @@ class Process:
         return await self.records.with_session(key, begin)
 
     async def beat(self) -> None:
-        await self.sessions.heartbeat.beat()
+        await self.sessions.heartbeat.send()
         await self.store.heartbeat(10**7)
 
 

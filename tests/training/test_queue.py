@@ -68,7 +68,7 @@ def test_only_the_latest_attempt_may_change_anything(queue):
         lambda: queue.renew(key, 1),
         lambda: queue.report(key, 1, "progress", {}),
         lambda: queue.stored(key, 1, "name@1"),
-        lambda: queue.settle(lost, Transition.FAIL),
+        lambda: queue.finish(lost, Transition.FAIL),
         lambda: queue.release(key, 1),
         lambda: queue.start_failed(key, 1),
     ):
@@ -245,7 +245,7 @@ def test_a_cancelled_job_is_published_by_an_attempt_of_its_own(queue):
     assert queue.cancel(key).state is JobState.PUBLISHING  # it is about to end anyway
     job = queue.stored(key, 2, "name@3")
     assert (job.state, job.status, job.model) == (JobState.PUBLISHED, "running", "name@3")
-    assert queue.settle(job, Transition.SUCCEED) is JobState.SUCCEEDED
+    assert queue.finish(job, Transition.SUCCEED) is JobState.SUCCEEDED
     assert queue.publish(key).status is JobStatus.SUCCEEDED
     assert queue.open() == []
     assert queue.connection.ttl(f"carousel:job:{key}") > 0
@@ -283,7 +283,7 @@ def test_only_a_cancelled_job_is_published(queue):
     for status, step in (
         ("queued", lambda: queue.claim(key, 1)),
         ("running", lambda: queue.cancel(key)),
-        ("running", lambda: queue.settle(queue.get(key), Transition.FAIL, {"error": "no"})),
+        ("running", lambda: queue.finish(queue.get(key), Transition.FAIL, {"error": "no"})),
         ("failed", lambda: None),
     ):
         with pytest.raises(Validation, match=f"status is {status}; only a cancelled job"):
@@ -336,7 +336,7 @@ def test_a_record_of_an_earlier_version_is_read_and_changed(queue, flags, state)
         case JobState.PUBLISHED:
             with pytest.raises(Fenced):
                 queue.renew(key, 1)
-            assert queue.settle(job, Transition.SUCCEED) is JobState.SUCCEEDED
+            assert queue.finish(job, Transition.SUCCEED) is JobState.SUCCEEDED
 
 
 def test_no_more_than_a_hundred_jobs_of_an_owner_are_open_whatever_has_ended(queue):
@@ -350,6 +350,11 @@ def test_no_more_than_a_hundred_jobs_of_an_owner_are_open_whatever_has_ended(que
     with pytest.raises(Validation, match="100 jobs are not over"):
         queue.submit("u", SPEC)
     assert len(queue.open()) == CONFIG.max_open_jobs + 4
+    with pytest.raises(Validation, match="100 jobs are not over"):
+        queue.publish(keys[-1])
+    assert queue.get(keys[-1]).state is JobState.CANCELLED
+    queue.cancel(keys[0])
+    assert queue.publish(keys[-1]).state is JobState.PUBLISH_REQUESTED
 
 
 def test_events_come_in_order_after_any_of_them(queue):

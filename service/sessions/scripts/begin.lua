@@ -23,14 +23,14 @@ if fingerprint ~= '' then
   local earlier = fields_of(KEYS[2])
   if earlier and earlier.birth == birth then -- otherwise of an earlier session with this id
     if earlier.fingerprint ~= fingerprint then return {'KEY_REUSED'} end
-    local first, finish, said = tonumber(earlier.first), tonumber(earlier.finish), ''
+    local first, finish, completion = tonumber(earlier.first), tonumber(earlier.finish), ''
     if earlier.kind == 'turn' then
-      said = tokens(r, first, finish or r.position)
-      local is_whole = not finish or finish <= r.position and redis.sha1hex(said) == earlier.sum
-      if not is_whole then earlier.status, said = 'rewound', '' end
+      completion = tokens(r, first, finish or r.position)
+      local is_whole = not finish or finish <= r.position and redis.sha1hex(completion) == earlier.sum
+      if not is_whole then earlier.status, completion = 'rewound', '' end
     end
     earlier.name = KEYS[2]
-    return {'ATTACH', as_list(earlier), as_list(r), is_alive(r.holder) and 1 or 0, said}
+    return {'ATTACH', as_list(earlier), as_list(r), is_alive(r.holder) and 1 or 0, completion}
   end
 end
 if r.active ~= '' and is_alive(r.holder) then

@@ -31,6 +31,16 @@ local function append_event(name, data)
   redis.call('HSET', KEYS[1], 'told', id)
 end
 
+-- How many of the owner's jobs are in the set of open jobs. Ids are all of one length, because the
+-- name of another owner may begin with this one's.
+local function count_open(set)
+  local owner, n = string.match(KEYS[1], '^.*/'), 0
+  for _, name in ipairs(redis.call('SMEMBERS', set)) do
+    if #name == #KEYS[1] and string.sub(name, 1, #owner) == owner then n = n + 1 end
+  end
+  return n
+end
+
 -- Let a job that is over expire.
 local function close()
   redis.call('SREM', KEYS[5], KEYS[1])
