@@ -444,7 +444,8 @@ def test_a_best_checkpoint_that_is_gone_leaves_the_job_cancelled(site):
         path.unlink()
     site.attempt(key, 2).run()
     job = site.queue.get(key)
-    assert (job.status, job.error["error"]) == (JobStatus.CANCELLED, "the best checkpoint is missing")
+    assert job.status is JobStatus.CANCELLED
+    assert job.error["error"] == "the best checkpoint is missing"
     assert site.store.refs() == []
 
 
