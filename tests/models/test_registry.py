@@ -40,7 +40,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 def status_of(registry: Registry, ref: ModelRef) -> ModelStatus:
-    return registry.listing(ref).status
+    return registry.info(ref).status
 
 
 # -- what a start loads

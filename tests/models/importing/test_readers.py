@@ -11,7 +11,10 @@ from service.errors import BadCheckpoint
 from service.models.importing.folder import ImportFolder
 from service.models.importing.readers.crc32c import crc32c
 from service.models.importing.readers.json_text import read_json_object
-from service.models.importing.readers.object_checkpoint import natural, read_object_checkpoint
+from service.models.importing.readers.object_checkpoint import (
+    natural_sort_key,
+    read_object_checkpoint,
+)
 from service.models.importing.readers.protobuf import read_fields, read_varint
 from service.models.importing.readers.table import read_table
 from service.models.importing.readers.tensor_bundle import from_bytes
@@ -66,7 +69,11 @@ def test_bfloat16_is_the_upper_half_of_a_float32():
 
 
 def test_layers_are_counted_as_numbers():
-    assert sorted(["lstm_10", "lstm_2", "lstm"], key=natural) == ["lstm", "lstm_2", "lstm_10"]
+    assert sorted(["lstm_10", "lstm_2", "lstm"], key=natural_sort_key) == [
+        "lstm",
+        "lstm_2",
+        "lstm_10",
+    ]
 
 
 def test_a_checkpoint_of_the_writer_is_read_back(tmp_path):
