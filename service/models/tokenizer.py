@@ -8,7 +8,20 @@ from enum import StrEnum
 from service.errors import BadCheckpoint, UnknownCharacter
 
 MAX_VOCABULARY = 65_536
-_UNKNOWN_TOKENS = ("[UNK]", "<unk>", "<UNK>", "UNK")
+_UNKNOWN_TOKENS = ("[UNK]", "<unk>", "<UNK>", "UNK", "unk", "<OOV>", "OOV")
+_PAD_TOKENS = ("", "<pad>", "<PAD>", "[PAD]", "PAD", "pad", "[MASK]", "<mask>")
+_BEGIN_TOKENS = (
+    "[START]",
+    "[BOS]",
+    "<s>",
+    "<bos>",
+    "<BOS>",
+    "<sos>",
+    "<SOS>",
+    "<start>",
+    "<START>",
+)
+_END_TOKENS = ("[END]", "[EOS]", "</s>", "<eos>", "<EOS>", "<end>", "<END>", "<|endoftext|>")
 _LINE_ESCAPES = {"\\n": "\n", "\\r": "\r", "\\t": "\t", "\\\\": "\\"}
 
 
@@ -92,6 +105,27 @@ def _check_tokens(tokens: Sequence[str]) -> None:
         if any("\ud800" <= character <= "\udfff" for character in token):
             raise BadCheckpoint(f"token {i} of the vocabulary is a lone surrogate, not a character")
         seen.add(token)
+
+
+def check_tokens_are_characters(tokens: Sequence[str]) -> None:
+    """Refuse tokens that would silently be missing from every text: words and ends of a text.
+
+    A token that pads, begins a text or stands for unknown characters is never part of one. Raises
+    BadCheckpoint.
+    """
+    missing = {*_UNKNOWN_TOKENS, *_PAD_TOKENS, *_BEGIN_TOKENS}
+    for i, token in enumerate(tokens):
+        if len(token) == 1 or token in missing:
+            continue
+        if token in _END_TOKENS:
+            raise BadCheckpoint(
+                f"token {i} of the vocabulary, {token!r}, ends a text, which is not served yet; "
+                "name it '<pad>' in the vocabulary to have it never generated"
+            )
+        raise BadCheckpoint(
+            f"token {i} of the vocabulary, {token[:40]!r}, has {len(token)} characters: models of "
+            "words or of pieces of words are not served yet, only those of single characters"
+        )
 
 
 def read_vocabulary(content: bytes) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "recurrent_activation": _ACTIVATIONS,
     "activation": _ACTIVATIONS,
     "reset_after": ("true", "false"),
+    "state": ("carried",),
     "unknown_character": tuple(UnknownPolicy),
 }
 """The keys of `assume` and the values of each."""
@@ -44,6 +45,11 @@ class Assumptions:
     def unknown_character(self) -> UnknownPolicy:
         """The treatment of a prompt's characters that have no token."""
         return UnknownPolicy(self._assume.get("unknown_character", UnknownPolicy.ERROR))
+
+    @property
+    def is_state_carried(self) -> bool:
+        """Whether a model that reads a window for each token is served with carried state."""
+        return "state" in self._assume
 
     def note(self, sentence: str) -> None:
         r"""Add a sentence to the manifest; what is no character in it is written as \udc80."""

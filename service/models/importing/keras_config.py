@@ -230,10 +230,18 @@ class _Chain:
             missing = "Dense" if self._recurrent else "recurrent"
             raise BadCheckpoint(f"the model has no {missing} layer; served are {_SERVED}")
         last, _ = self._recurrent[-1]
-        if not last.flag("return_sequences", default=False):
+        is_window = not last.flag("return_sequences", default=False)
+        if is_window and not last.flag("stateful", default=False):
+            if not self._assumptions.is_state_carried:
+                last.refuse(
+                    "it reads a window of tokens from a zero state for each prediction (neither "
+                    "return_sequences nor stateful is set), which is not served yet; with its "
+                    "state carried from token to token its text can differ from the first one on; "
+                    '`assume` {"state": "carried"} serves it so'
+                )
             self._assumptions.note(
-                f"layer {last.name!r} was trained to predict after a window (return_sequences is "
-                "not set); it is served with its state kept between tokens"
+                f"layer {last.name!r} was trained to predict after a window; its state is carried "
+                "from token to token, as `assume` has it, so the text can differ from the author's"
             )
         output, dense = self._output
         size = dense.integer("units")

@@ -22,7 +22,12 @@ from service.models.importing.request import (
 )
 from service.models.parity import measure
 from service.models.spec import ModelSpec
-from service.models.tokenizer import Tokenizer, read_vocabulary, vocabulary_of_text
+from service.models.tokenizer import (
+    Tokenizer,
+    check_tokens_are_characters,
+    read_vocabulary,
+    vocabulary_of_text,
+)
 
 MAX_VOCABULARY_BYTES = 8 * 1024 * 1024
 MAX_TEXT_BYTES = 256 * 1024 * 1024
@@ -99,6 +104,7 @@ def _tokenizer(
                 'give `vocabulary` as a JSON list that begins with "[UNK]"'
             )
     tokenizer = Tokenizer(tokens, assumptions.unknown_character)
+    check_tokens_are_characters(tokens)
     check_vocabulary_fits(spec, tokenizer)
     return tokenizer
 

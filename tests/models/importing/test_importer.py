@@ -163,6 +163,12 @@ def test_a_request_without_meaning_is_refused(options, sentence, importer, impor
         (b"\x80\x04\x95", "the vocabulary is not UTF-8"),
         (b'{"a": 0, "b": 1, "c": 3}', "ids are not 0 to 2"),
         (b'["a", "b", "\\ud800"]', "lone surrogate"),
+        (
+            b'["", "the", "b"]',
+            "token 1 of the vocabulary, 'the', has 3 characters",
+        ),
+        (b'["a", "b", "e\\u0301"]', "has 2 characters"),
+        (b'["a", "<EOS>", "b"]', "token 1 of the vocabulary, '<EOS>', ends a text"),
         (b"[" * 100_000, "the vocabulary"),
     ],
 )
@@ -190,6 +196,12 @@ def test_a_text_that_lacks_only_the_unknown_token_says_so(imports, import_here):
     (imports / "t").write_text("abc")
     with pytest.raises(BadCheckpoint, match=r'a JSON list that begins with "\[UNK\]"'):
         import_here(request(vocabulary=None, vocabulary_text=Path("t")))
+
+
+def test_tokens_that_stand_for_no_text_are_served(imports, import_here):
+    write_bundle(imports / "ckpt", lstm_arrays())
+    (imports / "v").write_text(json.dumps(["<PAD>", "<OOV>", "a"]))
+    import_here(request(vocabulary=Path("v"), assume={"unknown_character": "unk"}))
 
 
 @pytest.mark.usefixtures("checkpoint")

@@ -96,9 +96,17 @@ def test_two_outputs_are_refused():
         read(config)
 
 
-def test_a_window_model_is_served_with_carried_state_and_says_so():
-    _, sentences = read(config_with(return_sequences=False))
+def test_a_window_model_is_refused_unless_a_carried_state_is_wanted():
+    window = config_with(return_sequences=False)
+    with pytest.raises(BadCheckpoint, match=r'`assume` \{"state": "carried"\}'):
+        read(window)
+    _, sentences = read(window, {"state": "carried"})
     assert "'lstm' was trained to predict after a window" in sentences[0]
+
+
+def test_a_stateful_layer_without_sequences_carries_its_state():
+    _, sentences = read(config_with(return_sequences=False, stateful=True))
+    assert sentences == []
 
 
 def test_a_window_before_another_layer_is_refused():
