@@ -18,7 +18,7 @@ from service.generation.engine import Engine
 from service.generation.request import GenerationRequest, SamplingParams
 from service.models.bundle import Precision
 from service.models.compile import compile_program
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.characters import CharacterTokenizer
 
 CHARACTERS, ROUNDS = 512, 3
 
@@ -40,7 +40,9 @@ async def measure(precision: Precision, streams: int, pattern: str = "") -> floa
     constraint = compile_constraint(regex(pattern), list(VOCABULARY)) if pattern else None
     threads = os.cpu_count() or 1
     program = compile_program(SPEC, seed_weights(), precision, threads)
-    engine = Engine(program, Tokenizer(VOCABULARY), EngineConfig(), name="bench", threads=threads)
+    engine = Engine(
+        program, CharacterTokenizer(VOCABULARY), EngineConfig(), name="bench", threads=threads
+    )
     engine.start()
     await _read(engine, 0, constraint)
     best = 0.0

@@ -8,7 +8,7 @@ from service.models.bundle import BundleMetadata, Parity, Precision, Provenance,
 from service.models.cell import LayerSpec
 from service.models.spec import ModelRef, ModelSpec, Weights
 from service.models.store import ModelStore
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.characters import CharacterTokenizer
 
 VOCABULARY = tuple("\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 EMBEDDING_DIM, UNITS = 256, 1024
@@ -34,6 +34,6 @@ def write_seed_model(store: Path, precision: Precision) -> ModelRef:
         source=Provenance(format="random", files={}),
         parity=Parity(tokens=0, largest_logit_difference={}),
     )
-    files = build_files(ref, SPEC, seed_weights(), Tokenizer(VOCABULARY), record)
+    files = build_files(ref, SPEC, seed_weights(), CharacterTokenizer(VOCABULARY), record)
     ModelStore(store).write(ref, files)
     return ref

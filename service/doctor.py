@@ -12,14 +12,14 @@ from service.models.bundle import Precision
 from service.models.cell import LayerSpec
 from service.models.compile import compile_program, has_slow_int8
 from service.models.spec import ModelSpec, Weights
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.characters import CharacterTokenizer
 
 
 def check_up() -> Iterator[str]:
     """Compile and run a very small model in each precision; yield lines to print."""
     spec = ModelSpec(2, 1, (LayerSpec("lstm", 4),))
     zeros = {name: np.zeros(shape, np.float32) for name, shape in spec.weight_shapes.items()}
-    weights, tokenizer = Weights(spec, zeros), Tokenizer("ab")
+    weights, tokenizer = Weights(spec, zeros), CharacterTokenizer("ab")
     for precision in Precision:
         program = compile_program(spec, weights, precision)
         Engine(program, tokenizer, EngineConfig(), name="checkup").close()

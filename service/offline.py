@@ -14,7 +14,7 @@ from service.generation.score import PIECE_CHARACTERS, Score, Scorer
 from service.models.compile import compile_program
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.tokenizer import Tokenizer
 
 
 def write_text(

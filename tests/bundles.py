@@ -8,7 +8,7 @@ from service.models.bundle import BundleMetadata, Parity, Precision, Provenance,
 from service.models.cell import LayerSpec
 from service.models.spec import ModelRef, ModelSpec, Weights
 from service.models.store import ModelStore
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.characters import CharacterTokenizer
 
 TINY = ModelSpec(3, None, (LayerSpec("lstm", 2),))
 
@@ -29,6 +29,10 @@ def put_model(
         source=Provenance(format="test", files={}),
         parity=Parity(tokens=0, largest_logit_difference={}),
     )
-    ref, weights = ModelRef(name, version), Weights(spec, arrays)
-    ModelStore(store).write(ref, build_files(ref, spec, weights, Tokenizer(tokens), record))
+    ref, weights, tokenizer = (
+        ModelRef(name, version),
+        Weights(spec, arrays),
+        CharacterTokenizer(tokens),
+    )
+    ModelStore(store).write(ref, build_files(ref, spec, weights, tokenizer, record))
     return ref

@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service.api.http_request import wait_for_disconnect
 from service.generation.request import Chunk, Token
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.tokenizer import Tokenizer
 
 _MIDDLE = ',"special":false}'
 _REST = ',"generated_text":null,"details":null}\n\n'

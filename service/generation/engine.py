@@ -19,7 +19,7 @@ from service.generation.scheduler import Scheduler
 from service.generation.stream import Stream
 from service.generation.table import SlotTable
 from service.models.step import StepProgram
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.tokenizer import Tokenizer
 
 _REFUSED = "the model is being unloaded or the server is stopping; retry on another server"
 _UNFINISHED = "the model was unloaded or the server stopped before the generation was complete"
@@ -77,12 +77,12 @@ class Engine:
         self._vocabulary_size = program.vocabulary_size
         rows = max(1, min(config.max_rows, config.max_table_entries // program.vocabulary_size))
         texts = [tokenizer.text_of(i) for i in range(len(tokenizer))]
-        sampler = Sampler(program.vocabulary_size, rows, tokenizer.special_ids)
+        sampler = Sampler(program.vocabulary_size, rows, tokenizer.suppressed_ids)
         self._table = SlotTable(program, sampler, rows, threads)
         self._table.warm_up()
         self._scheduler = Scheduler(texts, replace(config, max_rows=rows), name)
         self.beam_worker = BeamWorker(
-            program, texts, tokenizer.special_ids, self._post, config, name
+            program, texts, tokenizer.suppressed_ids, self._post, config, name
         )
         self.beam_worker.warm_up()
         self._listeners: set[Listener | BeamListener] = set()

@@ -9,7 +9,7 @@ from service.generation.engine import Engine
 from service.generation.request import Chunk, scoring_request
 from service.generation.stream import Stream  # noqa: TC001 (as every import here)
 from service.models.step import State
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.tokenizer import Tokenizer
 
 PIECE_CHARACTERS = 4_096
 """Characters in the engine at a time, which bounds the memory for a long text."""

@@ -15,7 +15,9 @@ from safetensors.numpy import save as save_safetensors
 
 from service.errors import BadCheckpoint
 from service.models.spec import ModelRef, ModelSpec, Weights
-from service.models.tokenizer import Tokenizer, UnknownPolicy
+from service.models.tokenizers import read_tokenizer
+from service.models.tokenizers.special_tokens import UnknownPolicy
+from service.models.tokenizers.tokenizer import Tokenizer
 
 MANIFEST, WEIGHTS, VOCABULARY = "manifest.json", "weights.safetensors", "vocabulary.json"
 
@@ -76,6 +78,7 @@ class Manifest(BundleMetadata):
     digest: str
     architecture: dict[str, JsonValue]
     unknown_character: UnknownPolicy = UnknownPolicy.ERROR
+    tokenizer: dict[str, JsonValue] = Field(default_factory=dict)  # empty: characters
     files: dict[str, str]
 
 
@@ -101,7 +104,8 @@ class Bundle:
             weights_bytes = _verified(folder / WEIGHTS, manifest.files)
             vocabulary_bytes = _verified(folder / VOCABULARY, manifest.files)
             spec = ModelSpec.from_json(manifest.architecture)
-            tokenizer = Tokenizer(json.loads(vocabulary_bytes), manifest.unknown_character)
+            tokens = json.loads(vocabulary_bytes)
+            tokenizer = read_tokenizer(tokens, manifest.unknown_character, manifest.tokenizer)
             weights = Weights(spec, load_safetensors(weights_bytes))
         except (OSError, ValidationError, SafetensorError, ValueError) as error:
             raise BadCheckpoint(f"the bundle {folder.name} cannot be read: {error}") from error
@@ -124,9 +128,9 @@ def build_files(
     """Return the files of a bundle by name, for `ModelStore.write`."""
     files = content_files(weights, tokenizer)
     # The model's identity: sha256 over architecture, weights and vocabulary.
-    digest = hashlib.sha256(
-        json.dumps([spec.to_json(), tokenizer.unknown], sort_keys=True).encode()
-    )
+    options = dict(tokenizer.options)
+    identity = [spec.to_json(), tokenizer.unknown, *([options] if options else [])]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
     for name in (WEIGHTS, VOCABULARY):
         digest.update(hashlib.sha256(files[name]).digest())
     manifest = Manifest(
@@ -136,6 +140,7 @@ def build_files(
         digest=digest.hexdigest(),
         architecture=spec.to_json(),
         unknown_character=tokenizer.unknown,
+        tokenizer=options,
         files={name: sha256_hex(content) for name, content in files.items()},
         **record.model_dump(),
     )

@@ -67,6 +67,8 @@ class LayerSpec:
     recurrent_activation: Activation = Activation.SIGMOID
     use_bias: bool = True
     reset_after: bool = True  # of cells with `has_reset_after`
+    go_backwards: bool = False  # reads a window from its end; its outputs keep the window's order
+    inputs: tuple[int, ...] = ()  # as those of `layers.Layer`
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ class _Graph:
         spec, info = self._spec, helper.make_tensor_value_info
         state = iter([f"state_{i}" for i in range(len(spec.state_units))])
         x, new_states = "", []
-        for i, layer in enumerate(spec.layers):
+        for i, layer in enumerate(spec.recurrent_layers):
             cell, weights = CELLS[layer.cell], layer_weights(self._weights, i)
             self._scope = f"layers.{i}."
             if i == 0:

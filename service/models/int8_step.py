@@ -23,13 +23,17 @@ CALLED_KERNELS = "a9b2a12e0145eec6"
 
 def is_fusible(spec: ModelSpec) -> bool:
     """Return whether this program computes every layer: LSTM, tanh, sigmoid, a small table."""
-    n_gates = len(CELLS[spec.layers[0].cell].gates)
-    table_bytes = 4 * spec.vocabulary_size * n_gates * spec.layers[0].units
-    return table_bytes <= FOLD_LIMIT_BYTES and all(
-        CELLS[layer.cell].has_int8_step
-        and layer.activation is Activation.TANH
-        and layer.recurrent_activation is Activation.SIGMOID
-        for layer in spec.layers
+    n_gates = len(CELLS[spec.recurrent_layers[0].cell].gates)
+    table_bytes = 4 * spec.vocabulary_size * n_gates * spec.recurrent_layers[0].units
+    return (
+        spec.is_stack
+        and table_bytes <= FOLD_LIMIT_BYTES
+        and all(
+            CELLS[layer.cell].has_int8_step
+            and layer.activation is Activation.TANH
+            and layer.recurrent_activation is Activation.SIGMOID
+            for layer in spec.recurrent_layers
+        )
     )
 
 
@@ -40,7 +44,7 @@ class FusedProgram:
         """Quantise and pack the weights. `is_fusible(spec)` must be true."""
         self._spec = spec
         self.vocabulary_size = spec.vocabulary_size
-        self._layers = tuple(self._layer(weights, i) for i in range(len(spec.layers)))
+        self._layers = tuple(self._layer(weights, i) for i in range(len(spec.recurrent_layers)))
         entry = weights["layers.0.kernel"].astype(np.float64)
         if spec.embedding_dim is not None:
             entry = weights["embedding"].astype(np.float64) @ entry
@@ -53,7 +57,7 @@ class FusedProgram:
         The first layer's input kernel is in the table. The bias subtracts what the zero point of
         128 adds to the sums.
         """
-        columns = 4 * self._spec.layers[i].units
+        columns = 4 * self._spec.recurrent_layers[i].units
         recurrent = pack(weights[f"layers.{i}.recurrent_kernel"])
         entry = pack(weights[f"layers.{i}.kernel"] if i else np.zeros((DEPTH, COLUMNS), np.float32))
         bias = weights.get(f"layers.{i}.bias", np.zeros(columns)) - recurrent.zero[:columns]
@@ -94,7 +98,7 @@ class FusedProgram:
                 np.zeros((capacity, len(packed[1])), np.int32),
                 np.zeros((capacity, len(packed[3])), np.int32),
             )
-            for layer, packed in zip(self._spec.layers, self._layers, strict=True)
+            for layer, packed in zip(self._spec.recurrent_layers, self._layers, strict=True)
         )
         return (
             batch.tokens,

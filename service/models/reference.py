@@ -16,7 +16,7 @@ class ReferenceModel:
     def __init__(self, spec: ModelSpec, weights: Mapping[str, npt.NDArray[np.floating]]) -> None:
         self.spec = spec
         self._weights = {name: np.asarray(w, dtype=np.float64) for name, w in weights.items()}
-        self._layers = [layer_weights(self._weights, i) for i in range(len(spec.layers))]
+        self._layers = [layer_weights(self._weights, i) for i in range(len(spec.recurrent_layers))]
 
     def initial_state(self) -> Vectors:
         """Return zeros for every state tensor, in the order of `ModelSpec.state_units`."""
@@ -28,7 +28,7 @@ class ReferenceModel:
         x = w["embedding"][token] if "embedding" in w else np.zeros(0)
         remaining: list[Vector] = list(state)
         after: list[Vector] = []
-        for layer, weights in zip(self.spec.layers, self._layers, strict=True):
+        for layer, weights in zip(self.spec.recurrent_layers, self._layers, strict=True):
             kernel, cell = weights["kernel"], CELLS[layer.cell]
             product = x @ kernel if x.size else kernel[token]  # one-hot: a row
             before = tuple(remaining.pop(0) for _ in cell.states)

@@ -24,7 +24,7 @@ from service.errors import (
 from service.models.bundle import Bundle, Manifest, Precision
 from service.models.spec import ModelRef, ModelSpec, check_name
 from service.models.store import ModelStore, RegistryRecord
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.tokenizer import Tokenizer
 
 DEFAULT_ALIAS = "default"
 

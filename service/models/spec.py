@@ -1,7 +1,7 @@
 """The specification of a recurrent language model, its weights, and its name."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Self, TypeVar
 
@@ -11,8 +11,13 @@ import numpy.typing as npt
 from service.errors import BadCheckpoint, Validation
 from service.models.cell import Activation, LayerSpec
 from service.models.cells import CELLS
+from service.models.layers import LAYERS, MergeMode, StepOf
+from service.models.layers.layer import Layer
+from service.models.window import Padding, Window
 
 T = TypeVar("T")
+
+AnyLayer = LayerSpec | Layer
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -25,27 +30,31 @@ FOLD_LIMIT_BYTES = 32 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """Tokens → (embedding | one-hot) → recurrent layers → dense → logits.
+    """Tokens → (embedding | one-hot) → layers → dense → logits.
 
-    `embedding_dim` is None where the tokens enter the first layer one-hot. Raises BadCheckpoint
-    outside the limits or where a cell is not one of `CELLS`.
+    `embedding_dim` is None where the tokens enter the first layer one-hot. A step whose token is
+    `mask_token` keeps every state (Keras's mask_zero). `window` None: the state is carried from
+    token to token. Raises BadCheckpoint outside the limits or where a cell is not one of `CELLS`.
     """
 
     vocabulary_size: int
     embedding_dim: int | None
-    layers: tuple[LayerSpec, ...]
+    layers: tuple[AnyLayer, ...]
     output_bias: bool = True
+    mask_token: int | None = None
+    window: Window | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.layers) <= MAX_LAYERS:
+        recurrent = self.recurrent_layers
+        if not 1 <= len(recurrent) <= MAX_LAYERS:
             raise BadCheckpoint(
-                f"the model has {len(self.layers)} recurrent layers; 1 to {MAX_LAYERS} are served"
+                f"the model has {len(recurrent)} recurrent layers; 1 to {MAX_LAYERS} are served"
             )
-        for layer in self.layers:
+        for layer in recurrent:
             if layer.cell not in CELLS:
                 raise BadCheckpoint(f"the cell {layer.cell!r} is none of {', '.join(CELLS)}")
         sizes = {"vocabulary_size": self.vocabulary_size, "embedding_dim": self.embedding_dim or 1}
-        sizes |= {f"layers.{i}.units": layer.units for i, layer in enumerate(self.layers)}
+        sizes |= {f"layers.{i}.units": layer.units for i, layer in enumerate(recurrent)}
         for name, size in sizes.items():
             if size < 1:
                 raise BadCheckpoint(f"{name} is {size}; it must be at least 1")
@@ -55,6 +64,21 @@ class ModelSpec:
             )
 
     @property
+    def recurrent_layers(self) -> tuple[LayerSpec, ...]:
+        """The recurrent layers, in order."""
+        return tuple(layer for layer in self.layers if isinstance(layer, LayerSpec))
+
+    @property
+    def is_stack(self) -> bool:
+        """Whether it is a stack of recurrent layers alone, whose state is carried.
+
+        Only a stack is trained, exported and computed by `int8_step`.
+        """
+        is_special = any(layer.go_backwards or layer.inputs for layer in self.recurrent_layers)
+        is_carried = self.window is None and self.mask_token is None
+        return is_carried and not is_special and len(self.recurrent_layers) == len(self.layers)
+
+    @property
     def parameters(self) -> int:
         """Number of weights."""
         return sum(int(np.prod(shape, dtype=object)) for shape in self.weight_shapes.values())
@@ -62,7 +86,9 @@ class ModelSpec:
     @property
     def state_units(self) -> tuple[int, ...]:
         """Width of every state tensor, layer by layer: (h_0, c_0, h_1, c_1, …) for LSTMs."""
-        return tuple(layer.units for layer in self.layers for _ in CELLS[layer.cell].states)
+        return tuple(
+            layer.units for layer in self.recurrent_layers for _ in CELLS[layer.cell].states
+        )
 
     @property
     def state_bytes(self) -> int:
@@ -76,7 +102,7 @@ class ModelSpec:
             CELLS[layer.cell].is_bounded
             and layer.activation is Activation.TANH
             and layer.recurrent_activation.is_gate
-            for layer in self.layers
+            for layer in self.recurrent_layers
         )
 
     @property
@@ -90,7 +116,7 @@ class ModelSpec:
         if self.embedding_dim is not None:
             shapes["embedding"] = (self.vocabulary_size, self.embedding_dim)
             width = self.embedding_dim
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.recurrent_layers):
             parts = CELLS[layer.cell].weight_shapes(layer, width)
             shapes |= {f"layers.{i}.{name}": shape for name, shape in parts.items()}
             width = layer.units
@@ -100,8 +126,13 @@ class ModelSpec:
         return shapes
 
     def to_json(self) -> dict[str, object]:
-        """Return the spec as plain JSON values; `from_json` is the inverse."""
-        return asdict(self) | {"layers": [asdict(layer) for layer in self.layers]}
+        """Return the spec as plain JSON values; `from_json` is the inverse.
+
+        A value that bundles of format 1 did not have from the start is left out at its default, so
+        that a model's digest stays the same.
+        """
+        values = asdict(self) | {"layers": [_layer_json(layer) for layer in self.layers]}
+        return {k: v for k, v in values.items() if v is not None or k == "embedding_dim"}
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Self:
@@ -109,6 +140,8 @@ class ModelSpec:
         try:
             layers = value["layers"]
             fields = {key: item for key, item in value.items() if key != "layers"}
+            if isinstance(window := fields.get("window"), dict):
+                fields["window"] = Window(**window | {"padding": Padding(window["padding"])})
             if not isinstance(layers, list):
                 raise TypeError("layers is not a list")
             return cls(layers=tuple(_layer(layer) for layer in layers), **fields)  # type: ignore[arg-type]
@@ -123,16 +156,39 @@ class ModelSpec:
             if self.embedding_dim is None
             else f"Embedding({self.vocabulary_size}, {self.embedding_dim})"
         )
-        middle = (f"{CELLS[layer.cell].label}({layer.units})" for layer in self.layers)
+        middle = (f"{CELLS[layer.cell].label}({layer.units})" for layer in self.recurrent_layers)
         return " → ".join((first, *middle, f"Dense({self.vocabulary_size})"))
 
 
-def _layer(value: Mapping[str, object]) -> LayerSpec:
+def _layer_json(layer: AnyLayer) -> dict[str, object]:
+    values = asdict(layer)
+    if not layer.inputs:
+        del values["inputs"]
+    if isinstance(layer, Layer):
+        return {"kind": layer.kind} | values
+    if not layer.go_backwards:
+        del values["go_backwards"]
+    return values
+
+
+def _layer(value: Mapping[str, object]) -> AnyLayer:
     fields = dict(value)
-    fields["cell"] = str(fields["cell"])
-    for name in ("activation", "recurrent_activation"):
-        fields[name] = Activation(str(fields[name]))
-    return LayerSpec(**fields)  # type: ignore[arg-type]
+    fields["inputs"] = tuple(int(i) for i in fields.get("inputs", ()))  # type: ignore[attr-defined]
+    for name, read in _ENUMERATIONS.items():
+        if name in fields:
+            fields[name] = read(str(fields[name]))
+    if "kind" not in fields:
+        fields["cell"] = str(fields["cell"])
+        return LayerSpec(**fields)  # type: ignore[arg-type]
+    return LAYERS[str(fields.pop("kind"))](**fields)  # type: ignore[arg-type]
+
+
+_ENUMERATIONS: Mapping[str, Callable[[str], object]] = {
+    "activation": Activation,
+    "recurrent_activation": Activation,
+    "mode": MergeMode,
+    "step": StepOf,
+}
 
 
 class Weights(dict[str, FloatArray]):

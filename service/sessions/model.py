@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from service.constraints.compiler import ConstraintCompiler
 from service.errors import StateModelMismatch
 from service.generation.engine import Engine
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.tokenizer import Tokenizer
 from service.sessions.session import Session
 
 

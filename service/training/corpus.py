@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import Validation
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.characters import CharacterTokenizer
 from service.training.recipe import split_index
 
 Tokens = npt.NDArray[np.int32]
@@ -128,7 +128,7 @@ def encoded(text: str, vocabulary: Sequence[str]) -> Tokens:
             ids[ord(token)] = i
     tokens: Tokens = ids[codes]
     if (tokens < 0).any():
-        Tokenizer(vocabulary).encode(text)  # raises UnknownCharacter with the offset
+        CharacterTokenizer(vocabulary).encode(text)  # raises UnknownCharacter with the offset
     return tokens
 
 

@@ -17,7 +17,7 @@ from service.models.bundle import BundleMetadata, build_files, sha256_hex
 from service.models.reference import ReferenceModel
 from service.models.spec import ModelRef, ModelSpec, Weights
 from service.models.store import ModelStore
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.characters import CharacterTokenizer
 from service.training.corpus import Corpus, Tokens
 from service.training.demo_corpus import ALPHABET, topics_text
 from service.training.events import TrainEvent, ValidationEvent
@@ -108,7 +108,7 @@ def bundle_files(ref: ModelRef, text: str, weights_file: Path) -> dict[str, byte
         metadata = {name: json.loads(value) for name, value in file.metadata().items()}
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     spec = ModelSpec.from_json(metadata["architecture"])
-    weights, tokenizer = Weights(spec, arrays), Tokenizer(ALPHABET)
+    weights, tokenizer = Weights(spec, arrays), CharacterTokenizer(ALPHABET)
     training, sha256 = metadata["training"], sha256_hex(text.encode())
     if training["corpus_sha256"] != sha256:
         raise Validation(

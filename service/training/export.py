@@ -32,7 +32,7 @@ def exported(spec: ModelSpec, weights: Weights) -> dict[str, bytes]:
     vocabulary) out; a model that takes its tokens one-hot has an identity as its embedding. Raises
     Validation where an activation does not exist in Keras 3.
     """
-    cells = dict.fromkeys(CELLS[layer.cell] for layer in spec.layers)
+    cells = dict.fromkeys(CELLS[layer.cell] for layer in spec.recurrent_layers)
     if any(cell.keras.layer is None for cell in cells):
         labels = ", ".join(cell.label for cell in cells if cell.keras.layer is None)
         note = _NOTE.format(summary=spec.summary, labels=labels)
@@ -57,7 +57,7 @@ def _model(spec: ModelSpec) -> Any:
     dim = spec.embedding_dim or spec.vocabulary_size
     model = keras.Sequential([keras.Input((None,), dtype="int32")])
     model.add(layers.Embedding(spec.vocabulary_size, dim, name="embedding"))
-    for i, layer in enumerate(spec.layers):
+    for i, layer in enumerate(spec.recurrent_layers):
         options: dict[str, Any] = {
             "activation": _name(layer.activation),
             "recurrent_activation": _name(layer.recurrent_activation),

@@ -30,7 +30,7 @@ def initial_weights(spec: ModelSpec, seed: int) -> Weights:
             arrays[name] = rng.uniform(-limit, limit, shape)
         else:
             arrays[name] = np.zeros(shape)
-    for i, layer in enumerate(spec.layers):
+    for i, layer in enumerate(spec.recurrent_layers):
         cell = CELLS[layer.cell]
         if cell.unit_bias_gate is not None:
             start = cell.gates.index(cell.unit_bias_gate) * layer.units

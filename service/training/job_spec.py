@@ -131,12 +131,12 @@ def architecture_of(
         raise Validation(
             f"{ref} reads one-hot characters; only a model with an embedding is trained here"
         )
-    first = spec.layers[0]
+    first = spec.recurrent_layers[0]
     own = {
         "cell": str(first.cell),
         "embedding_dim": spec.embedding_dim,
         "units": first.units,
-        "layers": len(spec.layers),
+        "layers": len(spec.recurrent_layers),
     }
     for name, value in own.items():
         if name in requested and requested[name] != value:

@@ -53,7 +53,7 @@ class Network:
         """
         remaining, after = list(state), []
         x: Any = None
-        for i, layer in enumerate(self.spec.layers):
+        for i, layer in enumerate(self.spec.recurrent_layers):
             parts = layer_weights(weights, i)
             bias, recurrence = parts["bias"], RECURRENCES[layer.cell]
             if len(bias.shape) == 2:

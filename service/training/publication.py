@@ -8,7 +8,7 @@ from typing import Any
 from service.models.bundle import BundleMetadata, Provenance, build_files
 from service.models.parity import measure
 from service.models.spec import ModelRef, ModelSpec, Weights
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.characters import CharacterTokenizer
 from service.training.corpus import Corpus
 from service.training.job_spec import TrainJobSpec
 from service.training.loss_plot import loss_curve
@@ -26,7 +26,7 @@ def package(
 
     Returns the function from the model's name to the files of its bundle, for `ModelStore.write`.
     """
-    weights, tokenizer = trained.weights, Tokenizer(vocabulary)
+    weights, tokenizer = trained.weights, CharacterTokenizer(vocabulary)
     assert weights is not None
     training = {
         "job": job_id,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from service.models.reference import ReferenceModel
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.tokenizer import Tokenizer
 
 CHARACTERS, TEMPERATURE = 200, 0.8
 

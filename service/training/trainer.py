@@ -16,7 +16,7 @@ import tensorflow as tf
 from service import errors
 from service.models.reference import ReferenceModel
 from service.models.spec import Weights
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.characters import CharacterTokenizer
 from service.training import checkpoint
 from service.training.corpus import BPTTBatches, Corpus, EvaluationBatches
 from service.training.events import (
@@ -88,7 +88,10 @@ class _Training:
         split = corpus.split(vocabulary, schedule.validation_fraction)
         self._batches = BPTTBatches(split.training, schedule.batch_size, schedule.sequence_length)
         self._evaluation = EvaluationBatches(split.validation)
-        self._tokenizer, self._prompt = Tokenizer(vocabulary), split.validation[:1].tolist()
+        self._tokenizer, self._prompt = (
+            CharacterTokenizer(vocabulary),
+            split.validation[:1].tolist(),
+        )
         self._bytes_per_character = split.validation_bytes / max(1, len(split.validation))
         self._n_steps = self._batches.n_chunks * schedule.epochs
         if self._n_steps < 1:

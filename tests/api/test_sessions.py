@@ -14,7 +14,7 @@ from service.api.sessions import CreateSessionBody, create
 from service.api.state import AppState
 from service.api.tgi.schemas import GenerateBody
 from service.errors import Overloaded, UnknownCharacter
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.characters import CharacterTokenizer
 
 SAMPLED = {"temperature": 0.8, "details": True}
 
@@ -321,7 +321,7 @@ def test_a_taken_id_and_an_impossible_one_are_refused(http):
 class Full:
     """A model whose queue is full."""
 
-    ref, tokenizer = "full@1", Tokenizer("ab")
+    ref, tokenizer = "full@1", CharacterTokenizer("ab")
     manifest = SimpleNamespace(digest="ab" * 32)
     spec = SimpleNamespace(state_units=(8,))
 

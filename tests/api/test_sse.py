@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from service.api.sse import EventEncoder, SSEResponse, rounded
 from service.generation.request import Chunk, Token
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.characters import CharacterTokenizer
 from tests.api.conftest import AWKWARD
 
-TOKENIZER = Tokenizer(["<pad>", *AWKWARD])
+TOKENIZER = CharacterTokenizer(["<pad>", *AWKWARD])
 WRITER = EventEncoder(TOKENIZER)
 
 tokens = st.builds(Token, st.integers(0, len(TOKENIZER) - 1), st.floats(-1e4, 0.0))

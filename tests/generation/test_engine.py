@@ -14,11 +14,11 @@ from service.generation.engine import Engine
 from service.generation.request import FinishReason, GenerationRequest, SamplingParams
 from service.generation.sampling import MAX_STEPS
 from service.models.step import Batch
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.characters import CharacterTokenizer
 from tests.fakes.digest_program import DigestProgram
 from tests.generation.invariance import Transcript
 
-TOKENIZER = Tokenizer("abcdefg")
+TOKENIZER = CharacterTokenizer("abcdefg")
 
 
 def request(

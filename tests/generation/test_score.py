@@ -13,7 +13,8 @@ from service.models.compile import compile_program
 from service.models.reference import ReferenceModel
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
-from service.models.tokenizer import Tokenizer, UnknownPolicy
+from service.models.tokenizers.characters import CharacterTokenizer
+from service.models.tokenizers.special_tokens import UnknownPolicy
 from service.offline import score_file
 from tests.fakes.digest_program import DigestProgram
 from tests.process import ROOT
@@ -60,7 +61,7 @@ async def test_a_score_is_the_reference_models():
 
 
 async def test_pieces_of_any_length_sum_to_the_same():
-    tokenizer, text = Tokenizer("abcdé😀g"), "abcdé😀g" * 40
+    tokenizer, text = CharacterTokenizer("abcdé😀g"), "abcdé😀g" * 40
     async with running(DigestProgram(), tokenizer) as engine:
         whole = Scorer(engine, tokenizer)
         expected = await read(whole, text)
@@ -76,22 +77,22 @@ async def test_pieces_of_any_length_sum_to_the_same():
 
 
 async def test_what_the_tokenizer_skips_or_does_not_know_is_counted_as_such():
-    async with running(DigestProgram(), Tokenizer("abcdefg")) as engine:
-        skipping = Scorer(engine, Tokenizer("abcdefg", UnknownPolicy.SKIP))
+    async with running(DigestProgram(), CharacterTokenizer("abcdefg")) as engine:
+        skipping = Scorer(engine, CharacterTokenizer("abcdefg", UnknownPolicy.SKIP))
         assert (await read(skipping, "a😀b😀"))[0] == [0, 1]
         assert (skipping.score.characters, skipping.score.size_bytes) == (1, 1)
         tokens = ["a", "b", "c", "d", "e", "f", "[UNK]"]
-        marking = Scorer(engine, Tokenizer(tokens, UnknownPolicy.UNK))
+        marking = Scorer(engine, CharacterTokenizer(tokens, UnknownPolicy.UNK))
         assert (await read(marking, "a😀b"))[0] == [0, 6, 1]
         assert (marking.score.characters, marking.score.size_bytes) == (2, 5)
-        strict = Scorer(engine, Tokenizer("abcdefg"))
+        strict = Scorer(engine, CharacterTokenizer("abcdefg"))
         with pytest.raises(UnknownCharacter, match=r"after 3 characters: .*'h'.* offset 1"):
             await read(strict, "abc", "ah")
 
 
 async def test_a_cancelled_scorer_frees_the_engine():
-    async with running(DigestProgram(), Tokenizer("abcdefg")) as engine:
-        scorer = Scorer(engine, Tokenizer("abcdefg"))
+    async with running(DigestProgram(), CharacterTokenizer("abcdefg")) as engine:
+        scorer = Scorer(engine, CharacterTokenizer("abcdefg"))
         async for _ in scorer.read("abcdefg" * 100_000):
             if scorer.score.characters > 5_000:
                 scorer.cancel()
@@ -99,7 +100,7 @@ async def test_a_cancelled_scorer_frees_the_engine():
         assert engine.streams == 0
         await engine.drain(1.0)
         with pytest.raises(Draining):
-            Scorer(engine, Tokenizer("abcdefg"))
+            Scorer(engine, CharacterTokenizer("abcdefg"))
 
 
 def test_a_file_is_scored_without_a_server(tmp_path):

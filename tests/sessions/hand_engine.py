@@ -9,7 +9,7 @@ from service.generation.scheduler import Scheduler
 from service.generation.stream import Stream
 from service.generation.table import SlotTable
 from service.models.step import StepProgram
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.tokenizer import Tokenizer
 
 CONFIG = EngineConfig(max_rows=8, queue_limit=1_000)
 

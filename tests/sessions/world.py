@@ -23,7 +23,7 @@ from service.models.bundle import Precision
 from service.models.cell import LayerSpec
 from service.models.compile import compile_program
 from service.models.spec import ModelSpec, Weights
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.characters import CharacterTokenizer
 from service.sessions.codec import pack_state, unpack_tokens
 from service.sessions.config import SessionConfig
 from service.sessions.group_commit import GroupCommit
@@ -208,7 +208,7 @@ class World:
         self.commit_class, self.config = commit_class, config
         self.engine_config = engine_config
         self.replay_limit_s = replay_limit_s
-        self.tokenizer = Tokenizer(TOKENS)
+        self.tokenizer = CharacterTokenizer(TOKENS)
         self.signer = Signer(b"x" * 32)
         self.loop = asyncio.new_event_loop()
         valkey.client.flushall()

@@ -23,7 +23,7 @@ from service.models.bundle import BundleMetadata, Parity, Precision, Provenance,
 from service.models.reference import ReferenceModel
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.characters import CharacterTokenizer
 from service.training import checkpoint
 from service.training.attempt import Attempt, AttemptFolders, TrainBackend
 from service.training.config import AttemptConfig, QueueConfig
@@ -121,7 +121,7 @@ class Site:
                 parity=Parity(tokens=0, largest_logit_difference={}),
                 training={"job": job_id},
             )
-            return build_files(ref, made.spec, made.weights, Tokenizer(vocabulary), record)
+            return build_files(ref, made.spec, made.weights, CharacterTokenizer(vocabulary), record)
 
         return files
 

@@ -7,7 +7,7 @@ from service.api.openai.schemas import CompletionBody
 from service.api.sse import rounded
 from service.generation.prefill import PromptLogprobs
 from service.generation.request import Token
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.tokenizer import Tokenizer
 
 
 class LogprobsEncoder:

@@ -14,7 +14,7 @@ from service.api.state import ServedModel
 from service.errors import CarouselError
 from service.generation.completions import mean_logprob, seed_of
 from service.generation.request import Chunk, Finish, Token
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.tokenizer import Tokenizer
 from service.sessions.replay import Replay
 from service.sessions.session import SessionKey
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from service.errors import BadCheckpoint, Validation
 from service.models.cell import Activation
-from service.models.tokenizer import UnknownPolicy
+from service.models.tokenizers.special_tokens import UnknownPolicy
 
 _KERAS_ACTIVATIONS = ("linear", "tanh", "sigmoid", "relu", "hard_sigmoid")
 _ACTIVATIONS = (*Activation, "hard_sigmoid")

@@ -62,7 +62,7 @@ def convert(spec: ModelSpec, layers: Sequence[StoredLayer], assumptions: Assumpt
     arrays: dict[str, Array] = {}
     if spec.embedding_dim is not None:
         (arrays["embedding"],) = _read(left.pop(0), [shapes["embedding"]])
-    for i, layer in enumerate(spec.layers):
+    for i, layer in enumerate(spec.recurrent_layers):
         found = _recurrent(layer, left.pop(0), layer_weights(shapes, i), assumptions)
         arrays |= {f"layers.{i}.{name}": array for name, array in found.items()}
     output = [name for name in ("output.kernel", "output.bias") if name in shapes]

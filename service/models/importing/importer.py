@@ -29,7 +29,8 @@ from service.models.importing.request import (
 )
 from service.models.spec import ModelRef, ModelSpec, Weights
 from service.models.store import ModelStore
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers import read_tokenizer
+from service.models.tokenizers.tokenizer import Tokenizer
 from service.sandbox import SandboxError, run_sandboxed
 
 _Model = tuple[ModelSpec, Weights, Tokenizer]
@@ -95,7 +96,7 @@ def _read_written(report: ImportReport, written: ImportFolder) -> _Model:
         content = written.read(PurePosixPath(WEIGHTS), written.max_file_bytes)
         weights = Weights(spec, load_safetensors(content))
         tokens = json.loads(written.read(PurePosixPath(VOCABULARY), written.max_file_bytes))
-        tokenizer = Tokenizer(tokens, report.unknown_character)
+        tokenizer = read_tokenizer(tokens, report.unknown_character, report.tokenizer)
     except CarouselError:
         raise
     except Exception as error:

@@ -11,7 +11,7 @@ from service.models.bundle import BundleMetadata, WantedPrecision
 from service.models.importing.assumptions import check_assume
 from service.models.importing.folder import confined
 from service.models.spec import ModelRef, check_name
-from service.models.tokenizer import UnknownPolicy
+from service.models.tokenizers.special_tokens import UnknownPolicy
 from service.sandbox import SandboxLimits
 
 _GIB = 1024**3
@@ -72,6 +72,7 @@ class ImportReport(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     architecture: dict[str, JsonValue]
     unknown_character: UnknownPolicy
+    tokenizer: dict[str, JsonValue]
     metadata: BundleMetadata
 
 

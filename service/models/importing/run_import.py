@@ -20,14 +20,15 @@ from service.models.importing.request import (
     ImportReport,
     ImportRequest,
 )
-from service.models.parity import measure
-from service.models.spec import ModelSpec
-from service.models.tokenizer import (
-    Tokenizer,
+from service.models.importing.vocabulary import (
     check_tokens_are_characters,
     read_vocabulary,
     vocabulary_of_text,
 )
+from service.models.parity import measure
+from service.models.spec import ModelSpec
+from service.models.tokenizers.characters import CharacterTokenizer
+from service.models.tokenizers.tokenizer import Tokenizer
 
 MAX_VOCABULARY_BYTES = 8 * 1024 * 1024
 MAX_TEXT_BYTES = 256 * 1024 * 1024
@@ -72,7 +73,10 @@ def import_into(
         reason = f"{type(error).__name__}: {error}"
         raise BadCheckpoint(f"the checkpoint cannot be read: {reason}"[:500]) from error
     return ImportReport(
-        architecture=spec.to_json(), unknown_character=tokenizer.unknown, metadata=metadata
+        architecture=spec.to_json(),
+        unknown_character=tokenizer.unknown,
+        tokenizer=dict(tokenizer.options),
+        metadata=metadata,
     )
 
 
@@ -103,7 +107,7 @@ def _tokenizer(
                 f"{spec.vocabulary_size}: if the model looked characters up with StringLookup, "
                 'give `vocabulary` as a JSON list that begins with "[UNK]"'
             )
-    tokenizer = Tokenizer(tokens, assumptions.unknown_character)
+    tokenizer = CharacterTokenizer(tokens, assumptions.unknown_character)
     check_tokens_are_characters(tokens)
     check_vocabulary_fits(spec, tokenizer)
     return tokenizer

@@ -14,7 +14,7 @@ from service.models.parity import measure
 from service.models.reference import ReferenceModel
 from service.models.spec import ModelRef, ModelSpec, Weights
 from service.models.store import ModelStore
-from service.models.tokenizer import Tokenizer
+from service.models.tokenizers.characters import CharacterTokenizer
 from service.offline import write_text
 from service.training.cells import RECURRENCES
 from service.training.corpus import BPTTChunk
@@ -146,7 +146,7 @@ def check_bundle(folder: Path, weights: Weights) -> None:
         parity=verdict.parity,
     )
     ref, store = ModelRef("new", 1), ModelStore(folder)
-    store.write(ref, build_files(ref, SPEC, weights, Tokenizer(TOKENS), record))
+    store.write(ref, build_files(ref, SPEC, weights, CharacterTokenizer(TOKENS), record))
     assert store.read(ref).spec == SPEC
     write_text(folder, "new@1", "abc", 20, 1.0, 0)
 

@@ -1,0 +1,36 @@
+"""Tokenizers: from text to the token ids of a vocabulary, and back. One file for each kind."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from pydantic import JsonValue
+
+from service.errors import BadCheckpoint
+from service.models.tokenizers.characters import CharacterTokenizer
+from service.models.tokenizers.special_tokens import UnknownPolicy
+from service.models.tokenizers.tokenizer import Tokenizer
+
+Reader = Callable[[Sequence[str], UnknownPolicy, Mapping[str, JsonValue]], Tokenizer]
+
+TOKENIZERS: Mapping[str, Reader] = MappingProxyType(
+    {
+        CharacterTokenizer.kind: CharacterTokenizer.read,
+    }
+)
+"""How each kind of tokenizer is read, by the name of its kind."""
+
+
+def read_tokenizer(
+    tokens: Sequence[str], unknown: UnknownPolicy, options: Mapping[str, JsonValue]
+) -> Tokenizer:
+    """Read a tokenizer from a bundle; `options` is the value of `Tokenizer.options`.
+
+    Raises BadCheckpoint.
+    """
+    read = TOKENIZERS.get(str(options.get("kind", CharacterTokenizer.kind)))
+    if read is None:
+        raise BadCheckpoint(
+            f"the tokenizer's kind is {str(options.get('kind'))[:80]!r}; known are "
+            f"{', '.join(TOKENIZERS)}"
+        )
+    return read(tokens, unknown, options)

@@ -1,0 +1,37 @@
+"""The window that a model reads from a zero state for each prediction."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from service.errors import BadCheckpoint
+
+MAX_WINDOW = 1_024
+
+
+class Padding(StrEnum):
+    """Where a window that is longer than the text is padded."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    NONE = "none"  # the author's loop always fills the window: a shorter prompt is refused
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The latest `length` tokens are read for each prediction.
+
+    A pad is the token `pad`, or a step with the input 0 where it is None. With `is_sliding` a
+    window that the prompt has not filled keeps its number of tokens: the author's loop drops the
+    first token for each new one. Raises BadCheckpoint outside the limits.
+    """
+
+    length: int
+    padding: Padding
+    pad: int | None = None
+    is_sliding: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.length <= MAX_WINDOW:
+            raise BadCheckpoint(
+                f"the model reads a window of {self.length} tokens; 1 to {MAX_WINDOW} are served"
+            )
