@@ -106,11 +106,7 @@ def shake(model, seed: int = 1, quiet: tuple[int, ...] = ()):
 def texts() -> tuple[str, list[str]]:
     """Return a text and its lines, without a corpus: two hundred lines of a small vocabulary."""
     random = np.random.default_rng(11)
-    words = (
-        "the old king of a small green hill told his horse that every river runs to sea and no "
-        "lamb was ever lost where little dogs laugh at moon or spoon while men fetch water in "
-        "pails from wells by mill doors under stars"
-    ).split()  # noqa: SIM905 (a text is read more easily than a list)
+    words = ["the", "old", "king", "of", "a", "small", "green", "hill", "told", "his", "horse", "that", "every", "river", "runs", "to", "sea", "and", "no", "lamb", "was", "ever", "lost", "where", "little", "dogs", "laugh", "at", "moon", "or", "spoon", "while", "men", "fetch", "water", "in", "pails", "from", "wells", "by", "mill", "doors", "under", "stars"]
     lines = [
         " ".join(random.choice(words, random.integers(5, 9))).capitalize()
         + str(random.choice([".", ",", "!", " - what?"]))
