@@ -16,6 +16,9 @@ import numpy as np
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 HERE = Path(__file__).parent
 STEPS = 200
+WORDS = """the old king of a small green hill told his horse that every river runs to sea and no
+lamb was ever lost where little dogs laugh at moon or spoon while men fetch water in pails from
+wells by mill doors under stars"""
 
 
 class Author:
@@ -106,7 +109,7 @@ def shake(model, seed: int = 1, quiet: tuple[int, ...] = ()):
 def texts() -> tuple[str, list[str]]:
     """Return a text and its lines, without a corpus: two hundred lines of a small vocabulary."""
     random = np.random.default_rng(11)
-    words = ["the", "old", "king", "of", "a", "small", "green", "hill", "told", "his", "horse", "that", "every", "river", "runs", "to", "sea", "and", "no", "lamb", "was", "ever", "lost", "where", "little", "dogs", "laugh", "at", "moon", "or", "spoon", "while", "men", "fetch", "water", "in", "pails", "from", "wells", "by", "mill", "doors", "under", "stars"]
+    words = WORDS.split()
     lines = [
         " ".join(random.choice(words, random.integers(5, 9))).capitalize()
         + str(random.choice([".", ",", "!", " - what?"]))
