@@ -35,3 +35,12 @@ class Window:
             raise BadCheckpoint(
                 f"the model reads a window of {self.length} tokens; 1 to {MAX_WINDOW} are served"
             )
+
+    @property
+    def summary(self) -> str:
+        """The window in one line, e.g. `a window of 40 tokens, padded left with token 0`."""
+        text = f"a window of {self.length} tokens"
+        if self.padding is not Padding.NONE:
+            pad = "zeros" if self.pad is None else f"token {self.pad}"
+            text += f", padded {self.padding} with {pad}"
+        return text
