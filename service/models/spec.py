@@ -194,7 +194,9 @@ class ModelSpec:
             widths = [nodes[j][0] for j in inputs]
             if isinstance(layer, Layer):
                 length = 1 if self.window is None else self.window.length
-                nodes.append((layer.width(widths, length), not layer.reduces_steps and True in steps))
+                nodes.append(
+                    (layer.width(widths, length), not layer.reduces_steps and True in steps)
+                )
             else:
                 nodes.append((layer.units, True))
             if nodes[-1][0] < 1:

@@ -100,14 +100,24 @@ class AttentionAverage(Layer):
         return average
 
     def add_to(self, graph: LayerGraph, weights: Arrays, inputs: Sequence[str]) -> str:
-        """Add the nodes: each row's sums are computed by themselves, so they have the same bits."""
-        x = graph.node("Transpose", inputs[0], perm=(1, 0, 2))  # (rows, steps, width)
-        scores = graph.node("MatMul", x, graph.constant("kernel", weights["kernel"]))
-        scores = graph.node("Transpose", scores, perm=(0, 2, 1))  # (rows, 1, steps)
-        axis = graph.constant("axis", np.array([-1]))
-        largest = graph.node("ReduceMax", scores, axis)
+        """Add the nodes.
+
+        Sums are products of matrices, whose bits, unlike those of ReduceSum, do not depend on
+        where a row is in memory.
+        """
+        (x,) = inputs  # (steps, rows, width)
+        kernel = np.pad(weights["kernel"], ((0, 0), (0, 15)))  # a product with one column, too
+        columns = graph.project(x, "kernel", kernel, None)
+        first = graph.constant("first", np.array([0]))
+        scores = graph.node("Gather", columns, first, axis=2)  # (steps, rows, 1)
+        largest = graph.node("ReduceMax", scores, first)
         shares = graph.node("Exp", graph.node("Sub", scores, largest))
+        ones = graph.node("Exp", graph.node("Sub", scores, scores))
+        terms = graph.node("Transpose", graph.node("Concat", x, ones, axis=2), perm=(1, 0, 2))
+        sums = graph.node("MatMul", graph.node("Transpose", shares, perm=(1, 2, 0)), terms)
+        sums = graph.node("Squeeze", sums, graph.constant("middle", np.array([1])))
+        width = len(weights["kernel"])  # of x; then comes the sum of the shares
+        average = graph.node("Gather", sums, graph.constant("x", np.arange(width)), axis=1)
+        total = graph.node("Gather", sums, graph.constant("ones", np.array([width])), axis=1)
         floor = graph.constant("floor", np.array([1e-7]))
-        total = graph.node("Add", graph.node("ReduceSum", shares, axis), floor)
-        average = graph.node("MatMul", graph.node("Div", shares, total), x)  # (rows, 1, width)
-        return graph.node("Squeeze", average, graph.constant("middle", np.array([1])))
+        return graph.node("Div", average, graph.node("Add", total, floor))
