@@ -10,9 +10,12 @@ from service.models.cells import CELLS
 from service.models.layers.layer import Values
 from service.models.mask import masked_tokens
 from service.models.spec import ModelSpec, layer_weights
-from service.models.window import read_window
+from service.models.window import read_window, windows_of
 
 Ids = npt.NDArray[np.int64]
+
+_BATCH_NUMBERS = 8_000_000
+"""Numbers of the widest layer that are in memory at once."""
 
 
 class ReferenceModel:
@@ -47,9 +50,7 @@ class ReferenceModel:
                 logits, state = self.step(token, state)
                 rows.append(logits)
             return np.stack(rows)
-        n = self.spec.window.length
-        padded = np.concatenate([np.zeros(n - 1), np.asarray(tokens) + 1.0])
-        return self.read(np.lib.stride_tricks.sliding_window_view(padded, n))
+        return self.read(windows_of(tokens, self.spec.window.length))
 
     def read(self, windows: Vector) -> npt.NDArray[np.float64]:
         """Return the logits after each window: (windows, length) → (windows, vocabulary).
@@ -58,41 +59,62 @@ class ReferenceModel:
         """
         assert self.spec.window is not None
         tokens = read_window(windows, self.spec.window, self.spec.vocabulary_size)
-        zeros = [np.zeros((len(windows), units)) for units in self.spec.layer_state_units]
-        return self._compute(tokens.T, zeros)[0]
+        widest = max(4 * max(self.spec.layer_state_units), *self.spec.widths)
+        size = max(1, _BATCH_NUMBERS // (tokens.shape[1] * widest))
+        logits = []
+        for first in range(0, len(tokens), size):
+            part = tokens[first : first + size].T
+            zeros = [np.zeros((part.shape[1], units)) for units in self.spec.layer_state_units]
+            logits.append(self._compute(part, zeros)[0])
+        return np.concatenate(logits)
 
     def _compute(self, tokens: Ids, state: Sequence[Vector]) -> tuple[Vector, list[Vector]]:
         """Compute steps of rows, (steps, rows): the logits after the last step, and the state."""
-        w, spec = self._weights, self.spec
-        zero = np.zeros((1, spec.widths[0]))
-        inputs = np.eye(spec.vocabulary_size) if spec.embedding_dim is None else w["embedding"]
+        spec = self.spec
         is_kept = self._masked[tokens][..., None]  # (steps, rows, 1)
-        values: list[Values] = [np.concatenate([inputs, zero])[tokens]]
-        remaining, after = list(state), []
+        table = self._weights.get("embedding")
+        values: list[Values | None] = [None if table is None else _rows(table, tokens)]
+        remaining, after = list(state), list[Vector]()
         for i, (layer, weights) in enumerate(zip(spec.layers, self._layers, strict=True)):
             read = [values[j] for j in spec.inputs_of(i)]
             if isinstance(layer, LayerSpec):
+                kernel, x = weights["kernel"], read[0]
+                product = _rows(kernel, tokens) if x is None else x @ kernel
                 before = [remaining.pop(0) for _ in CELLS[layer.cell].states]
-                h, states = _recur(layer, weights, read[0], before, is_kept)
+                h, states = _recur(layer, weights, product, before, is_kept)
                 values.append(h)
                 after += states
             else:
-                values.append(layer.compute(weights, read))
-        last = values[-1][-1] if spec.has_steps else values[-1]
-        return last @ w["output.kernel"] + w.get("output.bias", 0.0), after
+                one_hot = [self._one_hot(tokens) if x is None else x for x in read]
+                values.append(layer.compute(weights, one_hot))
+        last = values[-1]
+        assert last is not None
+        last = last[-1] if spec.has_steps else last
+        logits = last @ self._weights["output.kernel"] + self._weights.get("output.bias", 0.0)
+        return logits, after
+
+    def _one_hot(self, tokens: Ids) -> Values:
+        return _rows(np.eye(self.spec.vocabulary_size), tokens)
+
+
+def _rows(table: Vector, tokens: Ids) -> Values:
+    """Return each token's row of a table, and zeros for the input 0, one more than the tokens."""
+    rows: Values = table[np.minimum(tokens, len(table) - 1)]
+    rows[tokens == len(table)] = 0.0
+    return rows
 
 
 def _recur(
     layer: LayerSpec,
     weights: Mapping[str, Vector],
-    x: Values,
+    product: Values,
     state: Sequence[Vector],
     is_kept: npt.NDArray[np.bool_],
 ) -> tuple[Values, tuple[Vector, ...]]:
-    """Run a recurrent layer over the steps of x; a step that is kept changes nothing."""
-    product, before = x @ weights["kernel"], tuple(state)
-    h = np.empty((*x.shape[:-1], layer.units))
-    steps = range(len(x))
+    """Run a recurrent layer over the steps of x W; a step that is kept changes nothing."""
+    before = tuple(state)
+    h = np.empty((*product.shape[:-1], layer.units))
+    steps = range(len(product))
     for t in reversed(steps) if layer.go_backwards else steps:
         after = CELLS[layer.cell].step(layer, weights, product[t], before)
         before = tuple(np.where(is_kept[t], b, a) for b, a in zip(before, after, strict=True))

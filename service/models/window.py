@@ -1,5 +1,6 @@
 """The window that a model reads from a zero state for each prediction."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -67,3 +68,11 @@ def read_window(
         source = np.arange(steps) + steps - n_held
         ids = np.where(source < steps, np.take_along_axis(ids, source % steps, axis=1), -1)
     return np.where(ids < 0, pad, ids)
+
+
+def windows_of(
+    tokens: Sequence[int] | npt.NDArray[np.int64], length: int
+) -> npt.NDArray[np.float64]:
+    """Return the window after each token, as `read_window` takes it: (tokens, length)."""
+    padded = np.concatenate([np.zeros(length - 1), np.asarray(tokens) + 1.0])
+    return np.lib.stride_tricks.sliding_window_view(padded, length)

@@ -42,7 +42,8 @@ class _WindowGraph(NetworkGraph):
     def add_recurrent(self, layer: LayerSpec, weights: Mapping[str, FloatArray], xw: str) -> str:
         """Add a Scan over the steps."""
         cell, info, scope = CELLS[layer.cell], helper.make_tensor_value_info, self._scope
-        rows, first = ["rows", layer.units], len(self._inputs) - 1
+        rows: list[str | int | None] = ["rows", layer.units]
+        first = len(self._inputs) - 1
         before = [f"{scope}before_{i}" for i in range(len(cell.states))]
         inputs = [info(name, TensorProto.FLOAT, rows) for name in before]
         scanned = [f"{scope}x"]

@@ -3,12 +3,9 @@
 import numpy as np
 import pytest
 
-from service.models.bundle import Precision
 from service.models.compile import compile_program
 from service.models.reference import ReferenceModel
 from service.models.step import WindowedProgram
-from service.models.window import Padding
-from service.models.window_program import WindowProgram
 from tests.models.networks import LENGTH, VOCABULARY_SIZE, WINDOWED, random_weights
 
 TOKENS = 2 * LENGTH + 3

@@ -32,7 +32,8 @@ class SelectStep(Layer):
 
     def compute(self, weights: Parts, inputs: Sequence[Values]) -> Values:  # noqa: ARG002
         """Return the step."""
-        return inputs[0][0 if self.step is StepOf.FIRST else -1]
+        step: Values = inputs[0][0 if self.step is StepOf.FIRST else -1]
+        return step
 
     def add_to(self, graph: LayerGraph, weights: Arrays, inputs: Sequence[str]) -> str:  # noqa: ARG002
         """Add a gather; in a graph of one step there is nothing to select."""
