@@ -9,18 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, Self
 
-from service.errors import CarouselError, Draining, GenerationFailed, Validation
+from service.errors import CarouselError, Draining, GenerationFailed
 from service.generation.beam_worker import BeamListener, BeamWorker
 from service.generation.config import EngineConfig
 from service.generation.plan import Key, Plan, Progress
-from service.generation.request import PENALTY_WINDOW, GenerationRequest
+from service.generation.prompt_reader import PromptReader
+from service.generation.request import GenerationRequest
 from service.generation.sampling import Sampler
 from service.generation.scheduler import Scheduler
 from service.generation.stream import Stream
 from service.generation.table import SlotTable
-from service.models.step import StepProgram, WindowedProgram
+from service.models.step import StepProgram
 from service.models.tokenizers.tokenizer import Tokenizer
-from service.models.window import Padding
 
 _REFUSED = "the model is being unloaded or the server is stopping; retry on another server"
 _UNFINISHED = "the model was unloaded or the server stopped before the generation was complete"
@@ -76,7 +76,7 @@ class Engine:
         """`threads`: the number of worker threads, used only if `program` is single-threaded."""
         self.config = config
         self._vocabulary_size = program.vocabulary_size
-        self._windowed = program if isinstance(program, WindowedProgram) else None
+        self.prompts = PromptReader(program)
         rows = max(1, min(config.max_rows, config.max_table_entries // program.vocabulary_size))
         texts = [tokenizer.text_of(i) for i in range(len(tokenizer))]
         sampler = Sampler(program.vocabulary_size, rows, tokenizer.suppressed_ids)
@@ -134,38 +134,6 @@ class Engine:
         reserved = sum(reservation.n for reservation in self._reservations)
         self._scheduler.check_capacity(n, reserved)
 
-    @property
-    def is_windowed(self) -> bool:
-        """Whether a prompt needs no steps, so that its states need no cache."""
-        return self._windowed is not None
-
-    def check_prompt(self, n: int) -> None:
-        """Check that a generation can begin after `n` tokens in all. Raises Validation."""
-        if self._windowed is None or self._windowed.window.padding is not Padding.NONE:
-            return
-        length = self._windowed.window.length
-        if n < length:
-            raise Validation(
-                f"the model reads {length} tokens for each prediction, and its author's loop never "
-                f"pads: the prompt has {n}; begin with at least {length} tokens"
-            )
-
-    def after_prompt(self, request: GenerationRequest) -> GenerationRequest:
-        """Return the same request from the state before the last token of its prompt.
-
-        Only for a windowed model is there such a state without a step; else it is `request`. A text
-        that is only scored does not set how many tokens a sliding window holds.
-        """
-        prompt, is_scored = request.prompt, bool(request.forced_tokens)
-        if self._windowed is None or (len(prompt) == 1 and is_scored):
-            return request
-        return replace(
-            request,
-            prompt=prompt[-1:],
-            initial_state=self._windowed.prefill(request.initial_state, prompt),
-            penalty_context=(*request.penalty_context, *prompt[:-1])[-PENALTY_WINDOW:],
-        )
-
     def reserve(self, n: int) -> Reservation:
         """Reserve capacity for `n` later generations. Raises as `check_capacity`.
 
@@ -193,7 +161,7 @@ class Engine:
             return
         self._listeners.add(listener)
         with self._condition:
-            self._scheduler.submit(listener, self.after_prompt(request))
+            self._scheduler.submit(listener, self.prompts.read(request))
             if request.deadline_s is not None:
                 self._deadlines[listener] = time.monotonic() + request.deadline_s - time.time()
             self._condition.notify()
