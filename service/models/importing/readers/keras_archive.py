@@ -11,6 +11,7 @@ from service.models.importing.checkpoint import Checkpoint
 from service.models.importing.folder import ImportFolder
 from service.models.importing.readers.json_text import MAX_BYTES, read_json_object
 from service.models.importing.readers.keras_hdf5 import read_hdf5
+from service.models.importing.unsupported import PYTORCH, TORCHSCRIPT
 
 FORMAT = "keras-archive"
 MAX_MEMBERS = 16
@@ -20,6 +21,7 @@ UNCHECKED_BYTES = 1024 * 1024
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _READ = (_CONFIG, _METADATA, _WEIGHTS)
+_MODELS = ("saved_model.pb", ".keras", ".h5", ".hdf5", ".index", ".safetensors")
 _SYMLINK = 0o120000
 _PIECE_BYTES = 1024 * 1024
 
@@ -38,18 +40,38 @@ def read_keras_archive(folder: ImportFolder, file: BinaryIO) -> Checkpoint:
     version = metadata.get("keras_version")
     if not isinstance(version, str):
         raise BadCheckpoint(f"{_METADATA} has no keras_version")
-    checkpoint = read_hdf5(weights)
+    checkpoint = read_hdf5(weights, has_config=True)
     return Checkpoint(FORMAT, checkpoint.layers, config, version)
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     infos = archive.infolist()
     names = [info.filename for info in infos]
+    _check_is_keras(names)
+    if len(infos) > MAX_MEMBERS:
+        raise BadCheckpoint(f"the archive has {len(infos)} members; the limit is {MAX_MEMBERS}")
+    for info in infos:
+        _check_member(info)
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise BadCheckpoint(f"the archive has two members named {twice[:200]!r}")
+    if missing := [name for name in _READ if name not in names]:
+        raise BadCheckpoint(f"the archive has no member {missing[0]}, so it is no .keras file")
+    return {info.filename: info for info in infos}
+
+
+def _check_is_keras(names: list[str]) -> None:
+    """Refuse zip archives of other programs by what they are."""
+    if any(name.endswith(("constants.pkl", "/code/__torch__.py")) for name in names):
+        raise BadCheckpoint(f"the file cannot be imported: {TORCHSCRIPT}")
     if any(name.endswith("data.pkl") for name in names):
-        raise BadCheckpoint(
-            "the file is a PyTorch archive, whose weights are a pickle, which is a program; "
-            "only Keras checkpoints are imported"
-        )
+        raise BadCheckpoint(f"the file cannot be imported: {PYTORCH}")
+    if not set(_READ) & set(names):
+        for name in names:
+            if name.endswith(_MODELS):
+                raise BadCheckpoint(
+                    f"the file is a zip archive with {name[:200]!r} in it: unpack it and give "
+                    + ("the folder of that file" if name.endswith(".pb") else "that file")
+                )
     if names and all(name.endswith(".npy") for name in names):
         raise BadCheckpoint(
             "the file is a NumPy .npz archive, which may contain pickles and names no layers; "
@@ -60,15 +82,6 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
             "the archive has its weights as model.weights.npz; save it where h5py is installed, "
             f"so that they are {_WEIGHTS}"
         )
-    if len(infos) > MAX_MEMBERS:
-        raise BadCheckpoint(f"the archive has {len(infos)} members; the limit is {MAX_MEMBERS}")
-    for info in infos:
-        _check_member(info)
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise BadCheckpoint(f"the archive has two members named {twice[:200]!r}")
-    if missing := [name for name in _READ if name not in names]:
-        raise BadCheckpoint(f"the archive has no member {missing[0]}, so it is no .keras file")
-    return {info.filename: info for info in infos}
 
 
 def _check_member(info: zipfile.ZipInfo) -> None:
