@@ -3,7 +3,9 @@
 Only these members are read, each up to a limit; nothing is extracted to a path of the archive.
 """
 
+import lzma
 import zipfile
+import zlib
 from typing import BinaryIO
 
 from service.errors import BadCheckpoint
@@ -22,6 +24,15 @@ UNCHECKED_BYTES = 1024 * 1024
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _READ = (_CONFIG, _METADATA, _WEIGHTS)
 _MODELS = ("saved_model.pb", ".keras", ".h5", ".hdf5", ".index", ".safetensors")
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    NotImplementedError,
+    EOFError,
+    ValueError,
+    OSError,
+)
 _SYMLINK = 0o120000
 _PIECE_BYTES = 1024 * 1024
 
@@ -35,7 +46,7 @@ def read_keras_archive(folder: ImportFolder, file: BinaryIO) -> Checkpoint:
             metadata = read_json_object(_read(archive, members[_METADATA], MAX_BYTES), _METADATA)
             weights = folder.scratch()  # HDF5 needs to seek
             _unpack(archive, members[_WEIGHTS], weights, folder.max_file_bytes)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OSError) as error:
+    except _DAMAGE as error:
         raise BadCheckpoint(f"the archive is damaged: {str(error)[:200]}") from error
     version = metadata.get("keras_version")
     if not isinstance(version, str):

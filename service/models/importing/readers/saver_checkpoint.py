@@ -191,7 +191,7 @@ def _others(tensors: TensorBundle, names: Sequence[str]) -> list[StoredLayer]:
     biases = [name for name in names if len(arrays[name].shape) == 1]
     layers = []
     for name in names:
-        if name in biases:
+        if len(arrays[name].shape) == 1:
             continue
         is_embedding = "embed" in name.lower()
         array, group = arrays[name], [arrays[name]]
