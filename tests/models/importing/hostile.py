@@ -430,13 +430,6 @@ def _(folder):
     return "ckpt"
 
 
-@hostile("saved model", "is a SavedModel")
-def _(folder):
-    (folder / "saved" / "variables").mkdir(parents=True)
-    (folder / "saved" / "saved_model.pb").write_bytes(b"\x08\x01")
-    return "saved"
-
-
 @hostile("folder of something else", "has no TensorFlow checkpoint")
 def _(folder):
     (folder / "empty").mkdir()
@@ -444,7 +437,7 @@ def _(folder):
 
 
 # Files that are no checkpoint.
-plain("pickle", "it is a pickle", pickle.dumps({"vocab": 1}), "model.h5")
+plain("pickle", "it is a pickle, which is a program", pickle.dumps({"vocab": 1}), "model.h5")
 plain("empty file", "it is empty", b"", "m.index")
 plain("yaml", "it is a model in YAML", b"class_name: Sequential\nconfig: !!python/object:os.x\n")
 plain("json alone", "at most an architecture", json.dumps(SEQUENTIAL).encode())
