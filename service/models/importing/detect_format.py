@@ -87,7 +87,11 @@ def _read_part(folder: ImportFolder, source: PurePosixPath) -> Checkpoint | None
     """Read the checkpoint of which `source` is the index or a data file, if it has an index."""
     prefix = source.with_name(_DATA.sub("", source.name).removesuffix(".index"))
     if folder.kind(with_suffix(prefix, ".index")) == "file":
-        return read_object_checkpoint(folder, prefix)
+        checkpoint = read_object_checkpoint(folder, prefix)
+        if not _DATA.search(source.name):
+            return checkpoint
+        note = f"{source.name} is the data of a checkpoint, whose index is beside it"
+        return replace(checkpoint, notes=(note, *checkpoint.notes))
     if _DATA.search(source.name):
         return None
     raise BadCheckpoint(

@@ -20,8 +20,10 @@ MAX_MEMBERS = 16
 MAX_RATIO = 20
 """The largest ratio of a member to its compressed size, if it is over UNCHECKED_BYTES."""
 UNCHECKED_BYTES = 1024 * 1024
+MAX_ASSET_BYTES = 8 * 1024 * 1024
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+_ASSETS = "assets/"
 _READ = (_CONFIG, _METADATA, _WEIGHTS)
 _MODELS = ("saved_model.pb", ".keras", ".h5", ".hdf5", ".index", ".safetensors")
 _DAMAGE = (
@@ -46,13 +48,18 @@ def read_keras_archive(folder: ImportFolder, file: BinaryIO) -> Checkpoint:
             metadata = read_json_object(_read(archive, members[_METADATA], MAX_BYTES), _METADATA)
             weights = folder.scratch()  # HDF5 needs to seek
             _unpack(archive, members[_WEIGHTS], weights, folder.max_file_bytes)
+            assets = {
+                name: _read(archive, info, MAX_ASSET_BYTES)
+                for name, info in members.items()
+                if name.startswith(_ASSETS) and not info.is_dir()
+            }
     except _DAMAGE as error:
         raise BadCheckpoint(f"the archive is damaged: {str(error)[:200]}") from error
     version = metadata.get("keras_version")
     if not isinstance(version, str):
         raise BadCheckpoint(f"{_METADATA} has no keras_version")
     checkpoint = read_hdf5(weights, has_config=True)
-    return Checkpoint(FORMAT, checkpoint.layers, config, version)
+    return Checkpoint(FORMAT, checkpoint.layers, config, version, assets=assets)
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -103,7 +110,7 @@ def _check_member(info: zipfile.ZipInfo) -> None:
         raise BadCheckpoint(f"the archive's member {name!r} is a symbolic link")
     if info.flag_bits & 1:
         raise BadCheckpoint(f"the archive's member {name!r} is encrypted")
-    if info.filename not in _READ and not info.filename.startswith("assets/"):
+    if info.filename not in _READ and not info.filename.startswith(_ASSETS):
         raise BadCheckpoint(f"the archive's member {name!r} is not one that Keras writes")
     if info.file_size > max(UNCHECKED_BYTES, MAX_RATIO * info.compress_size):
         raise BadCheckpoint(

@@ -84,9 +84,8 @@ def _paths(tensors: TensorBundle, graph: ObjectGraph) -> dict[str, str]:
     names = [key.removesuffix(_VALUE) for key in others]
     optimizers = {match[1] for name in names if (match := _OPTIMIZER.match(name))}
     for key, name in zip(others, names, strict=True):
-        if not _LIST.match(name) and not any(
-            name.startswith(f"{optimizer}/") for optimizer in optimizers
-        ):
+        in_optimizer = any(name.startswith(f"{optimizer}/") for optimizer in optimizers)
+        if not in_optimizer and not _LIST.match(name):
             paths[key] = name
     return paths
 
