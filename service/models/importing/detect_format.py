@@ -12,7 +12,7 @@ from service.models.importing.folder import ImportFolder
 from service.models.importing.readers.hdf5 import SIGNATURE
 from service.models.importing.readers.json_text import MAX_BYTES, read_json_object
 from service.models.importing.readers.keras_archive import read_keras_archive
-from service.models.importing.readers.keras_hdf5 import read_hdf5
+from service.models.importing.readers.keras_hdf5 import check_ranks, read_hdf5
 from service.models.importing.readers.object_checkpoint import read_object_checkpoint
 from service.models.importing.readers.safetensors_file import read_safetensors
 from service.models.importing.readers.saved_model import GRAPH_FILE, read_saved_model
@@ -117,9 +117,12 @@ def _read_hdf5(folder: ImportFolder, source: PurePosixPath, file: BinaryIO) -> C
         content = read_json_object(folder.read(index, MAX_BYTES), index.name[:200])
         note = f"{source.name} is one of several shards: those that {index.name} names are read"
         return replace(read_sharded_weights(folder, index, content), notes=(note,))
+    checkpoint = read_hdf5(file)
+    if checkpoint.config is not None:
+        return checkpoint
     name, config = _architecture_beside(folder, source)
-    checkpoint = read_hdf5(file, has_config=config is not None)
-    if checkpoint.config is not None or config is None:
+    if config is None:
+        check_ranks(checkpoint.layers)
         return checkpoint
     note = f"the file has no architecture: that of {name}, beside it, is taken"
     return replace(checkpoint, config=config, notes=(note,))

@@ -32,11 +32,15 @@ _JSON = (
     "and put the architecture beside it under the same name with .json"
 )
 _YAML = "it is a model in YAML, which is an architecture without weights"
+_OLD_PICKLE = (  # of protocols 0 and 1: a dict, a list, or an object by its module and name
+    rb"\([dl]p\d*\n|[\]}]q[\0-\x20]|(?:\(i)?c?(?:copy_?reg|__builtin__|builtins|collections|"
+    rb"[\w.]+\.[\w.]+)\n\w+\n"
+)
 _BY_CONTENT = (  # a pattern of the first bytes, and what such a file is
     (rb"\Z", "it is empty"),
     (rb"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19\.", PYTORCH),
     (rb"\x80[\x02-\x05]", _PICKLE),
-    (rb"\(?(?:[dl]p?\d*\n|[ic][\w.]+\n[\w.]+\n|[\]}(]q.|\([dl]p)", _PICKLE),
+    (_OLD_PICKLE, _PICKLE),
     (rb".{4}TFL3", _TFLITE),
     (rb"version https://git-lfs", _LFS),
     (rb"(?i:\s*<(?:!doctype html|html|head))", _HTML),

@@ -58,7 +58,7 @@ def read_keras_archive(folder: ImportFolder, file: BinaryIO) -> Checkpoint:
     version = metadata.get("keras_version")
     if not isinstance(version, str):
         raise BadCheckpoint(f"{_METADATA} has no keras_version")
-    checkpoint = read_hdf5(weights, has_config=True)
+    checkpoint = read_hdf5(weights)
     return Checkpoint(FORMAT, checkpoint.layers, config, version, assets=assets)
 
 

@@ -35,27 +35,19 @@ _NOT_LAYERS = {"optimizer", "metrics", "seed_generator"}
 
 
 @damage_is_refused()
-def read_hdf5(file: BinaryIO, *, has_config: bool = False) -> Checkpoint:
-    """Read the shapes of an HDF5 file that Keras wrote.
-
-    `has_config` is true if another file has the config. Raises BadCheckpoint.
-    """
+def read_hdf5(file: BinaryIO) -> Checkpoint:
+    """Read the shapes of an HDF5 file that Keras wrote. Raises BadCheckpoint."""
     root = open_hdf5(file)
     config = text_of(root, "model_config")
     weights = group_at(root, "model_weights") if "model_weights" in root else root
     if config is not None or not {"layer_names", "layer_names0"}.isdisjoint(weights.attrs):
-        named = tuple(_named_layers(weights))
-        if config is None and not has_config:
-            check_ranks(named)
         return Checkpoint(
             WEIGHTS_ONLY if config is None else WHOLE_MODEL,
-            named,
+            tuple(_named_layers(weights)),
             None if config is None else read_json_object(config.encode(), "model_config"),
             text_of(weights, "keras_version") or text_of(root, "keras_version") or "1",
         )
     layers = variables_layers([root])
-    if not has_config:
-        check_ranks(layers)
     if not layers:
         raise BadCheckpoint(
             "the HDF5 file was not written by Keras: it has no model_config, no layer_names "
