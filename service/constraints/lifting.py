@@ -18,8 +18,8 @@ from service.constraints.token_texts import TokenTexts
 from service.constraints.token_walk import COLLISION, TOO_MUCH_WORK, reach, tabulate
 from service.errors import Validation
 
-MAX_STEPS = 500_000_000
-"""The largest number of characters and tokens read: about a second."""
+MAX_STEPS = 250_000_000
+"""The largest number of characters and tokens read: about two seconds."""
 
 _Texts = tuple[
     npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64]
@@ -35,15 +35,15 @@ def lift(
     Validation if it takes too many steps or the table is too large.
     """
     classes = dict(zip(map(ord, characters), map(chr, automaton.token_class.tolist()), strict=True))
-    units: dict[tuple[str, str], int] = {}
-    unit_of = [
-        -1
+    spellings = [
+        None
         if text is None
-        else units.setdefault(
-            (text.translate(classes), vocabulary.first(text).translate(classes)), len(units)
-        )
+        else (text.translate(classes), vocabulary.first(text).translate(classes))
         for text in vocabulary.texts
     ]
+    ordered = sorted({spelling for spelling in spellings if spelling is not None})
+    units = {spelling: i for i, spelling in enumerate(ordered)}
+    unit_of = [-1 if spelling is None else units[spelling] for spelling in spellings]
     texts, first = _sorted([text for text, _ in units]), _sorted([first for _, first in units])
     spelled = texts, first, bool(vocabulary.joiner)
     order, number, signature, outcome = reach(automaton.next_state, *spelled, MAX_STEPS)
