@@ -42,6 +42,8 @@ class PromptReader:
         return replace(
             request,
             prompt=prompt[-1:],
-            initial_state=self._windowed.prefill(request.initial_state, prompt),
+            initial_state=self._windowed.prefill(
+                request.initial_state, prompt, request.sampled_in_prompt
+            ),
             penalty_context=(*request.penalty_context, *prompt[:-1])[-PENALTY_WINDOW:],
         )

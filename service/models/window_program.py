@@ -67,16 +67,17 @@ class WindowProgram:
         starts = self._starts(length - steps, rows)
         self._run(np.ascontiguousarray(ids.T), starts, batch.logits[:rows])
 
-    def prefill(self, state: State | None, prompt: Sequence[int]) -> State:
+    def prefill(self, state: State | None, prompt: Sequence[int], n_sampled: int = 0) -> State:
         """Return the state that has read all tokens of a prompt but the last.
 
-        The first prompt of a sliding window sets how many tokens the window holds.
+        The first prompt of a sliding window, without the tokens that were sampled after it, sets
+        how many tokens the window holds.
         """
         length, position = self.window.length, state.position if state else 0
         array = np.zeros(length + 1, np.float32) if state is None else state.arrays[0].copy()
         n_held = int((array[:-1] > 0).sum())
         if self.window.is_sliding and not array[-1]:
-            array[-1] = min(length, n_held + len(prompt))
+            array[-1] = min(length, n_held + len(prompt) - n_sampled)
         ids = np.asarray(prompt[:-1], np.float32) + 1
         array[:-1] = np.concatenate([array[:-1], ids])[-length:]
         if array[-1]:
