@@ -28,7 +28,7 @@ from service.models.importing.request import (
     ImportRequest,
 )
 from service.models.importing.tokenizer_choice import choose_tokenizer
-from service.models.importing.vocabulary import decode, read_vocabulary
+from service.models.importing.vocabulary import Vocabulary, decode, read_vocabulary
 from service.models.importing.vocabulary_check import check_vocabulary, vocabulary_of_text
 from service.models.parity import measure
 from service.models.spec import ModelSpec, Weights
@@ -58,7 +58,8 @@ def import_into(
                 assumptions = Assumptions(request.assume, checkpoint.keras_version)
                 spec, layers = architecture_of(checkpoint, assumptions)
                 weights = convert(spec, layers, assumptions)
-            tokenizer, text_score = _tokenizer(request, files, spec, weights, assumptions)
+                vocabulary, text = _read_tokens(request, files)
+            tokenizer, text_score = _tokenizer(vocabulary, text, spec, weights, assumptions)
             result = measure(spec, weights, request.precision, tokenizer.special_ids)
             metadata = BundleMetadata(
                 precision=result.precision,
@@ -98,27 +99,37 @@ def architecture_of(
 
 
 def _tokenizer(
-    request: ImportRequest,
-    folder: ImportFolder,
+    vocabulary: Vocabulary | None,
+    text: str | None,
     spec: ModelSpec,
     weights: Weights,
     assumptions: Assumptions,
 ) -> tuple[Tokenizer, str]:
     """Return the tokenizer, and the record of its check by the training text, if there is one."""
+    tokenizer = None
+    if vocabulary is not None:
+        tokenizer = choose_tokenizer(vocabulary, spec.vocabulary_size, assumptions)
+        check_vocabulary_fits(spec, tokenizer)
+        if text is None:
+            return tokenizer, ""
     program = compile_program(spec, weights, Precision.FLOAT32)
-    text = None
+    if tokenizer is None:
+        return vocabulary_of_text(text or "", spec, program, assumptions)
+    return tokenizer, check_vocabulary(tokenizer, text or "", spec, program)
+
+
+def _read_tokens(
+    request: ImportRequest, folder: ImportFolder
+) -> tuple[Vocabulary | None, str | None]:
+    """Read the vocabulary's file and the training text, of those that are given."""
+    vocabulary = text = None
+    if request.vocabulary is not None:
+        path = PurePosixPath(request.vocabulary)
+        vocabulary = read_vocabulary(folder.read(path, MAX_VOCABULARY_BYTES))
     if request.vocabulary_text is not None:
         path = PurePosixPath(request.vocabulary_text)
         text = decode(folder.read(path, MAX_TEXT_BYTES), "the training text")
-    if request.vocabulary is None:
-        return vocabulary_of_text(text or "", spec, program, assumptions)
-    path = PurePosixPath(request.vocabulary)
-    vocabulary = read_vocabulary(folder.read(path, MAX_VOCABULARY_BYTES))
-    tokenizer = choose_tokenizer(vocabulary, spec.vocabulary_size, assumptions)
-    check_vocabulary_fits(spec, tokenizer)
-    if text is None:
-        return tokenizer, ""
-    return tokenizer, check_vocabulary(tokenizer, text, spec, program)
+    return vocabulary, text
 
 
 @contextmanager
