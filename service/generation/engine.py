@@ -13,6 +13,7 @@ from service.errors import CarouselError, Draining, GenerationFailed
 from service.generation.beam_worker import BeamListener, BeamWorker
 from service.generation.config import EngineConfig
 from service.generation.plan import Key, Plan, Progress
+from service.generation.prompt_reader import PromptReader
 from service.generation.request import GenerationRequest
 from service.generation.sampling import Sampler
 from service.generation.scheduler import Scheduler
@@ -75,6 +76,7 @@ class Engine:
         """`threads`: the number of worker threads, used only if `program` is single-threaded."""
         self.config = config
         self._vocabulary_size = program.vocabulary_size
+        self.prompts = PromptReader(program)
         rows = max(1, min(config.max_rows, config.max_table_entries // program.vocabulary_size))
         texts = [tokenizer.text_of(i) for i in range(len(tokenizer))]
         sampler = Sampler(program.vocabulary_size, rows, tokenizer.suppressed_ids)
@@ -159,7 +161,7 @@ class Engine:
             return
         self._listeners.add(listener)
         with self._condition:
-            self._scheduler.submit(listener, request)
+            self._scheduler.submit(listener, self.prompts.read(request))
             if request.deadline_s is not None:
                 self._deadlines[listener] = time.monotonic() + request.deadline_s - time.time()
             self._condition.notify()

@@ -154,6 +154,8 @@ class Turns:
         model.check(session)
         model.engine.check_capacity()
         key, cached, prompt = session.key, self.cache.get(session.key), turn_request.request.prompt
+        if kind == "turn":
+            model.engine.prompts.check(session.position + len(prompt))
         record = TurnRecord.of(
             turn_request.request,
             turn_request.on_disconnect,

@@ -123,8 +123,8 @@ whole("activation as code", "activation is 'my_function'", config_with(
 whole("unknown option", "its option 'projection' is not known", config_with(projection=3))
 whole("not a number", "units is two, not a positive", config_with(units="two"))
 whole("negative units", "units is -2, not a positive", config_with(units=-2))
-whole("five recurrent layers", "it is recurrent layer 5", config_with(
-    *(layer("LSTM", units=2, return_sequences=True) for _ in range(4))))  # fmt: skip
+whole("nine recurrent layers", "it is recurrent layer 9", config_with(
+    *(layer("LSTM", units=2, return_sequences=True) for _ in range(8))))  # fmt: skip
 whole("hidden dense", "only one Dense layer is served", config_with(layer("Dense", units=2)))
 whole("relu at the end", "its activation is 'relu'", config_with(
     replace={4 - 1: layer("Dense", units=3, activation="relu")}))  # fmt: skip
