@@ -61,9 +61,7 @@ def _chain(layers: list[KerasLayer], config: Any) -> tuple[Call, ...]:
         entry = {"build_config": {"input_shape": built}}
         layers = [KerasLayer("the input", "InputLayer", options, entry), *layers]
     layers = [layers[0], *(layer for layer in layers[1:] if layer.class_name != "InputLayer")]
-    return tuple(
-        Call(layer, (i - 1,) if i else (), {}, False) for i, layer in enumerate(layers)
-    )
+    return tuple(Call(layer, (i - 1,) if i else (), {}, False) for i, layer in enumerate(layers))
 
 
 class _Graph:
@@ -91,7 +89,7 @@ class _Graph:
 
     def _drop_states(self) -> None:
         """Take the inputs that are states, and the outputs that return them, as a carried state."""
-        found = f"it has {len(self._inputs)} inputs and {len(self._outputs)} outputs"
+        found = f"it has {_count(self._inputs, 'input')} and {_count(self._outputs, 'output')}"
         given: dict[str, _Tensor] = {}  # input → the output that it is the state of
         for layer in self._layers.values():
             if layer.class_name in RECURRENT or layer.class_name == "RNN":
@@ -150,6 +148,10 @@ class _Graph:
             raise BadCheckpoint(f"the model uses a state of layer {name[:80]!r} as an output")
 
 
+def _count(tensors: Sequence[_Tensor], what: str) -> str:
+    return f"{len(tensors)} {what}{'s' * (len(tensors) != 1)}"
+
+
 def _nodes(layer: KerasLayer) -> list[object]:
     nodes = layer.entry.get("inbound_nodes")
     return nodes if isinstance(nodes, list) else []
@@ -165,9 +167,8 @@ def _split_mask(node: object) -> tuple[list[_Tensor], list[_Tensor]]:
 
 def _arguments(node: object) -> JsonObject:
     """Return the arguments of a call that are no tensors."""
-    if isinstance(node, dict) and isinstance(node.get("kwargs"), dict):
-        return node["kwargs"]
-    return {}
+    arguments = node.get("kwargs") if isinstance(node, dict) else None
+    return arguments if isinstance(arguments, dict) else {}
 
 
 def _tensors(value: Any) -> Iterator[_Tensor]:

@@ -7,8 +7,11 @@ A window is read from a zero state for each prediction. What the file does not t
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+
 from service.errors import BadCheckpoint
 from service.models.importing.assumptions import Assumptions
+from service.models.importing.checkpoint import StoredArray, StoredLayer
 from service.models.window import Padding, Window
 
 
@@ -147,3 +150,15 @@ def _pad(reading: Reading, given: int | str) -> int | None:
             f"assume.pad is {given}, but the model has tokens 0 to {reading.vocabulary_size - 1}"
         )
     return given
+
+
+def scaled_input(size: int, assumptions: Assumptions) -> StoredLayer:
+    """Return the embedding of width 1 that a scaled input is: row i is float32(i / divisor)."""
+    divisor = assumptions.scale or size
+    if assumptions.scale is None:
+        assumptions.note(
+            f"the model reads each token's id divided by {size}, the number of its tokens; "
+            "assume.scale can change it"
+        )
+    rows = (np.arange(size, dtype=np.float64) / divisor).astype(np.float32)[:, None]
+    return StoredLayer("the input", (StoredArray((size, 1), "float32", lambda: rows),))

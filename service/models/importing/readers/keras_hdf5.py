@@ -5,6 +5,7 @@
 * Keras 3 (and `.keras` files of Keras 2.12 on): groups by attribute path, arrays in `vars`.
 """
 
+import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -29,6 +30,8 @@ WEIGHTS_ONLY = "keras-2-hdf5-weights"
 KERAS_3_WEIGHTS = "keras-3-weights-hdf5"
 
 _NOT_LAYERS = {"optimizer", "metrics", "seed_generator"}
+_NESTED = re.compile(r"/(?:forward_layer|backward_layer|(?:cell/)?cells/).*$")
+"""The parts of a Bidirectional, of an RNN of several cells: their name is that of the whole."""
 
 
 @damage_is_refused()
@@ -66,7 +69,7 @@ def variables_layers(root: h5py.Group) -> tuple[StoredLayer, ...]:
         if not len(variables):
             continue
         owner = WRAPPERS.sub("", path)
-        named = root.get(f"{owner}/vars")
+        named = root.get(f"{_NESTED.sub('', owner)}/vars")
         name = text_of(named, "name") if isinstance(named, h5py.Group) else None
         layers.append(
             StoredLayer(
