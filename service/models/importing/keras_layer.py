@@ -118,6 +118,9 @@ _OPTIONS |= dict.fromkeys(MERGES, _COMMON | {"axis"})
 _OPTIONS |= dict.fromkeys(TEXT_LAYERS, _TEXT)
 
 
+_KERAS_1 = {"consume_less", "inner_activation", "inner_init", "init"}
+
+
 @dataclass(frozen=True, slots=True)
 class KerasLayer:
     """A layer of a config. `entry` is the whole of what the config has for it, `place` where."""
@@ -146,6 +149,10 @@ class KerasLayer:
         is_foreign = module is not None and str(module).split(".")[0] not in ("keras", "tf_keras")
         is_known = self.class_name in _OPTIONS and registered in (None, self.class_name)
         if is_known and (self.class_name == ATTENTION or not is_foreign):
+            if _KERAS_1 & self.config.keys():
+                self.refuse(
+                    "its options are those of Keras 1; load and save the model with Keras 2 first"
+                )
             if unknown := sorted(self.config.keys() - _OPTIONS[self.class_name]):
                 self.refuse(f"its option {unknown[0][:80]!r} is not known")
             return
@@ -191,7 +198,7 @@ class KerasLayer:
     def inner(self, key: str) -> Self:
         """Return the layer that this one wraps. Raises BadCheckpoint."""
         inner = type(self).read(self.config.get(key))
-        return replace(inner, name=self.name, place=self.place)
+        return replace(inner, name=self.name, entry=self.entry, place=self.place)
 
 
 CELL_OPTIONS = frozenset(_CELL)

@@ -179,8 +179,11 @@ if FRAMEWORK == "keras":
 def probabilities(model, row, text):
     x = np.asarray(row(text))[None]
     if len(model.inputs) > 1:
-        return model.predict_on_batch([x, np.zeros((1, 6)), np.zeros((1, 6))])[0][0, -1]
-    predicted = model.predict_on_batch(x)[0]
+        x = [x, np.zeros((1, 6)), np.zeros((1, 6))]
+    # Eagerly where lengths differ: the graph of Keras 3.15's TimeDistributed is wrong then.
+    predict = model if row is all_ids else model.predict_on_batch
+    predicted = predict(x)
+    predicted = np.asarray(predicted[0] if isinstance(predicted, list | tuple) else predicted)[0]
     return predicted[-1] if predicted.ndim == 2 else predicted
 
 

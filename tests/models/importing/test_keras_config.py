@@ -206,6 +206,7 @@ def test_a_scaled_input_is_an_embedding_of_width_1():
         (config_with(layer("BatchNormalization", axis=1)), "its axis is 1"),
         (config_with(layer("LayerNormalization", rms_scaling=True)), "rms_scaling is True"),
         (config_with(layer("Masking", mask_value=0.0)), "a Masking is served after the input"),
+        (config_with(consume_less="cpu"), "'lstm' .* those of Keras 1; load and save the model"),
         (bidirectional(merge_mode=None), "merge_mode is None"),
     ],
 )
