@@ -6,6 +6,7 @@ import numpy as np
 
 from service.constraints.compiler import compile_constraint
 from service.constraints.spec import ConstraintKind, ConstraintSpec
+from service.constraints.token_texts import TokenTexts
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.models.bundle import Precision
@@ -25,7 +26,9 @@ def check_up() -> Iterator[str]:
         Engine(program, tokenizer, EngineConfig(), name="checkup").close()
         yield f"{precision}: {type(program).__name__}"
     # Otherwise the first request would compile these kernels.
-    compile_constraint(ConstraintSpec(ConstraintKind.REGEX, "a|b", bad_words=("b",)), "ab")
+    either = ConstraintSpec(ConstraintKind.REGEX, "a|b", bad_words=("b",))
+    compile_constraint(either, "ab")
+    compile_constraint(either, TokenTexts(("ab", "a")))
     yield (
         "int8 by Carousel's own kernel: this CPU has no VNNI"
         if has_slow_int8()
