@@ -15,12 +15,13 @@ from service.models.bundle import (
 )
 from service.models.compile import compile_program
 from service.models.importing.assumptions import Assumptions
-from service.models.importing.canonical_weights import convert, match_layers
+from service.models.importing.canonical_weights import convert
 from service.models.importing.checkpoint import Checkpoint, StoredLayer
 from service.models.importing.detect_format import read_checkpoint
 from service.models.importing.folder import ImportFolder
 from service.models.importing.infer_spec import infer_spec
 from service.models.importing.keras_config import read_architecture
+from service.models.importing.match_layers import match_layers
 from service.models.importing.request import (
     CHILD_ARGUMENT,
     ImportLimits,
@@ -94,8 +95,8 @@ def architecture_of(
         assumptions.note(note)
     if checkpoint.config is None:
         return infer_spec(checkpoint.layers, assumptions)
-    spec, layers = read_architecture(checkpoint.config, assumptions)
-    return spec, match_layers(layers, checkpoint.layers)
+    architecture = read_architecture(checkpoint.config, assumptions)
+    return architecture.spec, match_layers(architecture.sources, checkpoint.layers)
 
 
 def _tokenizer(
