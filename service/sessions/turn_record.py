@@ -19,7 +19,7 @@ _OMITTED: dict[str, Any] = {
     "prompt": (),
     "initial_state": None,
     "penalty_context": (),
-    "stop_context": "",
+    "stop_context": (),
     "forced_tokens": (),
     "return_state": False,
     "constraint": None,
