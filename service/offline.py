@@ -61,8 +61,10 @@ def score_file(model_store: Path, model: str, path: Path) -> Score:
             try:
                 with path.open(encoding="utf-8", newline="") as file:
                     while piece := file.read(PIECE_CHARACTERS):
-                        async for _ in scorer.read(piece):
+                        async for _ in scorer.read(piece, is_last=False):
                             pass
+                    async for _ in scorer.read(""):
+                        pass
             except (OSError, UnicodeDecodeError) as error:
                 raise Validation(f"{path} cannot be read as a text in UTF-8: {error}") from error
             return scorer.score
