@@ -58,6 +58,7 @@ class GenerationRequest:
     constraint: Constraint | None = None
     # So many tokens, those of `stop_context` included, precede an end token and a stop string.
     min_new_tokens: int = 0
+    sampled_in_prompt: int = 0  # how many of the prompt's last tokens were sampled earlier
     deadline_s: float | None = None  # Unix time at which it ends with the tokens it has
     stop_token_ids: tuple[int, ...] = ()  # each ends the text as a stop string does
     ignore_eos: bool = False  # whether a sampled end token ends nothing
