@@ -1,6 +1,7 @@
 """A check of this machine: each kind of program is compiled and run once."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from service.models.cell import LayerSpec
 from service.models.compile import compile_program, has_slow_int8
 from service.models.spec import ModelSpec, Weights
 from service.models.tokenizers.characters import CharacterTokenizer
+from service.models.window import Padding, Window
 
 
 def check_up() -> Iterator[str]:
@@ -24,6 +26,10 @@ def check_up() -> Iterator[str]:
         program = compile_program(spec, weights, precision)
         Engine(program, tokenizer, EngineConfig(), name="checkup").close()
         yield f"{precision}: {type(program).__name__}"
+    window = Window(2, Padding.LEFT, 0)
+    program = compile_program(replace(spec, window=window), weights, Precision.FLOAT32)
+    Engine(program, tokenizer, EngineConfig(), name="checkup").close()
+    yield f"a window of tokens: {type(program).__name__}"
     # Otherwise the first request would compile these kernels.
     compile_constraint(ConstraintSpec(ConstraintKind.REGEX, "a|b", bad_words=("b",)), "ab")
     yield (

@@ -66,8 +66,11 @@ def start(
     gives alone, to the last bit. The completions of the second request are numbered after those of
     the first. With `prompt_logprobs` all of a prompt is processed, and its tokens come with their
     logprobs and so many of the most likely tokens; else `prefix_cache` is used. Raises as
-    `Engine.check_capacity`.
+    `PromptReader.check` and `Engine.check_capacity`.
     """
+    for request in requests:
+        n_before = request.initial_state.position if request.initial_state else 0
+        engine.prompts.check(n_before + len(request.prompt))
     n_sampled = max(n, best_of)
     engine.check_capacity(len(requests) * (1 if beams else n_sampled))
     streams: list[ParallelSampling | BeamSearch] = []

@@ -13,6 +13,7 @@ from service.errors import CarouselError, Draining, GenerationFailed
 from service.generation.beam_worker import BeamListener, BeamWorker
 from service.generation.config import EngineConfig
 from service.generation.plan import Key, Plan, Progress
+from service.generation.prompt_reader import PromptReader
 from service.generation.request import GenerationRequest
 from service.generation.sampling import Sampler
 from service.generation.scheduler import Scheduler
@@ -23,6 +24,10 @@ from service.models.tokenizers.tokenizer import Tokenizer
 
 _REFUSED = "the model is being unloaded or the server is stopping; retry on another server"
 _UNFINISHED = "the model was unloaded or the server stopped before the generation was complete"
+
+WINDOWS_PER_BURST = 4
+"""How much longer a burst of a windowed model may take than one of the same network carried: each
+of its steps is long, and the cost of a plan is small beside it."""
 
 _log = logging.getLogger(__name__)
 
@@ -75,12 +80,16 @@ class Engine:
         """`threads`: the number of worker threads, used only if `program` is single-threaded."""
         self.config = config
         self._vocabulary_size = program.vocabulary_size
+        self.prompts = PromptReader(program)
         rows = max(1, min(config.max_rows, config.max_table_entries // program.vocabulary_size))
         texts = [tokenizer.text_of(i) for i in range(len(tokenizer))]
         sampler = Sampler(program.vocabulary_size, rows, tokenizer.suppressed_ids)
         self._table = SlotTable(program, sampler, rows, threads)
         self._table.warm_up()
-        self._scheduler = Scheduler(texts, replace(config, max_rows=rows), name)
+        most = config.max_row_steps
+        steps = max(1, min(most, WINDOWS_PER_BURST * most // self.prompts.steps_per_token))
+        limits = replace(config, max_rows=rows, max_row_steps=steps)
+        self._scheduler = Scheduler(texts, limits, name)
         self.beam_worker = BeamWorker(
             program, texts, tokenizer.suppressed_ids, self._post, config, name
         )
@@ -159,7 +168,7 @@ class Engine:
             return
         self._listeners.add(listener)
         with self._condition:
-            self._scheduler.submit(listener, request)
+            self._scheduler.submit(listener, self.prompts.read(request))
             if request.deadline_s is not None:
                 self._deadlines[listener] = time.monotonic() + request.deadline_s - time.time()
             self._condition.notify()

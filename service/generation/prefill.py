@@ -42,6 +42,7 @@ class Prefill:
         self.prompt_logprobs = None if prompt_logprobs is None else PromptLogprobs()
         is_cacheable = self.prompt_logprobs is None and request.initial_state is None
         is_cacheable = is_cacheable and len(request.prompt) >= MIN_PROMPT
+        is_cacheable = is_cacheable and engine.prompts.needs_steps
         self._prefix_cache = prefix_cache if is_cacheable else None
         self._cached = self._prefix_cache.longest(request.prompt) if self._prefix_cache else None
         self._stream: Stream | None = None
@@ -58,7 +59,8 @@ class Prefill:
 
     def begin(self) -> None:
         """Submit the part of the prompt that is not cached."""
-        if self.prompt_logprobs is not None or self.cached_tokens < len(self.request.prompt) - 1:
+        n_left = len(self.request.prompt) - 1 - self.cached_tokens
+        if self.prompt_logprobs is not None or (n_left and self._engine.prompts.needs_steps):
             request = self._from(self._cached)
             n_prompt = len(request.prompt) if self.prompt_logprobs is None else 1
             prompt, scored = request.prompt[:n_prompt], request.prompt[n_prompt:]
@@ -82,7 +84,7 @@ class Prefill:
                 self._prefix_cache.keep(prompt, snapshots)
         if self.prompt_logprobs is not None:
             self.prompt_logprobs.complete(len(prompt))
-        return self._from(snapshots.last or self._cached)
+        return self._engine.prompts.read(self._from(snapshots.last or self._cached))
 
     def cancel(self) -> None:
         """Stop the prefill. Does nothing if it has finished."""

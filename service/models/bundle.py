@@ -41,11 +41,36 @@ class Provenance(BaseModel):
     files: dict[str, str]
 
 
+class WindowRecord(BaseModel):
+    """What carried state would change in a model that reads a window for each token.
+
+    Both were given the same text of `tokens` tokens: `nats_window` and `nats_carried` are the
+    cross-entropy per token; `same_next_token` is the share of positions at which both have the same
+    most likely token.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    tokens: int
+    nats_window: float
+    nats_carried: float
+    same_next_token: float
+
+    @property
+    def sentence(self) -> str:
+        """The record and the price of the window in one sentence."""
+        return (
+            f"with carried state it would be {self.nats_carried:.3f} nats per token instead of "
+            f"{self.nats_window:.3f}, and the same next token in {self.same_next_token:.0%} of "
+            f"{self.tokens} places; a window costs as many steps for each token as it has tokens"
+        )
+
+
 class Parity(BaseModel):
     """The deviation of each precision from the float64 reference when the bundle was created.
 
     `largest_logit_difference` is over `tokens` random tokens; `nats_per_character` is the
-    cross-entropy of each precision on a text that the model generated.
+    cross-entropy of each precision on a text that the model generated. `window` compares the window
+    of a model with carried state on that text, `window_of_text` on the training text.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +78,8 @@ class Parity(BaseModel):
     largest_logit_difference: dict[Precision, float]
     characters: int = 0
     nats_per_character: dict[Precision, float] = Field(default_factory=dict)
+    window: WindowRecord | None = None
+    window_of_text: WindowRecord | None = None
 
 
 class BundleMetadata(BaseModel):

@@ -139,7 +139,7 @@ class Cell(ABC):
 
     @abstractmethod
     def step(self, layer: LayerSpec, weights: Parts, xw: Vector, state: Vectors) -> Vectors:
-        """Compute the state after one token in float64. `xw` is x W, (gates * units,)."""
+        """Compute the state after one token in float64. `xw` is x W, (…, gates * units)."""
 
     @abstractmethod
     def add_step(

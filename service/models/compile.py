@@ -2,6 +2,7 @@
 
 from llvmlite import binding
 
+from service.errors import Validation
 from service.models.bundle import Precision
 from service.models.spec import ModelSpec, Weights
 from service.models.step import StepProgram
@@ -13,13 +14,19 @@ def compile_program(
     """Compile a model for this machine; `threads` share one step.
 
     Programs are imported on use, because each import takes time and memory. Raises Validation if
-    precision is int8 and some h is not within (-1, 1).
+    precision is int8 and some h is not within (-1, 1), or the model reads a window.
     """
     if precision is Precision.INT8 and has_slow_int8():
         from service.models.int8_step import FusedProgram, is_fusible  # noqa: PLC0415
 
         if is_fusible(spec):
             return FusedProgram(spec, weights)
+    if spec.window is not None:
+        if precision is Precision.INT8:
+            raise Validation("a model that reads a window is served in float32")
+        from service.models.window_program import WindowProgram  # noqa: PLC0415
+
+        return WindowProgram(spec, weights, threads)
     from service.models.program import OnnxProgram  # noqa: PLC0415
 
     return OnnxProgram(spec, weights, precision, threads)

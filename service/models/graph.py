@@ -1,5 +1,7 @@
 """Builds the ONNX graph of one step of a model: tokens and state in, logits and new state out.
 
+`window_graph` has the graph of a whole window; both share the nodes of layers and products.
+
 For an LSTM in float32, with the embedding folded into a table of one row per token:
 
     x = Gather(table, tokens)          z = x + h U          i, f, g, o = Split(z)
@@ -9,22 +11,37 @@ In int8 every product with an h is `MatMulIntegerToFloat(Quantize(h), columns of
 (-1, 1) by construction, so its scale is the constant 1/127 and needs no calibration.
 """
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from service.errors import BadCheckpoint
 from service.models.bundle import Precision
-from service.models.cell import Activation
+from service.models.cell import Activation, LayerSpec
 from service.models.cells import CELLS
-from service.models.spec import FOLD_LIMIT_BYTES, FloatArray, ModelSpec, Weights, layer_weights
+from service.models.layers import ActivationLayer, Dense, Merge, MergeMode
+from service.models.mask import masked_tokens
+from service.models.spec import (
+    FOLD_LIMIT_BYTES,
+    AnyLayer,
+    FloatArray,
+    ModelSpec,
+    Weights,
+    is_bounded,
+    layer_weights,
+)
 
 OPSET, MICROSOFT_OPSET, IR_VERSION = 21, 1, 10
 
 WIDE_VOCABULARY = 256
 """Number of columns from which the output layer is computed in int8, too."""
+
+_INPUT = "input"
+"""The model's input as a value of a layer: a token's embedding or its one-hot row."""
 
 _HARD_SLOPES = {Activation.HARD_SIGMOID_02: 0.2, Activation.HARD_SIGMOID_6: 1.0 / 6.0}
 _OPERATORS = {
@@ -46,14 +63,21 @@ def build_graph(
 
     Inputs: `tokens` (rows,) int64 and `state_0`, `state_1`, … (rows, units) float32 in the order
     of `ModelSpec.state_units`. Outputs: `logits` (rows, vocabulary) float32 and `new_state_0`, ….
-    Every reader of `state_i` is an ancestor of `new_state_i`, so both may be the same memory.
+    Every reader of `state_i` is an ancestor of `new_state_i`, or is the node that computes it
+    element by element, so both may be the same memory.
     """
-    model = _Graph(spec, weights, precision, weight_bits, fold_limit_bytes).build()
-    return bytes(model.SerializeToString())
+    graph = _StepGraph(spec, weights, precision, weight_bits, fold_limit_bytes)
+    return bytes(graph.build().SerializeToString())
 
 
-class _Graph:
-    """Collects nodes and constants. Implements `service.models.cell.StepGraph`."""
+class NetworkGraph(ABC):
+    """Collects the nodes and constants of a model. Implements `StepGraph` and `LayerGraph`.
+
+    The tensor `tokens` is (rows,) or, with a window, (steps, rows). Token `vocabulary_size` is the
+    input 0.
+    """
+
+    has_window = False
 
     def __init__(
         self,
@@ -68,36 +92,49 @@ class _Graph:
         self._max_weight = 2 ** (weight_bits - 1) - 1
         self._fold_limit_bytes = fold_limit_bytes
         self._nodes: list[NodeProto] = []
+        self._n_names = 0
         self._constants: dict[str, TensorProto] = {}
         self._quantised: dict[str, str] = {}
+        self._bounded: set[str] = set()  # tensors within (-1, 1)
         self._scope = ""  # prefix of the current layer's constants
+        self._input = ""  # the embedding or the one-hot input, once a layer reads it as such
+        self._mask = ""  # (…, 1) bool, True where a step keeps the state
+        self._inputs: list[ValueInfoProto] = []
+        self._outputs: list[ValueInfoProto] = []
 
     def build(self) -> ModelProto:
+        """Return the model."""
         spec, info = self._spec, helper.make_tensor_value_info
-        state = iter([f"state_{i}" for i in range(len(spec.state_units))])
-        x, new_states = "", []
-        for i, layer in enumerate(spec.recurrent_layers):
-            cell, weights = CELLS[layer.cell], layer_weights(self._weights, i)
+        dimensions = ["steps", "rows"] if self.has_window else ["rows"]
+        self._inputs.append(info("tokens", TensorProto.INT64, dimensions))
+        self._outputs.append(info("logits", TensorProto.FLOAT, ["rows", spec.vocabulary_size]))
+        masked = masked_tokens(spec, self._weights)
+        if masked[: self._n_rows].any():
+            self._mask = self.node("Gather", self.constant("masked", masked[:, None]), "tokens")
+        values = [_INPUT]
+        for i, layer in enumerate(spec.layers):
             self._scope = f"layers.{i}."
-            if i == 0:
-                product = self._first_product(weights)
+            inputs, weights = (
+                [values[j] for j in spec.inputs_of(i)],
+                layer_weights(self._weights, i),
+            )
+            if isinstance(layer, LayerSpec):
+                kernel = weights["kernel"]
+                product = self.project(inputs[0], "kernel", kernel, _input_bias(weights))
+                values.append(self.add_recurrent(layer, weights, product))
             else:
-                product = self.product(x, "kernel", weights["kernel"])
-                product = self.node("Add", product, self.constant("bias", _input_bias(weights)))
-            before = [next(state) for _ in cell.states]
-            x, *others = cell.add_step(self, layer, weights, product, before)
-            new_states += [x, *others]
+                takes_input = isinstance(layer, Dense)  # folded into a table
+                read = inputs if takes_input else [self._materialised(x) for x in inputs]
+                values.append(layer.add_to(self, weights, read))
+            if _stays_bounded(layer, [x in self._bounded for x in inputs]):
+                self._bounded.add(values[-1])
         self._scope = ""
-        self._add_output(x)
-        inputs = [info("tokens", TensorProto.INT64, ["rows"])]
-        outputs = [info("logits", TensorProto.FLOAT, ["rows", spec.vocabulary_size])]
-        for i, (name, units) in enumerate(zip(new_states, spec.state_units, strict=True)):
-            self.node("Identity", name, output=f"new_state_{i}")
-            inputs.append(info(f"state_{i}", TensorProto.FLOAT, ["rows", units]))
-            outputs.append(info(f"new_state_{i}", TensorProto.FLOAT, ["rows", units]))
-        constants = list(self._constants.values())
+        last = self._materialised(values[-1])
+        self._add_output(self.last_step(last) if spec.has_steps else last)
         return helper.make_model(
-            helper.make_graph(self._nodes, "step", inputs, outputs, constants),
+            helper.make_graph(
+                self._nodes, "network", self._inputs, self._outputs, list(self._constants.values())
+            ),
             opset_imports=[
                 helper.make_opsetid("", OPSET),
                 helper.make_opsetid("com.microsoft", MICROSOFT_OPSET),
@@ -105,23 +142,68 @@ class _Graph:
             ir_version=IR_VERSION,
         )
 
+    @abstractmethod
+    def add_recurrent(self, layer: LayerSpec, weights: Mapping[str, FloatArray], xw: str) -> str:
+        """Add a recurrent layer's steps; return the h of each. `xw` is x W + b."""
+
+    def last_step(self, x: str) -> str:
+        """Select the last step."""
+        return x
+
     # -- layers
 
-    def _first_product(self, weights: Mapping[str, FloatArray]) -> str:
-        """Add x W + b of the first layer: a gather if the table is small enough."""
-        kernel, bias = weights["kernel"].astype(np.float64), _input_bias(weights)
-        embedding = self._weights.get("embedding")
-        if embedding is not None:
-            if 4 * self._spec.vocabulary_size * kernel.shape[1] > self._fold_limit_bytes:
-                x = self.node("Gather", self._constant("embedding", embedding), "tokens")
-                product = self.node("MatMul", x, self.constant("kernel", kernel))
-                return self.node("Add", product, self.constant("bias", bias))
-            kernel = embedding.astype(np.float64) @ kernel
-        return self.node("Gather", self._constant("table", kernel + bias), "tokens")
+    def project(
+        self,
+        x: str,
+        name: str,
+        kernel: npt.NDArray[np.generic],
+        bias: npt.NDArray[np.generic] | None,
+    ) -> str:
+        """Add x W + b: for the model's input a gather if the table is small enough."""
+        weight = kernel.astype(np.float64)
+        added = np.zeros(1) if bias is None else bias.astype(np.float64)
+        if x == _INPUT:
+            if self._spec.embedding_dim is not None:
+                size_bytes = 4 * self._spec.vocabulary_size * kernel.shape[1]
+                if size_bytes > self._fold_limit_bytes:
+                    return self.project(self._materialised(x), name, kernel, bias)
+                weight = self._weights["embedding"].astype(np.float64) @ weight
+            table = self.constant("table", self._with_zero(weight) + added)
+            return self.node("Gather", table, "tokens")
+        if x in self._bounded:
+            product = self.product(x, name, kernel.astype(np.float32))
+        else:
+            product = self.node("MatMul", x, self.constant(name, weight))
+        return self.node("Add", product, self.constant("bias", added))
+
+    @property
+    def _n_rows(self) -> int:
+        """Rows of a table by token: in a window the input 0 is one more."""
+        return self._spec.vocabulary_size + self.has_window
+
+    def _with_zero(self, table: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+        return np.pad(table, ((0, self.has_window), (0, 0)))
+
+    def _materialised(self, x: str) -> str:
+        """Return the tensor of a value, the model's input as the embedding or one-hot."""
+        if x != _INPUT:
+            return x
+        if not self._input:
+            size = self._spec.vocabulary_size
+            rows = self._weights.get("embedding")
+            if rows is None and 4 * size * size > self._fold_limit_bytes:
+                raise BadCheckpoint(
+                    f"a layer that is not recurrent or dense reads {size} tokens one-hot; the "
+                    f"limit is {int((self._fold_limit_bytes / 4) ** 0.5)}"
+                )
+            table = np.eye(size, dtype=np.float32) if rows is None else rows
+            whole = self._constant("embedding", self._with_zero(table))
+            self._input = self.node("Gather", whole, "tokens")
+        return self._input
 
     def _add_output(self, x: str) -> None:
         kernel, bias = self._weights["output.kernel"], self._weights.get("output.bias", np.zeros(1))
-        if self._is_int8 and kernel.shape[1] >= WIDE_VOCABULARY:
+        if self._is_int8 and kernel.shape[1] >= WIDE_VOCABULARY and x in self._bounded:
             product = self.product(x, "output.kernel", kernel)
         else:
             product = self.node("MatMul", x, self.constant("output.kernel", kernel))
@@ -133,7 +215,9 @@ class _Graph:
         self, operator: str, *inputs: str, output: str = "", domain: str = "", **attributes: Any
     ) -> str:
         """Add a node; return its output."""
-        output = output or f"n{len(self._nodes)}"
+        if not output:
+            output = f"n{self._n_names}"
+            self._n_names += 1
         node = helper.make_node(operator, inputs, [output], domain=domain, **attributes)
         self._nodes.append(node)
         return output
@@ -145,7 +229,7 @@ class _Graph:
     def _constant(self, name: str, value: npt.NDArray[np.generic]) -> str:
         if name not in self._constants:
             array = value.astype(np.float32) if value.dtype.kind == "f" else value
-            self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+            self._constants[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
         return name
 
     def product(self, x: str, name: str, kernel: npt.NDArray[np.float32]) -> str:
@@ -176,6 +260,38 @@ class _Graph:
         if activation in _HARD_SLOPES:
             return self.node("HardSigmoid", x, alpha=_HARD_SLOPES[activation], beta=0.5)
         return self.node(_OPERATORS[activation], x)
+
+
+class _StepGraph(NetworkGraph):
+    """The graph of one step."""
+
+    def add_recurrent(self, layer: LayerSpec, weights: Mapping[str, FloatArray], xw: str) -> str:
+        """Add one step, with the layer's states as inputs and outputs of the graph."""
+        cell, info = CELLS[layer.cell], helper.make_tensor_value_info
+        first = len(self._inputs) - 1  # after the tokens
+        before = [f"state_{first + i}" for i in range(len(cell.states))]
+        after = cell.add_step(self, layer, weights, xw, before)
+        if self._mask:
+            after = [
+                self.node("Where", self._mask, kept, new)
+                for kept, new in zip(before, after, strict=True)
+            ]
+        for i, name in enumerate(after, first):
+            self.node("Identity", name, output=f"new_state_{i}")
+            self._inputs.append(info(f"state_{i}", TensorProto.FLOAT, ["rows", layer.units]))
+            self._outputs.append(info(f"new_state_{i}", TensorProto.FLOAT, ["rows", layer.units]))
+        return after[0]
+
+
+def _stays_bounded(layer: AnyLayer, inputs: Sequence[bool]) -> bool:
+    """Whether a layer's output is within (-1, 1), from whether each of its inputs is."""
+    if isinstance(layer, LayerSpec):
+        return is_bounded(layer)
+    if isinstance(layer, Dense | ActivationLayer):
+        return layer.activation is Activation.TANH
+    has_other_range = isinstance(layer, Merge) and layer.mode is MergeMode.ADD
+    keeps_range = isinstance(layer, Merge) or layer.reduces_steps
+    return all(inputs) and keeps_range and not has_other_range
 
 
 def _input_bias(weights: Mapping[str, FloatArray]) -> npt.NDArray[np.float64]:

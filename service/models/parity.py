@@ -7,12 +7,20 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import BadCheckpoint
+from service.errors import BadCheckpoint, Validation
 from service.models.bundle import Bundle, Parity, Precision, WantedPrecision
 from service.models.compile import compile_program
 from service.models.reference import ReferenceModel
 from service.models.spec import FloatArray, ModelSpec, Weights
 from service.models.step import StepProgram
+from service.models.window_parity import (
+    carried_spec,
+    compare_with_carried,
+    compared_logits,
+    given,
+    log_probabilities,
+    sampled,
+)
 
 RANDOM_TOKENS = 256
 CHARACTERS = 2000
@@ -43,6 +51,7 @@ def measure(
     weights: Weights,
     wanted: WantedPrecision,
     special_ids: Sequence[int] = (),
+    text: Sequence[int] = (),
     *,
     max_int8_cost: float = MAX_INT8_COST,
     compiler: Compiler = compile_program,
@@ -50,27 +59,25 @@ def measure(
     """Compare the compiled programs with the float64 reference, and int8 with float32.
 
     The largest |Δlogit| is over 256 random tokens. The cost of int8 is over 2,000 characters that
-    are sampled from the float32 program at temperature 1, without special ids. Raises Validation if
-    int8 is wanted, but some h is not within (-1, 1); BadCheckpoint if the logits of the model
-    overflow.
+    are sampled from the float32 program at temperature 1, without special ids. A windowed model is
+    compared with carried state, too, on such characters and on the tokens of its training `text`;
+    it has fewer of all, where they would take long. Raises Validation if int8 is wanted, but some h
+    is not within (-1, 1); BadCheckpoint if the logits of the model overflow.
     """
     rng = np.random.default_rng(_SEED)
     random_tokens = rng.integers(spec.vocabulary_size, size=RANDOM_TOKENS)
+    if spec.window is not None:
+        return _measure_window(spec, weights, wanted, special_ids, text, rng, compiler)
     with np.errstate(over="ignore", invalid="ignore"):
         expected = ReferenceModel(spec, weights).run(random_tokens.tolist())
     programs = {Precision.FLOAT32: compiler(spec, weights, Precision.FLOAT32)}
     if wanted == "int8" or spec.is_bounded:
         programs[Precision.INT8] = compiler(spec, weights, Precision.INT8)
     logits = {p: _logits(program, random_tokens) for p, program in programs.items()}
-    is_finite = all(np.isfinite(rows).all() for rows in logits.values())
-    if not (is_finite and np.isfinite(expected).all()):
-        raise BadCheckpoint(
-            f"the model's logits overflow within {RANDOM_TOKENS} random characters: its weights "
-            "are too large for its activations"
-        )
+    _check_finite(expected, *logits.values())
     differences = {p: float(np.abs(rows - expected).max()) for p, rows in logits.items()}
-    text = _sample(programs[Precision.FLOAT32], spec, rng, special_ids)
-    nats = {p: _nats(program, text, special_ids) for p, program in programs.items()}
+    own = _sample(programs[Precision.FLOAT32], spec, rng, special_ids)
+    nats = {p: _nats(program, own, special_ids) for p, program in programs.items()}
     parity = Parity(
         tokens=RANDOM_TOKENS,
         largest_logit_difference=differences,
@@ -87,15 +94,65 @@ def check_here(program: StepProgram, bundle: Bundle, precision: Precision) -> No
     Raises BadCheckpoint if the logits deviate more than the precision explains.
     """
     tokens = np.random.default_rng(_SEED).integers(bundle.spec.vocabulary_size, size=LOAD_TOKENS)
-    expected = ReferenceModel(bundle.spec, bundle.weights).run(tokens.tolist())
+    if bundle.spec.window is None:
+        expected = ReferenceModel(bundle.spec, bundle.weights).run(tokens.tolist())
+        logits = _logits(program, tokens)
+    else:
+        logits, expected = compared_logits(program, bundle.spec, bundle.weights, tokens)
     if not np.isfinite(expected).all():
         return  # the overflow is reported for each generation
-    deviation = float(np.abs(_logits(program, tokens) - expected).max())
+    deviation = float(np.abs(logits - expected).max())
     limit = MAX_DEVIATION[precision] * max(1.0, float(np.abs(expected).max()))
     if not deviation <= limit:
         raise BadCheckpoint(
             f"on this machine the logits of {precision} deviate by {deviation:.3g} from the "
             f"reference; the limit is {limit:.3g}: load the model in float32, or report the machine"
+        )
+
+
+def _measure_window(
+    spec: ModelSpec,
+    weights: Weights,
+    wanted: WantedPrecision,
+    special_ids: Sequence[int],
+    text: Sequence[int],
+    rng: np.random.Generator,
+    compiler: Compiler,
+) -> ParityResult:
+    if wanted == "int8":
+        raise Validation("a model that reads a window for each token is served in float32")
+    random_tokens = rng.integers(spec.vocabulary_size, size=RANDOM_TOKENS)
+    program = compiler(spec, weights, Precision.FLOAT32)
+    logits, expected = compared_logits(program, spec, weights, random_tokens)
+    _check_finite(logits, expected)
+    own, records = sampled(program, spec, rng, special_ids), []
+    whole = given(program, spec, text, special_ids)
+    other = carried_spec(spec)
+    if other is not None:
+        carried = compiler(other, weights, Precision.FLOAT32)
+        records = [
+            read and compare_with_carried(carried, read, special_ids) for read in (own, whole)
+        ]
+    of_own, of_text = records or (None, None)
+    parity = Parity(
+        tokens=len(expected),
+        largest_logit_difference={Precision.FLOAT32: float(np.abs(logits - expected).max())},
+        characters=own.most_likely.size,
+        nats_per_character={Precision.FLOAT32: own.nats},
+        window=of_own,
+        window_of_text=of_text,
+    )
+    reason = "int8 is not used for a model that reads a window for each token"
+    return ParityResult(
+        parity, Precision.FLOAT32, reason if wanted == "auto" else "float32 was requested"
+    )
+
+
+def _check_finite(*logits: npt.NDArray[np.floating]) -> None:
+    if not all(np.isfinite(rows).all() for rows in logits):
+        raise BadCheckpoint(
+            f"the model's logits overflow within {RANDOM_TOKENS} random characters: its weights "
+            "are too large for its activations"
         )
 
 
@@ -159,8 +216,5 @@ def _nats(program: StepProgram, text: Tokens, special_ids: Sequence[int]) -> flo
 
 def _log_probabilities(logits: FloatArray, special_ids: Sequence[int]) -> npt.NDArray[np.float64]:
     """Compute the log-softmax of one row, (vocabulary,), without special ids."""
-    scores = logits.astype(np.float64)
-    scores[list(special_ids)] = -np.inf
-    scores -= scores.max()
-    log_probabilities: npt.NDArray[np.float64] = scores - np.log(np.exp(scores).sum())
-    return log_probabilities
+    row: npt.NDArray[np.float64] = log_probabilities(logits[None], special_ids)[0]
+    return row

@@ -35,13 +35,8 @@ class OnnxProgram:
                 "precision int8 needs h within (-1, 1): activation tanh and sigmoid gates in every "
                 "layer; use float32"
             )
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.enable_cpu_mem_arena = False
-        options.log_severity_level = 3
         graph = build_graph(spec, weights, precision, int8_weight_bits(), fold_limit_bytes)
-        self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(graph, threads)
         self._spec = spec
         self.vocabulary_size = spec.vocabulary_size
 
@@ -69,6 +64,17 @@ class OnnxProgram:
             bind_array(binding.bind_input, f"state_{i}", state)
             bind_array(binding.bind_output, f"new_state_{i}", state)
         return binding
+
+
+def open_session(graph: bytes, threads: int, *, has_patterns: bool = True) -> Any:
+    """Open a session of ONNX Runtime. `has_patterns` plans memory for each shape of the inputs."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = has_patterns
+    options.log_severity_level = 3
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 @cache

@@ -1,5 +1,6 @@
 """The interface of a compiled model: one step for a batch of rows, and the batch's memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -7,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.models.spec import FloatArray, ModelSpec
+from service.models.window import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,4 +81,21 @@ class KernelProgram(StepProgram, Protocol):
 
     def arguments(self, batch: Batch) -> tuple[Any, ...]:
         """Return the arguments of `int8_step.step_rows`: tokens, states and logits come first."""
+        ...
+
+
+@runtime_checkable
+class WindowedProgram(StepProgram, Protocol):
+    """A step program whose state is the window itself, so that a prompt needs no steps."""
+
+    @property
+    def window(self) -> Window:
+        """The window."""
+        ...
+
+    def prefill(self, state: State | None, prompt: Sequence[int], n_sampled: int = 0) -> State:
+        """Return the state that has read all tokens of a prompt but the last.
+
+        The last `n_sampled` tokens of the prompt were sampled earlier.
+        """
         ...

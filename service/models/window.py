@@ -1,7 +1,11 @@
 """The window that a model reads from a zero state for each prediction."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
 
 from service.errors import BadCheckpoint
 
@@ -35,3 +39,40 @@ class Window:
             raise BadCheckpoint(
                 f"the model reads a window of {self.length} tokens; 1 to {MAX_WINDOW} are served"
             )
+
+    @property
+    def summary(self) -> str:
+        """The window in one line, e.g. `a window of 40 tokens, padded left with token 0`."""
+        text = f"a window of {self.length} tokens"
+        if self.padding is not Padding.NONE:
+            pad = "zeros" if self.pad is None else f"token {self.pad}"
+            text += f", padded {self.padding} with {pad}"
+        return text
+
+
+def read_window(
+    held: npt.NDArray[np.floating], window: Window, vocabulary_size: int
+) -> npt.NDArray[np.int64]:
+    """Return the tokens that the network reads, pads included: (rows, steps) → (rows, steps).
+
+    `held` is token id + 1, and 0 for none, newest last. The token `vocabulary_size` is the input 0.
+    Fewer steps than `window.length` are the latest ones.
+    """
+    pad = vocabulary_size if window.pad is None else window.pad
+    if window.padding is Padding.NONE:
+        pad = vocabulary_size
+    ids = held.astype(np.int64) - 1
+    if window.padding is Padding.RIGHT:
+        steps = ids.shape[1]
+        n_held = (ids >= 0).sum(axis=1, keepdims=True)
+        source = np.arange(steps) + steps - n_held
+        ids = np.take_along_axis(ids, source % steps, axis=1)
+    return np.where(ids < 0, pad, ids)
+
+
+def windows_of(
+    tokens: Sequence[int] | npt.NDArray[np.int64], length: int
+) -> npt.NDArray[np.float64]:
+    """Return the window after each token, as `read_window` takes it: (tokens, length)."""
+    padded = np.concatenate([np.zeros(length - 1), np.asarray(tokens) + 1.0])
+    return np.lib.stride_tricks.sliding_window_view(padded, length)

@@ -12,7 +12,7 @@ from service.models.int8_step import FusedProgram
 from service.models.spec import ModelSpec
 from tests.generation.invariance import check_invariance
 from tests.generation.strategies import histories, requests
-from tests.models.networks import random_weights
+from tests.models.networks import SPECS, WINDOWED, random_weights
 
 BUNDLE = Bundle.read(Path(__file__).parents[2] / "model_store" / "demo" / "1")
 TEXTS = [BUNDLE.tokenizer.text_of(i) for i in range(len(BUNDLE.tokenizer))]
@@ -46,5 +46,30 @@ def test_a_generation_by_fused_grus_equals_the_generation_alone(threads):
     @given(history=histories(requests(len(TEXTS), " etaoin")))
     def in_any_company(history):
         check_invariance(program, TEXTS, history, threads=threads)
+
+    in_any_company()
+
+
+GENERAL = {
+    name: SPECS[name]
+    for name in ("dense head", "norms between", "skip connections", "masked token", "simple rnn")
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", [*GENERAL, *WINDOWED])
+def test_general_and_windowed_models_in_a_batch(name, threads):
+    spec = (GENERAL | WINDOWED)[name]
+    weights = random_weights(spec)
+    alone = compile_program(spec, weights, Precision.FLOAT32, threads=1)
+    program = compile_program(spec, weights, Precision.FLOAT32, threads)
+    texts = [chr(97 + i) for i in range(spec.vocabulary_size)]
+
+    @settings(
+        max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+    )
+    @given(history=histories(requests(len(texts), "abc")))
+    def in_any_company(history):
+        check_invariance(program, texts, history, threads=threads, alone_program=alone)
 
     in_any_company()

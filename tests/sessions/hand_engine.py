@@ -3,6 +3,7 @@
 from typing import Any
 
 from service.generation.config import EngineConfig
+from service.generation.prompt_reader import PromptReader
 from service.generation.request import GenerationRequest
 from service.generation.sampling import Sampler
 from service.generation.scheduler import Scheduler
@@ -20,7 +21,7 @@ class HandEngine:
     def __init__(
         self, program: StepProgram, tokenizer: Tokenizer, config: EngineConfig = CONFIG
     ) -> None:
-        self.config = config
+        self.config, self.prompts = config, PromptReader(program)
         texts = [tokenizer.text_of(i) for i in range(len(tokenizer))]
         sampler = Sampler(program.vocabulary_size, config.max_rows, tokenizer.special_ids)
         self._table = SlotTable(program, sampler, config.max_rows)
@@ -35,7 +36,7 @@ class HandEngine:
         return stream
 
     def submit_admitted(self, request: GenerationRequest, listener: Any) -> None:
-        self._scheduler.submit(listener, request)
+        self._scheduler.submit(listener, self.prompts.read(request))
 
     def cancel(self, listener: Any) -> None:
         self._scheduler.cancel(listener)

@@ -39,7 +39,12 @@ def plain_gru_step(x, state, kernel, bias):
     return (z * h + (1.0 - z) * tf.tanh(x_h + r * u_h),)
 
 
+def plain_rnn_step(x, state, kernel):
+    return (tf.tanh(x + state[0] @ kernel),)
+
+
 PLAIN_STEPS = {
+    "simple_rnn": plain_rnn_step,
     "lstm": plain_lstm_step,
     "peephole_lstm": lambda x, state, kernel, p: plain_lstm_step(x, state, kernel, tf.unstack(p)),
     "gru": plain_gru_step,

@@ -51,7 +51,7 @@ class GRU(Cell):
         (h,) = state
         sigma, phi, columns = layer.recurrent_activation, layer.activation, 3 * layer.units
         bias = np.broadcast_to(weights.get("bias", np.zeros(columns)), (2, columns))
-        x_z, x_r, x_h = np.split(xw + bias[0], 3)
+        x_z, x_r, x_h = np.split(xw + bias[0], 3, axis=-1)
         u_z, u_r, u_h = np.split(weights["recurrent_kernel"], 3, axis=1)
         b_z, b_r, b_h = np.split(bias[1] if layer.reset_after else np.zeros(columns), 3)
         z, r = sigma(x_z + h @ u_z + b_z), sigma(x_r + h @ u_r + b_r)

@@ -40,7 +40,7 @@ class LSTM(Cell):
         h, c = state
         sigma, phi = layer.recurrent_activation, layer.activation
         z = xw + h @ weights["recurrent_kernel"] + weights.get("bias", 0.0)
-        z_i, z_f, z_g, z_o = np.split(z, 4)
+        z_i, z_f, z_g, z_o = np.split(z, 4, axis=-1)
         p_i, p_f, p_o = weights.get("peephole", np.zeros((3, 1)))
         i, f = sigma(z_i + p_i * c), sigma(z_f + p_f * c)
         c = f * c + i * phi(z_g)

@@ -1,7 +1,7 @@
 """The content of a checkpoint in any format: layers of arrays and, in some, a config."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,10 +43,14 @@ class StoredLayer:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A file of which only the shapes are read. `config` is the model's, if the format has one."""
+    """A file of which only the shapes are read. `config` is the model's, if the format has one.
+
+    `assets` are the files that layers keep beside their weights, such as vocabularies, by path.
+    """
 
     format: str
     layers: tuple[StoredLayer, ...]
     config: JsonObject | None = None
     keras_version: str | None = None
     notes: tuple[str, ...] = ()
+    assets: Mapping[str, bytes] = field(default_factory=dict)

@@ -9,12 +9,14 @@ from service.errors import BadCheckpoint
 from service.models.tokenizers.characters import CharacterTokenizer
 from service.models.tokenizers.special_tokens import UnknownPolicy
 from service.models.tokenizers.tokenizer import Tokenizer
+from service.models.tokenizers.words import WordTokenizer
 
 Reader = Callable[[Sequence[str], UnknownPolicy, Mapping[str, JsonValue]], Tokenizer]
 
 TOKENIZERS: Mapping[str, Reader] = MappingProxyType(
     {
         CharacterTokenizer.kind: CharacterTokenizer.read,
+        WordTokenizer.kind: WordTokenizer.read,
     }
 )
 """How each kind of tokenizer is read, by the name of its kind."""

@@ -5,40 +5,60 @@ from typing import Self
 
 from pydantic import JsonValue
 
-from service.errors import UnknownCharacter
+from service.errors import BadCheckpoint, UnknownCharacter
 from service.models.tokenizers.special_tokens import SpecialTokens, UnknownPolicy
 from service.models.tokenizers.tokenizer import Tokenizer, TokenOffsets
 
 
 class CharacterTokenizer(Tokenizer):
-    """A token of one character represents it; a token of any other length is special."""
+    """A token of one character represents it; a token of any other length has no text."""
 
     kind = "characters"
 
-    def __init__(self, tokens: Iterable[str], unknown: UnknownPolicy = UnknownPolicy.ERROR) -> None:
-        """Raises BadCheckpoint if the tokens are not a valid vocabulary."""
+    def __init__(
+        self,
+        tokens: Iterable[str],
+        unknown: UnknownPolicy = UnknownPolicy.ERROR,
+        special: SpecialTokens | None = None,
+        *,
+        is_lower: bool = False,
+    ) -> None:
+        """`special` None finds special tokens by their names; a character may be one, too.
+
+        With `is_lower` a text is encoded in lower case (`str.lower`, as a Keras `Tokenizer` with
+        `char_level` does). Raises BadCheckpoint if the tokens are not a valid vocabulary.
+        """
         tokens = tuple(tokens)
-        super().__init__(tokens, unknown, SpecialTokens.by_name(tokens))
-        self._ids = {token: i for i, token in enumerate(self.tokens)}
-        self._special_ids = tuple(i for i, token in enumerate(self.tokens) if len(token) != 1)
-        self._texts = tuple("" if len(token) != 1 else token for token in self.tokens)
+        by_name = SpecialTokens.by_name(tokens)
+        super().__init__(tokens, unknown, by_name if special is None else special)
+        self._has_names, self._is_lower = self.special == by_name, is_lower
+        hidden = {i for i, token in enumerate(tokens) if len(token) != 1} | {*self.special.ids}
+        self._special_ids = tuple(sorted(hidden))
+        self._texts = tuple("" if i in hidden else token for i, token in enumerate(tokens))
+        self._ids = {token: i for i, token in enumerate(tokens) if i not in hidden}
 
     @classmethod
     def read(
-        cls, tokens: Sequence[str], unknown: UnknownPolicy, _: Mapping[str, JsonValue]
+        cls, tokens: Sequence[str], unknown: UnknownPolicy, options: Mapping[str, JsonValue]
     ) -> Self:
-        """Read the tokenizer of a bundle."""
-        return cls(tokens, unknown)
+        """Read the tokenizer of a bundle. Raises BadCheckpoint."""
+        try:
+            special = SpecialTokens.from_json(options["special"]) if "special" in options else None
+        except (KeyError, TypeError) as error:
+            raise BadCheckpoint(f"the tokenizer's options cannot be read: {error}") from error
+        return cls(tokens, unknown, special, is_lower=options.get("is_lower") is True)
 
     def encode_with_offsets(self, text: str) -> list[TokenOffsets]:
         """Return (id, start, stop) of each token. Raises UnknownCharacter under `error`."""
         ids, out = self._ids, []
         for offset, character in enumerate(text):
-            token = ids.get(character)
-            if token is None:
-                token = self._unknown_token(character, offset)
-            if token is not None:
-                out.append((token, offset, offset + 1))
+            # Lower case may have more characters than one.
+            for known in character.lower() if self._is_lower else character:
+                token = ids.get(known)
+                if token is None:
+                    token = self._unknown_token(known, offset)
+                if token is not None:
+                    out.append((token, offset, offset + 1))
         return out
 
     def bytes_of(self, token: int) -> bytes:
@@ -56,13 +76,14 @@ class CharacterTokenizer(Tokenizer):
 
     @property
     def special_ids(self) -> tuple[int, ...]:
-        """The ids of the tokens that are no single character."""
+        """The ids of the tokens that are no single character, and of special characters."""
         return self._special_ids
 
     @property
     def options(self) -> Mapping[str, JsonValue]:
-        """Nothing: a bundle without options has characters."""
-        return {}
+        """What differs from a bundle without options: lower case, special tokens by their ids."""
+        options: dict[str, JsonValue] = {"is_lower": True} if self._is_lower else {}
+        return options if self._has_names else options | {"special": self.special.to_json()}
 
     def _unknown_token(self, character: str, offset: int) -> int | None:
         if self.unknown is UnknownPolicy.SKIP:

@@ -1,9 +1,11 @@
 """Special tokens of a vocabulary: padding, unknown text, the beginning and the end of a text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Self
+
+from pydantic import JsonValue
 
 UNKNOWN_TOKENS = ("[UNK]", "<unk>", "<UNK>", "UNK", "unk", "<OOV>", "OOV")
 PAD_TOKENS = ("", "<pad>", "<PAD>", "[PAD]", "PAD", "pad", "[MASK]", "<mask>")
@@ -34,12 +36,44 @@ class SpecialTokens:
     end: tuple[int, ...] = ()
 
     @classmethod
-    def by_name(cls, tokens: Sequence[str]) -> Self:
-        """Find the special tokens of a vocabulary by their usual names."""
+    def by_name(cls, tokens: Sequence[str], *, are_words: bool = False) -> Self:
+        """Find the special tokens of a vocabulary by their usual names.
+
+        Among words a name such as `pad` is a word like any other.
+        """
         ids = {token: i for i, token in enumerate(tokens)}
 
-        def first(names: Sequence[str]) -> int | None:
-            return next((ids[name] for name in names if name in ids), None)
+        def found(names: Sequence[str]) -> list[int]:
+            usual = [
+                name for name in names if not (are_words and name.islower() and name.isalpha())
+            ]
+            return [ids[name] for name in usual if name in ids]
 
-        end = tuple(ids[name] for name in END_TOKENS if name in ids)
-        return cls(first(PAD_TOKENS), first(UNKNOWN_TOKENS), first(BEGIN_TOKENS), end)
+        pad, unknown, begin = (
+            next(iter(found(names)), None) for names in (PAD_TOKENS, UNKNOWN_TOKENS, BEGIN_TOKENS)
+        )
+        return cls(pad, unknown, begin, tuple(found(END_TOKENS)))
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The ids of all special tokens, in order."""
+        single = (self.pad, self.unknown, self.begin)
+        return tuple(sorted({*(i for i in single if i is not None), *self.end}))
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return the ids as JSON values; `from_json` is the inverse."""
+        return asdict(self) | {"end": list(self.end)}
+
+    @classmethod
+    def from_json(cls, value: JsonValue) -> Self:
+        """Read the value of `to_json`. Raises TypeError or KeyError."""
+        if not isinstance(value, dict):
+            raise TypeError("special is not an object")
+        end = value["end"]
+        if not isinstance(end, list):
+            raise TypeError("special.end is not a list of ids")
+        single = (value["pad"], value["unknown"], value["begin"])
+        if not all(i is None or type(i) is int for i in single) or {type(i) for i in end} - {int}:
+            raise TypeError("special has something that is not an id")
+        pad, unknown, begin = single
+        return cls(pad, unknown, begin, tuple(end))  # type: ignore[arg-type]

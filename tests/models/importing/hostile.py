@@ -123,8 +123,8 @@ whole("activation as code", "activation is 'my_function'", config_with(
 whole("unknown option", "its option 'projection' is not known", config_with(projection=3))
 whole("not a number", "units is two, not a positive", config_with(units="two"))
 whole("negative units", "units is -2, not a positive", config_with(units=-2))
-whole("five recurrent layers", "it is recurrent layer 5", config_with(
-    *(layer("LSTM", units=2, return_sequences=True) for _ in range(4))))  # fmt: skip
+whole("nine recurrent layers", "it is recurrent layer 9", config_with(
+    *(layer("LSTM", units=2, return_sequences=True) for _ in range(8))))  # fmt: skip
 whole("hidden dense", "only one Dense layer is served", config_with(layer("Dense", units=2)))
 whole("relu at the end", "its activation is 'relu'", config_with(
     replace={4 - 1: layer("Dense", units=3, activation="relu")}))  # fmt: skip
@@ -353,7 +353,11 @@ def state(name, sentence, text):
     hostile(name, sentence)(make)
 
 
-state("absolute path in checkpoint", "points to '/etc/ckpt'", 'model_checkpoint_path: "/etc/ckpt"')
+state(
+    "absolute path in checkpoint",
+    "but passwd.index does not exist",
+    'model_checkpoint_path: "/etc/passwd"',
+)
 state("dots in checkpoint", "points to '../../ckpt'", 'model_checkpoint_path: "../../ckpt"')
 state("checkpoint of nothing", "ckpt_9.index does not exist", 'model_checkpoint_path: "ckpt_9"')
 state("checkpoint without a path", "has no line model_checkpoint_path", "#!/bin/sh\nrm -rf /\n")
@@ -374,9 +378,9 @@ bundle("config of a layer that lies", "nested 200 deep", texts={
     "layer_with_weights-1/.ATTRIBUTES/OBJECT_CONFIG_JSON": b"{" * 200})  # fmt: skip
 
 
-@hostile("normalised lstm", "has weights named 'gamma'")
+@hostile("attention in a checkpoint", "has weights named 'query'")
 def _(folder):
-    write_bundle(folder / "ckpt", lstm_arrays() | {"layer_with_weights-1/gamma": np.ones(8)})
+    write_bundle(folder / "ckpt", lstm_arrays() | {"layer_with_weights-1/query": np.ones(8)})
     return "ckpt"
 
 
@@ -412,7 +416,7 @@ def _(folder):
     return "ckpt"
 
 
-@hostile("index of tf.train.Saver", "it has no object graph")
+@hostile("index of tf.train.Saver", "none of its variables is one of a BasicLSTMCell")
 def _(folder):
     folder.joinpath("m.index").write_bytes(table([(b"", field(1, 1)), (b"w", b"")]))
     folder.joinpath("m.data-00000-of-00001").write_bytes(b"")
@@ -426,13 +430,6 @@ def _(folder):
     return "ckpt"
 
 
-@hostile("saved model", "is a SavedModel")
-def _(folder):
-    (folder / "saved" / "variables").mkdir(parents=True)
-    (folder / "saved" / "saved_model.pb").write_bytes(b"\x08\x01")
-    return "saved"
-
-
 @hostile("folder of something else", "has no TensorFlow checkpoint")
 def _(folder):
     (folder / "empty").mkdir()
@@ -440,12 +437,12 @@ def _(folder):
 
 
 # Files that are no checkpoint.
-plain("pickle", "it is a pickle", pickle.dumps({"vocab": 1}), "model.h5")
+plain("pickle", "it is a pickle, which is a program", pickle.dumps({"vocab": 1}), "model.h5")
 plain("empty file", "it is empty", b"", "m.index")
 plain("yaml", "it is a model in YAML", b"class_name: Sequential\nconfig: !!python/object:os.x\n")
 plain("json alone", "at most an architecture", json.dumps(SEQUENTIAL).encode())
 plain("tflite", "TensorFlow Lite", b"\x1c\0\0\0TFL3" + bytes(64))
 plain("gzip", "it is compressed; unpack", b"\x1f\x8b\x08" + bytes(64))
-plain("safetensors", "it is a safetensors file", b"\x40\0\0\0\0\0\0\0" + b'{"w":1}')
+plain("safetensors cut short", "declares a header of 64 bytes", b"\x40\0\0\0\0\0\0\0" + b'{"w":1}')
 plain("text", "none of the supported formats", b"Shall I compare thee to a summer's day?")
 plain("data alone", "give its .index", bytes(100), "ckpt_1.data-00000-of-00001")

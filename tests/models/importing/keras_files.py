@@ -104,6 +104,14 @@ if FRAMEWORK == "tf_keras":
     NETWORKS["peephole"] = peephole
 
 
+def stateless(model):
+    """The same model for any batch: Keras 3 cannot export one with states."""
+    text = model.to_json().replace('"stateful": true', '"stateful": false')
+    copy = keras.models.model_from_json(text.replace('_shape": [1, null', '_shape": [null, null'))
+    copy.set_weights(model.get_weights())
+    return copy
+
+
 def write(name, model):
     folder = FOLDER / name
     folder.mkdir(parents=True)
@@ -111,9 +119,21 @@ def write(name, model):
         model.save_weights(folder / "save_weights" / "ckpt_1")
         tf.train.Checkpoint(model=model).save(folder / "train_checkpoint" / "ckpt")
         model.save_weights(folder / "weights_only.h5")
+        model.save(folder / "saved_model", save_format="tf")
+    else:
+        tf.train.Checkpoint(model=model).save(folder / "train_checkpoint" / "ckpt")
+        stateless(model).export(folder / "exported", verbose=False)
+        model.save_weights(folder / "sharded.weights.json", max_shard_size=3e-6)
     model.save(folder / "whole.h5")
     model.save(folder / "model.keras")
     model.save_weights(folder / "model.weights.h5")
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.optimizer.build(model.trainable_variables)
+    for variable in model.optimizer.variables:
+        variable.assign(tf.ones(variable.shape, variable.dtype))
+    checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+    checkpoint.save(folder / "compiled" / "ckpt")
+    tf.train.Checkpoint(model=model).save(folder / "compiled_alone" / "ckpt")
 
 
 def write_cudnn(name, model):

@@ -7,7 +7,7 @@ import pytest
 
 from service.errors import BadCheckpoint
 from service.models.importing.request import ImportRequest
-from tests.models.importing.hostile import HOSTILE
+from tests.models.importing.hostile_formats import HOSTILE
 from tests.models.importing.tensor_bundle_writer import lstm_arrays, write_bundle
 
 MIB = 1024 * 1024

@@ -11,10 +11,8 @@ from service.errors import BadCheckpoint
 from service.models.importing.folder import ImportFolder
 from service.models.importing.readers.crc32c import crc32c
 from service.models.importing.readers.json_text import read_json_object
-from service.models.importing.readers.object_checkpoint import (
-    natural_sort_key,
-    read_object_checkpoint,
-)
+from service.models.importing.readers.natural_order import natural_sort_key
+from service.models.importing.readers.object_checkpoint import read_object_checkpoint
 from service.models.importing.readers.protobuf import read_fields, read_varint
 from service.models.importing.readers.table import read_table
 from service.models.importing.readers.tensor_bundle import from_bytes

@@ -27,7 +27,7 @@ class CoupledLSTM(Cell):
         h, c = state
         gate, phi = layer.recurrent_activation, layer.activation
         z = x + h @ weights["recurrent_kernel"] + weights.get("bias", 0.0)
-        z_f, z_g, z_o = np.split(z, 3)
+        z_f, z_g, z_o = np.split(z, 3, axis=-1)
         f = gate(z_f)
         c = f * c + (1.0 - f) * phi(z_g)
         return gate(z_o) * phi(c), c

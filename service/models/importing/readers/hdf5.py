@@ -19,14 +19,14 @@ from service.models.importing.readers.tensor_bundle import from_bytes
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MAX_OBJECTS = 20_000
 MAX_DEPTH = 32
-MAX_RANK = 2
+MAX_RANK = 8
 MAX_NAMES = 4096
 MAX_COMPRESSION = 50
 """The largest ratio of a data set to its bytes in the file, if it is over UNCHECKED_BYTES."""
 UNCHECKED_BYTES = 1024 * 1024
 
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
-_FLOATS = ("bfloat16", "float16", "float32", "float64")
+_NUMBERS = ("bfloat16", "float16", "float32", "float64", "int8")
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def stored_array(dataset: h5py.Dataset) -> StoredArray:
         )
     is_bfloat16 = text_of(dataset, "dtype") == "bfloat16" and dataset.dtype.itemsize == 2
     dtype = "bfloat16" if is_bfloat16 else str(dataset.dtype)
-    if dtype not in _FLOATS:
+    if dtype not in _NUMBERS:
         raise BadCheckpoint(f"data set {name} has the type {dtype}; weights are floats")
     return StoredArray(shape, dtype, lambda: _read(dataset, dtype))
 

@@ -5,7 +5,7 @@
 * Keras 3 (and `.keras` files of Keras 2.12 on): groups by attribute path, arrays in `vars`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import h5py  # type: ignore[import-untyped,unused-ignore]
@@ -22,11 +22,14 @@ from service.models.importing.readers.hdf5 import (
     texts_of,
 )
 from service.models.importing.readers.json_text import read_json_object
-from service.models.importing.readers.object_checkpoint import WRAPPERS, natural_sort_key
+from service.models.importing.readers.natural_order import natural_sort_key
+from service.models.importing.readers.object_checkpoint import WRAPPERS
 
 WHOLE_MODEL = "keras-2-hdf5"
 WEIGHTS_ONLY = "keras-2-hdf5-weights"
 KERAS_3_WEIGHTS = "keras-3-weights-hdf5"
+
+MAX_RANK = 2
 
 _NOT_LAYERS = {"optimizer", "metrics", "seed_generator"}
 
@@ -44,7 +47,7 @@ def read_hdf5(file: BinaryIO) -> Checkpoint:
             None if config is None else read_json_object(config.encode(), "model_config"),
             text_of(weights, "keras_version") or text_of(root, "keras_version") or "1",
         )
-    layers = variables_layers(root)
+    layers = variables_layers([root])
     if not layers:
         raise BadCheckpoint(
             "the HDF5 file was not written by Keras: it has no model_config, no layer_names "
@@ -55,27 +58,46 @@ def read_hdf5(file: BinaryIO) -> Checkpoint:
     return Checkpoint(KERAS_3_WEIGHTS, layers, keras_version="3" if is_keras_3 else None)
 
 
-def variables_layers(root: h5py.Group) -> tuple[StoredLayer, ...]:
+def check_ranks(layers: Sequence[StoredLayer]) -> None:
+    """Refuse arrays that no layer has which is inferred from shapes. Raises BadCheckpoint."""
+    for layer in layers:
+        for shape in layer.shapes:
+            if len(shape) > MAX_RANK:
+                raise BadCheckpoint(
+                    f"layer {layer.path!r} has an array of shape {shape}; "
+                    f"weights have at most {MAX_RANK} axes"
+                )
+
+
+def variables_layers(roots: Sequence[h5py.Group]) -> tuple[StoredLayer, ...]:
     """Return the layers of Keras 3's layout: a group `vars` with arrays 0, 1, … in each object.
 
     A path ends in the class's name and a counter. The counter may skip numbers, so only the order
-    is used.
+    is used. `roots` are the shards of one model; the arrays of a layer may be in several.
     """
+    found: dict[str, dict[str, h5py.Dataset]] = {}
+    names: dict[str, str] = {}
+    for root in roots:
+        for path, variables in _variables(root, ""):
+            if name := text_of(variables, "name"):
+                names.setdefault(path, name)
+            arrays = found.setdefault(path, {})
+            for key in variables:
+                if key in arrays:
+                    raise BadCheckpoint(f"two files have the array {path}/vars/{key}"[:300])
+                arrays[key] = dataset_at(variables, key)
     layers = []
-    for path, variables in _variables(root, ""):
-        if not len(variables):
+    for path, arrays in found.items():
+        if not arrays:
             continue
+        numbers = [str(i) for i in range(len(arrays))]
+        if missing := [number for number in numbers if number not in arrays]:
+            raise BadCheckpoint(f"{path[:200]}/vars has {len(arrays)} arrays, but no {missing[0]}")
         owner = WRAPPERS.sub("", path)
-        named = root.get(f"{owner}/vars")
-        name = text_of(named, "name") if isinstance(named, h5py.Group) else None
-        layers.append(
-            StoredLayer(
-                owner.removeprefix("/"),
-                tuple(stored_array(dataset_at(variables, str(i))) for i in range(len(variables))),
-                name,
-                "embed" in f"{owner}/{name}",
-            )
-        )
+        name = names.get(owner)
+        stored = tuple(stored_array(arrays[number]) for number in numbers)
+        is_embedding = "embed" in f"{owner}/{name}"
+        layers.append(StoredLayer(owner.removeprefix("/"), stored, name, is_embedding))
     return tuple(sorted(layers, key=lambda layer: natural_sort_key(layer.path)))
 
 

@@ -25,7 +25,15 @@ MAX_SHARDS = 256
 MAX_RANK = 8
 MAX_STRINGS = 4096
 
-_FLOATS = {1: ("float32", 4), 2: ("float64", 8), 14: ("bfloat16", 2), 19: ("float16", 2)}
+_NUMBERS = {
+    1: ("float32", 4),
+    2: ("float64", 8),
+    6: ("int8", 1),
+    14: ("bfloat16", 2),
+    19: ("float16", 2),
+}
+INTEGERS = (3, 4, 5, 6, 9, 10, 17, 22, 23)
+"""The data types of counters and of the states of random generators."""
 _STRING = 7
 _BIG_ENDIAN = 1
 
@@ -65,9 +73,9 @@ class TensorBundle:
     def array(self, name: str) -> StoredArray:
         """Return a tensor of numbers, checked but not loaded. Raises BadCheckpoint."""
         entry = self._checked(name)
-        if entry.dtype not in _FLOATS:
+        if entry.dtype not in _NUMBERS:
             raise BadCheckpoint(f"{name} has the data type {entry.dtype}; weights are floats")
-        dtype, item_bytes = _FLOATS[entry.dtype]
+        dtype, item_bytes = _NUMBERS[entry.dtype]
         expected = math.prod(entry.shape) * item_bytes
         if entry.size_bytes != expected:
             raise BadCheckpoint(
@@ -126,7 +134,7 @@ class TensorBundle:
         content = self._bytes(entry)
         if masked_crc32c(content) != entry.checksum:
             raise BadCheckpoint(f"{name} is damaged: its checksum does not match")
-        return from_bytes(content, _FLOATS[entry.dtype][0]).reshape(entry.shape)
+        return from_bytes(content, _NUMBERS[entry.dtype][0]).reshape(entry.shape)
 
 
 def from_bytes(content: bytes, dtype: str) -> Array:
