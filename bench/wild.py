@@ -28,7 +28,7 @@ from service.models.spec import ModelSpec, Weights
 from service.models.tokenizers.characters import CharacterTokenizer
 from service.models.window import Padding, Window
 
-ROUNDS, TOKENS = 5, 192
+ROUNDS, WINDOWED_TOKENS, CARRIED_TOKENS = 5, 48, 512
 _TUTORIAL = ModelSpec(66, 256, (LayerSpec("gru", 1024),))
 MODELS: dict[str, tuple[ModelSpec, Callable[[], wild_loops.Loop]]] = {
     "Keras's one-hot example, `predict` per character": (
@@ -62,8 +62,10 @@ async def _measured(spec: ModelSpec, loop: wild_loops.Loop) -> dict[str, Any]:
     engine.start()
     prompt = tuple(1 + i % 50 for i in range(spec.window.length if spec.window else 6))
 
+    tokens = WINDOWED_TOKENS if spec.window else CARRIED_TOKENS
+
     async def read(seed: int) -> int:
-        asked = GenerationRequest(prompt, TOKENS, SamplingParams(seed=seed))
+        asked = GenerationRequest(prompt, tokens, SamplingParams(seed=seed))
         return sum([len(chunk.tokens) async for chunk in engine.submit(asked)])
 
     async def served(streams: int) -> float:

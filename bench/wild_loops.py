@@ -72,6 +72,7 @@ class MyModel(keras.Model):  # type: ignore[misc]
         self.dense = keras.layers.Dense(66)
 
     def call(self, inputs: Any, states: Any = None) -> Any:
+        """Return logits and states."""
         x = self.embedding(inputs)
         if states is None:
             states = tf.zeros((tf.shape(x)[0], 1024))
