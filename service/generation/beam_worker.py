@@ -15,7 +15,7 @@ from service.errors import CarouselError, GenerationFailed, Overloaded
 from service.generation.beams import BeamParams, BeamSearchState
 from service.generation.config import EngineConfig
 from service.generation.request import Chunk, GenerationRequest
-from service.generation.sampling import logsumexp
+from service.generation.softmax import logsumexp
 from service.generation.token_texts import CHARACTERS, TextRules
 from service.models.step import Batch, StepProgram
 

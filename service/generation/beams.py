@@ -22,8 +22,8 @@ import numpy.typing as npt
 from service.constraints.constraint import START
 from service.errors import GenerationFailed
 from service.generation.request import Chunk, Finish, FinishReason, GenerationRequest, Token
-from service.generation.sampling import logsumexp
 from service.generation.scheduler import NOT_FINITE
+from service.generation.softmax import logsumexp
 from service.generation.stopping import StopMatcher, TokenWithTop, chunk_of, stop_completions
 from service.generation.token_texts import CHARACTERS, TextRules
 from service.models.spec import FloatArray

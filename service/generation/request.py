@@ -9,6 +9,8 @@ from service.models.step import State
 
 PENALTY_WINDOW = 1_024  # penalties count this many of the latest tokens, prompt and output together
 
+MAX_LOGIT_BIASES = 1_024  # of a request
+
 MAX_TOP_TOKENS = 20  # most likely tokens that a request may have beside each sampled one, at most
 
 
