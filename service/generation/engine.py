@@ -25,6 +25,10 @@ from service.models.tokenizers.tokenizer import Tokenizer
 _REFUSED = "the model is being unloaded or the server is stopping; retry on another server"
 _UNFINISHED = "the model was unloaded or the server stopped before the generation was complete"
 
+WINDOWS_PER_BURST = 4
+"""How much longer a burst of a windowed model may take than one of the same network carried: each
+of its steps is long, and the cost of a plan is small beside it."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -82,7 +86,10 @@ class Engine:
         sampler = Sampler(program.vocabulary_size, rows, tokenizer.suppressed_ids)
         self._table = SlotTable(program, sampler, rows, threads)
         self._table.warm_up()
-        self._scheduler = Scheduler(texts, replace(config, max_rows=rows), name)
+        most = config.max_row_steps
+        steps = max(1, min(most, WINDOWS_PER_BURST * most // self.prompts.steps_per_token))
+        limits = replace(config, max_rows=rows, max_row_steps=steps)
+        self._scheduler = Scheduler(texts, limits, name)
         self.beam_worker = BeamWorker(
             program, texts, tokenizer.suppressed_ids, self._post, config, name
         )

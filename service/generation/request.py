@@ -57,6 +57,7 @@ class GenerationRequest:
     return_state: bool = False  # whether chunks bring states
     constraint: Constraint | None = None
     min_new_tokens: int = 0  # no stop string begins before so many tokens
+    sampled_in_prompt: int = 0  # how many of the prompt's last tokens were sampled earlier
     deadline_s: float | None = None  # Unix time at which it ends with the tokens it has
 
 

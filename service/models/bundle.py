@@ -93,6 +93,8 @@ class BundleMetadata(BaseModel):
     assumptions: tuple[str, ...] = ()
     source: Provenance
     parity: Parity
+    round_trip: str = ""  # of random token sequences through text; empty: not measured
+    text_score: str = ""  # of the training text; empty: none was given
     generation_defaults: dict[str, JsonValue] = Field(default_factory=dict)
     training: dict[str, JsonValue] = Field(default_factory=dict)
 

@@ -47,14 +47,18 @@ class RestoredState:
         """The tokens that the state has not consumed."""
         return self.tokens[self._n_consumed :]
 
-    def continuing(self, request: GenerationRequest) -> GenerationRequest:
-        """Return the request with this state and tokens in place of its prompt."""
+    def continuing(self, request: GenerationRequest, n_generated: int = 0) -> GenerationRequest:
+        """Return the request with this state and tokens in place of its prompt.
+
+        The log's last `n_generated` tokens were sampled in the turn that the request continues.
+        """
         n = self._n_consumed
         return replace(
             request,
             prompt=tuple(self.unconsumed),
             penalty_context=tuple(self.tokens[max(0, n - PENALTY_WINDOW) : n]),
             initial_state=self.state,
+            sampled_in_prompt=min(n_generated, len(self.unconsumed)),
             return_state=True,
         )
 

@@ -232,7 +232,7 @@ class _Chain:
         last, _ = self._recurrent[-1]
         is_window = not last.flag("return_sequences", default=False)
         if is_window and not last.flag("stateful", default=False):
-            if not self._assumptions.is_state_carried:
+            if self._assumptions.state != "carried":
                 last.refuse(
                     "it reads a window of tokens from a zero state for each prediction (neither "
                     "return_sequences nor stateful is set), which is not served yet; with its "

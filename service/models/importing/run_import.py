@@ -6,7 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from service.errors import BadCheckpoint, CarouselError
-from service.models.bundle import BundleMetadata, Provenance, check_vocabulary_fits, content_files
+from service.models.bundle import (
+    BundleMetadata,
+    Precision,
+    Provenance,
+    check_vocabulary_fits,
+    content_files,
+)
+from service.models.compile import compile_program
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.canonical_weights import convert, match_layers
 from service.models.importing.checkpoint import Checkpoint, StoredLayer
@@ -20,14 +27,11 @@ from service.models.importing.request import (
     ImportReport,
     ImportRequest,
 )
-from service.models.importing.vocabulary import (
-    check_tokens_are_characters,
-    read_vocabulary,
-    vocabulary_of_text,
-)
+from service.models.importing.tokenizer_choice import choose_tokenizer
+from service.models.importing.vocabulary import decode, read_vocabulary
+from service.models.importing.vocabulary_check import check_vocabulary, vocabulary_of_text
 from service.models.parity import measure
-from service.models.spec import ModelSpec
-from service.models.tokenizers.characters import CharacterTokenizer
+from service.models.spec import ModelSpec, Weights
 from service.models.tokenizers.tokenizer import Tokenizer
 
 MAX_VOCABULARY_BYTES = 8 * 1024 * 1024
@@ -53,8 +57,8 @@ def import_into(
                 checkpoint = read_checkpoint(files, PurePosixPath(request.source))
                 assumptions = Assumptions(request.assume, checkpoint.keras_version)
                 spec, layers = architecture_of(checkpoint, assumptions)
-                tokenizer = _tokenizer(request, files, spec, assumptions)
                 weights = convert(spec, layers, assumptions)
+            tokenizer, text_score = _tokenizer(request, files, spec, weights, assumptions)
             result = measure(spec, weights, request.precision, tokenizer.special_ids)
             metadata = BundleMetadata(
                 precision=result.precision,
@@ -62,6 +66,7 @@ def import_into(
                 assumptions=tuple(assumptions.sentences),
                 source=Provenance(format=checkpoint.format, files=files.digests),
                 parity=result.parity,
+                text_score=text_score,
             )
         for name, content in content_files(weights, tokenizer).items():
             (output / name).write_bytes(content)
@@ -94,24 +99,27 @@ def architecture_of(
 
 
 def _tokenizer(
-    request: ImportRequest, folder: ImportFolder, spec: ModelSpec, assumptions: Assumptions
-) -> Tokenizer:
-    if request.vocabulary is not None:
-        path = PurePosixPath(request.vocabulary)
-        tokens = read_vocabulary(folder.read(path, MAX_VOCABULARY_BYTES))
-    else:
-        path = PurePosixPath(request.vocabulary_text or "")
-        tokens = vocabulary_of_text(folder.read(path, MAX_TEXT_BYTES))
-        if len(tokens) + 1 == spec.vocabulary_size:
-            raise BadCheckpoint(
-                f"the text has {len(tokens)} different characters, but the weights are made for "
-                f"{spec.vocabulary_size}: if the model looked characters up with StringLookup, "
-                'give `vocabulary` as a JSON list that begins with "[UNK]"'
-            )
-    tokenizer = CharacterTokenizer(tokens, assumptions.unknown_character)
-    check_tokens_are_characters(tokens)
+    request: ImportRequest,
+    folder: ImportFolder,
+    spec: ModelSpec,
+    weights: Weights,
+    assumptions: Assumptions,
+) -> tuple[Tokenizer, str]:
+    """Return the tokenizer, and the record of its check by the training text, if there is one."""
+    program = compile_program(spec, weights, Precision.FLOAT32)
+    text = None
+    if request.vocabulary_text is not None:
+        path = PurePosixPath(request.vocabulary_text)
+        text = decode(folder.read(path, MAX_TEXT_BYTES), "the training text")
+    if request.vocabulary is None:
+        return vocabulary_of_text(text or "", spec, program, assumptions)
+    path = PurePosixPath(request.vocabulary)
+    vocabulary = read_vocabulary(folder.read(path, MAX_VOCABULARY_BYTES))
+    tokenizer = choose_tokenizer(vocabulary, spec.vocabulary_size, assumptions)
     check_vocabulary_fits(spec, tokenizer)
-    return tokenizer
+    if text is None:
+        return tokenizer, ""
+    return tokenizer, check_vocabulary(tokenizer, text, spec, program)
 
 
 @contextmanager
