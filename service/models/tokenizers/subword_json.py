@@ -108,15 +108,15 @@ def _check_model(model: Mapping[str, Any]) -> None:
 
 
 def _check_component(part: str, component: Mapping[str, Any]) -> None:
-    kind = component.get("type")
+    kind = str(component.get("type"))
     if kind not in _COMPONENTS[part]:
         raise BadCheckpoint(
-            f"the {part} of tokenizer.json is {str(kind)[:40]!r}; served are "
+            f"the {part} of tokenizer.json is {kind[:40]!r}; served are "
             f"{', '.join(_COMPONENTS[part])}"
         )
     pattern = component.get("pattern")
     if isinstance(pattern, dict) and "Regex" in pattern:
-        if pattern["Regex"] not in KNOWN_PATTERNS:
+        if str(pattern["Regex"]) not in KNOWN_PATTERNS:
             raise BadCheckpoint(
                 f"the {part} {kind} of tokenizer.json has the regular expression "
                 f"{str(pattern['Regex'])[:80]!r}, which may take unlimited time; only those of "

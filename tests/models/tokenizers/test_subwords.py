@@ -199,6 +199,8 @@ def split(pattern: dict[str, str]) -> dict[str, object]:
         (b"[" * 100_000, "not JSON"),
         (b"{}", "no object 'model'"),
         (changed(pre_tokenizer=split({"Regex": "(a+)+$"})), "unlimited time"),
+        (changed(pre_tokenizer=split({"Regex": ["a"]})), "unlimited time"),
+        (changed(decoder={"type": ["ByteLevel"]}), "the decoder of"),
         (changed(pre_tokenizer=split({"String": ""})), "1 to 64"),
         (changed(normalizer={"type": "Precompiled", "precompiled_charsmap": ""}), "Precompiled"),
         (changed(decoder={"type": "BPEDecoder", "suffix": "</w>"}), "BPEDecoder"),
