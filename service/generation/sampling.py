@@ -33,7 +33,7 @@ Numba caches a compiled kernel until its own file changes, so this line has to c
 
 MAX_STEPS = 32  # steps of a burst at most: the width of the sampler's arrays
 FAILED = -1  # the token of a row whose logits are not finite
-ENDED = -2  # the token of a row that has ended: its constraint allows no further token
+ENDED = -2  # the token of a row that has ended: by an end token, or by its constraint
 
 _PARAMETERS = (  # fields of SamplingParams that a row has under the same name
     ("temperature", np.float64),
@@ -61,27 +61,35 @@ _ROW = np.dtype(  # a slot's parameters, and where its generation is
         ("table_size", np.int64),
         ("state", np.int64),  # of the constraint
         ("remaining", np.int64),  # tokens that may still be generated
+        ("least", np.int64),  # tokens that have to be generated before an end token
+        ("ignores_end", np.int64),  # whether an end token ends nothing
+        ("has_ended", np.int64),  # by an end token
     ]
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """The sampled tokens of a burst: views of the sampler's memory, valid until the next burst."""
+    """The tokens of a burst: views of the sampler's memory, valid until the next burst."""
 
     tokens: npt.NDArray[np.int32]  # (rows, steps); FAILED if the row failed, ENDED after its end
     logprobs: npt.NDArray[np.float64]  # (rows, steps)
     top_tokens: npt.NDArray[np.int32]  # (rows, steps, MAX_TOP_TOKENS), most likely first
     top_logprobs: npt.NDArray[np.float64]  # (rows, steps, MAX_TOP_TOKENS)
-    is_over: npt.NDArray[np.bool_]  # (rows,), whether the constraint allows no further token
+    is_over: npt.NDArray[np.bool_]  # (rows,), whether an end token or the constraint has ended it
 
 
 class Sampler:
     """Samples the tokens of a slot table. Belongs to one thread; `advance` releases the lock."""
 
     def __init__(
-        self, vocabulary_size: int, capacity: int, suppressed_ids: Sequence[int] = ()
+        self,
+        vocabulary_size: int,
+        capacity: int,
+        suppressed_ids: Sequence[int] = (),
+        end_ids: Sequence[int] = (),
     ) -> None:
+        """Tokens of `suppressed_ids` are never sampled; one of `end_ids` ends its row."""
         self._rows = np.zeros(capacity, _ROW)
         self._feed = np.zeros((capacity, MAX_STEPS), np.int64)
         self._bias = np.zeros((capacity, vocabulary_size))
@@ -98,6 +106,7 @@ class Sampler:
         )
         self.arguments = (  # of `advance_rows`
             *(self._rows, self._feed, self._bias, self._counts, self._window, self._allowed),
+            np.array(end_ids, np.int64),
             *self._outputs,
         )
 
@@ -126,6 +135,9 @@ class Sampler:
             0 if constraint is None else constraint.table.size,
             START,
             request.max_new_tokens,
+            max(0, request.min_new_tokens - len(request.stop_context)),
+            request.ignore_eos,
+            False,
         )
         if params.logit_bias:
             self._bias[row] = 0.0
@@ -167,11 +179,11 @@ class Sampler:
     def take(self, rows: int, steps: int) -> Samples:
         """Return the samples of the burst that has ended, and clear its feeds."""
         self._rows["n_fed"][:rows] = self._rows["n_prompt"][:rows] = 0
-        is_over = np.zeros(rows, np.bool_)
+        is_over = self._rows["has_ended"][:rows] != 0
         for row in np.flatnonzero(self._rows["table"][:rows]).tolist():
             constraint = self._constraints[row]
             state, remaining = self._rows[["state", "remaining"]][row].tolist()
-            is_over[row] = constraint is not None and constraint.is_over(state, remaining)
+            is_over[row] |= constraint is not None and constraint.is_over(state, remaining)
         tokens, logprobs, top_tokens, top_logprobs = self._outputs
         return Samples(
             tokens[:rows, :steps],
@@ -322,18 +334,8 @@ def advance_rows(arguments, logits, tokens, first, last, step):  # type: ignore[
     Threads may do this for disjoint ranges at a time. `logits` is (rows, vocabulary) float32 and
     read, `tokens` is (rows,) int64 and written.
     """
-    (
-        params,
-        feed,
-        bias,
-        counts,
-        window,
-        allowed,
-        out_tokens,
-        out_logprobs,
-        out_top_tokens,
-        out_top_logprobs,
-    ) = arguments
+    params, feed, bias, counts, window, allowed, end_ids = arguments[:7]
+    out_tokens, out_logprobs, out_top_tokens, out_top_logprobs = arguments[7:]
     vocabulary = logits.shape[1]
     scores = np.empty(vocabulary)
     for row in range(first, last):
@@ -343,6 +345,10 @@ def advance_rows(arguments, logits, tokens, first, last, step):  # type: ignore[
             continue
         table, size, state = slot.table, slot.table_size, slot.state
         is_sampled = step >= slot.n_fed
+        if slot.has_ended:
+            out_tokens[row, step] = ENDED
+            tokens[row] = 0
+            continue
         if table and is_sampled and is_over(table, size, vocabulary, state, slot.remaining):
             out_tokens[row, step] = ENDED
             tokens[row] = 0
@@ -354,6 +360,9 @@ def advance_rows(arguments, logits, tokens, first, last, step):  # type: ignore[
         elif lse == lse:  # noqa: PLR0124
             for i in range(vocabulary):
                 scores[i] = logits[row, i] if allowed[i] else -np.inf
+            if slot.least > 0:
+                for i in end_ids:
+                    scores[i] = -np.inf
             if table:
                 mask(scores, table, size, state, slot.remaining)
             if slot.has_penalty:
@@ -379,6 +388,10 @@ def advance_rows(arguments, logits, tokens, first, last, step):  # type: ignore[
             window[row, column] = token
             counts[row, token] += 1
         slot.position += 1
+        slot.least -= 1
+        for i in end_ids:
+            if token == i and not slot.ignores_end:
+                slot.has_ended = 1
         if table:
             slot.state = follow(table, size, vocabulary, state, token)
             slot.remaining -= 1
