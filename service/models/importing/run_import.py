@@ -83,6 +83,7 @@ def import_into(
         architecture=spec.to_json(),
         unknown_character=tokenizer.unknown,
         tokenizer=dict(tokenizer.options),
+        files=tuple(tokenizer.files),
         metadata=metadata,
     )
 
