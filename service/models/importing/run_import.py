@@ -29,10 +29,14 @@ from service.models.importing.request import (
     ImportRequest,
 )
 from service.models.importing.tokenizer_choice import choose_tokenizer
+from service.models.importing.training_text import EXCERPT
 from service.models.importing.vocabulary import Vocabulary, decode, read_vocabulary
 from service.models.importing.vocabulary_check import check_vocabulary, vocabulary_of_text
 from service.models.parity import measure
 from service.models.spec import ModelSpec, Weights
+from service.models.tokenizers import read_tokenizer
+from service.models.tokenizers.round_trip import measure_round_trip
+from service.models.tokenizers.special_tokens import UnknownPolicy
 from service.models.tokenizers.tokenizer import Tokenizer
 
 MAX_VOCABULARY_BYTES = 8 * 1024 * 1024
@@ -61,13 +65,17 @@ def import_into(
                 weights = convert(spec, layers, assumptions)
                 vocabulary, text = _read_tokens(request, files)
             tokenizer, text_score = _tokenizer(vocabulary, text, spec, weights, assumptions)
-            result = measure(spec, weights, request.precision, tokenizer.special_ids)
+            sample = _encoded(tokenizer, text)
+            result = measure(
+                spec, weights, request.precision, tokenizer.suppressed_ids, text=sample
+            )
             metadata = BundleMetadata(
                 precision=result.precision,
                 precision_reason=result.reason,
                 assumptions=tuple(assumptions.sentences),
                 source=Provenance(format=checkpoint.format, files=files.digests),
                 parity=result.parity,
+                round_trip=measure_round_trip(tokenizer).sentence,
                 text_score=text_score,
             )
         for name, content in content_files(weights, tokenizer).items():
@@ -118,6 +126,14 @@ def _tokenizer(
     if tokenizer is None:
         return vocabulary_of_text(text or "", spec, program, assumptions)
     return tokenizer, check_vocabulary(tokenizer, text or "", spec, program)
+
+
+def _encoded(tokenizer: Tokenizer, text: str | None) -> list[int]:
+    """Return the token ids of the beginning of the training text, without unknown ones."""
+    if text is None:
+        return []
+    known = read_tokenizer(tokenizer.tokens, UnknownPolicy.SKIP, tokenizer.options, tokenizer.files)
+    return known.encode(text[:EXCERPT])
 
 
 def _read_tokens(

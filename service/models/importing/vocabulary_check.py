@@ -89,7 +89,7 @@ def _record(score: TextScore) -> str:
 
 def _score(candidate: Candidate, spec: ModelSpec, program: StepProgram, most: int) -> TextScore:
     tokenizer = candidate.tokenizer
-    known = read_tokenizer(tokenizer.tokens, UnknownPolicy.SKIP, tokenizer.options)
+    known = read_tokenizer(tokenizer.tokens, UnknownPolicy.SKIP, tokenizer.options, tokenizer.files)
     lines = candidate.text.splitlines(keepends=True)
     encoded = [known.encode(line) for line in lines]
     return score_text(program, spec, encoded, tokenizer.suppressed_ids, most)

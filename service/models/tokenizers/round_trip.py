@@ -22,6 +22,19 @@ class RoundTrip:
     identical: int
     left_out: int
 
+    @property
+    def sentence(self) -> str:
+        """What was measured, in words."""
+        same = "tokens" if self.compared == "tokens" else "text"
+        left_out = ""
+        if self.left_out:
+            what = "has no text" if self.compared == "text" else "has no text of its own"
+            left_out = f"; {self.left_out} of the vocabulary {what} and was left out"
+        return (
+            f"decode and encode give the same {same} for {self.identical} of {self.sequences} "
+            f"random token sequences{left_out}"
+        )
+
 
 def measure_round_trip(
     tokenizer: Tokenizer, sequences: int = 1000, length: int = 20, seed: int = 0
