@@ -1,4 +1,4 @@
-"""A model version on disk: manifest.json, weights.safetensors, vocabulary.json."""
+"""A model version on disk: manifest, weights, vocabulary, and tokenizer.json for subwords."""
 
 import hashlib
 import json
@@ -17,9 +17,11 @@ from service.errors import BadCheckpoint
 from service.models.spec import ModelRef, ModelSpec, Weights
 from service.models.tokenizers import read_tokenizer
 from service.models.tokenizers.special_tokens import UnknownPolicy
+from service.models.tokenizers.subwords import TOKENIZER_JSON
 from service.models.tokenizers.tokenizer import Tokenizer
 
 MANIFEST, WEIGHTS, VOCABULARY = "manifest.json", "weights.safetensors", "vocabulary.json"
+TOKENIZER_FILES = (TOKENIZER_JSON,)  # files that only some tokenizers have
 
 
 class Precision(StrEnum):
@@ -134,7 +136,14 @@ class Bundle:
             vocabulary_bytes = _verified(folder / VOCABULARY, manifest.files)
             spec = ModelSpec.from_json(manifest.architecture)
             tokens = json.loads(vocabulary_bytes)
-            tokenizer = read_tokenizer(tokens, manifest.unknown_character, manifest.tokenizer)
+            others = {
+                name: _verified(folder / name, manifest.files)
+                for name in TOKENIZER_FILES
+                if name in manifest.files
+            }
+            tokenizer = read_tokenizer(
+                tokens, manifest.unknown_character, manifest.tokenizer, others
+            )
             weights = Weights(spec, load_safetensors(weights_bytes))
         except (OSError, ValidationError, SafetensorError, ValueError) as error:
             raise BadCheckpoint(f"the bundle {folder.name} cannot be read: {error}") from error
@@ -160,7 +169,7 @@ def build_files(
     options = dict(tokenizer.options)
     identity = [spec.to_json(), tokenizer.unknown, *([options] if options else [])]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
-    for name in (WEIGHTS, VOCABULARY):
+    for name in (WEIGHTS, VOCABULARY, *sorted(tokenizer.files)):
         digest.update(hashlib.sha256(files[name]).digest())
     manifest = Manifest(
         name=ref.name,
@@ -181,6 +190,7 @@ def content_files(weights: Weights, tokenizer: Tokenizer) -> dict[str, bytes]:
     return {
         WEIGHTS: save_safetensors(dict(weights)),
         VOCABULARY: json.dumps(tokenizer.tokens, ensure_ascii=False).encode(),
+        **tokenizer.files,
     }
 
 

@@ -20,7 +20,7 @@ _OMITTED: dict[str, Any] = {
     "initial_state": None,
     "sampled_in_prompt": 0,
     "penalty_context": (),
-    "stop_context": "",
+    "stop_context": (),
     "forced_tokens": (),
     "return_state": False,
     "constraint": None,

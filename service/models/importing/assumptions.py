@@ -76,6 +76,11 @@ class Assumptions:
         """Return the value of a key of `assume`, if it is given."""
         return self._assume.get(key)
 
+    @property
+    def has_special_tokens(self) -> bool:
+        """Whether a special token is given."""
+        return any(key in self._assume for key in _SPECIAL)
+
     def unknown_policy(self, default: UnknownPolicy) -> UnknownPolicy:
         """The treatment of a prompt's text that has no token."""
         return UnknownPolicy(self._assume.get("unknown_character", default))

@@ -12,6 +12,7 @@ from safetensors.numpy import load as load_safetensors
 from service.errors import BadCheckpoint, CarouselError, Validation
 from service.models.bundle import (
     MANIFEST,
+    TOKENIZER_FILES,
     VOCABULARY,
     WEIGHTS,
     Bundle,
@@ -96,7 +97,12 @@ def _read_written(report: ImportReport, written: ImportFolder) -> _Model:
         content = written.read(PurePosixPath(WEIGHTS), written.max_file_bytes)
         weights = Weights(spec, load_safetensors(content))
         tokens = json.loads(written.read(PurePosixPath(VOCABULARY), written.max_file_bytes))
-        tokenizer = read_tokenizer(tokens, report.unknown_character, report.tokenizer)
+        others = {
+            name: written.read(PurePosixPath(name), written.max_file_bytes)
+            for name in report.files
+            if name in TOKENIZER_FILES
+        }
+        tokenizer = read_tokenizer(tokens, report.unknown_character, report.tokenizer, others)
     except CarouselError:
         raise
     except Exception as error:

@@ -74,6 +74,7 @@ class ImportReport(BaseModel):
     architecture: dict[str, JsonValue]
     unknown_character: UnknownPolicy
     tokenizer: dict[str, JsonValue]
+    files: tuple[str, ...] = ()  # the names of the tokenizer's own files
     metadata: BundleMetadata
 
 

@@ -15,12 +15,13 @@ from service.models.bundle import (
 )
 from service.models.compile import compile_program
 from service.models.importing.assumptions import Assumptions
-from service.models.importing.canonical_weights import convert, match_layers
+from service.models.importing.canonical_weights import convert
 from service.models.importing.checkpoint import Checkpoint, StoredLayer
 from service.models.importing.detect_format import read_checkpoint
 from service.models.importing.folder import ImportFolder
 from service.models.importing.infer_spec import infer_spec
 from service.models.importing.keras_config import read_architecture
+from service.models.importing.match_layers import match_layers
 from service.models.importing.request import (
     CHILD_ARGUMENT,
     ImportLimits,
@@ -28,10 +29,14 @@ from service.models.importing.request import (
     ImportRequest,
 )
 from service.models.importing.tokenizer_choice import choose_tokenizer
-from service.models.importing.vocabulary import decode, read_vocabulary
+from service.models.importing.training_text import EXCERPT
+from service.models.importing.vocabulary import Vocabulary, decode, read_vocabulary
 from service.models.importing.vocabulary_check import check_vocabulary, vocabulary_of_text
 from service.models.parity import measure
 from service.models.spec import ModelSpec, Weights
+from service.models.tokenizers import read_tokenizer
+from service.models.tokenizers.round_trip import measure_round_trip
+from service.models.tokenizers.special_tokens import UnknownPolicy
 from service.models.tokenizers.tokenizer import Tokenizer
 
 MAX_VOCABULARY_BYTES = 8 * 1024 * 1024
@@ -58,14 +63,19 @@ def import_into(
                 assumptions = Assumptions(request.assume, checkpoint.keras_version)
                 spec, layers = architecture_of(checkpoint, assumptions)
                 weights = convert(spec, layers, assumptions)
-            tokenizer, text_score = _tokenizer(request, files, spec, weights, assumptions)
-            result = measure(spec, weights, request.precision, tokenizer.special_ids)
+                vocabulary, text = _read_tokens(request, files)
+            tokenizer, text_score = _tokenizer(vocabulary, text, spec, weights, assumptions)
+            sample = _encoded(tokenizer, text)
+            result = measure(
+                spec, weights, request.precision, tokenizer.suppressed_ids, text=sample
+            )
             metadata = BundleMetadata(
                 precision=result.precision,
                 precision_reason=result.reason,
                 assumptions=tuple(assumptions.sentences),
                 source=Provenance(format=checkpoint.format, files=files.digests),
                 parity=result.parity,
+                round_trip=measure_round_trip(tokenizer).sentence,
                 text_score=text_score,
             )
         for name, content in content_files(weights, tokenizer).items():
@@ -81,6 +91,7 @@ def import_into(
         architecture=spec.to_json(),
         unknown_character=tokenizer.unknown,
         tokenizer=dict(tokenizer.options),
+        files=tuple(tokenizer.files),
         metadata=metadata,
     )
 
@@ -93,32 +104,50 @@ def architecture_of(
         assumptions.note(note)
     if checkpoint.config is None:
         return infer_spec(checkpoint.layers, assumptions)
-    spec, layers = read_architecture(checkpoint.config, assumptions)
-    return spec, match_layers(layers, checkpoint.layers)
+    architecture = read_architecture(checkpoint.config, assumptions)
+    return architecture.spec, match_layers(architecture.sources, checkpoint.layers)
 
 
 def _tokenizer(
-    request: ImportRequest,
-    folder: ImportFolder,
+    vocabulary: Vocabulary | None,
+    text: str | None,
     spec: ModelSpec,
     weights: Weights,
     assumptions: Assumptions,
 ) -> tuple[Tokenizer, str]:
     """Return the tokenizer, and the record of its check by the training text, if there is one."""
+    tokenizer = None
+    if vocabulary is not None:
+        tokenizer = choose_tokenizer(vocabulary, spec.vocabulary_size, assumptions)
+        check_vocabulary_fits(spec, tokenizer)
+        if text is None:
+            return tokenizer, ""
     program = compile_program(spec, weights, Precision.FLOAT32)
-    text = None
+    if tokenizer is None:
+        return vocabulary_of_text(text or "", spec, program, assumptions)
+    return tokenizer, check_vocabulary(tokenizer, text or "", spec, program)
+
+
+def _encoded(tokenizer: Tokenizer, text: str | None) -> list[int]:
+    """Return the token ids of the beginning of the training text, without unknown ones."""
+    if text is None:
+        return []
+    known = read_tokenizer(tokenizer.tokens, UnknownPolicy.SKIP, tokenizer.options, tokenizer.files)
+    return known.encode(text[:EXCERPT])
+
+
+def _read_tokens(
+    request: ImportRequest, folder: ImportFolder
+) -> tuple[Vocabulary | None, str | None]:
+    """Read the vocabulary's file and the training text, of those that are given."""
+    vocabulary = text = None
+    if request.vocabulary is not None:
+        path = PurePosixPath(request.vocabulary)
+        vocabulary = read_vocabulary(folder.read(path, MAX_VOCABULARY_BYTES))
     if request.vocabulary_text is not None:
         path = PurePosixPath(request.vocabulary_text)
         text = decode(folder.read(path, MAX_TEXT_BYTES), "the training text")
-    if request.vocabulary is None:
-        return vocabulary_of_text(text or "", spec, program, assumptions)
-    path = PurePosixPath(request.vocabulary)
-    vocabulary = read_vocabulary(folder.read(path, MAX_VOCABULARY_BYTES))
-    tokenizer = choose_tokenizer(vocabulary, spec.vocabulary_size, assumptions)
-    check_vocabulary_fits(spec, tokenizer)
-    if text is None:
-        return tokenizer, ""
-    return tokenizer, check_vocabulary(tokenizer, text, spec, program)
+    return vocabulary, text
 
 
 @contextmanager

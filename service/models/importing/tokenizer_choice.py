@@ -15,6 +15,8 @@ from service.models.tokenizers.special_tokens import (
     SpecialTokens,
     UnknownPolicy,
 )
+from service.models.tokenizers.subword_text_encoder import SubwordTextEncoder
+from service.models.tokenizers.subwords import SubwordTokenizer
 from service.models.tokenizers.tokenizer import Tokenizer
 from service.models.tokenizers.word_rules import (
     TEXTGENRNN_RULES,
@@ -44,6 +46,10 @@ _SHOWN = 10  # tokens in a message
 
 def choose_tokenizer(vocabulary: Vocabulary, size: int, assumptions: Assumptions) -> Tokenizer:
     """Return the tokenizer of a vocabulary for a model of `size` tokens. Raises BadCheckpoint."""
+    if vocabulary.tokenizer == "subwords":
+        return _subwords(vocabulary, assumptions)
+    if vocabulary.tokenizer == "subword_text_encoder":
+        return SubwordTextEncoder.from_file(vocabulary.content)
     kind = assumptions.given("tokenizer") or vocabulary.tokenizer
     vocabulary = _fitted(vocabulary, size, kind, assumptions)
     tokens = vocabulary.tokens
@@ -52,6 +58,17 @@ def choose_tokenizer(vocabulary: Vocabulary, size: int, assumptions: Assumptions
     if kind in ("characters", "keras_characters", "textgenrnn"):
         return _characters(vocabulary, kind, assumptions)
     return _words(vocabulary, kind, assumptions)
+
+
+def _subwords(vocabulary: Vocabulary, assumptions: Assumptions) -> Tokenizer:
+    tokenizer = SubwordTokenizer(
+        vocabulary.content, assumptions.unknown_policy(UnknownPolicy.ERROR)
+    )
+    special = _special(tokenizer.tokens, vocabulary, assumptions, are_words=True)
+    if special != tokenizer.special and assumptions.has_special_tokens:
+        tokenizer = SubwordTokenizer(vocabulary.content, tokenizer.unknown, special)
+    tokenizer.check_decoder()
+    return tokenizer
 
 
 def _fitted(

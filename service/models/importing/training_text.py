@@ -26,6 +26,8 @@ _WORD_RULES = {
 }
 _SHOWN = 10
 
+EXCERPT = 400_000  # characters of a text that are scored at most
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -39,62 +41,97 @@ class Candidate:
 
 def readings(text: str) -> Iterator[tuple[str, str]]:
     """Yield a text as authors read it, each with a note of the difference."""
-    yield text, ""
-    plain = text.removeprefix("\ufeff")
-    if plain != text:
-        yield (
-            plain,
-            "the text begins with a byte order mark, which the model has not: it is left out",
-        )
-    unix = plain.replace("\r\n", "\n").replace("\r", "\n")
-    if unix != plain:
-        fits = "the text has `\\r` (Windows line ends), which the model has not"
-        yield unix, f"{fits}: read as `\\n` it fits"
-    one_line = unix.replace("\n", " ")
-    for each, note in ((text, ""), (unix, "line ends are read as `\\n`")):
-        if each.lower() != each and (each is text or unix != text):
-            lowered = "the model has no upper-case letters: the text is read in lower case"
-            yield each.lower(), "; ".join(filter(None, (note, lowered)))
-    if one_line != unix:
-        note = "the model has no line breaks: they are read as blanks"
-        yield one_line, note
-        yield one_line.lower(), f"{note}, and the text in lower case"
+    for reading in READINGS:
+        read = reading.of_text(text)
+        if reading is READINGS[0] or read != text:
+            yield read, reading.note
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A way in which authors read a text file; `note` says what it changes."""
+
+    note: str
+    without_mark: bool = True  # a byte order mark is left out
+    line_end: str | None = "\n"  # None: as they are in the file
+    is_lower: bool = False
+
+    def of_text(self, text: str) -> str:
+        """Return the text as it is read."""
+        if self.without_mark:
+            text = text.removeprefix("\ufeff")
+        if self.line_end is not None:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+            text = text.replace("\n", self.line_end)
+        return text.lower() if self.is_lower else text
+
+    def of_counts(self, counts: Counter[str]) -> Counter[str]:
+        """Return the counts of the characters of the text as it is read, by first appearance."""
+        found: Counter[str] = Counter()
+        for character, n in counts.items():
+            if self.without_mark and character == "\ufeff" and n == 1:
+                continue
+            if self.line_end is not None and character == "\r" and "\n" in counts:
+                continue
+            read = self.line_end or "\n" if character in "\r\n" else character
+            for each in read.lower() if self.is_lower else read:
+                found[each] += n
+        return found
+
+
+_UNIX = "the text has `\\r` (Windows line ends), which the model has not: read as `\\n` it fits"
+_LOWER = "the model has no upper-case letters: the text is read in lower case"
+_ONE_LINE = "the model has no line breaks: they are read as blanks"
+READINGS = (
+    Reading("", without_mark=False, line_end=None),
+    Reading("the text has a byte order mark, which the model has not: left out", line_end=None),
+    Reading(_UNIX),
+    Reading(_LOWER, without_mark=False, line_end=None, is_lower=True),
+    Reading(f"{_LOWER}, with `\\n` for its line ends", is_lower=True),
+    Reading(_ONE_LINE, line_end=" "),
+    Reading(f"{_ONE_LINE}, and the text in lower case", line_end=" ", is_lower=True),
+)
 
 
 def candidates(text: str, size: int) -> list[Candidate]:
     """Return the candidates for a model of `size` tokens, each vocabulary once.
 
-    Raises BadCheckpoint if none has the size, and shows in what they differ.
+    Words are tried where no characters have the size. Raises BadCheckpoint if nothing has it.
     """
+    counts = Counter(text)
     found: dict[tuple[str, ...], Candidate] = {}
-    for candidate in (*_characters(text, size), *_words(text, size)):
+    for candidate in _characters(text, counts, size):
         found.setdefault(candidate.tokenizer.tokens, candidate)
     if not found:
-        raise BadCheckpoint(_size_error(text, size))
+        for candidate in _words(text, size):
+            found.setdefault(candidate.tokenizer.tokens, candidate)
+    if not found:
+        raise BadCheckpoint(_size_error(text, counts, size))
     return list(found.values())
 
 
-def _characters(text: str, size: int) -> Iterator[Candidate]:
-    for read, note in readings(text):
-        counts = Counter(read)
+def _characters(text: str, counts: Counter[str], size: int) -> Iterator[Candidate]:
+    for reading in READINGS:
+        read = reading.of_counts(counts)
         for front in _FRONTS:
-            if len(counts) + len(front) != size:
+            if len(read) + len(front) != size:
                 continue
             orders = {
-                "sorted characters": sorted(counts),
-                "characters by frequency": _by_frequency(counts),
-                "characters by first appearance": list(counts),
+                "sorted characters": sorted(read),
+                "characters by frequency": _by_frequency(read),
+                "characters by first appearance": list(read),
             }
             for order, characters in orders.items():
-                tokens = (*front, *characters)
                 policy = UnknownPolicy.UNK if "[UNK]" in front else UnknownPolicy.ERROR
-                is_lower = "lower case" in note
-                tokenizer = CharacterTokenizer(tokens, policy, is_lower=is_lower)
-                yield Candidate(tokenizer, read, _named(order, front), note)
+                tokenizer = CharacterTokenizer(
+                    (*front, *characters), policy, is_lower=reading.is_lower
+                )
+                name, excerpt = _named(order, front), reading.of_text(text[:EXCERPT])
+                yield Candidate(tokenizer, excerpt, name, reading.note)
 
 
 def _words(text: str, size: int) -> Iterator[Candidate]:
-    plain = text.removeprefix("\ufeff")
+    plain = READINGS[2].of_text(text)
     for name, rules in _WORD_RULES.items():
         counts = Counter(word for word, _, _ in rules.words(plain))
         if len(counts) + 2 < size or len(counts) < 2:
@@ -113,7 +150,9 @@ def _words(text: str, size: int) -> Iterator[Candidate]:
                 is_cut = is_keras or name == "of TextVectorization"
                 tokens = (*front, *words)
                 if len(tokens) == size or (is_cut and len(tokens) > size):
-                    yield _of_words(tokens[:size], rules, plain, f"{order}words {name}", front)
+                    yield _of_words(
+                        tokens[:size], rules, plain[:EXCERPT], f"{order}words {name}", front
+                    )
 
 
 def _of_words(
@@ -139,8 +178,7 @@ def _named(name: str, front: Iterable[str]) -> str:
     return f"{name} after {listed}" if listed else name
 
 
-def _size_error(text: str, size: int) -> str:
-    counts = Counter(text)
+def _size_error(text: str, counts: Counter[str], size: int) -> str:
     words = len({word for word, _, _ in keras_rules().words(text)})
     message = (
         f"the text has {len(counts)} different characters and {words} different words, but the "

@@ -3,7 +3,7 @@
 from service.errors import BadCheckpoint
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.text_score import TextScore, score_text
-from service.models.importing.training_text import Candidate, candidates, readings
+from service.models.importing.training_text import EXCERPT, Candidate, candidates, readings
 from service.models.spec import ModelSpec
 from service.models.step import StepProgram
 from service.models.tokenizers import read_tokenizer
@@ -13,7 +13,7 @@ from service.models.tokenizers.tokenizer import Tokenizer
 FIRST_TOKENS, TOKENS = 1_500, 10_000
 """Tokens that are scored of each candidate, and of the best one."""
 
-TEXT_CHARACTERS = 400_000  # of the text are tokenized at most
+MIN_TOKENS = 30  # tokens that have to be scored for a verdict
 _NEAR = 0.05  # nats by which two candidates have to differ
 
 
@@ -29,6 +29,11 @@ def vocabulary_of_text(
     scores.sort(key=lambda pair: pair[0].nats)
     best = scores[0][1]
     score = _score(best, spec, program, TOKENS)
+    if len(score.tokens) < MIN_TOKENS:
+        raise BadCheckpoint(
+            f"the training text has {len(best.text)} characters, too few to tell the order of its "
+            "tokens by: give more of it, or the tokens themselves as `vocabulary`"
+        )
     if not score.is_of_the_model:
         raise BadCheckpoint(
             f"no order of these tokens fits the weights: of {len(found)} tried, {best.name} is the "
@@ -51,12 +56,15 @@ def check_vocabulary(tokenizer: Tokenizer, text: str, spec: ModelSpec, program: 
     """Check a given vocabulary by the training text; return the record. Raises BadCheckpoint."""
     scores = [
         (_score(Candidate(tokenizer, read, ""), spec, program, FIRST_TOKENS), read)
-        for read, _ in readings(text)
+        for read, _ in readings(text[:EXCERPT])
     ]
     _, read = min(scores, key=lambda pair: pair[0].nats)
     score = _score(Candidate(tokenizer, read, ""), spec, program, TOKENS)
-    if not len(score.tokens):
-        raise BadCheckpoint("the training text has none of the vocabulary's tokens")
+    if len(score.tokens) < MIN_TOKENS:
+        raise BadCheckpoint(
+            f"the training text has {len(score.tokens)} of the vocabulary's tokens in a place "
+            "that can be scored, too few to check their order by: give more of it, or none"
+        )
     if not score.is_of_the_model:
         raise BadCheckpoint(
             f"the vocabulary is not in the order of the model's ids: the text scores "
@@ -81,7 +89,7 @@ def _record(score: TextScore) -> str:
 
 def _score(candidate: Candidate, spec: ModelSpec, program: StepProgram, most: int) -> TextScore:
     tokenizer = candidate.tokenizer
-    known = read_tokenizer(tokenizer.tokens, UnknownPolicy.SKIP, tokenizer.options)
-    lines = candidate.text[:TEXT_CHARACTERS].splitlines(keepends=True)
+    known = read_tokenizer(tokenizer.tokens, UnknownPolicy.SKIP, tokenizer.options, tokenizer.files)
+    lines = candidate.text.splitlines(keepends=True)
     encoded = [known.encode(line) for line in lines]
     return score_text(program, spec, encoded, tokenizer.suppressed_ids, most)

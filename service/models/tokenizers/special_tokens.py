@@ -34,6 +34,7 @@ class SpecialTokens:
     unknown: int | None = None
     begin: int | None = None
     end: tuple[int, ...] = ()
+    is_begin_added: bool = False  # before each prompt, as textgenrnn does; else before an empty one
 
     @classmethod
     def by_name(cls, tokens: Sequence[str], *, are_words: bool = False) -> Self:
@@ -62,7 +63,8 @@ class SpecialTokens:
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the ids as JSON values; `from_json` is the inverse."""
-        return asdict(self) | {"end": list(self.end)}
+        value = asdict(self) | {"end": list(self.end)}
+        return value if value.pop("is_begin_added") is False else value | {"is_begin_added": True}
 
     @classmethod
     def from_json(cls, value: JsonValue) -> Self:
@@ -76,4 +78,5 @@ class SpecialTokens:
         if not all(i is None or type(i) is int for i in single) or {type(i) for i in end} - {int}:
             raise TypeError("special has something that is not an id")
         pad, unknown, begin = single
-        return cls(pad, unknown, begin, tuple(end))  # type: ignore[arg-type]
+        is_added = value.get("is_begin_added") is True
+        return cls(pad, unknown, begin, tuple(end), is_added)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ the first one of a whole text is left out.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import ClassVar
 
 from pydantic import JsonValue
@@ -17,6 +18,8 @@ from service.models.tokenizers.special_tokens import SpecialTokens, UnknownPolic
 
 MAX_VOCABULARY = 131_072
 
+_NO_FILES: Mapping[str, bytes] = MappingProxyType({})
+
 TokenOffsets = tuple[int, int, int]  # id, start, stop; offsets in characters of the text
 
 
@@ -24,7 +27,7 @@ class Tokenizer(ABC):
     """Converts text to token ids and back. Immutable; any thread may call it."""
 
     kind: ClassVar[str]  # the name of the kind in manifests
-    joiner: ClassVar[str] = ""  # what the text of a token begins with, but for the first of a text
+    joiner: str = ""  # what the text of a token begins with, but for the first of a text
 
     def __init__(
         self, tokens: Sequence[str], unknown: UnknownPolicy, special: SpecialTokens
@@ -53,9 +56,13 @@ class Tokenizer(ABC):
         return [token for token, _, _ in self.encode_with_offsets(text)]
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Return the ids of a prompt: of an empty one the token that begins a text, if any."""
-        ids = self.encode(text)
-        return ids or ([] if self.special.begin is None else [self.special.begin])
+        """Return the ids of a prompt: of an empty one the token that begins a text, if any.
+
+        With `special.is_begin_added` that token begins every prompt.
+        """
+        ids, special = self.encode(text), self.special
+        is_added = special.begin is not None and (special.is_begin_added or not ids)
+        return [special.begin, *ids] if is_added and special.begin is not None else ids
 
     # -- tokens → text
 
@@ -78,6 +85,11 @@ class Tokenizer(ABC):
     @property
     def has_partial_characters(self) -> bool:
         """Whether some token is a part of a character, so that `DecodeStream` has to be used."""
+        return False
+
+    @property
+    def has_several_encodings(self) -> bool:
+        """Whether several sequences of tokens have the same text, as with subwords."""
         return False
 
     # -- special tokens
@@ -103,6 +115,11 @@ class Tokenizer(ABC):
     def options(self) -> Mapping[str, JsonValue]:
         """What a bundle's manifest says of the tokenizer; empty for characters by their names."""
         return {"kind": self.kind}
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """The files, by name, that a bundle has for this tokenizer beside its vocabulary."""
+        return _NO_FILES
 
 
 def _check_tokens(tokens: Sequence[str]) -> None:

@@ -42,7 +42,11 @@ class WordTokenizer(Tokenizer):
 
     @classmethod
     def read(
-        cls, tokens: Sequence[str], unknown: UnknownPolicy, options: Mapping[str, JsonValue]
+        cls,
+        tokens: Sequence[str],
+        unknown: UnknownPolicy,
+        options: Mapping[str, JsonValue],
+        _: Mapping[str, bytes],
     ) -> Self:
         """Read the tokenizer of a bundle. Raises BadCheckpoint."""
         try:
