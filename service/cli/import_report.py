@@ -33,12 +33,13 @@ def report_lines(bundle: Bundle, sample: Sample, model_store: Path) -> Iterator[
 def _found(bundle: Bundle) -> list[tuple[str, str]]:
     manifest, window, tokenizer = bundle.manifest, bundle.spec.window, bundle.tokenizer
     kind = "characters" if not tokenizer.options else tokenizer.kind
-    state = "carried from token to token"
+    state, architecture = "carried from token to token", bundle.spec.summary
     if window is not None:
+        architecture = architecture.removesuffix(f", {window.summary}")
         state = f"{window.summary}, read from a zero state for each token"
     return [
         ("format", f"{manifest.source.format}, from {', '.join(sorted(manifest.source.files))}"),
-        ("architecture", bundle.spec.summary),
+        ("architecture", architecture),
         ("state", state),
         ("tokenizer", f"{kind}, {len(tokenizer)} tokens"),
         ("special tokens", _special(tokenizer)),
@@ -60,6 +61,8 @@ def _measured(bundle: Bundle) -> list[tuple[str, str]]:
     windows = {"own text": parity.window, "training text": parity.window_of_text}
     rows = [("precision", manifest.precision_reason)]
     rows += [(label, record.sentence) for label, record in windows.items() if record is not None]
+    if parity.window is not None:
+        rows.append(("", "--assume state=carried imports it with carried state, one step a token"))
     rows += [("round trip", manifest.round_trip), ("order", manifest.text_score)]
     return [(label, text) for label, text in rows if text]
 

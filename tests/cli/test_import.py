@@ -99,6 +99,8 @@ def test_a_window_is_reported_with_what_carried_state_would_cost(tmp_path):
         "state a window of 5 tokens, read from a zero state for each token",
         f"own text {records['window'].sentence}",
         f"training text {records['window_of_text'].sentence}",
+        "--assume state=carried imports it",
+        "architecture OneHot(3) → LSTM(2) → Dense(3) state",
         "round trip 1000 sequences are the same",
         "order 10 kB score 1.5 nats",
         "after 5 random tokens abc",
