@@ -8,6 +8,7 @@ import numpy as np
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.request import GenerationRequest, SamplingParams
+from service.generation.token_texts import begins_text
 from service.models.bundle import Bundle
 from service.models.compile import compile_program
 from service.models.tokenizers.tokenizer import Tokenizer
@@ -67,8 +68,14 @@ async def _prompt(engine: Engine, bundle: Bundle) -> list[int]:
 
 
 async def _text(engine: Engine, tokenizer: Tokenizer, prompt: list[int], temperature: float) -> str:
+    is_start = begins_text(tokenizer, prompt)
     sampling = SamplingParams(_SEED, temperature)
-    ids: list[int] = []
-    async for chunk in engine.submit(GenerationRequest(prompt, SAMPLE_CHARACTERS, sampling)):
+    request = GenerationRequest(prompt, SAMPLE_CHARACTERS, sampling, is_start=is_start)
+    stream, ids, text = engine.submit(request), list[int](), ""
+    async for chunk in stream:
         ids.extend(chunk.tokens)
-    return tokenizer.decode(ids)[:SAMPLE_CHARACTERS]
+        text = tokenizer.decode(ids, is_start=is_start)
+        if len(text) >= SAMPLE_CHARACTERS:
+            stream.cancel()
+            break
+    return text[:SAMPLE_CHARACTERS]

@@ -11,6 +11,7 @@ from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from tests.bundles import put_model
 from tests.cli.commands import carousel, printed, refused
+from tests.cli.test_import import WINDOWED
 from tests.process import ROOT, free_port, serving
 
 
@@ -48,6 +49,10 @@ def test_generate_score_and_export_take_a_name(store, tmp_path):
     assert by_name == printed("generate", "The", *few, folder=tmp_path)
     assert by_name.startswith("The")
     assert "characters" in printed("score", text, "--model", "demo", folder=tmp_path)
+    assert f"File exists: '{text}'" in refused("export", "demo", text, folder=tmp_path)
+    put_model(store.folder, "window", WINDOWED)
+    short = refused("generate", "abca", "--model", "window", folder=tmp_path)
+    assert "5 tokens" in short
     sentence = refused("generate", "a", "--model", "cat", folder=tmp_path)
     assert f"no model or alias 'cat' is stored in {store.folder}; there are: default, demo@1" in (
         sentence
