@@ -104,22 +104,20 @@ class BeamSearchState:
         """
         assert 1 <= params.n <= params.width
         assert request.max_new_tokens >= 1
-        self._request, self._params = request, params
-        self._suppressed_ids, self._token_texts = list(suppressed_ids), texts
+        self._request, self._params, self._token_texts = request, params, texts
+        self._suppressed_ids = list(suppressed_ids)
         self._rules, self._end_ids = rules, [] if request.ignore_eos else list(rules.end_ids)
         self._masked_ids = list(rules.end_ids)  # before `min_new_tokens`
         self._stops = dict(zip(rules.stops(request.stop), request.stop, strict=True))
         self._stop_ids = list(request.stop_token_ids)
-        stops_in_texts = tuple(self._stops)
-        self._completions = stop_completions(stops_in_texts, texts)
+        self._completions = stop_completions(tuple(self._stops), texts)
         self._first_completions = self._completions  # of the first token
         if request.is_start and request.stop:
             first_texts = [text.removeprefix(rules.joiner) for text in texts]
-            self._first_completions = stop_completions(stops_in_texts, first_texts)
+            self._first_completions = stop_completions(tuple(self._stops), first_texts)
         self._root = _Node(Token(-1, 0.0), (), None)
         self._certain: list[TokenWithTop] = []  # removed from the tree, and not taken yet
-        self._n_certain = 0
-        self.length = 0  # of every live hypothesis
+        self._n_certain = self.length = 0  # `length` is that of every live hypothesis
         self._finished: list[_Finished] = []  # the best first
         self._live: list[_Live] = []  # the most likely first
         constraint = request.constraint
@@ -128,7 +126,7 @@ class BeamSearchState:
         else:
             least = request.min_new_tokens
             has_stop = bool(request.stop or request.stop_token_ids)
-            stops = StopMatcher(stops_in_texts, least) if has_stop else None
+            stops = StopMatcher(tuple(self._stops), least) if has_stop else None
             self._live.append(_Live(self._root, 0.0, stops, START))
         self._root.n_ends = 1
 
@@ -249,9 +247,8 @@ class BeamSearchState:
         node, live = expansion.branch(index)
         node.n_ends += 1
         stop, hidden, partial = self._stop(live, node)
-        reason = FinishReason.STOP_SEQUENCE
-        if stop is None:
-            reason = self._reason(node, _state_after(self._request.constraint, live, node))
+        state = _state_after(self._request.constraint, live, node)
+        reason = FinishReason.STOP_SEQUENCE if stop is not None else self._reason(node, state)
         finished = _Finished(node, score, reason, self.length, stop, hidden, partial)
         self._finished.insert(rank, finished)
         for text in self._finished[self._params.n :]:
