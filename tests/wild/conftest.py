@@ -15,13 +15,14 @@ def authored(tmp_path_factory):
     made = {}
 
     def folder(framework, *kinds):
-        if framework not in made:
-            made[framework] = tmp_path_factory.mktemp(framework)
-            command = [sys.executable, str(HERE / "author.py"), framework, str(made[framework])]
+        key = (framework, *kinds)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp(framework)
+            command = [sys.executable, str(HERE / "author.py"), framework, str(made[key])]
             done = subprocess.run(
                 [*command, *kinds], capture_output=True, text=True, check=False, timeout=800
             )
             assert done.returncode == 0, done.stderr[-4000:]
-        return made[framework]
+        return made[key]
 
     return folder

@@ -97,7 +97,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, authored):
-    made = Place(tmp_path_factory.mktemp("place"), authored("tf_keras"))
+    made = Place(tmp_path_factory.mktemp("place"), authored("tf_keras", *MODELS))
     yield made
     made.close()
 
