@@ -217,7 +217,7 @@ def score(
     model: Annotated[str, typer.Option(help="name@version.")] = "demo@1",
     model_store: Store = Path("model_store"),
 ) -> None:
-    """Score a text by a model: nats per character, bits per character and byte."""
+    """Score a text by a model: nats per character and token, bits per character and byte."""
     from service.offline import score_file  # noqa: PLC0415
 
     found = score_file(model_store, model, file)
@@ -225,6 +225,9 @@ def score(
         print("the text is too short for a score")
     else:
         print(f"characters: {found.characters}")
+        if found.nats_per_token is not None and found.token_count != found.characters:
+            print(f"tokens: {found.token_count}")
+            print(f"nats per token: {found.nats_per_token:.4f}")
         print(f"nats per character: {found.nats / found.characters:.4f}")
         print(f"bits per character: {found.bits_per_character:.4f}")
         print(f"bits per byte: {found.bits_per_byte:.4f}")

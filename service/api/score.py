@@ -48,10 +48,12 @@ class ScoredToken(BaseModel):
 
 
 class SumsReply(BaseModel):
-    """Sums over the characters that have a logprob."""
+    """Sums over the tokens that have a logprob; `perplexity` is that of a character."""
 
     characters: int
+    token_count: int
     nats: float
+    nats_per_token: float | None
     bits_per_character: float | None
     bits_per_byte: float | None
     perplexity: float | None
@@ -164,7 +166,9 @@ def _sums(score: Score) -> str:
     """Encode the sums as members of a JSON object."""
     sums = {
         "characters": score.characters,
+        "token_count": score.token_count,
         "nats": score.nats,
+        "nats_per_token": score.nats_per_token,
         "bits_per_character": score.bits_per_character,
         "bits_per_byte": score.bits_per_byte,
         "perplexity": score.perplexity,
