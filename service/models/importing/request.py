@@ -31,6 +31,7 @@ class ImportRequest:
     version: int | None = None
     vocabulary: Path | None = None
     vocabulary_text: Path | None = None
+    config: Path | None = None
     precision: WantedPrecision = "auto"
     assume: Mapping[str, str] = field(default_factory=dict)
 
@@ -45,7 +46,7 @@ class ImportRequest:
                 "training text), or both: the text then checks the order of the vocabulary"
             )
         confined(str(self.source), "source")
-        for name in ("vocabulary", "vocabulary_text"):
+        for name in ("vocabulary", "vocabulary_text", "config"):
             if (path := getattr(self, name)) is not None:
                 confined(str(path), name)
         check_assume(self.assume)

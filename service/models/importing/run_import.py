@@ -22,6 +22,7 @@ from service.models.importing.folder import ImportFolder
 from service.models.importing.infer_spec import infer_spec
 from service.models.importing.keras_config import read_architecture
 from service.models.importing.match_layers import match_layers
+from service.models.importing.reading import check_state_is_known
 from service.models.importing.request import (
     CHILD_ARGUMENT,
     ImportLimits,
@@ -39,7 +40,7 @@ from service.models.tokenizers.round_trip import measure_round_trip
 from service.models.tokenizers.special_tokens import UnknownPolicy
 from service.models.tokenizers.tokenizer import Tokenizer
 
-MAX_VOCABULARY_BYTES = 8 * 1024 * 1024
+MAX_VOCABULARY_BYTES = 32 * 1024 * 1024
 MAX_TEXT_BYTES = 256 * 1024 * 1024
 
 
@@ -65,6 +66,8 @@ def import_into(
                 weights = convert(spec, layers, assumptions)
                 vocabulary, text = _read_tokens(request, files)
             tokenizer, text_score = _tokenizer(vocabulary, text, spec, weights, assumptions)
+            if checkpoint.config is None and "weights" in checkpoint.format:
+                check_state_is_known(spec, tokenizer, assumptions)
             sample = _encoded(tokenizer, text)
             result = measure(
                 spec, weights, request.precision, tokenizer.suppressed_ids, text=sample

@@ -1,0 +1,176 @@
+"""The command `carousel`. Each subcommand imports its modules when it runs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service import __version__
+from service.cli import models
+from service.cli.options import Store
+from service.errors import CarouselError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(models.app)
+_FILE_ERRORS = (
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    FileExistsError,
+)
+
+
+def _print_version(value: bool) -> None:  # noqa: FBT001 (Typer calls it so)
+    if value:
+        print(f"carousel {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def carousel(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Serve recurrent language models."""
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the network.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Training workers to start.")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="Where Redis is.")] = None,
+    model_store: Annotated[Path | None, typer.Option(help="Folder of bundles.")] = None,
+    import_dir: Annotated[Path | None, typer.Option(help="Folder of checkpoints.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of everything else.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
+) -> None:
+    """Serve the models of the store."""
+    from service.server import run
+    from service.settings import Settings
+
+    settings = Settings.read(
+        host=host,
+        port=port,
+        threads=threads,
+        workers=workers,
+        redis_url=redis_url,
+        model_store=model_store,
+        import_dir=import_dir,
+        data_dir=data_dir,
+        log_level=log_level,
+    )
+    run(settings)
+
+
+@app.command()
+def worker(
+    redis_url: Annotated[str | None, typer.Option(help="Where Redis is.")] = None,
+    model_store: Annotated[Path | None, typer.Option(help="Folder of bundles.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of everything else.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
+    *,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run submitted train jobs, one at a time."""
+    from service.app import open_store
+    from service.settings import Settings
+    from service.worker import work
+
+    settings = Settings.read(
+        redis_url=redis_url, model_store=model_store, data_dir=data_dir, log_level=log_level
+    )
+    with open_store(settings) as url:
+        work(settings, url, parent=parent)
+
+
+@app.command()
+def train(
+    file: Annotated[
+        Path, typer.Argument(help="A text, UTF-8.", exists=True, dir_okay=False, readable=True)
+    ],
+    name: Annotated[str, typer.Option(help="Name of the model.")],
+    cell: Annotated[str | None, typer.Option(help="Recurrent cell, such as lstm or gru.")] = None,
+    units: Annotated[int | None, typer.Option(help="Width of each recurrent layer.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Recurrent layers.")] = None,
+    embedding_dim: Annotated[int | None, typer.Option()] = None,
+    dropout: Annotated[float | None, typer.Option()] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the text.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Sequences trained in parallel.")] = None,
+    sequence_length: Annotated[int | None, typer.Option(help="Characters per step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option()] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Stop after this time.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    initial_model: Annotated[str | None, typer.Option(help="Model to fine-tune.")] = None,
+    model_store: Store = Path("model_store"),
+    data_dir: Annotated[Path, typer.Option(envvar="CAROUSEL_DATA_DIR")] = Path(".data"),
+) -> None:
+    """Train a model on a text file and store it."""
+    from service.models.resolve import resolve_stored
+    from service.models.store import ModelStore
+    from service.training.corpus import Corpus
+    from service.training.job_spec import TrainingText, make_job_spec
+
+    corpus, store = Corpus.decode(file.read_bytes()), ModelStore(model_store)
+    architecture = {
+        "cell": cell,
+        "units": units,
+        "layers": layers,
+        "embedding_dim": embedding_dim,
+        "dropout": dropout,
+    }
+    training = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "sequence_length": sequence_length,
+        "learning_rate": learning_rate,
+        "max_seconds": max_seconds,
+        "precision": precision,
+    }
+    spec = make_job_spec(
+        name,
+        TrainingText("", len(corpus.text), corpus.vocabulary),
+        architecture=architecture,
+        training=training,
+        seed=seed,
+        initial_model=store.read(resolve_stored(store, initial_model)) if initial_model else None,
+        load_when_done=False,
+    )
+    from service.training.offline import train_text
+
+    print(train_text(spec, corpus, store, data_dir / "training"))
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the HTTP interface."""
+    from service.app import openapi_json
+
+    print(openapi_json())
+
+
+@app.command()
+def doctor() -> None:
+    """Compile and run all kernels once, and print which int8 program this machine uses."""
+    from service.doctor import check_up
+
+    for line in check_up():
+        print(line)
+
+
+def main() -> None:
+    """Run the command line; an error of a user's is one line on standard error and exit code 2."""
+    try:
+        app()
+    except (CarouselError, *_FILE_ERRORS) as error:
+        print(f"carousel: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
