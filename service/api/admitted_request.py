@@ -50,6 +50,7 @@ class AdmittedRequest:
     # only for the TGI routes' reply
     echoed_prompt: str = ""  # begins `generated_text`
     prompt_texts: Sequence[str | None] = ()  # of each request, as typed; None: given as ids
+    typed_characters: int | None = None  # of the prompt; None: it was not typed in this request
     has_details: bool = False
     # tokens of this turn that earlier connections received, up to Last-Event-ID
     sent_tokens: Sequence[int] = ()
@@ -90,6 +91,11 @@ class AdmittedRequest:
         if self.turn is not None:
             return self.turn.completion_start - self.turn.prompt_start
         return sum(len(request.prompt) for request in self.requests)
+
+    @property
+    def prompt_characters(self) -> int:
+        """The number of characters of the prompt; of a replay that of its tokens."""
+        return self.prompt_tokens if self.typed_characters is None else self.typed_characters
 
     def prompt(self, index: int) -> Sequence[int]:
         """Return the prompt of a choice: its index is request index × n + sample index."""

@@ -86,7 +86,7 @@ async def score(request: Request, body: ScoreBody) -> Response:
     """Score a text; in a session as its continuation, and the session is not changed."""
     model, scorer = await _admit(request, body.model, body.session_id)
     if not await asyncio.to_thread(model.tokenizer.encode, body.inputs):
-        raise Validation(f"{INPUT_ERROR}`inputs` has no character that the model knows")
+        raise Validation(f"{INPUT_ERROR}`inputs` has no token that the model knows")
     texts = model.runtime.encoder.texts if body.details else None
     limits = get_state(request).limits
     if body.stream:
@@ -126,7 +126,7 @@ async def score_text(
     finally:
         scorer.cancel()
     if not n_chunks:
-        raise Validation(f"{INPUT_ERROR}the text has no character that the model knows")
+        raise Validation(f"{INPUT_ERROR}the text has no token that the model knows")
     return Response(f"{{{_sums(scorer.score)}}}", media_type="application/json")
 
 

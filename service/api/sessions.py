@@ -145,13 +145,13 @@ async def text(
     session_id: str,
     first: Annotated[int, Query(alias="from", ge=0, le=MAX_POSITION)] = 0,
 ) -> SessionText:
-    """Return the text of a session, prompts and completions; at most a million characters."""
+    """Return the text of a session, prompts and completions; of at most a million tokens."""
     state = get_state(request)
     key = state.key(request, session_id)
 
     async def read(session: Session) -> tuple[str, int]:
         served = session_model(state.get_for(session))
-        limit = state.limits.max_session_text_characters
+        limit = state.limits.max_session_text_tokens
         return await state.sessions.records.text(key, served, first, limit)
 
     found, position = await state.sessions.records.with_session(key, read)

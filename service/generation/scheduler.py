@@ -223,8 +223,8 @@ class Scheduler:
     def _burst(self, running: Sequence[_Row]) -> int:
         """The number of steps of the next burst.
 
-        A lone stream gets its first character after one step, then longer and longer bursts; n rows
-        take n steps even if one of them waits for its first character, because each plan costs time
+        A lone stream gets its first token after one step, then longer and longer bursts; n rows
+        take n steps even if one of them waits for its first token, because each plan costs time
         for every row.
         """
         max_steps = max(1, min(MAX_STEPS, self._config.max_row_steps // len(running)))

@@ -154,6 +154,14 @@ def test_the_offsets_of_an_echoed_prompt_count_the_typed_text(http):
     assert [offset for row in rows for offset in row] == offsets
 
 
+def test_the_header_counts_the_typed_characters_and_the_usage_tokens(http):
+    for body in ({}, {"session_id": new(http, "words")}):
+        asked = {"inputs": "THE  cat,", "model": "words", "parameters": parameters("words"), **body}
+        headers = http.post("/generate", json=asked).headers
+        assert headers["x-compute-characters"] == "9"
+        assert headers["x-prompt-tokens"] == "2"
+
+
 # -- the end of a text
 
 

@@ -61,7 +61,7 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedRequest:
         ]
     requests = await _requests(model, body, prompts, [secrets.randbits(64) for _ in prompts])
     if not all(request.prompt for request in requests):
-        raise Validation("`prompt` has no character that the model knows", "prompt")
+        raise Validation("`prompt` has no token that the model knows", "prompt")
     n, n_sampled = body.n or 1, len(requests) * (body.best_of or body.n or 1)
     limit = model.runtime.engine.config.queue_limit
     if n_sampled > limit:  # more would never be admitted

@@ -87,6 +87,7 @@ async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> Admit
         n=n,
         arrived_s=arrived_s,
         echoed_prompt=body.inputs if parameters.return_full_text else "",
+        typed_characters=len(body.inputs),
         has_details=bool(parameters.details or parameters.decoder_input_details),
     )
 
@@ -131,6 +132,7 @@ async def _admit_turn(
             begun,
             arrived_s=arrived_s,
             echoed_prompt=echoed_prompt,
+            typed_characters=len(body.inputs),
             has_details=bool(parameters.details),
         )
 
@@ -225,4 +227,4 @@ async def _request(
 
 
 def _no_prompt(inputs: str) -> str:
-    return "has no character that the model knows" if inputs else "cannot be empty"
+    return "has no token that the model knows" if inputs else "cannot be empty"
