@@ -115,6 +115,10 @@ class PositionMismatch(CarouselError, code="position_mismatch"):
     """The session's position is not the expected one."""
 
 
+class SessionMoved(PositionMismatch):
+    """The session was changed between the reading of its record and the begin of a turn."""
+
+
 class KeyReused(CarouselError, code="key_reused"):
     """An idempotency key was used for another request."""
 

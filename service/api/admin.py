@@ -14,6 +14,7 @@ from starlette.datastructures import FormData, UploadFile
 from service.api.errors import describe
 from service.api.fields import Body, Name
 from service.api.http_request import disk_full_as_too_large
+from service.api.model_description import SpecialTokensByRole, described_if_stored
 from service.api.sampling_fields import INPUT_ERROR
 from service.api.state import AppState, get_state
 from service.errors import Validation
@@ -86,6 +87,9 @@ class StoredModel(BaseModel):
     bytes: int
     architecture: str | None
     vocabulary_size: int | None
+    tokenizer: str | None  # its kind
+    special_tokens: SpecialTokensByRole | None  # null unless it is loaded
+    state: str | dict[str, Any] | None  # "carried", or the window that each prediction reads
     sessions: int  # whose turns run on it in this process
     assumptions: list[str]
     precision_reason: str | None
@@ -255,6 +259,7 @@ def _upload_body(form: FormData) -> ImportBody:
 def _row(state: AppState, info: ModelInfo) -> dict[str, Any]:
     """Return a model as a StoredModel."""
     manifest = info.manifest
+    loaded = next((model for model in state.registry.loaded() if model.ref == info.ref), None)
     row: dict[str, Any] = {
         "name": info.ref.name,
         "version": info.ref.version,
@@ -263,7 +268,7 @@ def _row(state: AppState, info: ModelInfo) -> dict[str, Any]:
         "precision": info.precision,
         "bytes": info.size_bytes,
         "architecture": ModelSpec.from_json(manifest.architecture).summary if manifest else None,
-        "vocabulary_size": manifest.architecture.get("vocabulary_size") if manifest else None,
+        **described_if_stored(manifest, loaded),
         "sessions": state.sessions.registry.n_running(manifest.digest) if manifest else 0,
         "assumptions": list(manifest.assumptions) if manifest else [],
         "precision_reason": manifest.precision_reason if manifest else None,

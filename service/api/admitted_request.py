@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Self
 
 from fastapi import Request
@@ -49,6 +50,7 @@ class AdmittedRequest:
     # only for the TGI routes' reply
     echoed_prompt: str = ""  # begins `generated_text`
     prompt_texts: Sequence[str | None] = ()  # of each request, as typed; None: given as ids
+    typed_characters: int | None = None  # of the prompt; None: it was not typed in this request
     has_details: bool = False
     # tokens of this turn that earlier connections received, up to Last-Event-ID
     sent_tokens: Sequence[int] = ()
@@ -90,6 +92,11 @@ class AdmittedRequest:
             return self.turn.completion_start - self.turn.prompt_start
         return sum(len(request.prompt) for request in self.requests)
 
+    @property
+    def prompt_characters(self) -> int:
+        """The number of characters of the prompt; of a replay that of its tokens."""
+        return self.prompt_tokens if self.typed_characters is None else self.typed_characters
+
     def prompt(self, index: int) -> Sequence[int]:
         """Return the prompt of a choice: its index is request index × n + sample index."""
         return self.requests[index // self.n].prompt
@@ -101,6 +108,20 @@ class AdmittedRequest:
         if typed is not None:
             return typed
         return self.model.tokenizer.decode(self.requests[i].prompt, is_start=True)
+
+    def prompt_offsets(self, index: int) -> list[int]:
+        """Return where in `prompt_text` each token of a choice's prompt begins.
+
+        What lies between two tokens, such as a blank, belongs to the second one.
+        """
+        tokenizer, prompt, text = self.model.tokenizer, self.prompt(index), self.prompt_text(index)
+        if self.prompt_texts and self.prompt_texts[index // self.n] is not None:
+            spans = [(start, stop) for _, start, stop in tokenizer.encode_with_offsets(text)]
+            spans = [(0, 0)] * (len(prompt) - len(spans)) + spans  # a begin token has no text
+            ends = accumulate((stop for _, stop in spans), max, initial=0)
+            return [min(start, end) for (start, _), end in zip(spans, ends, strict=False)]
+        texts = ChoiceDecoder(tokenizer, is_start=True).texts(prompt)
+        return list(accumulate(map(len, texts), initial=0))[:-1]
 
     def decoder(self, index: int = 0) -> ChoiceDecoder | None:
         """Return the decoder of a choice; None if each token has the same text everywhere."""

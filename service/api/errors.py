@@ -24,6 +24,7 @@ STATUSES: dict[type[errors.CarouselError], int] = {
     errors.ModelUnloaded: 409,
     errors.SessionLost: 410,
     errors.PositionMismatch: 412,
+    errors.SessionMoved: 412,
     errors.TooLarge: 413,
     errors.Validation: 422,
     errors.Exists: 422,

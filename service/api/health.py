@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from service import __version__
 from service.api.fields import MAX_CHOICES, MAX_NEW_TOKENS, MAX_PROMPT_CHARACTERS, MAX_STOPS
+from service.api.model_description import described
 from service.api.state import get_state
 
 router = APIRouter(tags=["service"])
@@ -56,7 +57,7 @@ async def info(request: Request) -> dict[str, Any]:
                 "digest": model.manifest.digest,
                 "precision": model.precision,
                 "architecture": model.spec.summary,
-                "vocabulary_size": model.spec.vocabulary_size,
+                **described(model),
                 "state_bytes": model.spec.state_bytes,
                 "running": model.runtime.engine.running,
                 "waiting": model.runtime.engine.waiting,

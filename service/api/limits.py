@@ -21,7 +21,7 @@ class ApiLimits:
     max_session_import_bytes: int = 64 * MIB
 
     max_score_details_characters: int = 100_000  # with every token in one reply
-    max_session_text_characters: int = 1_000_000  # in one reply
+    max_session_text_tokens: int = 1_000_000  # in one reply
 
     ping_interval_s: float = 15.0  # of a silent stream; a send that takes as long ends the stream
     event_poll_interval_s: float = 0.25  # of a train job

@@ -48,10 +48,12 @@ class ScoredToken(BaseModel):
 
 
 class SumsReply(BaseModel):
-    """Sums over the characters that have a logprob."""
+    """Sums over the tokens that have a logprob; `perplexity` is that of a character."""
 
     characters: int
+    token_count: int
     nats: float
+    nats_per_token: float | None
     bits_per_character: float | None
     bits_per_byte: float | None
     perplexity: float | None
@@ -84,7 +86,7 @@ async def score(request: Request, body: ScoreBody) -> Response:
     """Score a text; in a session as its continuation, and the session is not changed."""
     model, scorer = await _admit(request, body.model, body.session_id)
     if not await asyncio.to_thread(model.tokenizer.encode, body.inputs):
-        raise Validation(f"{INPUT_ERROR}`inputs` has no character that the model knows")
+        raise Validation(f"{INPUT_ERROR}`inputs` has no token that the model knows")
     texts = model.runtime.encoder.texts if body.details else None
     limits = get_state(request).limits
     if body.stream:
@@ -124,7 +126,7 @@ async def score_text(
     finally:
         scorer.cancel()
     if not n_chunks:
-        raise Validation(f"{INPUT_ERROR}the text has no character that the model knows")
+        raise Validation(f"{INPUT_ERROR}the text has no token that the model knows")
     return Response(f"{{{_sums(scorer.score)}}}", media_type="application/json")
 
 
@@ -164,7 +166,9 @@ def _sums(score: Score) -> str:
     """Encode the sums as members of a JSON object."""
     sums = {
         "characters": score.characters,
+        "token_count": score.token_count,
         "nats": score.nats,
+        "nats_per_token": score.nats_per_token,
         "bits_per_character": score.bits_per_character,
         "bits_per_byte": score.bits_per_byte,
         "perplexity": score.perplexity,

@@ -24,6 +24,7 @@ from service.sessions.session import (
     EventId,
     Session,
 )
+from service.sessions.turn_prompt import TurnPrompt
 
 _BINARY_REPLY: Responses = {200: {"content": raw_content(BINARY)}}
 
@@ -96,13 +97,15 @@ async def create(request: Request, body: CreateSessionBody) -> SessionReply:
     state = get_state(request)
     model = state.get(body.model)
     served = session_model(model)
-    prompt = model.tokenizer.encode(body.text)
-    if prompt:
+    prompt = TurnPrompt(())
+    if body.text:
+        prompt = TurnPrompt.of(model.tokenizer, body.text, 0, has_text=False)
+    if prompt.tokens:
         served.engine.check_capacity()  # before the session exists: its text would be refused
     session = await state.sessions.records.create(
         state.owner_of(request), served, body.session_id, seed=body.seed, ttl_s=body.ttl_s
     )
-    if prompt:
+    if prompt.tokens:
         await state.sessions.turns.append(session, served, prompt)
         session = await state.sessions.records.read(session.key)
     return _reply(state, session)
@@ -142,13 +145,13 @@ async def text(
     session_id: str,
     first: Annotated[int, Query(alias="from", ge=0, le=MAX_POSITION)] = 0,
 ) -> SessionText:
-    """Return the text of a session, prompts and completions; at most a million characters."""
+    """Return the text of a session, prompts and completions; of at most a million tokens."""
     state = get_state(request)
     key = state.key(request, session_id)
 
     async def read(session: Session) -> tuple[str, int]:
         served = session_model(state.get_for(session))
-        limit = state.limits.max_session_text_characters
+        limit = state.limits.max_session_text_tokens
         return await state.sessions.records.text(key, served, first, limit)
 
     found, position = await state.sessions.records.with_session(key, read)
@@ -166,7 +169,8 @@ async def append(
 
     async def feed(session: Session) -> None:
         model = state.get_for(session)
-        prompt, served = model.tokenizer.encode(body.text), session_model(model)
+        served = session_model(model)
+        prompt = await state.sessions.records.turn_prompt(session, served, body.text)
         await state.sessions.turns.append(session, served, prompt, retry, body.expected_position)
 
     await state.sessions.records.with_session(key, feed)

@@ -171,7 +171,7 @@ def score(
     model: Model = DEFAULT_ALIAS,
     model_store: Store = MODEL_STORE,
 ) -> None:
-    """Score a text by a model: nats per character, bits per character and byte."""
+    """Score a text by a model: nats per character and token, bits per character and byte."""
     from service.offline import score_file
 
     found = score_file(model_store, _stored(model_store, model), file)
@@ -179,6 +179,9 @@ def score(
         print("the text is too short for a score")
     else:
         print(f"characters: {found.characters}")
+        if found.nats_per_token is not None and found.token_count != found.characters:
+            print(f"tokens: {found.token_count}")
+            print(f"nats per token: {found.nats_per_token:.4f}")
         print(f"nats per character: {found.nats / found.characters:.4f}")
         print(f"bits per character: {found.bits_per_character:.4f}")
         print(f"bits per byte: {found.bits_per_byte:.4f}")

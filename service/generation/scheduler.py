@@ -21,7 +21,7 @@ from service.errors import Overloaded
 from service.generation.config import EngineConfig
 from service.generation.plan import Feed, Key, Plan, Progress, Start, Swap
 from service.generation.request import Chunk, Finish, FinishReason, GenerationRequest, Token
-from service.generation.sampling import FAILED, MAX_STEPS, Samples
+from service.generation.sampling import ENDED, FAILED, MAX_STEPS, Samples
 from service.generation.stopping import HeldTokens, TokenWithTop, chunk_of
 from service.generation.token_texts import CHARACTERS, TextRules
 from service.models.step import State
@@ -223,8 +223,8 @@ class Scheduler:
     def _burst(self, running: Sequence[_Row]) -> int:
         """The number of steps of the next burst.
 
-        A lone stream gets its first character after one step, then longer and longer bursts; n rows
-        take n steps even if one of them waits for its first character, because each plan costs time
+        A lone stream gets its first token after one step, then longer and longer bursts; n rows
+        take n steps even if one of them waits for its first token, because each plan costs time
         for every row.
         """
         max_steps = max(1, min(MAX_STEPS, self._config.max_row_steps // len(running)))
@@ -257,7 +257,9 @@ class Scheduler:
                     updates.append(Progress(row.key, Chunk((), (), state=row.state)))
                 continue
             tokens, state, failure = samples.tokens[i, first:stop].tolist(), states.get(i), None
-            row.is_complete = bool(samples.is_over[i]) and not row.prompt_remaining
+            # A burst may be longer than the row: what it samples after its limit ends nothing.
+            is_within = stop == plan.steps or samples.tokens[i, stop] == ENDED
+            row.is_complete = bool(samples.is_over[i]) and is_within and not row.prompt_remaining
             if tokens and min(tokens) < 0:
                 n = next(k for k, token in enumerate(tokens) if token < 0)
                 failure = NOT_FINITE if tokens[n] == FAILED else None

@@ -23,6 +23,7 @@ class Score:
     characters: int = 0  # those with a logprob
     size_bytes: int = 0  # the same in UTF-8
     nats: float = 0.0
+    token_count: int = 0  # those with a logprob
 
     @property
     def bits_per_character(self) -> float | None:
@@ -33,6 +34,11 @@ class Score:
     def bits_per_byte(self) -> float | None:
         """The same bits per byte of UTF-8."""
         return self.nats / math.log(2) / self.size_bytes if self.size_bytes else None
+
+    @property
+    def nats_per_token(self) -> float | None:
+        """Mean nats of the tokens that have a logprob."""
+        return self.nats / self.token_count if self.token_count else None
 
     @property
     def perplexity(self) -> float | None:
@@ -157,7 +163,12 @@ class Scorer:
         old, nats = self.score, self.score.nats
         for logprob in logprobs:  # one by one, so that the sum does not depend on the bursts
             nats -= logprob
-        self.score = Score(old.characters + len(text), old.size_bytes + len(text.encode()), nats)
+        self.score = Score(
+            old.characters + len(text),
+            old.size_bytes + len(text.encode()),
+            nats,
+            old.token_count + len(logprobs),
+        )
 
 
 def _last_cut(text: str, limit: int) -> int:

@@ -11,6 +11,7 @@ from service.errors import (
     ModelNotReady,
     ModelUnloaded,
     PositionMismatch,
+    SessionMoved,
     StateModelMismatch,
     Validation,
 )
@@ -23,10 +24,11 @@ from service.sessions.signing import Signer
 from service.sessions.state_cache import StateCache
 from service.sessions.store import Store
 from service.sessions.store_replies import Tail
+from service.sessions.turn_prompt import TurnPrompt, depends_on_position
 from service.sessions.turn_registry import TurnRegistry
 
-# Errors that a cached record may cause where the session was created again with another model.
-_MODEL_ERRORS = (StateModelMismatch, ModelNotFound, ModelNotReady, ModelUnloaded)
+# Errors that a cached record may cause: the session was changed, or created with another model.
+_STALE_ERRORS = (StateModelMismatch, ModelNotFound, ModelNotReady, ModelUnloaded, SessionMoved)
 
 T = TypeVar("T")
 
@@ -62,12 +64,12 @@ class SessionRecords:
     async def with_session(self, key: SessionKey, work: Callable[[Session], Awaitable[T]]) -> T:
         """Call `work` with the session's record, cached or read from the store.
 
-        `work` uses the record to find the session's model. It is called a second time if the cached
-        record's model is not the current one.
+        `work` uses the record to find the session's model and its position. It is called a second
+        time if the cached record is not the current one in this.
         """
         cached = self.cache.get(key)
         if cached is not None:
-            with contextlib.suppress(*_MODEL_ERRORS):
+            with contextlib.suppress(*_STALE_ERRORS):
                 return await work(cached.session)
             self.cache.drop(key)
         return await work(await self.read(key))
@@ -88,6 +90,16 @@ class SessionRecords:
             )
         tokens = unpack_tokens(found.tokens, found.session.width)
         return model.tokenizer.decode(tokens, is_start=not first), first + len(tokens)
+
+    async def turn_prompt(
+        self, session: Session, model: SessionModel, text: str | Sequence[int]
+    ) -> TurnPrompt:
+        """Return the prompt of a turn, for the position of this record. Raises UnknownCharacter."""
+        has_text = session.position > 0
+        if session.position == 1 and depends_on_position(model.tokenizer):
+            first, _ = await self.text(session.key, model, 0, 1)
+            has_text = bool(first)  # else the log is a begin token
+        return TurnPrompt.of(model.tokenizer, text, session.position, has_text=has_text)
 
     async def latest_state(
         self, key: SessionKey, model: SessionModel

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 from collections.abc import Sequence
 
-from service.errors import CarouselError, SessionExists, SessionLost, SessionNotFound
+from service.errors import CarouselError, SessionExists, SessionLost, SessionMoved, SessionNotFound
 from service.generation.request import PENALTY_WINDOW
 from service.sessions.codec import Export
 from service.sessions.config import SessionConfig
@@ -100,14 +100,16 @@ class Store:
         prompt: bytes,
         record: str,
         expected_position: int | None = None,
+        made_for: int | None = None,
         known: Session | None = None,
         idempotency: IdempotencyKey | None = None,
     ) -> Begun | IdempotentReplay | Busy:
         """Begin a turn or an append: append the prompt to the log and fence off other writers.
 
         `incarnation` is the session's as the caller knows it, `known` the session of which the
-        caller has the tail too. `fencing_token` is new for each call. Raises PositionMismatch,
-        StateModelMismatch, KeyReused, SessionLost, Validation.
+        caller has the tail too, `made_for` as in TurnPrompt. `fencing_token` is new for each call.
+        Raises PositionMismatch, SessionMoved, StateModelMismatch, KeyReused, SessionLost,
+        Validation.
         """
         config, version = self._config, random_id()
         expected: Value = "" if expected_position is None else expected_position
@@ -120,6 +122,7 @@ class Store:
                 *(fencing_token, version, self._process, self._client.run_id, kind, incarnation),
                 *(expected, prompt, record, known_version, PENALTY_WINDOW, fingerprint),
                 *(config.idempotency_ttl_s, config.process_ttl_ms),
+                "" if made_for is None else made_for,
             ],
         )
         match reply[0]:
@@ -131,6 +134,11 @@ class Store:
                 return idempotent_replay(key, reply)
             case b"BUSY":
                 return Busy(reply[1].decode())
+            case b"MOVED":
+                raise SessionMoved(
+                    f"the session {key.id!r} is at position {int(reply[1])}: it was changed while "
+                    "the request was being processed; send it again"
+                )
         raise self._refusal(key, reply, expected_position)
 
     async def commit(self, version: str, entries: Sequence[CommitEntry]) -> list[tuple[str, int]]:

@@ -1,6 +1,5 @@
 """Turns of sessions: begin, append, follow, take over after a crash, cancel."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from service.sessions.session import EventId, OnDisconnect, Session, SessionKey
 from service.sessions.state_cache import StateCache
 from service.sessions.store import Store
 from service.sessions.store_replies import Busy, IdempotentReplay, StoredTurn
+from service.sessions.turn_prompt import TurnPrompt
 from service.sessions.turn_record import TurnRecord
 from service.sessions.turn_registry import TurnRegistry
 
@@ -32,6 +32,7 @@ class TurnRequest:
     expected_position: int | None = None
     is_streamed: bool = True  # or else the response is sent at the end, as one
     shows_prompt: bool = False  # whether the response begins with the prompt
+    made_for: int | None = None  # of the prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class Turns:
     ) -> RunningTurn | Replay:
         """Begin a turn, or replay the one that the same idempotency key began.
 
-        Raises SessionBusy, PositionMismatch, StateModelMismatch, KeyReused, Overloaded, Draining.
+        Raises SessionBusy, PositionMismatch, SessionMoved, StateModelMismatch, KeyReused,
+        Overloaded, Draining.
         """
         begun = await self._begin(session, model, turn_request, "turn")
         if isinstance(begun, RunningTurn):
@@ -64,14 +66,19 @@ class Turns:
         self,
         session: Session,
         model: SessionModel,
-        prompt: Sequence[int],
+        prompt: TurnPrompt,
         idempotency: IdempotencyKey | None = None,
         expected_position: int | None = None,
     ) -> int:
         """Feed a session without generating; return its position. Raises as `begin`."""
-        request = GenerationRequest(prompt, 0, SamplingParams(session.seed))
+        request = GenerationRequest(prompt.tokens, 0, SamplingParams(session.seed))
         turn_request = TurnRequest(
-            request, OnDisconnect.CONTINUE, {}, idempotency, expected_position
+            request,
+            OnDisconnect.CONTINUE,
+            {},
+            idempotency,
+            expected_position,
+            made_for=prompt.made_for,
         )
         begun = await self._begin(session, model, turn_request, "append")
         if not isinstance(begun, RunningTurn):
@@ -172,6 +179,7 @@ class Turns:
                 prompt=pack_tokens(prompt, session.width),
                 record=record.to_json(),
                 expected_position=turn_request.expected_position,
+                made_for=turn_request.made_for,
                 known=cached.session if cached else None,
                 idempotency=turn_request.idempotency,
             )

@@ -87,7 +87,9 @@ def test_one_character_alone_has_no_score(http):
     assert score(http, "T") == {
         "tokens": [{"id": 53, "text": "T", "logprob": None}],
         "characters": 0,
+        "token_count": 0,
         "nats": 0.0,
+        "nats_per_token": None,
         "bits_per_character": None,
         "bits_per_byte": None,
         "perplexity": None,

@@ -8,6 +8,7 @@ from service.generation.request import Chunk, Finish, GenerationRequest, Token
 from service.generation.sampling import Sampler
 from service.generation.scheduler import Scheduler
 from service.generation.table import SlotTable
+from service.generation.token_texts import CHARACTERS, TextRules
 from service.models.step import State, StepProgram
 
 CAPACITY = 3
@@ -51,9 +52,11 @@ class Stage:
         texts: Sequence[str],
         table: Callable[[StepProgram, Sampler, int, int], SlotTable] = SlotTable,
         threads: int = 1,
+        rules: TextRules = CHARACTERS,
     ) -> None:
-        self.scheduler = Scheduler(texts, EngineConfig(max_rows=CAPACITY, queue_limit=1_000))
-        sampler = Sampler(program.vocabulary_size, CAPACITY)
+        config = EngineConfig(max_rows=CAPACITY, queue_limit=1_000)
+        self.scheduler = Scheduler(texts, config, rules=rules)
+        sampler = Sampler(program.vocabulary_size, CAPACITY, (), rules.end_ids)
         self._table = table(program, sampler, CAPACITY, threads)
         self.seen: dict[int, Transcript] = {}
 
@@ -85,9 +88,13 @@ def check_invariance(
     table: Callable[[StepProgram, Sampler, int, int], SlotTable] = SlotTable,
     threads: int = 1,
     alone_program: StepProgram | None = None,
-) -> None:
-    """Play a history; each generation must equal the one alone, or begin it if cancelled."""
-    stage = Stage(program, texts, table, threads)
+    rules: TextRules = CHARACTERS,
+) -> list[Finish]:
+    """Play a history; each generation must equal the one alone, or begin it if cancelled.
+
+    Returns the ends of those that were not cancelled.
+    """
+    stage, ends = Stage(program, texts, table, threads, rules), []
     asked: list[GenerationRequest] = []
     cancelled = set()
     for action, argument in history:
@@ -108,7 +115,7 @@ def check_invariance(
     stage.work_to_the_end()
     assert stage.scheduler.rows == 0
     for key, request in enumerate(asked):
-        alone = Stage(alone_program or program, texts)
+        alone = Stage(alone_program or program, texts, rules=rules)
         alone.submit(request)
         alone.work_to_the_end()
         if key in cancelled:
@@ -116,3 +123,5 @@ def check_invariance(
         else:
             assert stage.seen[key] == alone.seen[0]
             assert alone.seen[0].finish is not None
+            ends.append(alone.seen[0].finish)
+    return ends

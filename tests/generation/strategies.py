@@ -28,6 +28,8 @@ def requests(vocabulary_size: int, characters: str, longest: int = 40) -> st.Sea
         stop=st.lists(st.text(characters, min_size=1, max_size=3), max_size=2).map(tuple),
         top_tokens=st.sampled_from([0, 2]),
         min_new_tokens=st.sampled_from([0, 0, 4]),
+        ignore_eos=st.sampled_from([False, False, True]),
+        is_start=st.booleans(),
         deadline_s=st.sampled_from([None, None, 1.0]),  # nobody has a clock here
     )
 

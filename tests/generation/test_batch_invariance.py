@@ -5,7 +5,9 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis.errors import NoSuchExample
 
 from service.generation.plan import Feed, Plan, Start, Swap
+from service.generation.request import FinishReason
 from service.generation.table import SlotTable
+from service.generation.token_texts import TextRules
 from tests.fakes.digest_program import DigestProgram
 from tests.generation.invariance import check_invariance
 from tests.generation.strategies import histories, requests
@@ -19,6 +21,26 @@ HISTORIES = histories(requests(len(TEXTS), TEXTS))
 @given(history=HISTORIES)
 def test_a_generation_in_a_batch_equals_the_generation_alone(history):
     check_invariance(DigestProgram(len(TEXTS)), TEXTS, history)
+
+
+WORDS = ("", " a", " bc", " d", "", " ef", " a b")
+RULES = TextRules(joiner=" ", end_ids=(0, 4))
+WORD_HISTORIES = histories(requests(len(WORDS), "abcdef "))
+
+
+@settings(max_examples=BUDGET, deadline=None)
+@given(history=WORD_HISTORIES)
+def test_words_and_end_tokens_in_a_batch_equal_those_alone(history):
+    check_invariance(DigestProgram(len(WORDS)), WORDS, history, rules=RULES)
+
+
+@pytest.mark.parametrize("reason", FinishReason)
+def test_some_history_ends_in_each_way(reason):
+    def has_it(history):
+        ends = check_invariance(DigestProgram(len(WORDS)), WORDS, history, rules=RULES)
+        return any(end.reason is reason for end in ends)
+
+    find(WORD_HISTORIES, has_it, settings=settings(max_examples=BUDGET, deadline=None))
 
 
 class StaleSlot(SlotTable):

@@ -24,6 +24,7 @@ from service.models.cell import LayerSpec
 from service.models.compile import compile_program
 from service.models.spec import ModelSpec, Weights
 from service.models.tokenizers.characters import CharacterTokenizer
+from service.models.tokenizers.tokenizer import Tokenizer
 from service.sessions.codec import pack_state, unpack_tokens
 from service.sessions.config import SessionConfig
 from service.sessions.group_commit import GroupCommit
@@ -38,6 +39,7 @@ from service.sessions.sessions import Sessions
 from service.sessions.signing import Signer
 from service.sessions.store import Store
 from service.sessions.store_replies import CommitEntry, StoredTurn, session_of
+from service.sessions.turn_prompt import TurnPrompt
 from service.sessions.turn_record import TurnRecord
 from service.sessions.turns import TurnRequest
 from tests.generation.invariance import Stage
@@ -201,6 +203,8 @@ class World:
         config: SessionConfig = CONFIG,
         replay_limit_s: float = APPEND_LIMIT_S,
         engine_config: EngineConfig = ENGINE_CONFIG,
+        *,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         self.valkey, self.programs = valkey, programs  # one, or slightly different ones
         self.reference = _reference(programs[0])
@@ -208,7 +212,7 @@ class World:
         self.commit_class, self.config = commit_class, config
         self.engine_config = engine_config
         self.replay_limit_s = replay_limit_s
-        self.tokenizer = CharacterTokenizer(TOKENS)
+        self.tokenizer = tokenizer or CharacterTokenizer(TOKENS)
         self.signer = Signer(b"x" * 32)
         self.loop = asyncio.new_event_loop()
         valkey.client.flushall()
@@ -270,7 +274,7 @@ class World:
 
         async def append() -> None:
             async def feed(session: Session) -> None:
-                appending = process.turns.append(session, process.model, text)
+                appending = process.turns.append(session, process.model, TurnPrompt(text))
                 await self._driven(process, appending, APPEND_LIMIT_S)
 
             await process.records.with_session(self.keys[s], feed)

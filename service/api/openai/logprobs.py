@@ -22,18 +22,12 @@ class LogprobsEncoder:
         tokens: Sequence[int],
         logprobs: Sequence[float | None],
         tops: Sequence[Sequence[Token]],
-        offset: int,
-        texts: Sequence[str] | None = None,
+        offsets: Sequence[int],
     ) -> dict[str, Any]:
-        """Return the members for tokens whose text begins at the character `offset`.
+        """Return the members for tokens; `offsets` counts characters, one offset a token.
 
-        `texts` is what each token adds to the text, if that differs from its own text.
         The logprob of a prompt's first token is None.
         """
-        offsets = []
-        for i, token in enumerate(tokens):
-            offsets.append(offset)
-            offset += len(self._tokenizer.text_of(token) if texts is None else texts[i])
         rows = zip(tokens, logprobs, tops or [()] * len(tokens), strict=True)
         return {
             "tokens": [self._name(token) for token in tokens],
@@ -42,13 +36,15 @@ class LogprobsEncoder:
                 None if logprob is None else self._top(token, logprob, top)
                 for token, logprob, top in rows
             ],
-            "text_offset": offsets,
+            "text_offset": list(offsets),
         }
 
-    def of_prompt(self, prompt: Sequence[int], scores: PromptLogprobs) -> dict[str, Any]:
+    def of_prompt(
+        self, prompt: Sequence[int], scores: PromptLogprobs, offsets: Sequence[int]
+    ) -> dict[str, Any]:
         """Return the members for an echoed prompt."""
         tops = [top[: self._n] for top in scores.top_tokens]
-        return self.of_tokens(prompt, scores.logprobs, tops, 0)
+        return self.of_tokens(prompt, scores.logprobs, tops, offsets)
 
     def _top(self, token: int, logprob: float, top: Sequence[Token]) -> dict[str, float]:
         """Return the most likely tokens and the token itself, which may be another one."""

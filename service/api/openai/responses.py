@@ -4,6 +4,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
+from itertools import accumulate
 from typing import Any
 
 from fastapi import Request, Response
@@ -45,8 +46,11 @@ def _whole_choice(
     if body.logprobs is not None:
         encoder = LogprobsEncoder(body, tokenizer)
         texts = admitted.token_texts(choice)[: len(tokens)]
-        own = encoder.of_tokens(tokens, choice.logprobs, choice.top_tokens, len(echoed), texts)
-        of_prompt = encoder.of_prompt(prompt, scores) if body.echo and scores else {}
+        offsets = list(accumulate(map(len, texts), initial=len(echoed)))[: len(tokens)]
+        own = encoder.of_tokens(tokens, choice.logprobs, choice.top_tokens, offsets)
+        of_prompt = {}
+        if body.echo and scores:
+            of_prompt = encoder.of_prompt(prompt, scores, admitted.prompt_offsets(choice.index))
         content["logprobs"] = {name: of_prompt.get(name, []) + own[name] for name in own}
     content |= _finish_fields(choice)
     if body.return_token_ids:
@@ -134,7 +138,9 @@ class _EventEncoder:
         choice = _choice(index, self._admitted.prompt_text(index) if body.echo else "")
         scores = self._admitted.completions.prompt_logprobs(index)
         if body.echo and self._logprobs and scores:
-            choice["logprobs"] = self._logprobs.of_prompt(prompt, scores)
+            choice["logprobs"] = self._logprobs.of_prompt(
+                prompt, scores, self._admitted.prompt_offsets(index)
+            )
         if body.return_token_ids:
             choice |= {"prompt_token_ids": list(prompt), "token_ids": []}
         self._n_characters[index] = len(choice["text"])
@@ -166,8 +172,8 @@ class _EventEncoder:
         content = _choice(choice.index, text)
         if self._logprobs:
             tops, logprobs = chunk.top_tokens[i : i + 1], chunk.logprobs[i : i + 1]
-            offset = self._n_characters[choice.index]
-            content["logprobs"] = self._logprobs.of_tokens(tokens, logprobs, tops, offset, [text])
+            offsets = [self._n_characters[choice.index]] * len(tokens)
+            content["logprobs"] = self._logprobs.of_tokens(tokens, logprobs, tops, offsets)
         self._n_characters[choice.index] += len(content["text"])
         position = choice.n_tokens - len(chunk.tokens) + i + 1
         session: dict[str, Any] = {}

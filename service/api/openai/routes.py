@@ -11,6 +11,7 @@ from service.api.admitted_request import AdmittedRequest
 from service.api.fields import MAX_BEAMS
 from service.api.grammar import of_response_format, of_structured_outputs
 from service.api.http_request import header, session_id_of
+from service.api.model_description import described
 from service.api.openai.responses import events, whole
 from service.api.openai.schemas import (
     COMPLETED,
@@ -25,10 +26,10 @@ from service.constraints.spec import ConstraintSpec
 from service.errors import Validation, about
 from service.generation.completions import start
 from service.generation.request import GenerationRequest
-from service.generation.token_texts import begins_text
 from service.models.registry import DEFAULT_ALIAS
 from service.sessions.idempotency import idempotency_key
 from service.sessions.session import OnDisconnect, Session
+from service.sessions.turn_prompt import TurnPrompt
 from service.sessions.turns import TurnRequest
 
 router = APIRouter(prefix="/v1", tags=["openai"])
@@ -53,9 +54,14 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedRequest:
     state = get_state(http)
     with about("model"):
         model = state.get(body.model)
-    requests = await _requests(model, body, [secrets.randbits(64) for _ in body.prompt])
+    with about("prompt"):
+        prompts = [
+            TurnPrompt.of(model.tokenizer, _checked(model, one), 0, has_text=False)
+            for one in body.prompt
+        ]
+    requests = await _requests(model, body, prompts, [secrets.randbits(64) for _ in prompts])
     if not all(request.prompt for request in requests):
-        raise Validation("`prompt` has no character that the model knows", "prompt")
+        raise Validation("`prompt` has no token that the model knows", "prompt")
     n, n_sampled = body.n or 1, len(requests) * (body.best_of or body.n or 1)
     limit = model.runtime.engine.config.queue_limit
     if n_sampled > limit:  # more would never be admitted
@@ -89,18 +95,23 @@ async def _admit_turn(http: Request, body: CompletionBody, session_id: str) -> A
 
     async def admit(session: Session) -> AdmittedRequest:
         model = state.get_for(session, body.model)
-        requests = await _requests(model, body, [session.seed], position=session.position)
+        served, records = session_model(model), state.sessions.records
+        with about("prompt"):
+            text = _checked(model, body.prompt[0])
+            prompt = await records.turn_prompt(session, served, text)
+        request = (await _requests(model, body, [prompt], [session.seed]))[0]
         turn_request = TurnRequest(
-            requests[0],
+            request,
             OnDisconnect(body.on_disconnect),
             {},
             idempotency_key(key, "completion", body.fingerprint),
             body.expected_position,
             is_streamed=bool(body.stream),
+            made_for=prompt.made_for,
         )
-        begun = await state.sessions.turns.begin(session, session_model(model), turn_request)
+        begun = await state.sessions.turns.begin(session, served, turn_request)
         texts = _typed_prompts(model, body)
-        return AdmittedRequest.of_turn(model, session_id, requests[0], begun, prompt_texts=texts)
+        return AdmittedRequest.of_turn(model, session_id, request, begun, prompt_texts=texts)
 
     return await state.sessions.records.with_session(state.key(http, session_id), admit)
 
@@ -167,16 +178,15 @@ def _conflicts_with_turn(body: CompletionBody) -> list[str]:
 async def _requests(
     model: ServedModel,
     body: CompletionBody,
+    prompts: Sequence[TurnPrompt],
     default_seeds: Sequence[int],
-    *,
-    position: int = 0,
 ) -> list[GenerationRequest]:
-    """Return the request of each prompt at a position; the seeds apply if the body has none.
+    """Return the request of each prompt; the seeds apply if the body has none.
 
-    Raises UnknownCharacter, or Validation where a field does not fit the model.
+    Raises Validation where a field does not fit the model.
     """
-    deadline_s, tokenizer = body.deadline_s(), model.tokenizer  # one for all prompts
-    vocabulary_size, truncate = len(tokenizer), body.truncate_prompt_tokens
+    deadline_s = body.deadline_s()  # one for all prompts
+    vocabulary_size, truncate = len(model.tokenizer), body.truncate_prompt_tokens
     constraint = await body.compile_constraint(
         model.runtime.constraints,
         _grammar_of(body),
@@ -184,13 +194,8 @@ async def _requests(
         (body.n_new_tokens, "max_tokens"),
     )
     requests = []
-    for prompt, seed in zip(body.prompt, default_seeds, strict=True):
-        with about("prompt"):
-            tokens: Sequence[int] = (
-                (tokenizer.encode(prompt) if position else tokenizer.encode_prompt(prompt))
-                if isinstance(prompt, str)
-                else check_token_ids(prompt, vocabulary_size, "prompt")
-            )
+    for prompt, seed in zip(prompts, default_seeds, strict=True):
+        tokens = prompt.tokens
         sampling = body.sampling_params(vocabulary_size, seed)
         if body.use_beam_search:
             check_beam_search(sampling, "`use_beam_search`")
@@ -207,10 +212,17 @@ async def _requests(
                 deadline_s=deadline_s,
                 stop_token_ids=tuple(dict.fromkeys(ends)),
                 ignore_eos=bool(body.ignore_eos),
-                is_start=not position and begins_text(tokenizer, tokens),
+                is_start=prompt.is_start,
             )
         )
     return requests
+
+
+def _checked(model: ServedModel, prompt: str | Sequence[int]) -> str | Sequence[int]:
+    """Return a prompt. Raises Validation if it has an id outside the vocabulary."""
+    if isinstance(prompt, str):
+        return prompt
+    return check_token_ids(prompt, len(model.tokenizer), "prompt")
 
 
 def _typed_prompts(model: ServedModel, body: CompletionBody) -> list[str | None]:
@@ -292,5 +304,5 @@ def _model_row(name: str, model: ServedModel) -> dict[str, Any]:
         "created": int(datetime.fromisoformat(manifest.created_at).timestamp()),
         "root": str(model.ref),
         "digest": manifest.digest,
-        "vocabulary_size": len(model.tokenizer),
+        **described(model),
     }

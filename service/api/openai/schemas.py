@@ -18,6 +18,7 @@ from service.api.fields import (
     Position,
     TokenIds,
 )
+from service.api.model_description import SpecialTokensByRole
 from service.api.sampling_fields import SamplingFields
 from service.api.sse import Responses, events_of
 from service.generation.request import MAX_TOP_TOKENS
@@ -261,6 +262,9 @@ class ModelReply(BaseModel):
     max_model_len: None = None  # a recurrent state has no maximum length
     digest: str
     vocabulary_size: int
+    tokenizer: str  # its kind
+    special_tokens: SpecialTokensByRole
+    state: str | dict[str, Any]  # "carried", or the window that each prediction reads
 
 
 class ModelWithVocabularyReply(ModelReply):

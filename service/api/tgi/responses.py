@@ -42,7 +42,7 @@ def replayed(
 
 def streamed(http: Request, admitted: AdmittedRequest) -> Response:
     """Return one event for each token; if an error occurs it is the last event."""
-    headers = {"x-compute-type": "cpu", "x-compute-characters": str(admitted.prompt_tokens)}
+    headers = {"x-compute-type": "cpu", "x-compute-characters": str(admitted.prompt_characters)}
     return admitted.stream(http, _events(admitted), headers)
 
 
@@ -203,7 +203,7 @@ def _timing_headers(admitted: AdmittedRequest, started_s: float, generated: int)
     return {
         "x-compute-type": "cpu",
         "x-compute-time": f"{now_s - admitted.arrived_s:.6f}",
-        "x-compute-characters": str(admitted.prompt_tokens),
+        "x-compute-characters": str(admitted.prompt_characters),
         "x-prompt-tokens": str(admitted.prompt_tokens),
         "x-generated-tokens": str(generated),
     } | {f"x-{name}": str(round(1e3 * span_s)) for name, span_s in spans_s.items()}

@@ -12,7 +12,7 @@ from service.api.admitted_request import AdmittedRequest
 from service.api.grammar import of_grammar
 from service.api.http_request import header, session_id_of
 from service.api.sampling_fields import INPUT_ERROR, check_beam_search
-from service.api.state import ServedModel, get_state, session_model, turn_prompt
+from service.api.state import ServedModel, get_state, session_model
 from service.api.tgi.responses import replayed, streamed, whole
 from service.api.tgi.schemas import GENERATED, STREAMED, GenerateBody, Parameters
 from service.errors import Validation
@@ -87,6 +87,7 @@ async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> Admit
         n=n,
         arrived_s=arrived_s,
         echoed_prompt=body.inputs if parameters.return_full_text else "",
+        typed_characters=len(body.inputs),
         has_details=bool(parameters.details or parameters.decoder_input_details),
     )
 
@@ -101,8 +102,11 @@ async def _admit_turn(
         model = state.get_for(session, body.model)
         parameters = _parameters(model, body)
         _check_combination(parameters, is_stream=is_stream, is_turn=True)
-        prompt, is_start = turn_prompt(model, session, body.inputs)
-        request = await _request(model, parameters, prompt, session.seed, is_start=is_start)
+        served = session_model(model)
+        prompt = await state.sessions.records.turn_prompt(session, served, body.inputs)
+        request = await _request(
+            model, parameters, prompt.tokens, session.seed, is_start=prompt.is_start
+        )
         echoed_prompt = body.inputs if parameters.return_full_text else ""
         is_in_log = bool(echoed_prompt) and echoed_prompt == model.tokenizer.decode(request.prompt)
         reply = {"details": True} if parameters.details else {}
@@ -116,8 +120,9 @@ async def _admit_turn(
             body.expected_position,
             is_streamed=is_stream,
             shows_prompt=is_in_log,
+            made_for=prompt.made_for,
         )
-        begun = await state.sessions.turns.begin(session, session_model(model), turn_request)
+        begun = await state.sessions.turns.begin(session, served, turn_request)
         if not isinstance(begun, RunningTurn):
             return replayed(model, session.key, begun, arrived_s)
         return AdmittedRequest.of_turn(
@@ -127,6 +132,7 @@ async def _admit_turn(
             begun,
             arrived_s=arrived_s,
             echoed_prompt=echoed_prompt,
+            typed_characters=len(body.inputs),
             has_details=bool(parameters.details),
         )
 
@@ -221,4 +227,4 @@ async def _request(
 
 
 def _no_prompt(inputs: str) -> str:
-    return "has no character that the model knows" if inputs else "cannot be empty"
+    return "has no token that the model knows" if inputs else "cannot be empty"

@@ -2,12 +2,12 @@
 -- → BEGUN record, snapshot, first position of the tokens, tokens
 --   | KNOWN epoch, turn, position: the caller has the rest cached
 --   | NOT_FOUND | CHANGED | KEY_REUSED | ATTACH idempotency record, record, whether the holder is
---     alive, tokens | BUSY fencing token if the caller is the holder | POSITION position | EMPTY
---   | LOST
+--     alive, tokens | BUSY fencing token if the caller is the holder | POSITION position
+--   | MOVED position: the prompt was made for another one | EMPTY | LOST
 local nonce, stamp, holder, run, kind = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local birth, expected, prompt, request = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local known, window, fingerprint, key_ttl = ARGV[10], tonumber(ARGV[11]), ARGV[12], ARGV[13]
-local life_ms = ARGV[14]
+local life_ms, made_for = ARGV[14], ARGV[15]
 local r = load(KEYS[1])
 if not r then return {'NOT_FOUND'} end
 if r.birth ~= birth then return {'CHANGED'} end -- deleted and created again
@@ -39,6 +39,9 @@ end
 local log = key('log', r.tail)
 if redis.call('STRLEN', log) ~= (r.position - r.base) * r.width then return {'LOST'} end
 if expected ~= '' and tonumber(expected) ~= r.position then return {'POSITION', r.position} end
+if made_for ~= '' and tonumber(made_for) ~= math.min(r.position, 2) then
+  return {'MOVED', r.position}
+end
 if #prompt == 0 and r.position == 0 then return {'EMPTY'} end
 if r.active ~= '' then finish(r, 'cancelled') end -- the turn ends at its committed tokens
 

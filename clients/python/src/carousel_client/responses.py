@@ -149,13 +149,20 @@ class Score(Response):
     nats: float
     bits_per_character: float | None
     bits_per_byte: float | None
-    perplexity: float | None
+    perplexity: float | None  # of a character
+    token_count: int | None  # tokens with a logprob; None from a server before 1.1
+    nats_per_token: float | None
     tokens: tuple[ScoredToken, ...]  # empty where they were not requested
 
     @classmethod
     def from_json(cls, body: Json) -> Self:
         """Build it."""
-        return cls._with(body, tokens=ScoredToken.several(body.get("tokens") or ()))
+        return cls._with(
+            body,
+            token_count=body.get("token_count"),
+            nats_per_token=body.get("nats_per_token"),
+            tokens=ScoredToken.several(body.get("tokens") or ()),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +177,9 @@ class Model(Response):
     size_bytes: int | None
     architecture: str | None
     vocabulary_size: int | None
+    tokenizer: str | None  # its kind: characters, words, …
+    special_tokens: Json | None  # role → [{id, token}]; None unless the model is loaded
+    state: str | Json | None  # "carried", or the window that each prediction reads
     turns: int  # running turns of sessions on this model
     parity: Json | None  # deviation from the float64 reference
     error: str | None
@@ -186,6 +196,9 @@ class Model(Response):
             body,
             size_bytes=body["bytes"],
             turns=body["sessions"],
+            tokenizer=body.get("tokenizer"),
+            special_tokens=body.get("special_tokens"),
+            state=body.get("state"),
             parity=body.get("parity"),
             error=body.get("error"),
         )
