@@ -1,4 +1,7 @@
-"""A model version on disk: manifest.json, weights.safetensors, vocabulary.json."""
+"""A model version on disk: manifest.json, weights.safetensors, vocabulary.json.
+
+A tokenizer that has files of its own (`Tokenizer.files`) adds them.
+"""
 
 import hashlib
 import json
@@ -15,7 +18,7 @@ from safetensors.numpy import save as save_safetensors
 
 from service.errors import BadCheckpoint
 from service.models.spec import ModelRef, ModelSpec, Weights
-from service.models.tokenizers import read_tokenizer
+from service.models.tokenizers import read_tokenizer, tokenizer_files
 from service.models.tokenizers.special_tokens import UnknownPolicy
 from service.models.tokenizers.tokenizer import Tokenizer
 
@@ -132,7 +135,13 @@ class Bundle:
             vocabulary_bytes = _verified(folder / VOCABULARY, manifest.files)
             spec = ModelSpec.from_json(manifest.architecture)
             tokens = json.loads(vocabulary_bytes)
-            tokenizer = read_tokenizer(tokens, manifest.unknown_character, manifest.tokenizer)
+            files = {
+                name: _verified(folder / name, manifest.files)
+                for name in tokenizer_files(manifest.tokenizer)
+            }
+            tokenizer = read_tokenizer(
+                tokens, manifest.unknown_character, manifest.tokenizer, files
+            )
             weights = Weights(spec, load_safetensors(weights_bytes))
         except (OSError, ValidationError, SafetensorError, ValueError) as error:
             raise BadCheckpoint(f"the bundle {folder.name} cannot be read: {error}") from error
@@ -154,11 +163,11 @@ def build_files(
 ) -> dict[str, bytes]:
     """Return the files of a bundle by name, for `ModelStore.write`."""
     files = content_files(weights, tokenizer)
-    # The model's identity: sha256 over architecture, weights and vocabulary.
+    # The model's identity: sha256 over architecture, weights, vocabulary and tokenizer.
     options = dict(tokenizer.options)
     identity = [spec.to_json(), tokenizer.unknown, *([options] if options else [])]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
-    for name in (WEIGHTS, VOCABULARY):
+    for name in (WEIGHTS, VOCABULARY, *sorted(tokenizer.files)):
         digest.update(hashlib.sha256(files[name]).digest())
     manifest = Manifest(
         name=ref.name,
@@ -179,6 +188,7 @@ def content_files(weights: Weights, tokenizer: Tokenizer) -> dict[str, bytes]:
     return {
         WEIGHTS: save_safetensors(dict(weights)),
         VOCABULARY: json.dumps(tokenizer.tokens, ensure_ascii=False).encode(),
+        **tokenizer.files,
     }
 
 

@@ -29,7 +29,7 @@ from service.models.importing.request import (
 )
 from service.models.spec import ModelRef, ModelSpec, Weights
 from service.models.store import ModelStore
-from service.models.tokenizers import read_tokenizer
+from service.models.tokenizers import read_tokenizer, tokenizer_files
 from service.models.tokenizers.tokenizer import Tokenizer
 from service.sandbox import SandboxError, run_sandboxed
 
@@ -96,7 +96,11 @@ def _read_written(report: ImportReport, written: ImportFolder) -> _Model:
         content = written.read(PurePosixPath(WEIGHTS), written.max_file_bytes)
         weights = Weights(spec, load_safetensors(content))
         tokens = json.loads(written.read(PurePosixPath(VOCABULARY), written.max_file_bytes))
-        tokenizer = read_tokenizer(tokens, report.unknown_character, report.tokenizer)
+        files = {
+            name: written.read(PurePosixPath(name), written.max_file_bytes)
+            for name in tokenizer_files(report.tokenizer)
+        }
+        tokenizer = read_tokenizer(tokens, report.unknown_character, report.tokenizer, files)
     except CarouselError:
         raise
     except Exception as error:

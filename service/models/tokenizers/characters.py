@@ -39,7 +39,11 @@ class CharacterTokenizer(Tokenizer):
 
     @classmethod
     def read(
-        cls, tokens: Sequence[str], unknown: UnknownPolicy, options: Mapping[str, JsonValue]
+        cls,
+        tokens: Sequence[str],
+        unknown: UnknownPolicy,
+        options: Mapping[str, JsonValue],
+        files: Mapping[str, bytes],  # noqa: ARG003 (all is in the options)
     ) -> Self:
         """Read the tokenizer of a bundle. Raises BadCheckpoint."""
         try:

@@ -8,7 +8,8 @@ the first one of a whole text is left out.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
+from types import MappingProxyType
+from typing import ClassVar, Self
 
 from pydantic import JsonValue
 
@@ -24,7 +25,9 @@ class Tokenizer(ABC):
     """Converts text to token ids and back. Immutable; any thread may call it."""
 
     kind: ClassVar[str]  # the name of the kind in manifests
-    joiner: ClassVar[str] = ""  # what the text of a token begins with, but for the first of a text
+    file_names: ClassVar[tuple[str, ...]] = ()  # the files of a bundle that the kind is read from
+    joiner: str = ""  # what the text of a token begins with, but for the first of a text
+    files: Mapping[str, bytes] = MappingProxyType({})  # the content of `file_names`
 
     def __init__(
         self, tokens: Sequence[str], unknown: UnknownPolicy, special: SpecialTokens
@@ -38,6 +41,17 @@ class Tokenizer(ABC):
                 "unknown_character is 'unk', but the vocabulary has no unknown token; name it "
                 "[UNK], <unk>, <UNK>, UNK, unk, <OOV> or OOV"
             )
+
+    @classmethod
+    @abstractmethod
+    def read(
+        cls,
+        tokens: Sequence[str],
+        unknown: UnknownPolicy,
+        options: Mapping[str, JsonValue],
+        files: Mapping[str, bytes],
+    ) -> Self:
+        """Read the tokenizer of a bundle. Raises BadCheckpoint."""
 
     def __len__(self) -> int:
         return len(self.tokens)
