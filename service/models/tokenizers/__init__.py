@@ -8,12 +8,16 @@ from pydantic import JsonValue
 from service.errors import BadCheckpoint
 from service.models.tokenizers.characters import CharacterTokenizer
 from service.models.tokenizers.special_tokens import UnknownPolicy
+from service.models.tokenizers.subword_text_encoder import SubwordTextEncoder
 from service.models.tokenizers.subwords import SubwordTokenizer
 from service.models.tokenizers.tokenizer import Tokenizer
 from service.models.tokenizers.words import WordTokenizer
 
 TOKENIZERS: Mapping[str, type[Tokenizer]] = MappingProxyType(
-    {kind.kind: kind for kind in (CharacterTokenizer, WordTokenizer, SubwordTokenizer)}
+    {
+        kind.kind: kind
+        for kind in (CharacterTokenizer, WordTokenizer, SubwordTokenizer, SubwordTextEncoder)
+    }
 )
 """The kinds of tokenizers by their names."""
 

@@ -232,15 +232,8 @@ def _decoders(library: Library) -> list[dict[str, Any]]:
 def _special_tokens(
     tokens: Sequence[str], marked: set[int], model: Mapping[str, Any]
 ) -> SpecialTokens:
-    """Find special tokens by their names; the unknown one is that of the file's model.
-
-    A name that is a word, such as PAD, counts only if the file marks it as special.
-    """
-    names = [
-        token if i in marked or not token.isalpha() else f"{token} is a word"
-        for i, token in enumerate(tokens)
-    ]
-    found = SpecialTokens.by_name(names)
+    """Find special tokens by their names; the unknown one is that of the file's model."""
+    found = SpecialTokens.by_marked_name(tokens, marked)
     unknown = model.get("unk_id") if model["type"] == "Unigram" else None
     if isinstance(name := model.get("unk_token"), str) and name in tokens:
         unknown = tokens.index(name)

@@ -84,10 +84,10 @@ class TokenBytes:
         return token.encode()
 
     def _of_byte_level(self, token: str) -> bytes:
-        alphabet = self._alphabet
-        if all(character in alphabet for character in token):
-            return bytes([alphabet[character] for character in token])
-        return token.encode()
+        try:
+            return bytes(map(self._alphabet.__getitem__, token))
+        except KeyError:  # an added token that is text
+            return token.encode()
 
 
 def _decoded(token: str, decoder: Decoder) -> str:
