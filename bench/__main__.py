@@ -1,6 +1,7 @@
 """`make bench`: the article's loop as 1.0, the engine, HTTP streaming; sessions; decoding.
 
-`python -m bench training` measures training, `python -m bench quality TEXT` a trained model.
+`python -m bench wild` compares with tutorials' loops, `python -m bench training` measures training,
+`python -m bench quality TEXT` a trained model.
 """
 
 import json
@@ -19,6 +20,7 @@ from bench.seed_model import write_seed_model
 from bench.server import server
 from bench.sessions import table as sessions_table
 from bench.training import table as training_table
+from bench.wild_table import table as wild_table
 from service.models.bundle import Precision
 
 STREAMS = (1, 16, 64)
@@ -63,6 +65,8 @@ def main() -> None:
         _sessions()
     if "decoding" in parts:
         _decoding()
+    if "wild" in parts:
+        _wild()
     if "training" in parts:
         _training()
 
@@ -85,6 +89,13 @@ def _training() -> None:
     result = {"when": _now(), "machine": _machine(), **_figure("training")}
     (RESULTS / "training.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     print(training_table(result))
+
+
+def _wild() -> None:
+    result = {"when": _now(), "machine": _machine(), **_figure("wild")}
+    result["table"] = wild_table(result)
+    (RESULTS / "wild.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    print(result["table"])
 
 
 def _quality(text: Path) -> None:

@@ -24,6 +24,7 @@ from service.api.sse import EventEncoder
 from service.api.state import AppState, ModelRuntime, TrainingServices
 from service.api.tgi import routes as tgi
 from service.constraints.compiler import ConstraintCompiler
+from service.constraints.token_texts import TokenTexts
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
@@ -32,6 +33,7 @@ from service.models.compile import compile_program
 from service.models.parity import check_here
 from service.models.registry import Registry, RegistryConfig
 from service.models.store import ModelStore
+from service.models.tokenizers.tokenizer import Tokenizer
 from service.sessions.config import SessionConfig, ValkeyConfig
 from service.sessions.embedded import EmbeddedValkey, ValkeySupervisor
 from service.sessions.group_commit import GroupCommit
@@ -173,6 +175,11 @@ def _make_sessions(settings: Settings, redis_url: str) -> Sessions:
     return Sessions.compose(store, GroupCommit(store), signer, config)
 
 
+def _token_texts(tokenizer: Tokenizer) -> TokenTexts:
+    tokens = map(tokenizer.bytes_of, range(len(tokenizer)))
+    return TokenTexts.of_bytes(tokens, tokenizer.joiner, tokenizer.end_ids)
+
+
 def _make_runtime(
     threads: int, config: EngineConfig
 ) -> Callable[[Bundle, Precision], ModelRuntime]:
@@ -182,7 +189,7 @@ def _make_runtime(
         program = compile_program(bundle.spec, bundle.weights, precision, threads)
         check_here(program, bundle, precision)
         engine = Engine(program, bundle.tokenizer, config, name=str(bundle.ref), threads=threads)
-        constraints = ConstraintCompiler(bundle.tokenizer.tokens)
+        constraints = ConstraintCompiler(_token_texts(bundle.tokenizer))
         prefixes = ScopedPrefixCache(cache, b"").scoped(bundle.manifest.digest, precision)
         return ModelRuntime(engine, EventEncoder(bundle.tokenizer), constraints, prefixes)
 

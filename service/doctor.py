@@ -1,11 +1,13 @@
 """A check of this machine: each kind of program is compiled and run once."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from service.constraints.compiler import compile_constraint
 from service.constraints.spec import ConstraintKind, ConstraintSpec
+from service.constraints.token_texts import TokenTexts
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.models.bundle import Precision
@@ -13,6 +15,7 @@ from service.models.cell import LayerSpec
 from service.models.compile import compile_program, has_slow_int8
 from service.models.spec import ModelSpec, Weights
 from service.models.tokenizers.characters import CharacterTokenizer
+from service.models.window import Padding, Window
 
 
 def check_up() -> Iterator[str]:
@@ -24,8 +27,14 @@ def check_up() -> Iterator[str]:
         program = compile_program(spec, weights, precision)
         Engine(program, tokenizer, EngineConfig(), name="checkup").close()
         yield f"{precision}: {type(program).__name__}"
+    window = Window(2, Padding.LEFT, 0)
+    program = compile_program(replace(spec, window=window), weights, Precision.FLOAT32)
+    Engine(program, tokenizer, EngineConfig(), name="checkup").close()
+    yield f"a window of tokens: {type(program).__name__}"
     # Otherwise the first request would compile these kernels.
-    compile_constraint(ConstraintSpec(ConstraintKind.REGEX, "a|b", bad_words=("b",)), "ab")
+    either = ConstraintSpec(ConstraintKind.REGEX, "a|b", bad_words=("b",))
+    compile_constraint(either, "ab")
+    compile_constraint(either, TokenTexts(("ab", "a")))
     yield (
         "int8 by Carousel's own kernel: this CPU has no VNNI"
         if has_slow_int8()

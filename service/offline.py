@@ -11,9 +11,11 @@ from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.request import GenerationRequest, SamplingParams
 from service.generation.score import PIECE_CHARACTERS, Score, Scorer
+from service.generation.token_texts import begins_text
 from service.models.compile import compile_program
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
+from service.models.tokenizers.decode_stream import DecodeStream
 from service.models.tokenizers.tokenizer import Tokenizer
 
 
@@ -28,12 +30,21 @@ def write_text(
     """Print the prompt and, as it is generated, its completion. Raises as ModelStore.read."""
     with _engine(model_store, model) as (engine, tokenizer):
         sampling = SamplingParams(secrets.randbits(64) if seed is None else seed, temperature)
-        request = GenerationRequest(tokenizer.encode(prompt), max_new_tokens, sampling)
+        tokens = tokenizer.encode_prompt(prompt)
+        if not tokens:
+            raise Validation(
+                "the prompt has no token of the model, and the model has no begin token; give the "
+                "beginning of a text"
+            )
+        is_start = begins_text(tokenizer, tokens)
+        request = GenerationRequest(tokens, max_new_tokens, sampling, is_start=is_start)
+        decoder = DecodeStream(tokenizer, is_start=is_start)
 
         async def write() -> None:
             engine.start()
             async for chunk in engine.submit(request):
-                print(tokenizer.decode(chunk.tokens), end="", flush=True)
+                print("".join(map(decoder.push, chunk.tokens)), end="", flush=True)
+            print(decoder.finish(), end="")
 
         print(prompt, end="", flush=True)
         asyncio.run(write())
@@ -50,8 +61,10 @@ def score_file(model_store: Path, model: str, path: Path) -> Score:
             try:
                 with path.open(encoding="utf-8", newline="") as file:
                     while piece := file.read(PIECE_CHARACTERS):
-                        async for _ in scorer.read(piece):
+                        async for _ in scorer.read(piece, is_last=False):
                             pass
+                    async for _ in scorer.read(""):
+                        pass
             except (OSError, UnicodeDecodeError) as error:
                 raise Validation(f"{path} cannot be read as a text in UTF-8: {error}") from error
             return scorer.score

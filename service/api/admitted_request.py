@@ -8,11 +8,13 @@ from typing import Any, Self
 from fastapi import Request
 from pydantic import BaseModel
 
+from service.api.choice_decoder import ChoiceDecoder
 from service.api.http_request import cancelled_on_disconnect
 from service.api.sse import EventIds, SSEResponse
 from service.api.state import ServedModel, get_state
 from service.generation.completions import CompletionStream, SingleCompletion
 from service.generation.request import Chunk, Finish, GenerationRequest, Token
+from service.generation.token_texts import completion_text
 from service.sessions.replay import Replay
 from service.sessions.running_turn import RunningTurn
 from service.sessions.session import Turn
@@ -46,6 +48,7 @@ class AdmittedRequest:
 
     # only for the TGI routes' reply
     echoed_prompt: str = ""  # begins `generated_text`
+    prompt_texts: Sequence[str | None] = ()  # of each request, as typed; None: given as ids
     has_details: bool = False
     # tokens of this turn that earlier connections received, up to Last-Event-ID
     sent_tokens: Sequence[int] = ()
@@ -90,6 +93,41 @@ class AdmittedRequest:
     def prompt(self, index: int) -> Sequence[int]:
         """Return the prompt of a choice: its index is request index × n + sample index."""
         return self.requests[index // self.n].prompt
+
+    def prompt_text(self, index: int) -> str:
+        """Return the prompt of a choice: as it was typed, or the text of its ids."""
+        i = index // self.n
+        typed = self.prompt_texts[i] if self.prompt_texts else None
+        if typed is not None:
+            return typed
+        return self.model.tokenizer.decode(self.requests[i].prompt, is_start=True)
+
+    def decoder(self, index: int = 0) -> ChoiceDecoder | None:
+        """Return the decoder of a choice; None if each token has the same text everywhere."""
+        tokenizer, is_start = self.model.tokenizer, self.requests[index // self.n].is_start
+        if tokenizer.has_partial_characters or (is_start and tokenizer.joiner):
+            return ChoiceDecoder(tokenizer, is_start=is_start)
+        return None
+
+    def completion_text(self, tokens: Sequence[int], finish: Finish | None, index: int = 0) -> str:
+        """Return the text of the tokens of a choice, and of the part before a stop string."""
+        partial = b"" if finish is None else finish.partial
+        is_start = self.requests[index // self.n].is_start
+        return completion_text(self.model.tokenizer, tokens, partial, is_start=is_start)
+
+    def token_texts(self, choice: "ChoiceState") -> list[str]:
+        """Return the text of each token that a choice shows, and of a stop string's last one."""
+        tokens, finish = choice.tokens, choice.finish
+        decoder = self.decoder(choice.index)
+        if decoder is None:
+            end = "" if finish is None else finish.partial.decode()
+            texts = list(map(self.model.tokenizer.text_of, tokens))
+        else:
+            texts = decoder.texts(tokens)
+            end = "" if finish is None else decoder.end(finish)
+        if finish is not None and finish.stop_token is not None:
+            return [*texts, end]
+        return [*texts[:-1], texts[-1] + end] if texts else []
 
     def session(self, finish: Finish | None) -> dict[str, Any]:
         """Return the reply's `session` (SessionPosition) when the turn has finished, else {}."""

@@ -17,7 +17,6 @@ from service.api.fields import (
     MAX_CHOICES,
     MAX_NEW_TOKENS,
     MAX_STOPS,
-    MAX_TOKEN_IDS,
     Body,
     Number,
     TokenIds,
@@ -29,6 +28,7 @@ from service.errors import Validation, about
 from service.generation.beams import BeamParams
 from service.generation.request import (
     LEAST_REPETITION,
+    MAX_LOGIT_BIASES,
     MAX_TOP_TOKENS,
     MOST_REPETITION,
     SamplingParams,
@@ -100,7 +100,7 @@ class SamplingFields(Body):
         None, ge=-2.0, le=2.0, description="Subtracted from a logit after an occurrence."
     )
     logit_bias: dict[str, Bias] | None = Field(
-        None, max_length=MAX_TOKEN_IDS, description="Added to logits, by token id."
+        None, max_length=MAX_LOGIT_BIASES, description="Added to logits, by token id."
     )
     seed: int | None = Field(None, ge=-(2**63), lt=N_SEEDS, description=SEED)
     allowed_token_ids: TokenIds | None = Field(

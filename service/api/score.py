@@ -119,7 +119,7 @@ async def score_text(
                 start = size_bytes + len(piece) - len(error.object) + error.start
                 raise Validation(f"the text is not UTF-8 from byte {start} on") from error
             size_bytes += len(piece)
-            async for _ in scorer.read(text):
+            async for _ in scorer.read(text, is_last=not piece):
                 n_chunks += 1
     finally:
         scorer.cancel()

@@ -13,6 +13,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from service.api.choice_decoder import ChoiceDecoder
 from service.api.http_request import wait_for_disconnect
 from service.generation.request import Chunk, Token
 from service.models.tokenizers.tokenizer import Tokenizer
@@ -45,20 +46,42 @@ class EventEncoder:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.texts = [json.dumps(tokenizer.text_of(i)) for i in range(len(tokenizer))]
+        self._plain_texts = [tokenizer.text_of(i) for i in range(len(tokenizer))]
+        self.texts = list(map(json.dumps, self._plain_texts))
+        self._end_ids = frozenset(tokenizer.end_ids)
         self._heads = [
             f',"token":{{"id":{i},"text":{text},"logprob":' for i, text in enumerate(self.texts)
         ]
 
-    def events(self, first: int, chunk: Chunk, ids: EventIds | None = None) -> bytes:
-        """Encode one event for each token; `first` is the index of the chunk's first, from 1."""
+    def events(
+        self,
+        first: int,
+        chunk: Chunk,
+        ids: EventIds | None = None,
+        decoder: ChoiceDecoder | None = None,
+    ) -> bytes:
+        """Encode one event for each token; `first` is the index of the chunk's first, from 1.
+
+        With a `decoder` the texts are those that it returns.
+        """
         heads, rest = self._heads, _MIDDLE + _REST
-        if chunk.top_tokens:
+        if chunk.top_tokens or decoder is not None:
+            texts = [self._plain_texts[token] for token in chunk.tokens]
+            if decoder is not None:
+                texts = decoder.texts(chunk.tokens)
+            tops = chunk.top_tokens or [()] * len(chunk.tokens)
+            rows = zip(chunk.tokens, chunk.logprobs, tops, texts, strict=True)
             return b"".join(
-                self._event(first + i, Token(token, logprob), top, _REST, ids)
-                for i, (token, logprob, top) in enumerate(
-                    zip(chunk.tokens, chunk.logprobs, chunk.top_tokens, strict=True)
+                self._event(
+                    first + i,
+                    Token(token, logprob),
+                    top,
+                    _REST,
+                    ids,
+                    text=text,
+                    is_special=token in self._end_ids,
                 )
+                for i, (token, logprob, top, text) in enumerate(rows)
             )
         numbered = enumerate(zip(chunk.tokens, chunk.logprobs, strict=True), first)
         if ids is None:
@@ -83,29 +106,48 @@ class EventEncoder:
         *,
         is_hidden: bool,
         ids: EventIds | None = None,
+        text: str | None = None,
     ) -> bytes:
         """Encode the event that ends a stream: the last token, and `more` members.
 
-        A hidden token is the end of a stop string and has no text. A turn without tokens (`index`
-        0) has an event 1 as well; its id is the position where the turn began.
+        A hidden token is the end of a stop string; `text` is then what precedes the stop string
+        in a token. A turn without tokens (`index` 0) has an event 1 as well; its id is the position
+        where the turn began.
         """
         members = [f',"{name}":{json.dumps(value)}' for name, value in more.items()]
         rest = f"{''.join(members)}}}\n\n"
         if not is_hidden:
-            return self._event(index, token, top, rest, ids)
-        shown = {"id": token.id, "text": "", "logprob": rounded(token.logprob), "special": True}
+            is_special = token.id in self._end_ids
+            shown_text = self._plain_texts[token.id] if text is None else text
+            return self._event(index, token, top, rest, ids, text=shown_text, is_special=is_special)
+        shown = {
+            "id": token.id,
+            "text": text or "",
+            "logprob": rounded(token.logprob),
+            "special": not text,
+        }
         head = f"{ids.line(index) if ids else ''}data: "
         return f'{head}{{"index":{max(1, index)},"token":{json.dumps(shown)}{rest}'.encode("ascii")
 
     def _event(
-        self, index: int, token: Token, top: Sequence[Token], rest: str, ids: EventIds | None
+        self,
+        index: int,
+        token: Token,
+        top: Sequence[Token],
+        rest: str,
+        ids: EventIds | None,
+        *,
+        text: str,
+        is_special: bool,
     ) -> bytes:
         tops = ",".join(
             f'{{"id":{t.id},"text":{self.texts[t.id]},"logprob":{t.logprob:.7f},"special":false}}'
             for t in top
         )
         inserted = f',"top_tokens":[{tops}]' if top else ""
-        head = f'data: {{"index":{index}{self._heads[token.id]}{token.logprob:.7f}{_MIDDLE}'
+        middle = ',"special":true}' if is_special else _MIDDLE
+        written = f',"token":{{"id":{token.id},"text":{json.dumps(text)},"logprob":'
+        head = f'data: {{"index":{index}{written}{token.logprob:.7f}{middle}'
         line = ids.line(index) if ids else ""
         return f"{line}{head}{inserted}{rest}".encode("ascii")
 

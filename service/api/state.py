@@ -1,7 +1,7 @@
 """The state of the app that the routes share: loaded models, sessions, training, limits."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from service.errors import Draining
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.prefix_cache import ScopedPrefixCache
+from service.generation.token_texts import begins_text
 from service.models.registry import LoadedModel, Registry
 from service.models.store import ModelStore
 from service.sessions.model import SessionModel
@@ -113,6 +114,17 @@ def session_model(model: ServedModel) -> SessionModel:
         model.runtime.engine,
         model.runtime.constraints,
     )
+
+
+def turn_prompt(model: ServedModel, session: Session, text: str) -> tuple[Sequence[int], bool]:
+    """Return the prompt of a turn, and whether the turn's completion begins the session's text.
+
+    An empty session begins with the model's begin token, if it has one. Raises UnknownCharacter.
+    """
+    if session.position:
+        return model.tokenizer.encode(text), False
+    prompt = model.tokenizer.encode_prompt(text)
+    return prompt, begins_text(model.tokenizer, prompt)
 
 
 def get_state(request: Request) -> AppState:

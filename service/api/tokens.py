@@ -58,7 +58,7 @@ async def detokenize(request: Request, body: DetokenizeBody) -> TextReply:
             raise Validation(
                 f"{token} is no token id; the model's go from 0 to {len(tokenizer) - 1}"
             )
-    return TextReply(text=tokenizer.decode(body.ids))
+    return TextReply(text=tokenizer.decode(body.ids, is_start=True))
 
 
 def _tokens(model: ServedModel, text: str) -> bytes:

@@ -23,6 +23,7 @@ from service.constraints.pattern import (
 from service.constraints.regex_parser import read_regex
 from service.constraints.schema import read_schema
 from service.constraints.spec import ConstraintKind, ConstraintSpec
+from service.constraints.token_texts import TokenTexts
 from service.errors import Validation
 
 MAX_POSITIONS = 32_768
@@ -32,55 +33,67 @@ CACHE_BYTES = 64 * 1024 * 1024
 AT_ONCE = 2
 """Threads that compile for one vocabulary; the other specs wait in the executor's queue."""
 
+Vocabulary = TokenTexts | Sequence[str | None]
+
 _REFUSAL_BYTES = 1_024  # the size of a cached refusal in the cache's budget
 
 
-def compile_constraint(spec: ConstraintSpec, vocabulary: Sequence[str | None]) -> Constraint:
-    """Compile a spec for a vocabulary: a token of one character, None for a special token.
+def compile_constraint(spec: ConstraintSpec, vocabulary: Vocabulary) -> Constraint:
+    """Compile a spec for the texts of a model's tokens; a sequence is a vocabulary of characters.
 
-    Tokens of another length are special, too: they are never sampled. Takes milliseconds, at most
-    about a second. Raises Validation, also if the vocabulary can spell no text that matches.
+    Takes milliseconds, at most about two seconds. Raises Validation, also if the vocabulary can
+    spell no text that matches.
     """
+    texts = _texts_of(vocabulary)
     if spec.allowed:
-        allowed = frozenset(spec.allowed)
-        vocabulary = [token if i in allowed else None for i, token in enumerate(vocabulary)]
-    alphabet = Alphabet(token for token in vocabulary if token is not None and len(token) == 1)
-    pattern = _read(spec, alphabet)
+        texts = texts.only(frozenset(spec.allowed))
+    characters = texts.characters
+    pattern = _read(spec, Alphabet(characters))
     n = positions(pattern)
     if n > MAX_POSITIONS:
         raise Validation(
             f"the {spec.kind} has {n} characters when its repetitions are written out; "
             f"{MAX_POSITIONS} is the limit, so use smaller bounds of repetition"
         )
+    whose = "allowed" if spec.allowed else "model's"
     if pattern is NOTHING:
-        whose = "allowed" if spec.allowed else "model's"
         raise Validation(
-            f"no text matches the {spec.kind} and is made of the {whose} {len(alphabet.members)} "
+            f"no text matches the {spec.kind} and is made of the {whose} {len(characters)} "
             "characters; ask for one that these can spell"
         )
     from service.constraints.dfa import dfa_of  # noqa: PLC0415 (loads Numba when it is needed)
+    from service.constraints.lifting import add_ends, lift  # noqa: PLC0415
 
     nfa = nfa_of(pattern)
     dfa = dfa_of(nfa)
-    constraint = Constraint(nfa.token_classes(vocabulary), dfa.next_state, dfa.distance)
-    return replace(_narrowed(constraint, spec, vocabulary), spec=spec)
+    if texts.is_of_characters:
+        constraint = Constraint(nfa.token_classes(texts.texts), dfa.next_state, dfa.distance)
+    else:
+        n_tokens = len(texts.texts) - texts.texts.count(None)
+        over_characters = Constraint(nfa.token_classes(characters), dfa.next_state, dfa.distance)
+        constraint = _required(
+            lift(over_characters, characters, texts),
+            f"no text matches the {spec.kind} and is made of the {whose} {n_tokens} tokens with a "
+            "text; ask for one that these can spell",
+        )
+    constraint = _narrowed(constraint, spec, texts, characters)
+    return replace(add_ends(constraint, texts.end_ids), spec=spec)
 
 
 def _narrowed(
-    constraint: Constraint, spec: ConstraintSpec, vocabulary: Sequence[str | None]
+    constraint: Constraint, spec: ConstraintSpec, texts: TokenTexts, characters: Sequence[str]
 ) -> Constraint:
     """Restrict a constraint by the spec's banned words and least length."""
-    from service.constraints.banned_words import ban_words  # noqa: PLC0415
     from service.constraints.intersection import intersect, min_length_constraint, remove_dead_ends  # noqa: PLC0415
 
     if spec.bad_words:
         constraint = _required(
-            intersect(constraint, ban_words(spec.bad_words, vocabulary)),
+            intersect(constraint, _without(spec.bad_words, texts, characters)),
             f"every text that matches the {spec.kind} has one of the bad words in it; ban fewer",
         )
     if spec.least > constraint.shortest:
         constraint = _required(
-            intersect(constraint, min_length_constraint(spec.least, len(vocabulary))),
+            intersect(constraint, min_length_constraint(spec.least, len(texts.texts))),
             f"no text that matches the {spec.kind} has {spec.least} tokens or more; ask "
             "for fewer at least",
         )
@@ -91,6 +104,24 @@ def _narrowed(
             "allowed and has a character; ban fewer, or allow more",
         )
     return constraint
+
+
+def _without(words: Sequence[str], texts: TokenTexts, characters: Sequence[str]) -> Constraint:
+    """Return the constraint that bans words in the text as it is returned, joiners included."""
+    from service.constraints.banned_words import ban_words  # noqa: PLC0415
+    from service.constraints.lifting import lift  # noqa: PLC0415
+
+    if texts.is_of_characters:
+        return ban_words(words, texts.texts)
+    lifted = lift(ban_words(words, characters), characters, replace(texts, joiner=""))
+    assert lifted is not None, "a text may end in every state"
+    return lifted
+
+
+def _texts_of(vocabulary: Vocabulary) -> TokenTexts:
+    if isinstance(vocabulary, TokenTexts):
+        return vocabulary
+    return TokenTexts.of_characters(vocabulary)
 
 
 def _required(found: Constraint | None, reason: str) -> Constraint:
@@ -123,12 +154,12 @@ class ConstraintCompiler:
 
     def __init__(
         self,
-        vocabulary: Sequence[str | None],
+        vocabulary: Vocabulary,
         cache_bytes: int = CACHE_BYTES,
-        build: Callable[[ConstraintSpec, Sequence[str | None]], Constraint] = compile_constraint,
+        build: Callable[[ConstraintSpec, TokenTexts], Constraint] = compile_constraint,
     ) -> None:
-        self._vocabulary, self._build = tuple(vocabulary), build
-        self.vocabulary_size = len(self._vocabulary)
+        self._texts, self._build = _texts_of(vocabulary), build
+        self.vocabulary_size = len(self._texts.texts)
         self._known: OrderedDict[ConstraintSpec, Constraint | str] = OrderedDict()
         self.size_bytes, self._cache_bytes = 0, cache_bytes
         self._lock = threading.Lock()
@@ -150,7 +181,7 @@ class ConstraintCompiler:
         if known is not None:
             return known
         try:
-            found = self._build(spec, self._vocabulary)
+            found = self._build(spec, self._texts)
         except Validation as refusal:
             self._keep(spec, str(refusal))
             raise

@@ -32,13 +32,16 @@ class Constraint:
     next_state: npt.NDArray[np.int32]  # (states, classes); DEAD: no text continues so
     distance: npt.NDArray[np.int32]  # (states,), tokens to the nearest end; 0: complete
     spec: ConstraintSpec | None = None  # the spec that it is compiled from
+    end_ids: tuple[int, ...] = ()  # tokens that end a text; their classes have no other tokens
     distance_after_next: npt.NDArray[np.int32] = field(init=False)  # (states,), tokens to the
-    # nearest end after at least one more token; NEVER if no token can follow
+    # nearest end after at least one more token with a text; NEVER if none can follow
     table: npt.NDArray[np.int32] = field(init=False)  # all arrays in one; see `table_of`
 
     def __post_init__(self) -> None:
         following = self.distance[self.next_state]
-        nearest = np.where(self.next_state == DEAD, NEVER - 1, following).min(axis=1) + 1
+        following = np.where(self.next_state == DEAD, NEVER - 1, following)
+        following[:, self.token_class[list(self.end_ids)]] = NEVER - 1
+        nearest = following.min(axis=1) + 1
         object.__setattr__(self, "distance_after_next", nearest.astype(np.int32))
         object.__setattr__(self, "table", table_of(self))
 
@@ -82,7 +85,7 @@ class Constraint:
         rows[[START, state]] = state, START
         names = np.append(rows, DEAD)  # a swap is its own inverse; DEAD indexes the last one
         following = names[self.next_state[rows]].astype(np.int32)
-        return Constraint(self.token_class, following, self.distance[rows], self.spec)
+        return Constraint(self.token_class, following, self.distance[rows], self.spec, self.end_ids)
 
     def is_over(self, state: int, remaining: int) -> bool:
         """Whether the text is complete and no longer one is within `remaining` tokens.
@@ -113,8 +116,11 @@ class Constraint:
         Shape: (vocabulary,) bool each. `remaining` counts the token, as in `allowed`.
         """
         following = self.next_state[state]
-        is_complete = (following != DEAD) & (self.distance[following] == 0) & (not self.is_endless)
-        is_over = is_complete & (self.distance_after_next[following] > remaining - 1)
+        nearest = self.distance_after_next[following]
+        is_complete = (following != DEAD) & (self.distance[following] == 0)
+        if self.is_endless:
+            is_complete &= nearest == NEVER  # only a token that ends a text completes one
+        is_over = is_complete & (nearest > remaining - 1)
         return is_complete[self.token_class], is_over[self.token_class]
 
 

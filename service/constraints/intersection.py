@@ -23,7 +23,7 @@ def intersect(a: Constraint, b: Constraint) -> Constraint | None:
         raise too_large(len(codes))
     is_accepting = (a.distance[pairs[:, 0]] == 0) & (b.distance[pairs[:, 1]] == 0)
     distance = distances(next_state, is_accepting)
-    return _pruned(token_class[1:].astype(np.int32), next_state, distance, distance != NOWHERE)
+    return pruned(token_class[1:].astype(np.int32), next_state, distance, distance != NOWHERE)
 
 
 def min_length_constraint(n: int, vocabulary_size: int) -> Constraint:
@@ -52,16 +52,16 @@ def remove_dead_ends(constraint: Constraint) -> Constraint | None:
         frontier = np.unique(before)
         frontier = frontier[(out_degree[frontier] == 0) & ~is_stuck[frontier]]
         is_stuck[frontier] = True
-    return _pruned(constraint.token_class, next_state, constraint.distance, ~is_stuck)
+    return pruned(constraint.token_class, next_state, constraint.distance, ~is_stuck)
 
 
-def _pruned(
+def pruned(
     token_class: npt.NDArray[np.int32],
     next_state: npt.NDArray[np.int32],
     distance: npt.NDArray[np.int32],
     is_kept: npt.NDArray[np.bool_],
 ) -> Constraint | None:
-    """Keep some states, in their order; None if START is not kept."""
+    """Return a constraint of some states, in their order; None if START is not kept."""
     if not is_kept[START]:
         return None
     new_index = np.where(is_kept, np.cumsum(is_kept) - 1, DEAD).astype(np.int32)

@@ -15,7 +15,8 @@ from service.errors import CarouselError, GenerationFailed, Overloaded
 from service.generation.beams import BeamParams, BeamSearchState
 from service.generation.config import EngineConfig
 from service.generation.request import Chunk, GenerationRequest
-from service.generation.sampling import logsumexp
+from service.generation.softmax import logsumexp
+from service.generation.token_texts import CHARACTERS, TextRules
 from service.models.step import Batch, StepProgram
 
 _log = logging.getLogger(__name__)
@@ -64,10 +65,12 @@ class BeamWorker:
         post: Callable[[Callable[[], None]], None],
         config: EngineConfig,
         name: str,
+        rules: TextRules = CHARACTERS,
     ) -> None:
-        """`texts` is the text of every token; `post` calls a function in the event loop."""
+        """`texts` is the text of every token as `rules` say; `post` calls in the event loop."""
         self._program, self._post, self._config = program, post, config
-        self._texts, self._suppressed_ids, self._name = texts, suppressed_ids, name
+        self._texts, self._rules, self._suppressed_ids = texts, rules, suppressed_ids
+        self._name = name
         self._admitted: set[BeamListener] = set()
         self._queue: deque[_Task] = deque()
         self._condition = threading.Condition()  # guards the queue
@@ -182,7 +185,7 @@ class BeamWorker:
     def _prepared(self, task: _Task) -> tuple[BeamSearchState, Batch]:
         if task.search is None or task.batch is None:
             task.search = BeamSearchState(
-                task.request, task.params, self._texts, self._suppressed_ids
+                task.request, task.params, self._texts, self._suppressed_ids, self._rules
             )
             task.batch = self._program.new_batch(task.params.width)
             task.batch.put(0, task.request.initial_state)

@@ -22,9 +22,10 @@ import numpy.typing as npt
 from service.constraints.constraint import START
 from service.errors import GenerationFailed
 from service.generation.request import Chunk, Finish, FinishReason, GenerationRequest, Token
-from service.generation.sampling import logsumexp
 from service.generation.scheduler import NOT_FINITE
-from service.generation.stopping import StopMatcher, TokenWithTop, chunk_of
+from service.generation.softmax import logsumexp
+from service.generation.stopping import StopMatcher, TokenWithTop, chunk_of, stop_completions
+from service.generation.token_texts import CHARACTERS, TextRules
 from service.models.spec import FloatArray
 
 RealArray = npt.NDArray[np.float64]
@@ -69,11 +70,8 @@ class _Finished:
     reason: FinishReason
     length: int
     stop: str | None = None
-
-    @property
-    def hidden(self) -> int:
-        """How many tokens at its end belong to the stop string."""
-        return len(self.stop or "")
+    hidden: int = 0  # tokens at its end that belong to the stop string, the first maybe in part
+    partial: bytes = b""  # the text before the stop string, of the first hidden token
 
 
 class BeamSearchState:
@@ -85,14 +83,26 @@ class BeamSearchState:
         params: BeamParams,
         texts: Sequence[str],
         suppressed_ids: Sequence[int] = (),
+        rules: TextRules = CHARACTERS,
     ) -> None:
-        """`texts` is the text of every token. Of the request only its end conditions are used."""
+        """`texts` is the text of every token, as `rules` say.
+
+        Of the request only its end conditions are used.
+        """
         assert 1 <= params.n <= params.width
         assert request.max_new_tokens >= 1
         self._request, self._params = request, params
         self._suppressed_ids, self._token_texts = list(suppressed_ids), texts
-        ids = {text: i for i, text in enumerate(texts)} if request.stop else {}
-        self._ends = [(ids[stop[-1]], stop[:-1]) for stop in request.stop if stop[-1] in ids]
+        self._rules, self._end_ids = rules, [] if request.ignore_eos else list(rules.end_ids)
+        self._masked_ids = list(rules.end_ids)  # before `min_new_tokens`
+        self._stops = dict(zip(rules.stops(request.stop), request.stop, strict=True))
+        self._stop_ids = list(request.stop_token_ids)
+        stops_in_texts = tuple(self._stops)
+        self._completions = stop_completions(stops_in_texts, texts)
+        self._first_completions = self._completions  # of the first token
+        if request.is_start and request.stop:
+            first_texts = [text.removeprefix(rules.joiner) for text in texts]
+            self._first_completions = stop_completions(stops_in_texts, first_texts)
         self._root = _Node(Token(-1, 0.0), (), None)
         self._certain: list[TokenWithTop] = []  # removed from the tree, and not taken yet
         self._n_certain = 0
@@ -104,7 +114,8 @@ class BeamSearchState:
             self._finished.append(_Finished(self._root, 0.0, FinishReason.EOS_TOKEN, 0))
         else:
             least = request.min_new_tokens
-            stops = StopMatcher(request.stop, least) if request.stop else None
+            has_stop = bool(request.stop or request.stop_token_ids)
+            stops = StopMatcher(stops_in_texts, least) if has_stop else None
             self._live.append(_Live(self._root, 0.0, stops, START))
         self._root.n_ends = 1
 
@@ -130,6 +141,8 @@ class BeamSearchState:
         logprobs = logits - totals[:, None]  # (rows, vocabulary)
         sums = logprobs + np.array([live.total for live in self._live])[:, None]
         sums[:, self._suppressed_ids] = -np.inf
+        if self.length < self._request.min_new_tokens:
+            sums[:, self._masked_ids] = -np.inf
         may_end, may_continue = self._kinds(sums)
         ended = most_likely(np.where(may_end, sums, -np.inf), self._params.n)
         continuing = most_likely(np.where(may_continue, sums, -np.inf), self._params.width)
@@ -180,7 +193,10 @@ class BeamSearchState:
         remaining = self._request.max_new_tokens - self.length
         may_end = np.full(sums.shape, remaining == 1)
         may_continue = np.full(sums.shape, remaining > 1)
+        may_end[:, self._end_ids] = True
+        may_continue[:, self._end_ids] = False
         constraint = self._request.constraint
+        completions = self._completions if self.length else self._first_completions
         for row, live in enumerate(self._live):
             if constraint is not None:
                 sums[row, ~constraint.allowed(live.state, remaining)] = -np.inf
@@ -189,9 +205,12 @@ class BeamSearchState:
                 may_continue[row] &= ~is_last
             if live.stops is not None and live.stops.n_exempt <= 0:
                 held = live.stops.held
-                stopping = [token for token, head in self._ends if held.endswith(head)]
-                may_end[row, stopping] = True
-                may_continue[row, stopping] = False
+                for stopping in (
+                    *(ids for head, ids in completions.items() if held.endswith(head)),
+                    self._stop_ids,
+                ):
+                    may_end[row, stopping] = True
+                    may_continue[row, stopping] = False
         return may_end, may_continue
 
     def _extend(self, expansion: "_Expansion", index: int) -> _Live:
@@ -200,7 +219,7 @@ class BeamSearchState:
         stops = None
         if live.stops is not None:
             stops = live.stops.fork()
-            stops.push(self._token_texts[node.token.id])
+            stops.push(self._text(node, self.length))
         return _Live(node, float(expansion.sums.flat[index]), stops, self._state_after(live, node))
 
     def _end(self, expansion: "_Expansion", index: int) -> None:
@@ -211,18 +230,51 @@ class BeamSearchState:
             return
         node, live = expansion.branch(index)
         node.n_ends += 1
-        stop, reason = None, FinishReason.STOP_SEQUENCE
-        if live.stops is not None:
-            _, stop = live.stops.fork().push(self._token_texts[node.token.id])
+        stop, hidden, partial = self._stop(live, node)
+        reason = FinishReason.STOP_SEQUENCE
         if stop is None:
-            reason = self._reason(self._state_after(live, node))
-        self._finished.insert(rank, _Finished(node, score, reason, self.length, stop))
+            reason = self._reason(node, self._state_after(live, node))
+        finished = _Finished(node, score, reason, self.length, stop, hidden, partial)
+        self._finished.insert(rank, finished)
         for text in self._finished[self._params.n :]:
             _prune(text.node)
         del self._finished[self._params.n :]
 
-    def _reason(self, state: int) -> FinishReason:
+    def _stop(self, live: _Live, node: _Node) -> tuple[str | None, int, bytes]:
+        """The stop string that a token completes, how many tokens it hides, and the text before."""
+        if live.stops is None:
+            return None, 0, b""
+        text, is_exempt = self._text(node, self.length), live.stops.n_exempt > 0
+        if node.token.id in self._stop_ids and not is_exempt:
+            return self._rules.encoded(text).decode("utf-8", "replace"), 1, b""
+        free, stop = live.stops.fork().push(text)
+        if stop is None:
+            return None, 0, b""
+        hidden, n_before = self._cover(node, self.length, len(live.stops.held) + len(text) - free)
+        first, depth = node, self.length
+        for _ in range(hidden - 1):
+            assert first.parent is not None
+            first, depth = first.parent, depth - 1
+        return self._stops[stop], hidden, self._rules.encoded(self._text(first, depth)[:n_before])
+
+    def _cover(self, node: _Node, depth: int, n_characters: int) -> tuple[int, int]:
+        """How many tokens up to a node have these last characters, and what is before them."""
+        n_tokens, found = 0, 0
+        while found < n_characters and node.parent is not None:
+            found += len(self._text(node, depth))
+            node, n_tokens, depth = node.parent, n_tokens + 1, depth - 1
+        return n_tokens, found - n_characters
+
+    def _text(self, node: _Node, depth: int) -> str:
+        """The text of a node's token, which is number `depth` of its completion, from 1."""
+        text = self._token_texts[node.token.id]
+        is_first = depth == 1 and self._request.is_start
+        return text.removeprefix(self._rules.joiner) if is_first else text
+
+    def _reason(self, node: _Node, state: int) -> FinishReason:
         """The finish reason without a stop string."""
+        if node.token.id in self._end_ids:
+            return FinishReason.EOS_TOKEN
         constraint, remaining = self._request.constraint, self._request.max_new_tokens - self.length
         if constraint is None or (not remaining and not constraint.is_over(state, 0)):
             return FinishReason.LENGTH
@@ -257,7 +309,12 @@ class BeamSearchState:
 
         The last token of a hypothesis stays, for the chunk with its end.
         """
-        shown = [self.length - (len(live.stops.held) if live.stops else 0) for live in self._live]
+        shown = [
+            self.length - self._cover(live.node, self.length, len(live.stops.held))[0]
+            if live.stops
+            else self.length
+            for live in self._live
+        ]
         shown += [text.length - (text.hidden or 1) for text in self._finished]
         limit, root = min(shown), self._root
         while self._n_certain < limit and not root.n_ends and len(root.branches) == 1:
@@ -275,7 +332,7 @@ class BeamSearchState:
             node = node.parent
         tokens = [*self._certain, *reversed(path)]
         stop_token = text.node.token if text.hidden else None
-        finish = Finish(text.reason, text.length, stop_token, text.stop)
+        finish = Finish(text.reason, text.length, stop_token, text.stop, text.partial)
         shown = tokens[: len(tokens) - text.hidden]
         return chunk_of(shown, self._request, finish, [token.id for token, _ in tokens])
 

@@ -8,7 +8,7 @@ class EngineConfig:
     """Limits of one engine. The defaults are the values that the service runs with."""
 
     max_rows: int = 256  # generations in the batch
-    max_table_entries: int = 4 * 1024 * 1024  # rows times vocabulary of the batch
+    max_table_entries: int = 32 * 1024 * 1024  # logits of the batch: rows times vocabulary
     queue_limit: int = 1_024  # generations that wait for a row
     max_row_steps: int = 1_024  # rows times steps of a burst: bounds the wait for the next plan
     state_copy_every: int = 256  # tokens between two states that a running generation returns

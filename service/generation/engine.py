@@ -19,11 +19,16 @@ from service.generation.sampling import Sampler
 from service.generation.scheduler import Scheduler
 from service.generation.stream import Stream
 from service.generation.table import SlotTable
+from service.generation.token_texts import TextRules, texts_of
 from service.models.step import StepProgram
 from service.models.tokenizers.tokenizer import Tokenizer
 
 _REFUSED = "the model is being unloaded or the server is stopping; retry on another server"
 _UNFINISHED = "the model was unloaded or the server stopped before the generation was complete"
+
+WINDOWS_PER_BURST = 4
+"""How much longer a burst of a windowed model may take than one of the same network carried: each
+of its steps is long, and the cost of a plan is small beside it."""
 
 _log = logging.getLogger(__name__)
 
@@ -78,14 +83,16 @@ class Engine:
         self._vocabulary_size = program.vocabulary_size
         self.prompts = PromptReader(program)
         rows = max(1, min(config.max_rows, config.max_table_entries // program.vocabulary_size))
-        texts = [tokenizer.text_of(i) for i in range(len(tokenizer))]
-        sampler = Sampler(program.vocabulary_size, rows, tokenizer.suppressed_ids)
+        self.texts, self.rules = texts, rules = texts_of(tokenizer), TextRules.of(tokenizer)
+        suppressed = tokenizer.suppressed_ids
+        sampler = Sampler(program.vocabulary_size, rows, suppressed, tokenizer.end_ids)
         self._table = SlotTable(program, sampler, rows, threads)
         self._table.warm_up()
-        self._scheduler = Scheduler(texts, replace(config, max_rows=rows), name)
-        self.beam_worker = BeamWorker(
-            program, texts, tokenizer.suppressed_ids, self._post, config, name
-        )
+        most = config.max_row_steps
+        steps = max(1, min(most, WINDOWS_PER_BURST * most // self.prompts.steps_per_token))
+        limits = replace(config, max_rows=rows, max_row_steps=steps)
+        self._scheduler = Scheduler(texts, limits, name, rules)
+        self.beam_worker = BeamWorker(program, texts, suppressed, self._post, config, name, rules)
         self.beam_worker.warm_up()
         self._listeners: set[Listener | BeamListener] = set()
         self._reservations: set[Reservation] = set()

@@ -19,6 +19,11 @@ class PromptReader:
         """Whether a prompt takes steps, so that its states are worth a cache."""
         return self._windowed is None
 
+    @property
+    def steps_per_token(self) -> int:
+        """Steps of the network that a sampled token takes, at most."""
+        return 1 if self._windowed is None else self._windowed.window.length
+
     def check(self, n: int) -> None:
         """Check that a generation can begin after `n` tokens in all. Raises Validation."""
         if self._windowed is None or self._windowed.window.padding is not Padding.NONE:
@@ -42,6 +47,8 @@ class PromptReader:
         return replace(
             request,
             prompt=prompt[-1:],
-            initial_state=self._windowed.prefill(request.initial_state, prompt),
+            initial_state=self._windowed.prefill(
+                request.initial_state, prompt, request.sampled_in_prompt
+            ),
             penalty_context=(*request.penalty_context, *prompt[:-1])[-PENALTY_WINDOW:],
         )

@@ -9,6 +9,8 @@ from service.models.step import State
 
 PENALTY_WINDOW = 1_024  # penalties count this many of the latest tokens, prompt and output together
 
+MAX_LOGIT_BIASES = 1_024  # of a request
+
 MAX_TOP_TOKENS = 20  # most likely tokens that a request may have beside each sampled one, at most
 
 
@@ -52,12 +54,17 @@ class GenerationRequest:
     top_tokens: int = 0
     initial_state: State | None = None  # where the prompt begins; None: the zero state, position 0
     penalty_context: Sequence[int] = ()  # the tokens before the prompt, for penalties
-    stop_context: str = ""  # the end of what was generated before `forced_tokens`, for stop strings
+    stop_context: Sequence[int] = ()  # the last tokens generated before, for stop strings
     forced_tokens: Sequence[int] = ()  # at most max_new_tokens
     return_state: bool = False  # whether chunks bring states
     constraint: Constraint | None = None
-    min_new_tokens: int = 0  # no stop string begins before so many tokens
+    # So many tokens, those of `stop_context` included, precede an end token and a stop string.
+    min_new_tokens: int = 0
+    sampled_in_prompt: int = 0  # how many of the prompt's last tokens were sampled earlier
     deadline_s: float | None = None  # Unix time at which it ends with the tokens it has
+    stop_token_ids: tuple[int, ...] = ()  # each ends the text as a stop string does
+    ignore_eos: bool = False  # whether a sampled end token ends nothing
+    is_start: bool = False  # whether no text precedes, so that no joiner begins the first token
 
 
 LEAST_REPETITION, MOST_REPETITION = 0.01, 100.0
@@ -82,6 +89,7 @@ def scoring_request(
         forced_tokens=tokens,
         return_state=True,
         deadline_s=deadline_s,
+        ignore_eos=True,
     )
 
 
@@ -106,12 +114,14 @@ class Finish:
     """The end of a generation. `generated_tokens` counts the tokens of a stop string too.
 
     `stop` is the stop string that ended it, and `stop_token` its last token; no chunk shows them.
+    `partial` is the text in UTF-8 before the stop string, of the token in which this begins.
     """
 
     reason: FinishReason
     generated_tokens: int
     stop_token: Token | None = None
     stop: str | None = None
+    partial: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from service.generation.plan import Feed, Key, Plan, Progress, Start, Swap
 from service.generation.request import Chunk, Finish, FinishReason, GenerationRequest, Token
 from service.generation.sampling import FAILED, MAX_STEPS, Samples
 from service.generation.stopping import HeldTokens, TokenWithTop, chunk_of
+from service.generation.token_texts import CHARACTERS, TextRules
 from service.models.step import State
 
 NOT_FINITE = "the network's logits are not finite numbers; the model's weights are damaged"
@@ -35,10 +36,11 @@ class _Row:
     key: Key
     request: GenerationRequest
     held: HeldTokens | None  # with a stop string or a deadline
+    may_end_early: bool  # before its `max_new_tokens`
     fed: int = 1  # prompt tokens that the network has consumed or gets in the next step
     generated: int = 0
     is_over: bool = False
-    is_complete: bool = False  # whether its constraint allows no further token
+    is_complete: bool = False  # by an end token, or because its constraint allows no further token
     latest: list[TokenWithTop] = field(default_factory=list)  # held for a deadline, older than held
     state: State | None = None  # the latest that may be returned
 
@@ -60,8 +62,8 @@ class _Row:
         """Whether to copy the state: at the end, at a possible end, and `every` so many tokens."""
         if not self.request.return_state:
             return False
-        may_end = bool(self.request.stop) or self.request.constraint is not None
-        is_end = steps == self.steps_left or (may_end and steps > self.prompt_remaining)
+        is_possible_end = self.may_end_early and steps > self.prompt_remaining
+        is_end = steps == self.steps_left or is_possible_end
         return is_end or (self.consumed + steps) // every > self.consumed // every
 
     @property
@@ -80,12 +82,18 @@ class _Row:
 class Scheduler:
     """The slot table and its queue. Not safe for several threads."""
 
-    def __init__(self, texts: Sequence[str], config: EngineConfig, name: str = "model") -> None:
-        """`texts` is the text of every token, for stop strings; `max_rows` is the table's size.
+    def __init__(
+        self,
+        texts: Sequence[str],
+        config: EngineConfig,
+        name: str = "model",
+        rules: TextRules = CHARACTERS,
+    ) -> None:
+        """`texts` is the text of every token as `rules` say; `max_rows` is the table's size.
 
         `name` is the model's, for messages.
         """
-        self._texts, self._config, self._name = texts, config, name
+        self._texts, self._rules, self._config, self._name = texts, rules, config, name
         self._rows: list[_Row] = []
         self._n_running = 0
         self._by_key: dict[Key, _Row] = {}
@@ -197,10 +205,12 @@ class Scheduler:
         while self._waiting and len(self._rows) < self._config.max_rows:
             key, request = self._waiting.popitem(last=False)
             changes.append(Start(len(self._rows), request))
-            held = None
-            if request.stop or request.deadline_s is not None:
-                held = HeldTokens(request.stop, request.min_new_tokens, request.stop_context)
-            self._by_key[key] = _Row(key, request, held, state=request.initial_state)
+            held, stops = None, bool(request.stop or request.stop_token_ids)
+            if stops or request.deadline_s is not None:
+                held = HeldTokens(request, self._texts, self._rules, request.stop_context)
+            has_end = bool(self._rules.end_ids) and not request.ignore_eos
+            may_end_early = stops or has_end or request.constraint is not None
+            self._by_key[key] = _Row(key, request, held, may_end_early, state=request.initial_state)
             self._rows.append(self._by_key[key])
             self._swap(changes, len(self._rows) - 1, self._n_running)
             self._n_running += 1
@@ -289,9 +299,9 @@ class Scheduler:
         for k, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
             row.generated += 1
             top_tokens = top[k] if top else ()
-            shown += held.push(self._texts[token], Token(token, logprob), top_tokens)
+            shown += held.push(Token(token, logprob), top_tokens)
             if held.stop is not None:
-                finish = Finish(FinishReason.STOP_SEQUENCE, row.generated, held.last, held.stop)
+                finish = held.finish(row.generated)
                 break
         row.latest = []
         sampled = tokens[: row.generated - n_before]

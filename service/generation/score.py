@@ -4,13 +4,14 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from service.errors import UnknownCharacter
+from service.errors import UnknownCharacter, Validation
 from service.generation.engine import Engine
 from service.generation.request import Chunk, scoring_request
 from service.generation.stream import Stream  # noqa: TC001 (as every import here)
 from service.models.step import State
 from service.models.tokenizers.tokenizer import Tokenizer
 
+MAX_WORD_CHARACTERS = 1_000_000
 PIECE_CHARACTERS = 4_096
 """Characters in the engine at a time, which bounds the memory for a long text."""
 
@@ -64,13 +65,52 @@ class Scorer:
         self._engine, self._tokenizer = engine, tokenizer
         self._state, self._pending = initial_state, tuple(pending)
         self._piece_characters = piece_characters
+        self._is_plain = not tokenizer.options  # each character is a token, or is skipped
+        self._skipped = ""  # the text between the last token and the next one
+        self._rest = ""  # a text that has no blank after it yet, so that a word may go on
         self._n_scored = 0  # characters
         self._stream: Stream | None = None
         self._is_cancelled = False
         self.score = Score()
 
-    async def read(self, text: str) -> AsyncIterator[Chunk]:
-        """Score the next part of the text; `score` counts each chunk. Raises UnknownCharacter."""
+    async def read(self, text: str, *, is_last: bool = True) -> AsyncIterator[Chunk]:
+        """Score the next part of the text; `score` counts each chunk. Raises UnknownCharacter.
+
+        Where tokens are longer than a character, a text is cut before a blank only, and the end of
+        a part waits for the next one unless this one `is_last`.
+        """
+        async for chunk in (
+            self._read_characters(text)
+            if self._is_plain
+            else self._read_words(text, is_last=is_last)
+        ):
+            yield chunk
+
+    async def _read_words(self, text: str, *, is_last: bool) -> AsyncIterator[Chunk]:
+        self._rest += text
+        while self._rest and not self._is_cancelled:
+            n = len(self._rest)
+            if n > self._piece_characters or not is_last:
+                n = _last_cut(self._rest, self._piece_characters)
+                if not n and len(self._rest) > MAX_WORD_CHARACTERS:
+                    raise Validation(
+                        f"the text has {len(self._rest)} characters without a blank after "
+                        f"{self._n_scored}; at most {MAX_WORD_CHARACTERS} are scored"
+                    )
+                if not n and not is_last:
+                    return
+                n = n or len(self._rest)
+            piece, self._rest = self._rest[:n], self._rest[n:]
+            found, end, texts = self._tokenizer.encode_with_offsets(piece), 0, []
+            for _, _, stop in found:
+                texts.append(self._skipped + piece[end:stop])
+                end, self._skipped = max(end, stop), ""
+            self._skipped += piece[end:]
+            async for chunk in self._read([token for token, _, _ in found], texts):
+                yield chunk
+            self._n_scored += n
+
+    async def _read_characters(self, text: str) -> AsyncIterator[Chunk]:
         for first in range(0, len(text), self._piece_characters):
             piece = text[first : first + self._piece_characters]
             try:
@@ -92,7 +132,8 @@ class Scorer:
         if self._stream is not None:
             self._stream.cancel()
 
-    async def _read(self, tokens: Sequence[int], text: str) -> AsyncIterator[Chunk]:
+    async def _read(self, tokens: Sequence[int], text: Sequence[str]) -> AsyncIterator[Chunk]:
+        """Score tokens; `text` has the part of the text of each."""
         if tokens and not self._pending:
             self._pending = (tokens[0],)
             yield Chunk(self._pending, (math.nan,))
@@ -106,7 +147,7 @@ class Scorer:
             async for chunk in stream:
                 self._state = chunk.state
                 if chunk.tokens:  # else it has consumed the pending tokens
-                    self._add(text[: len(chunk.tokens)], chunk.logprobs)
+                    self._add("".join(text[: len(chunk.tokens)]), chunk.logprobs)
                     text = text[len(chunk.tokens) :]
                     yield chunk
         finally:
@@ -117,3 +158,17 @@ class Scorer:
         for logprob in logprobs:  # one by one, so that the sum does not depend on the bursts
             nats -= logprob
         self.score = Score(old.characters + len(text), old.size_bytes + len(text.encode()), nats)
+
+
+def _last_cut(text: str, limit: int) -> int:
+    """Return where to cut a text: before a blank that follows a word, within `limit` if possible.
+
+    Returns 0 if there is no such place.
+    """
+    for n in range(min(limit, len(text) - 1), 0, -1):
+        if text[n].isspace() and not text[n - 1].isspace():
+            return n
+    for n in range(limit + 1, len(text)):
+        if text[n].isspace() and not text[n - 1].isspace():
+            return n
+    return 0

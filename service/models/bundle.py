@@ -1,7 +1,4 @@
-"""A model version on disk: manifest.json, weights.safetensors, vocabulary.json.
-
-A tokenizer that has files of its own (`Tokenizer.files`) adds them.
-"""
+"""A model version on disk: manifest, weights, vocabulary, and tokenizer.json for subwords."""
 
 import hashlib
 import json
@@ -18,11 +15,13 @@ from safetensors.numpy import save as save_safetensors
 
 from service.errors import BadCheckpoint
 from service.models.spec import ModelRef, ModelSpec, Weights
-from service.models.tokenizers import read_tokenizer, tokenizer_files
+from service.models.tokenizers import read_tokenizer
 from service.models.tokenizers.special_tokens import UnknownPolicy
+from service.models.tokenizers.subwords import TOKENIZER_JSON
 from service.models.tokenizers.tokenizer import Tokenizer
 
 MANIFEST, WEIGHTS, VOCABULARY = "manifest.json", "weights.safetensors", "vocabulary.json"
+TOKENIZER_FILES = (TOKENIZER_JSON,)  # files that only some tokenizers have
 
 
 class Precision(StrEnum):
@@ -94,6 +93,8 @@ class BundleMetadata(BaseModel):
     assumptions: tuple[str, ...] = ()
     source: Provenance
     parity: Parity
+    round_trip: str = ""  # of random token sequences through text; empty: not measured
+    text_score: str = ""  # of the training text; empty: none was given
     generation_defaults: dict[str, JsonValue] = Field(default_factory=dict)
     training: dict[str, JsonValue] = Field(default_factory=dict)
 
@@ -135,12 +136,13 @@ class Bundle:
             vocabulary_bytes = _verified(folder / VOCABULARY, manifest.files)
             spec = ModelSpec.from_json(manifest.architecture)
             tokens = json.loads(vocabulary_bytes)
-            files = {
+            others = {
                 name: _verified(folder / name, manifest.files)
-                for name in tokenizer_files(manifest.tokenizer)
+                for name in TOKENIZER_FILES
+                if name in manifest.files
             }
             tokenizer = read_tokenizer(
-                tokens, manifest.unknown_character, manifest.tokenizer, files
+                tokens, manifest.unknown_character, manifest.tokenizer, others
             )
             weights = Weights(spec, load_safetensors(weights_bytes))
         except (OSError, ValidationError, SafetensorError, ValueError) as error:
@@ -163,7 +165,7 @@ def build_files(
 ) -> dict[str, bytes]:
     """Return the files of a bundle by name, for `ModelStore.write`."""
     files = content_files(weights, tokenizer)
-    # The model's identity: sha256 over architecture, weights, vocabulary and tokenizer.
+    # The model's identity: sha256 over architecture, weights and vocabulary.
     options = dict(tokenizer.options)
     identity = [spec.to_json(), tokenizer.unknown, *([options] if options else [])]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())

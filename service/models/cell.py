@@ -36,6 +36,12 @@ class Activation(StrEnum):
     HARD_SIGMOID_02 = "hard_sigmoid_02"
     HARD_SIGMOID_6 = "hard_sigmoid_6"
     RELU = "relu"
+    ELU = "elu"
+    SELU = "selu"
+    SILU = "silu"
+    SOFTPLUS = "softplus"
+    SOFTSIGN = "softsign"
+    EXPONENTIAL = "exponential"
 
     def __call__(self, x: Vector) -> Vector:
         """Apply the function."""
@@ -47,6 +53,9 @@ class Activation(StrEnum):
         return self in {self.SIGMOID, self.HARD_SIGMOID_02, self.HARD_SIGMOID_6}
 
 
+# Source: Klambauer et al. 2017, "Self-Normalizing Neural Networks".
+_SELU_SCALE, _SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+
 _FUNCTIONS: dict[Activation, Callable[[Vector], Vector]] = {
     Activation.LINEAR: lambda x: x,
     Activation.TANH: np.tanh,
@@ -54,6 +63,14 @@ _FUNCTIONS: dict[Activation, Callable[[Vector], Vector]] = {
     Activation.HARD_SIGMOID_02: lambda x: np.clip(0.2 * x + 0.5, 0.0, 1.0),
     Activation.HARD_SIGMOID_6: lambda x: np.clip(x / 6.0 + 0.5, 0.0, 1.0),
     Activation.RELU: lambda x: np.maximum(x, 0.0),
+    Activation.ELU: lambda x: np.where(x > 0.0, x, np.expm1(np.minimum(x, 0.0))),
+    Activation.SELU: lambda x: (
+        _SELU_SCALE * np.where(x > 0.0, x, _SELU_ALPHA * np.expm1(np.minimum(x, 0.0)))
+    ),
+    Activation.SILU: lambda x: x * 0.5 * (np.tanh(0.5 * x) + 1.0),
+    Activation.SOFTPLUS: lambda x: np.logaddexp(x, 0.0),
+    Activation.SOFTSIGN: lambda x: x / (1.0 + np.abs(x)),
+    Activation.EXPONENTIAL: np.exp,
 }
 
 

@@ -48,6 +48,11 @@ _OPERATORS = {
     Activation.TANH: "Tanh",
     Activation.SIGMOID: "Sigmoid",
     Activation.RELU: "Relu",
+    Activation.ELU: "Elu",
+    Activation.SELU: "Selu",
+    Activation.SOFTPLUS: "Softplus",
+    Activation.SOFTSIGN: "Softsign",
+    Activation.EXPONENTIAL: "Exp",
     Activation.LINEAR: "Identity",
 }
 
@@ -259,6 +264,8 @@ class NetworkGraph(ABC):
         """Apply an activation."""
         if activation in _HARD_SLOPES:
             return self.node("HardSigmoid", x, alpha=_HARD_SLOPES[activation], beta=0.5)
+        if activation is Activation.SILU:
+            return self.node("Mul", x, self.node("Sigmoid", x))
         return self.node(_OPERATORS[activation], x)
 
 

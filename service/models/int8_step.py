@@ -1,11 +1,11 @@
-"""The int8 step program for LSTMs on x86 processors without VNNI, compiled with Numba.
+"""The int8 step program for LSTMs and GRUs on x86 processors without VNNI, compiled with Numba.
 
 On these, ONNX Runtime widens after every product and runs the gates one operator at a time;
 `int8_gemm` and one loop for all gates take about two thirds of its time, and a burst of steps runs
 with the GIL released. With VNNI ONNX Runtime is faster: `compile` chooses.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,10 @@ CALLED_KERNELS = "a9b2a12e0145eec6"
 
 
 def is_fusible(spec: ModelSpec) -> bool:
-    """Return whether this program computes every layer: LSTM, tanh, sigmoid, a small table."""
+    """Return whether this program computes every layer: LSTM or GRU with tanh and sigmoid.
+
+    The table of the first layer has to be small. A GRU resets after the recurrent product.
+    """
     n_gates = len(CELLS[spec.recurrent_layers[0].cell].gates)
     table_bytes = 4 * spec.vocabulary_size * n_gates * spec.recurrent_layers[0].units
     return (
@@ -30,11 +33,28 @@ def is_fusible(spec: ModelSpec) -> bool:
         and table_bytes <= FOLD_LIMIT_BYTES
         and all(
             CELLS[layer.cell].has_int8_step
+            and (layer.reset_after or not CELLS[layer.cell].has_reset_after)
             and layer.activation is Activation.TANH
             and layer.recurrent_activation is Activation.SIGMOID
             for layer in spec.recurrent_layers
         )
     )
+
+
+class _Layer(NamedTuple):
+    """A layer's packed kernels. A bias subtracts what the zero point of 128 adds to the sums.
+
+    The first layer's x W and bias are in the table. An LSTM's two biases are one, in `bias`.
+    """
+
+    is_gru: bool
+    state: int  # index of its h in the batch's states
+    recurrent: npt.NDArray[np.int8]
+    recurrent_scale: npt.NDArray[np.float32]
+    recurrent_bias: npt.NDArray[np.float32]  # (columns,)
+    entry: npt.NDArray[np.int8]
+    entry_scale: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]  # (columns,)
 
 
 class FusedProgram:
@@ -48,23 +68,32 @@ class FusedProgram:
         entry = weights["layers.0.kernel"].astype(np.float64)
         if spec.embedding_dim is not None:
             entry = weights["embedding"].astype(np.float64) @ entry
-        self._table = (entry + self._layers[0][-1]).astype(np.float32)
+        self._table = (entry + self._layers[0].bias).astype(np.float32)
         self._output = self._output_planes(weights)
 
-    def _layer(self, weights: Weights, i: int) -> tuple[npt.NDArray[Any], ...]:
-        """Return bytes and scale of the recurrent kernel and of the input kernel, and the bias.
-
-        The first layer's input kernel is in the table. The bias subtracts what the zero point of
-        128 adds to the sums.
-        """
-        columns = 4 * self._spec.recurrent_layers[i].units
+    def _layer(self, weights: Weights, i: int) -> _Layer:
+        layers = self._spec.recurrent_layers
+        columns = len(CELLS[layers[i].cell].gates) * layers[i].units
         recurrent = pack(weights[f"layers.{i}.recurrent_kernel"])
         entry = pack(weights[f"layers.{i}.kernel"] if i else np.zeros((DEPTH, COLUMNS), np.float32))
-        bias = weights.get(f"layers.{i}.bias", np.zeros(columns)) - recurrent.zero[:columns]
+        given = weights.get(f"layers.{i}.bias", np.zeros(columns)).reshape(-1, columns)
+        bias, recurrent_bias = given[0], -recurrent.zero[:columns]
+        if layers[i].cell == "gru":
+            recurrent_bias = recurrent_bias + (given[1] if len(given) > 1 else 0.0)
+        else:
+            bias, recurrent_bias = bias + recurrent_bias, np.zeros(0)
         if i:
             bias = bias - entry.zero[:columns]
-        bias = bias.astype(np.float32)
-        return recurrent.bytes, recurrent.scale, entry.bytes, entry.scale, bias
+        return _Layer(
+            is_gru=layers[i].cell == "gru",
+            state=sum(len(CELLS[below.cell].states) for below in layers[:i]),
+            recurrent=recurrent.bytes,
+            recurrent_scale=recurrent.scale,
+            recurrent_bias=recurrent_bias.astype(np.float32),
+            entry=entry.bytes,
+            entry_scale=entry.scale,
+            bias=bias.astype(np.float32),
+        )
 
     def _output_planes(self, weights: Weights) -> tuple[npt.NDArray[Any], ...]:
         """Return bytes and scale of the output kernel and of its rounding error, and the bias.
@@ -95,8 +124,8 @@ class FusedProgram:
         scratch = tuple(
             (
                 np.full((capacity, padded(layer.units, DEPTH)), 128, np.uint8),
-                np.zeros((capacity, len(packed[1])), np.int32),
-                np.zeros((capacity, len(packed[3])), np.int32),
+                np.zeros((capacity, len(packed.recurrent_scale)), np.int32),
+                np.zeros((capacity, len(packed.entry_scale)), np.int32),
             )
             for layer, packed in zip(self._spec.recurrent_layers, self._layers, strict=True)
         )
@@ -144,7 +173,7 @@ def _add_product(base, sums, scale, out):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _update(z, h, c):  # type: ignore[no-untyped-def]
+def _update_lstm(z, h, c):  # type: ignore[no-untyped-def]
     """Update h and c of one row by the equations of `cells.lstm`; overwrites z.
 
     The compiler vectorises each of the short loops, but not one loop over all.
@@ -162,6 +191,21 @@ def _update(z, h, c):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def _update_gru(x, u, h):  # type: ignore[no-untyped-def]
+    """Update h of one row by the equations of `cells.gru`, reset after; overwrites u.
+
+    x is x W + b and u is h U + b'.
+    """
+    n = len(h)
+    for j in range(2 * n):
+        u[j] = _sigmoid(x[j] + u[j])
+    for j in range(n):
+        u[2 * n + j] = _tanh(x[2 * n + j] + u[n + j] * u[2 * n + j])
+    for j in range(n):
+        h[j] = u[j] * h[j] + (_ONE - u[j]) * u[2 * n + j]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def _quantise(h, out):  # type: ignore[no-untyped-def]
     for j in range(len(h)):
         out[j] = np.uint8(np.int32(np.rint(h[j] * _STEPS) + _ZERO_POINT))
@@ -172,27 +216,31 @@ def step_rows(arguments, first, last):  # type: ignore[no-untyped-def]
     """Run one step of the rows from `first` to `last`. Disjoint ranges may run at once."""
     tokens, states, logits, table, layers, scratch, output, output_sums = arguments
     for i in range(len(layers)):
-        recurrent, scale, entry, entry_scale, bias = layers[i]
-        x, sums, entry_sums = scratch[i]
-        h, c = states[2 * i], states[2 * i + 1]
+        layer, (x, sums, entry_sums) = layers[i], scratch[i]
+        h = states[layer.state]
         for row in range(first, last):
             _quantise(h[row], x[row])
-        multiply(x, recurrent, sums, first, last)
+        multiply(x, layer.recurrent, sums, first, last)
         if i > 0:
             below = scratch[i - 1][0]
             for row in range(first, last):
-                _quantise(states[2 * i - 2][row], below[row])
-            multiply(below, entry, entry_sums, first, last)
-        z = np.empty(4 * h.shape[1], np.float32)
+                _quantise(states[layers[i - 1].state][row], below[row])
+            multiply(below, layer.entry, entry_sums, first, last)
+        z, u = np.empty(len(layer.bias), np.float32), np.empty(len(layer.bias), np.float32)
         for row in range(first, last):
             if i == 0:
-                _add_product(table[tokens[row]], sums[row], scale, z)
+                entry = table[tokens[row]]
             else:
-                _add_product(bias, entry_sums[row], entry_scale, z)
-                _add_product(z, sums[row], scale, z)
-            _update(z, h[row], c[row])
+                _add_product(layer.bias, entry_sums[row], layer.entry_scale, z)
+                entry = z
+            if layer.is_gru:
+                _add_product(layer.recurrent_bias, sums[row], layer.recurrent_scale, u)
+                _update_gru(entry, u, h[row])
+            else:
+                _add_product(entry, sums[row], layer.recurrent_scale, z)
+                _update_lstm(z, h[row], states[layer.state + 1][row])
     coarse, coarse_scale, fine, fine_scale, bias = output
-    top, x = states[len(states) - 2], scratch[len(layers) - 1][0]
+    top, x = states[layers[len(layers) - 1].state], scratch[len(layers) - 1][0]
     for row in range(first, last):
         _quantise(top[row], x[row])
     multiply(x, coarse, output_sums[0], first, last)

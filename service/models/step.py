@@ -93,6 +93,9 @@ class WindowedProgram(StepProgram, Protocol):
         """The window."""
         ...
 
-    def prefill(self, state: State | None, prompt: Sequence[int]) -> State:
-        """Return the state that has read all tokens of a prompt but the last."""
+    def prefill(self, state: State | None, prompt: Sequence[int], n_sampled: int = 0) -> State:
+        """Return the state that has read all tokens of a prompt but the last.
+
+        The last `n_sampled` tokens of the prompt were sampled earlier.
+        """
         ...

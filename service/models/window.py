@@ -66,7 +66,7 @@ def read_window(
         steps = ids.shape[1]
         n_held = (ids >= 0).sum(axis=1, keepdims=True)
         source = np.arange(steps) + steps - n_held
-        ids = np.where(source < steps, np.take_along_axis(ids, source % steps, axis=1), -1)
+        ids = np.take_along_axis(ids, source % steps, axis=1)
     return np.where(ids < 0, pad, ids)
 
 

@@ -50,7 +50,7 @@ def compared_logits(
     is_full = program.window.padding is Padding.NONE
     length = n + len(tokens)
     text = np.resize(tokens, length)
-    n_windows = _affordable(spec, REFERENCE_PRODUCTS, MIN_WINDOWS, len(tokens))
+    n_windows = affordable(spec, REFERENCE_PRODUCTS, MIN_WINDOWS, len(tokens))
     first = n - 1 if is_full else 0
     ends = np.unique(np.linspace(first, length - 1, n_windows).astype(int))
     with np.errstate(over="ignore", invalid="ignore"):
@@ -70,7 +70,7 @@ def sampled(
 ) -> WindowText:
     """Sample texts at temperature 1, each after the fewest random tokens that the loop takes."""
     assert isinstance(program, WindowedProgram)
-    n_new = -(-_affordable(spec, PRODUCTS, MIN_TOKENS, MAX_TOKENS) // ROWS)
+    n_new = -(-affordable(spec, PRODUCTS, MIN_TOKENS, MAX_TOKENS) // ROWS)
     allowed = np.setdiff1d(np.arange(spec.vocabulary_size), special_ids)
     context = _context(program.window)
     texts = np.zeros((ROWS, context + n_new), np.int64)
@@ -84,7 +84,7 @@ def given(
     """Read pieces of a text, evenly spaced; None if it is too short."""
     assert isinstance(program, WindowedProgram)
     context = _context(program.window)
-    n_new = -(-_affordable(spec, PRODUCTS, MIN_TOKENS, MAX_TOKENS) // ROWS)
+    n_new = -(-affordable(spec, PRODUCTS, MIN_TOKENS, MAX_TOKENS) // ROWS)
     length = min(len(text), context + n_new)
     if length <= context:
         return None
@@ -136,14 +136,14 @@ def _context(window: Window) -> int:
     return window.length if window.padding is Padding.NONE or window.is_sliding else 1
 
 
-def _affordable(spec: ModelSpec, products: int, least: int, most: int) -> int:
-    """Return how many windows the products suffice for, within limits."""
-    assert spec.window is not None
+def affordable(spec: ModelSpec, products: int, least: int, most: int) -> int:
+    """Return how many predictions the products suffice for, within limits."""
     shapes = spec.weight_shapes
     kernels = [shape for name, shape in shapes.items() if name.startswith("layers.")]
     by_step = sum(int(np.prod(shape)) for shape in kernels[1:]) + 1  # the first is a table
-    by_window = spec.window.length * by_step + int(np.prod(shapes["output.kernel"]))
-    return max(least, min(most, products // by_window))
+    steps = 1 if spec.window is None else spec.window.length
+    by_prediction = steps * by_step + int(np.prod(shapes["output.kernel"]))
+    return max(least, min(most, products // by_prediction))
 
 
 def _read(

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from service.models.bundle import Precision
 from service.models.cell import LayerSpec
+from service.models.cells import CELLS
 from service.models.layers import SelectStep, StepOf
 from service.models.mask import masked_tokens
 from service.models.program import int8_weight_bits, open_session
@@ -15,6 +16,8 @@ from service.models.spec import FOLD_LIMIT_BYTES, FloatArray, ModelSpec, Weights
 from service.models.step import Batch, State, zero_batch
 from service.models.window import Padding, read_window
 from service.models.window_graph import build_window_graph
+
+BATCH_NUMBERS = 16 * 1024 * 1024
 
 
 class WindowProgram:
@@ -31,14 +34,20 @@ class WindowProgram:
         weights: Weights,
         threads: int = 1,
         fold_limit_bytes: int = FOLD_LIMIT_BYTES,
+        batch_numbers: int = BATCH_NUMBERS,
     ) -> None:
-        """Compile the graph, and compute the states after the pads of a window."""
+        """Compile the graph, and compute the states after the pads of a window.
+
+        `batch_numbers` limits the numbers of the widest layer that are in memory at once.
+        """
         assert spec.window is not None
         bits = int8_weight_bits()
         graph = build_window_graph(spec, weights, Precision.FLOAT32, bits, fold_limit_bytes)
         self._session = open_session(graph, threads, has_patterns=False)
         self._spec, self.window = spec, spec.window
         self.vocabulary_size = spec.vocabulary_size
+        gates = [len(CELLS[layer.cell].gates) * layer.units for layer in spec.recurrent_layers]
+        self._widest, self._batch_numbers = max(*gates, *spec.widths[1:]), batch_numbers
         pad = spec.vocabulary_size if self.window.pad is None else self.window.pad
         is_masked = bool(masked_tokens(spec, weights)[pad]) or self.window.padding is Padding.NONE
         self._leaves_out_pads = _can_leave_out_pads(spec, is_masked=is_masked)
@@ -64,19 +73,23 @@ class WindowProgram:
         if self._leaves_out_pads:
             steps = int((held > 0).any(axis=0).sum())
         ids = read_window(held[:, length - steps :], self.window, self.vocabulary_size)
-        starts = self._starts(length - steps, rows)
-        self._run(np.ascontiguousarray(ids.T), starts, batch.logits[:rows])
+        size = max(1, self._batch_numbers // (steps * self._widest))
+        for first in range(0, rows, size):
+            part = np.ascontiguousarray(ids[first : first + size].T)
+            starts = self._starts(length - steps, part.shape[1])
+            self._run(part, starts, batch.logits[first : first + part.shape[1]])
 
-    def prefill(self, state: State | None, prompt: Sequence[int]) -> State:
+    def prefill(self, state: State | None, prompt: Sequence[int], n_sampled: int = 0) -> State:
         """Return the state that has read all tokens of a prompt but the last.
 
-        The first prompt of a sliding window sets how many tokens the window holds.
+        The first prompt of a sliding window, without the tokens that were sampled after it, sets
+        how many tokens the window holds.
         """
         length, position = self.window.length, state.position if state else 0
         array = np.zeros(length + 1, np.float32) if state is None else state.arrays[0].copy()
         n_held = int((array[:-1] > 0).sum())
         if self.window.is_sliding and not array[-1]:
-            array[-1] = min(length, n_held + len(prompt))
+            array[-1] = min(length, n_held + len(prompt) - n_sampled)
         ids = np.asarray(prompt[:-1], np.float32) + 1
         array[:-1] = np.concatenate([array[:-1], ids])[-length:]
         if array[-1]:

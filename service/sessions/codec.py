@@ -31,12 +31,12 @@ class DamagedState(ValueError):
 
 def pack_tokens(tokens: Sequence[int], width: int) -> bytes:
     """Encode tokens, `width` bytes each."""
-    return bytes(tokens) if width == 1 else np.asarray(tokens, "<u2").tobytes()
+    return bytes(tokens) if width == 1 else np.asarray(tokens, f"<u{width}").tobytes()
 
 
 def unpack_tokens(packed: bytes, width: int) -> list[int]:
     """Decode the bytes of `pack_tokens`."""
-    return list(packed) if width == 1 else np.frombuffer(packed, "<u2").tolist()
+    return list(packed) if width == 1 else np.frombuffer(packed, f"<u{width}").tolist()
 
 
 def pack_state(state: State, digest: str) -> bytes:

@@ -16,7 +16,7 @@ class SessionConfig:
     retain_every: int = 32_768  # tokens between retained ones: the most a rewind computes again
     whole_commit_tokens: int = 512  # tokens per commit of a turn that is returned as a whole
     replay_tokens: int = 1_024  # tokens that a replay computes at a time
-    stop_context_characters: int = 1_024  # before a replay's first event, to match stop strings
+    stop_context_tokens: int = 1_024  # before a replay's first event, to match stop strings
     poll_s: float = 0.02  # between a replay's reads of a running turn
     cache_bytes: int = 64 * 1024 * 1024
     idempotency_ttl_s: int = 86_400

@@ -1,10 +1,12 @@
 """One loaded model as sessions use it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.constraints.compiler import ConstraintCompiler
 from service.errors import StateModelMismatch
 from service.generation.engine import Engine
+from service.generation.token_texts import TextRules
 from service.models.tokenizers.tokenizer import Tokenizer
 from service.sessions.session import Session
 
@@ -19,6 +21,16 @@ class SessionModel:
     tokenizer: Tokenizer
     engine: Engine
     constraints: ConstraintCompiler
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The text of every token, in which stop strings are matched."""
+        return self.engine.texts
+
+    @property
+    def rules(self) -> TextRules:
+        """How these texts make up a text."""
+        return self.engine.rules
 
     def check(self, session: Session) -> None:
         """Check that a session's state belongs to this model. Raises StateModelMismatch."""

@@ -87,7 +87,7 @@ class SessionRecords:
                 f"the session is at position {found.session.position}, before {first}"
             )
         tokens = unpack_tokens(found.tokens, found.session.width)
-        return model.tokenizer.decode(tokens), first + len(tokens)
+        return model.tokenizer.decode(tokens, is_start=not first), first + len(tokens)
 
     async def latest_state(
         self, key: SessionKey, model: SessionModel

@@ -14,7 +14,7 @@ from service.generation.stream import Stream  # noqa: TC001 (as every import her
 from service.models.step import State  # noqa: TC001 (as every import here)
 from service.sessions.codec import unpack_tokens
 from service.sessions.model import SessionModel
-from service.sessions.restore import StateRestorer
+from service.sessions.restore import StateRestorer, with_context
 from service.sessions.session import Turn, TurnStatus
 from service.sessions.store_replies import StoredTurn
 from service.sessions.turn_record import TurnRecord
@@ -60,11 +60,9 @@ class Replay:
         self._position = after
         self._state: State | None = None
         # Match stop strings from the end of the text before the first event on.
-        request = self.record.bare
-        watched = self.generated[request.min_new_tokens :]
-        context = model.tokenizer.decode(watched[-restorer.config.stop_context_characters :])
-        n_exempt = request.min_new_tokens - len(self.generated)
-        self._held = HeldTokens(request.stop, n_exempt, context)
+        context = self.generated[-restorer.config.stop_context_tokens :]
+        request = with_context(self.record.bare, context, len(self.generated))
+        self._held = HeldTokens(request, model.texts, model.rules, context)
         self._stream: Stream | None = None  # of the tokens that are being scored
         self._is_cancelled = False
 
@@ -142,14 +140,13 @@ class Replay:
         shown: list[TokenWithTop] = []
         tops = chunk.top_tokens or [()] * len(chunk.tokens)
         for token, logprob, top in zip(chunk.tokens, chunk.logprobs, tops, strict=True):
-            text = self._model.tokenizer.text_of(token)
-            shown += self._held.push(text, Token(token, logprob), top)
+            shown += self._held.push(Token(token, logprob), top)
         finish, is_stop = None, self.turn.status is TurnStatus.STOP_SEQUENCE
         if is_last and self.turn.status in _REASONS:
             generated = self._position - self.turn.completion_start
-            stop_token = self._held.last if is_stop else None
-            reason = _REASONS[self.turn.status]
-            finish = Finish(reason, generated, stop_token, self._held.stop)
+            finish = Finish(_REASONS[self.turn.status], generated)
+            if is_stop:
+                finish = self._held.finish(generated)
         if is_last and not is_stop:
             shown += self._held.release()
         return chunk_of(shown, self.record.bare, finish, chunk.tokens)

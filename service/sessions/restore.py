@@ -47,14 +47,18 @@ class RestoredState:
         """The tokens that the state has not consumed."""
         return self.tokens[self._n_consumed :]
 
-    def continuing(self, request: GenerationRequest) -> GenerationRequest:
-        """Return the request with this state and tokens in place of its prompt."""
+    def continuing(self, request: GenerationRequest, n_generated: int = 0) -> GenerationRequest:
+        """Return the request with this state and tokens in place of its prompt.
+
+        The log's last `n_generated` tokens were sampled in the turn that the request continues.
+        """
         n = self._n_consumed
         return replace(
             request,
             prompt=tuple(self.unconsumed),
             penalty_context=tuple(self.tokens[max(0, n - PENALTY_WINDOW) : n]),
             initial_state=self.state,
+            sampled_in_prompt=min(n_generated, len(self.unconsumed)),
             return_state=True,
         )
 
@@ -110,9 +114,8 @@ class StateRestorer:
     ) -> tuple[GenerationRequest, TurnStatus | None]:
         """Return the rest of an interrupted turn's request, and its status if it is complete."""
         n_generated = session.position - session.turn.completion_start
-        min_new_tokens = record.bare.min_new_tokens
-        n_watched = min(max(0, n_generated - min_new_tokens), self.config.stop_context_characters)
-        watched = restored.tokens[len(restored.tokens) - n_watched :]
+        n_context = min(n_generated, self.config.stop_context_tokens)
+        context = restored.tokens[len(restored.tokens) - n_context :]
         constraint = None
         if record.constraint is not None:
             found = await self._store.read(
@@ -122,19 +125,33 @@ class StateRestorer:
             whole = await model.constraints.compiled(record.constraint)
             constraint = await asyncio.to_thread(whole.after, generated)
         request = replace(
-            record.request((), constraint),
+            with_context(record.request((), constraint), context, n_generated),
             max_new_tokens=record.bare.max_new_tokens - n_generated,
-            min_new_tokens=max(0, min_new_tokens - n_generated),
-            stop_context=model.tokenizer.decode(watched),
         )
         status = None  # of a turn whose log has all of its tokens
-        if HeldTokens(request.stop, context=request.stop_context).stop is not None:
+        ends = () if request.ignore_eos else model.rules.end_ids
+        if HeldTokens(request, model.texts, model.rules, context).stop is not None:
             status = TurnStatus.STOP_SEQUENCE
-        elif constraint is not None and constraint.is_over(START, request.max_new_tokens):
+        elif (n_generated and context[-1] in ends) or (
+            constraint is not None and constraint.is_over(START, request.max_new_tokens)
+        ):
             status = TurnStatus.EOS_TOKEN
         elif request.max_new_tokens <= 0:
             status = TurnStatus.LENGTH
         return request, status
+
+
+def with_context(
+    request: GenerationRequest, context: Sequence[int], n_generated: int
+) -> GenerationRequest:
+    """Return the request that continues after `n_generated` tokens, the last of which are given."""
+    n_before = n_generated - len(context)
+    return replace(
+        request,
+        stop_context=tuple(context),
+        min_new_tokens=max(0, request.min_new_tokens - n_before),
+        is_start=request.is_start and not n_before,
+    )
 
 
 async def consume_all_but_last(model: SessionModel, restored: RestoredState) -> State:

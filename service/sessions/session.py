@@ -9,7 +9,7 @@ from service.errors import Validation
 
 DEFAULT_TTL_S, LEAST_TTL_S, MOST_TTL_S = 7 * 86_400, 60, 366 * 86_400
 MAX_FORKS = 1_024
-NARROW_VOCABULARY = 256
+NARROW_VOCABULARY, MIDDLE_VOCABULARY = 256, 65_536
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -19,7 +19,7 @@ class TurnStatus(StrEnum):
 
     NONE = "none"
     RUNNING = "running"
-    EOS_TOKEN = "eos_token"  # noqa: S105 (its constraint allows no further token)
+    EOS_TOKEN = "eos_token"  # noqa: S105 (an end token, or its constraint allows no further token)
     LENGTH = "length"
     STOP_SEQUENCE = "stop_sequence"
     CANCELLED = "cancelled"  # by request, by a disconnect, or ended by the next turn after a crash
@@ -110,4 +110,6 @@ class Session:
 
 def token_width(vocabulary_size: int) -> int:
     """Return the bytes that a token takes in the log."""
-    return 1 if vocabulary_size <= NARROW_VOCABULARY else 2
+    if vocabulary_size <= NARROW_VOCABULARY:
+        return 1
+    return 2 if vocabulary_size <= MIDDLE_VOCABULARY else 4

@@ -18,8 +18,9 @@ from service.sessions.session import OnDisconnect
 _OMITTED: dict[str, Any] = {
     "prompt": (),
     "initial_state": None,
+    "sampled_in_prompt": 0,
     "penalty_context": (),
-    "stop_context": "",
+    "stop_context": (),
     "forced_tokens": (),
     "return_state": False,
     "constraint": None,

@@ -139,7 +139,8 @@ class Turns:
             delivery = Delivery(OnDisconnect.CONTINUE)
             turn = self.registry.make(session, token, model, delivery, restored)
             if status is None:
-                turn.start(restored.continuing(request), self.group_commit.add)
+                n_generated = session.position - session.turn.completion_start
+                turn.start(restored.continuing(request, n_generated), self.group_commit.add)
             else:
                 turn.commit_end(status, self.group_commit.add)
             turn.detach()

@@ -8,7 +8,7 @@ from typing import Any, Self, get_args
 from service.errors import Validation
 from service.models.bundle import Bundle
 from service.models.cells import CELLS
-from service.models.spec import MAX_LAYERS, check_name
+from service.models.spec import check_name
 from service.training.recipe import (
     Architecture,
     Hyperparameters,
@@ -19,6 +19,7 @@ from service.training.recipe import (
 )
 
 MAX_EPOCHS, MAX_SECONDS = 10_000, 7 * 86_400
+MAX_TRAINED_LAYERS = 4
 DEFAULT_MAX_SECONDS = 86_400
 MAX_UNITS, MAX_BATCH, MAX_SEQUENCE = 8_192, 4_096, 4_096
 MAX_STEP_CHARACTERS = 262_144
@@ -163,7 +164,7 @@ def _check_recipe(recipe: Recipe) -> None:
     limits: list[tuple[str, float, float, float]] = [
         ("embedding_dim", architecture.embedding_dim, 1, MAX_UNITS),
         ("units", architecture.units, 1, MAX_UNITS),
-        ("layers", architecture.layers, 1, MAX_LAYERS),
+        ("layers", architecture.layers, 1, MAX_TRAINED_LAYERS),
         ("dropout", architecture.dropout, 0.0, 0.95),
         ("epochs", schedule.epochs, 1, MAX_EPOCHS),
         ("batch_size", schedule.batch_size, 1, MAX_BATCH),

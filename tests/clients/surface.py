@@ -280,8 +280,8 @@ OPENAI: tuple[Row, ...] = (
         "min_tokens",
         "vLLM",
         HONOURED,
-        "a stop string begins after so many (vLLM: ends after them); a constraint is not complete "
-        "before",
+        "an end token or a stop string begins after so many (vLLM: ends after them); a constraint "
+        "is not complete before",
         {"min_tokens": 30},
         shows(lambda reply: len(text(reply)) >= 30),
         {"stop": "e", **LONG},
@@ -324,7 +324,7 @@ OPENAI: tuple[Row, ...] = (
         "stop_token_ids",
         "vLLM",
         HONOURED,
-        "the text of a token is a stop string",
+        "the token ends the text, and is not in it",
         {"stop_token_ids": [E]},
         shows(lambda reply: choices(reply)[0]["finish_reason"] == "stop"),
         LONG,
@@ -341,9 +341,10 @@ OPENAI: tuple[Row, ...] = (
     Row(
         "ignore_eos",
         "vLLM",
-        IGNORED,
-        "no token ends a text; only a complete constraint does",
+        HONOURED,
+        "an end token ends nothing; a complete constraint still does",
         {"ignore_eos": True},
+        same_text,
     ),
     Row(
         "skip_special_tokens",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from numba.core.registry import cpu_target
 
-from service.generation import constraint_mask, random, sampling
+from service.generation import constraint_mask, filters, random, sampling, softmax
 from service.generation.threaded_burst import _compiled
 from service.models import int8_gemm, int8_step
 
@@ -17,10 +17,11 @@ from service.models import int8_gemm, int8_step
 @pytest.mark.parametrize(
     ("caller", "called"),
     [
-        (sampling, [constraint_mask, random]),
+        (sampling, [constraint_mask, filters, random, softmax]),
+        (filters, [softmax]),
         (int8_step, [int8_gemm]),
     ],
-    ids=["sampling", "int8_step"],
+    ids=["sampling", "filters", "int8_step"],
 )
 def test_a_file_of_kernels_changes_with_the_kernels_that_it_calls(caller, called):
     content = b"".join(Path(module.__file__).read_bytes() for module in called)

@@ -1,4 +1,4 @@
-"""The theorem of `invariance.py` on ONNX Runtime with the weights of the bundled model."""
+"""The theorem of `invariance.py` with the bundled model's weights, and with a GRU."""
 
 from pathlib import Path
 
@@ -6,7 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from service.models.bundle import Bundle, Precision
-from service.models.compile import compile_program
+from service.models.cell import LayerSpec
+from service.models.compile import compile_program, has_avx2
+from service.models.int8_step import FusedProgram
+from service.models.spec import ModelSpec
 from tests.generation.invariance import check_invariance
 from tests.generation.strategies import histories, requests
 from tests.models.networks import SPECS, WINDOWED, random_weights
@@ -27,6 +30,22 @@ def test_a_generation_in_a_batch_equals_the_generation_alone(precision, threads)
     @given(history=histories(requests(len(TEXTS), " etaoin")))
     def in_any_company(history):
         check_invariance(program, TEXTS, history, threads=threads, alone_program=alone)
+
+    in_any_company()
+
+
+@pytest.mark.skipif(not has_avx2(), reason="the fused program is for AVX2")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_generation_by_fused_grus_equals_the_generation_alone(threads):
+    spec = ModelSpec(len(TEXTS), 16, (LayerSpec("gru", 48), LayerSpec("gru", 33)))
+    program = FusedProgram(spec, random_weights(spec))
+
+    @settings(
+        max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+    )
+    @given(history=histories(requests(len(TEXTS), " etaoin")))
+    def in_any_company(history):
+        check_invariance(program, TEXTS, history, threads=threads)
 
     in_any_company()
 

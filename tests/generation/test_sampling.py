@@ -180,3 +180,60 @@ def test_logprobs_and_top_tokens_are_the_models_own():
 @pytest.mark.parametrize("temperature", [1e-300, 1e-5, 1e5, 1e300])
 def test_extreme_temperatures_sample_a_token(temperature):
     assert drawn(n=50, temperature=temperature).sum() == 50
+
+
+WIDE = np.random.default_rng(6).normal(0.0, 4.0, 5_003).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"top_k": 40},
+        {"top_p": 0.6},
+        {"min_p": 0.03},
+        {"top_k": 100, "top_p": 0.5, "temperature": 1.5},
+        {"top_p": 0.8, "typical_p": 0.5},
+        {"top_p": 0.7, "suppressed_ids": (int(WIDE.argmax()),)},
+        {"temperature": 0.7, "logit_bias": ((9, 12.0),), "presence_penalty": 1.5},
+    ],
+)
+def test_a_wide_vocabulary_has_the_same_filters(params):
+    """Compares with the plain definition: the whole vocabulary sorted."""
+    drawing = {key: value for key, value in params.items() if key != "suppressed_ids"}
+    x = WIDE.astype(np.float64)
+    x[list(params.get("suppressed_ids", ()))] = -np.inf
+    x[0] -= params.get("presence_penalty", 0.0)  # the prompt
+    for token, bias in params.get("logit_bias", ()):
+        x[token] += bias
+    p = np.exp((x - x.max()) / params.get("temperature", 1.0))
+    order = np.argsort(-p, kind="stable")[: drawing.get("top_k") or len(p)]
+    cumulative = np.cumsum(p[order])
+    order = order[: 1 + np.searchsorted(cumulative, params.get("top_p", 1.0) * cumulative[-1])]
+    order = order[p[order] >= params.get("min_p", 0.0) * p.max()]
+    if "typical_p" in params:
+        q = p[order] / p[order].sum()
+        near = np.argsort(np.abs(-np.log(q) + (q * np.log(q)).sum()), kind="stable")
+        order = order[near][: 1 + np.searchsorted(np.cumsum(q[near]), params["typical_p"])]
+    kept = np.zeros_like(p)
+    kept[order] = p[order]
+    edges = np.cumsum(kept)
+    batch, sampler = batch_of(WIDE), Sampler(len(WIDE), 1, params.get("suppressed_ids", ()))
+    for position in range(1, 400):
+        asked = GenerationRequest((0,) * position, 1, SamplingParams(seed=3, **drawing))
+        sampler.start(0, asked)
+        sampler.advance(batch, 1, 0)
+        draw = uniform(np.uint64(3), np.uint64(position))
+        assert batch.tokens[0] == np.searchsorted(edges, draw * edges[-1], side="right")
+
+
+def test_a_wide_vocabularys_logprobs_are_exact_and_poison_fails():
+    batch, sampler = batch_of(np.stack([WIDE, WIDE])), Sampler(len(WIDE), 2)
+    batch.logits[1, 4_000] = np.nan
+    for row in range(2):
+        sampler.start(row, GenerationRequest((0,), 5, SamplingParams(seed=1, temperature=0.0)))
+    sampler.advance(batch, 2, 0)
+    samples = sampler.take(2, 1)
+    assert samples.tokens[:, 0].tolist() == [WIDE.argmax(), FAILED]
+    x = WIDE.astype(np.float64)
+    wanted = x.max() - np.log(np.exp(x).sum())
+    assert samples.logprobs[0, 0] == pytest.approx(wanted, abs=1e-12)

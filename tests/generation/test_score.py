@@ -17,6 +17,7 @@ from service.models.tokenizers.characters import CharacterTokenizer
 from service.models.tokenizers.special_tokens import UnknownPolicy
 from service.offline import score_file
 from tests.fakes.digest_program import DigestProgram
+from tests.generation.words import WordTokenizer
 from tests.process import ROOT
 
 TEXT = "ROMEO:\nBut soft, what light through yonder window breaks?\n" * 2
@@ -117,3 +118,27 @@ def test_a_sum_that_is_no_number_is_none():
     assert Score().bits_per_character is Score().bits_per_byte is Score().perplexity is None
     assert Score(1, 1, 1e6).perplexity is None
     assert Score(2, 4, 2 * math.log(2)).bits_per_byte == pytest.approx(0.5)
+
+
+async def test_the_pieces_of_a_text_of_words_do_not_change_its_tokens():
+    words = WordTokenizer(["the", "end", "of", "all"])
+    text = "the end, of  all the end of all  the end of the end"
+    whole = words.encode(text)
+    async with running(DigestProgram(len(words)), words) as engine:
+        one = Scorer(engine, words)
+        tokens, logprobs = await read(one, text)
+        assert tokens == whole
+        for size in (1, 3, 7):
+            several = Scorer(engine, words, piece_characters=5)
+            found = []
+            for i in range(0, len(text), size):
+                async for chunk in several.read(text[i : i + size], is_last=False):
+                    found += zip(chunk.tokens, chunk.logprobs, strict=True)
+            async for chunk in several.read(""):
+                found += zip(chunk.tokens, chunk.logprobs, strict=True)
+            assert [token for token, _ in found] == whole
+            assert [logprob for _, logprob in found][1:] == logprobs[1:]
+            assert several.score == one.score
+            several.cancel()
+        assert one.score.characters == len(text) - len("the")
+        one.cancel()

@@ -4,7 +4,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from service.generation import stopping
-from service.generation.request import Token
+from service.generation.request import GenerationRequest, SamplingParams, Token
 from service.generation.stopping import HeldTokens, StopMatcher
 
 TEXT = st.text("ab", max_size=30)
@@ -47,13 +47,14 @@ def test_no_stop_string_begins_within_the_least(text, stops, least):
 def test_held_tokens_are_shown_once_in_order_and_a_stop_string_never(text, stops, least, cut):
     context, rest = ("", text) if least else (text[:cut], text[cut:])
     assume(not any(stop in context for stop in stops))  # it would have ended the text
-    before = HeldTokens(stops, least, context)
-    shown, tokens = [], [Token(i, -1.0) for i in range(len(rest))]
+    asked = GenerationRequest((0,), 99, SamplingParams(0), tuple(stops), min_new_tokens=least)
+    before = HeldTokens(asked, "ab", context=["ab".index(c) for c in context])
+    shown, tokens = [], [Token("ab".index(c), -float(i)) for i, c in enumerate(rest)]
     matcher, is_free = StopMatcher(stops, least), 0
     for character in context:
         is_free += matcher.push(character)[0]
     for character, token in zip(rest, tokens, strict=True):
-        shown += before.push(character, token, (token,))
+        shown += before.push(token, (token,))
         free, stop = matcher.push(character)
         is_free += free
         assert before.stop == stop

@@ -151,3 +151,14 @@ async def test_a_short_prompt_of_a_window_that_is_never_padded_is_refused():
         stream = completions.start(engine, [whole])
         tokens = [token async for _, chunk in stream for token in chunk.tokens]
         assert tokens == author(spec, LONG[:LENGTH], 5)
+
+
+@MODELS
+@pytest.mark.parametrize("n_lost", [1, 9, 16])
+async def test_a_turn_whose_state_is_lost_continues_from_its_log(name, n_lost):
+    spec, wanted = WINDOWED[name], author(WINDOWED[name], SHORT, 30)
+    prompt = (*SHORT, *wanted[:n_lost])
+    with engine_of(spec) as engine:
+        request = GenerationRequest(prompt, 30 - n_lost, GREEDY, sampled_in_prompt=n_lost)
+        tokens, _ = await read(engine, request)
+    assert tokens == wanted[n_lost:]

@@ -90,6 +90,12 @@ def test_the_tile_is_exact_and_its_weights_cannot_overflow(shape):
     assert np.abs(stored - kernel).max() <= 127.0 * packed.scale.max() * 0.51
 
 
+def test_lstms_and_grus_that_reset_after_the_product_are_fusible():
+    fusible = {name for name, spec in SPECS.items() if is_fusible(spec)}
+    assert {"lstm", "gru", "gru, no bias", "lstm on gru", "wide vocabulary"} <= fusible
+    assert not {"gru, reset before", "peephole", "hard sigmoid of Keras 3"} & fusible
+
+
 @needs_avx2
 @pytest.mark.parametrize(
     "spec", [spec for spec in SPECS.values() if is_fusible(spec)], ids=lambda spec: spec.summary
@@ -110,9 +116,10 @@ def program_of(kind: str, spec: ModelSpec, weights: Weights, threads: int) -> St
 
 @pytest.mark.parametrize("kind", ["float32", "int8", pytest.param("fused", marks=needs_avx2)])
 @pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("units", [100, 257, 1024])
-def test_a_row_is_the_same_bits_in_any_batch(kind, threads, units):
-    spec = ModelSpec(65, 32, (LayerSpec("lstm", units),))
+def test_a_row_is_the_same_bits_in_any_batch(kind, threads, cell, units):
+    spec = ModelSpec(65, 32, (LayerSpec(cell, units),))
     weights = random_weights(spec, scale=0.1)
     rng = np.random.default_rng(units)
     tokens = rng.integers(0, 65, (12, 64))  # (steps, rows)

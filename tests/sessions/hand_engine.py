@@ -9,6 +9,7 @@ from service.generation.sampling import Sampler
 from service.generation.scheduler import Scheduler
 from service.generation.stream import Stream
 from service.generation.table import SlotTable
+from service.generation.token_texts import TextRules, texts_of
 from service.models.step import StepProgram
 from service.models.tokenizers.tokenizer import Tokenizer
 
@@ -22,10 +23,11 @@ class HandEngine:
         self, program: StepProgram, tokenizer: Tokenizer, config: EngineConfig = CONFIG
     ) -> None:
         self.config, self.prompts = config, PromptReader(program)
-        texts = [tokenizer.text_of(i) for i in range(len(tokenizer))]
-        sampler = Sampler(program.vocabulary_size, config.max_rows, tokenizer.special_ids)
+        self.texts, self.rules = texts_of(tokenizer), TextRules.of(tokenizer)
+        never, ends = tokenizer.suppressed_ids, tokenizer.end_ids
+        sampler = Sampler(program.vocabulary_size, config.max_rows, never, ends)
         self._table = SlotTable(program, sampler, config.max_rows)
-        self._scheduler = Scheduler(texts, config)
+        self._scheduler = Scheduler(self.texts, config, rules=self.rules)
 
     def check_capacity(self) -> None:
         self._scheduler.check_capacity()

@@ -168,3 +168,11 @@ def test_an_event_id_comes_back(epoch, turn, position):
 def test_what_is_no_event_id_is_refused(text):
     with pytest.raises(Validation, match=r"0\.3\.517"):
         EventId.parse(text)
+
+
+@given(st.sampled_from([256, 257, 65_536, 65_537, 131_072]), st.data())
+def test_the_largest_token_of_a_vocabulary_comes_back(size, data):
+    tokens = [size - 1, *data.draw(st.lists(st.integers(0, size - 1), max_size=9))]
+    packed = pack_tokens(tokens, token_width(size))
+    assert unpack_tokens(packed, token_width(size)) == tokens
+    assert len(packed) == token_width(size) * len(tokens)

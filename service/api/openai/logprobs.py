@@ -23,15 +23,17 @@ class LogprobsEncoder:
         logprobs: Sequence[float | None],
         tops: Sequence[Sequence[Token]],
         offset: int,
+        texts: Sequence[str] | None = None,
     ) -> dict[str, Any]:
         """Return the members for tokens whose text begins at the character `offset`.
 
+        `texts` is what each token adds to the text, if that differs from its own text.
         The logprob of a prompt's first token is None.
         """
         offsets = []
-        for token in tokens:
+        for i, token in enumerate(tokens):
             offsets.append(offset)
-            offset += len(self._tokenizer.text_of(token))
+            offset += len(self._tokenizer.text_of(token) if texts is None else texts[i])
         rows = zip(tokens, logprobs, tops or [()] * len(tokens), strict=True)
         return {
             "tokens": [self._name(token) for token in tokens],

@@ -33,15 +33,19 @@ async def whole(http: Request, admitted: AdmittedRequest, body: CompletionBody) 
 def _whole_choice(
     admitted: AdmittedRequest, body: CompletionBody, choice: ChoiceState
 ) -> dict[str, Any]:
-    tokenizer, tokens = admitted.model.tokenizer, choice.tokens
-    shown = tokens + (choice.held if body.include_stop_str_in_output else [])
+    tokenizer, tokens, finish = admitted.model.tokenizer, choice.tokens, choice.finish
+    shown, stop = tokens, ""
+    if body.include_stop_str_in_output:
+        shown, stop = tokens + choice.held, (finish and finish.stop) or ""
     prompt = admitted.prompt(choice.index)
     scores = admitted.completions.prompt_logprobs(choice.index)
-    echoed = tokenizer.decode(prompt) if body.echo else ""
-    content = _choice(choice.index, echoed + tokenizer.decode(shown))
+    echoed = admitted.prompt_text(choice.index) if body.echo else ""
+    text = admitted.completion_text(tokens, finish, choice.index)
+    content = _choice(choice.index, echoed + text + stop)
     if body.logprobs is not None:
         encoder = LogprobsEncoder(body, tokenizer)
-        own = encoder.of_tokens(tokens, choice.logprobs, choice.top_tokens, len(echoed))
+        texts = admitted.token_texts(choice)[: len(tokens)]
+        own = encoder.of_tokens(tokens, choice.logprobs, choice.top_tokens, len(echoed), texts)
         of_prompt = encoder.of_prompt(prompt, scores) if body.echo and scores else {}
         content["logprobs"] = {name: of_prompt.get(name, []) + own[name] for name in own}
     content |= _finish_fields(choice)
@@ -78,8 +82,10 @@ class _EventEncoder:
         self._has_usage_each = bool(options and options.continuous_usage_stats)
         has_logprobs = body.logprobs is not None
         self._logprobs = LogprobsEncoder(body, tokenizer) if has_logprobs else None
-        self._is_plain = not (has_logprobs or body.return_token_ids or self._has_usage_each)
         self._ids, self._choices = admitted.ids, admitted.choices()
+        self._decoders = [admitted.decoder(choice.index) for choice in self._choices]
+        has_details = has_logprobs or body.return_token_ids or self._has_usage_each
+        self._is_plain = not has_details and not any(self._decoders)
         self._n_characters = [0] * len(self._choices)  # sent, those of the echoed prompt included
         self._is_open = [False] * len(self._choices)
         self._head = _head(admitted, body)
@@ -106,7 +112,6 @@ class _EventEncoder:
         if self._is_plain:
             n_plain = n if chunk.finish is None else max(0, n - 1)
             plain = self._plain_events(index, first, chunk.tokens[:n_plain])
-            self._n_characters[index] += n_plain
         rest = [
             self._event(choice, chunk, i, is_last=chunk.finish is not None and i >= n - 1)
             for i in range(n_plain, max(n, 1 if chunk.finish else 0))
@@ -126,7 +131,7 @@ class _EventEncoder:
         body, prompt = self._body, self._admitted.prompt(index)
         if not body.echo and not body.return_token_ids:
             return b""
-        choice = _choice(index, self._tokenizer.decode(prompt) if body.echo else "")
+        choice = _choice(index, self._admitted.prompt_text(index) if body.echo else "")
         scores = self._admitted.completions.prompt_logprobs(index)
         if body.echo and self._logprobs and scores:
             choice["logprobs"] = self._logprobs.of_prompt(prompt, scores)
@@ -155,18 +160,23 @@ class _EventEncoder:
     def _event(self, choice: ChoiceState, chunk: Chunk, i: int, *, is_last: bool) -> bytes:
         """Encode the event of token `i` with all its members; the last may have no token."""
         tokens = list(chunk.tokens[i : i + 1])
-        content = _choice(choice.index, self._tokenizer.decode(tokens))
+        text, decoder = self._tokenizer.decode(tokens), self._decoders[choice.index]
+        if decoder is not None:
+            text = "".join(decoder.texts(tokens))
+        content = _choice(choice.index, text)
         if self._logprobs:
             tops, logprobs = chunk.top_tokens[i : i + 1], chunk.logprobs[i : i + 1]
             offset = self._n_characters[choice.index]
-            content["logprobs"] = self._logprobs.of_tokens(tokens, logprobs, tops, offset)
+            content["logprobs"] = self._logprobs.of_tokens(tokens, logprobs, tops, offset, [text])
         self._n_characters[choice.index] += len(content["text"])
         position = choice.n_tokens - len(chunk.tokens) + i + 1
         session: dict[str, Any] = {}
         if is_last and chunk.finish is not None:
             content |= _finish_fields(choice)
+            end = chunk.finish.partial.decode("utf-8", "replace")
+            content["text"] += end if decoder is None else decoder.end(chunk.finish)
             if self._body.include_stop_str_in_output:
-                content["text"] += self._tokenizer.decode(choice.held)
+                content["text"] += chunk.finish.stop or ""
                 tokens += choice.held
             session = self._admitted.session(chunk.finish)
             position = chunk.finish.generated_tokens

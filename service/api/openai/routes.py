@@ -25,6 +25,7 @@ from service.constraints.spec import ConstraintSpec
 from service.errors import Validation, about
 from service.generation.completions import start
 from service.generation.request import GenerationRequest
+from service.generation.token_texts import begins_text
 from service.models.registry import DEFAULT_ALIAS
 from service.sessions.idempotency import idempotency_key
 from service.sessions.session import OnDisconnect, Session
@@ -71,7 +72,13 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedRequest:
         prompt_logprobs=_prompt_logprobs(body),
         prefix_cache=model.runtime.prefixes.scoped(state.owner_of(http), *salt),
     )
-    return AdmittedRequest(model=model, requests=requests, completions=completions, n=n)
+    return AdmittedRequest(
+        model=model,
+        requests=requests,
+        completions=completions,
+        n=n,
+        prompt_texts=_typed_prompts(model, body),
+    )
 
 
 async def _admit_turn(http: Request, body: CompletionBody, session_id: str) -> AdmittedRequest:
@@ -82,7 +89,7 @@ async def _admit_turn(http: Request, body: CompletionBody, session_id: str) -> A
 
     async def admit(session: Session) -> AdmittedRequest:
         model = state.get_for(session, body.model)
-        requests = await _requests(model, body, [session.seed])
+        requests = await _requests(model, body, [session.seed], position=session.position)
         turn_request = TurnRequest(
             requests[0],
             OnDisconnect(body.on_disconnect),
@@ -92,7 +99,8 @@ async def _admit_turn(http: Request, body: CompletionBody, session_id: str) -> A
             is_streamed=bool(body.stream),
         )
         begun = await state.sessions.turns.begin(session, session_model(model), turn_request)
-        return AdmittedRequest.of_turn(model, session_id, requests[0], begun)
+        texts = _typed_prompts(model, body)
+        return AdmittedRequest.of_turn(model, session_id, requests[0], begun, prompt_texts=texts)
 
     return await state.sessions.records.with_session(state.key(http, session_id), admit)
 
@@ -157,9 +165,13 @@ def _conflicts_with_turn(body: CompletionBody) -> list[str]:
 
 
 async def _requests(
-    model: ServedModel, body: CompletionBody, default_seeds: Sequence[int]
+    model: ServedModel,
+    body: CompletionBody,
+    default_seeds: Sequence[int],
+    *,
+    position: int = 0,
 ) -> list[GenerationRequest]:
-    """Return the request of each prompt; the seeds apply if the body has none.
+    """Return the request of each prompt at a position; the seeds apply if the body has none.
 
     Raises UnknownCharacter, or Validation where a field does not fit the model.
     """
@@ -175,7 +187,7 @@ async def _requests(
     for prompt, seed in zip(body.prompt, default_seeds, strict=True):
         with about("prompt"):
             tokens: Sequence[int] = (
-                tokenizer.encode(prompt)
+                (tokenizer.encode(prompt) if position else tokenizer.encode_prompt(prompt))
                 if isinstance(prompt, str)
                 else check_token_ids(prompt, vocabulary_size, "prompt")
             )
@@ -183,20 +195,31 @@ async def _requests(
         if body.use_beam_search:
             check_beam_search(sampling, "`use_beam_search`")
         ends = check_token_ids(body.stop_token_ids or (), vocabulary_size, "stop_token_ids")
-        stops = (*(body.stop or ()), *filter(None, map(tokenizer.text_of, ends)))
         requests.append(
             GenerationRequest(
                 tokens[-truncate:] if truncate is not None and truncate > 0 else tokens,
                 body.n_new_tokens,
                 sampling,
-                tuple(dict.fromkeys(stops)),
+                tuple(dict.fromkeys(body.stop or ())),
                 min(body.logprobs or 0, vocabulary_size),
                 constraint=constraint,
                 min_new_tokens=body.min_tokens or 0,
                 deadline_s=deadline_s,
+                stop_token_ids=tuple(dict.fromkeys(ends)),
+                ignore_eos=bool(body.ignore_eos),
+                is_start=not position and begins_text(tokenizer, tokens),
             )
         )
     return requests
+
+
+def _typed_prompts(model: ServedModel, body: CompletionBody) -> list[str | None]:
+    """Return each prompt as it was typed; None where its ids say more: given as ids, or cut.
+
+    The prompt's logprobs have one text for each token, which for characters make up the prompt.
+    """
+    is_cut = body.truncate_prompt_tokens is not None or not model.tokenizer.options
+    return [None if is_cut or not isinstance(one, str) else one for one in body.prompt]
 
 
 def _prompt_logprobs(body: CompletionBody) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import Request, Response
 
 from service.api.admitted_request import AdmittedRequest, ChoiceState
+from service.api.choice_decoder import ChoiceDecoder
 from service.api.errors import error_event
 from service.api.sse import rounded
 from service.api.state import ServedModel
@@ -48,26 +49,33 @@ def streamed(http: Request, admitted: AdmittedRequest) -> Response:
 async def _events(admitted: AdmittedRequest) -> AsyncGenerator[bytes, None]:
     """Yield the events of a burst as one piece of bytes."""
     encoder, ids = admitted.model.runtime.encoder, admitted.ids
-    tokens = list(admitted.sent_tokens)
+    tokens, decoder = list(admitted.sent_tokens), admitted.decoder()
+    if decoder is not None:
+        decoder.texts(tokens)
     try:
         async for _, chunk in admitted.completions:
             index = 1 + len(tokens)
             tokens.extend(chunk.tokens)
             if chunk.finish is not None:
-                yield _last_events(admitted, index, chunk, chunk.finish, tokens)
+                yield _last_events(admitted, index, chunk, chunk.finish, tokens, decoder)
             elif chunk.tokens:  # else a stop string holds them back
-                yield encoder.events(index, chunk, ids)
+                yield encoder.events(index, chunk, ids, decoder)
     except CarouselError as error:
         more = {"resume": f"{ids.prefix}{ids.first + len(tokens)}"} if ids else {}
         yield error_event(error, **more)
 
 
 def _last_events(
-    admitted: AdmittedRequest, index: int, chunk: Chunk, finish: Finish, tokens: Sequence[int]
+    admitted: AdmittedRequest,
+    index: int,
+    chunk: Chunk,
+    finish: Finish,
+    tokens: Sequence[int],
+    decoder: ChoiceDecoder | None,
 ) -> bytes:
     """Encode the last chunk; `index` is that of its first token, `tokens` are all of the text."""
     encoder, ids = admitted.model.runtime.encoder, admitted.ids
-    text = admitted.echoed_prompt + admitted.model.tokenizer.decode(tokens)
+    text = admitted.echoed_prompt + admitted.completion_text(tokens, finish)
     details = _finish_details(admitted, finish) | {"input_length": admitted.prompt_tokens}
     last, top, plain = finish.stop_token, chunk.top_tokens[-1:], chunk
     is_hidden = last is not None or not chunk.tokens
@@ -76,6 +84,13 @@ def _last_events(
     elif last is None:
         last = Token(chunk.tokens[-1], chunk.logprobs[-1])
         plain = Chunk(chunk.tokens[:-1], chunk.logprobs[:-1], chunk.top_tokens[:-1])
+    before = encoder.events(index, plain, ids, decoder)
+    text_of_last: str | None = finish.partial.decode("utf-8", "replace")
+    if decoder is not None:
+        shown = "" if is_hidden else "".join(decoder.texts((last.id,)))
+        text_of_last = shown + decoder.end(finish)
+    elif not is_hidden:
+        text_of_last = None
     end = encoder.last_event(
         finish.generated_tokens if ids else index + len(plain.tokens),
         last,
@@ -83,8 +98,9 @@ def _last_events(
         {"generated_text": text, "details": details} | admitted.session(finish),
         is_hidden=is_hidden,
         ids=ids,
+        text=text_of_last,
     )
-    return encoder.events(index, plain, ids) + end
+    return before + end
 
 
 def _finish_details(admitted: AdmittedRequest, finish: Finish) -> dict[str, Any]:
@@ -119,7 +135,9 @@ async def whole(http: Request, admitted: AdmittedRequest, *, in_list: bool = Fal
 
 
 def _text(admitted: AdmittedRequest, choice: ChoiceState) -> str:
-    return admitted.echoed_prompt + admitted.model.tokenizer.decode(choice.tokens)
+    return admitted.echoed_prompt + admitted.completion_text(
+        choice.tokens, choice.finish, choice.index
+    )
 
 
 def _details(admitted: AdmittedRequest, choice: ChoiceState) -> dict[str, Any]:
@@ -127,12 +145,15 @@ def _details(admitted: AdmittedRequest, choice: ChoiceState) -> dict[str, Any]:
     finish = choice.finish
     if finish is None:  # the client has disconnected
         return {}
-    tokenizer = admitted.model.tokenizer
+    tokenizer, texts = admitted.model.tokenizer, admitted.token_texts(choice)
+    end_ids = frozenset(tokenizer.end_ids)
     tokens = [
-        _token(tokenizer, Token(*pair)) for pair in zip(choice.tokens, choice.logprobs, strict=True)
+        _token(tokenizer, Token(token, logprob)) | {"text": text, "special": token in end_ids}
+        for text, token, logprob in zip(texts, choice.tokens, choice.logprobs, strict=False)
     ]
     if finish.stop_token is not None:
-        tokens.append(_token(tokenizer, finish.stop_token) | {"text": "", "special": True})
+        text = texts[-1]
+        tokens.append(_token(tokenizer, finish.stop_token) | {"text": text, "special": not text})
     details = _finish_details(admitted, finish)
     details["seed"] = seed_of(details["seed"], choice.index)
     details |= {"prefill": _prefill(admitted), "tokens": tokens}
@@ -161,7 +182,12 @@ def _prefill(admitted: AdmittedRequest) -> list[dict[str, Any]]:
 
 def _token(tokenizer: Tokenizer, token: Token) -> dict[str, Any]:
     text = tokenizer.text_of(token.id)
-    return {"id": token.id, "text": text, "logprob": rounded(token.logprob), "special": False}
+    return {
+        "id": token.id,
+        "text": text,
+        "logprob": rounded(token.logprob),
+        "special": False,
+    }
 
 
 def _timing_headers(admitted: AdmittedRequest, started_s: float, generated: int) -> dict[str, str]:

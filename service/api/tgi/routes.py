@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from fastapi import APIRouter, Request, Response
@@ -12,12 +12,13 @@ from service.api.admitted_request import AdmittedRequest
 from service.api.grammar import of_grammar
 from service.api.http_request import header, session_id_of
 from service.api.sampling_fields import INPUT_ERROR, check_beam_search
-from service.api.state import ServedModel, get_state, session_model
+from service.api.state import ServedModel, get_state, session_model, turn_prompt
 from service.api.tgi.responses import replayed, streamed, whole
 from service.api.tgi.schemas import GENERATED, STREAMED, GenerateBody, Parameters
 from service.errors import Validation
 from service.generation.completions import start
 from service.generation.request import GenerationRequest
+from service.generation.token_texts import begins_text
 from service.sessions.idempotency import idempotency_key
 from service.sessions.running_turn import RunningTurn
 from service.sessions.session import OnDisconnect, Session
@@ -65,10 +66,11 @@ async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> Admit
     model = state.get(body.model)
     parameters = _parameters(model, body)
     _check_combination(parameters, is_stream=is_stream, is_turn=False)
-    request = await _request(model, parameters, body.inputs, secrets.randbits(64))
+    prompt = model.tokenizer.encode_prompt(body.inputs)
+    is_start = begins_text(model.tokenizer, prompt)
+    request = await _request(model, parameters, prompt, secrets.randbits(64), is_start=is_start)
     if not request.prompt:
-        reason = "has no character that the model knows" if body.inputs else "cannot be empty"
-        raise Validation(f"{INPUT_ERROR}`inputs` {reason}")
+        raise Validation(f"{INPUT_ERROR}`inputs` {_no_prompt(body.inputs)}")
     n, width = parameters.best_of or 1, parameters.num_beams or 1
     completions = start(
         model.runtime.engine,
@@ -99,7 +101,8 @@ async def _admit_turn(
         model = state.get_for(session, body.model)
         parameters = _parameters(model, body)
         _check_combination(parameters, is_stream=is_stream, is_turn=True)
-        request = await _request(model, parameters, body.inputs, session.seed)
+        prompt, is_start = turn_prompt(model, session, body.inputs)
+        request = await _request(model, parameters, prompt, session.seed, is_start=is_start)
         echoed_prompt = body.inputs if parameters.return_full_text else ""
         is_in_log = bool(echoed_prompt) and echoed_prompt == model.tokenizer.decode(request.prompt)
         reply = {"details": True} if parameters.details else {}
@@ -181,14 +184,18 @@ def _conflicts_with_turn(parameters: Parameters) -> Iterator[str]:
 
 
 async def _request(
-    model: ServedModel, parameters: Parameters, inputs: str, default_seed: int
+    model: ServedModel,
+    parameters: Parameters,
+    prompt: Sequence[int],
+    default_seed: int,
+    *,
+    is_start: bool,
 ) -> GenerationRequest:
     """Return the engine's request; `default_seed` applies if the parameters have no seed.
 
-    Raises UnknownCharacter, or Validation where a parameter does not fit the model.
+    Raises Validation where a parameter does not fit the model.
     """
     deadline_s, tokenizer, grammar = parameters.deadline_s(), model.tokenizer, parameters.grammar
-    prompt = tokenizer.encode(inputs)
     constraint = await parameters.compile_constraint(
         model.runtime.constraints,
         None if grammar is None else (of_grammar(grammar), "grammar"),
@@ -209,4 +216,9 @@ async def _request(
         constraint=constraint,
         min_new_tokens=parameters.min_new_tokens or 0,
         deadline_s=deadline_s,
+        is_start=is_start,
     )
+
+
+def _no_prompt(inputs: str) -> str:
+    return "has no character that the model knows" if inputs else "cannot be empty"

@@ -35,6 +35,7 @@ class GRU(Cell):
     gates = ("z", "r", "h")
     states = ("h",)
     is_bounded = True
+    has_int8_step = True  # with reset_after
     has_reset_after = True
     keras = KerasNames(layer="GRU", cudnn="CuDNNGRU", cell="GRUCell")
 

@@ -12,6 +12,7 @@ from safetensors.numpy import load as load_safetensors
 from service.errors import BadCheckpoint, CarouselError, Validation
 from service.models.bundle import (
     MANIFEST,
+    TOKENIZER_FILES,
     VOCABULARY,
     WEIGHTS,
     Bundle,
@@ -29,7 +30,7 @@ from service.models.importing.request import (
 )
 from service.models.spec import ModelRef, ModelSpec, Weights
 from service.models.store import ModelStore
-from service.models.tokenizers import read_tokenizer, tokenizer_files
+from service.models.tokenizers import read_tokenizer
 from service.models.tokenizers.tokenizer import Tokenizer
 from service.sandbox import SandboxError, run_sandboxed
 
@@ -96,11 +97,12 @@ def _read_written(report: ImportReport, written: ImportFolder) -> _Model:
         content = written.read(PurePosixPath(WEIGHTS), written.max_file_bytes)
         weights = Weights(spec, load_safetensors(content))
         tokens = json.loads(written.read(PurePosixPath(VOCABULARY), written.max_file_bytes))
-        files = {
+        others = {
             name: written.read(PurePosixPath(name), written.max_file_bytes)
-            for name in tokenizer_files(report.tokenizer)
+            for name in report.files
+            if name in TOKENIZER_FILES
         }
-        tokenizer = read_tokenizer(tokens, report.unknown_character, report.tokenizer, files)
+        tokenizer = read_tokenizer(tokens, report.unknown_character, report.tokenizer, others)
     except CarouselError:
         raise
     except Exception as error:

@@ -14,6 +14,7 @@ from service.models.cell import Activation, KerasNames, LayerSpec
 from service.models.cells import CELLS
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.checkpoint import StoredLayer
+from service.models.importing.reading import InputKind, Reading, scaled_input, window_of
 from service.models.spec import MAX_LAYERS, ModelSpec
 
 _WITH_BIAS = 3
@@ -56,13 +57,25 @@ def infer_spec(
             f"1 to {MAX_LAYERS} are served"
         )
     embedding, output = _embedding_and_output(others)
-    ordered = _in_chain(embedding, recurrent, output, assumptions)
     size = output.arrays[0].shape[1]
+    is_scaled = embedding is None and size > 1 and any(each.shapes[0][0] == 1 for each in recurrent)
+    if is_scaled:
+        kind, embedding = InputKind.SCALED, scaled_input(size, assumptions)
+    else:
+        kind = InputKind.ONE_HOT if embedding is None else InputKind.IDS
+    ordered = _in_chain(embedding, recurrent, output, assumptions)
+    is_masked = assumptions.mask is True and kind is not InputKind.ONE_HOT
+    reading = Reading(
+        kind, size, ordered[-1].path, is_sequence=not is_scaled, is_masked=assumptions.mask is True
+    )
     spec = ModelSpec(
         size,
         None if embedding is None else embedding.shapes[0][1],
         tuple(_layer_spec(layer, assumptions) for layer in ordered),
         len(output.arrays) > 1,
+        mask_token=0 if is_masked else None,
+        window=window_of(reading, assumptions),
+        mask_zero_input=assumptions.mask is True and kind is InputKind.ONE_HOT,
     )
     return spec, (*(() if embedding is None else (embedding,)), *ordered, output)
 

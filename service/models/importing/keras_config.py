@@ -1,348 +1,254 @@
-"""Conversion of a Keras config into a model's spec, by an allow-list of classes and options.
+"""Conversion of a Keras config into a model's spec and the places of its weights."""
 
-Nothing in a config is executed or imported: a class is a name that is looked up in a table. Options
-that do not affect a trained model's output (initialisers, regularisers, optimizers) are ignored.
-Any other class or option is refused by its name.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Never, Self
+from typing import Any
 
 from service.errors import BadCheckpoint
-from service.models.cell import LayerSpec
-from service.models.cells import CELLS
 from service.models.importing.assumptions import Assumptions
-from service.models.importing.checkpoint import JsonObject
-from service.models.spec import MAX_LAYERS, ModelSpec
+from service.models.importing.checkpoint import JsonObject, StoredLayer
+from service.models.importing.keras_graph import Call, read_calls
+from service.models.importing.keras_layer import NO_OPS, SERVED, TEXT_LAYERS, KerasLayer
+from service.models.importing.keras_network import Network, WeightSource, is_recurrent
+from service.models.importing.reading import InputKind, Reading, scaled_input, window_of
+from service.models.spec import ModelSpec
 
-_LAYERS = {
-    name: cell_name
-    for cell_name, cell in CELLS.items()
-    for name in (cell.keras.layer, cell.keras.cudnn)
-    if name is not None
-}
-_RNN_CELLS = {cell.keras.cell: name for name, cell in CELLS.items() if cell.keras.cell is not None}
-_CUDNN = {"activation": "tanh", "recurrent_activation": "sigmoid", "reset_after": True}
-_NO_OP = ("Dropout", "SpatialDropout1D", "InputLayer")
-_STOCK = ", ".join(cell.keras.layer for cell in CELLS.values() if cell.keras.layer is not None)
-_SERVED = f"Embedding, {_STOCK}, Dropout, Dense, TimeDistributed(Dense) and a softmax"
-
-_PROGRAM = "which is a program, and nothing in a file is ever executed"
-_REASONS = {
-    "Bidirectional": "it reads the text from its end, too, and cannot generate",
-    "Lambda": f"it contains Python code, {_PROGRAM}",
-    "TFSMLayer": f"it names a SavedModel, {_PROGRAM}",
-    "TorchModuleWrapper": f"it contains a pickle, {_PROGRAM}",
-    "StringLookup": "it converts text into tokens by its own table or file; import the layers "
-    "after it and give its vocabulary as a file",
-    "Sequential": "it is a model inside the model; save the inner model's layers as one chain",
-}
-_REASONS |= dict.fromkeys(("TextVectorization", "IntegerLookup"), _REASONS["StringLookup"])
-_REASONS |= dict.fromkeys(("Functional", "Model"), _REASONS["Sequential"])
-
-_COMMON = {
-    "name", "trainable", "dtype", "batch_input_shape", "batch_shape", "input_shape", "input_dtype",
-    "activity_regularizer", "build_config", "quantization_config",
-}  # fmt: skip
-_KERNEL = {
-    f"{k}_{what}"
-    for k in ("kernel", "bias")
-    for what in ("initializer", "regularizer", "constraint")
-}
-_RNN = _COMMON | {
-    "return_sequences", "return_state", "go_backwards", "stateful", "unroll", "time_major",
-    "zero_output_for_mask", "implementation", "input_dim", "input_length",
-}  # fmt: skip
-_CELL = _COMMON | _KERNEL | {
-    "units", "activation", "recurrent_activation", "use_bias", "unit_forget_bias", "reset_after",
-    "recurrent_initializer", "recurrent_regularizer", "recurrent_constraint", "dropout",
-    "recurrent_dropout", "implementation", "seed",
-}  # fmt: skip
-_OPTIONS = {
-    "InputLayer": _COMMON | {"sparse", "ragged", "optional", "type_spec"},
-    "Embedding": _COMMON | {
-        "input_dim", "output_dim", "input_length", "mask_zero", "embeddings_initializer",
-        "embeddings_regularizer", "embeddings_constraint",
-    },
-    "RNN": _RNN | {"cell"},
-    "Dropout": _COMMON | {"rate", "noise_shape", "seed"},
-    "SpatialDropout1D": _COMMON | {"rate", "noise_shape", "seed"},
-    "Dense": _COMMON | _KERNEL | {"units", "activation", "use_bias", "input_dim"},
-    "TimeDistributed": _COMMON | {"layer"},
-    "Activation": _COMMON | {"activation"},
-    "Softmax": _COMMON | {"axis"},
-} | dict.fromkeys(_LAYERS, _RNN | _CELL)  # fmt: skip
+_NO_DISTRIBUTION = "its outputs are no distribution over the next token"
 
 
 @dataclass(frozen=True, slots=True)
-class KerasLayer:
-    """A layer of a config, its class and options checked against the allow-list."""
+class Architecture:
+    """A spec, where the weights of its parts are, and the layer that reads text, if any.
 
-    name: str
-    class_name: str
-    config: JsonObject
+    `sources` are in the order of the spec: the embedding if any, the layers with weights, the
+    output.
+    """
+
+    spec: ModelSpec
+    sources: tuple[WeightSource | StoredLayer, ...]
+    text_layer: KerasLayer | None = None
+
+
+def read_architecture(config: JsonObject, assumptions: Assumptions) -> Architecture:
+    """Return the architecture of a config. Raises BadCheckpoint."""
+    calls = read_calls(config)
+    for call in calls:
+        if "bfloat16" in str(call.layer.config.get("dtype")):
+            assumptions.note(
+                "the model computes in bfloat16; it is served in float32 arithmetic on the stored "
+                "weights, so the text can part from the author's"
+            )
+    body, output, dense = _output_of(calls)
+    size = dense.integer("input_dim" if dense.class_name == "ReversibleEmbedding" else "units")
+    if size < 2:
+        dense.refuse(_NO_DISTRIBUTION)
+    if not any(is_recurrent(call.layer) for call in body):
+        raise BadCheckpoint(f"the model has no recurrent layer; served are {SERVED}")
+    source = _Input.read(body, size, assumptions)
+    network = Network(body, source.calls, assumptions)
+    reading = source.reading(network, size, assumptions)
+    window = window_of(reading, assumptions)
+    network.build(is_windowed=window is not None)
+    # A Masking after the embedding replaces the mask of the embedding.
+    mask = 0 if source.is_masked and not network.has_masking else None
+    is_reverse = dense.class_name == "ReversibleEmbedding"
+    spec = ModelSpec(
+        size,
+        source.embedding_dim,
+        tuple(network.layers),
+        not is_reverse and dense.flag("use_bias", default=True),
+        mask_token=mask,
+        window=window,
+        mask_zero_input=network.has_masking,
+    )
+    last = WeightSource(output, is_transposed=is_reverse)
+    return Architecture(spec, (*source.sources, *network.sources, last), source.text_layer)
+
+
+def _output_of(calls: Sequence[Call]) -> tuple[tuple[Call, ...], KerasLayer, KerasLayer]:
+    """Split off the output: the calls before it, the layer with its weights, the Dense in it."""
+    end = len(calls) - 1
+    while end > 0 and _is_after_output(calls[end].layer):
+        _check_follows(calls[end], end)
+        end -= 1
+    call, layer = calls[end], calls[end].layer
+    dense = _unwrapped(layer)
+    if layer.class_name == "ReversibleEmbedding" and call.arguments.get("reverse") is True:
+        layer.expect("tie_weights", True)
+        layer.expect("logit_soft_cap", None)
+    elif dense.class_name != "Dense":
+        raise BadCheckpoint(
+            "the model has no Dense layer at its end, which a softmax may follow: the last layer, "
+            f"{layer.name!r}, is of the class {layer.class_name}, so {_NO_DISTRIBUTION}"
+        )
+    activation = dense.config.get("activation")
+    if activation not in (None, "linear"):
+        _check_output_activation(layer, activation)
+        if end < len(calls) - 1 and activation == "softmax":
+            _check_no_softmax(calls[end + 1 :])
+    _check_follows(call, end)
+    return tuple(calls[:end]), layer, dense
+
+
+def _unwrapped(layer: KerasLayer) -> KerasLayer:
+    return layer.inner("layer") if layer.class_name == "TimeDistributed" else layer
+
+
+def _is_after_output(layer: KerasLayer) -> bool:
+    """Whether a layer may follow the output: a softmax, or a layer that does nothing."""
+    inner = _unwrapped(layer)
+    if inner.class_name == "Softmax":
+        inner.expect("axis", -1)
+        return True
+    if inner.class_name == "Activation":
+        _check_output_activation(layer, inner.config.get("activation"))
+        return True
+    return inner.class_name in NO_OPS
+
+
+def _check_no_softmax(calls: Sequence[Call]) -> None:
+    for call in calls:
+        inner = _unwrapped(call.layer)
+        if inner.class_name == "Softmax" or inner.config.get("activation") == "softmax":
+            call.layer.refuse("it is the second softmax of the output")
+
+
+def _check_follows(call: Call, place: int) -> None:
+    if len(call.inputs) > 1:
+        call.layer.refuse(f"it has {len(call.inputs)} inputs; the output has one")
+    if call.inputs != (place - 1,):
+        call.layer.refuse("the output does not follow from one layer")
+
+
+def _check_output_activation(layer: KerasLayer, activation: object) -> None:
+    if activation not in ("softmax", "linear"):
+        layer.refuse(
+            f"its activation is {str(activation)[:80]!r}: {_NO_DISTRIBUTION}; "
+            "served are softmax and linear"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """How tokens enter the network: `calls` are those before it."""
+
+    kind: InputKind
+    calls: int
+    embedding_dim: int | None
+    sources: tuple[WeightSource | StoredLayer, ...]
+    is_masked: bool
+    length: int | None
+    built_length: int | None
+    text_layer: KerasLayer | None
 
     @classmethod
-    def read(cls, entry: object) -> Self:
-        """Read a layer as a model's config lists it. Raises BadCheckpoint if it is not served."""
-        if not isinstance(entry, dict) or not isinstance(entry.get("class_name"), str):
-            raise BadCheckpoint("the config has a layer without a class_name")
-        config = entry.get("config")
-        config = config if isinstance(config, dict) else {}
-        name = config.get("name", entry.get("name"))
-        layer = cls(name[:200] if isinstance(name, str) else "?", entry["class_name"], config)
-        layer._check_class(entry)
-        return layer
-
-    def _check_class(self, entry: JsonObject) -> None:
-        module, registered = entry.get("module"), entry.get("registered_name")
-        is_foreign = module is not None and str(module).split(".")[0] not in ("keras", "tf_keras")
-        if self.class_name in _OPTIONS and not is_foreign and registered in (None, self.class_name):
-            if unknown := sorted(self.config.keys() - _OPTIONS[self.class_name]):
-                self.refuse(f"its option {unknown[0][:80]!r} is not known")
-            return
-        shown = self.class_name[:80]
-        if reason := _REASONS.get(self.class_name):
-            self.refuse(f"it is a {shown}: {reason}")
-        if is_foreign or registered is not None or ">" in self.class_name:
-            self.refuse(f"it is of the custom class {shown}, whose code is not in the file")
-        self.refuse(f"it is a {shown}; served are {_SERVED}")
-
-    def refuse(self, reason: str) -> Never:
-        """Raise BadCheckpoint with the layer's name."""
-        raise BadCheckpoint(f"layer {self.name!r} cannot be served: {reason}")
-
-    def integer(self, key: str) -> int:
-        """Return an option that must be a positive integer. Raises BadCheckpoint."""
-        value = self.config.get(key)
-        if type(value) is not int or value < 1:
-            self.refuse(f"its {key} is {str(value)[:80]}, not a positive whole number")
-        return value
-
-    def flag(self, key: str, *, default: bool) -> bool:
-        """Return an option that must be a boolean. Raises BadCheckpoint."""
-        value = self.config.get(key, default)
-        if not isinstance(value, bool):
-            self.refuse(f"its {key} is {str(value)[:80]!r}, not true or false")
-        return value
-
-
-def read_architecture(
-    config: JsonObject, assumptions: Assumptions
-) -> tuple[ModelSpec, tuple[KerasLayer, ...]]:
-    """Return the spec of a config and its layers with weights, in order. Raises BadCheckpoint."""
-    return _Chain(assumptions).read(_layers_in_order(config))
-
-
-class _Chain:
-    """Reads layers in order and collects embedding, recurrent layers and output."""
-
-    def __init__(self, assumptions: Assumptions) -> None:
-        self._assumptions = assumptions
-        self._embedding: KerasLayer | None = None
-        self._recurrent: list[tuple[KerasLayer, LayerSpec]] = []
-        self._output: tuple[KerasLayer, KerasLayer] | None = None  # the layer, and the Dense in it
-
-    def read(self, layers: Sequence[KerasLayer]) -> tuple[ModelSpec, tuple[KerasLayer, ...]]:
-        for layer in layers:
-            if layer.class_name in _NO_OP:
-                continue
-            if layer.class_name == "Embedding":
-                self._add_embedding(layer)
-            elif layer.class_name in _LAYERS or layer.class_name == "RNN":
-                self._add_recurrent(layer)
-            elif layer.class_name in ("Dense", "TimeDistributed"):
-                self._add_output(layer)
-            else:
-                self._check_last(layer)
-        return self._finish()
-
-    def _add_embedding(self, layer: KerasLayer) -> None:
-        if self._embedding is not None or self._recurrent or self._output:
-            layer.refuse("an Embedding can only be the first layer")
-        if layer.flag("mask_zero", default=False):
-            self._assumptions.note("mask_zero is set: token 0 is fed like any other token")
-        self._embedding = layer
-
-    def _add_recurrent(self, layer: KerasLayer) -> None:
-        if self._output:
-            layer.refuse("it follows the Dense layer")
-        if layer.flag("go_backwards", default=False):
-            layer.refuse("go_backwards is set: it reads the text from its end and cannot generate")
-        if self._recurrent:
-            last, _ = self._recurrent[-1]
-            if not last.flag("return_sequences", default=False):
-                last.refuse("return_sequences is not set, yet another recurrent layer follows")
-        if len(self._recurrent) == MAX_LAYERS:
-            layer.refuse(f"it is recurrent layer {MAX_LAYERS + 1}; 1 to {MAX_LAYERS} are served")
-        self._recurrent.append((layer, self._layer_spec(layer)))
-
-    def _layer_spec(self, layer: KerasLayer) -> LayerSpec:
-        inner = _cell(layer) if layer.class_name == "RNN" else layer
-        cell_name = (_RNN_CELLS if layer.class_name == "RNN" else _LAYERS)[inner.class_name]
-        cell, config, name = CELLS[cell_name], inner.config, layer.name
-        if layer.class_name.startswith("CuDNN"):
-            config = {**_CUDNN, **config}
-        decide = self._assumptions
-        return LayerSpec(
-            cell_name,
-            inner.integer("units"),
-            decide.activation("activation", name, _stated(config, "activation"), "tanh"),
-            decide.activation(
-                "recurrent_activation",
-                name,
-                _stated(config, "recurrent_activation"),
-                cell.keras_recurrent_activation,
-            ),
-            inner.flag("use_bias", default=True),
-            not cell.has_reset_after
-            # Keras 2.0 has no such option and applies the reset gate before the product.
-            or decide.flag("reset_after", name, config.get("reset_after"), default=False),
-        )
-
-    def _add_output(self, layer: KerasLayer) -> None:
-        if not self._recurrent or self._output:
-            layer.refuse("only one Dense layer is served, after the recurrent layers")
-        dense = layer
-        if layer.class_name == "TimeDistributed":
-            dense = KerasLayer.read(layer.config.get("layer"))
-            if dense.class_name != "Dense":
-                layer.refuse(
-                    f"it wraps a {dense.class_name}; only TimeDistributed(Dense) is served"
-                )
-        if dense.config.get("activation") not in (None, "linear", "softmax"):
-            activation = str(dense.config.get("activation"))[:80]
-            layer.refuse(f"its activation is {activation!r}; the output's may be softmax or linear")
-        self._output = (layer, dense)
-
-    def _check_last(self, layer: KerasLayer) -> None:
-        activation = (
-            layer.config.get("activation") if layer.class_name == "Activation" else "softmax"
-        )
-        if not self._output or activation not in ("softmax", "linear"):
-            layer.refuse(
-                f"its activation is {str(activation)[:80]!r}; served is a softmax after the Dense"
+    def read(cls, calls: Sequence[Call], size: int, assumptions: Assumptions) -> "_Input":
+        """Read the first calls, up to the embedding if any."""
+        entry = calls[0].layer
+        shape, built = _shapes(entry)
+        place, text_layer, kind = 1, None, InputKind.IDS
+        if place < len(calls) and calls[place].layer.class_name in TEXT_LAYERS:
+            text_layer, kind = calls[place].layer, InputKind.TEXT
+            shape, built = _text_shape(text_layer, shape, built)
+            place += 1
+        if place < len(calls) and calls[place].layer.class_name.endswith("Embedding"):
+            layer = calls[place].layer
+            _check_embedding(layer, size, [call.layer for call in calls[place + 1 :]])
+            length = layer.config.get("input_length")
+            stated = length if type(length) is int else _first(shape)
+            is_masked = layer.flag("mask_zero", default=False)
+            sources = (WeightSource(layer),)
+            dim = layer.integer("output_dim")
+            return cls(
+                *(kind, place + 1, dim, sources, is_masked, stated, _first(built), text_layer)
             )
-
-    def _finish(self) -> tuple[ModelSpec, tuple[KerasLayer, ...]]:
-        if not self._recurrent or self._output is None:
-            missing = "Dense" if self._recurrent else "recurrent"
-            raise BadCheckpoint(f"the model has no {missing} layer; served are {_SERVED}")
-        last, _ = self._recurrent[-1]
-        is_window = not last.flag("return_sequences", default=False)
-        if is_window and not last.flag("stateful", default=False):
-            if not self._assumptions.is_state_carried:
-                last.refuse(
-                    "it reads a window of tokens from a zero state for each prediction (neither "
-                    "return_sequences nor stateful is set), which is not served yet; with its "
-                    "state carried from token to token its text can differ from the first one on; "
-                    '`assume` {"state": "carried"} serves it so'
-                )
-            self._assumptions.note(
-                f"layer {last.name!r} was trained to predict after a window; its state is carried "
-                "from token to token, as `assume` has it, so the text can differ from the author's"
-            )
-        output, dense = self._output
-        size = dense.integer("units")
-        layers = [layer for layer, _ in self._recurrent] + [output]
-        embedding_dim = None
-        if self._embedding is not None:
-            embedding_dim = self._embedding.integer("output_dim")
-            if self._embedding.integer("input_dim") != size:
-                self._embedding.refuse(
-                    f"it has {self._embedding.integer('input_dim')} tokens, "
-                    f"but {output.name!r} predicts {size}"
-                )
-            layers.insert(0, self._embedding)
-        recurrent = tuple(spec for _, spec in self._recurrent)
-        spec = ModelSpec(size, embedding_dim, recurrent, dense.flag("use_bias", default=True))
-        return spec, tuple(layers)
-
-
-def _stated(config: JsonObject, key: str) -> object:
-    """Return an activation as the config states it: null is linear, absent is None."""
-    return (config[key] or "linear") if key in config else None
-
-
-def _cell(layer: KerasLayer) -> KerasLayer:
-    """Return the one cell of an RNN layer."""
-    entry = layer.config.get("cell")
-    class_name = entry.get("class_name") if isinstance(entry, dict) else None
-    if not isinstance(entry, dict) or not isinstance(class_name, str):
-        layer.refuse("it has no single cell")
-    plain = class_name.removeprefix("Addons>").removeprefix("Custom>")
-    config = entry.get("config")
-    if plain not in _RNN_CELLS or not isinstance(config, dict):
-        layer.refuse(f"its cell is a {class_name[:80]}; served are {', '.join(_RNN_CELLS)}")
-    if unknown := sorted(config.keys() - _CELL):
-        layer.refuse(f"its cell's option {unknown[0][:80]!r} is not known")
-    return KerasLayer(layer.name, plain, config)
-
-
-def _layers_in_order(config: JsonObject) -> list[KerasLayer]:
-    class_name, inner = config.get("class_name"), config.get("config")
-    # Keras wrote a bare list of layers for a Sequential model until 2.2.2.
-    entries = inner.get("layers") if isinstance(inner, dict) else inner
-    module, registered = config.get("module"), config.get("registered_name")
-    is_keras = module is None or str(module).split(".")[0] in ("keras", "tf_keras")
-    known = ("Sequential", "Functional", "Model")
-    if class_name not in known or not is_keras or registered not in (None, class_name):
-        raise BadCheckpoint(
-            f"the model is of the class {str(class_name)[:80]!r}, whose code is not in the file; "
-            "save its weights alone (save_weights) and import those"
-        )
-    if not isinstance(entries, list):
-        raise BadCheckpoint("the model's config has no list of layers")
-    if class_name == "Sequential":
-        return [KerasLayer.read(entry) for entry in entries]
-    assert isinstance(inner, dict)
-    return _functional_chain(inner, entries)
-
-
-def _functional_chain(config: JsonObject, entries: Sequence[object]) -> list[KerasLayer]:
-    """Return the layers of a functional model from its input to its output."""
-    layers = {layer.name: (layer, entry) for entry in entries for layer in [KerasLayer.read(entry)]}
-    for end in ("input_layers", "output_layers"):
-        if len(found := list(_tensors(config.get(end)))) != 1:
+        shape = shape if shape is not None else built
+        if text_layer is not None or (shape is not None and len(shape) < 2):
             raise BadCheckpoint(
-                f"the model has {len(found)} {end}; only a chain with one is served"
+                f"the model has no Embedding after its input {entry.name!r}, which has one number "
+                "for each token; a scaled input has a last axis of 1"
             )
-    chain: list[KerasLayer] = []
-    (name,) = _tensors(config.get("output_layers"))
-    while True:
-        if name not in layers or len(chain) > len(layers):
-            raise BadCheckpoint(f"the model's config leads to {name[:80]!r}, which is not a chain")
-        layer, entry = layers[name]
-        chain.append(layer)
-        inputs = list(_tensors(entry.get("inbound_nodes") if isinstance(entry, dict) else None))
-        if not inputs:
-            break
-        if len(inputs) > 1:
-            layer.refuse(f"it has {len(inputs)} inputs; only a chain of layers is served")
-        (name,) = inputs
-    if chain[-1].class_name != "InputLayer" or len(chain) < len(layers):
-        raise BadCheckpoint("the model's layers do not form one chain from input to output")
-    return chain[::-1]
+        width = shape[1] if shape is not None else None
+        length, built_length = _first(shape), _first(built)
+        if width == 1:
+            source = (scaled_input(size, assumptions),)
+            return cls(InputKind.SCALED, 1, 1, source, False, length, built_length, None)
+        if width not in (None, size):
+            _refuse_width(entry, width, size)
+        return cls(InputKind.ONE_HOT, 1, None, (), False, length, built_length, None)
+
+    def reading(self, network: Network, size: int, assumptions: Assumptions) -> Reading:
+        """What the file tells about the author's loop."""
+        is_masked = self.is_masked or network.has_masking
+        if assumptions.mask is not None and assumptions.mask is not is_masked:
+            raise BadCheckpoint(
+                f"the file states that pads are {'' if is_masked else 'not '}masked; "
+                "leave assume.mask out"
+            )
+        if assumptions.scale is not None and self.kind is not InputKind.SCALED:
+            raise BadCheckpoint("the model's input is not scaled; leave assume.scale out")
+        return Reading(
+            self.kind,
+            size,
+            network.last_recurrent,
+            self.length,
+            self.built_length,
+            network.is_stateful,
+            network.is_sequence,
+            network.not_carried,
+            is_masked,
+        )
 
 
-def _tensors(value: Any) -> Iterator[str]:
-    """Yield the names of the layers whose outputs a piece of config mentions.
+def _check_embedding(layer: KerasLayer, size: int, others: Sequence[KerasLayer]) -> None:
+    for other in others:
+        if other.class_name == "Embedding":
+            other.refuse("an Embedding can only be the first layer")
+    tokens = layer.integer("input_dim")
+    if tokens != size:
+        hint = ": was the padding counted once?" if abs(tokens - size) == 1 else ""
+        layer.refuse(f"it reads {tokens} tokens but predicts {size}{hint}")
 
-    Keras 2 writes an output as [name, node, tensor] or [name, node, tensor, {arguments}], Keras 3
-    as an object with `keras_history`.
-    """
-    if isinstance(value, dict):
-        history = value.get("keras_history")
-        yield from _tensors(history if history is not None else list(value.values()))
-    elif isinstance(value, list):
-        if len(value) in (3, 4) and isinstance(value[0], str) and type(value[1]) is int:
-            if value[2] != 0:
-                raise BadCheckpoint(
-                    f"the model uses a state of layer {value[0][:80]!r} as an output"
-                )
-            yield value[0]
-            yield from _tensors(value[3:])
-        else:
-            for item in value:
-                yield from _tensors(item)
+
+def _refuse_width(entry: KerasLayer, width: int, size: int) -> None:
+    if abs(width - size) == 1:
+        entry.refuse(f"it reads {width} tokens but predicts {size}: was the padding counted once?")
+    entry.refuse(
+        f"it reads vectors of {width} numbers, and the file has no table from words to vectors"
+    )
+
+
+_Shape = tuple[Any, ...]
+
+
+def _shapes(entry: KerasLayer) -> tuple[_Shape | None, _Shape | None]:
+    """Return the shape that the input states, and that of the first input it was built for."""
+    config = entry.config
+    stated: _Shape | None = None
+    for key in ("batch_shape", "batch_input_shape"):
+        if isinstance(config.get(key), list):
+            stated = tuple(config[key][1:])
+    if stated is None and isinstance(config.get("input_shape"), list):
+        stated = tuple(config["input_shape"])
+    if stated is None and type(config.get("input_dim")) is int:  # Keras 1
+        stated = (config.get("input_length"), config["input_dim"])
+    build = entry.entry.get("build_config")
+    shape = build.get("input_shape") if isinstance(build, dict) else None
+    return stated, tuple(shape[1:]) if isinstance(shape, list) else None
+
+
+def _text_shape(
+    layer: KerasLayer, shape: _Shape | None, built: _Shape | None
+) -> tuple[_Shape | None, _Shape | None]:
+    if layer.class_name == "StringLookup":
+        layer.expect("output_mode", "int")
+        layer.expect("invert", False)
+        return shape, built
+    layer.expect("output_mode", "int")
+    layer.expect("ngrams", None)
+    length = layer.config.get("output_sequence_length")
+    return (length,), None
+
+
+def _first(shape: _Shape | None) -> int | None:
+    return shape[0] if shape and type(shape[0]) is int else None

@@ -21,9 +21,9 @@ _GIB = 1024**3
 class ImportRequest:
     """A checkpoint to import. Paths are relative to the import folder.
 
-    `source` is a file, a folder of TensorFlow checkpoints or the prefix of one. Exactly one of
-    `vocabulary` (a JSON list or object, or one token a line) and `vocabulary_text` (the training
-    text) is given. `version` None is the next free one.
+    `source` is a file, a folder of TensorFlow checkpoints or the prefix of one. At least one of
+    `vocabulary` (in any form that `vocabulary.py` reads) and `vocabulary_text` (the training text)
+    is given; of both the text checks the vocabulary. `version` None is the next free one.
     """
 
     source: Path
@@ -39,10 +39,10 @@ class ImportRequest:
         check_name(self.name)
         if self.version is not None:
             ModelRef(self.name, self.version)
-        if (self.vocabulary is None) == (self.vocabulary_text is None):
+        if self.vocabulary is None and self.vocabulary_text is None:
             raise Validation(
-                "give either `vocabulary` (a JSON list, or one token a line) or `vocabulary_text` "
-                "(the training text)"
+                "give `vocabulary` (a JSON list, or one token a line) or `vocabulary_text` (the "
+                "training text), or both: the text then checks the order of the vocabulary"
             )
         confined(str(self.source), "source")
         for name in ("vocabulary", "vocabulary_text"):
@@ -73,6 +73,7 @@ class ImportReport(BaseModel):
     architecture: dict[str, JsonValue]
     unknown_character: UnknownPolicy
     tokenizer: dict[str, JsonValue]
+    files: tuple[str, ...] = ()  # the names of the tokenizer's own files
     metadata: BundleMetadata
 
 

@@ -6,28 +6,37 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from service.errors import BadCheckpoint, CarouselError
-from service.models.bundle import BundleMetadata, Provenance, check_vocabulary_fits, content_files
+from service.models.bundle import (
+    BundleMetadata,
+    Precision,
+    Provenance,
+    check_vocabulary_fits,
+    content_files,
+)
+from service.models.compile import compile_program
 from service.models.importing.assumptions import Assumptions
-from service.models.importing.canonical_weights import convert, match_layers
+from service.models.importing.canonical_weights import convert
 from service.models.importing.checkpoint import Checkpoint, StoredLayer
 from service.models.importing.detect_format import read_checkpoint
 from service.models.importing.folder import ImportFolder
 from service.models.importing.infer_spec import infer_spec
 from service.models.importing.keras_config import read_architecture
+from service.models.importing.match_layers import match_layers
 from service.models.importing.request import (
     CHILD_ARGUMENT,
     ImportLimits,
     ImportReport,
     ImportRequest,
 )
-from service.models.importing.vocabulary import (
-    check_tokens_are_characters,
-    read_vocabulary,
-    vocabulary_of_text,
-)
+from service.models.importing.tokenizer_choice import choose_tokenizer
+from service.models.importing.training_text import EXCERPT
+from service.models.importing.vocabulary import Vocabulary, decode, read_vocabulary
+from service.models.importing.vocabulary_check import check_vocabulary, vocabulary_of_text
 from service.models.parity import measure
-from service.models.spec import ModelSpec
-from service.models.tokenizers.characters import CharacterTokenizer
+from service.models.spec import ModelSpec, Weights
+from service.models.tokenizers import read_tokenizer
+from service.models.tokenizers.round_trip import measure_round_trip
+from service.models.tokenizers.special_tokens import UnknownPolicy
 from service.models.tokenizers.tokenizer import Tokenizer
 
 MAX_VOCABULARY_BYTES = 8 * 1024 * 1024
@@ -53,15 +62,21 @@ def import_into(
                 checkpoint = read_checkpoint(files, PurePosixPath(request.source))
                 assumptions = Assumptions(request.assume, checkpoint.keras_version)
                 spec, layers = architecture_of(checkpoint, assumptions)
-                tokenizer = _tokenizer(request, files, spec, assumptions)
                 weights = convert(spec, layers, assumptions)
-            result = measure(spec, weights, request.precision, tokenizer.special_ids)
+                vocabulary, text = _read_tokens(request, files)
+            tokenizer, text_score = _tokenizer(vocabulary, text, spec, weights, assumptions)
+            sample = _encoded(tokenizer, text)
+            result = measure(
+                spec, weights, request.precision, tokenizer.suppressed_ids, text=sample
+            )
             metadata = BundleMetadata(
                 precision=result.precision,
                 precision_reason=result.reason,
                 assumptions=tuple(assumptions.sentences),
                 source=Provenance(format=checkpoint.format, files=files.digests),
                 parity=result.parity,
+                round_trip=measure_round_trip(tokenizer).sentence,
+                text_score=text_score,
             )
         for name, content in content_files(weights, tokenizer).items():
             (output / name).write_bytes(content)
@@ -76,6 +91,7 @@ def import_into(
         architecture=spec.to_json(),
         unknown_character=tokenizer.unknown,
         tokenizer=dict(tokenizer.options),
+        files=tuple(tokenizer.files),
         metadata=metadata,
     )
 
@@ -88,29 +104,50 @@ def architecture_of(
         assumptions.note(note)
     if checkpoint.config is None:
         return infer_spec(checkpoint.layers, assumptions)
-    spec, layers = read_architecture(checkpoint.config, assumptions)
-    return spec, match_layers(layers, checkpoint.layers)
+    architecture = read_architecture(checkpoint.config, assumptions)
+    return architecture.spec, match_layers(architecture.sources, checkpoint.layers)
 
 
 def _tokenizer(
-    request: ImportRequest, folder: ImportFolder, spec: ModelSpec, assumptions: Assumptions
-) -> Tokenizer:
+    vocabulary: Vocabulary | None,
+    text: str | None,
+    spec: ModelSpec,
+    weights: Weights,
+    assumptions: Assumptions,
+) -> tuple[Tokenizer, str]:
+    """Return the tokenizer, and the record of its check by the training text, if there is one."""
+    tokenizer = None
+    if vocabulary is not None:
+        tokenizer = choose_tokenizer(vocabulary, spec.vocabulary_size, assumptions)
+        check_vocabulary_fits(spec, tokenizer)
+        if text is None:
+            return tokenizer, ""
+    program = compile_program(spec, weights, Precision.FLOAT32)
+    if tokenizer is None:
+        return vocabulary_of_text(text or "", spec, program, assumptions)
+    return tokenizer, check_vocabulary(tokenizer, text or "", spec, program)
+
+
+def _encoded(tokenizer: Tokenizer, text: str | None) -> list[int]:
+    """Return the token ids of the beginning of the training text, without unknown ones."""
+    if text is None:
+        return []
+    known = read_tokenizer(tokenizer.tokens, UnknownPolicy.SKIP, tokenizer.options, tokenizer.files)
+    return known.encode(text[:EXCERPT])
+
+
+def _read_tokens(
+    request: ImportRequest, folder: ImportFolder
+) -> tuple[Vocabulary | None, str | None]:
+    """Read the vocabulary's file and the training text, of those that are given."""
+    vocabulary = text = None
     if request.vocabulary is not None:
         path = PurePosixPath(request.vocabulary)
-        tokens = read_vocabulary(folder.read(path, MAX_VOCABULARY_BYTES))
-    else:
-        path = PurePosixPath(request.vocabulary_text or "")
-        tokens = vocabulary_of_text(folder.read(path, MAX_TEXT_BYTES))
-        if len(tokens) + 1 == spec.vocabulary_size:
-            raise BadCheckpoint(
-                f"the text has {len(tokens)} different characters, but the weights are made for "
-                f"{spec.vocabulary_size}: if the model looked characters up with StringLookup, "
-                'give `vocabulary` as a JSON list that begins with "[UNK]"'
-            )
-    tokenizer = CharacterTokenizer(tokens, assumptions.unknown_character)
-    check_tokens_are_characters(tokens)
-    check_vocabulary_fits(spec, tokenizer)
-    return tokenizer
+        vocabulary = read_vocabulary(folder.read(path, MAX_VOCABULARY_BYTES))
+    if request.vocabulary_text is not None:
+        path = PurePosixPath(request.vocabulary_text)
+        text = decode(folder.read(path, MAX_TEXT_BYTES), "the training text")
+    return vocabulary, text
 
 
 @contextmanager

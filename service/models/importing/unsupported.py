@@ -57,6 +57,12 @@ _BY_NAME = (
 )
 
 
+def is_pickle(content: bytes) -> bool:
+    """Return whether a file is a pickle of any protocol, or one that joblib has compressed."""
+    pattern = rb"\x80[\x02-\x05]|x[\x01\x5e\x9c\xda]|" + _OLD_PICKLE
+    return re.match(pattern, content, re.DOTALL) is not None
+
+
 def reason_of(head: bytes, name: str, size: int) -> str:
     """Return the most specific reason why a file is refused; `head` is its first bytes."""
     reasons = [why for pattern, why in _BY_NAME if re.search(pattern, name)]

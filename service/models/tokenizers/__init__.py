@@ -1,6 +1,6 @@
 """Tokenizers: from text to the token ids of a vocabulary, and back. One file for each kind."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from pydantic import JsonValue
@@ -13,41 +13,35 @@ from service.models.tokenizers.subwords import SubwordTokenizer
 from service.models.tokenizers.tokenizer import Tokenizer
 from service.models.tokenizers.words import WordTokenizer
 
-TOKENIZERS: Mapping[str, type[Tokenizer]] = MappingProxyType(
+Reader = Callable[
+    [Sequence[str], UnknownPolicy, Mapping[str, JsonValue], Mapping[str, bytes]], Tokenizer
+]
+
+TOKENIZERS: Mapping[str, Reader] = MappingProxyType(
     {
-        kind.kind: kind
-        for kind in (CharacterTokenizer, WordTokenizer, SubwordTokenizer, SubwordTextEncoder)
+        CharacterTokenizer.kind: CharacterTokenizer.read,
+        WordTokenizer.kind: WordTokenizer.read,
+        SubwordTokenizer.kind: SubwordTokenizer.read,
+        SubwordTextEncoder.kind: SubwordTextEncoder.read,
     }
 )
-"""The kinds of tokenizers by their names."""
+"""How each kind of tokenizer is read, by the name of its kind."""
 
 
 def read_tokenizer(
     tokens: Sequence[str],
     unknown: UnknownPolicy,
     options: Mapping[str, JsonValue],
-    files: Mapping[str, bytes] | None = None,
+    files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Tokenizer:
-    """Read a tokenizer from a bundle; `options`, `files` are the values of its properties.
+    """Read a tokenizer from a bundle; `options` and `files` are those of `Tokenizer`.
 
     Raises BadCheckpoint.
     """
-    return _kind(options).read(tokens, unknown, options, files or {})
-
-
-def tokenizer_files(options: Mapping[str, JsonValue]) -> tuple[str, ...]:
-    """Return the names of the files of a tokenizer that has these `Tokenizer.options`.
-
-    Raises BadCheckpoint.
-    """
-    return _kind(options).file_names
-
-
-def _kind(options: Mapping[str, JsonValue]) -> type[Tokenizer]:
-    kind = TOKENIZERS.get(str(options.get("kind", CharacterTokenizer.kind)))
-    if kind is None:
+    read = TOKENIZERS.get(str(options.get("kind", CharacterTokenizer.kind)))
+    if read is None:
         raise BadCheckpoint(
             f"the tokenizer's kind is {str(options.get('kind'))[:80]!r}; known are "
             f"{', '.join(TOKENIZERS)}"
         )
-    return kind
+    return read(tokens, unknown, options, files)

@@ -43,7 +43,7 @@ class CharacterTokenizer(Tokenizer):
         tokens: Sequence[str],
         unknown: UnknownPolicy,
         options: Mapping[str, JsonValue],
-        files: Mapping[str, bytes],  # noqa: ARG003 (all is in the options)
+        _: Mapping[str, bytes],
     ) -> Self:
         """Read the tokenizer of a bundle. Raises BadCheckpoint."""
         try:

@@ -1,6 +1,6 @@
 """Special tokens of a vocabulary: padding, unknown text, the beginning and the end of a text."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Self
@@ -34,6 +34,7 @@ class SpecialTokens:
     unknown: int | None = None
     begin: int | None = None
     end: tuple[int, ...] = ()
+    is_begin_added: bool = False  # before each prompt, as textgenrnn does; else before an empty one
 
     @classmethod
     def by_name(cls, tokens: Sequence[str], *, are_words: bool = False) -> Self:
@@ -41,19 +42,8 @@ class SpecialTokens:
 
         Among words a name such as `pad` is a word like any other.
         """
-        return cls._by_ids(_named_ids(tokens), are_words=are_words)
+        ids = {token: i for i, token in enumerate(tokens)}
 
-    @classmethod
-    def by_marked_name(cls, tokens: Sequence[str], marked: Container[int] = ()) -> Self:
-        """Find the special tokens of a vocabulary of pieces by their usual names.
-
-        A name of letters, such as PAD, is a piece like any other unless its id is in `marked`.
-        """
-        ids = _named_ids(tokens)
-        return cls._by_ids({t: i for t, i in ids.items() if i in marked or not t.isalpha()})
-
-    @classmethod
-    def _by_ids(cls, ids: Mapping[str, int], *, are_words: bool = False) -> Self:
         def found(names: Sequence[str]) -> list[int]:
             usual = [
                 name for name in names if not (are_words and name.islower() and name.isalpha())
@@ -73,7 +63,8 @@ class SpecialTokens:
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the ids as JSON values; `from_json` is the inverse."""
-        return asdict(self) | {"end": list(self.end)}
+        value = asdict(self) | {"end": list(self.end)}
+        return value if value.pop("is_begin_added") is False else value | {"is_begin_added": True}
 
     @classmethod
     def from_json(cls, value: JsonValue) -> Self:
@@ -87,12 +78,5 @@ class SpecialTokens:
         if not all(i is None or type(i) is int for i in single) or {type(i) for i in end} - {int}:
             raise TypeError("special has something that is not an id")
         pad, unknown, begin = single
-        return cls(pad, unknown, begin, tuple(end))  # type: ignore[arg-type]
-
-
-_NAMES = frozenset((*UNKNOWN_TOKENS, *PAD_TOKENS, *BEGIN_TOKENS, *END_TOKENS))
-
-
-def _named_ids(tokens: Sequence[str]) -> dict[str, int]:
-    """Return the ids of the tokens that have a usual name of a special token."""
-    return {token: i for i, token in enumerate(tokens) if token in _NAMES}
+        is_added = value.get("is_begin_added") is True
+        return cls(pad, unknown, begin, tuple(end), is_added)  # type: ignore[arg-type]

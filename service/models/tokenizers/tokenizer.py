@@ -6,19 +6,19 @@ tokens before it have begun. Where words are joined by a blank, each word's byte
 the first one of a whole text is left out.
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from pydantic import JsonValue
 
 from service.errors import BadCheckpoint
 from service.models.tokenizers.special_tokens import SpecialTokens, UnknownPolicy
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_VOCABULARY = 131_072
+
+_NO_FILES: Mapping[str, bytes] = MappingProxyType({})
 
 TokenOffsets = tuple[int, int, int]  # id, start, stop; offsets in characters of the text
 
@@ -27,9 +27,7 @@ class Tokenizer(ABC):
     """Converts text to token ids and back. Immutable; any thread may call it."""
 
     kind: ClassVar[str]  # the name of the kind in manifests
-    file_names: ClassVar[tuple[str, ...]] = ()  # the files of a bundle that the kind is read from
     joiner: str = ""  # what the text of a token begins with, but for the first of a text
-    files: Mapping[str, bytes] = MappingProxyType({})  # the content of `file_names`
 
     def __init__(
         self, tokens: Sequence[str], unknown: UnknownPolicy, special: SpecialTokens
@@ -43,17 +41,6 @@ class Tokenizer(ABC):
                 "unknown_character is 'unk', but the vocabulary has no unknown token; name it "
                 "[UNK], <unk>, <UNK>, UNK, unk, <OOV> or OOV"
             )
-
-    @classmethod
-    @abstractmethod
-    def read(
-        cls,
-        tokens: Sequence[str],
-        unknown: UnknownPolicy,
-        options: Mapping[str, JsonValue],
-        files: Mapping[str, bytes],
-    ) -> Self:
-        """Read the tokenizer of a bundle. Raises BadCheckpoint."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -69,9 +56,13 @@ class Tokenizer(ABC):
         return [token for token, _, _ in self.encode_with_offsets(text)]
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Return the ids of a prompt: of an empty one the token that begins a text, if any."""
-        ids = self.encode(text)
-        return ids or ([] if self.special.begin is None else [self.special.begin])
+        """Return the ids of a prompt: of an empty one the token that begins a text, if any.
+
+        With `special.is_begin_added` that token begins every prompt.
+        """
+        ids, special = self.encode(text), self.special
+        is_added = special.begin is not None and (special.is_begin_added or not ids)
+        return [special.begin, *ids] if is_added and special.begin is not None else ids
 
     # -- tokens → text
 
@@ -94,6 +85,11 @@ class Tokenizer(ABC):
     @property
     def has_partial_characters(self) -> bool:
         """Whether some token is a part of a character, so that `DecodeStream` has to be used."""
+        return False
+
+    @property
+    def has_several_encodings(self) -> bool:
+        """Whether several sequences of tokens have the same text, as with subwords."""
         return False
 
     # -- special tokens
@@ -120,18 +116,21 @@ class Tokenizer(ABC):
         """What a bundle's manifest says of the tokenizer; empty for characters by their names."""
         return {"kind": self.kind}
 
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """The files, by name, that a bundle has for this tokenizer beside its vocabulary."""
+        return _NO_FILES
+
 
 def _check_tokens(tokens: Sequence[str]) -> None:
     if not 2 <= len(tokens) <= MAX_VOCABULARY:
         raise BadCheckpoint(
             f"the vocabulary has {len(tokens)} tokens; 2 to {MAX_VOCABULARY} are served"
         )
-    if len({*tokens}) == len(tokens) and not _SURROGATE.search("".join(tokens)):
-        return
     seen: set[str] = set()
     for i, token in enumerate(tokens):
         if token in seen:
             raise BadCheckpoint(f"token {i} of the vocabulary, {token[:40]!r}, is there twice")
-        if _SURROGATE.search(token):
+        if any("\ud800" <= character <= "\udfff" for character in token):
             raise BadCheckpoint(f"token {i} of the vocabulary is a lone surrogate, not a character")
         seen.add(token)

@@ -46,7 +46,7 @@ class WordTokenizer(Tokenizer):
         tokens: Sequence[str],
         unknown: UnknownPolicy,
         options: Mapping[str, JsonValue],
-        files: Mapping[str, bytes],  # noqa: ARG003 (all is in the options)
+        _: Mapping[str, bytes],
     ) -> Self:
         """Read the tokenizer of a bundle. Raises BadCheckpoint."""
         try:

@@ -11,6 +11,7 @@ from service.models.importing.assumptions import Assumptions
 from service.models.importing.checkpoint import StoredArray, StoredLayer
 from service.models.importing.infer_spec import infer_spec
 from service.models.importing.keras_config import read_architecture
+from service.models.window import Padding, Window
 from tests.models.importing.keras_writer import SEQUENTIAL, config_with, layer
 
 EMBEDDING, LSTM, DENSE = SEQUENTIAL["config"]["layers"][1:]
@@ -18,8 +19,7 @@ EMBEDDING, LSTM, DENSE = SEQUENTIAL["config"]["layers"][1:]
 
 def read(config, assume=None, keras_version="2.15.0"):
     assumptions = Assumptions(assume or {}, keras_version)
-    spec, _ = read_architecture(config, assumptions)
-    return spec, assumptions.sentences
+    return read_architecture(config, assumptions).spec, assumptions.sentences
 
 
 def chain(*layers, inputs="keras_2"):
@@ -71,7 +71,9 @@ def test_an_initial_state_is_refused():
     config = chain(EMBEDDING, LSTM, DENSE)
     arguments = {"initial_state": [["entry", 0, 0]]}
     config["config"]["layers"][2]["inbound_nodes"] = [[["embedding", 0, 0, arguments]]]
-    with pytest.raises(BadCheckpoint, match="'lstm' cannot be served: it has 2 inputs"):
+    with pytest.raises(
+        BadCheckpoint, match="'lstm' cannot be served: it reads the model's input beside"
+    ):
         read(config)
 
 
@@ -85,23 +87,134 @@ def test_a_state_used_as_an_output_is_refused():
 def test_links_in_a_circle_are_refused():
     config = chain(EMBEDDING, LSTM, DENSE)
     config["config"]["layers"][1]["inbound_nodes"] = [[["lstm", 0, 0, {}]]]
-    with pytest.raises(BadCheckpoint, match="not a chain"):
+    with pytest.raises(BadCheckpoint, match="leads in a circle to 'lstm'"):
         read(config)
 
 
 def test_two_outputs_are_refused():
     config = chain(EMBEDDING, LSTM, DENSE)
     config["config"]["output_layers"].append(["lstm", 0, 0])
-    with pytest.raises(BadCheckpoint, match="2 output_layers"):
+    with pytest.raises(
+        BadCheckpoint, match="1 input and 2 outputs; one stream of tokens is served"
+    ):
         read(config)
 
 
-def test_a_window_model_is_refused_unless_a_carried_state_is_wanted():
-    window = config_with(return_sequences=False)
-    with pytest.raises(BadCheckpoint, match=r'`assume` \{"state": "carried"\}'):
-        read(window)
-    _, sentences = read(window, {"state": "carried"})
+def with_length(n, **options):
+    """SEQUENTIAL with an input of n tokens, its LSTM returning the last step alone."""
+    config = config_with(**{"return_sequences": False} | options)
+    config["config"]["layers"][0]["config"]["batch_input_shape"] = [None, n]
+    return config
+
+
+def test_a_window_of_unknown_length_is_asked_for():
+    with pytest.raises(BadCheckpoint, match=r"how many tokens are read for each .*assume\.window"):
+        read(with_length(None))
+    spec, _ = read(with_length(None), {"window": "7"})
+    assert spec.window == Window(7, Padding.LEFT, 0)
+
+
+def test_a_window_is_read_as_its_author_pads_it():
+    spec, sentences = read(with_length(4))
+    assert spec.window == Window(4, Padding.LEFT, 0)
+    assert "latest 4 tokens are read from a zero state" in sentences[0]
+    assert "padded with token 0 on the left" in sentences[0]
+    right, _ = read(with_length(4), {"padding": "right", "pad": "2"})
+    assert right.window == Window(4, Padding.RIGHT, 2)
+    none, _ = read(with_length(4), {"padding": "none"})
+    assert none.window == Window(4, Padding.NONE)
+
+
+def test_a_window_is_carried_if_that_is_wanted():
+    spec, sentences = read(with_length(4), {"state": "carried"})
+    assert spec.window is None
     assert "'lstm' was trained to predict after a window" in sentences[0]
+
+
+def test_a_window_is_read_where_the_file_would_carry_if_that_is_wanted():
+    spec, _ = read(SEQUENTIAL, {"state": "window", "window": "6"})
+    assert spec.window == Window(6, Padding.LEFT, 0)
+
+
+@pytest.mark.parametrize(
+    ("assume", "sentence"),
+    [
+        ({"window": "5"}, "a window of 4 tokens, but assume.window is 5"),
+        ({"state": "carried", "window": "4"}, "leave one out"),
+        ({"pad": "3"}, "the model has tokens 0 to 2"),
+        ({"pad": "zero"}, "the model reads ids"),
+        ({"scale": "9"}, "input is not scaled"),
+        ({"mask": "true"}, "pads are not masked"),
+    ],
+)
+def test_an_assumption_that_contradicts_the_file_is_refused(assume, sentence):
+    with pytest.raises(BadCheckpoint, match=sentence):
+        read(with_length(4), assume)
+
+
+def bidirectional(**options):
+    config = with_length(4)
+    lstm = config["config"]["layers"][2]
+    config["config"]["layers"][2] = layer("Bidirectional", layer=lstm, **options)
+    return config
+
+
+def test_a_bidirectional_cannot_be_carried():
+    config = bidirectional()
+    assert read(config)[0].window == Window(4, Padding.LEFT, 0)
+    with pytest.raises(BadCheckpoint, match="'my_bidirectional' reads a whole window at once"):
+        read(config, {"state": "carried"})
+
+
+def one_hot(width, *before):
+    """A window of 4 steps of `width` numbers, with no Embedding."""
+    config = with_length(4)
+    entry, _, *rest = config["config"]["layers"]
+    entry["config"]["batch_input_shape"] = [None, 4, width]
+    config["config"]["layers"] = [entry, *before, *rest]
+    return config
+
+
+def test_a_one_hot_window_is_filled_from_the_front_and_slides():
+    assert read(one_hot(3))[0].window == Window(4, Padding.RIGHT, None, is_sliding=True)
+    left = read(one_hot(3), {"padding": "left"})[0]
+    assert left.window == Window(4, Padding.LEFT, 0)
+    masked = read(one_hot(3, layer("Masking", mask_value=0.0)))[0]
+    assert masked.mask_zero_input
+
+
+def test_a_scaled_input_is_an_embedding_of_width_1():
+    assumptions = Assumptions({}, "2")
+    architecture = read_architecture(one_hot(1), assumptions)
+    assert architecture.spec.embedding_dim == 1
+    assert architecture.spec.window == Window(4, Padding.NONE)
+    rows = architecture.sources[0].arrays[0].read()
+    assert rows.tolist() == [[0.0], [np.float32(1 / 3)], [np.float32(2 / 3)]]
+    assert "id divided by 3" in assumptions.sentences[0]
+    by_9 = read_architecture(one_hot(1), Assumptions({"scale": "9"}, "2"))
+    assert by_9.sources[0].arrays[0].read()[2] == np.float32(2 / 9)
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (one_hot(300), "reads vectors of 300 numbers, and the file has no table from words"),
+        (one_hot(4), "reads 4 tokens but predicts 3: was the padding counted once"),
+        (with_length(4) | {"class_name": "MyModel"}, "'MyModel', whose code is not in the file"),
+        (config_with(layer("Conv1D")), "'my_conv1d' cannot be served: it is a Conv1D; served are"),
+        (config_with(layer("Dense", units=3, activation="sigmoid")), "no distribution over"),
+        (config_with(layer("BatchNormalization", axis=1)), "its axis is 1"),
+        (config_with(layer("LayerNormalization", rms_scaling=True)), "rms_scaling is True"),
+        (config_with(layer("Masking", mask_value=0.0)), "a Masking is served after the input"),
+        (config_with(consume_less="cpu"), "'lstm' .* those of Keras 1; load and save the model"),
+        (bidirectional(merge_mode=None), "merge_mode is None"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_with_a_reason(config, sentence):
+    if "no distribution" in sentence:
+        del config["config"]["layers"][4]
+    with pytest.raises(BadCheckpoint, match=sentence):
+        read(config)
 
 
 def test_a_stateful_layer_without_sequences_carries_its_state():
@@ -111,12 +224,12 @@ def test_a_stateful_layer_without_sequences_carries_its_state():
 
 def test_a_window_before_another_layer_is_refused():
     with pytest.raises(BadCheckpoint, match="yet another recurrent layer follows"):
-        read(config_with(layer("LSTM", units=2), return_sequences=False))
+        read(config_with(layer("LSTM", units=2, return_sequences=True), return_sequences=False))
 
 
-def test_masking_is_ignored_and_noted():
+def test_the_masked_token_is_in_the_spec():
     masked = {"class_name": "Embedding", "config": EMBEDDING["config"] | {"mask_zero": True}}
-    assert "mask_zero is set" in read(config_with(replace={1: masked}))[1][0]
+    assert read(config_with(replace={1: masked}))[0].mask_token == 0
 
 
 def test_options_without_a_say_in_the_numbers_are_ignored():
@@ -149,11 +262,11 @@ def test_no_activation_is_a_linear_one():
 
 def test_an_embedding_for_another_vocabulary_is_refused():
     other = {"class_name": "Embedding", "config": EMBEDDING["config"] | {"input_dim": 4}}
-    with pytest.raises(BadCheckpoint, match=r"'embedding' .* has 4 tokens, but 'dense' predicts"):
+    with pytest.raises(BadCheckpoint, match="reads 4 tokens but predicts 3: was the padding"):
         read(config_with(replace={1: other}))
 
 
-@pytest.mark.parametrize(("missing", "what"), [(2, "recurrent"), (3, "Dense")])
+@pytest.mark.parametrize(("missing", "what"), [(2, "Dense"), (3, "Dense")])
 def test_a_model_without_its_parts_is_refused(missing, what):
     config = copy.deepcopy(SEQUENTIAL)
     del config["config"]["layers"][missing:]
@@ -191,6 +304,27 @@ def test_layers_out_of_order_are_put_in_the_one_order_in_which_widths_fit(stored
 def test_shapes_of_another_model_are_refused(layers, sentence, stored):
     with pytest.raises(BadCheckpoint, match=sentence):
         infer_spec([stored(*each) for each in layers], Assumptions({}, "2"))
+
+
+def test_weights_of_a_scaled_input_need_the_window(stored):
+    layers = [stored("lstm", (1, 8), (2, 8), (8,)), stored("dense", (2, 3), (3,))]
+    with pytest.raises(BadCheckpoint, match=r"tokens are read for each .*assume\.window"):
+        infer_spec(layers, Assumptions({}, "2"))
+    spec, (source, *_) = infer_spec(layers, Assumptions({"window": "9", "scale": "4"}, "2"))
+    assert spec.window == Window(9, Padding.NONE)
+    assert source.arrays[0].read().tolist() == [[0.0], [0.25], [0.5]]
+
+
+def test_weights_alone_are_read_as_a_window_if_that_is_wanted(stored):
+    layers = [
+        stored("embedding", (3, 2)),
+        stored("lstm", (2, 8), (2, 8), (8,)),
+        stored("dense", (2, 3), (3,)),
+    ]
+    assert infer_spec(layers, Assumptions({}, "2"))[0].window is None
+    spec, _ = infer_spec(layers, Assumptions({"window": "9", "mask": "true"}, "2"))
+    assert spec.window == Window(9, Padding.LEFT, 0)
+    assert spec.mask_token == 0
 
 
 def test_a_bare_hard_sigmoid_needs_to_know_which_keras(stored):

@@ -1,346 +1,236 @@
-"""Subwords as the library `tokenizers` encodes and decodes them."""
+"""tokenizer.json against the library `tokenizers`, trained here on a small text."""
 
-import base64
 import json
 import random
-from functools import cache
+import time
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer as Library
 
 from service.errors import BadCheckpoint, UnknownCharacter
 from service.models.tokenizers import read_tokenizer
 from service.models.tokenizers.decode_stream import DecodeStream
-from service.models.tokenizers.special_tokens import SpecialTokens, UnknownPolicy
+from service.models.tokenizers.round_trip import measure_round_trip
+from service.models.tokenizers.special_tokens import UnknownPolicy
 from service.models.tokenizers.subwords import SubwordTokenizer
-from tests.models.tokenizers.tokenizer_files import (
-    LIBRARIES,
-    TEXT,
-    bpe,
-    byte_fallback,
-    changed,
-    unigram,
-    word_piece,
+
+TEXT = (
+    """Mary had a little lamb, its fleece was white as snow.
+And everywhere that Mary went the lamb was sure to go — naïve café, 中文字 and 🙂 emoji!
+It followed her to school one day, which was against the rules; it's what they don't do.
+"""
+    * 3
 )
-
-texts = st.text(st.sampled_from(TEXT), max_size=40) | st.text(max_size=20)
-each = pytest.mark.parametrize("name", LIBRARIES)
-
-
-def served(library, unknown=UnknownPolicy.ERROR):
-    return SubwordTokenizer(library.to_str().encode(), unknown)
+SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
+SAMPLES = ["Mary had a lamb", " two  blanks ", "naïve 中文 🙂!", "it's", "unseen wørds", "", "\n\n"]
 
 
-@cache
-def pair(name):
-    library = LIBRARIES[name]()
-    unknown = UnknownPolicy.UNK if "level" not in name else UnknownPolicy.ERROR
-    return library, served(library, unknown)
+def trained(library: Library, trainer: object) -> Library:
+    library.train_from_iterator(TEXT.splitlines(keepends=True), trainer)
+    return library
 
 
-@each
-@settings(deadline=None)
-@given(text=texts)
-def test_a_text_has_the_tokens_of_the_library(name, text):
-    library, tokenizer = pair(name)
-    encoding = library.encode(text, add_special_tokens=False)
-    assert tokenizer.encode(text) == encoding.ids
-    for token, start, stop in tokenizer.encode_with_offsets(text):
-        assert 0 <= start <= stop <= len(text)
-        if "level BPE" in name:
-            written = tokenizer.text_of(token)
-            assert "\ufffd" in written or written.removeprefix(" ") in text[start:stop]
+def byte_level() -> Library:
+    library = Library(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    return trained(
+        library,
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=["<|endoftext|>", "<pad>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
 
 
-def test_offsets_are_in_characters():
-    tokenizer = pair("byte-level BPE")[1]
-    offsets = tokenizer.encode_with_offsets("é🙂 the\u4e2d!")
-    assert {(start, stop) for _, start, stop in offsets if stop > 2} >= {(2, 6), (6, 7), (7, 8)}
-    assert {(start, stop) for _, start, stop in offsets if stop <= 2} == {(0, 1), (1, 2)}
+def word_piece() -> Library:
+    library = Library(models.WordPiece(unk_token="[UNK]"))
+    library.normalizer = normalizers.BertNormalizer()
+    library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    library.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    return trained(
+        library,
+        trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False),
+    )
 
 
-@each
-def test_random_tokens_have_the_text_of_the_library(name):
-    library, tokenizer = pair(name)
+def unigram() -> Library:
+    library = Library(models.Unigram())
+    library.normalizer = normalizers.Sequence(
+        [normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
+    )
+    library.pre_tokenizer = pre_tokenizers.Metaspace()
+    library.decoder = decoders.Metaspace()
+    return trained(
+        library,
+        trainers.UnigramTrainer(
+            vocab_size=120, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False
+        ),
+    )
+
+
+def byte_fallback() -> Library:
+    vocabulary = {token: i for i, token in enumerate(SPECIAL)}
+    vocabulary |= {f"<0x{b:02X}>": 4 + b for b in range(256)}
+    for piece in ["▁", "a", "b", "▁a", "ab", "▁ab", "é"]:
+        vocabulary[piece] = len(vocabulary)
+    merges = [("▁", "a"), ("a", "b"), ("▁a", "b")]
+    library = Library(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True))
+    library.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    library.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    library.add_special_tokens(SPECIAL)
+    return library
+
+
+KINDS = [byte_level, word_piece, unigram, byte_fallback]
+
+
+def ours(library: Library, unknown: UnknownPolicy | None = None) -> SubwordTokenizer:
+    content = library.to_str().encode()
+    if unknown is None:
+        has_unknown = bool({"<unk>", "[UNK]"} & set(library.get_vocab()))
+        unknown = UnknownPolicy.UNK if has_unknown else UnknownPolicy.ERROR
+    return SubwordTokenizer(content, unknown)
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_a_text_has_the_tokens_and_offsets_of_the_library(make) -> None:
+    library = make()
+    tokenizer = ours(library)
+    for text in [*SAMPLES, TEXT]:
+        encoding = library.encode(text, add_special_tokens=False)
+        found = tokenizer.encode_with_offsets(text)
+        assert [token for token, _, _ in found] == encoding.ids
+        assert [(start, stop) for _, start, stop in found] == encoding.offsets
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_random_tokens_have_the_text_of_the_library(make) -> None:
+    library = make()
+    tokenizer = ours(library)
     tokenizer.check_decoder()
-    rng = random.Random(1)
-    plain = [i for i in range(len(tokenizer)) if i not in tokenizer.special_ids]
-    whole = [i for i in plain if "\ufffd" not in tokenizer.text_of(i)]
-    n_alike = 0
-    for _ in range(300):
-        ids = rng.choices(whole, k=8)
-        stream = DecodeStream(tokenizer, is_start=True)
-        streamed = "".join([*map(stream.push, ids), stream.finish()])
-        assert streamed == tokenizer.decode(ids, is_start=True)
-        n_alike += streamed == library.decode(ids)
-        ids = rng.choices(plain, k=8)
-        stream = DecodeStream(tokenizer)
-        streamed = "".join([*map(stream.push, ids), stream.finish()])
-        assert streamed == tokenizer.decode(ids)
-    # The library keeps ## at the start of a text.
-    assert n_alike == 300 or ("WordPiece" in name and n_alike > 100)
-
-
-@each
-@settings(deadline=None)
-@given(text=texts)
-def test_a_text_that_is_encoded_is_decoded_as_by_the_library(name, text):
-    library, tokenizer = pair(name)
-    ids = [i for i in tokenizer.encode(text) if i not in tokenizer.special_ids]
-    if not ids or tokenizer._may_begin(ids[0]):
+    for text in SAMPLES:
+        ids = library.encode(text, add_special_tokens=False).ids
         assert tokenizer.decode(ids, is_start=True) == library.decode(ids)
 
 
-def test_partial_characters():
-    partial = {name: pair(name)[1].has_partial_characters for name in LIBRARIES}
-    assert {name for name, is_partial in partial.items() if is_partial} == {
-        "byte-level BPE",
-        "byte-level BPE with a prefix space",
-        "byte fallback",
-    }
-    tokenizer = pair("byte fallback")[1]
-    stream = DecodeStream(tokenizer)
-    ids = [tokenizer.tokens.index(f"<0x{byte:02X}>") for byte in "ж".encode()]
-    assert [stream.push(i) for i in ids] == ["", "ж"]
+@pytest.mark.parametrize("make", KINDS)
+def test_a_stream_has_the_text_of_the_whole(make) -> None:
+    tokenizer = ours(make())
+    rng = random.Random(3)
+    for _ in range(200):
+        ids = rng.choices(range(len(tokenizer)), k=20)
+        stream = DecodeStream(tokenizer)
+        assert "".join(map(stream.push, ids)) + stream.finish() == tokenizer.decode(ids)
 
 
-def test_special_tokens():
-    tokenizer = pair("unigram")[1]
-    assert tokenizer.special == SpecialTokens(pad=1, unknown=0, begin=2, end=(3,))
-    assert tokenizer.special_ids == (0, 1, 2, 3, 4)
-    assert tokenizer.suppressed_ids == (0, 1, 2, 4)
-    assert [tokenizer.bytes_of(i) for i in range(5)] == [b""] * 5
-    assert pair("byte-level BPE")[1].special.end == (0,)
+def test_a_check_of_the_decoder_finds_a_byte_that_differs() -> None:
+    tokenizer = ours(byte_level())
+    tokenizer._bytes = (*tokenizer._bytes[:-1], b"other")
+    with pytest.raises(BadCheckpoint, match="token by token"):
+        tokenizer.check_decoder()
 
 
-def test_a_special_token_in_a_text_is_text():
-    tokenizer = pair("byte-level BPE")[1]
-    ids = tokenizer.encode("a<|endoftext|>")
-    assert 0 not in ids
-    assert tokenizer.decode(ids) == "a<|endoftext|>"
-    # A unigram model finds the piece in the text even so.
-    strict = served(unigram())
-    with pytest.raises(UnknownCharacter, match=r"no token for .*</s>"):
-        strict.encode("the </s>")
-    assert 3 not in pair("unigram")[1].encode("the </s>")
-
-
-def test_names_that_are_words_are_special_only_if_the_file_marks_them():
-    library = Tokenizer(models.WordLevel({"PAD": 0, "a": 1, "<oov>": 2}, unk_token="<oov>"))
-    library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    assert served(library).special == SpecialTokens(unknown=2)
-    assert served(library).encode("PAD a") == [0, 1]
-    library.add_special_tokens(["PAD"])
-    assert served(library).special == SpecialTokens(pad=0, unknown=2)
-    assert served(library).decode([1, 1], is_start=True) == library.decode([1, 1]) == "a a"
-
-
-def test_a_text_without_a_token():
-    content = word_piece().to_str().encode()
-    with pytest.raises(UnknownCharacter, match="no token for 'жа' at offset 4 of the text"):
-        SubwordTokenizer(content).encode("the жа")
-    the = SubwordTokenizer(content, UnknownPolicy.SKIP).encode("the жа the")
-    assert the == SubwordTokenizer(content).encode("the the")
-    unknown = SubwordTokenizer(content, UnknownPolicy.UNK)
-    assert unknown.encode("жа") == [unknown.special.unknown] == [0]
-
-
-def test_a_vocabulary_that_leaves_out_characters_is_only_for_skipping():
-    library = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
-    with pytest.raises(BadCheckpoint, match="leaves out characters that have no token"):
-        served(library)
-    assert served(library, UnknownPolicy.SKIP).encode("acb") == library.encode("acb").ids == [2]
-    library.pre_tokenizer = pre_tokenizers.ByteLevel()
-    with pytest.raises(BadCheckpoint, match="leaves out characters that have no token"):
-        served(library)
-    library = Tokenizer(models.Unigram([("a", -1.0), ("b", -2.0)]))
-    with pytest.raises(
-        BadCheckpoint, match=r"Unigram model of tokenizer\.json has no unknown token"
-    ):
-        served(library, UnknownPolicy.SKIP)
-
-
-@each
-def test_it_is_read_again(name):
-    tokenizer = pair(name)[1]
-    again = read_tokenizer(
-        tokenizer.tokens, tokenizer.unknown, tokenizer.options, dict(tokenizer.files)
+@pytest.mark.parametrize("make", KINDS)
+def test_a_bundle_keeps_the_tokenizer(make) -> None:
+    tokenizer = ours(make())
+    options = json.loads(json.dumps(dict(tokenizer.options)))
+    read = read_tokenizer(tokenizer.tokens, tokenizer.unknown, options, tokenizer.files)
+    assert (read.tokens, read.special, read.special_ids) == (
+        tokenizer.tokens,
+        tokenizer.special,
+        tokenizer.special_ids,
     )
-    assert again.encode(TEXT) == tokenizer.encode(TEXT)
-    assert again.options == tokenizer.options
-    assert again.special_ids == tokenizer.special_ids
-    with pytest.raises(BadCheckpoint, match=r"needs its tokenizer\.json"):
-        read_tokenizer(tokenizer.tokens, tokenizer.unknown, tokenizer.options)
-    with pytest.raises(BadCheckpoint, match="are not those of the vocabulary"):
-        read_tokenizer(
-            tokenizer.tokens[::-1], tokenizer.unknown, tokenizer.options, tokenizer.files
-        )
-    special = SpecialTokens(pad=0, unknown=0, end=(5,))
-    given = SubwordTokenizer(tokenizer.files["tokenizer.json"], special=special)
-    again = read_tokenizer(given.tokens, given.unknown, given.options, given.files)
-    assert (again.special, again.end_ids, again.text_of(5)) == (special, (5,), "")
+    assert read.encode(TEXT) == tokenizer.encode(TEXT)
 
 
-# -- decoders that work across tokens
+def test_special_tokens_have_roles_by_name_and_no_text() -> None:
+    tokenizer = ours(unigram())
+    assert (tokenizer.special.pad, tokenizer.special.unknown) == (0, 1)
+    assert (tokenizer.special.begin, tokenizer.end_ids) == (2, (3,))
+    assert tokenizer.decode([0, 1, 2, 3]) == ""
+    assert ours(byte_level()).end_ids == (0,)
 
 
-def test_a_decoder_that_cleans_across_tokens_is_refused():
+def test_unknown_characters_follow_the_policy() -> None:
     library = unigram()
-    library.decoder = decoders.Sequence(
-        [decoders.Metaspace(), decoders.Fuse(), decoders.Replace("e ", "e")]
-    )
-    with pytest.raises(BadCheckpoint, match=r"decoder Replace of tokenizer\.json works across"):
-        served(library)
-    for end in (decoders.Strip(" ", 0, 1), decoders.Strip(" ", 2, 0), decoders.Strip("e", 1, 0)):
-        library.decoder = decoders.Sequence([decoders.Metaspace(), decoders.Fuse(), end])
-        with pytest.raises(BadCheckpoint, match=r"decoder Strip of tokenizer\.json works across"):
-            served(library)
+    with pytest.raises(UnknownCharacter, match="offset 4"):
+        ours(library, UnknownPolicy.ERROR).encode("Mary✂")
+    skipping = ours(library, UnknownPolicy.SKIP)
+    assert skipping.special.unknown not in skipping.encode("Mary✂")
 
 
-def test_the_check_compares_with_the_library():
-    library = byte_fallback()
-    library.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Replace("a", "b")])
-    tokenizer = served(library)
-    with pytest.raises(BadCheckpoint, match="ByteFallback, Replace, writes some tokens depending"):
-        tokenizer.check_decoder()  # a byte token of "a" becomes "b", but not in our bytes
+def test_only_byte_level_has_parts_of_characters() -> None:
+    assert ours(byte_level()).has_partial_characters
+    assert not ours(word_piece()).has_partial_characters
 
 
-# -- hostile and odd files
+def test_a_round_trip_keeps_the_text() -> None:
+    trip = measure_round_trip(ours(byte_level()))
+    assert (trip.compared, trip.sequences, trip.identical) == ("text", 1000, 1000)
 
 
-def cases():
-    """Return (change of a BPE file, the refusal)."""
-
-    def model(**fields):
-        return lambda value: value["model"].update(fields)
-
-    def part(**fields):
-        return lambda value: value.update(fields)
-
-    return {
-        "no model": (lambda value: value.pop("model"), "no object 'model'"),
-        "model": (model(type="Neural"), "the model of tokenizer.json is 'Neural'; served are BPE"),
-        "dropout": (model(dropout=0.1), "has a dropout"),
-        "merges": (model(merges=[["a", "zz"]]), "cannot be read"),
-        "hole": (lambda value: value["model"]["vocab"].update({"new": 9999}), "instead of"),
-        "same id": (lambda value: value["model"]["vocab"].update({"new": 7}), "not one of each id"),
-        "normalizer": (part(normalizer={"type": "Odd"}), "normalizer of tokenizer.json is 'Odd'"),
-        "pattern": (
-            part(
-                pre_tokenizer={
-                    "type": "Split",
-                    "pattern": {"Regex": "(a+)+$"},
-                    "behavior": "Isolated",
-                    "invert": False,
-                }
-            ),
-            "may take unlimited time",
-        ),
-        "growth": (
-            part(
-                normalizer={
-                    "type": "Sequence",
-                    "normalizers": [
-                        {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 9}
-                    ]
-                    * 2,
-                }
-            ),
-            "may lengthen a text 1296 times",
-        ),
-        "many": (
-            part(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}] * 17}),
-            "more than 16 of 'normalizer'",
-        ),
-        "depth": (part(normalizer=nested(8)), "nested too deep"),
-        "decoder": (part(decoder={"type": "CTC"}), "decoder of tokenizer.json is 'CTC'"),
-        "incomplete": (part(decoder={"type": "Strip"}), "cannot be read"),
-        "charsmap": (
-            part(normalizer={"type": "Precompiled", "precompiled_charsmap": CHARSMAP}),
-            "more than 64 bytes",
-        ),
-        "word": (
-            model(type="WordPiece", max_input_chars_per_word=10**9, unk_token="a"),
-            "at most 1000 is served",
-        ),
-    }
+def changed(**parts: object) -> bytes:
+    value = json.loads(byte_level().to_str())
+    return json.dumps(value | parts).encode()
 
 
-CHARSMAP = base64.b64encode(b"\0\0\0\0" + b"x" * 65).decode()
-
-
-def nested(depth):
-    part = {"type": "NFC"}
-    for _ in range(depth):
-        part = {"type": "Sequence", "normalizers": [part]}
-    return part
-
-
-@pytest.mark.parametrize("case", cases())
-def test_a_file_that_is_not_served(case):
-    change, sentence = cases()[case]
-    with pytest.raises(BadCheckpoint, match=sentence):
-        SubwordTokenizer(changed(bpe(), change))
+def split(pattern: dict[str, str]) -> dict[str, object]:
+    return {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"\xff", b'{"model": 5}', b'{"model": {}}', b"[" * 100_000]
+    ("content", "sentence"),
+    [
+        (b"\xff", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"{}", "no object 'model'"),
+        (changed(pre_tokenizer=split({"Regex": "(a+)+$"})), "unlimited time"),
+        (changed(pre_tokenizer=split({"Regex": ["a"]})), "unlimited time"),
+        (changed(decoder={"type": ["ByteLevel"]}), "the decoder of"),
+        (changed(pre_tokenizer=split({"String": ""})), "1 to 64"),
+        (changed(normalizer={"type": "Precompiled", "precompiled_charsmap": ""}), "Precompiled"),
+        (changed(decoder={"type": "BPEDecoder", "suffix": "</w>"}), "BPEDecoder"),
+        (changed(decoder={"type": "CTC"}), "CTC"),
+        (changed(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}] * 99}), "16"),
+        (changed(model={"type": "BPE", "dropout": 0.1, "vocab": {}, "merges": []}), "dropout"),
+        (changed(model={"type": "BPE", "vocab": {"a": 0, "b": 7}, "merges": []}), "each once"),
+        (b" " * (32 * 1024 * 1024 + 1), "at most"),
+    ],
 )
-def test_a_broken_file(content):
-    with pytest.raises(BadCheckpoint):
+def test_a_file_that_cannot_be_served_is_refused(content: bytes, sentence: str) -> None:
+    with pytest.raises(BadCheckpoint, match=sentence):
         SubwordTokenizer(content)
 
 
-def test_a_file_that_is_too_large():
-    with pytest.raises(BadCheckpoint, match="at most 33554432 are read"):
-        SubwordTokenizer(b" " * (32 * 1024 * 1024 + 1))
-
-
-def test_mutated_files_are_read_or_refused():
-    rng = random.Random(0)
-    contents = [LIBRARIES[name]().to_str().encode() for name in ("unigram", "byte fallback")]
-    n_refused = 0
-    for i in range(200):
-        content = bytearray(contents[i % 2])
-        for _ in range(rng.randrange(1, 4)):
-            content[rng.randrange(len(content))] = rng.choice(b'0123456789{}[]",:ae-')
-        try:
-            tokenizer = SubwordTokenizer(bytes(content))
-            tokenizer.check_decoder(20)
-            tokenizer.encode(TEXT)
-        except (BadCheckpoint, UnknownCharacter):
-            n_refused += 1
-    assert 20 < n_refused < 200
-
-
-def test_what_is_around_a_text_is_left_out():
-    library = bpe()
-    plain = served(library).encode(TEXT)
-    library.enable_truncation(3)
-    library.enable_padding(length=999)
-    assert served(library).encode(TEXT) == plain
-
-
-def test_a_file_without_the_type_of_its_model():
-    for library in (bpe(), word_piece(), unigram()):
-        content = changed(library, lambda value: value["model"].pop("type"))
-        expected = served(library, UnknownPolicy.SKIP).encode(TEXT)
-        assert SubwordTokenizer(content, UnknownPolicy.SKIP).encode(TEXT) == expected
-
-
-def test_published_patterns_are_read():
-    pattern = r"\s+"
+def test_the_files_own_template_is_not_applied() -> None:
     library = unigram()
-    library.normalizer = normalizers.Replace(Regex(pattern), " ")
-    assert (
-        served(library, UnknownPolicy.SKIP).encode("the   times") == library.encode("the times").ids
+    expected = library.encode("Mary had a lamb").ids
+    library.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
     )
+    library.enable_truncation(2)
+    assert ours(library).encode("Mary had a lamb") == expected
 
 
-def test_a_large_vocabulary_is_read_in_time():
-    words = {f"w{i}": i for i in range(100_000)} | {"[UNK]": 100_000}
-    content = Tokenizer(models.WordPiece(words, unk_token="[UNK]")).to_str().encode()
-    assert len(SubwordTokenizer(content)) == 100_001
-    assert json.loads(content)["model"]["vocab"]["w7"] == 7
+def test_a_large_file_is_read_in_time() -> None:
+    library = Library(models.WordLevel({f"w{i}": i for i in range(100_000)}, unk_token="w0"))
+    library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    content = library.to_str().encode()
+    start = time.process_time()
+    tokenizer = SubwordTokenizer(content, UnknownPolicy.UNK)
+    assert time.process_time() - start < 5
+    assert tokenizer.decode(tokenizer.encode("w5 w6"), is_start=True) == "w5 w6"

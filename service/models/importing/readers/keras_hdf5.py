@@ -5,6 +5,7 @@
 * Keras 3 (and `.keras` files of Keras 2.12 on): groups by attribute path, arrays in `vars`.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
@@ -32,6 +33,8 @@ KERAS_3_WEIGHTS = "keras-3-weights-hdf5"
 MAX_RANK = 2
 
 _NOT_LAYERS = {"optimizer", "metrics", "seed_generator"}
+_NESTED = re.compile(r"/(?:forward_layer|backward_layer|(?:cell/)?cells/).*$")
+"""The parts of a Bidirectional, of an RNN of several cells: their name is that of the whole."""
 
 
 @damage_is_refused()
@@ -94,7 +97,7 @@ def variables_layers(roots: Sequence[h5py.Group]) -> tuple[StoredLayer, ...]:
         if missing := [number for number in numbers if number not in arrays]:
             raise BadCheckpoint(f"{path[:200]}/vars has {len(arrays)} arrays, but no {missing[0]}")
         owner = WRAPPERS.sub("", path)
-        name = names.get(owner)
+        name = names.get(_NESTED.sub("", owner))
         stored = tuple(stored_array(arrays[number]) for number in numbers)
         is_embedding = "embed" in f"{owner}/{name}"
         layers.append(StoredLayer(owner.removeprefix("/"), stored, name, is_embedding))

@@ -1,0 +1,21 @@
+"""The results of `bench.wild` as a table."""
+
+from typing import Any
+
+STREAMS = (1, 16)
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the figures as a Markdown table; × is relative to the author's single loop."""
+    machine = result["machine"]
+    lines = [
+        f"{machine['processor']}, {machine['cores']} cores; {result['seconds']} s; tokens/s",
+        "",
+        "| loop | model | author | 1 stream | × | 16 streams | × |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, one in result["models"].items():
+        speeds, ratios = one["tokens_per_s"], one["ratios"]
+        served = " | ".join(f"{speeds[str(n)]:,.0f} | {ratios[str(n)]:.0f}" for n in STREAMS)
+        lines.append(f"| {name} | {one['model']} | {speeds['author']:,.0f} | {served} |")
+    return "\n".join(lines)

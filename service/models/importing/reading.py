@@ -1,0 +1,164 @@
+"""The author's loop, as far as a file tells it: the state carried from token to token, or a window.
+
+A window is read from a zero state for each prediction. What the file does not tell is asked by
+`assume`: `state`, `window`, `padding`, `pad`.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from service.errors import BadCheckpoint
+from service.models.importing.assumptions import Assumptions
+from service.models.importing.checkpoint import StoredArray, StoredLayer
+from service.models.window import Padding, Window
+
+
+class InputKind(StrEnum):
+    """What a model reads at each step."""
+
+    IDS = "ids"
+    ONE_HOT = "one-hot"
+    SCALED = "scaled"  # id / V
+    TEXT = "text"  # which a layer of the model pads on the right
+
+
+_PADS = {  # the author's usual loop: padding, pad, is_sliding
+    InputKind.IDS: (Padding.LEFT, 0, False),
+    InputKind.ONE_HOT: (Padding.RIGHT, None, True),
+    InputKind.SCALED: (Padding.NONE, None, False),
+    InputKind.TEXT: (Padding.RIGHT, 0, False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a file tells about the way in which its author reads tokens.
+
+    `length` is the number of steps of the input, `built_length` that of the first input that the
+    model was called with. `not_carried` is the layer, if any, that only computes whole windows.
+    """
+
+    kind: InputKind
+    vocabulary_size: int
+    layer: str  # the last recurrent one
+    length: int | None = None
+    built_length: int | None = None
+    is_stateful: bool = False
+    is_sequence: bool = True  # whether there is a prediction after each step
+    not_carried: str | None = None
+    is_masked: bool = False
+
+
+def window_of(reading: Reading, assumptions: Assumptions) -> Window | None:
+    """Return the window that is read for each prediction; None if the state is carried.
+
+    Raises BadCheckpoint if neither the file nor `assume` tells, or if they contradict each other.
+    """
+    state, length = assumptions.state, assumptions.window
+    if state == "carried" and length is not None:
+        raise BadCheckpoint("assume.state is carried, but assume.window is given; leave one out")
+    is_windowed = not reading.is_sequence or reading.not_carried is not None
+    by_file = is_windowed and (reading.not_carried is not None or not reading.is_stateful)
+    if state == "carried" and by_file:
+        _check_carried(reading, assumptions)
+        return None
+    if not by_file and state != "window" and length is None:
+        if reading.length is not None and reading.length > 1 and not reading.is_stateful:
+            assumptions.note(
+                f"the model was trained on windows of {reading.length} tokens and predicts after "
+                "each of them; its state is carried from token to token"
+            )
+        return None
+    return _window(reading, _length(reading, length, assumptions), assumptions)
+
+
+def _check_carried(reading: Reading, assumptions: Assumptions) -> None:
+    if reading.not_carried is not None:
+        raise BadCheckpoint(
+            f"layer {reading.not_carried!r} reads a whole window at once: its state cannot be "
+            "carried; leave assume.state out"
+        )
+    assumptions.note(
+        f"layer {reading.layer!r} was trained to predict after a window; its state is carried "
+        "from token to token, as `assume` has it, so the text can differ from the author's"
+    )
+
+
+def _length(reading: Reading, given: int | None, assumptions: Assumptions) -> int:
+    if reading.length is not None:
+        if given not in (None, reading.length):
+            raise BadCheckpoint(
+                f"the file states a window of {reading.length} tokens, but assume.window is "
+                f"{given}; leave assume.window out"
+            )
+        return reading.length
+    if given is not None:
+        assumptions.note(f"the window is {given} tokens, as `assume` has it")
+        return given
+    if reading.built_length is not None:
+        assumptions.note(
+            f"the window is {reading.built_length} tokens, the length of the first input that the "
+            "model was called with; assume.window can change it"
+        )
+        return reading.built_length
+    raise BadCheckpoint(
+        "the file does not say how many tokens are read for each prediction: give it as "
+        "`assume.window`, the length of the author's input"
+    )
+
+
+def _window(reading: Reading, length: int, assumptions: Assumptions) -> Window:
+    padding, pad, is_sliding = _PADS[reading.kind]
+    if assumptions.padding is not None:
+        # Of a one-hot input the usual pads are zeros on the right, or token 0 on the left.
+        if assumptions.padding is not padding:
+            pad, is_sliding = 0, False
+        padding = assumptions.padding
+    if padding is Padding.NONE:
+        pad, is_sliding = None, False
+    elif assumptions.pad is not None:
+        pad, is_sliding = _pad(reading, assumptions.pad), False
+    if length == 1:
+        assumptions.note(
+            "the model reads the last token alone, from a zero state, for each prediction"
+        )
+        return Window(1, padding, pad, is_sliding)
+    shown = "zeros" if pad is None else f"token {pad}"
+    how = (
+        "a shorter text is refused"
+        if padding is Padding.NONE
+        else f"a shorter text is padded with {shown} on the {padding}"
+    )
+    if reading.is_masked and padding is not Padding.NONE:
+        how += ", which are skipped"
+    assumptions.note(
+        f"the latest {length} tokens are read from a zero state for each prediction; {how} "
+        "(assume.padding and assume.pad can change it)"
+    )
+    return Window(length, padding, pad, is_sliding)
+
+
+def _pad(reading: Reading, given: int | str) -> int | None:
+    if isinstance(given, str):
+        if reading.kind is not InputKind.ONE_HOT:
+            raise BadCheckpoint("assume.pad is 'zero', but the model reads ids: give a token's id")
+        return None
+    if given >= reading.vocabulary_size:
+        raise BadCheckpoint(
+            f"assume.pad is {given}, but the model has tokens 0 to {reading.vocabulary_size - 1}"
+        )
+    return given
+
+
+def scaled_input(size: int, assumptions: Assumptions) -> StoredLayer:
+    """Return the embedding of width 1 that a scaled input is: row i is float32(i / divisor)."""
+    divisor = assumptions.scale or size
+    if assumptions.scale is None:
+        assumptions.note(
+            f"the model reads each token's id divided by {size}, the number of its tokens; "
+            "assume.scale can change it"
+        )
+    rows = (np.arange(size, dtype=np.float64) / divisor).astype(np.float32)[:, None]
+    return StoredLayer("the input", (StoredArray((size, 1), "float32", lambda: rows),))

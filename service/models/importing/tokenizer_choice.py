@@ -1,0 +1,224 @@
+"""The tokenizer of a vocabulary, by its file, by its tokens, and by what is assumed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from service.errors import BadCheckpoint
+from service.models.importing.assumptions import Assumptions
+from service.models.importing.vocabulary import Vocabulary
+from service.models.tokenizers.characters import CharacterTokenizer
+from service.models.tokenizers.special_tokens import (
+    BEGIN_TOKENS,
+    END_TOKENS,
+    PAD_TOKENS,
+    UNKNOWN_TOKENS,
+    SpecialTokens,
+    UnknownPolicy,
+)
+from service.models.tokenizers.subword_text_encoder import SubwordTextEncoder
+from service.models.tokenizers.subwords import SubwordTokenizer
+from service.models.tokenizers.tokenizer import Tokenizer
+from service.models.tokenizers.word_rules import (
+    TEXTGENRNN_RULES,
+    UNICODE_WHITESPACE,
+    Lower,
+    Punctuation,
+    WordRules,
+    keras_rules,
+    text_vectorization_rules,
+)
+from service.models.tokenizers.words import WordTokenizer
+
+WORD_RULES = {
+    "keras_words": keras_rules(),
+    "text_vectorization": text_vectorization_rules(),
+    "split": WordRules(),
+    "split_lower": WordRules(Lower.UNICODE),
+    "symbols": WordRules(),
+    "textgenrnn_words": TEXTGENRNN_RULES,
+}
+"""The rules of each value of `assume.tokenizer` whose tokens are words."""
+
+_NAMES = frozenset((*UNKNOWN_TOKENS, *PAD_TOKENS, *BEGIN_TOKENS, *END_TOKENS))
+_LINE_RULES = WordRules(Lower.NONE, Punctuation.WORD, "\n", " ")  # a line break is a word
+_SHOWN = 10  # tokens in a message
+
+
+def choose_tokenizer(vocabulary: Vocabulary, size: int, assumptions: Assumptions) -> Tokenizer:
+    """Return the tokenizer of a vocabulary for a model of `size` tokens. Raises BadCheckpoint."""
+    if vocabulary.tokenizer == "subwords":
+        return _subwords(vocabulary, assumptions)
+    if vocabulary.tokenizer == "subword_text_encoder":
+        return SubwordTextEncoder.from_file(vocabulary.content)
+    kind = assumptions.given("tokenizer") or vocabulary.tokenizer
+    vocabulary = _fitted(vocabulary, size, kind, assumptions)
+    tokens = vocabulary.tokens
+    if kind is None:
+        kind = _kind_of(tokens, assumptions)
+    if kind in ("characters", "keras_characters", "textgenrnn"):
+        return _characters(vocabulary, kind, assumptions)
+    return _words(vocabulary, kind, assumptions)
+
+
+def _subwords(vocabulary: Vocabulary, assumptions: Assumptions) -> Tokenizer:
+    tokenizer = SubwordTokenizer(
+        vocabulary.content, assumptions.unknown_policy(UnknownPolicy.ERROR)
+    )
+    special = _special(tokenizer.tokens, vocabulary, assumptions, are_words=True)
+    if special != tokenizer.special and assumptions.has_special_tokens:
+        tokenizer = SubwordTokenizer(vocabulary.content, tokenizer.unknown, special)
+    tokenizer.check_decoder()
+    return tokenizer
+
+
+def _fitted(
+    vocabulary: Vocabulary, size: int, kind: str | None, assumptions: Assumptions
+) -> Vocabulary:
+    """Make the tokens begin at id 0 and end at the model's size. Raises BadCheckpoint."""
+    tokens, n = vocabulary.tokens, len(vocabulary.tokens)
+    if vocabulary.first_id == 1 and n == size and "" not in tokens and "<s>" not in tokens:
+        assumptions.note(
+            f"ids begin at 1, and the model has exactly {size} tokens: it is taken to use ids "
+            "less 1"
+        )
+    elif vocabulary.first_id == 1:
+        assumptions.note(
+            "ids begin at 1, as a Keras Tokenizer's do: token 0 is taken to be the padding"
+        )
+        pad = next(name for name in PAD_TOKENS if name not in tokens)
+        tokens = (pad, *tokens)
+    if len(tokens) > size and (kind == "keras_words" or vocabulary.first_id == 1):
+        assumptions.note(
+            f"the vocabulary has {len(tokens)} tokens and the model {size}: it is cut to these, "
+            "as a Tokenizer with num_words does"
+        )
+        tokens = tokens[:size]
+    if len(tokens) != size:
+        raise BadCheckpoint(_size_error(tokens, size))
+    return replace(vocabulary, tokens=tokens, first_id=0)
+
+
+def _size_error(tokens: Sequence[str], size: int) -> str:
+    message = f"the vocabulary has {len(tokens)} tokens, but the weights are made for {size}"
+    if len(tokens) + 1 == size:
+        return (
+            f"{message}: if the model looked tokens up with StringLookup, the list begins with "
+            '"[UNK]"; if ids began at 1, it begins with "" for the padding'
+        )
+    if len(tokens) == size + 1:
+        listed = ", ".join(repr(token) for token in tokens if not token.isalnum())[:200]
+        return f"{message}: one token is not the model's; those that are no letters are {listed}"
+    return message
+
+
+def _kind_of(tokens: Sequence[str], assumptions: Assumptions) -> str:
+    """Tell characters from words, and which words, by the tokens themselves."""
+    plain = [token for token in tokens if token not in _NAMES]
+    longer = [token for token in plain if len(token) > 1]
+    if not longer:
+        return "characters"
+    if len(longer) * 10 < len(plain) and len(plain) > _SHOWN:
+        raise BadCheckpoint(
+            f"{len(plain) - len(longer)} tokens of the vocabulary are single characters, and "
+            f"{len(longer)} are longer: {', '.join(map(repr, longer[:_SHOWN]))}; if these pad, "
+            "begin or end a text, `assume` names them: unknown_token, pad_token, begin_token, "
+            'end_token; if tokens are words, `assume` {"tokenizer": "split"}'
+        )
+    if tokens[:2] == ("", "[UNK]"):
+        kind = "text_vectorization"
+    elif all(_is_word(keras_rules(), token) for token in plain):
+        kind = "keras_words"
+    elif any(character.isspace() for token in plain for character in token.replace("\n", "")):
+        odd = next(token for token in plain if any(c.isspace() for c in token.replace("\n", "")))
+        raise BadCheckpoint(
+            f"the token {odd[:40]!r} of the vocabulary has a blank in it, so no text can be split "
+            "into such tokens: give the tokenizer that the model was trained with, for instance "
+            "as tokenizer.json"
+        )
+    else:
+        kind = "symbols"
+    assumptions.note(
+        f"the tokens are taken to be words ({kind}): a list does not state how a text is split; "
+        f"`assume.tokenizer` can be {', '.join(WORD_RULES)}"
+    )
+    return kind
+
+
+def _is_word(rules: WordRules, token: str) -> bool:
+    return [word for word, _, _ in rules.words(token)] == [token]
+
+
+def _characters(vocabulary: Vocabulary, kind: str, assumptions: Assumptions) -> Tokenizer:
+    tokens = vocabulary.tokens
+    special = _special(tokens, vocabulary, assumptions, are_words=False)
+    default, is_textgenrnn = UnknownPolicy.ERROR, kind == "textgenrnn"
+    if is_textgenrnn:
+        special = _textgenrnn(tokens, special)
+        default = UnknownPolicy.UNK
+    elif kind == "keras_characters":
+        default = UnknownPolicy.SKIP if vocabulary.unknown_token is None else UnknownPolicy.UNK
+    for i, token in enumerate(tokens):
+        if len(token) != 1 and i not in special.ids and token not in _NAMES:
+            raise BadCheckpoint(
+                f"token {i} of the vocabulary, {token[:40]!r}, has {len(token)} characters among "
+                "tokens of one: `assume` says what it is, by unknown_token, pad_token, "
+                "begin_token or end_token"
+            )
+    is_lower = assumptions.given("lower") == "true" or vocabulary.is_lower
+    return CharacterTokenizer(
+        tokens, assumptions.unknown_policy(default), special, is_lower=is_lower
+    )
+
+
+def _words(vocabulary: Vocabulary, kind: str, assumptions: Assumptions) -> Tokenizer:
+    tokens = vocabulary.tokens
+    rules = vocabulary.rules or WORD_RULES.get(kind)
+    if rules is None:
+        raise BadCheckpoint(f"the vocabulary is not one of {kind}")
+    special = _special(tokens, vocabulary, assumptions, are_words=True)
+    default = UnknownPolicy.ERROR
+    if kind == "textgenrnn_words":
+        special, default = _textgenrnn(tokens, special), UnknownPolicy.UNK
+    elif kind in ("keras_words", "text_vectorization"):
+        default = UnknownPolicy.SKIP if special.unknown is None else UnknownPolicy.UNK
+    if kind == "keras_words" and special.pad == 0 and not special.end:
+        # The author's loop finds no word for 0, so its text does not change any more.
+        special = replace(special, end=(0,))
+        assumptions.note("token 0, the padding, ends a text when it is predicted")
+    if "\n" in tokens and rules.separator == UNICODE_WHITESPACE and not rules.characters:
+        rules = replace(_LINE_RULES, lower=rules.lower)
+        assumptions.note("a line break is a token: a text is split at blanks and around it")
+    return WordTokenizer(tokens, assumptions.unknown_policy(default), rules, special)
+
+
+def _textgenrnn(tokens: Sequence[str], special: SpecialTokens) -> SpecialTokens:
+    """Unknown tokens are 0, which is never generated; `<s>` begins and ends a text."""
+    meta = tokens.index("<s>") if "<s>" in tokens else None
+    end = () if meta is None else (meta,)
+    return replace(special, pad=0, unknown=0, begin=meta, end=end)
+
+
+def _special(
+    tokens: Sequence[str], vocabulary: Vocabulary, assumptions: Assumptions, *, are_words: bool
+) -> SpecialTokens:
+    """Find the special tokens by the names that are given, else by the usual ones."""
+    special = SpecialTokens.by_name(tokens, are_words=are_words)
+
+    def given(role: str) -> int | None:
+        name = assumptions.given(f"{role}_token")
+        if role == "unknown" and name is None:
+            name = vocabulary.unknown_token
+        if name is None:
+            return None
+        name = {"\\n": "\n", "\\t": "\t"}.get(name, name)
+        if name not in tokens:
+            raise BadCheckpoint(f"assume.{role}_token is {name[:40]!r}, which is no token")
+        return tokens.index(name)
+
+    pad, unknown, begin, end = (given(role) for role in ("pad", "unknown", "begin", "end"))
+    return SpecialTokens(
+        special.pad if pad is None else pad,
+        special.unknown if unknown is None else unknown,
+        special.begin if begin is None else begin,
+        special.end if end is None else (end,),
+    )
