@@ -49,7 +49,7 @@ def choose_tokenizer(vocabulary: Vocabulary, size: int, assumptions: Assumptions
     if vocabulary.tokenizer == "subwords":
         return _subwords(vocabulary, assumptions)
     if vocabulary.tokenizer == "subword_text_encoder":
-        return SubwordTextEncoder.from_file(vocabulary.content)
+        return SubwordTextEncoder.from_file(vocabulary.content, size)
     kind = assumptions.given("tokenizer") or vocabulary.tokenizer
     vocabulary = _fitted(vocabulary, size, kind, assumptions)
     tokens = vocabulary.tokens

@@ -1,6 +1,6 @@
 """Special tokens of a vocabulary: padding, unknown text, the beginning and the end of a text."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Self
@@ -42,8 +42,19 @@ class SpecialTokens:
 
         Among words a name such as `pad` is a word like any other.
         """
-        ids = {token: i for i, token in enumerate(tokens)}
+        return cls._by_ids(_named_ids(tokens), are_words=are_words)
 
+    @classmethod
+    def by_marked_name(cls, tokens: Sequence[str], marked: Container[int] = ()) -> Self:
+        """Find the special tokens of a vocabulary of pieces by their usual names.
+
+        A name of letters, such as PAD, is a piece like any other unless its id is in `marked`.
+        """
+        ids = _named_ids(tokens)
+        return cls._by_ids({t: i for t, i in ids.items() if i in marked or not t.isalpha()})
+
+    @classmethod
+    def _by_ids(cls, ids: Mapping[str, int], *, are_words: bool = False) -> Self:
         def found(names: Sequence[str]) -> list[int]:
             usual = [
                 name for name in names if not (are_words and name.islower() and name.isalpha())
@@ -80,3 +91,11 @@ class SpecialTokens:
         pad, unknown, begin = single
         is_added = value.get("is_begin_added") is True
         return cls(pad, unknown, begin, tuple(end), is_added)  # type: ignore[arg-type]
+
+
+_NAMES = frozenset((*UNKNOWN_TOKENS, *PAD_TOKENS, *BEGIN_TOKENS, *END_TOKENS))
+
+
+def _named_ids(tokens: Sequence[str]) -> dict[str, int]:
+    """Return the ids of the tokens that have a usual name of a special token."""
+    return {token: i for i, token in enumerate(tokens) if token in _NAMES}

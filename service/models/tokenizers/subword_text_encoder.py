@@ -17,6 +17,8 @@ from service.models.tokenizers.tokenizer import Tokenizer, TokenOffsets
 _UNDERSCORE = "\\&undsc"  # how the encoder writes an underscore of the text
 _RUNS = re.compile(r"\w+|\W+")
 _HEADER = "### SubwordTextEncoder"
+_METADATA = "### Metadata:"
+_N_OTHERS = 257  # the padding and the bytes
 _MAX_SUBWORD = 1000
 
 
@@ -48,17 +50,13 @@ class SubwordTextEncoder(Tokenizer):
         )
 
     @classmethod
-    def from_file(cls, content: bytes) -> Self:
-        """Read a `.subwords` file, which `save_to_file` has written. Raises BadCheckpoint."""
-        try:
-            lines = content.decode().removesuffix("\n").split("\n")
-        except UnicodeDecodeError as error:
-            raise BadCheckpoint(
-                f"the .subwords file is not UTF-8 from byte {error.start} on"
-            ) from error
-        if lines[0] != _HEADER:
-            raise BadCheckpoint(f"the .subwords file does not begin with the line {_HEADER!r}")
-        return cls([line[1:-1] for line in lines[2:] if line[1:-1]])
+    def from_file(cls, content: bytes, vocabulary_size: int | None = None) -> Self:
+        """Read a `.subwords` file, which `save_to_file` has written. Raises BadCheckpoint.
+
+        Where subwords contain line breaks, the library reads others than it has written;
+        `vocabulary_size`, the number of tokens of the model, decides which ones are meant.
+        """
+        return cls(_subwords(content, vocabulary_size))
 
     @classmethod
     def read(
@@ -148,3 +146,41 @@ class SubwordTextEncoder(Tokenizer):
                 text = {_UNDERSCORE: "_", "_": " "}.get(piece, piece)
                 out += [(self._first_byte + byte, *where) for byte in text.encode()]
             start = stop
+
+
+def _subwords(content: bytes, vocabulary_size: int | None) -> list[str]:
+    try:
+        header, metadata, *lines = [*content.decode().split("\n"), ""]
+    except UnicodeDecodeError as error:
+        raise BadCheckpoint(
+            f"the .subwords file is not UTF-8 from byte {error.start} on"
+        ) from error
+    if header != _HEADER or not metadata.startswith(_METADATA):
+        raise BadCheckpoint(
+            f"the .subwords file does not begin with the lines {_HEADER!r} and {_METADATA!r}; "
+            "save it with SubwordTextEncoder.save_to_file, with \\n as line breaks"
+        )
+    while lines and not lines[-1]:
+        lines.pop()
+    body = "\n".join(lines)
+    if body and not (body[0] == body[-1] == "'" and len(body) > 1):
+        raise BadCheckpoint("the subwords of the file are not each between single quotes")
+    as_read = [line[1:-1] for line in lines if line[1:-1]]
+    as_written = body[1:-1].split("'\n'") if body else []
+    if as_read == as_written:
+        return as_read
+    n = None if vocabulary_size is None else vocabulary_size - _N_OTHERS
+    fitting = [subwords for subwords in (as_read, as_written) if len(subwords) == n]
+    # A quote beside a line break within a subword looks like the end of one.
+    is_certain = not (
+        as_written[-1].endswith("'\n")
+        or any(not part or part.startswith("\n'") for part in as_written)
+    )
+    if len(fitting) != 1 or not is_certain:
+        raise BadCheckpoint(
+            "subwords of the file contain line breaks, which its format cannot hold: as it was "
+            f"written it has {len(as_written) + _N_OTHERS} tokens, as the library reads it "
+            f"{len(as_read) + _N_OTHERS}, and the model has "
+            f"{'an unknown number' if vocabulary_size is None else vocabulary_size}"
+        )
+    return fitting[0]

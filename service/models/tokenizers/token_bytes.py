@@ -10,11 +10,14 @@ from typing import Any
 
 from service.errors import BadCheckpoint
 
+Decoder = Mapping[str, Any]
+
 _CLEANED = (
     *((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't")),
     *((" 'm", "'m"), (" do not", " don't"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re")),
 )
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>", re.IGNORECASE)
+_FUSE = frozenset({"Fuse", "ByteLevel"})  # these write all tokens as one text
 
 
 def byte_alphabet() -> Mapping[str, int]:
@@ -26,41 +29,44 @@ def byte_alphabet() -> Mapping[str, int]:
     }
 
 
-def joiner_of(decoders: Sequence[Mapping[str, Any]]) -> str:
+def joiner_of(decoders: Sequence[Decoder]) -> str:
     """Return what the first token of a text is written without: a blank, or nothing."""
-    if not decoders:
-        return " "
-    for decoder in decoders:
-        kind = decoder["type"]
-        if kind == "WordPiece" or (
-            kind == "Metaspace" and decoder.get("prepend_scheme", "always") != "never"
-        ):
-            return " "
     is_fused = False
     for decoder in decoders:
-        is_fused = is_fused or decoder["type"] == "Fuse"
-        if is_fused and decoder["type"] == "Strip" and decoder.get("start") == 1:
+        kind = decoder["type"]
+        if kind == "WordPiece" or (kind == "Metaspace" and decoder["prepend_scheme"] != "never"):
             return " "
-    return ""
+        if is_fused and kind == "Strip" and decoder["start"] == 1:
+            return " "
+        is_fused = is_fused or kind in _FUSE
+    return "" if decoders else " "
 
 
 class TokenBytes:
     """Returns the bytes that a token adds to a text that is not empty."""
 
-    def __init__(self, decoders: Sequence[Mapping[str, Any]]) -> None:
-        """Raises BadCheckpoint for decoders that work across tokens."""
+    def __init__(self, decoders: Sequence[Decoder]) -> None:
+        """`decoders` are as the library writes them. Raises BadCheckpoint for those across tokens.
+
+        Without decoders the tokens are joined by a blank.
+        """
         self._decoders = decoders
         self._alphabet = byte_alphabet()
-        fused = False
+        is_fused = False
         for decoder in decoders:
             kind = decoder["type"]
-            whole = kind == "Strip" and (decoder.get("stop") or decoder.get("content") != " ")
-            if fused and (kind not in {"Strip", "Fuse"} or whole or decoder.get("start", 0) > 1):
+            is_first_blank = (
+                kind == "Strip"
+                and decoder["content"] == " "
+                and decoder["start"] <= 1
+                and decoder["stop"] == 0
+            )
+            if is_fused and kind != "Fuse" and not is_first_blank:
                 raise BadCheckpoint(
                     f"the decoder {kind} of tokenizer.json works across tokens, so that a text "
                     "cannot be written token by token; it is not served"
                 )
-            fused = fused or kind == "Fuse"
+            is_fused = is_fused or kind in _FUSE
 
     def of(self, token: str) -> bytes:
         """Return the bytes of a token that is not special."""
@@ -78,32 +84,33 @@ class TokenBytes:
         return token.encode()
 
     def _of_byte_level(self, token: str) -> bytes:
-        alphabet = self._alphabet
-        if all(character in alphabet for character in token):
-            return bytes([alphabet[character] for character in token])
-        return token.encode()
+        try:
+            return bytes(map(self._alphabet.__getitem__, token))
+        except KeyError:  # an added token that is text
+            return token.encode()
 
 
-def _decoded(token: str, decoder: Mapping[str, Any]) -> str:
+def _decoded(token: str, decoder: Decoder) -> str:
     kind = decoder["type"]
     if kind == "Replace":
-        pattern = decoder["pattern"]
-        if "String" not in pattern:
-            raise BadCheckpoint("the decoder Replace of tokenizer.json has a regular expression")
-        return token.replace(pattern["String"], str(decoder["content"]))
+        if "String" not in decoder["pattern"]:
+            raise BadCheckpoint(
+                "the decoder Replace of tokenizer.json has a regular expression; only a text is "
+                "served"
+            )
+        return token.replace(decoder["pattern"]["String"], decoder["content"])
     if kind == "Metaspace":
         return token.replace(decoder["replacement"], " ")
     if kind == "Strip":
-        content, start, stop = decoder["content"], decoder["start"], decoder["stop"]
-        for _ in range(min(start, len(token))):
-            token = token.removeprefix(content)
-        for _ in range(min(stop, len(token))):
-            token = token.removesuffix(content)
+        for _ in range(min(decoder["start"], len(token))):
+            token = token.removeprefix(decoder["content"])
+        for _ in range(min(decoder["stop"], len(token))):
+            token = token.removesuffix(decoder["content"])
         return token
     if kind == "WordPiece":
         prefix = decoder["prefix"]
         token = token[len(prefix) :] if token.startswith(prefix) else f" {token}"
-        if decoder.get("cleanup"):
+        if decoder["cleanup"]:
             for old, new in _CLEANED:
                 token = token.replace(old, new)
     return token

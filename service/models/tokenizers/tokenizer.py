@@ -6,6 +6,7 @@ tokens before it have begun. Where words are joined by a blank, each word's byte
 the first one of a whole text is left out.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from pydantic import JsonValue
 from service.errors import BadCheckpoint
 from service.models.tokenizers.special_tokens import SpecialTokens, UnknownPolicy
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_VOCABULARY = 131_072
 
 _NO_FILES: Mapping[str, bytes] = MappingProxyType({})
@@ -127,10 +129,12 @@ def _check_tokens(tokens: Sequence[str]) -> None:
         raise BadCheckpoint(
             f"the vocabulary has {len(tokens)} tokens; 2 to {MAX_VOCABULARY} are served"
         )
+    if len({*tokens}) == len(tokens) and not _SURROGATE.search("".join(tokens)):
+        return
     seen: set[str] = set()
     for i, token in enumerate(tokens):
         if token in seen:
             raise BadCheckpoint(f"token {i} of the vocabulary, {token[:40]!r}, is there twice")
-        if any("\ud800" <= character <= "\udfff" for character in token):
+        if _SURROGATE.search(token):
             raise BadCheckpoint(f"token {i} of the vocabulary is a lone surrogate, not a character")
         seen.add(token)

@@ -61,3 +61,33 @@ def test_a_round_trip_of_whole_subwords_keeps_the_text() -> None:
     trip = measure_round_trip(SubwordTextEncoder(SUBWORDS))
     assert trip.compared == "text"
     assert trip.identical == trip.sequences
+
+
+def file_of(subwords):
+    lines = [
+        "### SubwordTextEncoder",
+        "### Metadata: {}",
+        *(f"'{subword}'" for subword in subwords),
+    ]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def test_a_file_with_line_breaks_in_subwords():
+    subwords = ["a_", "\n", ".\n", "b"]
+    content = file_of(subwords)
+    written = SubwordTextEncoder.from_file(content, 257 + 4)
+    assert written.tokens[1:-256] == tuple(subwords)
+    read = SubwordTextEncoder.from_file(content, 257 + 2)
+    assert read.tokens[1:-256] == ("a_", "b")  # as load_from_file reads it
+    for size, named in ((None, "an unknown number"), (300, "300")):
+        with pytest.raises(BadCheckpoint, match=f"261 tokens, .* reads it 259, .* has {named}"):
+            SubwordTextEncoder.from_file(content, size)
+
+
+@pytest.mark.parametrize("subwords", [["&\nc", "','\n", "s_\n"], ["a", "'\n"], ["a\n'", "b"]])
+def test_a_file_with_a_quote_beside_a_line_break_is_never_misread(subwords):
+    try:
+        tokenizer = SubwordTextEncoder.from_file(file_of(subwords), 257 + len(subwords))
+    except BadCheckpoint:
+        return
+    assert tokenizer.tokens[1:-256] == tuple(subwords)

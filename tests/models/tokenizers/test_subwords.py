@@ -202,7 +202,7 @@ def split(pattern: dict[str, str]) -> dict[str, object]:
         (changed(pre_tokenizer=split({"Regex": ["a"]})), "unlimited time"),
         (changed(decoder={"type": ["ByteLevel"]}), "the decoder of"),
         (changed(pre_tokenizer=split({"String": ""})), "1 to 64"),
-        (changed(normalizer={"type": "Precompiled", "precompiled_charsmap": ""}), "Precompiled"),
+        (changed(normalizer={"type": "Precompiled", "precompiled_charsmap": ""}), "cut off"),
         (changed(decoder={"type": "BPEDecoder", "suffix": "</w>"}), "BPEDecoder"),
         (changed(decoder={"type": "CTC"}), "CTC"),
         (changed(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}] * 99}), "16"),
