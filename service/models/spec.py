@@ -276,7 +276,7 @@ def _layer_summary(layer: AnyLayer) -> str:
 
 
 def _layer_json(layer: AnyLayer) -> dict[str, object]:
-    values = asdict(layer)
+    values = asdict(layer) | {"inputs": list(layer.inputs)}
     if not layer.inputs:
         del values["inputs"]
     if isinstance(layer, Layer):
