@@ -36,6 +36,7 @@ def write_text(
                 "the prompt has no token of the model, and the model has no begin token; give the "
                 "beginning of a text"
             )
+        engine.prompts.check(len(tokens))
         is_start = begins_text(tokenizer, tokens)
         request = GenerationRequest(tokens, max_new_tokens, sampling, is_start=is_start)
         decoder = DecodeStream(tokenizer, is_start=is_start)

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.errors import BadRequest
 
 PREFIX = "CAROUSEL_"
+URL_VARIABLE = "CAROUSEL_URL"  # where the terminal finds a running server; not a server's setting
 
 
 class Settings(BaseSettings):
@@ -52,7 +53,7 @@ class Settings(BaseSettings):
         """Read the environment, after `options` that are not None. Raises BadRequest."""
         known = {PREFIX + name.upper() for name in cls.model_fields}
         for name in os.environ:
-            if name.upper().startswith(PREFIX) and name.upper() not in known:
+            if name.upper().startswith(PREFIX) and name.upper() not in {*known, URL_VARIABLE}:
                 raise BadRequest(
                     f"the environment variable {name} is unknown; "
                     f"there are {', '.join(sorted(known))}"

@@ -27,6 +27,11 @@ def test_an_option_comes_before_the_environment(monkeypatch):
     assert Settings.read(port=None).port == 9000
 
 
+def test_the_url_that_the_terminal_uses_is_no_unknown_setting(monkeypatch):
+    monkeypatch.setenv("CAROUSEL_URL", "http://127.0.0.1:9000")
+    assert Settings.read().port == 8000
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -35,6 +35,7 @@ _UPLOAD_FORM = {
         "version": {"type": "string"},
         "vocabulary": _FILE,
         "vocabulary_text": _FILE,
+        "config": _FILE,
         "precision": {"enum": ["auto", "float32", "int8"]},
         "assume": {"type": "string", "description": "a JSON object"},
         "alias": {"type": "string"},
@@ -56,8 +57,9 @@ class ImportBody(Body):
     version: int | None = Field(None, ge=1, lt=10**9)
     vocabulary: Annotated[str, Field(max_length=1_024)] | None = None
     vocabulary_text: Annotated[str, Field(max_length=1_024)] | None = None
+    config: Annotated[str, Field(max_length=1_024)] | None = None
     precision: Literal["auto", "float32", "int8"] = "auto"
-    assume: dict[str, str] = Field(default_factory=dict, max_length=16)
+    assume: dict[str, str] = Field(default_factory=dict, max_length=32)
     alias: Name | None = None
 
 
@@ -132,8 +134,9 @@ async def import_model(request: Request, body: ImportBody) -> dict[str, Any]:
 async def upload_model(request: Request) -> dict[str, Any]:
     """Import a checkpoint whose files are parts of the form, and load it.
 
-    The fields are those of POST /admin/models; `assume` is a JSON object. `source`, `vocabulary`
-    and `vocabulary_text` are files; several `source` parts are one checkpoint of several files.
+    The fields are those of POST /admin/models; `assume` is a JSON object. `source`, `vocabulary`,
+    `vocabulary_text` and `config` are files; several `source` parts are one checkpoint of
+    several files.
     """
     state = get_state(request)
     folder = state.import_dir / f".upload-{secrets.token_hex(8)}"
@@ -196,6 +199,7 @@ async def _import(state: AppState, body: ImportBody, folder: Path) -> dict[str, 
         version=body.version,
         vocabulary=Path(body.vocabulary) if body.vocabulary else None,
         vocabulary_text=Path(body.vocabulary_text) if body.vocabulary_text else None,
+        config=Path(body.config) if body.config else None,
         precision=body.precision,
         assume=body.assume,
     )

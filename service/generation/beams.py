@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from service.constraints.constraint import START
+from service.constraints.constraint import START, Constraint
 from service.errors import GenerationFailed
 from service.generation.request import Chunk, Finish, FinishReason, GenerationRequest, Token
 from service.generation.scheduler import NOT_FINITE
@@ -39,6 +39,11 @@ class BeamParams:
     n: int = 1  # at most `width`
     length_penalty: float = 1.0
 
+    def score(self, total: float, length: int) -> float:
+        """Return the score of a hypothesis by the sum of its logprobs and its length."""
+        weight: float = float(length) ** self.length_penalty
+        return total / weight
+
 
 @dataclass(slots=True, eq=False)
 class _Node:
@@ -49,6 +54,14 @@ class _Node:
     parent: "_Node | None"
     branches: list["_Node"] = field(default_factory=list)
     n_ends: int = 0  # hypotheses, live or finished, that end with it
+
+    def path(self) -> list[TokenWithTop]:
+        """Return the tokens from below the root to this one."""
+        node, found = self, list[TokenWithTop]()
+        while node.parent is not None:
+            found.append((node.token, node.top))
+            node = node.parent
+        return found[::-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +179,7 @@ class BeamSearchState:
         for live in self._live:
             if len(self._finished) < self._params.n:
                 live.node.n_ends += 1
-                score = self._score(live.total, self.length) if self.length else 0.0
+                score = self._params.score(live.total, self.length) if self.length else 0.0
                 self._finished.append(_Finished(live.node, score, FinishReason.LENGTH, self.length))
             _prune(live.node)
         self._live = []
@@ -220,11 +233,16 @@ class BeamSearchState:
         if live.stops is not None:
             stops = live.stops.fork()
             stops.push(self._text(node, self.length))
-        return _Live(node, float(expansion.sums.flat[index]), stops, self._state_after(live, node))
+        return _Live(
+            node,
+            float(expansion.sums.flat[index]),
+            stops,
+            _state_after(self._request.constraint, live, node),
+        )
 
     def _end(self, expansion: "_Expansion", index: int) -> None:
         """Keep a finished hypothesis if it is one of the best."""
-        score = self._score(float(expansion.sums.flat[index]), self.length)
+        score = self._params.score(float(expansion.sums.flat[index]), self.length)
         rank = bisect_right(self._finished, -score, key=lambda text: -text.score)
         if rank == self._params.n:
             return
@@ -233,7 +251,7 @@ class BeamSearchState:
         stop, hidden, partial = self._stop(live, node)
         reason = FinishReason.STOP_SEQUENCE
         if stop is None:
-            reason = self._reason(node, self._state_after(live, node))
+            reason = self._reason(node, _state_after(self._request.constraint, live, node))
         finished = _Finished(node, score, reason, self.length, stop, hidden, partial)
         self._finished.insert(rank, finished)
         for text in self._finished[self._params.n :]:
@@ -280,15 +298,7 @@ class BeamSearchState:
             return FinishReason.LENGTH
         return FinishReason.EOS_TOKEN
 
-    def _state_after(self, live: _Live, node: _Node) -> int:
-        constraint = self._request.constraint
-        return START if constraint is None else constraint.state_after([node.token.id], live.state)
-
     # -- scores
-
-    def _score(self, total: float, length: int) -> float:
-        weight: float = float(length) ** self._params.length_penalty
-        return total / weight
 
     def _may_win(self, total: float) -> bool:
         """Whether a live hypothesis may lead to a better one than the worst that would be returned.
@@ -300,7 +310,7 @@ class BeamSearchState:
             return True
         is_long_better = self._params.length_penalty > 0
         best_length = self._request.max_new_tokens if is_long_better else self.length + 1
-        return self._score(total, best_length) > self._finished[-1].score
+        return self._params.score(total, best_length) > self._finished[-1].score
 
     # -- the tree
 
@@ -325,16 +335,15 @@ class BeamSearchState:
         self._root = root
 
     def _rest(self, text: _Finished) -> Chunk:
-        path: list[TokenWithTop] = []
-        node = text.node
-        while node.parent is not None:
-            path.append((node.token, node.top))
-            node = node.parent
-        tokens = [*self._certain, *reversed(path)]
+        tokens = [*self._certain, *text.node.path()]
         stop_token = text.node.token if text.hidden else None
         finish = Finish(text.reason, text.length, stop_token, text.stop, text.partial)
         shown = tokens[: len(tokens) - text.hidden]
         return chunk_of(shown, self._request, finish, [token.id for token, _ in tokens])
+
+
+def _state_after(constraint: Constraint | None, live: _Live, node: _Node) -> int:
+    return START if constraint is None else constraint.state_after([node.token.id], live.state)
 
 
 class _Expansion:

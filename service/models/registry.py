@@ -65,6 +65,9 @@ class ModelStatus(StrEnum):
     FAILED = "failed"
 
 
+_IDLE = {ModelStatus.STORED, ModelStatus.FAILED}
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedModel(Generic[R]):
     """A model in memory."""
@@ -209,9 +212,14 @@ class Registry(Generic[R]):
     # -- changes
 
     def refresh(self) -> None:
-        """Add versions that were stored since the last call."""
-        for ref in self._store.refs():
+        """Add versions that were stored since the last call, and drop those that were deleted."""
+        stored = set(self._store.refs())
+        for ref in stored:
             self._entries.setdefault(ref, _Entry())
+        for ref, entry in list(self._entries.items()):
+            is_idle = entry.status in _IDLE and not entry.lock.locked()
+            if ref not in stored and is_idle:
+                del self._entries[ref]
 
     async def load(self, ref: ModelRef, precision: Precision | None = None) -> None:
         """Load a version; if it is loaded, the old runtime serves until the new one is ready.
@@ -301,7 +309,7 @@ class Registry(Generic[R]):
     def _check_unused(self, ref: ModelRef) -> None:
         aliases = [alias for alias, target in self.aliases.items() if target == ref]
         status = self._entry(ref).status
-        if status not in {ModelStatus.STORED, ModelStatus.FAILED} or aliases:
+        if status not in _IDLE or aliases:
             why = f"the alias {aliases[0]!r} points at it" if aliases else f"it is {status}"
             raise ModelInUse(
                 f"{ref} cannot be deleted: {why}; unload it and move its aliases first"

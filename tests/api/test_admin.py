@@ -1,6 +1,7 @@
 """Models come and go while the server runs."""
 
 import contextlib
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ import h5py
 import httpx2
 import numpy as np
 import pytest
+from starlette.datastructures import FormData, UploadFile
 
+from service.api.admin import _upload_body
 from tests.api.conftest import new_home
 from tests.process import serving
 
@@ -93,6 +96,7 @@ def test_the_next_version_is_taken_and_an_old_one_never_replaced(admin):
         ({"source": "absent.h5"}, "validation"),
         ({"source": "../../../etc/passwd"}, "validation"),
         ({"source": "/etc/passwd"}, "validation"),
+        ({"config": "../../etc/passwd"}, "validation"),
         ({"name": "No Name"}, "validation"),
         ({"alias": "../x"}, "validation"),
         ({"assume": {"colour": "red"}}, "validation"),
@@ -173,6 +177,14 @@ def test_an_upload_is_an_import(admin, home):
     assert reply.status_code == 201, reply.text
     assert text_of(admin, "uploaded").is_success
     assert not list((home / "imports").glob(".upload*"))
+
+
+def test_every_file_of_an_upload_is_a_field_of_the_import():
+    names = {"source": "m.h5", "vocabulary": "v.json", "vocabulary_text": "t", "config": "c.json"}
+    parts = [(field, UploadFile(io.BytesIO(b"x"), filename=f"x/{n}")) for field, n in names.items()]
+    body = _upload_body(FormData([*parts, ("name", "m"), ("assume", '{"unknown_token": "?"}')]))
+    assert body.model_dump(include=set(names)) == names
+    assert body.assume == {"unknown_token": "?"}
 
 
 def test_an_upload_cannot_choose_where_it_is_written(admin, home):

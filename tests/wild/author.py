@@ -89,7 +89,7 @@ class Author:
         (self.folder / "cases.json").write_text(json.dumps(self.cases))
 
 
-def shake(model, seed: int = 1, quiet: tuple[int, ...] = ()):
+def shake(model, seed: int = 1, quiet: tuple[int, ...] = (), recurrent: float = 1.6):
     """Give a model weights whose greedy text wanders. `quiet` ids are never its choice."""
     random, arrays = np.random.default_rng(seed), []
     for w in model.weights:
@@ -99,7 +99,7 @@ def shake(model, seed: int = 1, quiet: tuple[int, ...] = ()):
             arrays.append(random.uniform(0.5, 2.0, shape))
             continue
         gain = 1.5 if "embeddings" in name else 0.3 if len(shape) < 2 else 2.5 / shape[0] ** 0.5
-        arrays.append(random.normal(0, gain * (1.6 if "recurrent" in name else 1.0), shape))
+        arrays.append(random.normal(0, gain * (recurrent if "recurrent" in name else 1.0), shape))
     for token in quiet:
         arrays[-1][token] = -30.0
     model.set_weights(arrays)

@@ -47,8 +47,8 @@ def tutorial_sequential(author: Author) -> None:
     one.build(tf.TensorShape([1, None]))
     one.reset_states()
     carried_loop(author, one, "The old ")
-    author.case("checkpoint", folder, text=TEXT)
-    author.whole(one, text=TEXT)
+    author.case("checkpoint", folder, vocabulary=json.dumps(CHARS))
+    author.whole(one, vocabulary=json.dumps(CHARS))
     compiled = build(16)
     compiled.set_weights(model.get_weights())
     compiled.compile("adam", k.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -57,9 +57,9 @@ def tutorial_sequential(author: Author) -> None:
     compiled.set_weights(model.get_weights())
     path = author.folder / "tfck"
     tf.train.Checkpoint(model=compiled, optimizer=compiled.optimizer).save(str(path / "ckpt"))
-    author.case("tf.train.Checkpoint", path, text=TEXT)
+    author.case("tf.train.Checkpoint", path, vocabulary=json.dumps(CHARS))
     one.save(str(author.folder / "saved"))
-    author.case("SavedModel", author.folder / "saved", text=TEXT)
+    author.case("SavedModel", author.folder / "saved", vocabulary=json.dumps(CHARS))
 
 
 @kind("TensorFlow tutorial, subclassed `MyModel` and `OneStep`", "carried")
@@ -180,7 +180,7 @@ def skip_connection(author: Author) -> None:
     x = layers.Embedding(V, 16)(inputs)
     a = layers.SimpleRNN(32, return_sequences=True)(x)
     b = layers.LayerNormalization()(layers.LSTM(32, return_sequences=True)(a))
-    model = shake(k.Model(inputs, layers.Dense(V)(layers.Concatenate()([x, a, b]))), seed=2)
+    model = shake(k.Model(inputs, layers.Dense(V)(layers.Concatenate()([x, a, b]))), recurrent=0.8)
     whole_text_again(author, model, "The old ")
     author.whole(model, vocabulary=json.dumps(CHARS))
 

@@ -40,7 +40,7 @@ def one_hot_window(author: Author) -> None:
     model = sequential(author, (40, V), layers.LSTM(64), layers.Dense(V, activation="softmax"))
     shake(model)
     one_hot_loop(author, model, 40, LOWER[100:140])
-    author.whole(model, text=LOWER)
+    author.whole(model, vocabulary=json.dumps(CHARS))
     one_hot_loop(author, model, 40, "the old ")  # shorter than the window
     author.case(".keras, a short seed", author.folder / "model.keras", vocabulary=json.dumps(CHARS))
     author.weights(model, vocabulary=json.dumps(CHARS))
@@ -94,12 +94,12 @@ def scaled_integers(author: Author) -> None:
         pattern.append(best)
         pattern = pattern[1:]
     author.wrote(seed, out)
-    author.whole(model, text=LOWER)
-    author.weights(model, text=LOWER)
+    author.whole(model, vocabulary=json.dumps(CHARS))
+    author.weights(model, vocabulary=json.dumps(CHARS))
     author.case(
         ".weights.h5 with `assume`",
         author.folder / "model.weights.h5",
-        text=LOWER,
+        vocabulary=json.dumps(CHARS),
         assume={"window": "100", "padding": "none"},
     )
 

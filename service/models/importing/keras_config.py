@@ -9,7 +9,7 @@ from service.models.importing.assumptions import Assumptions
 from service.models.importing.checkpoint import JsonObject, StoredLayer
 from service.models.importing.keras_graph import Call, read_calls
 from service.models.importing.keras_layer import NO_OPS, SERVED, TEXT_LAYERS, KerasLayer
-from service.models.importing.keras_network import Network, WeightSource, is_recurrent
+from service.models.importing.keras_network import KerasNetwork, WeightSource, is_recurrent
 from service.models.importing.reading import InputKind, Reading, scaled_input, window_of
 from service.models.spec import ModelSpec
 
@@ -17,7 +17,7 @@ _NO_DISTRIBUTION = "its outputs are no distribution over the next token"
 
 
 @dataclass(frozen=True, slots=True)
-class Architecture:
+class KerasArchitecture:
     """A spec, where the weights of its parts are, and the layer that reads text, if any.
 
     `sources` are in the order of the spec: the embedding if any, the layers with weights, the
@@ -29,7 +29,7 @@ class Architecture:
     text_layer: KerasLayer | None = None
 
 
-def read_architecture(config: JsonObject, assumptions: Assumptions) -> Architecture:
+def read_architecture(config: JsonObject, assumptions: Assumptions) -> KerasArchitecture:
     """Return the architecture of a config. Raises BadCheckpoint."""
     calls = read_calls(config)
     for call in calls:
@@ -45,7 +45,7 @@ def read_architecture(config: JsonObject, assumptions: Assumptions) -> Architect
     if not any(is_recurrent(call.layer) for call in body):
         raise BadCheckpoint(f"the model has no recurrent layer; served are {SERVED}")
     source = _Input.read(body, size, assumptions)
-    network = Network(body, source.calls, assumptions)
+    network = KerasNetwork(body, source.calls, assumptions)
     reading = source.reading(network, size, assumptions)
     window = window_of(reading, assumptions)
     network.build(is_windowed=window is not None)
@@ -62,7 +62,7 @@ def read_architecture(config: JsonObject, assumptions: Assumptions) -> Architect
         mask_zero_input=network.has_masking,
     )
     last = WeightSource(output, is_transposed=is_reverse)
-    return Architecture(spec, (*source.sources, *network.sources, last), source.text_layer)
+    return KerasArchitecture(spec, (*source.sources, *network.sources, last), source.text_layer)
 
 
 def _output_of(calls: Sequence[Call]) -> tuple[tuple[Call, ...], KerasLayer, KerasLayer]:
@@ -177,7 +177,7 @@ class _Input:
             _refuse_width(entry, width, size)
         return cls(InputKind.ONE_HOT, 1, None, (), False, length, built_length, None)
 
-    def reading(self, network: Network, size: int, assumptions: Assumptions) -> Reading:
+    def reading(self, network: KerasNetwork, size: int, assumptions: Assumptions) -> Reading:
         """What the file tells about the author's loop."""
         is_masked = self.is_masked or network.has_masking
         if assumptions.mask is not None and assumptions.mask is not is_masked:

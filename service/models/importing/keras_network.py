@@ -73,7 +73,7 @@ def is_recurrent(layer: KerasLayer) -> bool:
     return layer.class_name in RECURRENT or layer.class_name in ("RNN", "Bidirectional")
 
 
-class Network:
+class KerasNetwork:
     """Converts calls into `layers` of a spec and the `sources` of their weights.
 
     `calls` are all those before the output; the first `start` lead to the network's input.

@@ -12,6 +12,8 @@ import numpy as np
 from service.errors import BadCheckpoint
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.checkpoint import StoredArray, StoredLayer
+from service.models.spec import ModelSpec
+from service.models.tokenizers.tokenizer import Tokenizer
 from service.models.window import Padding, Window
 
 
@@ -72,6 +74,24 @@ def window_of(reading: Reading, assumptions: Assumptions) -> Window | None:
             )
         return None
     return _window(reading, _length(reading, length, assumptions), assumptions)
+
+
+def check_state_is_known(spec: ModelSpec, tokenizer: Tokenizer, assumptions: Assumptions) -> None:
+    """Ask for the loop of a file of weights alone, where authors of its kind use several.
+
+    Raises BadCheckpoint for one-hot inputs and for words of a Keras Tokenizer.
+    """
+    if assumptions.state is not None or assumptions.window is not None:
+        return
+    if spec.embedding_dim is None or tokenizer.special.pad in tokenizer.end_ids:
+        raise BadCheckpoint(
+            "the file does not say how many tokens are read for each prediction: give "
+            '`assume.window`, the length of the author\'s input, or `assume` {"state": "carried"}'
+        )
+    assumptions.note(
+        "the state is taken to be carried from token to token: a file of weights alone does not "
+        "say whether a window is read for each prediction; `assume.window` can change it"
+    )
 
 
 def _check_carried(reading: Reading, assumptions: Assumptions) -> None:

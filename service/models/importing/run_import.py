@@ -25,6 +25,7 @@ from service.models.importing.keras_config import read_architecture
 from service.models.importing.match_layers import match_layers
 from service.models.importing.readers.json_text import MAX_BYTES as MAX_JSON_BYTES
 from service.models.importing.readers.json_text import read_json_object
+from service.models.importing.reading import check_state_is_known
 from service.models.importing.request import (
     CHILD_ARGUMENT,
     ImportLimits,
@@ -44,7 +45,7 @@ from service.models.tokenizers.round_trip import measure_round_trip
 from service.models.tokenizers.special_tokens import UnknownPolicy
 from service.models.tokenizers.tokenizer import Tokenizer
 
-MAX_VOCABULARY_BYTES = 8 * 1024 * 1024
+MAX_VOCABULARY_BYTES = 32 * 1024 * 1024
 MAX_TEXT_BYTES = 256 * 1024 * 1024
 
 
@@ -77,6 +78,8 @@ def import_into(
                 if vocabulary is not None:
                     vocabulary = textgenrnn_vocabulary(vocabulary, spec, config, assumptions)
             tokenizer, text_score = _tokenizer(vocabulary, text, spec, weights, assumptions)
+            if checkpoint.config is None and "weights" in checkpoint.format:
+                check_state_is_known(spec, tokenizer, assumptions)
             sample = _encoded(tokenizer, text)
             result = measure(
                 spec, weights, request.precision, tokenizer.suppressed_ids, text=sample

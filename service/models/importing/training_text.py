@@ -48,7 +48,7 @@ def readings(text: str) -> Iterator[tuple[str, str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class TextReading:
     """A way in which authors read a text file; `note` says what it changes."""
 
     note: str
@@ -83,13 +83,13 @@ _UNIX = "the text has `\\r` (Windows line ends), which the model has not: read a
 _LOWER = "the model has no upper-case letters: the text is read in lower case"
 _ONE_LINE = "the model has no line breaks: they are read as blanks"
 READINGS = (
-    Reading("", without_mark=False, line_end=None),
-    Reading("the text has a byte order mark, which the model has not: left out", line_end=None),
-    Reading(_UNIX),
-    Reading(_LOWER, without_mark=False, line_end=None, is_lower=True),
-    Reading(f"{_LOWER}, with `\\n` for its line ends", is_lower=True),
-    Reading(_ONE_LINE, line_end=" "),
-    Reading(f"{_ONE_LINE}, and the text in lower case", line_end=" ", is_lower=True),
+    TextReading("", without_mark=False, line_end=None),
+    TextReading("the text has a byte order mark, which the model has not: left out", line_end=None),
+    TextReading(_UNIX),
+    TextReading(_LOWER, without_mark=False, line_end=None, is_lower=True),
+    TextReading(f"{_LOWER}, with `\\n` for its line ends", is_lower=True),
+    TextReading(_ONE_LINE, line_end=" "),
+    TextReading(f"{_ONE_LINE}, and the text in lower case", line_end=" ", is_lower=True),
 )
 
 

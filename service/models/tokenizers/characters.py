@@ -8,6 +8,7 @@ from pydantic import JsonValue
 from service.errors import BadCheckpoint, UnknownCharacter
 from service.models.tokenizers.special_tokens import SpecialTokens, UnknownPolicy
 from service.models.tokenizers.tokenizer import Tokenizer, TokenOffsets
+from service.models.tokenizers.word_rules import lower_offsets
 
 
 class CharacterTokenizer(Tokenizer):
@@ -35,7 +36,7 @@ class CharacterTokenizer(Tokenizer):
         hidden = {i for i, token in enumerate(tokens) if len(token) != 1} | {*self.special.ids}
         self._special_ids = tuple(sorted(hidden))
         self._texts = tuple("" if i in hidden else token for i, token in enumerate(tokens))
-        self._ids = {token: i for i, token in enumerate(tokens) if i not in hidden}
+        self._ids = {token: i for i, token in enumerate(tokens) if len(token) == 1}
 
     @classmethod
     def read(
@@ -55,14 +56,15 @@ class CharacterTokenizer(Tokenizer):
     def encode_with_offsets(self, text: str) -> list[TokenOffsets]:
         """Return (id, start, stop) of each token. Raises UnknownCharacter under `error`."""
         ids, out = self._ids, []
-        for offset, character in enumerate(text):
-            # Lower case may have more characters than one.
-            for known in character.lower() if self._is_lower else character:
-                token = ids.get(known)
-                if token is None:
-                    token = self._unknown_token(known, offset)
-                if token is not None:
-                    out.append((token, offset, offset + 1))
+        lowered = text.lower() if self._is_lower else text
+        # Lower case may have more characters than the text as it is given.
+        offsets = range(len(text)) if len(lowered) == len(text) else lower_offsets(text)
+        for character, offset in zip(lowered, offsets, strict=True):
+            token = ids.get(character)
+            if token is None:
+                token = self._unknown_token(character, offset)
+            if token is not None:
+                out.append((token, offset, offset + 1))
         return out
 
     def bytes_of(self, token: int) -> bytes:

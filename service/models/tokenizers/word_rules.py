@@ -58,7 +58,7 @@ class WordRules:
     def words(self, text: str) -> Iterator[tuple[str, int, int]]:
         """Return (word, start, stop) of each word, offsets in the text as it is given."""
         lowered = self.lower(text)
-        offsets = None if len(lowered) == len(text) else _offsets(text)
+        offsets = None if len(lowered) == len(text) else lower_offsets(text)
         deleted = None
         if self.punctuation is Punctuation.DELETE and self.characters:
             deleted = dict.fromkeys(map(ord, self.characters))
@@ -135,6 +135,6 @@ def _pattern(rules: WordRules) -> re.Pattern[str]:
     return re.compile(f"(?![{between}])[{listed}]|{run}" if is_word else run)
 
 
-def _offsets(text: str) -> list[int]:
+def lower_offsets(text: str) -> list[int]:
     """Return the offset in a text of each character of its lower case, which is longer."""
     return [i for i, character in enumerate(text) for _ in character.lower()]

@@ -34,7 +34,7 @@ class WordTokenizer(Tokenizer):
         self.rules = rules or WordRules()
         self._special_ids = special.ids
         hidden = frozenset(self._special_ids)
-        self._ids = {word: i for i, word in enumerate(self.tokens) if i not in hidden}
+        self._ids = {word: i for i, word in enumerate(self.tokens)}
         self._bytes = tuple(
             b"" if i in hidden else f"{self.joiner}{word}".encode()
             for i, word in enumerate(self.tokens)

@@ -78,7 +78,8 @@ def test_a_word_tokenizer():
     tokenizer = WordTokenizer(tokens, UnknownPolicy.UNK, keras_rules())
     assert tokenizer.special == SpecialTokens(pad=0, unknown=1, end=(4,))
     assert tokenizer.encode("The KING'S, sword!") == [2, 3, 1]
-    assert tokenizer.encode("<EOS>") == [1]
+    assert tokenizer.encode("<EOS>") == [1]  # the rules make another word of it
+    assert WordTokenizer(tokens).encode("the <EOS>") == [2, 4]
     assert tokenizer.decode([2, 3, 0, 5]) == " the king's pad"
     assert tokenizer.decode([2, 3], is_start=True) == "the king's"
     assert tokenizer.suppressed_ids == (0, 1)
@@ -100,9 +101,9 @@ def test_padding_that_ends_a_text():
 def test_characters_in_lower_case_with_a_character_that_ends():
     special = SpecialTokens(end=(2,))
     tokenizer = CharacterTokenizer("ab]i\u0307", UnknownPolicy.SKIP, special, is_lower=True)
-    assert tokenizer.encode("AB]İ") == [0, 1, 3, 4]
+    assert tokenizer.encode("AB]İ") == [0, 1, 2, 3, 4]
     assert tokenizer.encode_with_offsets("bİ") == [(1, 0, 1), (3, 1, 2), (4, 1, 2)]
     assert (tokenizer.text_of(2), tokenizer.end_ids) == ("", (2,))
     again = read_tokenizer(tokenizer.tokens, UnknownPolicy.SKIP, tokenizer.options)
-    assert again.encode("AB]") == [0, 1]
+    assert again.encode("AB]") == [0, 1, 2]
     assert CharacterTokenizer("ab").options == {}

@@ -64,6 +64,7 @@ class ImportOptions(TypedDict, total=False):
     version: int
     vocabulary: str
     vocabulary_text: str
+    config: str
     precision: Literal["auto", "float32", "int8"]
     assume: Mapping[str, str]
     alias: str

@@ -2,17 +2,24 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from service import __version__
+from service.cli import models
+from service.cli.options import Store
 from service.errors import CarouselError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-
-Store = Annotated[Path, typer.Option(help="Folder of bundles.", envvar="CAROUSEL_MODEL_STORE")]
+app.add_typer(models.app)
+_FILE_ERRORS = (
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    FileExistsError,
+)
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001 (Typer calls it so)
@@ -35,7 +42,7 @@ def carousel(
 
 
 @app.command()
-def serve(  # noqa: PLR0913, PLR0917 (one argument for each option)
+def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the network.")] = None,
@@ -47,8 +54,8 @@ def serve(  # noqa: PLR0913, PLR0917 (one argument for each option)
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
 ) -> None:
     """Serve the models of the store."""
-    from service.server import run  # noqa: PLC0415 (a subcommand imports its modules)
-    from service.settings import Settings  # noqa: PLC0415
+    from service.server import run
+    from service.settings import Settings
 
     settings = Settings.read(
         host=host,
@@ -74,9 +81,9 @@ def worker(
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run submitted train jobs, one at a time."""
-    from service.app import open_store  # noqa: PLC0415
-    from service.settings import Settings  # noqa: PLC0415
-    from service.worker import work  # noqa: PLC0415
+    from service.app import open_store
+    from service.settings import Settings
+    from service.worker import work
 
     settings = Settings.read(
         redis_url=redis_url, model_store=model_store, data_dir=data_dir, log_level=log_level
@@ -85,43 +92,8 @@ def worker(
         work(settings, url, parent=parent)
 
 
-@app.command(name="import")
-def import_(
-    source: Annotated[Path, typer.Argument(help="Checkpoint: a file or a folder.")],
-    name: Annotated[str, typer.Option(help="Name of the model.")],
-    vocabulary: Annotated[Path | None, typer.Option(help="JSON, or one token per line.")] = None,
-    vocabulary_text: Annotated[Path | None, typer.Option(help="The training text.")] = None,
-    precision: Annotated[Literal["auto", "float32", "int8"], typer.Option()] = "auto",
-    assume: Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")] = None,
-    model_store: Store = Path("model_store"),
-) -> None:
-    """Import a Keras checkpoint into the store."""
-    from service.models.importing.importer import Importer  # noqa: PLC0415
-    from service.models.importing.request import ImportRequest  # noqa: PLC0415
-    from service.models.store import ModelStore  # noqa: PLC0415
-
-    root = Path(source.resolve().anchor)
-
-    def below_root(path: Path) -> Path:
-        return path.resolve().relative_to(root)
-
-    request = ImportRequest(
-        source=below_root(source),
-        name=name,
-        vocabulary=below_root(vocabulary) if vocabulary else None,
-        vocabulary_text=below_root(vocabulary_text) if vocabulary_text else None,
-        precision=precision,
-        assume=dict(item.partition("=")[::2] for item in assume or []),
-    )
-    bundle = Importer(root, ModelStore(model_store)).run(request)
-    print(f"{bundle.ref}: {bundle.spec.summary}, {bundle.manifest.precision}")
-    print(bundle.manifest.precision_reason)
-    for assumption in bundle.manifest.assumptions:
-        print(f"assumed: {assumption}")
-
-
 @app.command()
-def train(  # noqa: PLR0913, PLR0917
+def train(
     file: Annotated[
         Path, typer.Argument(help="A text, UTF-8.", exists=True, dir_okay=False, readable=True)
     ],
@@ -138,15 +110,15 @@ def train(  # noqa: PLR0913, PLR0917
     max_seconds: Annotated[float | None, typer.Option(help="Stop after this time.")] = None,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    initial_model: Annotated[str | None, typer.Option(help="name@version to fine-tune.")] = None,
+    initial_model: Annotated[str | None, typer.Option(help="Model to fine-tune.")] = None,
     model_store: Store = Path("model_store"),
     data_dir: Annotated[Path, typer.Option(envvar="CAROUSEL_DATA_DIR")] = Path(".data"),
 ) -> None:
     """Train a model on a text file and store it."""
-    from service.models.spec import ModelRef  # noqa: PLC0415
-    from service.models.store import ModelStore  # noqa: PLC0415
-    from service.training.corpus import Corpus  # noqa: PLC0415
-    from service.training.job_spec import TrainingText, make_job_spec  # noqa: PLC0415
+    from service.models.resolve import resolve_stored
+    from service.models.store import ModelStore
+    from service.training.corpus import Corpus
+    from service.training.job_spec import TrainingText, make_job_spec
 
     corpus, store = Corpus.decode(file.read_bytes()), ModelStore(model_store)
     architecture = {
@@ -170,70 +142,18 @@ def train(  # noqa: PLR0913, PLR0917
         architecture=architecture,
         training=training,
         seed=seed,
-        initial_model=store.read(ModelRef.parse(initial_model)) if initial_model else None,
+        initial_model=store.read(resolve_stored(store, initial_model)) if initial_model else None,
         load_when_done=False,
     )
-    from service.training.offline import train_text  # noqa: PLC0415 (TensorFlow: seconds)
+    from service.training.offline import train_text
 
     print(train_text(spec, corpus, store, data_dir / "training"))
 
 
 @app.command()
-def export(
-    model: Annotated[str, typer.Argument(help="name@version.")],
-    folder: Annotated[Path, typer.Argument(help="Folder of the exported files.")],
-    model_store: Store = Path("model_store"),
-) -> None:
-    """Export a model as a .keras file, which Keras loads without Carousel."""
-    from service.models.spec import ModelRef  # noqa: PLC0415
-    from service.models.store import ModelStore  # noqa: PLC0415
-    from service.training.export import exported  # noqa: PLC0415
-
-    bundle = ModelStore(model_store).read(ModelRef.parse(model))
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in exported(bundle.spec, bundle.weights).items():
-        (folder / name).write_bytes(content)
-        print(folder / name)
-
-
-@app.command()
-def generate(
-    prompt: Annotated[str, typer.Argument(help="The beginning of the text.")],
-    model: Annotated[str, typer.Option(help="name@version.")] = "demo@1",
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 400,
-    temperature: Annotated[float, typer.Option(min=0.0)] = 0.8,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
-    model_store: Store = Path("model_store"),
-) -> None:
-    """Generate text in the terminal, without a server."""
-    from service.offline import write_text  # noqa: PLC0415
-
-    write_text(model_store, model, prompt, max_new_tokens, temperature, seed)
-
-
-@app.command()
-def score(
-    file: Annotated[Path, typer.Argument(help="A text, UTF-8.")],
-    model: Annotated[str, typer.Option(help="name@version.")] = "demo@1",
-    model_store: Store = Path("model_store"),
-) -> None:
-    """Score a text by a model: nats per character, bits per character and byte."""
-    from service.offline import score_file  # noqa: PLC0415
-
-    found = score_file(model_store, model, file)
-    if found.bits_per_character is None or found.bits_per_byte is None:
-        print("the text is too short for a score")
-    else:
-        print(f"characters: {found.characters}")
-        print(f"nats per character: {found.nats / found.characters:.4f}")
-        print(f"bits per character: {found.bits_per_character:.4f}")
-        print(f"bits per byte: {found.bits_per_byte:.4f}")
-
-
-@app.command()
 def openapi() -> None:
     """Print the OpenAPI document of the HTTP interface."""
-    from service.app import openapi_json  # noqa: PLC0415
+    from service.app import openapi_json
 
     print(openapi_json())
 
@@ -241,16 +161,16 @@ def openapi() -> None:
 @app.command()
 def doctor() -> None:
     """Compile and run all kernels once, and print which int8 program this machine uses."""
-    from service.doctor import check_up  # noqa: PLC0415
+    from service.doctor import check_up
 
     for line in check_up():
         print(line)
 
 
 def main() -> None:
-    """Run the command line; a CarouselError is one line on standard error and exit code 2."""
+    """Run the command line; an error of a user's is one line on standard error and exit code 2."""
     try:
         app()
-    except CarouselError as error:
+    except (CarouselError, *_FILE_ERRORS) as error:
         print(f"carousel: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,0 +1,1 @@
+"""The command `carousel`: its subcommands and what they print."""

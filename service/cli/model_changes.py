@@ -1,0 +1,162 @@
+"""Loading, unloading, aliases and deletion, by a running server or in the store's record."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from service.cli.admin_client import DEFAULT_URL, AdminClient, NoServer
+from service.errors import BadCheckpoint, ModelInUse, ModelNotFound, Validation
+from service.models.registry import DEFAULT_ALIAS
+from service.models.resolve import read_record, resolve_stored
+from service.models.spec import ModelRef, check_name
+from service.models.store import ModelStore, RegistryRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChanges:
+    """Changes which models are loaded, aliased and stored; each method returns what it did.
+
+    The running server at `url` makes a change. Where none answers and no URL was given, the record
+    in `store` is written, which the next start of a server reads. `is_offline`: no server is asked.
+    """
+
+    store: ModelStore
+    url: str | None
+    is_offline: bool = False
+
+    def load(self, name: str) -> str:
+        """Load a model. Raises CarouselError."""
+
+        def by_server(client: AdminClient) -> str:
+            ref = _newest_of(client, name)
+            client.call("POST", "models", ref, "load")
+            return f"{ref} is loaded by the server at {client.url}"
+
+        def by_record() -> str:
+            ref, record = self._readable(name), read_record(self.store)
+            aliases = {DEFAULT_ALIAS: ref} | dict(record.aliases)
+            self._write(RegistryRecord(tuple(sorted({*record.loaded, ref})), aliases))
+            return f"loads {ref}"
+
+        return self._change(by_server, by_record)
+
+    def unload(self, name: str) -> str:
+        """Unload a model. Raises CarouselError."""
+
+        def by_server(client: AdminClient) -> str:
+            row = client.call("POST", "models", name, "unload")
+            return f"{_ref_of(row)} is unloaded by the server at {client.url}"
+
+        def by_record() -> str:
+            ref, record = resolve_stored(self.store, name), read_record(self.store)
+            loaded = tuple(each for each in record.loaded if each != ref)
+            self._write(RegistryRecord(loaded, record.aliases))
+            return f"does not load {ref}"
+
+        return self._change(by_server, by_record)
+
+    def set_alias(self, alias: str, name: str) -> str:
+        """Point an alias to a model. Raises CarouselError."""
+        check_name(alias)
+
+        def by_server(client: AdminClient) -> str:
+            found = client.call("PUT", "aliases", alias, body={"model": name})["aliases"][alias]
+            return f"{alias} is {found} in the server at {client.url}, for new requests"
+
+        def by_record() -> str:
+            ref, record = self._readable(name), read_record(self.store)
+            self._write(RegistryRecord(record.loaded, {**record.aliases, alias: ref}))
+            is_loaded = "" if ref in record.loaded else f"; `carousel load {ref}` has it loaded too"
+            return f"has {alias} as {ref}{is_loaded}"
+
+        return self._change(by_server, by_record)
+
+    def versions_to_delete(self, name: str, *, is_all: bool) -> list[ModelRef]:
+        """Return the versions that `name` or `name@version` names.
+
+        A name of several versions is refused unless `is_all`. Raises Validation, ModelNotFound;
+        ModelInUse if a running server has loaded one, or has an alias of one.
+        """
+        wanted = ModelRef.parse(name) if "@" in name else None
+        stored = self.store.refs()
+        refs = [ref for ref in stored if wanted == ref or (not wanted and ref.name == name)]
+        if not refs:
+            raise ModelNotFound(f"no model {name[:80]!r} is stored in {self.store.folder}")
+        if len(refs) > 1 and not is_all:
+            raise Validation(
+                f"{name} has {len(refs)} versions: name one ({', '.join(map(str, refs[:9]))}), "
+                "or give --all"
+            )
+        self._check_unused(refs)
+        return refs
+
+    def delete(self, refs: list[ModelRef]) -> None:
+        """Delete stored versions. Raises as `versions_to_delete`."""
+        self._check_unused(refs)
+        for ref in refs:
+            self.store.delete(ref)
+
+    def aliases_of(self, ref: ModelRef) -> list[str]:
+        """Return the aliases that the store's record has of a version."""
+        return sorted(a for a, target in read_record(self.store).aliases.items() if target == ref)
+
+    def _check_unused(self, refs: list[ModelRef]) -> None:
+        """Raise ModelInUse if a running server, if there is one, uses one of the versions."""
+        client = self._client()
+        if client is None:
+            return
+        try:
+            listing = client.models()
+        except NoServer:
+            if self.url is not None:
+                raise
+            return
+        rows = {_ref_of(row): row for row in listing["models"]}
+        for ref in refs:
+            row, manifest = rows.get(str(ref)), self.store.manifest(ref)
+            if row is None or manifest is None or row["digest"] != manifest.digest:
+                continue  # a server of another store
+            why = None
+            if row["status"] not in {"stored", "failed"}:
+                why = f"has loaded it; `carousel unload {ref}` unloads it"
+            for alias, target in listing["aliases"].items():
+                if target == str(ref):
+                    why = f"has the alias {alias} of it; `carousel alias {alias} MODEL` moves it"
+            if why:
+                raise ModelInUse(f"{ref} is not deleted: the server at {client.url} {why}")
+
+    def _change(self, by_server: Callable[[AdminClient], str], by_record: Callable[[], str]) -> str:
+        client = self._client()
+        if client is None:
+            return f"the next server on {self.store.folder} {by_record()}"
+        try:
+            return by_server(client)
+        except NoServer as error:
+            if self.url is not None:
+                raise NoServer(f"{error}; --offline changes what the next start loads") from error
+            return f"{error}: the next server on {self.store.folder} {by_record()}"
+
+    def _client(self) -> AdminClient | None:
+        return None if self.is_offline else AdminClient(self.url or DEFAULT_URL)
+
+    def _readable(self, name: str) -> ModelRef:
+        ref = resolve_stored(self.store, name)
+        if self.store.manifest(ref) is None:
+            raise BadCheckpoint(f"the manifest of {ref} cannot be read, so it cannot be served")
+        return ref
+
+    def _write(self, record: RegistryRecord) -> None:
+        if not os.access(self.store.folder, os.W_OK):
+            raise Validation(f"{self.store.folder} cannot be written")
+        record.write(self.store.folder)
+
+
+def _newest_of(client: AdminClient, name: str) -> str:
+    """Return the newest version of a bare name in a server's store; else the name as it is."""
+    listing = client.models()
+    versions = [row["version"] for row in listing["models"] if row["name"] == name]
+    return f"{name}@{max(versions)}" if versions and name not in listing["aliases"] else name
+
+
+def _ref_of(row: dict[str, object]) -> str:
+    return f"{row['name']}@{row['version']}"
