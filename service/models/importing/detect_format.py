@@ -9,6 +9,7 @@ from service.errors import BadCheckpoint, Validation
 from service.models.importing.checkpoint import Checkpoint, JsonObject
 from service.models.importing.checkpoint_folder import find_checkpoint
 from service.models.importing.folder import ImportFolder
+from service.models.importing.keras_1 import as_keras_2
 from service.models.importing.readers.hdf5 import SIGNATURE
 from service.models.importing.readers.json_text import MAX_BYTES, read_json_object
 from service.models.importing.readers.keras_archive import read_keras_archive
@@ -39,7 +40,7 @@ def read_checkpoint(folder: ImportFolder, source: PurePosixPath) -> Checkpoint:
     `source` is a file, a folder with one checkpoint, a SavedModel or the prefix of a TensorFlow
     checkpoint (`ckpt_10`). Raises BadCheckpoint; Validation if there is no such file.
     """
-    checkpoint = _read(folder, source)
+    checkpoint = as_keras_2(_read(folder, source))
     for layer in checkpoint.layers:
         has_scale = any(len(array.shape) == 1 and array.dtype != "int8" for array in layer.arrays)
         if any(array.dtype == "int8" for array in layer.arrays) and not has_scale:

@@ -161,8 +161,8 @@ def _layer_spec(layer: StoredLayer, assumptions: Assumptions) -> LayerSpec:
     stated = stated.get("config", stated)
     default = cell.keras_recurrent_activation
     version = assumptions.keras_version or ""
-    # The default was a hard sigmoid in Keras 2.0.0 to 2.2.5, but not in TensorFlow's copy.
-    if version.startswith(("2.0.", "2.1.", "2.2.")) and "tf" not in version:
+    # The default was a hard sigmoid in Keras 1 to 2.2.5, but not in TensorFlow's copy.
+    if version.startswith(("1", "2.0.", "2.1.", "2.2.")) and "tf" not in version:
         default = Activation.HARD_SIGMOID_02
     if is_cudnn:
         stated = {"activation": "tanh", "recurrent_activation": "sigmoid"}

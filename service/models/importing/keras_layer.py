@@ -82,7 +82,7 @@ _TEXT = _COMMON | {
     "max_tokens", "standardize", "split", "ngrams", "output_mode", "output_sequence_length",
     "pad_to_max_tokens", "sparse", "ragged", "vocabulary", "idf_weights", "encoding",
     "vocabulary_size", "num_oov_indices", "mask_token", "oov_token", "invert", "vocabulary_dtype",
-    "has_input_vocabulary",
+    "has_input_vocabulary", "oov_method", "salt",
 }  # fmt: skip
 _EMBEDDING = _COMMON | _parameters("embeddings") | {"output_dim", "mask_zero"}
 _OPTIONS = {

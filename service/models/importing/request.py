@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
 
-from service.errors import Validation
 from service.models.bundle import BundleMetadata, WantedPrecision
 from service.models.importing.assumptions import check_assume
 from service.models.importing.folder import confined
@@ -23,7 +22,9 @@ class ImportRequest:
 
     `source` is a file, a folder of TensorFlow checkpoints or the prefix of one. At least one of
     `vocabulary` (in any form that `vocabulary.py` reads) and `vocabulary_text` (the training text)
-    is given; of both the text checks the vocabulary. `version` None is the next free one.
+    is given, unless the file has a vocabulary; of both the text checks the vocabulary. `config` is
+    the architecture of a file that has only weights: Keras's `to_json()` or textgenrnn's config.
+    `version` None is the next free one.
     """
 
     source: Path
@@ -40,11 +41,6 @@ class ImportRequest:
         check_name(self.name)
         if self.version is not None:
             ModelRef(self.name, self.version)
-        if self.vocabulary is None and self.vocabulary_text is None:
-            raise Validation(
-                "give `vocabulary` (a JSON list, or one token a line) or `vocabulary_text` (the "
-                "training text), or both: the text then checks the order of the vocabulary"
-            )
         confined(str(self.source), "source")
         for name in ("vocabulary", "vocabulary_text", "config"):
             if (path := getattr(self, name)) is not None:

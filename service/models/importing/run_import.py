@@ -16,12 +16,15 @@ from service.models.bundle import (
 from service.models.compile import compile_program
 from service.models.importing.assumptions import Assumptions
 from service.models.importing.canonical_weights import convert
-from service.models.importing.checkpoint import Checkpoint, StoredLayer
+from service.models.importing.checkpoint import Checkpoint, JsonObject, StoredLayer
 from service.models.importing.detect_format import read_checkpoint
 from service.models.importing.folder import ImportFolder
+from service.models.importing.given_config import with_config
 from service.models.importing.infer_spec import infer_spec
 from service.models.importing.keras_config import read_architecture
 from service.models.importing.match_layers import match_layers
+from service.models.importing.readers.json_text import MAX_BYTES as MAX_JSON_BYTES
+from service.models.importing.readers.json_text import read_json_object
 from service.models.importing.reading import check_state_is_known
 from service.models.importing.request import (
     CHILD_ARGUMENT,
@@ -29,6 +32,8 @@ from service.models.importing.request import (
     ImportReport,
     ImportRequest,
 )
+from service.models.importing.text_layer import model_vocabulary
+from service.models.importing.textgenrnn import textgenrnn_vocabulary
 from service.models.importing.tokenizer_choice import choose_tokenizer
 from service.models.importing.training_text import EXCERPT
 from service.models.importing.vocabulary import Vocabulary, decode, read_vocabulary
@@ -62,9 +67,16 @@ def import_into(
             with _killed_after(limits.read_cpu_s):
                 checkpoint = read_checkpoint(files, PurePosixPath(request.source))
                 assumptions = Assumptions(request.assume, checkpoint.keras_version)
+                config = _read_config(request, files)
+                checkpoint = with_config(checkpoint, config, assumptions)
                 spec, layers = architecture_of(checkpoint, assumptions)
                 weights = convert(spec, layers, assumptions)
                 vocabulary, text = _read_tokens(request, files)
+                vocabulary = model_vocabulary(
+                    checkpoint, vocabulary, assumptions, has_text=text is not None
+                )
+                if vocabulary is not None:
+                    vocabulary = textgenrnn_vocabulary(vocabulary, spec, config, assumptions)
             tokenizer, text_score = _tokenizer(vocabulary, text, spec, weights, assumptions)
             if checkpoint.config is None and "weights" in checkpoint.format:
                 check_state_is_known(spec, tokenizer, assumptions)
@@ -137,6 +149,14 @@ def _encoded(tokenizer: Tokenizer, text: str | None) -> list[int]:
         return []
     known = read_tokenizer(tokenizer.tokens, UnknownPolicy.SKIP, tokenizer.options, tokenizer.files)
     return known.encode(text[:EXCERPT])
+
+
+def _read_config(request: ImportRequest, folder: ImportFolder) -> JsonObject | None:
+    """Read the config that is given, if any. Raises BadCheckpoint if it is no JSON object."""
+    if request.config is None:
+        return None
+    content = folder.read(PurePosixPath(request.config), MAX_JSON_BYTES)
+    return read_json_object(content, "the config")
 
 
 def _read_tokens(

@@ -153,7 +153,7 @@ def _characters(vocabulary: Vocabulary, kind: str, assumptions: Assumptions) -> 
     special = _special(tokens, vocabulary, assumptions, are_words=False)
     default, is_textgenrnn = UnknownPolicy.ERROR, kind == "textgenrnn"
     if is_textgenrnn:
-        special = _textgenrnn(tokens, special)
+        special = _textgenrnn(vocabulary)
         default = UnknownPolicy.UNK
     elif kind == "keras_characters":
         default = UnknownPolicy.SKIP if vocabulary.unknown_token is None else UnknownPolicy.UNK
@@ -178,7 +178,7 @@ def _words(vocabulary: Vocabulary, kind: str, assumptions: Assumptions) -> Token
     special = _special(tokens, vocabulary, assumptions, are_words=True)
     default = UnknownPolicy.ERROR
     if kind == "textgenrnn_words":
-        special, default = _textgenrnn(tokens, special), UnknownPolicy.UNK
+        special, default = _textgenrnn(vocabulary), UnknownPolicy.UNK
     elif kind in ("keras_words", "text_vectorization"):
         default = UnknownPolicy.SKIP if special.unknown is None else UnknownPolicy.UNK
     if kind == "keras_words" and special.pad == 0 and not special.end:
@@ -191,11 +191,17 @@ def _words(vocabulary: Vocabulary, kind: str, assumptions: Assumptions) -> Token
     return WordTokenizer(tokens, assumptions.unknown_policy(default), rules, special)
 
 
-def _textgenrnn(tokens: Sequence[str], special: SpecialTokens) -> SpecialTokens:
-    """Unknown tokens are 0, which is never generated; `<s>` begins and ends a text."""
+def _textgenrnn(vocabulary: Vocabulary) -> SpecialTokens:
+    """Unknown tokens are 0, which is never generated; `<s>` begins and ends a text.
+
+    A model of a single text begins with nothing: with pads.
+    """
+    tokens = vocabulary.tokens
     meta = tokens.index("<s>") if "<s>" in tokens else None
     end = () if meta is None else (meta,)
-    return replace(special, pad=0, unknown=0, begin=meta, end=end)
+    is_single = vocabulary.is_single_text or meta is None
+    begin = 0 if is_single else meta
+    return SpecialTokens(0, 0, begin, end, is_begin_added=not is_single)
 
 
 def _special(

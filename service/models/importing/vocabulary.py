@@ -42,6 +42,7 @@ class Vocabulary:
     is_lower: bool = False
     unknown_token: str | None = None
     content: bytes = b""
+    is_single_text: bool = False  # textgenrnn's: no token begins a text
 
 
 def read_vocabulary(content: bytes) -> Vocabulary:
