@@ -25,7 +25,7 @@ MODELS = {  # kind → a regex that its tokens can spell
     "next_word_masked": "(the|old|king|of|every|to|was)( that| no)*",
     "scaled_integers": "[a-f]{3}(old|king)+",
     "notes": r"(C4|rest|4\.7\.11)( (D4|G3))+ B2",
-    # "textgenrnn": "[a-f]{3}(old|king)+",
+    "textgenrnn": "[a-f]{3}(old|king)+",
 }
 PARAMETERS = {
     "temperature": 0.9,

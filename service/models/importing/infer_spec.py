@@ -19,11 +19,15 @@ from service.models.spec import MAX_LAYERS, ModelSpec
 
 _WITH_BIAS = 3
 _KERAS_1_ARRAYS = (9, 12)
-_BIDIRECTIONAL = "it is a Bidirectional, which reads the text from its end and cannot generate"
+_ASK = (
+    "and a file of weights alone does not say what it computes: give `config`, the model's "
+    "to_json()"
+)
+_BIDIRECTIONAL = f"it is a Bidirectional, which reads whole windows, {_ASK}"
 _REFUSED_PATHS = {
     "forward_layer": _BIDIRECTIONAL,
     "backward_layer": _BIDIRECTIONAL,
-    "cells": "it is an RNN of several cells; only one cell for each layer is served",
+    "cells": f"it is an RNN of several cells, {_ASK}",
 }
 
 
@@ -88,7 +92,7 @@ def _is_recurrent(layer: StoredLayer) -> bool:
             "the model with Keras 2 first",
         )
     if len(layer.arrays) not in {1, *(arrays for _, arrays in _CELLS_BY_SHAPE)}:
-        _refuse(layer, f"it has {len(layer.arrays)} arrays; no supported layer has that many")
+        _refuse(layer, f"it has {len(layer.arrays)} arrays, {_ASK}")
     if len(layer.arrays) == 1 or len(layer.shapes[1]) < 2:
         return False
     rows, columns = layer.shapes[1]
@@ -111,8 +115,8 @@ def _embedding_and_output(layers: Sequence[StoredLayer]) -> tuple[StoredLayer | 
     if len(embeddings) > 1 or len(outputs) != 1:
         found = ", ".join(repr(layer.path) for layer in layers) or "none"
         raise BadCheckpoint(
-            "a model has at most one Embedding and exactly one Dense layer beside its recurrent "
-            f"layers; the file has these others: {found}"
+            "beside its recurrent layers and one Embedding the file has more than the one Dense "
+            f"layer of the output: {found}; {_ASK}"
         )
     return (embeddings[0] if embeddings else None), outputs[0]
 

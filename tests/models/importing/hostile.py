@@ -111,21 +111,21 @@ archive("registered class", "custom class LSTM", config_with(
      "config": {"units": 2}}))  # fmt: skip
 archive("subclassed model", "the model is of the class 'MyModel'",
         {"module": "__main__", "class_name": "MyModel", "config": {"units": 2}})  # fmt: skip
-whole("bidirectional", "it is a Bidirectional", config_with(
+whole("bidirectional", "the file does not say how many tokens are read", config_with(
     layer("Bidirectional", layer=layer("LSTM", units=2))))  # fmt: skip
-whole("go_backwards", "go_backwards is set", config_with(go_backwards=True))
 whole("model in a model", "a model inside the model", config_with(SEQUENTIAL))
-whole("normalisation", "it is a LayerNormalization; served are", config_with(
+whole("hidden normalisation", "no weights for layer 'my_layernormalization'", config_with(
     layer("LayerNormalization", axis=-1)))  # fmt: skip
-whole("custom activation", "activation is 'swish'", config_with(activation="swish"))
+whole("normalisation of steps", "axis", config_with(layer("LayerNormalization", axis=1)))
+whole("unknown activation", "activation is 'mish'", config_with(activation="mish"))
 whole("activation as code", "activation is 'my_function'", config_with(
     activation={"module": "evil", "class_name": "function", "config": "my_function"}))  # fmt: skip
 whole("unknown option", "its option 'projection' is not known", config_with(projection=3))
 whole("not a number", "units is two, not a positive", config_with(units="two"))
 whole("negative units", "units is -2, not a positive", config_with(units=-2))
-whole("nine recurrent layers", "it is recurrent layer 9", config_with(
+whole("nine recurrent layers", "the model has 9 recurrent layers", config_with(
     *(layer("LSTM", units=2, return_sequences=True) for _ in range(8))))  # fmt: skip
-whole("hidden dense", "only one Dense layer is served", config_with(layer("Dense", units=2)))
+whole("hidden dense", "no weights for layer 'my_dense'", config_with(layer("Dense", units=2)))
 whole("relu at the end", "its activation is 'relu'", config_with(
     replace={4 - 1: layer("Dense", units=3, activation="relu")}))  # fmt: skip
 
