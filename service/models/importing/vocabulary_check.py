@@ -9,6 +9,7 @@ from service.models.step import StepProgram
 from service.models.tokenizers import read_tokenizer
 from service.models.tokenizers.special_tokens import UnknownPolicy
 from service.models.tokenizers.tokenizer import Tokenizer
+from service.models.tokenizers.words import WordTokenizer
 
 FIRST_TOKENS, TOKENS = 1_500, 10_000
 """Tokens that are scored of each candidate, and of the best one."""
@@ -35,12 +36,13 @@ def vocabulary_of_text(
             "tokens by: give more of it, or the tokens themselves as `vocabulary`"
         )
     if not score.is_of_the_model:
+        what = "words" if isinstance(best.tokenizer, WordTokenizer) else "characters"
         raise BadCheckpoint(
-            f"no order of these tokens fits the weights: of {len(found)} tried, {best.name} is the "
+            f"no order of these {what} fits the weights: the text is another one, or the list was "
+            "made by a set, whose order Python does not repeat; only the map saved at training "
+            f"helps: give it as `vocabulary`. Of {len(found)} orders tried, {best.name} is the "
             f"best with {score.nats:.2f} nats per token, and the frequencies of single tokens "
-            f"alone give {score.entropy:.2f}. The text is another one, or the list was made by a "
-            "set, whose order Python does not repeat; only the map saved at training helps: give "
-            "it as `vocabulary`"
+            f"alone give {score.entropy:.2f}"
         )
     if len(scores) > 1 and scores[1][0].nats - scores[0][0].nats < _NEAR:
         assumptions.note(

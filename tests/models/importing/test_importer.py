@@ -207,7 +207,7 @@ def test_a_text_that_is_too_short_to_tell_the_order_by_is_refused(imports, impor
     with pytest.raises(BadCheckpoint, match="6 different characters and 1 different words, but"):
         import_here(request(vocabulary=None, vocabulary_text=Path("t")))
     (imports / "t").write_text("dcba" * 100)
-    with pytest.raises(BadCheckpoint, match="no order of these tokens fits the weights"):
+    with pytest.raises(BadCheckpoint, match="no order of these characters fits the weights"):
         import_here(request(vocabulary=None, vocabulary_text=Path("t")))
 
 
