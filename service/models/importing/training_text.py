@@ -26,6 +26,7 @@ _WORD_RULES = {
 }
 _SHOWN = 10
 
+MAX_WORD_TEXT = 4_000_000  # characters, whose words are always counted
 EXCERPT = 400_000  # characters of a text that are scored at most
 
 
@@ -96,13 +97,14 @@ READINGS = (
 def candidates(text: str, size: int) -> list[Candidate]:
     """Return the candidates for a model of `size` tokens, each vocabulary once.
 
-    Words are tried where no characters have the size. Raises BadCheckpoint if nothing has it.
+    Words of a very long text are tried only where no characters have the size. Raises
+    BadCheckpoint if nothing has it.
     """
     counts = Counter(text)
     found: dict[tuple[str, ...], Candidate] = {}
     for candidate in _characters(text, counts, size):
         found.setdefault(candidate.tokenizer.tokens, candidate)
-    if not found:
+    if not found or len(text) <= MAX_WORD_TEXT:
         for candidate in _words(text, size):
             found.setdefault(candidate.tokenizer.tokens, candidate)
     if not found:
