@@ -109,7 +109,7 @@ def text_before(text: str, stop: str) -> str:
 
 @pytest.mark.parametrize(
     ("tokenizer", "stops"),
-    [(WORDS, ["d o", "he end", " ", "the", "nd", "ll all"]), (BYTES, ["€", "aä", "a", "ä", "aa"])],
+    [(WORDS, ["d o", "he end", " ", "the", "ld", "ll all"]), (BYTES, ["€", "aä", "a", "ä", "aa"])],
 )
 @pytest.mark.parametrize("is_start", [False, True])
 def test_a_text_ends_exactly_before_its_stop_string(tokenizer, stops, is_start):
