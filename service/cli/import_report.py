@@ -1,7 +1,10 @@
 """The report of an import for a person: what was found, assumed and measured, and a sample."""
 
+import contextlib
 import json
+import os
 import shlex
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,13 +95,24 @@ def _next(bundle: Bundle, sample: Sample, model_store: Path) -> Iterator[str]:
         if model_store == Path("model_store")
         else f" --model-store {shlex.quote(str(model_store))}"
     )
-    yield from ("", "next, with a server that runs on this store", f"  carousel serve{store}")
-    yield f"  carousel load {bundle.ref}"
-    yield f"  curl {DEFAULT_URL}/generate -H 'Content-Type: application/json' \\"
+    command, url = _command(), os.environ.get("CAROUSEL_URL") or DEFAULT_URL
+    yield from ("", "next, with a server that runs on this store", f"  {command} serve{store}")
+    yield f"  {command} load {bundle.ref}"
+    yield f"  curl {url}/generate -H 'Content-Type: application/json' \\"
     yield f"    -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
     window = bundle.spec.window
     if window is not None and window.padding is Padding.NONE:
         yield f"  The text has at least {window.length} tokens: the model's window is never padded."
+
+
+def _command() -> str:
+    """Return how this command was called: by its name, or as a module of an interpreter."""
+    if Path(sys.argv[0]).name == "carousel":
+        return sys.argv[0]
+    executable = Path(sys.executable)
+    with contextlib.suppress(ValueError):
+        executable = executable.relative_to(Path.cwd())
+    return f"{shlex.quote(str(executable))} -m service"
 
 
 def _text_of(tokenizer: Tokenizer, ids: tuple[int, ...]) -> str:

@@ -48,7 +48,7 @@ def compile_constraint(spec: ConstraintSpec, vocabulary: Vocabulary) -> Constrai
     if spec.allowed:
         texts = texts.only(frozenset(spec.allowed))
     characters = texts.characters
-    pattern = _read(spec, Alphabet(characters))
+    pattern = _read(spec, Alphabet(characters), texts.joiner)
     n = positions(pattern)
     if n > MAX_POSITIONS:
         raise Validation(
@@ -70,11 +70,12 @@ def compile_constraint(spec: ConstraintSpec, vocabulary: Vocabulary) -> Constrai
         constraint = Constraint(nfa.token_classes(texts.texts), dfa.next_state, dfa.distance)
     else:
         n_tokens = len(texts.texts) - texts.texts.count(None)
+        hint = ", its first word without a blank before it" if texts.joiner else ""
         over_characters = Constraint(nfa.token_classes(characters), dfa.next_state, dfa.distance)
         constraint = _required(
             lift(over_characters, characters, texts),
             f"no text matches the {spec.kind} and is made of the {whose} {n_tokens} tokens with a "
-            "text; ask for one that these can spell",
+            f"text; ask for one that these can spell{hint}",
         )
     constraint = _narrowed(constraint, spec, texts, characters)
     return replace(add_ends(constraint, texts.end_ids), spec=spec)
@@ -130,7 +131,7 @@ def _required(found: Constraint | None, reason: str) -> Constraint:
     return found
 
 
-def _read(spec: ConstraintSpec, alphabet: Alphabet) -> Pattern:
+def _read(spec: ConstraintSpec, alphabet: Alphabet, joiner: str) -> Pattern:
     match spec.kind:
         case ConstraintKind.REGEX:
             return read_regex(spec.text, alphabet)
@@ -139,7 +140,8 @@ def _read(spec: ConstraintSpec, alphabet: Alphabet) -> Pattern:
         case ConstraintKind.ANY:
             return repeat(characters(alphabet.members), 0, None)
         case ConstraintKind.CHOICE:
-            texts = json.loads(spec.text)
+            # The first word of a text is read without its joiner, and so is a choice.
+            texts = [text.removeprefix(joiner) for text in json.loads(spec.text)]
             return choice(
                 *(sequence(*(characters({c} & alphabet.members) for c in text)) for text in texts)
             )

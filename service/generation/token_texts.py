@@ -62,5 +62,9 @@ def completion_text(
 
 
 def begins_text(tokenizer: Tokenizer, prompt: Iterable[int]) -> bool:
-    """Whether a prompt has no text, so that what follows it begins the text."""
-    return not any(map(tokenizer.bytes_of, prompt))
+    """Whether a prompt has no text, so that what follows it begins the text.
+
+    An unknown token stands for a text.
+    """
+    unknown = tokenizer.special.unknown
+    return not any(token == unknown or tokenizer.bytes_of(token) for token in prompt)

@@ -54,12 +54,14 @@ class WindowRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     tokens: int
     nats_window: float
-    nats_carried: float
+    nats_carried: float | None  # None: the carried state overflows
     same_next_token: float
 
     @property
     def sentence(self) -> str:
         """The record and the price of the window in one sentence."""
+        if self.nats_carried is None:
+            return "with carried state the model's numbers overflow: only its window can be read"
         return (
             f"with carried state it would be {self.nats_carried:.3f} nats per token instead of "
             f"{self.nats_window:.3f}, and the same next token in {self.same_next_token:.0%} of "

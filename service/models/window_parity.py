@@ -109,7 +109,7 @@ def compare_with_carried(
     return WindowRecord(
         tokens=ROWS * n_new,
         nats_window=read.nats,
-        nats_carried=total / (ROWS * n_new),
+        nats_carried=total / (ROWS * n_new) if np.isfinite(total) else None,
         same_next_token=same / (ROWS * n_new),
     )
 

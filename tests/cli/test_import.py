@@ -43,7 +43,7 @@ def files(tmp_path_factory) -> Path:
 def test_the_report_says_what_was_found_assumed_and_measured_and_what_comes_next(files, tmp_path):
     command = ("import", files / "model.weights.h5", "--name", "mine", "--precision", "float32")
     out = printed(*command, "--vocabulary", files / "vocabulary.json", folder=tmp_path)
-    assert f"  carousel serve --model-store {tmp_path}/model_store\n" in out
+    assert f" -m service serve --model-store {tmp_path}/model_store\n" in out
     lines = [line for line in out.splitlines() if str(tmp_path) not in line]
     assert max(map(len, lines)) <= WIDTH
     flat = " ".join(out.split())
@@ -59,7 +59,7 @@ def test_the_report_says_what_was_found_assumed_and_measured_and_what_comes_next
         *bundle.manifest.assumptions,
         "sample, the most likely tokens, after '\\n'",
         "sample, temperature 0.8",
-        "carousel load mine@1",
+        " -m service load mine@1",
     ):
         assert sentence in flat, out
     assert bundle.manifest.assumptions

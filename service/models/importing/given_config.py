@@ -21,6 +21,8 @@ def with_config(
             raise BadCheckpoint("the file has its own architecture; leave config out")
         assumptions.note("the architecture is that of the config that is given")
         return replace(checkpoint, config=config)
+    if config is not None and checkpoint.config is not None:
+        raise BadCheckpoint("the file has its own architecture; leave config out")
     if config is not None and not OPTIONS.keys() & config.keys():
         raise BadCheckpoint(
             "the config is neither the architecture of a Keras model (`model.to_json()`) nor "

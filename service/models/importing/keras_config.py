@@ -11,6 +11,7 @@ from service.models.importing.keras_graph import Call, read_calls
 from service.models.importing.keras_layer import NO_OPS, SERVED, TEXT_LAYERS, KerasLayer
 from service.models.importing.keras_network import KerasNetwork, WeightSource, is_recurrent
 from service.models.importing.reading import InputKind, Reading, scaled_input, window_of
+from service.models.layers import AttentionAverage, Flatten
 from service.models.spec import ModelSpec
 
 _NO_DISTRIBUTION = "its outputs are no distribution over the next token"
@@ -62,6 +63,7 @@ def read_architecture(config: JsonObject, assumptions: Assumptions) -> KerasArch
         mask_zero_input=network.has_masking,
     )
     last = WeightSource(output, is_transposed=is_reverse)
+    _check_masked_ends(spec)
     return KerasArchitecture(spec, (*source.sources, *network.sources, last), source.text_layer)
 
 
@@ -125,6 +127,17 @@ def _check_output_activation(layer: KerasLayer, activation: object) -> None:
         layer.refuse(
             f"its activation is {str(activation)[:80]!r}: {_NO_DISTRIBUTION}; "
             "served are softmax and linear"
+        )
+
+
+def _check_masked_ends(spec: ModelSpec) -> None:
+    """Refuse steps of a Bidirectional that Keras sets to zero where they are masked."""
+    is_masked = spec.mask_token is not None or spec.mask_zero_input
+    reads_all = any(isinstance(layer, Flatten | AttentionAverage) for layer in spec.layers)
+    if is_masked and reads_all and any(layer.go_backwards for layer in spec.recurrent_layers):
+        raise BadCheckpoint(
+            "a Bidirectional gives zeros for masked pads, and a layer after it reads all steps of "
+            "the window, which is not served: train it without the mask"
         )
 
 

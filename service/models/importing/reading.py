@@ -66,11 +66,18 @@ def window_of(reading: Reading, assumptions: Assumptions) -> Window | None:
     if state == "carried" and by_file:
         _check_carried(reading, assumptions)
         return None
+    is_fixed = reading.length is not None and reading.length > 1
+    if is_fixed and not by_file and not reading.is_stateful and state is None:
+        assumptions.note(
+            f"the model predicts after each of its {reading.length} tokens, and takes no other "
+            'number: it is read as a window; `assume` {"state": "carried"} carries its state'
+        )
+        by_file = True
     if not by_file and state != "window" and length is None:
-        if reading.length is not None and reading.length > 1 and not reading.is_stateful:
+        if is_fixed and reading.is_stateful:
             assumptions.note(
-                f"the model was trained on windows of {reading.length} tokens and predicts after "
-                "each of them; its state is carried from token to token"
+                f"the model is stateful: its state is carried from token to token, although it "
+                f'takes {reading.length} at once; `assume` {{"state": "window"}} reads windows'
             )
         return None
     return _window(reading, _length(reading, length, assumptions), assumptions)
@@ -131,6 +138,8 @@ def _length(reading: Reading, given: int | None, assumptions: Assumptions) -> in
 
 def _window(reading: Reading, length: int, assumptions: Assumptions) -> Window:
     padding, pad, is_sliding = _PADS[reading.kind]
+    if reading.kind is InputKind.ONE_HOT and reading.is_sequence and reading.not_carried is None:
+        padding = Padding.NONE  # the last of its predictions is read, so that no zeros may follow
     if assumptions.padding is not None:
         # Of a one-hot input the usual pads are zeros on the right, or token 0 on the left.
         if assumptions.padding is not padding:

@@ -17,8 +17,9 @@ from service.models.tokenizers.word_rules import text_vectorization_rules
 _FILE = "vocabulary.txt"
 _STANDARDIZE = ("lower_and_strip_punctuation", "lower", "strip_punctuation", None)
 _NO_VOCABULARY = (
-    "give `vocabulary` (a JSON list, or one token a line) or `vocabulary_text` (the training "
-    "text), or both: the text then checks the order of the vocabulary"
+    "give `vocabulary` (--vocabulary: a JSON list of tokens, a Keras Tokenizer's to_json(), or one "
+    "token a line) or `vocabulary_text` (--vocabulary-text: the training text), or both: the text "
+    "then checks the order of the vocabulary"
 )
 
 

@@ -21,6 +21,11 @@ BURN_IN = 16  # tokens at the beginning of a piece that are not counted
 PRODUCTS = 20_000_000_000
 """Products that the score of one candidate may take, if it takes more than MIN_TOKENS."""
 
+COMMON, EXCHANGE_NATS = 10, 10.0
+"""Occurrences of two tokens, and the nats that their exchange has to gain on the whole text."""
+
+LEAST_LOG = -50.0  # of a token that is never sampled
+LARGE = 1_024  # tokens of a vocabulary whose exchanges are not compared
 FREQUENT = 20  # occurrences of a token from which its own score counts
 MISPLACED_NATS = 1.0
 """Nats by which a frequent token may be less likely than its frequency."""
@@ -32,6 +37,8 @@ class TextScore:
 
     tokens: npt.NDArray[np.int64]  # (n,)
     surprisals: npt.NDArray[np.float64]  # (n,), nats
+    by_token: npt.NDArray[np.float64] | None = None  # (vocabulary, vocabulary), [a, b]: the sum of
+    # log p(b) where the text has a; None for a large vocabulary
 
     @property
     def nats(self) -> float:
@@ -52,14 +59,27 @@ class TextScore:
 
     @property
     def misplaced(self) -> list[int]:
-        """The frequent tokens that are far less likely than their frequency: of a wrong id."""
-        found = []
+        """The tokens of wrong ids: far less likely than their frequency, or better exchanged."""
+        found = self._exchanged()
         for token, count in zip(*np.unique(self.tokens, return_counts=True), strict=True):
             if count >= FREQUENT:
                 own = self.surprisals[self.tokens == token].mean()
-                if own > MISPLACED_NATS - np.log(count / len(self.tokens)):
+                is_unlikely = own > MISPLACED_NATS - np.log(count / len(self.tokens))
+                if is_unlikely and int(token) not in found:
                     found.append(int(token))
         return found
+
+    def _exchanged(self) -> list[int]:
+        """The two tokens whose exchange makes the text most likely, if it does by far."""
+        sums = self.by_token
+        if sums is None:
+            return []
+        counts = np.bincount(self.tokens, minlength=len(sums))
+        right = np.diag(sums)
+        gain = sums + sums.T - right[:, None] - right[None, :]
+        gain[counts < COMMON] = gain[:, counts < COMMON] = -np.inf
+        a, b = np.unravel_index(np.argmax(gain), gain.shape)
+        return [int(a), int(b)] if gain[a, b] > EXCHANGE_NATS else []
 
 
 def score_text(
@@ -114,6 +134,8 @@ def _read(
     """Read each text; the first `context` tokens of each are not counted."""
     tokens: list[int] = []
     surprisals: list[float] = []
+    size = program.vocabulary_size
+    by_token = np.zeros((size, size)) if size <= LARGE else None
     for first in range(0, len(texts), ROWS):
         group = sorted(texts[first : first + ROWS], key=len, reverse=True)
         batch = program.new_batch(len(group))
@@ -131,4 +153,6 @@ def _read(
                 logs = log_probabilities(batch.logits[:rows], special_ids)
                 tokens += following
                 surprisals += (-logs[np.arange(rows), following]).tolist()
-    return TextScore(np.array(tokens, np.int64), np.array(surprisals, np.float64))
+                if by_token is not None:
+                    np.add.at(by_token, following, np.maximum(logs, LEAST_LOG))
+    return TextScore(np.array(tokens, np.int64), np.array(surprisals, np.float64), by_token)

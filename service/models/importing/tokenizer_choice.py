@@ -46,12 +46,18 @@ _SHOWN = 10  # tokens in a message
 
 def choose_tokenizer(vocabulary: Vocabulary, size: int, assumptions: Assumptions) -> Tokenizer:
     """Return the tokenizer of a vocabulary for a model of `size` tokens. Raises BadCheckpoint."""
+    given = assumptions.given("tokenizer")
+    if given is not None and vocabulary.tokenizer not in (None, given):
+        raise BadCheckpoint(
+            f"the vocabulary's file states its tokenizer ({vocabulary.tokenizer}), but "
+            f"assume.tokenizer is {given}; leave assume.tokenizer out"
+        )
     if vocabulary.tokenizer == "subwords":
         return _subwords(vocabulary, assumptions)
     if vocabulary.tokenizer == "subword_text_encoder":
         return SubwordTextEncoder.from_file(vocabulary.content, size)
-    kind = assumptions.given("tokenizer") or vocabulary.tokenizer
-    vocabulary = _fitted(vocabulary, size, kind, assumptions)
+    kind = given or vocabulary.tokenizer
+    vocabulary = _fitted(vocabulary, size, assumptions)
     tokens = vocabulary.tokens
     if kind is None:
         kind = _kind_of(tokens, assumptions)
@@ -71,12 +77,11 @@ def _subwords(vocabulary: Vocabulary, assumptions: Assumptions) -> Tokenizer:
     return tokenizer
 
 
-def _fitted(
-    vocabulary: Vocabulary, size: int, kind: str | None, assumptions: Assumptions
-) -> Vocabulary:
+def _fitted(vocabulary: Vocabulary, size: int, assumptions: Assumptions) -> Vocabulary:
     """Make the tokens begin at id 0 and end at the model's size. Raises BadCheckpoint."""
     tokens, n = vocabulary.tokens, len(vocabulary.tokens)
-    if vocabulary.first_id == 1 and n == size and "" not in tokens and "<s>" not in tokens:
+    are_characters = all(len(token) == 1 for token in tokens)
+    if vocabulary.first_id == 1 and n == size and are_characters:
         assumptions.note(
             f"ids begin at 1, and the model has exactly {size} tokens: it is taken to use ids "
             "less 1"
@@ -87,7 +92,16 @@ def _fitted(
         )
         pad = next(name for name in PAD_TOKENS if name not in tokens)
         tokens = (pad, *tokens)
-    if len(tokens) > size and (kind == "keras_words" or vocabulary.first_id == 1):
+    num_words = vocabulary.num_words
+    if num_words is not None and num_words < len(tokens) and num_words not in (size, size - 1):
+        raise BadCheckpoint(
+            f"the Tokenizer has num_words {num_words}, so it gives ids below that, but the weights "
+            f"are made for {size} tokens; give the Tokenizer that the model was trained with"
+        )
+    if num_words == size - 1 < len(tokens):
+        tokens = (*tokens[:num_words], "[unused]")  # the Tokenizer never gives the last id
+        assumptions.note(f"the Tokenizer has num_words {num_words}: id {num_words} is never used")
+    if len(tokens) > size and _may_be_cut(vocabulary, size):
         assumptions.note(
             f"the vocabulary has {len(tokens)} tokens and the model {size}: it is cut to these, "
             "as a Tokenizer with num_words does"
@@ -96,6 +110,16 @@ def _fitted(
     if len(tokens) != size:
         raise BadCheckpoint(_size_error(tokens, size))
     return replace(vocabulary, tokens=tokens, first_id=0)
+
+
+def _may_be_cut(vocabulary: Vocabulary, size: int) -> bool:
+    """Whether a Keras Tokenizer with num_words may have made a model of `size` tokens."""
+    if vocabulary.tokenizer == "keras_words":
+        return vocabulary.num_words == size
+    tokens = vocabulary.tokens
+    has_words = sum(len(token) > 1 for token in tokens) * 2 > len(tokens)
+    has_pad = vocabulary.first_id == 1 or tokens[0] in PAD_TOKENS
+    return vocabulary.tokenizer is None and has_pad and has_words
 
 
 def _size_error(tokens: Sequence[str], size: int) -> str:
@@ -164,7 +188,14 @@ def _characters(vocabulary: Vocabulary, kind: str, assumptions: Assumptions) -> 
                 "tokens of one: `assume` says what it is, by unknown_token, pad_token, "
                 "begin_token or end_token"
             )
-    is_lower = assumptions.given("lower") == "true" or vocabulary.is_lower
+    is_lower = vocabulary.is_lower
+    if (lower := assumptions.given("lower")) is not None:
+        if vocabulary.tokenizer is not None and is_lower != (lower == "true"):
+            raise BadCheckpoint(
+                f"the Tokenizer states lower {is_lower}, but assume.lower is {lower}; leave "
+                "assume.lower out"
+            )
+        is_lower = lower == "true"
     return CharacterTokenizer(
         tokens, assumptions.unknown_policy(default), special, is_lower=is_lower
     )
@@ -181,6 +212,8 @@ def _words(vocabulary: Vocabulary, kind: str, assumptions: Assumptions) -> Token
         special, default = _textgenrnn(vocabulary), UnknownPolicy.UNK
     elif kind in ("keras_words", "text_vectorization"):
         default = UnknownPolicy.SKIP if special.unknown is None else UnknownPolicy.UNK
+        if default is UnknownPolicy.SKIP and assumptions.given("unknown_character") is None:
+            assumptions.note("unknown words of a prompt are skipped, as the Tokenizer does")
     if kind == "keras_words" and special.pad == 0 and not special.end:
         # The author's loop finds no word for 0, so its text does not change any more.
         special = replace(special, end=(0,))
@@ -188,7 +221,9 @@ def _words(vocabulary: Vocabulary, kind: str, assumptions: Assumptions) -> Token
     if "\n" in tokens and rules.separator == UNICODE_WHITESPACE and not rules.characters:
         rules = replace(_LINE_RULES, lower=rules.lower)
         assumptions.note("a line break is a token: a text is split at blanks and around it")
-    return WordTokenizer(tokens, assumptions.unknown_policy(default), rules, special)
+    # A Keras loop appends the name of the unknown token like any word.
+    policy, is_sampled = assumptions.unknown_policy(default), kind == "keras_words"
+    return WordTokenizer(tokens, policy, rules, special, is_unknown_sampled=is_sampled)
 
 
 def _textgenrnn(vocabulary: Vocabulary) -> SpecialTokens:

@@ -74,7 +74,9 @@ class TextReading:
                 continue
             if self.line_end is not None and character == "\r" and "\n" in counts:
                 continue
-            read = self.line_end or "\n" if character in "\r\n" else character
+            read = character
+            if self.line_end is not None and character in "\r\n":
+                read = self.line_end
             for each in read.lower() if self.is_lower else read:
                 found[each] += n
         return found

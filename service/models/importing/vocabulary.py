@@ -41,6 +41,7 @@ class Vocabulary:
     rules: WordRules | None = None
     is_lower: bool = False
     unknown_token: str | None = None
+    num_words: int | None = None  # of a Keras Tokenizer
     content: bytes = b""
     is_single_text: bool = False  # textgenrnn's: no token begins a text
 
@@ -58,7 +59,7 @@ def read_vocabulary(content: bytes) -> Vocabulary:
         return Vocabulary((), tokenizer="subword_text_encoder", content=content)
     if re.match(r"\s*[\[{\"]", text) and (value := _json(text)) is not None:
         return _of_json(value, content)
-    lines = text.removesuffix("\n").split("\n")
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
     if "" in lines[1:]:
         raise BadCheckpoint(
             f"line {lines.index('', 1) + 1} of the vocabulary is empty; write a line break as \\n"
@@ -136,7 +137,15 @@ def _of_map(value: Mapping[str, Any]) -> Vocabulary:
     """Read {token: id} or {id: token}; ids may be strings of digits."""
     items: dict[str, Any] = dict(value)
     ids = {token: _id(i) for token, i in items.items()}
-    if None in ids.values():
+    is_turned = None in ids.values()
+    if not is_turned and all(isinstance(i, str) for i in items.values()):
+        is_turned = {str(i) for i in items.values()} != set(items)
+        if not is_turned and any(items[str(i)] != token for token, i in items.items()):
+            raise BadCheckpoint(
+                "the vocabulary maps digits to digits, and both ways of reading it fit; write the "
+                "ids as numbers: {token: id}"
+            )
+    if is_turned:
         turned = [(_id(i), token) for i, token in items.items()]
         if any(i is None or not isinstance(token, str) for i, token in turned):
             raise BadCheckpoint(f"the vocabulary is no map from tokens to ids; give {_FORMS}")
@@ -176,7 +185,10 @@ def _of_keras_tokenizer(config: Mapping[str, Any]) -> Vocabulary:
             vocabulary, tokenizer="keras_characters", is_lower=is_lower, unknown_token=oov
         )
     filters, split = config.get("filters", KERAS_FILTERS), config.get("split", " ")
+    num_words = config.get("num_words") if type(config.get("num_words")) is int else None
     if not isinstance(filters, str) or not isinstance(split, str):
         raise BadCheckpoint("the Tokenizer's filters and split are not strings")
     rules = keras_rules(filters, split, lower=is_lower)
-    return replace(vocabulary, tokenizer="keras_words", rules=rules, unknown_token=oov)
+    return replace(
+        vocabulary, tokenizer="keras_words", rules=rules, unknown_token=oov, num_words=num_words
+    )

@@ -15,7 +15,8 @@ FIRST_TOKENS, TOKENS = 1_500, 10_000
 """Tokens that are scored of each candidate, and of the best one."""
 
 MIN_TOKENS = 30  # tokens that have to be scored for a verdict
-_NEAR = 0.05  # nats by which two candidates have to differ
+_WORSE = 0.1  # nats by which a given order may score above one that is made of the text
+_NEAR = 0.25  # nats by which an order has to be better than a more usual one
 
 
 def vocabulary_of_text(
@@ -27,8 +28,9 @@ def vocabulary_of_text(
     """
     found = candidates(text, spec.vocabulary_size)
     scores = [(_score(each, spec, program, FIRST_TOKENS), each) for each in found]
-    scores.sort(key=lambda pair: pair[0].nats)
-    best = scores[0][1]
+    least = min(score.nats for score, _ in scores)
+    # Orders that differ in a few ids score alike: the usual one comes first.
+    best = next(each for score, each in scores if score.nats <= least + _NEAR)
     score = _score(best, spec, program, TOKENS)
     if len(score.tokens) < MIN_TOKENS:
         raise BadCheckpoint(
@@ -44,11 +46,10 @@ def vocabulary_of_text(
             f"best with {score.nats:.2f} nats per token, and the frequencies of single tokens "
             f"alone give {score.entropy:.2f}"
         )
-    if len(scores) > 1 and scores[1][0].nats - scores[0][0].nats < _NEAR:
-        assumptions.note(
-            f"{scores[1][1].name} fits nearly as well ({scores[1][0].nats:.2f} nats per token)"
-        )
-    assumptions.note(f"the vocabulary is the {best.name} of the text: it scores best")
+    _check_places(score, best.tokenizer)
+    near = [each.name for s, each in scores if each is not best and s.nats <= least + _NEAR]
+    others = f"; these fit as well: {', '.join(near)}" if near else ", which fits best"
+    assumptions.note(f"the vocabulary is the {best.name} of the text{others}")
     if best.note:
         assumptions.note(best.note)
     return best.tokenizer, _record(score)
@@ -73,13 +74,39 @@ def check_vocabulary(tokenizer: Tokenizer, text: str, spec: ModelSpec, program: 
             f"{score.nats:.2f} nats per token, and the frequencies of single tokens alone give "
             f"{score.entropy:.2f}; give the map that was saved at training, or the text alone"
         )
+    _check_places(score, tokenizer)
+    _check_against_text(score, tokenizer, text, spec, program)
+    return _record(score)
+
+
+def _check_against_text(
+    score: TextScore, tokenizer: Tokenizer, text: str, spec: ModelSpec, program: StepProgram
+) -> None:
+    """Refuse a vocabulary where one that is made of the text fits better."""
+    try:
+        found = candidates(text, spec.vocabulary_size)
+    except BadCheckpoint:  # the model has another vocabulary than the text alone gives
+        return
+    for each in found:
+        if each.tokenizer.tokens == tokenizer.tokens:
+            continue
+        if _score(each, spec, program, FIRST_TOKENS).nats < score.nats - _WORSE:
+            nats = _score(each, spec, program, TOKENS).nats
+            if nats < score.nats - _WORSE:
+                raise BadCheckpoint(
+                    "the vocabulary is not in the order of the model's ids: the text scores "
+                    f"{score.nats:.2f} nats per token, but {nats:.2f} with the {each.name}; give "
+                    "the map that was saved at training, or the text alone"
+                )
+
+
+def _check_places(score: TextScore, tokenizer: Tokenizer) -> None:
     if misplaced := score.misplaced:
         listed = ", ".join(repr(tokenizer.tokens[token]) for token in misplaced[:10])
         raise BadCheckpoint(
-            f"the vocabulary has tokens at wrong ids: the model hardly ever predicts {listed} "
-            "where the text has them; give the map that was saved at training, or the text alone"
+            f"the vocabulary has tokens at wrong ids: the model does not predict {listed} where "
+            "the text has them; give the map that was saved at training"
         )
-    return _record(score)
 
 
 def _record(score: TextScore) -> str:

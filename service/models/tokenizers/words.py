@@ -23,16 +23,21 @@ class WordTokenizer(Tokenizer):
         unknown: UnknownPolicy = UnknownPolicy.ERROR,
         rules: WordRules | None = None,
         special: SpecialTokens | None = None,
+        *,
+        is_unknown_sampled: bool = False,
     ) -> None:
         """`rules` None splits at whitespace; `special` None finds special tokens by their names.
 
+        With `is_unknown_sampled` the unknown token is a word of generated texts.
         Raises BadCheckpoint if the tokens are not a valid vocabulary.
         """
         if special is None:
             special = SpecialTokens.by_name(tokens, are_words=True)
         super().__init__(tokens, unknown, special)
         self.rules = rules or WordRules()
-        self._special_ids = special.ids
+        self._is_unknown_sampled = is_unknown_sampled and special.unknown is not None
+        words = (special.unknown,) if self._is_unknown_sampled else ()
+        self._special_ids = tuple(i for i in special.ids if i not in words)
         hidden = frozenset(self._special_ids)
         self._ids = {word: i for i, word in enumerate(self.tokens)}
         self._bytes = tuple(
@@ -54,7 +59,13 @@ class WordTokenizer(Tokenizer):
             if not isinstance(rules, dict):
                 raise TypeError("rules is not an object")
             special = SpecialTokens.from_json(options["special"])
-            return cls(tokens, unknown, WordRules.from_json(rules), special)
+            return cls(
+                tokens,
+                unknown,
+                WordRules.from_json(rules),
+                special,
+                is_unknown_sampled=options.get("is_unknown_sampled") is True,
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise BadCheckpoint(f"the tokenizer's options cannot be read: {error}") from error
 
@@ -85,6 +96,7 @@ class WordTokenizer(Tokenizer):
             "kind": self.kind,
             "rules": self.rules.to_json(),
             "special": self.special.to_json(),
+            **({"is_unknown_sampled": True} if self._is_unknown_sampled else {}),
         }
 
     def _unknown_token(self, word: str, offset: int) -> int | None:

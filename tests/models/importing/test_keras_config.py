@@ -293,7 +293,7 @@ def test_layers_out_of_order_are_put_in_the_one_order_in_which_widths_fit(stored
     [
         ([("x", (3, 8), (2, 8), (8,)), ("dense", (4, 3), (3,))], "do not form one chain"),
         ([("dense", (4, 3), (3,))], "0 layers with the shapes"),
-        ([("x", (3, 8), (2, 8), (8,))], "exactly one Dense"),
+        ([("x", (3, 8), (2, 8), (8,))], "one Dense layer of the output: none"),
         ([("x", (3, 8), (2, 8), (8,)), ("norm", (2,), (2,)), ("dense", (2, 3), (3,))],
          "a kernel has two axes"),
         ([("x", (3, 8), (2, 8), (8,)), ("e", (4, 3)), ("dense", (2, 3), (3,))],
