@@ -235,3 +235,24 @@ def left_pads(author: Author, model, length: int, prompt: str) -> None:
         ids.append(best)
         out += CHARS[best]
     author.wrote(prompt, out)
+
+
+@kind("a fixed length, a prediction after each step", "window 10: the last ten characters, one-hot")
+def fixed_length(author: Author) -> None:
+    layers = author.k.layers
+    model = sequential(
+        author,
+        (10, V),
+        layers.LSTM(40, return_sequences=True),
+        layers.TimeDistributed(layers.Dense(V, activation="softmax")),
+    )
+    shake(model)
+    text = seed = "the old king of"
+    for _ in range(STEPS):
+        ids = [C2I[c] for c in text[-10:]]
+        p = model.predict_on_batch(np.eye(V, dtype="float32")[[ids]])[0, -1]
+        best = int(np.argmax(p))
+        author.chose(p, best)
+        text += CHARS[best]
+    author.wrote(seed, text[len(seed) :])
+    author.whole(model, vocabulary=json.dumps(CHARS))
