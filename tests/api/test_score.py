@@ -118,7 +118,7 @@ def test_what_cannot_be_scored_is_refused_by_name(http, body, status, sentence):
 @pytest.mark.parametrize(
     ("content", "status", "sentence"),
     [
-        (b"", 422, "no character"),
+        (b"", 422, "no token"),
         (b"ab\xff", 422, "not UTF-8 from byte 2 on"),
         (b"ab\xc3", 422, "not UTF-8 from byte 2 on"),
         ("a" * 5_000 + "é", 422, "at offset"),

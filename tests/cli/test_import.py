@@ -209,7 +209,7 @@ def test_a_file_that_may_not_be_read_is_one_sentence(files, tmp_path):
     locked = tmp_path / "locked.h5"
     locked.write_bytes((files / MODEL).read_bytes())
     locked.chmod(0o000)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(0o755)
     (tmp_path / "closed").mkdir(mode=0o000)
     script = """if True:

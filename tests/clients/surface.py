@@ -140,7 +140,8 @@ OPENAI: tuple[Row, ...] = (
         "OpenAI",
         HONOURED,
         "a text, a list of texts, of token ids, or of lists of ids: at most 256 prompts and "
-        "1,000,000 characters; null only in a session that has text",
+        "1,000,000 characters; null only in a session that has text, or "
+        "for a model with a begin token",
         {"prompt": ["The ", "A "]},
         shows(lambda reply: len(choices(reply)) == 2),
     ),
@@ -521,7 +522,8 @@ TGI: tuple[Row, ...] = (
         "inputs",
         "TGI",
         HONOURED,
-        "1 to 1,000,000 characters; empty only in a session that has text",
+        "1 to 1,000,000 characters; empty only in a session that has text, or for "
+        "a model with a begin token",
         {"inputs": "class "},
         another_text,
     ),
@@ -596,7 +598,7 @@ TGI: tuple[Row, ...] = (
         "truncate",
         "TGI",
         HONOURED,
-        "keeps the last n characters of the prompt",
+        "keeps the last n tokens of the prompt",
         parameters(truncate=1),
         shows(lambda reply: reply.headers["x-prompt-tokens"] == "1"),
     ),
