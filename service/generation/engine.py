@@ -78,7 +78,7 @@ class Engine:
         name: str,
         threads: int = 1,
     ) -> None:
-        """`threads`: the number of worker threads, used only if `program` is single-threaded."""
+        """`threads`: how many share a burst, but for the steps of a program with its own."""
         self.config = config
         self._vocabulary_size = program.vocabulary_size
         self.prompts = PromptReader(program)

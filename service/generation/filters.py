@@ -8,24 +8,32 @@ from numba import njit
 
 from service.generation.softmax import NARROW, total
 
-CALLED_KERNELS = "d39575b4cb14be06"
+CALLED_KERNELS = "f74fea3a532e5e60"
 """Hash of the kernels that this file calls; `sampling.py` says why."""
 
-_EXPONENTS = 1_024  # of a float64 in [0, 1]
-_ONE_EXPONENT, _FRACTION_BITS = np.int64(1023), np.int64(52)
-_MARGIN = 1.0 + 1e-9  # of a mass, more than sums in another order differ
+_BUCKETS, _BUCKET_BITS = 2_048, 11
+_INFINITY = np.float64(np.inf).view(np.int64)
+_FIRST_SHIFT = 52  # of a positive float64's bits: its exponent remains
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def apply_filters(weights, params):  # type: ignore[no-untyped-def]
     """Set the weights to zero that the filters exclude. The largest weight is 1."""
-    order = _ranking(weights, params)
+    if len(weights) <= NARROW:
+        _filter_sorted(weights, params)
+    else:
+        _filter_selected(weights, params)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _filter_sorted(weights, params):  # type: ignore[no-untyped-def]
+    """Apply the filters to all tokens, sorted by weight."""
+    order = np.argsort(-weights, kind="mergesort")
     kept = len(order)
     if params.top_k > 0:
         kept = min(kept, params.top_k)
     if params.top_p < 1.0:
-        whole = total(weights) if kept < len(weights) and params.top_k == 0 else 0.0
-        kept = _nucleus_size(weights, order, kept, params.top_p, whole)
+        kept = _nucleus_size(weights, order, kept, params.top_p)
     if params.min_p > 0.0:
         least, k = params.min_p * weights[order[0]], 1
         while k < kept and weights[order[k]] >= least:
@@ -33,7 +41,7 @@ def apply_filters(weights, params):  # type: ignore[no-untyped-def]
         kept = k
     if params.typical_p < 1.0:
         order = _by_typicality(weights, order[:kept])
-        kept = _nucleus_size(weights, order, len(order), params.typical_p, 0.0)
+        kept = _nucleus_size(weights, order, len(order), params.typical_p)
     for k in range(kept):
         weights[order[k]] = -weights[order[k]]
     for i in range(len(weights)):
@@ -41,54 +49,85 @@ def apply_filters(weights, params):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _ranking(weights, params):  # type: ignore[no-untyped-def]
-    """The tokens by falling weight: all, or of a wide vocabulary those that may be kept."""
-    is_cut = params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
-    if len(weights) <= NARROW or not is_cut:
-        return np.argsort(-weights, kind="mergesort")
+def _filter_selected(weights, params):  # type: ignore[no-untyped-def]
+    """Apply the filters by selection, which sorts only the tokens next to the last one kept."""
     bits = weights.view(np.int64)
-    exponent = _least_exponent(weights, bits, params)
-    n = 0
-    for i in range(len(weights)):
-        n += bits[i] >> _FRACTION_BITS >= exponent
-    tokens = np.empty(n, np.int64)
-    k = 0
-    for i in range(len(weights)):
-        if bits[i] >> _FRACTION_BITS >= exponent:
-            tokens[k] = i
-            k += 1
-    return tokens[np.argsort(-weights[tokens], kind="mergesort")]
+    if 0 < params.top_k < len(weights):
+        _keep_first(weights, bits, params.top_k, np.inf)
+    if params.top_p < 1.0:
+        _keep_first(weights, bits, len(weights), params.top_p * total(weights))
+    if params.min_p > 0.0:
+        for i in range(len(weights)):
+            weights[i] = weights[i] if weights[i] >= params.min_p else 0.0
+    if params.typical_p < 1.0:
+        whole = total(weights)
+        nearness = -_distances(weights, whole).view(np.int64)
+        _keep_first(weights, nearness + _INFINITY, len(weights), params.typical_p * whole)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _least_exponent(weights, bits, params):  # type: ignore[no-untyped-def]
-    """The binary exponent, as it is stored, of the smallest weight that may be kept."""
-    counts, masses = np.zeros(_EXPONENTS, np.int64), np.zeros(_EXPONENTS)
-    for i in range(len(weights)):
-        exponent = bits[i] >> _FRACTION_BITS
-        counts[exponent] += 1
-        masses[exponent] += weights[i]
-    mass = params.top_p * masses.sum() * _MARGIN
-    count, so_far = 0, 0.0
-    for exponent in range(_ONE_EXPONENT, 0, -1):
-        count += counts[exponent]
-        so_far += masses[exponent]
-        if params.top_k > 0:
-            is_enough = count >= params.top_k
-        else:
-            is_enough = params.top_p < 1.0 and so_far >= mass
-        if is_enough or np.ldexp(1.0, exponent - _ONE_EXPONENT) < params.min_p:
-            return exponent
-    return 0
+def _keep_first(weights, keys, n, mass):  # type: ignore[no-untyped-def]
+    """Keep the weights of the largest keys: n of them, or fewer if they add up to `mass`.
 
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _nucleus_size(weights, order, kept, share, whole):  # type: ignore[no-untyped-def]
-    """How many of the first `kept` in `order` together have `share` of a total weight.
-
-    The total is `whole`; if that is 0, the weight of these `kept`.
+    The others become zero. A key is from 0 to 2**63 - 1. A radix selection from the highest bits:
+    each of two passes counts the keys that agree with the last one kept in the bits above.
     """
-    for k in range(0 if whole > 0.0 else kept):
+    counts, masses = np.empty(_BUCKETS, np.int64), np.empty(_BUCKETS)
+    count, so_far, prefix, shift = 0, 0.0, np.int64(0), np.int64(_FIRST_SHIFT)
+    for _ in range(2):
+        counts[:], masses[:] = 0, 0.0
+        above = shift + _BUCKET_BITS
+        for i in range(len(weights)):
+            if keys[i] >> above == prefix:
+                bucket = (keys[i] >> shift) & (_BUCKETS - 1)
+                counts[bucket] += weights[i] > 0.0
+                masses[bucket] += weights[i]
+        last = -1
+        for bucket in range(_BUCKETS - 1, -1, -1):
+            if counts[bucket] > 0:
+                last = bucket
+                if count + counts[bucket] >= n or so_far + masses[bucket] >= mass:
+                    break
+                count += counts[bucket]
+                so_far += masses[bucket]
+        if last < 0:
+            return
+        if not (count + counts[last] >= n or so_far + masses[last] >= mass):
+            count -= counts[last]  # by rounding; the last one kept is in the lowest bucket
+            so_far -= masses[last]
+        prefix = (prefix << _BUCKET_BITS) | last
+        shift -= _BUCKET_BITS
+    shift += _BUCKET_BITS
+    near = np.flatnonzero((keys >> shift == prefix) & (weights > 0.0))
+    near = near[np.argsort(-keys[near], kind="mergesort")]
+    kept = 0
+    while kept < len(near) and count < n and so_far < mass:
+        count += 1
+        so_far += weights[near[kept]]
+        kept += 1
+    for i in range(len(weights)):
+        weights[i] = weights[i] if keys[i] >> shift >= prefix else 0.0
+    for token in near[kept:]:
+        weights[token] = 0.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _distances(weights, whole):  # type: ignore[no-untyped-def]
+    """The distance of each token's surprisal from the entropy; infinite without a weight."""
+    surprisal = np.full(len(weights), np.inf)
+    entropy = 0.0
+    for i in range(len(weights)):
+        if weights[i] > 0.0:
+            surprisal[i] = -np.log(weights[i] / whole)
+            entropy += weights[i] / whole * surprisal[i]
+    return np.abs(surprisal - entropy)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _nucleus_size(weights, order, kept, share):  # type: ignore[no-untyped-def]
+    """How many of the first `kept` in `order` together have `share` of their total weight."""
+    whole = 0.0
+    for k in range(kept):
         whole += weights[order[k]]
     cumulative = 0.0
     for k in range(kept):

@@ -31,7 +31,7 @@ from service.generation.request import (
 from service.generation.softmax import exponentials, index_at, maximum, total
 from service.models.step import Batch
 
-CALLED_KERNELS = "aa62ad6ee311931d"
+CALLED_KERNELS = "41b8bfcfb707a0eb"
 """Hash of the files whose kernels this file calls, which `test_kernel_cache.py` checks.
 
 Numba caches a compiled kernel until its own file changes, so this line has to change with them.
@@ -86,7 +86,7 @@ class Samples:
 
 
 class Sampler:
-    """Samples the tokens of a slot table. Belongs to one thread; `advance` releases the lock."""
+    """Samples the tokens of a slot table. Belongs to one thread; `advance` releases the GIL."""
 
     def __init__(
         self,
@@ -104,8 +104,7 @@ class Sampler:
         self._counts = np.zeros((capacity, vocabulary_size), np.int16)
         self._window = np.zeros((capacity, PENALTY_WINDOW), np.int32)
         self._constraints: list[Constraint | None] = [None] * capacity  # keeps the tables alive
-        self._allowed = np.ones(vocabulary_size, np.bool_)
-        self._allowed[list(suppressed_ids)] = False
+        self._vocabulary_size = vocabulary_size
         shape = (capacity, MAX_STEPS)
         top_shape = (*shape, MAX_TOP_TOKENS)
         self._outputs = (  # the columns of Samples
@@ -114,7 +113,8 @@ class Sampler:
         )
         self.arguments = (  # of `advance_rows`
             *(self._rows, self._feed, self._bias_tokens, self._biases),
-            *(self._counts, self._window, self._allowed),
+            *(self._counts, self._window),
+            np.array([*suppressed_ids, *end_ids], np.int64),  # excluded: end tokens only for a time
             np.array(end_ids, np.int64),
             *self._outputs,
         )
@@ -130,7 +130,7 @@ class Sampler:
         )
         consumed = request.initial_state.position if request.initial_state else 0
         position = consumed + len(request.prompt)
-        assert constraint is None or len(constraint.token_class) == len(self._allowed)
+        assert constraint is None or len(constraint.token_class) == self._vocabulary_size
         self._constraints[row] = constraint
         self._rows[row] = (
             *_parameters_of(params),
@@ -180,9 +180,12 @@ class Sampler:
         constraints = self._constraints
         constraints[a], constraints[b] = constraints[b], constraints[a]
 
-    def advance(self, batch: Batch, rows: int, step: int) -> None:
-        """Give each row its next token, fed or sampled, after step number `step` of a burst."""
-        advance_rows(self.arguments, batch.logits, batch.tokens, 0, rows, step)
+    def advance(self, batch: Batch, rows: int, step: int, first: int = 0) -> None:
+        """Give each row from `first` its next token, fed or sampled, after step number `step`.
+
+        Other threads may do so for other rows at the same time.
+        """
+        advance_rows(self.arguments, batch.logits, batch.tokens, first, rows, step)
 
     def take(self, rows: int, steps: int) -> Samples:
         """Return the samples of the burst that has ended, and clear its feeds."""
@@ -225,13 +228,14 @@ def _penalised(score, count, params):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _choose(scores, weights, largest, params):  # type: ignore[no-untyped-def]
+def _choose(scores, weights, params):  # type: ignore[no-untyped-def]
     """Apply temperature and filters to scores, (vocabulary,) float64, and sample a token.
 
-    `weights` are the exponentials of the logits minus `largest`, and are overwritten. Returns -1 if
-    no token can be sampled.
+    Overwrites `weights`. Returns -1 if no token can be sampled.
     """
-    best = maximum(scores)
+    best = -np.inf
+    for score in scores:
+        best = max(best, score)
     if best == -np.inf:
         return -1
     temperature = params.temperature
@@ -240,14 +244,25 @@ def _choose(scores, weights, largest, params):  # type: ignore[no-untyped-def]
         while scores[token] != best:
             token += 1
         return token
-    if temperature == 1.0 and best == largest and not (params.has_penalty or params.n_biases):
-        for i in range(len(scores)):
-            weights[i] = 0.0 if scores[i] == -np.inf else weights[i]
-    else:
-        exponentials(scores, best, temperature, weights)
+    exponentials(scores, best, temperature, weights)
+    return _draw(weights, params)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _draw(weights, params):  # type: ignore[no-untyped-def]
+    """Apply the filters to the weights, of which the largest is 1, and sample a token."""
     if params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0 or params.typical_p < 1.0:
         apply_filters(weights, params)
     return index_at(weights, uniform(params.seed, np.uint64(params.position)) * total(weights))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _is_plain(logits, largest, excluded, params):  # type: ignore[no-untyped-def]
+    """Whether the scores are the logits but for `excluded` tokens, which have smaller logits."""
+    for i in excluded:
+        if logits[i] == largest:
+            return False
+    return not (params.table or params.has_penalty or params.n_biases or params.temperature == 0.0)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -273,9 +288,10 @@ def advance_rows(arguments, logits, tokens, first, last, step):  # type: ignore[
     Threads may do this for disjoint ranges at a time. `logits` is (rows, vocabulary) float32 and
     read, `tokens` is (rows,) int64 and written.
     """
-    params, feed, bias_tokens, biases, counts, window, allowed, end_ids = arguments[:8]
+    params, feed, bias_tokens, biases, counts, window, excluded, end_ids = arguments[:8]
     out_tokens, out_logprobs, out_top_tokens, out_top_logprobs = arguments[8:]
     vocabulary = logits.shape[1]
+    n_suppressed = len(excluded) - len(end_ids)
     scores, weights = np.empty(vocabulary), np.empty(vocabulary)
     for row in range(first, last):
         slot = params[row]
@@ -299,18 +315,25 @@ def advance_rows(arguments, logits, tokens, first, last, step):  # type: ignore[
         if not is_sampled and lse == lse:  # noqa: PLR0124 (not NaN)
             token = feed[row, step]
         elif lse == lse:  # noqa: PLR0124
-            for i in range(vocabulary):
-                scores[i] = logits[row, i] if allowed[i] else -np.inf
-            if slot.least > 0:
-                for i in end_ids:
+            n_excluded = len(excluded) if slot.least > 0 else n_suppressed
+            if _is_plain(logits[row], largest, excluded[:n_excluded], slot):
+                if slot.temperature != 1.0:
+                    exponentials(logits[row], largest, slot.temperature, weights)
+                for i in excluded[:n_excluded]:
+                    weights[i] = 0.0
+                token = _draw(weights, slot)
+            else:
+                for i in range(vocabulary):
+                    scores[i] = logits[row, i]
+                for i in excluded[:n_excluded]:
                     scores[i] = -np.inf
-            if table:
-                mask(scores, table, size, state, slot.remaining)
-            if slot.has_penalty:
-                _penalise(scores, counts[row], window[row], slot)
-            for k in range(slot.n_biases):
-                scores[bias_tokens[row, k]] += biases[row, k]
-            token = _choose(scores, weights, largest, slot)
+                if table:
+                    mask(scores, table, size, state, slot.remaining)
+                if slot.has_penalty:
+                    _penalise(scores, counts[row], window[row], slot)
+                for k in range(slot.n_biases):
+                    scores[bias_tokens[row, k]] += biases[row, k]
+                token = _choose(scores, weights, slot)
         out_tokens[row, step] = token
         if token < 0:
             tokens[row] = 0

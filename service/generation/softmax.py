@@ -1,8 +1,8 @@
 """Kernels of the softmax over a row's logits, in float64, with the GIL released.
 
 A vocabulary of at most `NARROW` tokens is computed in the order of token ids. A larger one is
-computed by blocks and in lanes, which the compiler turns into vector instructions; its `exp` is
-the polynomial of `_exp`.
+computed by blocks, with the polynomial of `_exp`. The loops for its maximum and its exponentials
+have no branches, so that the compiler uses vector instructions (`test_softmax.py` reads them).
 """
 
 import numpy as np
@@ -18,6 +18,8 @@ _LOG2_E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 0.693147180369123816490, 1.90821492927058770002e-10
 _MAGIC = 1.5 * 2.0**52  # added to a float64, it leaves the rounded number in the lowest bits
 _BIAS, _FRACTION_BITS = np.int64(1023), np.int64(52)
+_SIGN_BIT, _ALL_BUT_SIGN = np.int32(31), np.int32(2**31 - 1)
+_LARGEST_FACTOR = 1e300
 _LEAST = -708.0  # e to this power is the smallest that is not rounded to 0 here
 
 
@@ -30,8 +32,7 @@ def _exp(x):  # type: ignore[no-untyped-def]
     shifted = x * _LOG2_E + _MAGIC
     n = shifted - _MAGIC
     r = (x - n * _LN2_HIGH) - n * _LN2_LOW
-    y = 1.0 / 6227020800.0
-    y = y * r + 1.0 / 479001600.0
+    y = 1.0 / 479001600.0
     y = y * r + 1.0 / 39916800.0
     y = y * r + 1.0 / 3628800.0
     y = y * r + 1.0 / 362880.0
@@ -62,20 +63,16 @@ def _logsumexp(logits, weights):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def maximum(scores):  # type: ignore[no-untyped-def]
-    """The largest score as a float64; a NaN is passed over."""
-    lanes = np.full(8, -np.inf)
-    whole = len(scores) - len(scores) % 8
-    for i in range(0, whole, 8):
-        for k in range(8):
-            lanes[k] = scores[i + k] if scores[i + k] > lanes[k] else lanes[k]  # noqa: FURB136 (not NaN)
-    largest = -np.inf
-    for lane in lanes:
-        largest = max(largest, lane)
-    for i in range(whole, len(scores)):
-        if scores[i] > largest:
-            largest = np.float64(scores[i])
-    return largest
+def maximum(logits):  # type: ignore[no-untyped-def]
+    """The largest of float32 logits as a float64. A NaN makes it NaN, or is passed over.
+
+    Compares them as integers of the same order, which the compiler does in vectors.
+    """
+    bits, largest = logits.view(np.int32), np.int32(-(2**31))
+    for i in range(len(bits)):
+        largest = max(largest, bits[i] ^ ((bits[i] >> _SIGN_BIT) & _ALL_BUT_SIGN))
+    largest ^= (largest >> _SIGN_BIT) & _ALL_BUT_SIGN
+    return np.float64(np.int32(largest).view(np.float32))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -84,22 +81,24 @@ def exponentials(scores, largest, temperature, weights):  # type: ignore[no-unty
     if len(scores) <= NARROW:
         for i in range(len(scores)):
             weights[i] = np.exp((np.float64(scores[i]) - largest) / temperature)
-    elif temperature == 1.0:
-        for i in range(len(scores)):
-            weights[i] = _exp(np.float64(scores[i]) - largest)
     else:
-        for i in range(len(scores)):
-            weights[i] = _exp((np.float64(scores[i]) - largest) / temperature)
+        _wide_exponentials(scores, largest, min(1.0 / temperature, _LARGEST_FACTOR), weights)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def _wide_exponentials(scores, largest, factor, weights):  # type: ignore[no-untyped-def]
+    for i in range(len(scores)):
+        weights[i] = _exp((np.float64(scores[i]) - largest) * factor)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def total(weights):  # type: ignore[no-untyped-def]
     """The sum of the weights."""
     if len(weights) <= NARROW:
-        return _sum(weights, 0, len(weights))
+        return _sum(weights)
     so_far = 0.0
     for first in range(0, len(weights), NARROW):
-        so_far += _sum_in_lanes(weights, first, min(first + NARROW, len(weights)))
+        so_far += _sum_of_block(weights[first : first + NARROW])
     return so_far
 
 
@@ -111,7 +110,7 @@ def index_at(weights, threshold):  # type: ignore[no-untyped-def]
     """
     first, so_far = 0, 0.0
     while first + NARROW < len(weights):
-        block = _sum_in_lanes(weights, first, first + NARROW)
+        block = _sum_of_block(weights[first : first + NARROW])
         if so_far + block > threshold:
             break
         so_far += block
@@ -131,18 +130,27 @@ def index_at(weights, threshold):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _sum(weights, first, last):  # type: ignore[no-untyped-def]
+def _sum(weights):  # type: ignore[no-untyped-def]
     so_far = 0.0
-    for i in range(first, last):
-        so_far += weights[i]
+    for weight in weights:
+        so_far += weight
     return so_far
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _sum_in_lanes(weights, first, last):  # type: ignore[no-untyped-def]
-    lanes = np.zeros(8)
-    whole = last - (last - first) % 8
-    for i in range(first, whole, 8):
-        for k in range(8):
-            lanes[k] += weights[i + k]
-    return _sum(lanes, 0, 8) + _sum(weights, whole, last)
+def _sum_of_block(weights):  # type: ignore[no-untyped-def]
+    """The sum of at most NARROW weights: of 8 interleaved sums."""
+    a = b = c = d = e = f = g = h = 0.0
+    n_whole = len(weights) // 8
+    for k in range(n_whole):
+        i = 8 * k
+        a += weights[i]
+        b += weights[i + 1]
+        c += weights[i + 2]
+        d += weights[i + 3]
+        e += weights[i + 4]
+        f += weights[i + 5]
+        g += weights[i + 6]
+        h += weights[i + 7]
+    rest = _sum(weights[8 * n_whole :])
+    return (((a + b) + (c + d)) + ((e + f) + (g + h))) + rest

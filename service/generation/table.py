@@ -17,7 +17,7 @@ class SlotTable:
     def __init__(
         self, program: StepProgram, sampler: Sampler, capacity: int, threads: int = 1
     ) -> None:
-        """`threads` are for a program that has none itself."""
+        """`threads` share the sampler, and a step of a program that has no threads itself."""
         self._batch = program.new_batch(capacity)
         self._sampler = sampler
         self._snapshots = StateSnapshots(self._batch)
@@ -27,7 +27,7 @@ class SlotTable:
 
             burst: StepwiseBurst | ThreadedBurst = ThreadedBurst(program, *parts, threads)
         else:
-            burst = StepwiseBurst(program, *parts)
+            burst = StepwiseBurst(program, *parts, threads)
         self._burst = burst
 
     def warm_up(self) -> None:
