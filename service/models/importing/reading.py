@@ -138,13 +138,13 @@ def _length(reading: Reading, given: int | None, assumptions: Assumptions) -> in
 
 def _window(reading: Reading, length: int, assumptions: Assumptions) -> Window:
     padding, pad, is_sliding = _PADS[reading.kind]
-    if reading.kind is InputKind.ONE_HOT and reading.is_sequence and reading.not_carried is None:
-        padding = Padding.NONE  # the last of its predictions is read, so that no zeros may follow
     if assumptions.padding is not None:
         # Of a one-hot input the usual pads are zeros on the right, or token 0 on the left.
         if assumptions.padding is not padding:
             pad, is_sliding = 0, False
         padding = assumptions.padding
+    elif reading.kind is InputKind.ONE_HOT and reading.is_sequence and reading.not_carried is None:
+        padding = Padding.NONE  # the last of its predictions is read, so that no zeros may follow
     if padding is Padding.NONE:
         pad, is_sliding = None, False
     elif assumptions.pad is not None:
