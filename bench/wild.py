@@ -2,7 +2,8 @@
 
 `python -m bench.wild` prints the figures. Loop and engine alternate, so that other load on the
 machine affects both. A token is a character, or a word for the next-word model. The weights are
-random, since speed does not depend on them.
+random, since speed does not depend on them. A last part compares the engine with the network's
+step alone at a vocabulary of 20,000 words.
 """
 
 import asyncio
@@ -43,6 +44,12 @@ MODELS: dict[str, tuple[ModelSpec, Callable[[], wild_loops.Loop]]] = {
     "TensorFlow's tutorial, `@tf.function`": (_TUTORIAL, wild_loops.one_step),
 }
 
+WIDE_MODELS = (
+    ModelSpec(20_000, 256, (LayerSpec("gru", 1024),)),
+    ModelSpec(20_000, 100, (LayerSpec("lstm", 150),)),
+)
+WIDE_ROWS, WIDE_TOKENS = 64, 64
+
 
 def random_weights(spec: ModelSpec) -> Weights:
     """Return Glorot-uniform kernels."""
@@ -53,27 +60,35 @@ def random_weights(spec: ModelSpec) -> Weights:
     return Weights(spec, arrays)
 
 
-async def _measured(spec: ModelSpec, loop: wild_loops.Loop) -> dict[str, Any]:
-    precision = Precision.FLOAT32 if spec.window else Precision.INT8
-    threads = os.cpu_count() or 1
-    program = compile_program(spec, random_weights(spec), precision, threads)
-    tokenizer = CharacterTokenizer(tuple(chr(0x4E00 + i) for i in range(spec.vocabulary_size)))
-    engine = Engine(program, tokenizer, EngineConfig(), name="wild", threads=threads)
-    engine.start()
-    prompt = tuple(1 + i % 50 for i in range(spec.window.length if spec.window else 6))
+class _Served:
+    """A model in an engine of its own."""
 
-    tokens = WINDOWED_TOKENS if spec.window else CARRIED_TOKENS
+    def __init__(self, spec: ModelSpec, precision: Precision) -> None:
+        threads = os.cpu_count() or 1
+        self.program = compile_program(spec, random_weights(spec), precision, threads)
+        tokenizer = CharacterTokenizer(tuple(chr(0x4E00 + i) for i in range(spec.vocabulary_size)))
+        self.engine = Engine(self.program, tokenizer, EngineConfig(), name="wild", threads=threads)
+        self._prompt = tuple(1 + i % 50 for i in range(spec.window.length if spec.window else 6))
 
-    async def read(seed: int) -> int:
-        asked = GenerationRequest(prompt, tokens, SamplingParams(seed=seed))
-        return sum([len(chunk.tokens) async for chunk in engine.submit(asked)])
+    async def _read(self, seed: int, tokens: int) -> int:
+        asked = GenerationRequest(self._prompt, tokens, SamplingParams(seed=seed))
+        return sum([len(chunk.tokens) async for chunk in self.engine.submit(asked)])
 
-    async def served(streams: int) -> float:
+    async def tokens_per_s(self, streams: int, tokens: int) -> float:
         began = time.perf_counter()
-        n = sum(await asyncio.gather(*(read(seed) for seed in range(streams))))
+        n = sum(await asyncio.gather(*(self._read(seed, tokens) for seed in range(streams))))
         return n / (time.perf_counter() - began)
 
-    await served(1)
+
+def _paired_ratio(a: list[float], b: list[float]) -> float:
+    return statistics.median(x / y for x, y in zip(a, b, strict=True))
+
+
+async def _measured(spec: ModelSpec, loop: wild_loops.Loop) -> dict[str, Any]:
+    served = _Served(spec, Precision.FLOAT32 if spec.window else Precision.INT8)
+    served.engine.start()
+    tokens = WINDOWED_TOKENS if spec.window else CARRIED_TOKENS
+    await served.tokens_per_s(1, tokens)
     loop.run(5)
     speeds: dict[str, list[float]] = {"author": [], **{str(n): [] for n in STREAMS}}
     for _ in range(ROUNDS):
@@ -81,16 +96,34 @@ async def _measured(spec: ModelSpec, loop: wild_loops.Loop) -> dict[str, Any]:
         loop.run(loop.tokens)
         speeds["author"].append(loop.tokens / (time.perf_counter() - began))
         for streams in STREAMS:
-            speeds[str(streams)].append(await served(streams))
-    engine.close()
+            speeds[str(streams)].append(await served.tokens_per_s(streams, tokens))
+    served.engine.close()
     medians = {name: statistics.median(each) for name, each in speeds.items()}
-    ratios = {
-        str(n): statistics.median(
-            a / b for a, b in zip(speeds[str(n)], speeds["author"], strict=True)
-        )
-        for n in STREAMS
-    }
+    ratios = {str(n): _paired_ratio(speeds[str(n)], speeds["author"]) for n in STREAMS}
     return {"tokens_per_s": medians, "ratios": ratios, "rounds": speeds}
+
+
+async def _wide(spec: ModelSpec) -> dict[str, Any]:
+    """Compare the engine at a full batch with the network's step alone."""
+    served = _Served(spec, Precision.INT8)
+    batch = served.program.new_batch(WIDE_ROWS)
+
+    def stepped() -> float:
+        began = time.perf_counter()
+        for step in range(WIDE_TOKENS):
+            batch.tokens[:] = np.arange(WIDE_ROWS) + step
+            served.program.step(batch, WIDE_ROWS)
+        return WIDE_ROWS * WIDE_TOKENS / (time.perf_counter() - began)
+
+    served.engine.start()
+    await served.tokens_per_s(WIDE_ROWS, WIDE_TOKENS)
+    step, engine = [], []
+    for _ in range(2 * ROUNDS):
+        step.append(stepped())
+        engine.append(await served.tokens_per_s(WIDE_ROWS, WIDE_TOKENS))
+    served.engine.close()
+    medians = {"step": statistics.median(step), "engine": statistics.median(engine)}
+    return {"tokens_per_s": medians, "ratio": _paired_ratio(engine, step)}
 
 
 def measured() -> dict[str, Any]:
@@ -99,9 +132,19 @@ def measured() -> dict[str, Any]:
     for name, (spec, loop) in MODELS.items():
         print(f"{name}: {spec.summary}", file=sys.stderr, flush=True)
         models[name] = {"model": spec.summary, **asyncio.run(_measured(spec, loop()))}
-        print(f"  × {models[name]['ratios']}", file=sys.stderr, flush=True)
-    seconds = round(time.monotonic() - began)
-    return {"seconds": seconds, "load_before": round(load_before, 1), "models": models}
+        shown = ", ".join(f"{n} streams × {x:.0f}" for n, x in models[name]["ratios"].items())
+        print(f"  {shown}", file=sys.stderr, flush=True)
+    wide = {}
+    for spec in WIDE_MODELS:
+        print(f"{WIDE_ROWS} rows of {spec.summary}", file=sys.stderr, flush=True)
+        wide[spec.summary] = asyncio.run(_wide(spec))
+        print(f"  × {wide[spec.summary]['ratio']:.2f}", file=sys.stderr, flush=True)
+    return {
+        "seconds": round(time.monotonic() - began),
+        "load_before": round(load_before, 1),
+        "models": models,
+        "wide": wide,
+    }
 
 
 if __name__ == "__main__":

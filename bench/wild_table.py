@@ -18,4 +18,14 @@ def table(result: dict[str, Any]) -> str:
         speeds, ratios = one["tokens_per_s"], one["ratios"]
         served = " | ".join(f"{speeds[str(n)]:,.0f} | {ratios[str(n)]:.0f}" for n in STREAMS)
         lines.append(f"| {name} | {one['model']} | {speeds['author']:,.0f} | {served} |")
+    lines += [
+        "",
+        "| 20,000 words, 64 rows | the step alone | engine | × |",
+        "|---|--:|--:|--:|",
+    ]
+    for name, one in result["wide"].items():
+        speeds = one["tokens_per_s"]
+        lines.append(
+            f"| {name} | {speeds['step']:,.0f} | {speeds['engine']:,.0f} | {one['ratio']:.2f} |"
+        )
     return "\n".join(lines)
