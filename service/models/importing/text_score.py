@@ -21,6 +21,10 @@ BURN_IN = 16  # tokens at the beginning of a piece that are not counted
 PRODUCTS = 20_000_000_000
 """Products that the score of one candidate may take, if it takes more than MIN_TOKENS."""
 
+FEWEST_BY_LINE = 8
+"""The score by lines counts if it has at least an eighth of the sequence's tokens: a text of a few
+long lines is a sequence."""
+
 COMMON, EXCHANGE_NATS = 10, 10.0
 """Occurrences of two tokens, and the nats that their exchange has to gain on the whole text."""
 
@@ -92,7 +96,8 @@ def score_text(
     """Score at most about `most` tokens of a text, whose lines are token ids.
 
     The text is read as one sequence and, where a window need not be full, line by line, too:
-    authors train on both. The lower score is returned.
+    authors train on both. The lower score is returned. Of a line that is longer than the window
+    only its beginning is read: what follows is scored by the sequence.
     """
     running = [token for line in lines for token in line]
     window = spec.window
@@ -103,8 +108,10 @@ def score_text(
     score = _read(program, _pieces(running, window.length, most), window.length, special_ids)
     if window.padding is Padding.NONE:
         return score
-    texts = list(_first_tokens([line for line in lines if len(line) > 1], most))
-    by_line = _read(program, texts, 1, special_ids)
+    begins = [line[: window.length + 1] for line in lines if len(line) > 1]
+    by_line = _read(program, list(_first_tokens(begins, most)), 1, special_ids)
+    if len(by_line.tokens) < len(score.tokens) // FEWEST_BY_LINE:
+        return score
     return min(score, by_line, key=lambda each: each.nats)
 
 
