@@ -275,14 +275,6 @@ def test_a_list_that_bans_every_text_is_refused_by_its_field(http):
     assert "no text can go on" in reply.json()["error"]["message"]
 
 
-def test_allowed_tokens_without_a_text_are_refused_without_a_word_of_bad_words(http):
-    body = {"model": "demo", "prompt": "The ", "allowed_token_ids": [0]}
-    error = http.post("/v1/completions", json=body).json()["error"]
-    assert error["param"] == "allowed_token_ids"
-    assert "a token that is allowed and has a character" in error["message"]
-    assert "bad word" not in error["message"]
-
-
 def test_deadlines_side_by_side_leave_the_server_as_it_was(whole):
     plain = whole()
     with ThreadPoolExecutor(8) as pool:
