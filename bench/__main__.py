@@ -21,6 +21,7 @@ from bench.server import server
 from bench.sessions import table as sessions_table
 from bench.training import table as training_table
 from bench.wild_table import table as wild_table
+from bench.wild_table import wide_table
 from service.models.bundle import Precision
 
 STREAMS = (1, 16, 64)
@@ -93,9 +94,9 @@ def _training() -> None:
 
 def _wild() -> None:
     result = {"when": _now(), "machine": _machine(), **_figure("wild")}
-    result["table"] = wild_table(result)
     (RESULTS / "wild.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-    print(result["table"])
+    print(f"{wild_table(result)}\n\n{wide_table(result)}")
+    insert(wild_table(result), README, "wild")
 
 
 def _quality(text: Path) -> None:

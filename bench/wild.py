@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bench import wild_loops
+from bench.seed_model import SPEC
 from bench.wild_table import STREAMS
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
@@ -30,20 +31,26 @@ from service.models.tokenizers.characters import CharacterTokenizer
 from service.models.window import Padding, Window
 
 ROUNDS, WINDOWED_TOKENS, CARRIED_TOKENS = 5, 48, 512
-_TUTORIAL = ModelSpec(66, 256, (LayerSpec("gru", 1024),))
 MODELS: dict[str, tuple[ModelSpec, Callable[[], wild_loops.Loop]]] = {
-    "Keras's one-hot example, `predict` per character": (
+    "[Keras's example](https://keras.io/examples/generative/"
+    "lstm_character_level_text_generation/): "
+    "`predict` on 40 one-hot characters, LSTM(128)": (
         ModelSpec(57, None, (LayerSpec("lstm", 128),), window=Window(40, Padding.NONE)),
         wild_loops.one_hot,
     ),
-    "next word, `pad_sequences` and `predict` per word": (
+    "[the next-word recipe](https://machinelearningmastery.com/"
+    "how-to-develop-a-word-level-neural-language-model-keras/): "
+    "`pad_sequences` and `predict`, LSTM(150)": (
         ModelSpec(3_000, 100, (LayerSpec("lstm", 150),), window=Window(15, Padding.LEFT, 0)),
         wild_loops.next_word,
     ),
-    "TensorFlow's tutorial, eager": (_TUTORIAL, wild_loops.eager),
-    "TensorFlow's tutorial, `@tf.function`": (_TUTORIAL, wild_loops.one_step),
+    "[TensorFlow's tutorial](https://www.tensorflow.org/text/tutorials/text_generation): "
+    "`@tf.function`, GRU(1024)": (
+        ModelSpec(66, 256, (LayerSpec("gru", 1024),)),
+        wild_loops.one_step,
+    ),
+    "[the article](docs/glossary.md): eager, LSTM(1024)": (SPEC, wild_loops.article),
 }
-
 WIDE_MODELS = (
     ModelSpec(20_000, 256, (LayerSpec("gru", 1024),)),
     ModelSpec(20_000, 100, (LayerSpec("lstm", 150),)),

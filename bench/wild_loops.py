@@ -1,4 +1,4 @@
-"""The generation loops of the tutorials, in Keras 3, as their authors wrote them."""
+"""The generation loops of the tutorials and of the article, as their authors wrote them."""
 
 import os
 from collections.abc import Callable
@@ -10,6 +10,8 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras
 import numpy as np
 import tensorflow as tf
+
+from bench.baseline import build_model, generate_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,8 @@ class MyModel(keras.Model):  # type: ignore[misc]
         return self.dense(x), states
 
 
-def _steps(*, is_compiled: bool) -> Loop:
+def one_step() -> Loop:
+    """TensorFlow's tutorial: `OneStep.generate_one_step` with `@tf.function`."""
     model = MyModel()
     model(tf.zeros((1, 6), tf.int64))
     characters = [chr(48 + i) for i in range(65)]
@@ -90,6 +93,7 @@ def _steps(*, is_compiled: bool) -> Loop:
     )
     mask = tf.one_hot(0, 66, on_value=-np.inf, off_value=0.0)  # [UNK] is never sampled
 
+    @tf.function  # type: ignore[untyped-decorator]
     def generate_one_step(inputs: Any, states: Any = None) -> Any:
         ids = ids_from_chars(tf.strings.unicode_split(inputs, "UTF-8")).to_tensor()
         logits, states = model(ids, states=states)
@@ -97,24 +101,18 @@ def _steps(*, is_compiled: bool) -> Loop:
         drawn = tf.squeeze(tf.random.categorical(logits, num_samples=1), axis=-1)
         return chars_from_ids(drawn), states
 
-    step = tf.function(generate_one_step) if is_compiled else generate_one_step
-
     def run(tokens: int) -> None:
         states, character = None, tf.constant(["ROMEO:"])
         text = [character]
         for _ in range(tokens):
-            character, states = step(character, states)
+            character, states = generate_one_step(character, states)
             text.append(character)
         tf.strings.join(text)[0].numpy().decode("utf-8")
 
-    return Loop(run, 300 if is_compiled else 60)
+    return Loop(run, 300)
 
 
-def eager() -> Loop:
-    """The tutorial's step without `@tf.function`."""
-    return _steps(is_compiled=False)
-
-
-def one_step() -> Loop:
-    """The tutorial's `OneStep.generate_one_step` with `@tf.function`."""
-    return _steps(is_compiled=True)
+def article() -> Loop:
+    """The article's eager loop, as `bench.baseline` has it."""
+    model = build_model()
+    return Loop(lambda tokens: generate_text(model, tokens), 100)

@@ -28,10 +28,18 @@ from service.generation.request import (
     PENALTY_WINDOW,
     GenerationRequest,
 )
-from service.generation.softmax import exponentials, index_at, maximum, total
+from service.generation.softmax import (
+    NARROW,
+    exponentials,
+    index_at,
+    maximum,
+    n_blocks,
+    sum_block,
+    sum_blocks,
+)
 from service.models.step import Batch
 
-CALLED_KERNELS = "41b8bfcfb707a0eb"
+CALLED_KERNELS = "2e3945e9fde8d07b"
 """Hash of the files whose kernels this file calls, which `test_kernel_cache.py` checks.
 
 Numba caches a compiled kernel until its own file changes, so this line has to change with them.
@@ -228,10 +236,10 @@ def _penalised(score, count, params):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _choose(scores, weights, params):  # type: ignore[no-untyped-def]
+def _choose(scores, weights, sums, params):  # type: ignore[no-untyped-def]
     """Apply temperature and filters to scores, (vocabulary,) float64, and sample a token.
 
-    Overwrites `weights`. Returns -1 if no token can be sampled.
+    Overwrites `weights` and `sums`. Returns -1 if no token can be sampled.
     """
     best = -np.inf
     for score in scores:
@@ -245,15 +253,20 @@ def _choose(scores, weights, params):  # type: ignore[no-untyped-def]
             token += 1
         return token
     exponentials(scores, best, temperature, weights)
-    return _draw(weights, params)
+    sum_blocks(weights, sums)
+    return _draw(weights, sums, params)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _draw(weights, params):  # type: ignore[no-untyped-def]
-    """Apply the filters to the weights, of which the largest is 1, and sample a token."""
+def _draw(weights, sums, params):  # type: ignore[no-untyped-def]
+    """Apply the filters to the weights, of which the largest is 1, and sample a token.
+
+    `sums` are those of the weights' blocks.
+    """
     if params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0 or params.typical_p < 1.0:
         apply_filters(weights, params)
-    return index_at(weights, uniform(params.seed, np.uint64(params.position)) * total(weights))
+        sum_blocks(weights, sums)
+    return index_at(weights, sums, uniform(params.seed, np.uint64(params.position)))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -293,6 +306,7 @@ def advance_rows(arguments, logits, tokens, first, last, step):  # type: ignore[
     vocabulary = logits.shape[1]
     n_suppressed = len(excluded) - len(end_ids)
     scores, weights = np.empty(vocabulary), np.empty(vocabulary)
+    sums = np.empty(n_blocks(vocabulary))
     for row in range(first, last):
         slot = params[row]
         if step < slot.n_prompt:
@@ -310,7 +324,7 @@ def advance_rows(arguments, logits, tokens, first, last, step):  # type: ignore[
             continue
         largest = maximum(logits[row])
         exponentials(logits[row], largest, 1.0, weights)
-        lse = largest + np.log(total(weights))
+        lse = largest + np.log(sum_blocks(weights, sums))
         token = -1
         if not is_sampled and lse == lse:  # noqa: PLR0124 (not NaN)
             token = feed[row, step]
@@ -319,9 +333,11 @@ def advance_rows(arguments, logits, tokens, first, last, step):  # type: ignore[
             if _is_plain(logits[row], largest, excluded[:n_excluded], slot):
                 if slot.temperature != 1.0:
                     exponentials(logits[row], largest, slot.temperature, weights)
+                    sum_blocks(weights, sums)
                 for i in excluded[:n_excluded]:
                     weights[i] = 0.0
-                token = _draw(weights, slot)
+                    sum_block(weights, sums, i // NARROW)
+                token = _draw(weights, sums, slot)
             else:
                 for i in range(vocabulary):
                     scores[i] = logits[row, i]
@@ -333,7 +349,7 @@ def advance_rows(arguments, logits, tokens, first, last, step):  # type: ignore[
                     _penalise(scores, counts[row], window[row], slot)
                 for k in range(slot.n_biases):
                     scores[bias_tokens[row, k]] += biases[row, k]
-                token = _choose(scores, weights, slot)
+                token = _choose(scores, weights, sums, slot)
         out_tokens[row, step] = token
         if token < 0:
             tokens[row] = 0

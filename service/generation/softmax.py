@@ -92,30 +92,45 @@ def _wide_exponentials(scores, largest, factor, weights):  # type: ignore[no-unt
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def total(weights):  # type: ignore[no-untyped-def]
-    """The sum of the weights."""
-    if len(weights) <= NARROW:
-        return _sum(weights)
-    so_far = 0.0
-    for first in range(0, len(weights), NARROW):
-        so_far += _sum_of_block(weights[first : first + NARROW])
-    return so_far
+def n_blocks(vocabulary):  # type: ignore[no-untyped-def]
+    """How many blocks a vocabulary has."""
+    return (vocabulary + NARROW - 1) // NARROW
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def index_at(weights, threshold):  # type: ignore[no-untyped-def]
-    """The first token at which the cumulative weight exceeds `threshold`, below `total(weights)`.
+def sum_block(weights, sums, block):  # type: ignore[no-untyped-def]
+    """Write the sum of a block's weights into `sums`."""
+    if len(weights) <= NARROW:
+        sums[0] = _sum(weights)
+    else:
+        sums[block] = _sum_of_block(weights[block * NARROW : (block + 1) * NARROW])
 
-    If by rounding there is none, the last token that has a weight.
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def sum_blocks(weights, sums):  # type: ignore[no-untyped-def]
+    """Write the sum of each block's weights into `sums`, (blocks,); return the sum of all."""
+    for block in range(len(sums)):
+        sum_block(weights, sums, block)
+    return _sum(sums)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def total(weights):  # type: ignore[no-untyped-def]
+    """The sum of the weights."""
+    return sum_blocks(weights, np.empty(n_blocks(len(weights))))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def index_at(weights, sums, share):  # type: ignore[no-untyped-def]
+    """The first token whose cumulative weight exceeds `share`, below 1, of the sum of all.
+
+    `sums` are those of `sum_blocks`. If by rounding there is none, it is the last with a weight.
     """
-    first, so_far = 0, 0.0
-    while first + NARROW < len(weights):
-        block = _sum_of_block(weights[first : first + NARROW])
-        if so_far + block > threshold:
-            break
-        so_far += block
-        first += NARROW
-    last = -1
+    threshold, so_far, block = share * _sum(sums), 0.0, 0
+    while block + 1 < len(sums) and so_far + sums[block] <= threshold:
+        so_far += sums[block]
+        block += 1
+    first, last = block * NARROW, -1
     for i in range(first, len(weights)):
         if weights[i] > 0.0:
             so_far += weights[i]

@@ -101,9 +101,27 @@ class ModelSpec:
     def state_units(self) -> tuple[int, ...]:
         """Width of every state tensor, layer by layer: (h_0, c_0, h_1, c_1, …) for LSTMs.
 
-        The state of a windowed model is its window: `WindowProgram` has the format.
+        The state of a windowed model is its window, and where it `carries_window` the states of its
+        layers, too: `WindowProgram` has the format.
         """
-        return self.layer_state_units if self.window is None else (self.window.length + 1,)
+        if self.window is None:
+            return self.layer_state_units
+        units = self.layer_state_units if self.carries_window else ()
+        return (self.window.length + 1, *units)
+
+    @property
+    def carries_window(self) -> bool:
+        """Whether a text that fits in the window needs one step of the network a token.
+
+        The pads before it are masked, so that its state is the carried one.
+        """
+        return (
+            self.window is not None
+            and self.window.padding is Padding.LEFT
+            and not self.window.is_sliding
+            and self._masks_pads
+            and not any(_needs_window(layer) for layer in self.layers)
+        )
 
     @property
     def layer_state_units(self) -> tuple[int, ...]:
@@ -123,8 +141,7 @@ class ModelSpec:
         if self.window is None:
             return "carried"
         window = asdict(self.window)
-        is_masked = self._pad is None and self.mask_zero_input
-        window["masked"] = is_masked or (self._pad is not None and self._pad == self.mask_token)
+        window["masked"] = self._masks_pads
         return {"window": window.pop("length")} | window
 
     @property
@@ -172,6 +189,10 @@ class ModelSpec:
     @property
     def _pad(self) -> int | None:
         return None if self.window is None else self.window.pad
+
+    @property
+    def _masks_pads(self) -> bool:
+        return self.mask_zero_input if self._pad is None else self._pad == self.mask_token
 
     def _nodes(self) -> list[tuple[int, bool]]:
         """Width of each node, and whether it has steps. Raises BadCheckpoint if none is right."""

@@ -21,11 +21,13 @@ BATCH_NUMBERS = 16 * 1024 * 1024
 
 
 class WindowProgram:
-    """A step program whose state is the window, one float32 array of `length + 1` numbers.
+    """A step program whose state begins with the window: a float32 array of `length + 1` numbers.
 
-    They are token id + 1, and 0 for none, newest last; the last number is how many tokens the
-    window may hold, 0 for `length`. A step of a row costs as many steps of the network as the
-    fullest window of the batch has tokens, where the pads before them can be left out.
+    They are token id + 1, and 0 for none, newest last. The last number of a sliding window is how
+    many tokens it may hold, 0 for `length`. Where the spec `carries_window` the states of the
+    layers follow, and the last number is how many of the tokens they have read. A step of a row
+    costs as many steps of the network as the row of the batch with most tokens to read has of
+    them, where the pads before them can be left out.
     """
 
     def __init__(
@@ -61,23 +63,33 @@ class WindowProgram:
 
     def step(self, batch: Batch, rows: int) -> None:
         """Append `tokens` of the first `rows` rows to their windows; write their logits."""
-        (state,) = batch.states
-        held, length = state[:rows, :-1], self.window.length
+        state, *carried = (array[:rows] for array in batch.states)
+        held, length = state[:, :-1], self.window.length
+        n_before = (held > 0).sum(axis=1)
         held[:, :-1] = held[:, 1:].copy()
         held[:, -1] = batch.tokens[:rows] + 1
         if self.window.is_sliding:
-            limit = state[:rows, -1]
+            limit = state[:, -1]
             limit = np.where(limit == 0, length, limit)
             held[np.arange(length) < length - limit[:, None]] = 0.0
+        unread, fits = held, (n_before < length)[:, None]
+        if carried:
+            n_unread = n_before + 1 - state[:, -1]
+            is_read = fits & (np.arange(length) < length - n_unread[:, None])
+            unread = np.where(is_read, 0.0, held)
+            state[:, -1] = np.minimum(n_before + 1, length)
         steps = length
         if self._leaves_out_pads:
-            steps = int((held > 0).any(axis=0).sum())
-        ids = read_window(held[:, length - steps :], self.window, self.vocabulary_size)
+            steps = int((unread > 0).any(axis=0).sum())
+        ids = read_window(unread[:, length - steps :], self.window, self.vocabulary_size)
         size = max(1, self._batch_numbers // (steps * self._widest))
         for first in range(0, rows, size):
-            part = np.ascontiguousarray(ids[first : first + size].T)
-            starts = self._starts(length - steps, part.shape[1])
-            self._run(part, starts, batch.logits[first : first + part.shape[1]])
+            part = slice(first, min(rows, first + size))
+            starts = [np.where(fits[part], states[part], 0.0) for states in carried]
+            starts = starts or self._starts(length - steps, part.stop - first)
+            ends = self._run(np.ascontiguousarray(ids[part].T), starts, batch.logits[part])
+            for states, end in zip(carried, ends, strict=False):
+                states[part] = end
 
     def prefill(self, state: State | None, prompt: Sequence[int], n_sampled: int = 0) -> State:
         """Return the state that has read all tokens of a prompt but the last.
@@ -86,15 +98,19 @@ class WindowProgram:
         how many tokens the window holds.
         """
         length, position = self.window.length, state.position if state else 0
-        array = np.zeros(length + 1, np.float32) if state is None else state.arrays[0].copy()
+        if state is None:
+            arrays = [np.zeros(units, np.float32) for units in self._spec.state_units]
+        else:
+            arrays = [state.arrays[0].copy(), *state.arrays[1:]]
+        array = arrays[0]
         n_held = int((array[:-1] > 0).sum())
         if self.window.is_sliding and not array[-1]:
             array[-1] = min(length, n_held + len(prompt) - n_sampled)
         ids = np.asarray(prompt[:-1], np.float32) + 1
         array[:-1] = np.concatenate([array[:-1], ids])[-length:]
-        if array[-1]:
+        if self.window.is_sliding and array[-1]:
             array[: length - int(array[-1])] = 0.0
-        return State(position + len(ids), (array,))
+        return State(position + len(ids), tuple(arrays))
 
     def _starts(self, pads: int, rows: int) -> list[FloatArray]:
         """The states of `rows` rows after the pads that are left out."""

@@ -1,11 +1,13 @@
 """Models that read a window for each token, against the author's loop written out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from service.models.compile import compile_program
 from service.models.reference import ReferenceModel
-from service.models.step import WindowedProgram
+from service.models.step import State, WindowedProgram
 from service.models.window_program import WindowProgram
 from tests.models.networks import LENGTH, VOCABULARY_SIZE, WINDOWED, random_weights
 
@@ -57,3 +59,63 @@ def test_a_row_is_the_same_bits_in_any_batch(spec, threads):
             batch.tokens[rows - 1] = token
             program.step(batch, rows)
             assert (batch.logits[rows - 1] == alone[step]).all(), (rows, step)
+
+
+CARRIED = {name: spec for name, spec in WINDOWED.items() if spec.carries_window}
+CARRIED_SPECS = pytest.mark.parametrize("spec", CARRIED.values(), ids=CARRIED.keys())
+
+
+def test_masked_pads_on_the_left_are_carried():
+    assert CARRIED.keys() == {"left, masked", "left, zeros, masked"}
+
+
+@CARRIED_SPECS
+def test_a_text_that_fits_reads_its_last_token_from_the_carried_states(spec):
+    """With other tokens in place of those that are read, the result is the same bits."""
+    weights, tokens = random_weights(spec), tokens_of(LENGTH)
+    program = compile_program(spec, weights, "float32")
+    whole, batch = logits_of(program, tokens), program.new_batch(1)
+    carried = ReferenceModel(replace(spec, window=None), weights)
+    state = carried.initial_state()
+    for i, token in enumerate(tokens):
+        held = batch.states[0][:, :-1]
+        held[held > 0] = 5.0
+        batch.tokens[0] = token
+        program.step(batch, 1)
+        assert (batch.logits[0] == whole[i]).all()
+        _, state = carried.step(token, state)
+        for found, expected in zip(batch.states[1:], state, strict=True):
+            assert np.abs(found[0] - expected).max() < 1e-5
+
+
+@CARRIED_SPECS
+def test_a_text_that_is_longer_than_the_window_does_not_read_the_carried_states(spec):
+    weights, tokens = random_weights(spec), tokens_of()
+    program = compile_program(spec, weights, "float32")
+    whole, batch = logits_of(program, tokens), program.new_batch(1)
+    for i, token in enumerate(tokens):
+        if i >= LENGTH:
+            for states in batch.states[1:]:
+                states[:] = np.nan
+        batch.tokens[0] = token
+        program.step(batch, 1)
+        assert (batch.logits[0] == whole[i]).all()
+
+
+@CARRIED_SPECS
+@pytest.mark.parametrize("n_stepped", [0, 1, 4, LENGTH - 1, LENGTH, LENGTH + 2])
+@pytest.mark.parametrize("n_prompt", [1, 2, LENGTH - 4, LENGTH, LENGTH + 1])
+def test_a_prompt_after_any_text_is_read_from_its_states(spec, n_stepped, n_prompt):
+    program = compile_program(spec, random_weights(spec), "float32")
+    tokens = tokens_of(n_stepped + n_prompt + 3)
+    whole, batch, state = logits_of(program, tokens), program.new_batch(1), None
+    for token in tokens[:n_stepped]:
+        batch.tokens[0] = token
+        program.step(batch, 1)
+    if n_stepped:
+        state = State(n_stepped, tuple(array[0].copy() for array in batch.states))
+    batch.put(0, program.prefill(state, tokens[n_stepped : n_stepped + n_prompt].tolist()))
+    for i in range(n_stepped + n_prompt - 1, len(tokens)):
+        batch.tokens[0] = tokens[i]
+        program.step(batch, 1)
+        assert (batch.logits[0] == whole[i]).all()
