@@ -95,6 +95,17 @@ STACK: tuple[AnyLayer, ...] = (LayerSpec("lstm", 24), LayerSpec("lstm", 19), Sel
 LENGTH = 11
 
 WINDOWED = {
+    "masked skip connections": spec_of(
+        LayerSpec("lstm", 8),
+        Merge(mode=MergeMode.ADD, inputs=(0, 1)),
+        LayerSpec("gru", 8),
+        Merge(mode=MergeMode.CONCATENATE, inputs=(2, 3)),
+        ReLU(negative_slope=0.3),
+        LayerSpec("lstm", 5),
+        SelectStep(),
+        window=Window(LENGTH, Padding.LEFT, 0),
+        mask_token=0,
+    ),
     "rectified from a threshold on": spec_of(
         LayerSpec("lstm", 12),
         ReLU(negative_slope=0.25, threshold=0.05, max_value=0.1),
