@@ -44,12 +44,16 @@ class ModelChanges:
         """Unload a model. Raises CarouselError."""
 
         def by_server(client: AdminClient) -> str:
+            if (ref := _unloaded(client, name)) is not None:
+                return f"{ref} is not loaded by the server at {client.url}: nothing is changed"
             row = client.call("POST", "models", name, "unload")
             return f"{_ref_of(row)} is unloaded by the server at {client.url}"
 
         def by_record() -> str:
             ref, record = resolve_stored(self.store, name), read_record(self.store)
             loaded = tuple(each for each in record.loaded if each != ref)
+            if loaded == record.loaded:
+                return f"does not load {ref} anyway: nothing is changed"
             self._write(RegistryRecord(loaded, record.aliases))
             return f"does not load {ref}"
 
@@ -156,6 +160,19 @@ def _newest_of(client: AdminClient, name: str) -> str:
     listing = client.models()
     versions = [row["version"] for row in listing["models"] if row["name"] == name]
     return f"{name}@{max(versions)}" if versions and name not in listing["aliases"] else name
+
+
+def _unloaded(client: AdminClient, name: str) -> str | None:
+    """Return the stored version that `name` means in a server, if the server has none loaded."""
+    listing = client.models()
+    target = listing["aliases"].get(name, name)
+    rows = [row for row in listing["models"] if target in (row["name"], _ref_of(row))]
+    is_loaded = any(row["status"] != "stored" for row in rows)
+    return (
+        None
+        if is_loaded or not rows
+        else f"{rows[-1]['name']}@{max(row['version'] for row in rows)}"
+    )
 
 
 def _ref_of(row: dict[str, object]) -> str:

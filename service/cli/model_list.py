@@ -7,7 +7,16 @@ from service.models.resolve import read_record
 from service.models.spec import ModelSpec
 from service.models.store import ModelStore
 
-_HEAD = ("model", "tokens", "state", "precision", "size", "start", "aliases", "architecture")
+_HEAD = (
+    "model",
+    "tokens",
+    "state",
+    "precision",
+    "size",
+    "loaded at start",
+    "aliases",
+    "architecture",
+)
 
 
 class ModelRow(TypedDict):
@@ -64,7 +73,7 @@ def _cells(row: ModelRow) -> tuple[str, ...]:
         row["state"] or "-",
         row["precision"] or "-",
         f"{row['bytes'] / 1e6:.1f} MB",
-        "loaded" if row["loaded_at_start"] else "-",
+        "yes" if row["loaded_at_start"] else "no",
         ", ".join(row["aliases"]) or "-",
         row["architecture"] or "its manifest cannot be read",
     )

@@ -99,11 +99,10 @@ def _narrowed(
             "for fewer at least",
         )
     if spec.kind is ConstraintKind.ANY:
-        constraint = _required(
-            remove_dead_ends(constraint),
-            "no text can go on without one of the bad words, or there is no token that is "
-            "allowed and has a character; ban fewer, or allow more",
-        )
+        needed = "a token that is allowed and has a character; allow more"
+        if spec.bad_words:
+            needed = "one of the bad words, or there is no other token; ban fewer, or allow more"
+        constraint = _required(remove_dead_ends(constraint), f"no text can go on without {needed}")
     return constraint
 
 

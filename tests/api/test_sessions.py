@@ -203,6 +203,9 @@ def test_a_rewound_session_is_as_it_was(http):
     http.post(f"/sessions/{session}/rewind", json={"to": 0})
     empty = {"inputs": "", "session_id": session}
     assert "no text yet" in problem(http.post("/generate", json=empty), 422, "validation")
+    error = http.post("/v1/completions", json={"session_id": session}).json()["error"]
+    assert error["param"] == "prompt"
+    assert error["message"] == "`prompt` cannot be empty in a session that has no text yet"
     ahead = http.post(f"/sessions/{session}/rewind", json={"to": 5})
     assert "0" in problem(ahead, 412, "position_mismatch")
 

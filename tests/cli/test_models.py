@@ -79,12 +79,16 @@ def test_the_list_has_every_version_and_what_a_start_loads(store, tmp_path):
     table = printed("list", folder=tmp_path).splitlines()
     assert [line.split()[0] for line in table] == ["model", "demo@1", "owl@1", "owl@2"]
     assert "its manifest cannot be read" in table[2]
+    place = table[0].index("loaded at start")
+    assert [line[place:].split()[0] for line in table[1:]] == ["yes", "no", "yes"]
 
 
 def test_without_a_server_the_record_has_what_the_next_start_loads(store, tmp_path):
     offline = {"folder": tmp_path}
     assert "the next server on" in printed("unload", "owl", "--offline", **offline)
     assert read_record(store).loaded == (ModelRef("demo", 1),)
+    again = printed("unload", "owl", "--offline", **offline)
+    assert "does not load owl@2 anyway: nothing is changed" in again
     assert "loads owl@1" in printed("load", "owl@1", "--offline", **offline)
     assert read_record(store).loaded == (ModelRef("demo", 1), ModelRef("owl", 1))
     out = printed("alias", "writer", "owl", "--offline", **offline)
@@ -115,6 +119,10 @@ def test_a_running_server_loads_unloads_and_aliases(store, tmp_path):
         on = ("--url", server.url)
         assert printed("unload", "owl", *on, folder=tmp_path).startswith("owl@2 is unloaded")
         assert loaded_by(server.url) == ["demo@1"]
+        for name in ("owl", "owl@2"):
+            again = printed("unload", name, *on, folder=tmp_path)
+            assert again.startswith(f"owl@2 is not loaded by the server at {server.url}: nothing")
+        assert "no model, version or alias" in refused("unload", "cat", *on, folder=tmp_path)
         assert printed("load", "owl@1", *on, folder=tmp_path).startswith("owl@1 is loaded by")
         assert printed("load", "owl", *on, folder=tmp_path).startswith("owl@2 is loaded by")
         assert loaded_by(server.url) == ["demo@1", "owl@1", "owl@2"]

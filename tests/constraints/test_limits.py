@@ -164,7 +164,7 @@ def test_a_word_may_lead_into_a_dead_end_and_is_not_begun():
         (limited(None, bad_words=["a", "b", "0"]), "no text can go on without"),
         (limited(None, bad_words=["aa", "ab", "a0", "b", "0"]), "no text can go on without"),
         (limited(None, bad_words=["aaaa", "aaab", "aaa0", "b", "0"]), "no text can go on without"),
-        (limited(None, allowed=[1]), "no text can go on without"),
+        (limited(None, allowed=[1]), "no text can go on without a token that is allowed and"),
         (limited(regex("a+b"), bad_words=["ab"]), "every text that matches the regex has one"),
         (limited(regex("[ab]+"), allowed=[3]), "made of the allowed 1 characters"),
         (limited(regex("[ab]{2,4}"), least=5), "no text that matches the regex has 5 tokens"),

@@ -11,6 +11,8 @@ from service.models.layers import (
     LayerNormalization,
     Merge,
     MergeMode,
+    ReLU,
+    Rescaling,
     ScaleShift,
     SelectStep,
     StepOf,
@@ -57,6 +59,14 @@ SPECS = {
         LayerSpec("lstm", 12),
         ActivationLayer(activation=Activation.RELU),
     ),
+    "rectified and rescaled": spec_of(
+        Rescaling(scale=0.5, offset=0.25),
+        LayerSpec("gru", 24),
+        ReLU(negative_slope=0.3),
+        LayerSpec("lstm", 12),
+        ReLU(negative_slope=0.25, max_value=0.1),
+        Rescaling(scale=3.0),
+    ),
     "dense first, one-hot": spec_of(Dense(units=6), LayerSpec("lstm", 12), embedding_dim=None),
     "skip connections": spec_of(
         LayerSpec("lstm", 8),
@@ -85,6 +95,24 @@ STACK: tuple[AnyLayer, ...] = (LayerSpec("lstm", 24), LayerSpec("lstm", 19), Sel
 LENGTH = 11
 
 WINDOWED = {
+    "masked skip connections": spec_of(
+        LayerSpec("lstm", 8),
+        Merge(mode=MergeMode.ADD, inputs=(0, 1)),
+        LayerSpec("gru", 8),
+        Merge(mode=MergeMode.CONCATENATE, inputs=(2, 3)),
+        ReLU(negative_slope=0.3),
+        LayerSpec("lstm", 5),
+        SelectStep(),
+        window=Window(LENGTH, Padding.LEFT, 0),
+        mask_token=0,
+    ),
+    "rectified from a threshold on": spec_of(
+        LayerSpec("lstm", 12),
+        ReLU(negative_slope=0.25, threshold=0.05, max_value=0.1),
+        LayerSpec("gru", 7),
+        Rescaling(scale=3.0, offset=0.5),
+        window=Window(LENGTH, Padding.LEFT, 0),
+    ),
     "left, token": spec_of(*STACK, window=Window(LENGTH, Padding.LEFT, 0)),
     "left, masked": spec_of(*STACK, window=Window(LENGTH, Padding.LEFT, 0), mask_token=0),
     "left, zeros": spec_of(*STACK, window=Window(LENGTH, Padding.LEFT), embedding_dim=None),

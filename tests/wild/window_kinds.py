@@ -139,6 +139,13 @@ def notes(author: Author) -> None:
         vocabulary=json.dumps(names),
         assume={"tokenizer": "symbols", "window": "50", "padding": "none"},
     )
+    author.case(
+        ".weights.h5 with `config`",
+        author.folder / "model.weights.h5",
+        vocabulary=json.dumps(names),
+        config=model.to_json(),
+        assume={"tokenizer": "symbols"},
+    )
 
 
 @kind("poems: characters, window 6, Bidirectional", "window 6, left pads")

@@ -100,6 +100,9 @@ async def _admit_turn(http: Request, body: CompletionBody, session_id: str) -> A
             text = _checked(model, body.prompt[0])
             prompt = await records.turn_prompt(session, served, text)
         request = (await _requests(model, body, [prompt], [session.seed]))[0]
+        if session.position == 0 and not request.prompt:
+            reason = "has no token that the model knows" if text else "cannot be empty"
+            raise Validation(f"`prompt` {reason} in a session that has no text yet", "prompt")
         turn_request = TurnRequest(
             request,
             OnDisconnect(body.on_disconnect),

@@ -20,8 +20,9 @@ from service.models.spec import MAX_LAYERS, ModelSpec
 _WITH_BIAS = 3
 _KERAS_1_ARRAYS = (9, 12)
 _ASK = (
-    "and a file of weights alone does not say what it computes: give `config`, the model's "
-    "to_json()"
+    "and a file of weights alone does not say what it computes: give the architecture as `config` "
+    "(--config model.json); in Python, where the model is built: `architecture = model.to_json()` "
+    "and `open('model.json', 'w').write(architecture)`"
 )
 _BIDIRECTIONAL = f"it is a Bidirectional, which reads whole windows, {_ASK}"
 _REFUSED_PATHS = {
@@ -107,7 +108,9 @@ def _embedding_and_output(layers: Sequence[StoredLayer]) -> tuple[StoredLayer | 
     """Find the embedding, if any, and the output layer among the layers that are not recurrent."""
     for layer in layers:
         if len(layer.shapes[0]) != 2:
-            _refuse(layer, f"its first array has shape {layer.shapes[0]}; a kernel has two axes")
+            _refuse(
+                layer, f"its first array has shape {layer.shapes[0]}; a kernel has two axes, {_ASK}"
+            )
     has_bias = any(len(layer.arrays) > 1 for layer in layers)  # a Dense with bias
     lone = [layer for layer in layers if len(layer.arrays) == 1]
     embeddings = [layer for layer in lone if layer.is_embedding or has_bias]

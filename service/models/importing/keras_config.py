@@ -63,7 +63,7 @@ def read_architecture(config: JsonObject, assumptions: Assumptions) -> KerasArch
         mask_zero_input=network.has_masking,
     )
     last = WeightSource(output, is_transposed=is_reverse)
-    _check_masked_ends(spec)
+    _check_masked_ends(spec, [call.layer for call in body])
     return KerasArchitecture(spec, (*source.sources, *network.sources, last), source.text_layer)
 
 
@@ -130,15 +130,20 @@ def _check_output_activation(layer: KerasLayer, activation: object) -> None:
         )
 
 
-def _check_masked_ends(spec: ModelSpec) -> None:
-    """Refuse steps of a Bidirectional that Keras sets to zero where they are masked."""
-    is_masked = spec.mask_token is not None or spec.mask_zero_input
+def _check_masked_ends(spec: ModelSpec, layers: Sequence[KerasLayer]) -> None:
+    """Refuse what Keras computes otherwise where steps are masked."""
+    if not spec.is_masked:
+        return
     reads_all = any(isinstance(layer, Flatten | AttentionAverage) for layer in spec.layers)
-    if is_masked and reads_all and any(layer.go_backwards for layer in spec.recurrent_layers):
-        raise BadCheckpoint(
-            "a Bidirectional gives zeros for masked pads, and a layer after it reads all steps of "
-            "the window, which is not served: train it without the mask"
-        )
+    for layer in layers:
+        is_zero = layer.class_name == "Bidirectional" or layer.config.get("zero_output_for_mask")
+        if reads_all and is_zero:
+            layer.refuse(
+                "it gives zeros for masked pads, and a layer after it reads all steps of the "
+                "window, which is not served: train it without the mask"
+            )
+        if layer.class_name == "Rescaling":
+            layer.refuse("its input is masked, and versions of Keras differ in what it does then")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +189,11 @@ class _Input:
         width = shape[1] if shape is not None else None
         length, built_length = _first(shape), _first(built)
         if width == 1:
-            source = (scaled_input(size, assumptions),)
+            is_rescaled = len(calls) > 1 and calls[1].layer.class_name == "Rescaling"
+            source = (scaled_input(size, assumptions, is_rescaled=is_rescaled),)
             return cls(InputKind.SCALED, 1, 1, source, False, length, built_length, None)
         if width not in (None, size):
-            _refuse_width(entry, width, size)
+            _refuse_width(entry, length, width, size)
         return cls(InputKind.ONE_HOT, 1, None, (), False, length, built_length, None)
 
     def reading(self, network: KerasNetwork, size: int, assumptions: Assumptions) -> Reading:
@@ -223,9 +229,16 @@ def _check_embedding(layer: KerasLayer, size: int, others: Sequence[KerasLayer])
         layer.refuse(f"it reads {tokens} tokens but predicts {size}{hint}")
 
 
-def _refuse_width(entry: KerasLayer, width: int, size: int) -> None:
+def _refuse_width(entry: KerasLayer, length: int | None, width: int, size: int) -> None:
     if abs(width - size) == 1:
         entry.refuse(f"it reads {width} tokens but predicts {size}: was the padding counted once?")
+    if length == 1:
+        entry.refuse(
+            f"it reads one step of {width} numbers: if these are the latest {width} tokens, as "
+            "id / V, they are read at once, and nothing is recurrent; to be served, the model has "
+            f"to be trained again with an input of {width} steps of one number: "
+            f"`Input(({width}, 1))` and `X.reshape(-1, {width}, 1)`"
+        )
     entry.refuse(
         f"it reads vectors of {width} numbers, and the file has no table from words to vectors"
     )

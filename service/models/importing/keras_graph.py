@@ -11,10 +11,14 @@ from typing import Any
 
 from service.errors import BadCheckpoint
 from service.models.importing.checkpoint import JsonObject
-from service.models.importing.keras_layer import RECURRENT, KerasLayer
+from service.models.importing.keras_layer import MASK_OPERATIONS, RECURRENT, TEXT_LAYERS, KerasLayer
 
 _MODELS = ("Sequential", "Functional", "Model")
+_MASKS = (*MASK_OPERATIONS, "Concatenate")
+_MAX_DEPTH = 200
+_OTHER_MASK = "it is given a mask that is not its input's own"
 _ONE_STREAM = "one stream of tokens is served"
+_MASKED = ("InputLayer", "Embedding", *TEXT_LAYERS)  # whose output's zeros are a mask
 _Tensor = tuple[str, int, int]  # a layer's name, the number of the call, of its output
 
 
@@ -72,6 +76,8 @@ class _Graph:
         self._inputs = list(_tensors(config.get("input_layers")))
         self._outputs = list(_tensors(config.get("output_layers")))
         self._states: set[str] = set()  # inputs that are states
+        self._masked: set[_Tensor] = set()  # whose zeros are the mask
+        self._masks: set[_Tensor] = set()  # that have been checked
         self._places: dict[tuple[str, int], int] = {}
         self._calls: list[Call] = []
 
@@ -118,8 +124,8 @@ class _Graph:
         nodes = _nodes(layer)
         if layer.class_name != "InputLayer" and number >= len(nodes):
             layer.refuse(f"its call {number} is not in the config")
-        if depth > 200:
-            layer.refuse("the model is deeper than 200 layers")
+        if depth > _MAX_DEPTH:
+            layer.refuse(f"the model is deeper than {_MAX_DEPTH} layers")
         self._places[name, number] = -1
         node = nodes[number] if number < len(nodes) else None
         inputs, masks = _split_mask(node)
@@ -131,13 +137,44 @@ class _Graph:
                 continue
             self._check_output(other, output)
             places.append(self._add(other, call, depth + 1))
-        for other, _, _ in masks:
-            mask = self._layers.get(other)
-            if mask is None or mask.class_name != "NotEqual":
-                layer.refuse("it is given a mask that is not its input's own")
+        if _numbers(node):
+            layer.refuse("it computes with a number that is written in the model's code")
+        for mask in masks:
+            self._check_mask(layer, mask)
         self._calls.append(Call(layer, tuple(places), _arguments(node), is_given))
         self._places[name, number] = len(self._calls) - 1
         return len(self._calls) - 1
+
+    def _check_mask(self, layer: KerasLayer, tensor: _Tensor, depth: int = 0) -> None:
+        """Refuse a layer with a mask that is not the one of the model's input.
+
+        Keras 3 writes the mask of merged layers as operations: Add as LogicalOr, Concatenate as Any
+        of a Concatenate. Of one mask these give the same again.
+        """
+        if tensor in self._masks:
+            return
+        self._masks.add(tensor)
+        name, number, _ = tensor
+        operation = self._layers.get(name)
+        nodes = [] if operation is None else _nodes(operation)
+        is_known = operation is not None and operation.class_name in _MASKS
+        if operation is None or not is_known or number >= len(nodes) or depth > _MAX_DEPTH:
+            layer.refuse(_OTHER_MASK)
+        if operation.class_name == "ZerosLike":  # adds nothing to the other operand
+            return
+        read = list(_tensors(nodes[number]))
+        if operation.class_name != "NotEqual":
+            if operation.config.get("axis", -1) not in (-1, 2):
+                layer.refuse(_OTHER_MASK)
+            for each in read:
+                self._check_mask(layer, each, depth + 1)
+            return
+        source = self._layers.get(read[0][0]) if len(read) == 1 else None
+        is_zero = _numbers(nodes[number]) == [0]
+        self._masked.update(read)
+        is_own = source is not None and source.class_name in _MASKED and is_zero
+        if not is_own or len(self._masked) > 1:
+            layer.refuse(_OTHER_MASK)
 
     def _check_output(self, name: str, output: int) -> None:
         layer = self._layers.get(name)
@@ -163,6 +200,19 @@ def _split_mask(node: object) -> tuple[list[_Tensor], list[_Tensor]]:
         return list(_tensors(node)), []
     arguments = {key: value for key, value in node["kwargs"].items() if key != "mask"}
     return list(_tensors([node.get("args"), arguments])), list(_tensors(node["kwargs"].get("mask")))
+
+
+def _numbers(node: object) -> list[float]:
+    """Return the numbers among the arguments of a call (Keras 3)."""
+    if not isinstance(node, dict):
+        return []
+    args, kwargs = node.get("args"), node.get("kwargs")
+    values = [*(args if isinstance(args, list) else ()), *_values(kwargs)]
+    return [value for value in values if type(value) in (int, float)]
+
+
+def _values(value: object) -> list[object]:
+    return list(value.values()) if isinstance(value, dict) else []
 
 
 def _arguments(node: object) -> JsonObject:

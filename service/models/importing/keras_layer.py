@@ -32,6 +32,8 @@ MERGES = {
     "Multiply": "multiply",
     "Average": "average",
 }
+MASK_OPERATIONS = ("NotEqual", "LogicalOr", "Any", "ExpandDims", "ZerosLike")
+"""The operations as which Keras 3 writes the mask of an Embedding or a Masking."""
 ATTENTION = "AttentionWeightedAverage"
 """textgenrnn's own layer, whose code is known."""
 TEXT_LAYERS = ("TextVectorization", "StringLookup")
@@ -39,8 +41,8 @@ TEXT_LAYERS = ("TextVectorization", "StringLookup")
 _STOCK = ", ".join(cell.keras.layer for cell in CELLS.values() if cell.keras.layer is not None)
 SERVED = (
     f"Embedding, {_STOCK}, RNN of their cells, Bidirectional, Dense, TimeDistributed, Dropout, "
-    "activations, BatchNormalization, LayerNormalization, Masking, Flatten, Concatenate, Add, "
-    "Multiply, Average and a softmax"
+    "activations, BatchNormalization, LayerNormalization, Rescaling, Masking, Flatten, "
+    "Concatenate, Add, Multiply, Average and a softmax"
 )
 
 _PROGRAM = "which is a program, and nothing in a file is ever executed"
@@ -110,12 +112,14 @@ _OPTIONS = {
     "LayerNormalization": _NORMALIZATION | {"rms_scaling"},
     "Masking": _COMMON | {"mask_value"},
     "Flatten": _COMMON | {"data_format"},
-    "NotEqual": _COMMON,  # the mask of an Embedding, which Keras 3 writes as an operation
+    "LeakyReLU": _COMMON | {"negative_slope", "alpha"},
+    "Rescaling": _COMMON | {"scale", "offset"},
     ATTENTION: _COMMON | {"return_attention"},
 }  # fmt: skip
 _OPTIONS |= dict.fromkeys(RECURRENT, _RNN | _CELL)
 _OPTIONS |= dict.fromkeys(MERGES, _COMMON | {"axis"})
 _OPTIONS |= dict.fromkeys(TEXT_LAYERS, _TEXT)
+_OPTIONS |= dict.fromkeys(MASK_OPERATIONS, _COMMON | {"axis", "keepdims"})
 
 
 _KERAS_1 = {"consume_less", "inner_activation", "inner_init", "init"}

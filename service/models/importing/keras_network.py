@@ -27,6 +27,8 @@ from service.models.layers import (
     LayerNormalization,
     Merge,
     MergeMode,
+    ReLU,
+    Rescaling,
     ScaleShift,
     SelectStep,
     StepOf,
@@ -42,6 +44,7 @@ _MERGE_MODES = {
 }
 
 
+_ACTIVATIONS = ("Activation", "ReLU", "LeakyReLU", "ELU")
 _NORMALIZATIONS = ("BatchNormalization", "LayerNormalization")
 
 
@@ -129,7 +132,7 @@ class KerasNetwork:
         if name == "TimeDistributed":
             layer = layer.inner("layer")
             name = layer.class_name
-            if name not in ("Dense", "Activation", "ReLU", "ELU", *NO_OPS, *_NORMALIZATIONS):
+            if name not in ("Dense", "Rescaling", *_ACTIVATIONS, *NO_OPS, *_NORMALIZATIONS):
                 layer.refuse(f"it is a TimeDistributed({name}); served are {SERVED}")
         if name in MERGES:
             return self._merge(layer, inputs)
@@ -139,13 +142,12 @@ class KerasNetwork:
             "Bidirectional": self._bidirectional,
             "Masking": self._masking,
             "Dense": self._dense,
-            "Activation": self._activation,
-            "ReLU": self._activation,
-            "ELU": self._activation,
+            "Rescaling": self._rescaling,
             "BatchNormalization": self._batch_normalization,
             "LayerNormalization": self._layer_normalization,
             "Flatten": self._whole_window,
             ATTENTION: self._whole_window,
+            **dict.fromkeys(_ACTIVATIONS, self._activation),
         } | dict.fromkeys(("RNN", *RECURRENT), self._recurrent)
         if name in NO_OPS:
             return inputs[0]
@@ -255,18 +257,19 @@ class KerasNetwork:
         return self._add(dense, x, source=WeightSource(layer))
 
     def _activation(self, layer: KerasLayer, x: _Value) -> _Value:
+        if layer.class_name in ("ReLU", "LeakyReLU"):
+            return self._add(_relu(layer), x)
         if layer.class_name == "Activation":
             stated = layer.config.get("activation")
-        elif layer.class_name == "ReLU":
-            layer.expect("max_value", None)
-            layer.expect("negative_slope", 0.0, None)
-            layer.expect("threshold", 0.0, None)
-            stated = "relu"
         else:
             layer.expect("alpha", 1.0)
             stated = "elu"
         activation = self._assumptions.activation_of_dense(layer.name, stated)
         return self._add(ActivationLayer(activation=activation), x)
+
+    def _rescaling(self, layer: KerasLayer, x: _Value) -> _Value:
+        scale, offset = layer.number("scale", default=1.0), layer.number("offset", default=0.0)
+        return self._add(Rescaling(scale=scale, offset=offset), x)
 
     def _batch_normalization(self, layer: KerasLayer, x: _Value) -> _Value:
         self._check_axis(layer, x)
@@ -302,6 +305,8 @@ class KerasNetwork:
         if len({x.has_steps for x in inputs}) > 1:
             layer.refuse("it merges a sequence with a single step")
         if len(inputs) == 1:
+            if layer.class_name != "Concatenate":
+                layer.refuse("it computes with a number that is written in the model's code")
             return inputs[0]
         return self._add(Merge(mode=MergeMode(MERGES[layer.class_name])), *inputs)
 
@@ -317,6 +322,18 @@ class KerasNetwork:
 
 def _refuse(layer: KerasLayer, _: _Value) -> Never:
     layer.refuse(f"it is a {layer.class_name} in an unusual place; served are {SERVED}")
+
+
+def _relu(layer: KerasLayer) -> AnyLayer:
+    if layer.class_name == "LeakyReLU":  # Keras 2 calls the slope alpha
+        key = "alpha" if "alpha" in layer.config else "negative_slope"
+        return ReLU(negative_slope=layer.number(key, default=0.3))
+    slope, threshold, limit = (
+        None if layer.config.get(key) is None else layer.number(key, default=0.0)
+        for key in ("negative_slope", "threshold", "max_value")
+    )
+    relu = ReLU(negative_slope=slope or 0.0, threshold=threshold or 0.0, max_value=limit)
+    return ActivationLayer(activation=Activation.RELU) if relu == ReLU() else relu
 
 
 def _reads_whole_window(layer: KerasLayer) -> bool:

@@ -181,10 +181,18 @@ def _pad(reading: Reading, given: int | str) -> int | None:
     return given
 
 
-def scaled_input(size: int, assumptions: Assumptions) -> StoredLayer:
-    """Return the embedding of width 1 that a scaled input is: row i is float32(i / divisor)."""
-    divisor = assumptions.scale or size
-    if assumptions.scale is None:
+def scaled_input(size: int, assumptions: Assumptions, *, is_rescaled: bool = False) -> StoredLayer:
+    """Return the embedding of width 1 that a scaled input is: row i is float32(i / divisor).
+
+    The divisor is 1 if a layer of the model rescales the ids.
+    """
+    divisor = assumptions.scale or (1 if is_rescaled else size)
+    if assumptions.scale is None and is_rescaled:
+        assumptions.note(
+            "the model reads each token's id, which its first layer rescales; assume.scale can "
+            "divide it first"
+        )
+    elif assumptions.scale is None:
         assumptions.note(
             f"the model reads each token's id divided by {size}, the number of its tokens; "
             "assume.scale can change it"

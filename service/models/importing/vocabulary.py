@@ -21,6 +21,8 @@ _PICKLE = (
     "Python: `import json, pickle` and `json.dump(pickle.load(open(a, 'rb')).word_index, "
     "open(b, 'w'))`, or for a Keras Tokenizer `open(b, 'w').write(tokenizer.to_json())`"
 )
+_GIVE_TEXT = "if it is the training text, give it as `vocabulary_text` (--vocabulary-text)"
+_TOKEN_WORDS, _TOKEN_CHARACTERS = 2, 50  # at most in a token
 _FORMS = (
     "a JSON list of tokens in the order of their ids, or a JSON object {token: id}; one token a "
     "line, a Keras Tokenizer's to_json() and a Hugging Face tokenizer.json are read, too"
@@ -60,11 +62,22 @@ def read_vocabulary(content: bytes) -> Vocabulary:
     if re.match(r"\s*[\[{\"]", text) and (value := _json(text)) is not None:
         return _of_json(value, content)
     lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    if sum(map(_is_of_text, lines)) * 2 > len(lines):
+        raise BadCheckpoint(
+            "most lines of the vocabulary have several words, as those of a text, not of one "
+            f"token a line: {_GIVE_TEXT}"
+        )
     if "" in lines[1:]:
         raise BadCheckpoint(
-            f"line {lines.index('', 1) + 1} of the vocabulary is empty; write a line break as \\n"
+            f"line {lines.index('', 1) + 1} of the vocabulary is empty; write a line break as "
+            f"\\n, or {_GIVE_TEXT}"
         )
     return Vocabulary(tuple(_LINE_ESCAPES.get(line, line) for line in lines))
+
+
+def _is_of_text(line: str) -> bool:
+    """Whether a line is too long for a token: three words, or a verse without blanks."""
+    return len(line.split()) > _TOKEN_WORDS or len(line) > _TOKEN_CHARACTERS
 
 
 def decode(content: bytes, what: str) -> str:

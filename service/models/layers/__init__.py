@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from service.models.layers.dense import ActivationLayer, Dense, LayerNormalization, ScaleShift
+from service.models.layers.element import ReLU, Rescaling
 from service.models.layers.layer import Layer
 from service.models.layers.merge import Merge, MergeMode
 from service.models.layers.steps import AttentionAverage, Flatten, SelectStep, StepOf
@@ -12,7 +13,7 @@ LAYERS: Mapping[str, type[Layer]] = MappingProxyType(
     {
         layer.kind: layer
         for layer in (
-            *(Dense, ActivationLayer, ScaleShift, LayerNormalization),
+            *(Dense, ActivationLayer, ReLU, Rescaling, ScaleShift, LayerNormalization),
             *(Merge, SelectStep, Flatten, AttentionAverage),
         )
     }
@@ -28,6 +29,8 @@ __all__ = [
     "LayerNormalization",
     "Merge",
     "MergeMode",
+    "ReLU",
+    "Rescaling",
     "ScaleShift",
     "SelectStep",
     "StepOf",

@@ -53,6 +53,32 @@ def masked():
     return keras.Model(entry, end()(L.Bidirectional(L.LSTM(5))(x)))
 
 
+def residual():
+    entry = keras.Input((N,))
+    x = L.Embedding(V, 6, mask_zero=True)(entry)
+    x = L.Add()([x, L.LSTM(6, return_sequences=True)(x)])
+    x = L.Average()([L.GRU(6, return_sequences=True)(x), x])
+    x = L.Concatenate()([x, L.LSTM(4, return_sequences=True)(x)])
+    return keras.Model(entry, end()(L.LSTM(5)(x)))
+
+
+def masking_residual():
+    entry = keras.Input((N, V))
+    x = L.Masking()(entry)
+    x = L.Add()([x, L.LSTM(V, return_sequences=True)(x)])
+    return keras.Model(entry, end()(L.LSTM(5)(x)))
+
+
+def rectified():
+    slope = {"alpha" if FRAMEWORK == "tf_keras" else "negative_slope": 0.1}
+    return chain(
+        *(L.Embedding(V, 4), L.LSTM(6, return_sequences=True), L.LeakyReLU()),
+        L.TimeDistributed(L.LeakyReLU(**slope)),
+        L.ReLU(max_value=0.4, negative_slope=0.25, threshold=0.05),
+        *(L.GRU(6), L.ReLU(max_value=6), L.Rescaling(3.0, offset=-0.5), L.ReLU(), end()),
+    )
+
+
 def decoder():
     entry, h, c = keras.Input((None,)), keras.Input((6,)), keras.Input((6,))
     x = L.Embedding(V, 4)(entry)
@@ -92,6 +118,10 @@ def one_hot(text):
 
 def left_one_hot(text):
     return np.eye(V)[ids(text)]
+
+
+def unscaled(text):
+    return np.array(text[-N:], float)[:, None]
 
 
 def scaled(text):
@@ -167,6 +197,10 @@ MODELS = {
     ),
     "skip": (skip, ids),
     "masked": (masked, ids),
+    "residual": (residual, ids),
+    "masking_residual": (masking_residual, one_hot),
+    "rectified": (rectified, ids),
+    "rescaled": (lambda: chain(L.Rescaling(1 / V), L.LSTM(6), end(), shape=(N, 1)), unscaled),
     "decoder": (decoder, all_ids),
     "unused_states": (unused_states, all_ids),
     "many": (many, all_ids),
@@ -200,6 +234,6 @@ for name, (make, row) in MODELS.items():
     model.set_weights(arrays)
     model.save(FOLDER / f"{name}.keras")
     model.save(FOLDER / f"{name}.h5")
-    first = N if row is scaled else 1
+    first = N if row in (scaled, unscaled) else 1
     texts = [TOKENS[:k] for k in range(first, len(TOKENS) + 1)]
     np.save(FOLDER / f"{name}.npy", [probabilities(model, row, text) for text in texts])

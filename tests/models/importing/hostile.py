@@ -444,5 +444,18 @@ plain("json alone", "at most an architecture", json.dumps(SEQUENTIAL).encode())
 plain("tflite", "TensorFlow Lite", b"\x1c\0\0\0TFL3" + bytes(64))
 plain("gzip", "it is compressed; unpack", b"\x1f\x8b\x08" + bytes(64))
 plain("safetensors cut short", "declares a header of 64 bytes", b"\x40\0\0\0\0\0\0\0" + b'{"w":1}')
-plain("text", "none of the supported formats", b"Shall I compare thee to a summer's day?")
+plain("noise", "none of the supported formats", bytes(range(256)))
+plain(
+    "text",
+    "training text as `vocabulary_text`",
+    b"Shall I compare thee to a summer's day?",
+)
+plain("text, cut within a character", "it is a text", b"x" + "\u4e2d".encode() * 999)
+TOKENIZER = json.dumps({"class_name": "Tokenizer", "config": {"word_index": "{}"}})
+plain("Keras Tokenizer", "a Keras Tokenizer's JSON, which is a vocabulary", TOKENIZER.encode())
+plain("its JSON in a string", "give it as `vocabulary` (--voc", json.dumps(TOKENIZER).encode())
+plain("tokenizer.json", "Hugging Face tokenizer.json", b'{"version": "1.0", "truncation": null}')
+plain("tokens", "it is JSON with tokens, which is a vocabulary", b'["a", "b"]')
+plain("map of tokens", "JSON with tokens, which is a vocabulary without", b'{"a\\"b": 0, "c": 1}')
+plain("map of ids", "JSON with tokens, which is a vocabulary", b'{"0": "a", "1": "b"}')
 plain("data alone", "give its .index", bytes(100), "ckpt_1.data-00000-of-00001")

@@ -19,6 +19,7 @@ TOKENS = [int(token) for token in np.random.default_rng(1).integers(1, 9, size=1
 NAMES = [
     *("plain", "two_dense", "bidirectional", "bidirectional_mul", "one_hot", "masking"),
     *("left_one_hot", "flatten", "piano", "normalised", "batch_of_steps", "cells", "skip"),
+    *("residual", "masking_residual", "rectified", "rescaled"),
     *("masked", "decoder", "unused_states", "many", "markov"),
 ]
 CASES = [(f, n, e) for f in ("keras", "tf_keras") for n in NAMES for e in (".keras", ".h5")]

@@ -167,6 +167,12 @@ def test_a_request_without_meaning_is_refused(options, sentence, importer, impor
         (b'{"a": 0, "b": 1, "c": 3}', "ids are not 0 to 2"),
         (b'["a", "b", "\\ud800"]', "lone surrogate"),
         (b"[" * 100_000, "the vocabulary"),
+        (b"To be, or not to be\nthat is the\n", "as `vocabulary_text` (--vocabulary-text)"),
+        (
+            ("学而时习之不亦说乎" * 6).encode(),
+            "most lines of the vocabulary have several words",
+        ),
+        (b"to be\n\nthat is\n", "write a line break as \\n, or if it is the training text"),
     ],
 )
 def test_a_vocabulary_that_does_not_fit_is_refused(content, sentence, imports, import_here):

@@ -37,6 +37,88 @@ def chain(*layers, inputs="keras_2"):
     return {"class_name": "Functional", "config": {"name": "m", "layers": entries} | ends}
 
 
+def merged(class_name, *extra, mask=None, **layer_options):
+    """A model of Keras 3 with a masked Embedding, and an operation `merge` before its LSTM.
+
+    `mask` are operations, each (class_name, arguments); a text is the name of a layer it reads.
+    """
+    config = chain(EMBEDDING, layer(class_name, **layer_options), LSTM, DENSE, inputs="keras_3")
+    entries = config["config"]["layers"]
+    entries[1]["config"]["mask_zero"] = True
+
+    def tensor(value):
+        if not isinstance(value, str):
+            return value
+        return {"class_name": "__keras_tensor__", "config": {"keras_history": [value, 0, 0]}}
+
+    entries[2]["inbound_nodes"][0]["args"] = [tensor("embedding"), *map(tensor, extra)]
+    for i, (operation, *arguments) in enumerate(mask or ()):
+        node = {"args": [tensor(each) for each in arguments], "kwargs": {}}
+        entries.append({"class_name": operation, "name": f"mask_{i}",
+                        "config": {"name": f"mask_{i}"}, "inbound_nodes": [node]})  # fmt: skip
+    if mask:
+        entries[3]["inbound_nodes"][0]["kwargs"]["mask"] = tensor(f"mask_{len(mask) - 1}")
+    return config
+
+
+OWN = ("NotEqual", "entry", 0)
+
+
+def test_the_mask_of_merged_layers_is_the_one_of_the_input():
+    either = [("LogicalOr", f"mask_{i}", f"mask_{i}") for i in range(150)]
+    spec, _ = read(merged("Add", "embedding", mask=[OWN, *either]))  # takes no 2**150 steps
+    assert spec.mask_token == 0
+    joined = [
+        *(OWN, ("ExpandDims", "mask_0"), ("ZerosLike", "embedding"), ("LogicalOr", *_MASKS_1_2)),
+        *(("Concatenate", "mask_3", "mask_3"), ("Any", "mask_4")),
+    ]
+    assert read(merged("Average", "embedding", mask=joined))[0].mask_token == 0
+
+
+_MASKS_1_2 = ("mask_1", "mask_2")
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        [("NotEqual", "entry", 1)],
+        [("NotEqual", "my_add", 0)],
+        [OWN, ("NotEqual", "embedding", 0), ("LogicalOr", "mask_0", "mask_1")],
+    ],
+)
+def test_a_mask_of_another_kind_is_refused(mask):
+    with pytest.raises(BadCheckpoint, match=r"'lstm' .* a mask that is not its input's own"):
+        read(merged("Add", "embedding", mask=mask))
+
+
+@pytest.mark.parametrize("class_name", ["Add", "Multiply"])
+@pytest.mark.parametrize("extra", [(0.5,), ()])
+def test_a_calculation_with_a_number_is_refused(class_name, extra):
+    with pytest.raises(BadCheckpoint, match="computes with a number that is written in the model"):
+        read(merged(class_name, *extra, mask=[OWN]))
+
+
+def test_layers_whose_steps_keras_zeroes_are_refused_before_a_flatten():
+    config = with_length(4, return_sequences=True, zero_output_for_mask=True)
+    config["config"]["layers"].insert(3, layer("Flatten"))
+    assert read(config)[0].window == Window(4, Padding.LEFT, 0)
+    config["config"]["layers"][1]["config"]["mask_zero"] = True
+    with pytest.raises(BadCheckpoint, match=r"'lstm' .* gives zeros for masked pads"):
+        read(config)
+    both_ways = config["config"]["layers"][2] = layer("Bidirectional", layer=LSTM)
+    both_ways["config"]["layer"]["config"]["return_sequences"] = True
+    with pytest.raises(BadCheckpoint, match=r"'my_bidirectional' .* gives zeros for masked pads"):
+        read(config)
+
+
+def test_a_rescaling_after_the_input_reads_the_ids_themselves():
+    config = one_hot(1, layer("Rescaling", scale=0.25))
+    assumptions = Assumptions({}, "3")
+    architecture = read_architecture(config, assumptions)
+    assert architecture.sources[0].arrays[0].read().tolist() == [[0.0], [1.0], [2.0]]
+    assert "which its first layer rescales" in assumptions.sentences[0]
+
+
 @pytest.fixture
 def stored():
     """A function: a path and shapes → a stored layer without numbers."""
@@ -175,6 +257,12 @@ def one_hot(width, *before):
     return config
 
 
+def one_step_of(width):
+    config = one_hot(width)
+    config["config"]["layers"][0]["config"]["batch_input_shape"] = [None, 1, width]
+    return config
+
+
 def test_a_one_hot_window_is_filled_from_the_front_and_slides():
     assert read(one_hot(3))[0].window == Window(4, Padding.RIGHT, None, is_sliding=True)
     left = read(one_hot(3), {"padding": "left"})[0]
@@ -199,6 +287,8 @@ def test_a_scaled_input_is_an_embedding_of_width_1():
     ("config", "sentence"),
     [
         (one_hot(300), "reads vectors of 300 numbers, and the file has no table from words"),
+        (one_step_of(10), r"one step of 10 numbers: .* `X.reshape\(-1, 10, 1\)`"),
+        (config_with(layer("Rescaling", scale=[1, 2])), "its scale is '\\[1, 2\\]', not a number"),
         (one_hot(4), "reads 4 tokens but predicts 3: was the padding counted once"),
         (with_length(4) | {"class_name": "MyModel"}, "'MyModel', whose code is not in the file"),
         (config_with(layer("Conv1D")), "'my_conv1d' cannot be served: it is a Conv1D; served are"),
@@ -304,6 +394,26 @@ def test_layers_out_of_order_are_put_in_the_one_order_in_which_widths_fit(stored
 def test_shapes_of_another_model_are_refused(layers, sentence, stored):
     with pytest.raises(BadCheckpoint, match=sentence):
         infer_spec([stored(*each) for each in layers], Assumptions({}, "2"))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("layers/batch_normalization", (2,), (2,), (2,), (2,)),
+        ("layers/layer_normalization", (2,), (2,)),
+        ("layers/dense_1", (2, 2), (2,)),
+        ("layers/bidirectional/forward_layer/cell", (3, 8), (2, 8), (8,)),
+    ],
+)
+def test_weights_that_need_an_architecture_ask_for_it_with_the_lines_that_write_it(other, stored):
+    layers = [("lstm", (3, 8), (2, 8), (8,)), other, ("dense", (2, 3), (3,))]
+    with pytest.raises(BadCheckpoint) as error:
+        infer_spec([stored(*each) for each in layers], Assumptions({}, "2"))
+    assert (
+        "give the architecture as `config` (--config model.json); in Python, where the model is "
+        "built: `architecture = model.to_json()` and "
+        "`open('model.json', 'w').write(architecture)`"
+    ) in str(error.value)
 
 
 def test_weights_of_a_scaled_input_need_the_window(stored):

@@ -138,6 +138,21 @@ def test_a_model_that_reads_text_needs_no_vocabulary(framework, name, ending, fi
             assert np.abs(probabilities(bundle, found)[-1] - expected).max() < 1e-5
 
 
+@pytest.mark.parametrize("framework", ["keras", "tf_keras"])
+@pytest.mark.parametrize("name", ["lookup", "masked_lookup"])
+def test_a_lookup_in_the_model_is_its_vocabulary(framework, name, files, tmp_path):
+    folder = files(framework)
+    bundle = imported(folder, tmp_path, f"{name}.keras")
+    assert bundle.spec.window is None
+    with np.load(folder / f"{name}.npz") as author:
+        assert list(bundle.tokenizer.tokens) == author["tokens"].tolist()
+        texts = json.loads((folder / f"{name}.json").read_text())
+        for text, ids, expected in zip(texts, author["ids"], author["probabilities"], strict=True):
+            found = bundle.tokenizer.encode(text)
+            assert found[:2] == ids.tolist()
+            assert np.abs(probabilities(bundle, found)[-1] - expected).max() < 1e-5
+
+
 def test_the_models_own_vocabulary_is_used_before_another(files, tmp_path):
     folder = files("keras")
     (folder / "other.json").write_text(json.dumps(list("abcdefghijk")))

@@ -74,6 +74,30 @@ def text_models():
     save("characters", text_model(characters), ["The cat", "sat", "xyz cat"], ".keras")
 
 
+def lookup_models():
+    """StringLookup in the model: it reads the characters of a text, or words that are split."""
+    for name, options, texts in (
+        ("lookup", {"vocabulary": sorted(set("the cat sat"))}, ["the cat", "sat x"]),
+        ("masked_lookup", {"vocabulary": ["cat", "the", "sat"], "mask_token": ""}, ["the cat"]),
+    ):
+        layer = L.StringLookup(**options)
+        size = layer.vocabulary_size()
+        is_masked = "mask_token" in options
+        inputs = keras.Input((None,), dtype="string")
+        hidden = L.Embedding(size, 8, mask_zero=is_masked)(layer(inputs))
+        hidden = L.LSTM(12, return_sequences=True)(hidden)
+        model = shaken(keras.Model(inputs, L.Dense(size, activation="softmax")(hidden)))
+        model.save(FOLDER / f"{name}.keras")
+        split = [text.split() if is_masked else list(text) for text in texts]
+        np.savez(
+            FOLDER / f"{name}.npz",
+            tokens=np.array(layer.get_vocabulary()),
+            ids=[np.asarray(layer(tf.constant(each)))[:2] for each in split],
+            probabilities=[np.asarray(model(tf.constant([each])))[0, -1] for each in split],
+        )
+        (FOLDER / f"{name}.json").write_text(json.dumps(texts))
+
+
 def textgenrnn(name, *, is_cudnn, is_bidirectional):
     size, width, units, length = 12, 5, 6, 9
 
@@ -119,6 +143,7 @@ def textgenrnn(name, *, is_cudnn, is_bidirectional):
 
 FOLDER.mkdir(parents=True, exist_ok=True)
 text_models()
+lookup_models()
 if FRAMEWORK == "tf_keras":
     textgenrnn("plain", is_cudnn=False, is_bidirectional=False)
     textgenrnn("cudnn", is_cudnn=True, is_bidirectional=False)
