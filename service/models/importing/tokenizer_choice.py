@@ -15,6 +15,7 @@ from service.models.tokenizers.special_tokens import (
     SpecialTokens,
     UnknownPolicy,
 )
+from service.models.tokenizers.subword_json import template
 from service.models.tokenizers.subword_text_encoder import SubwordTextEncoder
 from service.models.tokenizers.subwords import SubwordTokenizer
 from service.models.tokenizers.tokenizer import Tokenizer
@@ -71,10 +72,39 @@ def _subwords(vocabulary: Vocabulary, assumptions: Assumptions) -> Tokenizer:
         vocabulary.content, assumptions.unknown_policy(UnknownPolicy.ERROR)
     )
     special = _special(tokenizer.tokens, vocabulary, assumptions, are_words=True)
-    if special != tokenizer.special and assumptions.has_special_tokens:
+    if not assumptions.has_special_tokens:
+        special = tokenizer.special
+    special = _with_template(special, vocabulary.content, tokenizer.tokens, assumptions)
+    if special != tokenizer.special:
         tokenizer = SubwordTokenizer(vocabulary.content, tokenizer.unknown, special)
     tokenizer.check_decoder()
     return tokenizer
+
+
+def _with_template(
+    special: SpecialTokens, content: bytes, tokens: Sequence[str], assumptions: Assumptions
+) -> SpecialTokens:
+    """Add the token that the file's post-processor puts before each text, if it does."""
+    before, after = template(content)
+    if any(not 0 <= token < len(tokens) for token in (*before, *after)):
+        raise BadCheckpoint("the post_processor of tokenizer.json adds ids that are no tokens")
+    if after:
+        names = ", ".join(repr(tokens[token]) for token in after)
+        assumptions.note(
+            f"tokenizer.json adds {names} after a text; it is left out, because a prompt goes on"
+        )
+    if not before:
+        return special
+    if len(before) > 1 or (
+        special.begin not in (None, before[0]) and assumptions.given("begin_token")
+    ):
+        raise BadCheckpoint(
+            f"the post_processor of tokenizer.json begins a text with "
+            f"{', '.join(repr(tokens[token]) for token in before)}; one token is served, the same "
+            "as assume.begin_token"
+        )
+    assumptions.note(f"each prompt begins with {tokens[before[0]]!r}, as tokenizer.json has it")
+    return replace(special, begin=before[0], is_begin_added=True)
 
 
 def _fitted(vocabulary: Vocabulary, size: int, assumptions: Assumptions) -> Vocabulary:

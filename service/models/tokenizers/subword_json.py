@@ -29,6 +29,7 @@ _MEMBERS = {
     "normalizer": "normalizers",
     "pre_tokenizer": "pretokenizers",
     "decoder": "decoders",
+    "post_processor": "processors",
 }
 
 # A backtracking pattern can take exponential time, so only those of published tokenizers are run.
@@ -73,7 +74,7 @@ def checked_json(content: bytes) -> dict[str, Any]:
 
 
 def components(value: Mapping[str, Any], part: str) -> list[dict[str, Any]]:
-    """Return the normalizers, pre-tokenizers or decoders of a file, in order.
+    """Return the components of one kind of a file, in order.
 
     Raises BadCheckpoint if there are too many.
     """
@@ -83,6 +84,39 @@ def components(value: Mapping[str, Any], part: str) -> list[dict[str, Any]]:
         if len(found) > _MAX_COMPONENTS:
             raise BadCheckpoint(f"tokenizer.json has more than {_MAX_COMPONENTS} of '{part}'")
     return found
+
+
+def template(content: bytes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the ids that the file's post-processor puts before and after a text.
+
+    Raises BadCheckpoint if it does something else.
+    """
+    before: list[int] = []
+    after: list[int] = []
+    for processor in components(checked_json(content), "post_processor"):
+        kind, ids = processor.get("type"), [before, after]
+        try:
+            if kind in ("BertProcessing", "RobertaProcessing"):
+                before.append(int(processor["cls"][1]))
+                after.append(int(processor["sep"][1]))
+            elif kind == "TemplateProcessing":
+                side = 0
+                for piece in processor["single"]:
+                    if "Sequence" in piece:
+                        side = 1
+                    else:
+                        name = piece["SpecialToken"]["id"]
+                        ids[side] += map(int, processor["special_tokens"][name]["ids"])
+            elif kind != "ByteLevel":  # which changes offsets alone
+                raise BadCheckpoint(
+                    f"the post_processor of tokenizer.json is {str(kind)[:40]!r}; served are "
+                    "BertProcessing, RobertaProcessing, TemplateProcessing and ByteLevel"
+                )
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise BadCheckpoint(
+                f"the post_processor of tokenizer.json cannot be read: {error}"[:300]
+            ) from error
+    return tuple(before), tuple(after)
 
 
 def _flat(value: Any, part: str, depth: int) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,9 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 from tokenizers import Tokenizer as Library
 
 from service.errors import BadCheckpoint, UnknownCharacter
+from service.models.importing.assumptions import Assumptions
+from service.models.importing.tokenizer_choice import choose_tokenizer
+from service.models.importing.vocabulary import read_vocabulary
 from service.models.tokenizers import read_tokenizer
 from service.models.tokenizers.decode_stream import DecodeStream
 from service.models.tokenizers.round_trip import measure_round_trip
@@ -234,3 +237,51 @@ def test_a_large_file_is_read_in_time() -> None:
     tokenizer = SubwordTokenizer(content, UnknownPolicy.UNK)
     assert time.process_time() - start < 5
     assert tokenizer.decode(tokenizer.encode("w5 w6"), is_start=True) == "w5 w6"
+
+
+SENTENCE = "Mary had a lamb"
+PROCESSORS = {
+    "template": (
+        unigram,
+        processors.TemplateProcessing(
+            single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
+        ),
+    ),
+    "begin": (unigram, processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 2)])),
+    "end": (unigram, processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 3)])),
+    "BERT": (word_piece, processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))),
+    "sequence": (
+        unigram,
+        processors.Sequence(
+            [
+                processors.ByteLevel(trim_offsets=False),
+                processors.RobertaProcessing(("</s>", 3), ("<s>", 2)),
+            ]
+        ),
+    ),
+    "byte level": (byte_level, processors.ByteLevel(trim_offsets=False)),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_an_imported_files_template_begins_each_prompt(name) -> None:
+    make, processor = PROCESSORS[name]
+    library = make()
+    library.post_processor = processor
+    vocabulary = read_vocabulary(library.to_str().encode())
+    tokenizer = choose_tokenizer(vocabulary, library.get_vocab_size(), Assumptions({}, None))
+    ids = library.encode(SENTENCE).ids
+    if ids[-1] == 3:  # what a text ends with is left out: the prompt goes on
+        ids = ids[:-1]
+    assert tokenizer.encode_prompt(SENTENCE) == ids
+    assert tokenizer.encode(SENTENCE) == library.encode(SENTENCE, add_special_tokens=False).ids
+
+
+def test_a_template_of_several_tokens_before_a_text_is_refused() -> None:
+    library = unigram()
+    library.post_processor = processors.TemplateProcessing(
+        single="<s> </s> $A", special_tokens=[("<s>", 2), ("</s>", 3)]
+    )
+    vocabulary = read_vocabulary(library.to_str().encode())
+    with pytest.raises(BadCheckpoint, match="begins a text with '<s>', '</s>'; one token"):
+        choose_tokenizer(vocabulary, library.get_vocab_size(), Assumptions({}, None))
