@@ -61,6 +61,9 @@ def infer_spec(
             f"the file has {len(recurrent)} layers with the shapes of an LSTM or a GRU; "
             f"1 to {MAX_LAYERS} are served"
         )
+    for layer in recurrent:
+        if any(len(shape) != 2 for shape in layer.shapes[:2]):
+            _refuse(layer, "its first two arrays are no matrices")
     embedding, output = _embedding_and_output(others)
     size = output.arrays[0].shape[1]
     is_scaled = embedding is None and size > 1 and any(each.shapes[0][0] == 1 for each in recurrent)
