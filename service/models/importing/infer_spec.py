@@ -61,9 +61,11 @@ def infer_spec(
             f"the file has {len(recurrent)} layers with the shapes of an LSTM or a GRU; "
             f"1 to {MAX_LAYERS} are served"
         )
-    for layer in recurrent:
-        if any(len(shape) != 2 for shape in layer.shapes[:2]):
-            _refuse(layer, "its first two arrays are no matrices")
+    for layer in stored:
+        if len(layer.shapes[0]) != 2:
+            _refuse(
+                layer, f"its first array has shape {layer.shapes[0]}; a kernel has two axes, {_ASK}"
+            )
     embedding, output = _embedding_and_output(others)
     size = output.arrays[0].shape[1]
     is_scaled = embedding is None and size > 1 and any(each.shapes[0][0] == 1 for each in recurrent)
@@ -99,21 +101,14 @@ def _is_recurrent(layer: StoredLayer) -> bool:
         _refuse(layer, f"it has {len(layer.arrays)} arrays, {_ASK}")
     if len(layer.arrays) == 1 or len(layer.shapes[1]) < 2:
         return False
-    rows, columns = layer.shapes[1]
-    if columns not in {gates * rows for gates, _ in _CELLS_BY_SHAPE}:
-        _refuse(
-            layer, f"its recurrent kernel has shape {layer.shapes[1]}, not an LSTM's or a GRU's"
-        )
+    shape = layer.shapes[1]
+    if len(shape) != 2 or shape[1] not in {gates * shape[0] for gates, _ in _CELLS_BY_SHAPE}:
+        _refuse(layer, f"its recurrent kernel has shape {shape}, not an LSTM's or a GRU's")
     return True
 
 
 def _embedding_and_output(layers: Sequence[StoredLayer]) -> tuple[StoredLayer | None, StoredLayer]:
     """Find the embedding, if any, and the output layer among the layers that are not recurrent."""
-    for layer in layers:
-        if len(layer.shapes[0]) != 2:
-            _refuse(
-                layer, f"its first array has shape {layer.shapes[0]}; a kernel has two axes, {_ASK}"
-            )
     has_bias = any(len(layer.arrays) > 1 for layer in layers)  # a Dense with bias
     lone = [layer for layer in layers if len(layer.arrays) == 1]
     embeddings = [layer for layer in lone if layer.is_embedding or has_bias]
