@@ -1,5 +1,6 @@
 """The tokenizer of a vocabulary, by its file, by its tokens, and by what is assumed."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -85,7 +86,7 @@ def _with_template(
     special: SpecialTokens, content: bytes, tokens: Sequence[str], assumptions: Assumptions
 ) -> SpecialTokens:
     """Add the token that the file's post-processor puts before each text, if it does."""
-    before, after = template(content)
+    before, after = template(json.loads(content))
     if any(not 0 <= token < len(tokens) for token in (*before, *after)):
         raise BadCheckpoint("the post_processor of tokenizer.json adds ids that are no tokens")
     if after:

@@ -86,37 +86,37 @@ def components(value: Mapping[str, Any], part: str) -> list[dict[str, Any]]:
     return found
 
 
-def template(content: bytes) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the ids that the file's post-processor puts before and after a text.
+def template(value: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    """Return the ids that a file's post-processor puts before and after a text.
 
     Raises BadCheckpoint if it does something else.
     """
     before: list[int] = []
     after: list[int] = []
-    for processor in components(checked_json(content), "post_processor"):
-        kind, ids = processor.get("type"), [before, after]
+    for processor in components(value, "post_processor"):
+        kind = processor.get("type")
         try:
             if kind in ("BertProcessing", "RobertaProcessing"):
                 before.append(int(processor["cls"][1]))
                 after.append(int(processor["sep"][1]))
             elif kind == "TemplateProcessing":
-                side = 0
+                side = before
                 for piece in processor["single"]:
                     if "Sequence" in piece:
-                        side = 1
+                        side = after
                     else:
                         name = piece["SpecialToken"]["id"]
-                        ids[side] += map(int, processor["special_tokens"][name]["ids"])
+                        side.extend(map(int, processor["special_tokens"][name]["ids"]))
             elif kind != "ByteLevel":  # which changes offsets alone
                 raise BadCheckpoint(
                     f"the post_processor of tokenizer.json is {str(kind)[:40]!r}; served are "
                     "BertProcessing, RobertaProcessing, TemplateProcessing and ByteLevel"
                 )
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise BadCheckpoint(
                 f"the post_processor of tokenizer.json cannot be read: {error}"[:300]
             ) from error
-    return tuple(before), tuple(after)
+    return before, after
 
 
 def _flat(value: Any, part: str, depth: int) -> Iterator[dict[str, Any]]:

@@ -285,3 +285,19 @@ def test_a_template_of_several_tokens_before_a_text_is_refused() -> None:
     vocabulary = read_vocabulary(library.to_str().encode())
     with pytest.raises(BadCheckpoint, match="begins a text with '<s>', '</s>'; one token"):
         choose_tokenizer(vocabulary, library.get_vocab_size(), Assumptions({}, None))
+
+
+@pytest.mark.parametrize(
+    ("processor", "sentence"),
+    [
+        ({"type": "Other"}, "post_processor of tokenizer.json is 'Other'; served are"),
+        ({"type": "TemplateProcessing", "single": [{"SpecialToken": {}}]}, "cannot be read: 'id'"),
+        ({"type": "BertProcessing", "cls": ["", float("inf")], "sep": ["", 1]}, "cannot be read"),
+        ({"type": "BertProcessing", "cls": ["", 500], "sep": ["", 1]}, "ids that are no tokens"),
+    ],
+)
+def test_a_post_processor_that_is_not_known_is_refused(processor, sentence) -> None:
+    value = json.loads(unigram().to_str()) | {"post_processor": processor}
+    vocabulary = read_vocabulary(json.dumps(value).encode())
+    with pytest.raises(BadCheckpoint, match=sentence):
+        choose_tokenizer(vocabulary, len(vocabulary.tokens), Assumptions({}, None))
