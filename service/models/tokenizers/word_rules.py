@@ -62,8 +62,11 @@ class WordRules:
         deleted = None
         if self.punctuation is Punctuation.DELETE and self.characters:
             deleted = dict.fromkeys(map(ord, self.characters))
-        for match in _pattern(self).finditer(lowered):
-            word, (start, stop) = match[0], match.span()
+        pattern = _pattern(self)
+        for match in pattern.finditer(lowered):
+            word, (start, stop) = match[pattern.groups], match.span()
+            if word is None:  # a separator
+                continue
             if deleted is not None:
                 word = word.translate(deleted)
                 if not word:
@@ -117,7 +120,10 @@ TEXTGENRNN_RULES = WordRules(Lower.UNICODE, Punctuation.WORD, _TEXTGENRNN_PUNCTU
 
 @cache
 def _pattern(rules: WordRules) -> re.Pattern[str]:
-    """Return the pattern of a word in a text in lower case."""
+    """Return the pattern of a word in a text in lower case.
+
+    With a separator of several characters it is that of a separator or a word, the group.
+    """
     listed = "".join(map(re.escape, rules.characters))
     if rules.separator == UNICODE_WHITESPACE:
         between = r"\s"
@@ -127,7 +133,8 @@ def _pattern(rules: WordRules) -> re.Pattern[str]:
         between = re.escape(rules.separator)
     else:
         stop = f"|[{listed}]" if listed and rules.punctuation is Punctuation.SPLIT else ""
-        return re.compile(f"(?:(?!{re.escape(rules.separator)}{stop}).)+", re.DOTALL)
+        between = f"{re.escape(rules.separator)}{stop}"
+        return re.compile(f"{between}|((?:(?!{between}).)+)", re.DOTALL)
     if not listed or rules.punctuation is Punctuation.DELETE:
         return re.compile(f"[^{between}]+")
     run = f"[^{between}{listed}]+"

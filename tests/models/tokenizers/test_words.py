@@ -3,7 +3,7 @@
 import string
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service.errors import UnknownCharacter
@@ -33,6 +33,7 @@ def test_plain_words_are_those_of_split(text):
 @pytest.mark.tf
 @settings(deadline=None)
 @given(texts, st.sampled_from([None, "", "abÉ", string.punctuation]), st.booleans())
+@example("a, , b, ", None, False)
 def test_words_of_a_keras_tokenizer(text, filters, lower):
     from tf_keras.preprocessing.text import text_to_word_sequence  # noqa: PLC0415
 
