@@ -55,7 +55,7 @@ WIDE_MODELS = (
     ModelSpec(20_000, 256, (LayerSpec("gru", 1024),)),
     ModelSpec(20_000, 100, (LayerSpec("lstm", 150),)),
 )
-WIDE_ROWS, WIDE_TOKENS = 64, 64
+WIDE_ROWS, WIDE_TOKENS = 64, 256
 
 
 def random_weights(spec: ModelSpec) -> Weights:
@@ -125,7 +125,7 @@ async def _wide(spec: ModelSpec) -> dict[str, Any]:
     served.engine.start()
     await served.tokens_per_s(WIDE_ROWS, WIDE_TOKENS)
     step, engine = [], []
-    for _ in range(2 * ROUNDS):
+    for _ in range(ROUNDS):
         step.append(stepped())
         engine.append(await served.tokens_per_s(WIDE_ROWS, WIDE_TOKENS))
     served.engine.close()
