@@ -126,7 +126,8 @@ def _measure_window(
     logits, expected = compared_logits(program, spec, weights, random_tokens)
     _check_finite(logits, expected)
     own, records = sampled(program, spec, rng, special_ids), []
-    whole = given(program, spec, text, special_ids)
+    keeps_first = spec.window is not None and spec.window.keeps_first
+    whole = None if keeps_first else given(program, spec, text, special_ids)
     other = carried_spec(spec)
     if other is not None:
         carried = compiler(other, weights, Precision.FLOAT32)

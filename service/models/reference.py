@@ -37,6 +37,8 @@ class ReferenceModel:
         if window is None:
             logits, after = self._compute(np.array([[token]]), [s[None] for s in state])
             return logits[0], tuple(s[0] for s in after)
+        if window.keeps_first and state[0][0]:
+            return self.read(state[0][None, :-1])[0], state
         held = np.append(state[0][1:-1], token + 1.0)
         limit = int(state[0][-1]) or window.length
         held[: window.length - limit] = 0.0
@@ -50,7 +52,8 @@ class ReferenceModel:
                 logits, state = self.step(token, state)
                 rows.append(logits)
             return np.stack(rows)
-        return self.read(windows_of(tokens, self.spec.window.length))
+        window = self.spec.window
+        return self.read(windows_of(tokens, window.length, keeps_first=window.keeps_first))
 
     def read(self, windows: Vector) -> npt.NDArray[np.float64]:
         """Return the logits after each window: (windows, length) → (windows, vocabulary).

@@ -119,6 +119,7 @@ class ModelSpec:
             self.window is not None
             and self.window.padding is Padding.LEFT
             and not self.window.is_sliding
+            and not self.window.keeps_first
             and self._masks_pads
             and not any(_needs_window(layer) for layer in self.layers)
         )
@@ -140,7 +141,7 @@ class ModelSpec:
         """What a state is: "carried", or the window that each prediction reads."""
         if self.window is None:
             return "carried"
-        window = asdict(self.window)
+        window = self.window.to_json()
         window["masked"] = self._masks_pads
         return {"window": window.pop("length")} | window
 
@@ -231,6 +232,7 @@ class ModelSpec:
         that a model's digest stays the same.
         """
         values = asdict(self) | {"layers": [_layer_json(layer) for layer in self.layers]}
+        values["window"] = None if self.window is None else self.window.to_json()
         values["mask_zero_input"] = self.mask_zero_input or None
         return {k: v for k, v in values.items() if v is not None or k == "embedding_dim"}
 

@@ -1,7 +1,7 @@
 """The window that a model reads from a zero state for each prediction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 import numpy as np
@@ -26,13 +26,16 @@ class Window:
 
     A pad is the token `pad`, or a step with the input 0 where it is None. With `is_sliding` a
     window that the prompt has not filled keeps its number of tokens: the author's loop drops the
-    first token for each new one. Raises BadCheckpoint outside the limits.
+    first token for each new one. With `keeps_first` the first `length` tokens of a text are
+    read, so that a longer text does not change the prediction. Raises BadCheckpoint outside the
+    limits.
     """
 
     length: int
     padding: Padding
     pad: int | None = None
     is_sliding: bool = False
+    keeps_first: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.length <= MAX_WINDOW:
@@ -40,10 +43,17 @@ class Window:
                 f"the model reads a window of {self.length} tokens; 1 to {MAX_WINDOW} are served"
             )
 
+    def to_json(self) -> dict[str, object]:
+        """Return the window as plain JSON values; `keeps_first` is left out if it is false."""
+        values = asdict(self)
+        if not self.keeps_first:
+            del values["keeps_first"]
+        return values
+
     @property
     def summary(self) -> str:
         """The window in one line, e.g. `a window of 40 tokens, padded left with token 0`."""
-        text = f"a window of {self.length} tokens"
+        text = f"a window of {'the first ' if self.keeps_first else ''}{self.length} tokens"
         if self.padding is not Padding.NONE:
             pad = "zeros" if self.pad is None else f"token {self.pad}"
             text += f", padded {self.padding} with {pad}"
@@ -71,8 +81,9 @@ def read_window(
 
 
 def windows_of(
-    tokens: Sequence[int] | npt.NDArray[np.int64], length: int
+    tokens: Sequence[int] | npt.NDArray[np.int64], length: int, *, keeps_first: bool = False
 ) -> npt.NDArray[np.float64]:
     """Return the window after each token, as `read_window` takes it: (tokens, length)."""
     padded = np.concatenate([np.zeros(length - 1), np.asarray(tokens) + 1.0])
-    return np.lib.stride_tricks.sliding_window_view(padded, length)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, length)
+    return windows[np.minimum(np.arange(len(windows)), length - 1)] if keeps_first else windows

@@ -52,9 +52,10 @@ def compared_logits(
     text = np.resize(tokens, length)
     n_windows = affordable(spec, REFERENCE_PRODUCTS, MIN_WINDOWS, len(tokens))
     first = n - 1 if is_full else 0
+    windows = windows_of(text, n, keeps_first=program.window.keeps_first)
     ends = np.unique(np.linspace(first, length - 1, n_windows).astype(int))
     with np.errstate(over="ignore", invalid="ignore"):
-        expected = ReferenceModel(spec, weights).read(windows_of(text, n)[ends])
+        expected = ReferenceModel(spec, weights).read(windows[ends])
     batch, logits = program.new_batch(ROWS), []
     for part in np.split(ends, range(ROWS, len(ends), ROWS)):
         for row, end in enumerate(part):

@@ -65,19 +65,25 @@ class WindowProgram:
         """Append `tokens` of the first `rows` rows to their windows; write their logits."""
         state, *carried = (array[:rows] for array in batch.states)
         held, length = state[:, :-1], self.window.length
-        n_before = (held > 0).sum(axis=1)
+        fits = held[:, :1] == 0  # (rows, 1)
+        n_before = (held > 0).sum(axis=1) if carried and fits.any() else None
+        kept = held[~fits[:, 0]] if self.window.keeps_first else None
         held[:, :-1] = held[:, 1:].copy()
         held[:, -1] = batch.tokens[:rows] + 1
+        if kept is not None:
+            held[~fits[:, 0]] = kept
         if self.window.is_sliding:
             limit = state[:, -1]
             limit = np.where(limit == 0, length, limit)
             held[np.arange(length) < length - limit[:, None]] = 0.0
-        unread, fits = held, (n_before < length)[:, None]
-        if carried:
+        unread = held
+        if n_before is not None:
             n_unread = n_before + 1 - state[:, -1]
             is_read = fits & (np.arange(length) < length - n_unread[:, None])
             unread = np.where(is_read, 0.0, held)
             state[:, -1] = np.minimum(n_before + 1, length)
+        elif carried:
+            state[:, -1] = length
         steps = length
         if self._leaves_out_pads:
             steps = int((unread > 0).any(axis=0).sum())
@@ -85,8 +91,10 @@ class WindowProgram:
         size = max(1, self._batch_numbers // (steps * self._widest))
         for first in range(0, rows, size):
             part = slice(first, min(rows, first + size))
-            starts = [np.where(fits[part], states[part], 0.0) for states in carried]
-            starts = starts or self._starts(length - steps, part.stop - first)
+            if n_before is None:
+                starts = self._starts(length - steps, part.stop - first)
+            else:
+                starts = [np.where(fits[part], states[part], 0.0) for states in carried]
             ends = self._run(np.ascontiguousarray(ids[part].T), starts, batch.logits[part])
             for states, end in zip(carried, ends, strict=False):
                 states[part] = end
@@ -107,7 +115,8 @@ class WindowProgram:
         if self.window.is_sliding and not array[-1]:
             array[-1] = min(length, n_held + len(prompt) - n_sampled)
         ids = np.asarray(prompt[:-1], np.float32) + 1
-        array[:-1] = np.concatenate([array[:-1], ids])[-length:]
+        read = ids[: length - n_held] if self.window.keeps_first else ids
+        array[:-1] = np.concatenate([array[:-1], read])[-length:]
         if self.window.is_sliding and array[-1]:
             array[: length - int(array[-1])] = 0.0
         return State(position + len(ids), tuple(arrays))

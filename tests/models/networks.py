@@ -124,6 +124,9 @@ WINDOWED = {
     "sliding": spec_of(
         *STACK, window=Window(LENGTH, Padding.RIGHT, is_sliding=True), embedding_dim=None
     ),
+    "right, first tokens": spec_of(
+        *STACK, window=Window(LENGTH, Padding.RIGHT, 0, keeps_first=True)
+    ),
     "never padded": spec_of(*STACK, window=Window(LENGTH, Padding.NONE)),
     "length 1": spec_of(*STACK, window=Window(1, Padding.LEFT, 0)),
     "bidirectional": spec_of(*BIDIRECTIONAL, window=Window(LENGTH, Padding.LEFT, 0)),

@@ -34,6 +34,7 @@ VALUES: Mapping[str, tuple[str, ...] | Callable[[str], bool]] = {
     "state": ("carried", "window"),
     "window": _is_integer(1, MAX_WINDOW),
     "padding": tuple(Padding),
+    "truncation_side": ("left", "right"),
     "pad": lambda text: text == "zero" or _IS_TOKEN(text),
     "scale": _is_integer(1, _MAX_TOKENS),
     "mask": ("true", "false"),

@@ -138,6 +138,7 @@ def _length(reading: Reading, given: int | None, assumptions: Assumptions) -> in
 
 def _window(reading: Reading, length: int, assumptions: Assumptions) -> Window:
     padding, pad, is_sliding = _PADS[reading.kind]
+    keeps_first = _keeps_first(reading, assumptions)
     if assumptions.padding is not None:
         # Of a one-hot input the usual pads are zeros on the right, or token 0 on the left.
         if assumptions.padding is not padding:
@@ -153,7 +154,7 @@ def _window(reading: Reading, length: int, assumptions: Assumptions) -> Window:
         assumptions.note(
             "the model reads the last token alone, from a zero state, for each prediction"
         )
-        return Window(1, padding, pad, is_sliding)
+        return Window(1, padding, pad, is_sliding, keeps_first)
     shown = "zeros" if pad is None else f"token {pad}"
     how = (
         "a shorter text is refused"
@@ -163,10 +164,36 @@ def _window(reading: Reading, length: int, assumptions: Assumptions) -> Window:
     if reading.is_masked and padding is not Padding.NONE:
         how += ", which are skipped"
     assumptions.note(
-        f"the latest {length} tokens are read from a zero state for each prediction; {how} "
-        "(assume.padding and assume.pad can change it)"
+        f"the {'first' if keeps_first else 'latest'} {length} tokens are read from a zero state "
+        f"for each prediction; {how} (assume.padding and assume.pad can change it)"
     )
-    return Window(length, padding, pad, is_sliding)
+    return Window(length, padding, pad, is_sliding, keeps_first)
+
+
+def _keeps_first(reading: Reading, assumptions: Assumptions) -> bool:
+    """Whether the author's loop reads the first tokens of a text that is longer than the window."""
+    given = assumptions.given("truncation_side")
+    cuts = reading.kind is InputKind.TEXT and reading.length is not None
+    if not cuts:
+        if given == "right":
+            raise BadCheckpoint(
+                "assume.truncation_side is right, but no layer of the model cuts a text; leave it "
+                "out"
+            )
+        return False
+    if given == "left":
+        assumptions.note(
+            f"the latest {reading.length} tokens of a longer text are read, as "
+            "assume.truncation_side has it: the model's own text layer reads the first ones"
+        )
+        return False
+    assumptions.note(
+        f"the model's text layer reads the first {reading.length} tokens of a text: after them "
+        "the prediction does not change any more, as in a loop that gives the model its whole "
+        'text; `assume` {"truncation_side": "left"} reads the latest ones, as a loop that gives '
+        "the model only the end of its text"
+    )
+    return True
 
 
 def _pad(reading: Reading, given: int | str) -> int | None:

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from service.errors import BadCheckpoint, CarouselError
@@ -137,6 +138,8 @@ def _tokenizer(
         check_vocabulary_fits(spec, tokenizer)
         if text is None:
             return tokenizer, ""
+    if spec.window is not None and spec.window.keeps_first:  # each token of the text is predicted
+        spec = replace(spec, window=replace(spec.window, keeps_first=False))
     program = compile_program(spec, weights, Precision.FLOAT32)
     if tokenizer is None:
         return vocabulary_of_text(text or "", spec, program, assumptions)

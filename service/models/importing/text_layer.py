@@ -51,12 +51,6 @@ def model_vocabulary(
     assumptions.note(f"the vocabulary is that of layer {layer.name!r}")
     if given is not None and given.tokens != own.tokens:
         assumptions.note("the vocabulary that is given is another one, and is not used")
-    length = layer.config.get("output_sequence_length")
-    if length is not None:
-        assumptions.note(
-            f"layer {layer.name!r} reads the first {length} tokens of a text; here the latest "
-            f"{length} are read, as if the author gave it the end of a longer text"
-        )
     return own
 
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from service.errors import BadCheckpoint, Validation
+from service.models.compile import compile_program
 from service.models.importing.importer import Importer
 from service.models.importing.request import ImportRequest
 from service.models.reference import ReferenceModel
+from service.models.spec import ModelSpec
 from service.models.store import ModelStore
 from service.models.window import Padding
 from tests.models.importing.conftest import run_script
@@ -136,6 +138,43 @@ def test_a_model_that_reads_text_needs_no_vocabulary(framework, name, ending, fi
             assert found == ids[: len(found)].tolist()
             assert not ids[len(found) :].any()
             assert np.abs(probabilities(bundle, found)[-1] - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("framework", ["keras", "tf_keras"])
+def test_a_text_layer_reads_the_first_tokens_of_a_longer_text(framework, files, tmp_path):
+    """The author's loop gives the model its whole text, and takes the likeliest word."""
+    folder = files(framework)
+    bundle = imported(folder, tmp_path / "first", "listed.keras")
+    assert any("assume` {" in s and "truncation_side" in s for s in bundle.manifest.assumptions)
+    reopened = ModelSpec.from_json(json.loads(json.dumps(bundle.spec.to_json())))
+    assert reopened == bundle.spec
+    program = compile_program(reopened, bundle.weights, "float32")
+    text = json.loads((folder / "listed.json").read_text())[0]
+    prompt = bundle.tokenizer.encode(text)
+    batch = program.new_batch(1)
+    batch.put(0, program.prefill(None, prompt))
+    token, tokens = prompt[-1], list(prompt)
+    with np.load(folder / "listed.npz") as author:
+        for expected in author["loop"]:
+            batch.tokens[0] = token
+            program.step(batch, 1)
+            found = np.exp(batch.logits[0] - batch.logits[0].max())
+            assert np.abs(found / found.sum() - expected).max() < 1e-5
+            token = int(expected.argmax())
+            tokens.append(token)
+        assert (author["loop"][-1] == author["loop"][bundle.spec.window.length]).all()
+    long = tokens[: 2 * bundle.spec.window.length]
+    batch.put(0, program.prefill(None, long))
+    batch.tokens[0] = long[-1]
+    program.step(batch, 1)
+    found = np.exp(batch.logits[0] - batch.logits[0].max())
+    assert np.abs(found / found.sum() - expected).max() < 1e-5
+
+
+def test_the_latest_tokens_are_read_where_the_author_cuts_the_text(files, tmp_path):
+    bundle = imported(files("keras"), tmp_path, "listed.keras", assume={"truncation_side": "left"})
+    assert not bundle.spec.window.keeps_first
+    assert any("as assume.truncation_side has it" in s for s in bundle.manifest.assumptions)
 
 
 @pytest.mark.parametrize("framework", ["keras", "tf_keras"])

@@ -42,11 +42,18 @@ def save(name, model, texts, *endings):
     shaken(model)
     for ending in endings:
         model.save(FOLDER / f"{name}{ending}")
+    loop = []
     ids = [np.asarray(model.layers[0](tf.constant([text]))).ravel() for text in texts]
     predicted = [np.asarray(model(tf.constant([[text]]))).ravel() for text in texts]
+    text = texts[0]
+    for _ in range(3 * LENGTH):  # the author's loop
+        row = np.asarray(model(tf.constant([[text]]))).ravel()
+        word = model.layers[0].get_vocabulary()[row.argmax()]
+        text += word if model.layers[0]._split == "character" else f" {word}"
+        loop.append(row)
     padded = np.array([np.pad(row, (0, LENGTH))[:LENGTH] for row in ids])
     tokens = np.array(model.layers[0].get_vocabulary())
-    np.savez(FOLDER / f"{name}.npz", ids=padded, probabilities=predicted, tokens=tokens)
+    np.savez(FOLDER / f"{name}.npz", ids=padded, probabilities=predicted, loop=loop, tokens=tokens)
     (FOLDER / f"{name}.json").write_text(json.dumps(texts))
 
 
