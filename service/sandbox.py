@@ -1,10 +1,12 @@
 """A call in a child process with limits on memory, CPU time, file size and wall time.
 
-`run_sandboxed` starts `python -m service.sandbox MODULE LIMITS`. The child sets the limits before
-it imports more than the standard library, reads the argument as JSON from standard input, calls
-`run(argument)` of the module and writes the result as JSON to standard output.
+`run_sandboxed` starts `python -m service.sandbox MODULE PARENT LIMITS`. The child sets the limits
+before it imports more than the standard library, reads the argument as JSON from standard input,
+calls `run(argument)` of the module and writes the result as JSON to standard output. On Linux it
+ends when its parent does.
 """
 
+import ctypes
 import importlib
 import json
 import logging
@@ -25,6 +27,7 @@ from service.errors import BadCheckpoint, CarouselError, TooLarge, Validation
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _OPEN_FILES = 256
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _GRACE_S = 5
 _ERRORS: dict[str, type[CarouselError]] = {
     error.code: error for error in (BadCheckpoint, TooLarge, Validation)
@@ -72,7 +75,7 @@ def run_sandboxed(
     numbers = map(str, (limits.memory_bytes, limits.cpu_s, limits.file_bytes))
     start = time.monotonic()
     with subprocess.Popen(  # noqa: S603 - our own module, and no shell
-        [sys.executable, "-P", "-m", "service.sandbox", module, *numbers],
+        [sys.executable, "-P", "-m", "service.sandbox", module, str(os.getpid()), *numbers],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -144,11 +147,21 @@ def _environment(folder: Path) -> dict[str, str]:
 
 def _main() -> None:
     """Answer one request within limits; exit with status 0 whenever there is an answer."""
-    module, *numbers = sys.argv[1:]
+    module, parent, *numbers = sys.argv[1:]
+    _end_with_parent(int(parent))
     _limit_process(*map(int, numbers))
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as output:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what the module prints is no answer
         json.dump(_answer(module, json.load(sys.stdin)), output)
+
+
+def _end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends (prctl(2), Linux)."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the call
+        sys.exit(1)
 
 
 def _limit_process(memory_bytes: int, cpu_s: int, file_bytes: int) -> None:

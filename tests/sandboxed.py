@@ -20,6 +20,9 @@ def run(argument):  # noqa: C901, PLR0912 - one case for each ending
         case "spin":
             while True:
                 pass
+        case "report and sleep":
+            Path("pid").write_text(str(os.getpid()))
+            signal.pause()
         case "sleep":
             signal.pause()
         case "allocate":

@@ -1,7 +1,11 @@
 """Every way in which a limited child process can end."""
 
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +61,31 @@ def test_a_child_that_has_no_result_is_an_error_that_says_why(run, argument, lim
         run(argument, **limits)
     assert str(error.value) == f"the test {message}"
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the end of a parent")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_child_ends_with_the_process_that_started_it(tmp_path, number):
+    program = (
+        "from pathlib import Path; from service.sandbox import *; "
+        f"run_sandboxed('tests.sandboxed', 'report and sleep', Path({str(tmp_path)!r}), "
+        "SandboxLimits(10**9, 20, 5_000, 60.0), 'the test')"
+    )
+    report = tmp_path / "pid"
+    with subprocess.Popen([sys.executable, "-c", program]) as parent:
+        try:
+            wait_for(lambda: report.exists() and report.read_text())
+            child = Path("/proc") / report.read_text()
+            assert child.exists()
+        finally:
+            parent.send_signal(number)
+        parent.wait(10)
+    wait_for(lambda: not child.exists() or "State:\tZ" in (child / "status").read_text())
+
+
+def wait_for(condition, timeout_s=10.0):
+    """Wait until a condition holds; fail after `timeout_s`."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -236,10 +236,10 @@ class Registry(Generic[R]):
         entry = self._entry(ref)
         async with entry.lock:
             if entry.loaded is None:
-                entry.status, entry.error = ModelStatus.STORED, None
-                return
-            entry.status = ModelStatus.DRAINING
-            await self._drain_and_close(entry.loaded)
+                entry.error = None  # of a load that failed
+            else:
+                entry.status = ModelStatus.DRAINING
+                await self._drain_and_close(entry.loaded)
             entry.status, entry.loaded = ModelStatus.STORED, None
         self._write_record()
 

@@ -90,6 +90,21 @@ async def test_a_model_that_failed_is_tried_again_at_the_next_start(tmp_path, re
     assert again.get("other").ref == ref
 
 
+async def test_a_model_that_failed_and_is_unloaded_is_not_tried_again(
+    tmp_path, registry_of, factory
+):
+    ref = put_model(tmp_path, "a")
+    factory.failure = RuntimeError("no such instruction")
+    registry = registry_of()
+    await registry.open()
+    registry.set_alias("other", ref)  # writes the record
+    await registry.unload(ref)
+    factory.failure = None
+    again = registry_of()
+    await again.open()
+    assert status_of(again, ref) is ModelStatus.STORED
+
+
 async def test_a_model_that_fails_does_not_stop_the_others(tmp_path, registry_of, caplog):
     put_model(tmp_path, "a")
     (tmp_path / "a" / "1" / "weights.safetensors").write_bytes(b"nonsense")
