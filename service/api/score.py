@@ -24,6 +24,7 @@ from service.api.state import ServedModel, get_state, session_model
 from service.errors import CarouselError, Validation
 from service.generation.request import Chunk
 from service.generation.score import Score, Scorer
+from service.models.step import State
 from service.sessions.session import Session
 
 router = APIRouter(tags=["score"])
@@ -137,15 +138,24 @@ async def _admit(
     state = get_state(request)
     if session_id is None:
         model = state.get(name)
-        return model, Scorer(model.runtime.engine, model.tokenizer)
+        return model, _scorer(model)
     key = state.key(request, session_id)
 
     async def begin(session: Session) -> tuple[ServedModel, Scorer]:
         model = state.get_for(session, name)
         origin, ready = await state.sessions.records.latest_state(key, session_model(model))
-        return model, Scorer(model.runtime.engine, model.tokenizer, origin, ready)
+        return model, _scorer(model, origin, ready)
 
     return await state.sessions.records.with_session(key, begin)
+
+
+def _scorer(
+    model: ServedModel, initial: State | None = None, pending: Sequence[int] = ()
+) -> Scorer:
+    """Return the scorer of a text after a state, or at the beginning of all text."""
+    if initial is None:
+        pending = pending or model.tokenizer.special.before_text
+    return Scorer(model.runtime.engine, model.tokenizer, initial, pending)
 
 
 async def _events(

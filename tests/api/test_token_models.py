@@ -279,6 +279,18 @@ def test_a_begin_token_is_only_at_the_beginning_of_a_text(http, model, n):
     assert session_text(http, turns) == "the cat sat" + found[0]
 
 
+def test_a_score_has_the_begin_token_before_the_text(http):
+    """What generation reports after the begin token is what is scored, with a session or not."""
+    typed = no_end("begun") | {str(END): -100.0}  # a text with its name cannot be typed
+    reply = generate(http, "begun", "", logit_bias=typed)
+    said = [(token["id"], token["logprob"]) for token in reply["details"]["tokens"]]
+    body = {"model": "begun", "inputs": reply["generated_text"]}
+    for session in ({}, {"session_id": new(http, "begun")}):
+        found = post(http, "/score", body | session)
+        assert [(token["id"], token["logprob"]) for token in found["tokens"]] == said
+        assert found["token_count"] == N
+
+
 def test_a_text_begins_after_a_begin_token_alone(http):
     """A cancelled first turn, or a rewind, leaves the begin token without a text."""
     session, alone = new(http, "words"), generate(http, "words", "")["generated_text"]

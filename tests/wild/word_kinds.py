@@ -80,6 +80,8 @@ def next_word(author: Author) -> None:
         vocabulary=tokenizer.to_json(),
         assume={"window": str(length), "padding": "left"},
     )
+    word_loop(author, model, tokenizer, length, "")
+    author.case("an empty prompt", author.folder / "model.h5", vocabulary=tokenizer.to_json())
 
 
 @kind("next word, Bidirectional and a second Dense", "window, left pads that are read, argmax")
@@ -116,6 +118,8 @@ def next_word_masked(author: Author) -> None:
     shake(model, quiet=(0,))
     word_loop(author, model, tokenizer, length, "that every River runs")
     author.whole(model, vocabulary=tokenizer.to_json())
+    word_loop(author, model, tokenizer, length, "")
+    author.case("an empty prompt", author.folder / "model.h5", vocabulary=tokenizer.to_json())
 
 
 @kind("words by hand: `sorted(set(text.lower().split()))`", "window 10, one-hot words")

@@ -134,7 +134,7 @@ def _tokenizer(
     """Return the tokenizer, and the record of its check by the training text, if there is one."""
     tokenizer = None
     if vocabulary is not None:
-        tokenizer = choose_tokenizer(vocabulary, spec.vocabulary_size, assumptions)
+        tokenizer = choose_tokenizer(vocabulary, spec.vocabulary_size, assumptions, spec.window)
         check_vocabulary_fits(spec, tokenizer)
         if text is None:
             return tokenizer, ""

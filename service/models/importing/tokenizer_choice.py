@@ -30,6 +30,7 @@ from service.models.tokenizers.word_rules import (
     text_vectorization_rules,
 )
 from service.models.tokenizers.words import WordTokenizer
+from service.models.window import Padding, Window
 
 WORD_RULES = {
     "keras_words": keras_rules(),
@@ -46,8 +47,13 @@ _LINE_RULES = WordRules(Lower.NONE, Punctuation.WORD, "\n", " ")  # a line break
 _SHOWN = 10  # tokens in a message
 
 
-def choose_tokenizer(vocabulary: Vocabulary, size: int, assumptions: Assumptions) -> Tokenizer:
-    """Return the tokenizer of a vocabulary for a model of `size` tokens. Raises BadCheckpoint."""
+def choose_tokenizer(
+    vocabulary: Vocabulary, size: int, assumptions: Assumptions, window: Window | None = None
+) -> Tokenizer:
+    """Return the tokenizer of a vocabulary for a model of `size` tokens. Raises BadCheckpoint.
+
+    `window` is what the model reads; its padding may begin an empty prompt.
+    """
     given = assumptions.given("tokenizer")
     if given is not None and vocabulary.tokenizer not in (None, given):
         raise BadCheckpoint(
@@ -64,8 +70,8 @@ def choose_tokenizer(vocabulary: Vocabulary, size: int, assumptions: Assumptions
     if kind is None:
         kind = _kind_of(tokens, assumptions)
     if kind in ("characters", "keras_characters", "textgenrnn"):
-        return _characters(vocabulary, kind, assumptions)
-    return _words(vocabulary, kind, assumptions)
+        return _characters(vocabulary, kind, assumptions, window)
+    return _words(vocabulary, kind, assumptions, window)
 
 
 def _subwords(vocabulary: Vocabulary, assumptions: Assumptions) -> Tokenizer:
@@ -203,7 +209,9 @@ def _is_word(rules: WordRules, token: str) -> bool:
     return [word for word, _, _ in rules.words(token)] == [token]
 
 
-def _characters(vocabulary: Vocabulary, kind: str, assumptions: Assumptions) -> Tokenizer:
+def _characters(
+    vocabulary: Vocabulary, kind: str, assumptions: Assumptions, window: Window | None
+) -> Tokenizer:
     tokens = vocabulary.tokens
     special = _special(tokens, vocabulary, assumptions, are_words=False)
     default, is_textgenrnn = UnknownPolicy.ERROR, kind == "textgenrnn"
@@ -212,6 +220,7 @@ def _characters(vocabulary: Vocabulary, kind: str, assumptions: Assumptions) -> 
         default = UnknownPolicy.UNK
     elif kind == "keras_characters":
         default = UnknownPolicy.SKIP if vocabulary.unknown_token is None else UnknownPolicy.UNK
+    special = _begun_by_pad(special, window)
     for i, token in enumerate(tokens):
         if len(token) != 1 and i not in special.ids and token not in _NAMES:
             raise BadCheckpoint(
@@ -232,7 +241,9 @@ def _characters(vocabulary: Vocabulary, kind: str, assumptions: Assumptions) -> 
     )
 
 
-def _words(vocabulary: Vocabulary, kind: str, assumptions: Assumptions) -> Tokenizer:
+def _words(
+    vocabulary: Vocabulary, kind: str, assumptions: Assumptions, window: Window | None
+) -> Tokenizer:
     tokens = vocabulary.tokens
     rules = vocabulary.rules or WORD_RULES.get(kind)
     if rules is None:
@@ -252,9 +263,20 @@ def _words(vocabulary: Vocabulary, kind: str, assumptions: Assumptions) -> Token
     if "\n" in tokens and rules.separator == UNICODE_WHITESPACE and not rules.characters:
         rules = replace(_LINE_RULES, lower=rules.lower)
         assumptions.note("a line break is a token: a text is split at blanks and around it")
+    special = _begun_by_pad(special, window)
     # A Keras loop appends the name of the unknown token like any word.
     policy, is_sampled = assumptions.unknown_policy(default), kind == "keras_words"
     return WordTokenizer(tokens, policy, rules, special, is_unknown_sampled=is_sampled)
+
+
+def _begun_by_pad(special: SpecialTokens, window: Window | None) -> SpecialTokens:
+    """Begin an empty prompt with the pad where the window reads pads before a text anyway."""
+    if window is None or window.pad is None or special.begin is not None:
+        return special
+    is_before = window.padding is Padding.LEFT and not window.is_sliding and not window.keeps_first
+    return (
+        replace(special, begin=window.pad) if is_before and special.pad == window.pad else special
+    )
 
 
 def _textgenrnn(vocabulary: Vocabulary) -> SpecialTokens:

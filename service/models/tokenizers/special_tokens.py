@@ -72,6 +72,11 @@ class SpecialTokens:
         single = (self.pad, self.unknown, self.begin)
         return tuple(sorted({*(i for i in single if i is not None), *self.end}))
 
+    @property
+    def before_text(self) -> tuple[int, ...]:
+        """The ids that begin every prompt."""
+        return (self.begin,) if self.is_begin_added and self.begin is not None else ()
+
     def to_json(self) -> dict[str, JsonValue]:
         """Return the ids as JSON values; `from_json` is the inverse."""
         value = asdict(self) | {"end": list(self.end)}
