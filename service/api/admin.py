@@ -126,7 +126,8 @@ async def list_models(request: Request) -> dict[str, Any]:
 async def import_model(request: Request, body: ImportBody) -> dict[str, Any]:
     """Import a checkpoint from the import folder, and load it."""
     state = get_state(request)
-    return await _import(state, body, state.import_dir)
+    where = f"the import folder is {state.import_dir.resolve()} (CAROUSEL_IMPORT_DIR)"
+    return await _import(state, body, state.import_dir, where)
 
 
 @router.post(
@@ -151,7 +152,7 @@ async def upload_model(request: Request) -> dict[str, Any]:
             async with request.form(max_files=n_files, max_fields=n_files) as form:
                 await asyncio.to_thread(_save, form, folder)
                 body = _upload_body(form)
-            return await _import(state, body, folder)
+            return await _import(state, body, folder, "the upload's own files are meant")
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
@@ -193,7 +194,8 @@ async def set_alias(request: Request, alias: str, body: AliasBody) -> dict[str, 
     return {"aliases": {name: str(ref) for name, ref in sorted(registry.aliases.items())}}
 
 
-async def _import(state: AppState, body: ImportBody, folder: Path) -> dict[str, Any]:
+async def _import(state: AppState, body: ImportBody, folder: Path, where: str) -> dict[str, Any]:
+    """Import and load; `where` ends the refusal of a path. Only a good request waits for others."""
     check_name(body.name)
     if body.alias is not None:
         check_name(body.alias)
@@ -208,6 +210,10 @@ async def _import(state: AppState, body: ImportBody, folder: Path) -> dict[str, 
         assume=body.assume,
     )
     importer = Importer(folder, state.store)
+    try:
+        await asyncio.to_thread(importer.check, import_request)
+    except Validation as error:
+        raise Validation(f"{error}; {where}" if error.field else str(error), error.field) from error
     async with state.importing:
         bundle = await asyncio.to_thread(importer.run, import_request)
     registry = state.registry

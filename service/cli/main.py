@@ -172,5 +172,8 @@ def main() -> None:
     try:
         app()
     except (CarouselError, *_FILE_ERRORS) as error:
-        print(f"carousel: {error}", file=sys.stderr)
+        message = str(error)
+        if "assume" in message and "--assume" not in message:
+            message = f"{message} (assume.KEY is --assume KEY=VALUE here)"
+        print(f"carousel: {message}", file=sys.stderr)
         raise SystemExit(2) from None

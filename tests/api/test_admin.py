@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,17 +19,18 @@ from tests.api.conftest import new_home
 from tests.process import serving
 
 VOCABULARY = "abcdefgh \n"
+LARGE = "large.weights.h5"
 
 
-def weights_h5(path: Path, seed: int = 1) -> None:
-    """A Keras 3 `.weights.h5` of Embedding(10, 4) → LSTM(6) → Dense(10)."""
+def weights_h5(path: Path, seed: int = 1, units: int = 6) -> None:
+    """A Keras 3 `.weights.h5` of Embedding(10, 4) → LSTM(units) → Dense(10)."""
     rng = np.random.default_rng(seed)
     shapes = {
         "layers/embedding/vars/0": (10, 4),
-        "layers/lstm/cell/vars/0": (4, 24),
-        "layers/lstm/cell/vars/1": (6, 24),
-        "layers/lstm/cell/vars/2": (24,),
-        "layers/dense/vars/0": (6, 10),
+        "layers/lstm/cell/vars/0": (4, 4 * units),
+        "layers/lstm/cell/vars/1": (units, 4 * units),
+        "layers/lstm/cell/vars/2": (4 * units,),
+        "layers/dense/vars/0": (units, 10),
         "layers/dense/vars/1": (10,),
     }
     with h5py.File(path, "w") as file:
@@ -109,6 +111,67 @@ def test_what_cannot_be_imported_is_refused_and_the_rest_serves_on(admin, fields
     body = {"inputs": "The ", "parameters": {"max_new_tokens": 3}}
     assert admin.post("/generate", json=body).status_code == 200
     assert all(row["name"] != "refused" for row in admin.get("/admin/models").json()["models"])
+
+
+@pytest.fixture(scope="module")
+def running(admin, home) -> Iterator[Path]:
+    """The folder that a running import of a large model works in."""
+    weights_h5(home / "imports" / LARGE, units=1_500)
+    large = threading.Thread(target=imported, args=(admin, "large"), kwargs={"source": LARGE})
+    large.start()
+    until = time.monotonic() + 30
+    while not (found := list((home / "model_store").glob(".importing-*"))):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    yield found[0]
+    large.join()
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"source": "absent.h5"}, "source: absent.h5 is not in the import folder"),
+        ({"source": "../x.h5"}, "source is '../x.h5'; it must be a path under"),
+        ({"source": "/etc/passwd"}, "source is '/etc/passwd'; it must be a path under"),
+        ({"source": "link.h5"}, "'link.h5' in link.h5 is a symbolic link"),
+        ({"source": "short.json/x"}, "'short.json' in short.json/x is not a folder"),
+        ({"source": "x" * 300}, "cannot be read: File name too long"),
+        ({"vocabulary": "absent"}, "vocabulary: absent is not in the import folder"),
+        ({"vocabulary": "."}, "vocabulary: . is a folder; name a file"),
+        ({"vocabulary_text": "a/b"}, "vocabulary_text: a/b is not in the"),
+        ({"config": "absent"}, "config: absent is not in the import folder"),
+        ({"source": "index"}, "source: index is not in the import folder"),
+    ],
+)
+def test_a_bad_path_is_refused_while_an_import_runs(admin, home, running, fields, sentence):
+    with contextlib.suppress(FileExistsError):
+        (home / "imports" / "link.h5").symlink_to("small.weights.h5")
+    reply = imported(admin, "refused", **fields).json()
+    assert running.exists()
+    assert reply["error_type"] == "validation"
+    assert sentence in reply["error"]
+    assert reply["error"].endswith(
+        f"; the import folder is {home / 'imports'} (CAROUSEL_IMPORT_DIR)"
+    )
+
+
+def test_a_bad_path_of_an_upload_is_refused_while_an_import_runs(admin, running):
+    data = {"name": "refused", "source": "absent.h5"}
+    reply = admin.post("/admin/models/upload", files={"vocabulary": ("v", b"[]")}, data=data).json()
+    assert running.exists()
+    assert reply["error"] == (
+        "source: absent.h5 is not in the import folder; the upload's own files are meant"
+    )
+
+
+def test_an_import_folder_that_is_gone_is_named(tmp_path):
+    home = new_home(tmp_path)
+    with serving(home) as server, httpx2.Client(base_url=server.url) as admin:
+        (home / "imports").rmdir()
+        reply = imported(admin, "refused")
+    where = f"the import folder is {home / 'imports'} (CAROUSEL_IMPORT_DIR)"
+    wanted = f"source: the import folder is not there; {where}"
+    assert (reply.status_code, reply.json()["error"]) == (422, wanted)
 
 
 def test_a_model_goes_and_comes_back(admin):

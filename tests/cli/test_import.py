@@ -99,7 +99,7 @@ def test_a_window_is_reported_with_what_carried_state_would_cost(tmp_path):
         "state a window of 5 tokens, read from a zero state for each token",
         f"own text {records['window'].sentence}",
         f"training text {records['window_of_text'].sentence}",
-        "--assume state=carried imports it",
+        "--assume state=carried takes one step a token; the text differs from the author's",
         "architecture OneHot(3) → LSTM(2) → Dense(3) state",
         "round trip 1000 sequences are the same",
         "order 10 kB score 1.5 nats",
@@ -231,3 +231,19 @@ def test_a_file_that_may_not_be_read_is_one_sentence(files, tmp_path):
         f"the model {locked} may not be read: its permissions forbid it",
         f"the model {inside} cannot be read: Permission denied",
     ]
+
+
+def test_a_refusal_has_the_spelling_of_the_command_line(files, tmp_path):
+    said = refused(
+        "import",
+        str(files / MODEL),
+        "--name",
+        "m",
+        "--vocabulary",
+        str(files / VOCABULARY),
+        "--assume",
+        "colour=red",
+        folder=tmp_path,
+    )
+    assert said.startswith("assume.colour is not known; ")
+    assert said.endswith(" (assume.KEY is --assume KEY=VALUE here)")

@@ -43,6 +43,28 @@ class ImportFolder:
         except FileNotFoundError:
             return "absent"
 
+    def check(self, relative: PurePosixPath, field: str, *, is_source: bool = False) -> None:
+        """Raise Validation with the request's field if no file is at a path.
+
+        A source may be a folder, or the prefix of a TensorFlow checkpoint.
+        """
+        if not self.root.is_dir():
+            raise Validation(f"{field}: the import folder is not there", field)
+        try:
+            kind = self.kind(relative)
+            if is_source and kind == "absent" and relative.name:
+                kind = self.kind(relative.with_name(f"{relative.name}.index"))
+        except Validation as error:
+            raise Validation(f"{field}: {error}", field) from error
+        except (OSError, UnicodeEncodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            shown = str(relative)[:200]
+            raise Validation(f"{field}: {shown!r} cannot be read: {reason}", field) from error
+        if kind == "absent":
+            raise Validation(f"{field}: {relative} is not in the import folder", field)
+        if kind == "folder" and not is_source:
+            raise Validation(f"{field}: {relative} is a folder; name a file", field)
+
     def names(self, relative: PurePosixPath) -> list[str]:
         """Return the sorted names in a folder. Raises Validation if there are too many."""
         with self._folder(_parts(relative), relative) as descriptor:
@@ -112,10 +134,11 @@ def confined(text: str, field: str) -> PurePosixPath:
     path = PurePosixPath(text)
     if not text or "\0" in text or path.is_absolute() or ".." in path.parts:
         raise Validation(
-            f"{field} is {text[:200]!r}; it must be a path under the import folder, without '..'"
+            f"{field} is {text[:200]!r}; it must be a path under the import folder, without '..'",
+            field,
         )
     if len(text.encode("utf-8", "replace")) > os.pathconf("/", "PC_PATH_MAX") // 2:
-        raise Validation(f"{field} is a path of {len(text)} characters, which is too long")
+        raise Validation(f"{field} is a path of {len(text)} characters, which is too long", field)
     return path
 
 

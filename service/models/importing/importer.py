@@ -47,9 +47,15 @@ class Importer:
     limits: ImportLimits = field(default_factory=ImportLimits)
     child: str = "service.models.importing.run_import"  # the module that the child runs
 
+    def check(self, request: ImportRequest) -> None:
+        """Raise Validation if the request is invalid, or one of its files is not there."""
+        request.check()
+        with ImportFolder(self.folder, self.limits.file_bytes) as files:
+            request.check_files(files)
+
     def run(self, request: ImportRequest) -> Bundle:
         """Import a checkpoint as a bundle. Raises Validation, BadCheckpoint, TooLarge."""
-        request.check()
+        self.check(request)
         self.store.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".importing-", dir=self.store.folder) as name:
             report = self._run_child(request, Path(name))

@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
 
 from service.models.bundle import BundleMetadata, WantedPrecision
 from service.models.importing.assumptions import check_assume
-from service.models.importing.folder import confined
+from service.models.importing.folder import ImportFolder, confined
 from service.models.spec import ModelRef, check_name
 from service.models.tokenizers.special_tokens import UnknownPolicy
 from service.sandbox import SandboxLimits
 
 _GIB = 1024**3
+_FILES = ("vocabulary", "vocabulary_text", "config")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,17 @@ class ImportRequest:
         if self.version is not None:
             ModelRef(self.name, self.version)
         confined(str(self.source), "source")
-        for name in ("vocabulary", "vocabulary_text", "config"):
+        for name in _FILES:
             if (path := getattr(self, name)) is not None:
                 confined(str(path), name)
         check_assume(self.assume)
+
+    def check_files(self, folder: ImportFolder) -> None:
+        """Raise Validation, with the field, if a file of the request is absent or not allowed."""
+        folder.check(PurePosixPath(self.source), "source", is_source=True)
+        for name in _FILES:
+            if (path := getattr(self, name)) is not None:
+                folder.check(PurePosixPath(path), name)
 
 
 @dataclass(frozen=True, slots=True)

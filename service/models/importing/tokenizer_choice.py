@@ -169,7 +169,7 @@ def _size_error(tokens: Sequence[str], size: int) -> str:
     if len(tokens) == size + 1:
         listed = ", ".join(repr(token) for token in tokens if not token.isalnum())[:200]
         return f"{message}: one token is not the model's; those that are no letters are {listed}"
-    return message
+    return f"{message}: give the tokenizer's file, or the text, that this model was trained with"
 
 
 def _kind_of(tokens: Sequence[str], assumptions: Assumptions) -> str:

@@ -137,7 +137,7 @@ def test_the_child_sees_nothing_of_the_servers_environment(crashing, monkeypatch
         ({"source": "linked/ckpt_1"}, "'linked' in linked/ckpt_1.*is a symbolic link"),
         ({"source": "pipe"}, "pipe is not a regular file"),
         ({"vocabulary": Path("link")}, "'link' in link is a symbolic link"),
-        ({"vocabulary": Path("nothing")}, "nothing is not in the import folder"),
+        ({"vocabulary": Path("nothing")}, "vocabulary: nothing is not in the import folder"),
         ({"vocabulary": Path("ckpt")}, "ckpt is a folder; name a file"),
         ({"vocabulary": None}, "give `vocabulary` "),
         ({"assume": {"colour": "red"}}, "assume.colour is not known; known are"),
