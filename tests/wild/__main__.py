@@ -1,22 +1,22 @@
-"""Writes the table of kinds in docs/reference/checkpoints.md: `python -m tests.wild [folder …]`.
+"""Writes the table of kinds in docs/reference/checkpoints.md: `python -m tests.wild [folder]`.
 
 `folder` has the folders `tf_keras` and `keras` that `author.py` writes; without one they are made.
-With kinds after it only their rows are written.
 """
 
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.wild.test_wild import FRAMEWORKS, HERE, KINDS, PAGE, outcomes, row_of
+from tests.wild.test_wild import FRAMEWORKS, HERE, KINDS, PAGE, outcomes
 
 BEGIN, END = "<!-- kinds -->", "<!-- /kinds -->"
 
 
-def main(folder: Path, *chosen: str) -> None:
+def main(folder: Path) -> None:
     """Write the table."""
-    rows, page = [], PAGE.read_text()
+    rows = []
     for framework in FRAMEWORKS:
         if not (folder / framework).exists():
             command = [sys.executable, HERE / "author.py", framework, folder / framework]
@@ -29,22 +29,33 @@ def main(folder: Path, *chosen: str) -> None:
                 cells.append("")
                 continue
             row = (made / "row.txt").read_text()
-            if chosen and kind not in chosen:
-                cells.append(row_of(page, row)[FRAMEWORKS.index(framework)])
-                continue
             with tempfile.TemporaryDirectory() as store:
                 cells.append(outcomes(made, Path(store)))
             print(f"{kind}, {framework}: {cells[-1]}", flush=True)
         rows.append(f"| {' | '.join([*row.split('|'), *cells])} |")
-    head = ["| kind | the author's loop | tf_keras | Keras 3 |", "|---|---|---|---|"]
+    page = PAGE.read_text()
     before, after = page.split(BEGIN)[0], page.split(END)[1]
-    table = "\n".join([*head, *rows])
-    PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+    PAGE.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{after}")
+
+
+def table(rows: list[str]) -> str:
+    """Return the table; the sentence of a refusal is a note below it, once."""
+    sentences: list[str] = []
+
+    def number(refusal: re.Match[str]) -> str:
+        if refusal[1] not in sentences:
+            sentences.append(refusal[1])
+        return f"refused ({sentences.index(refusal[1]) + 1})"
+
+    numbered = [re.sub("refused, (“[^”]*”)", number, row) for row in rows]
+    notes = [f"{i}. {sentence}" for i, sentence in enumerate(sentences, 1)]
+    head = ["| kind | the author's loop | tf_keras | Keras 3 |", "|---|---|---|---|"]
+    return "\n".join([*head, *numbered, "", *notes])
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        main(Path(sys.argv[1]), *sys.argv[2:])
+        main(Path(sys.argv[1]))
     else:
         with tempfile.TemporaryDirectory() as made:
             main(Path(made))

@@ -43,6 +43,8 @@ def test_a_model_gives_its_authors_text_or_a_reason(authored, tmp_path, framewor
 def row_of(page: str, row: str) -> tuple[str, str]:
     """Return a kind's outcomes in the page, one for each framework."""
     name, loop = row.split("|")
+    notes = dict(re.findall(r"^(\d+)\. (“.*”)$", page, re.MULTILINE))
+    page = re.sub(r"refused \((\d+)\)", lambda note: f"refused, {notes[note[1]]}", page)
     for line in page.splitlines():
         cells = [cell.strip() for cell in line.split("|")]
         if cells[1:3] == [name, loop]:
