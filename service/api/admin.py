@@ -26,6 +26,7 @@ from service.models.spec import ModelRef, ModelSpec, check_name
 
 MAX_FILE_NAME_BYTES = 200
 _COPY_BYTES = 1024 * 1024
+_IMPORT_FOLDER = "the import folder is the server's CAROUSEL_IMPORT_DIR, by default imports/"
 
 _FILE = {"type": "string", "format": "binary"}
 _UPLOAD_FORM = {
@@ -126,8 +127,7 @@ async def list_models(request: Request) -> dict[str, Any]:
 async def import_model(request: Request, body: ImportBody) -> dict[str, Any]:
     """Import a checkpoint from the import folder, and load it."""
     state = get_state(request)
-    where = f"the import folder is {state.import_dir.resolve()} (CAROUSEL_IMPORT_DIR)"
-    return await _import(state, body, state.import_dir, where)
+    return await _import(state, body, state.import_dir, _IMPORT_FOLDER)
 
 
 @router.post(
