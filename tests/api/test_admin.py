@@ -114,51 +114,41 @@ def test_what_cannot_be_imported_is_refused_and_the_rest_serves_on(admin, fields
     assert all(row["name"] != "refused" for row in admin.get("/admin/models").json()["models"])
 
 
-@pytest.fixture(scope="module")
-def running(admin, home) -> Iterator[Path]:
-    """The folder that a running import of a large model works in."""
+BAD_PATHS = [
+    ({"source": "absent.h5"}, "source: absent.h5 is not in the import folder"),
+    ({"source": "../x.h5"}, "source is '../x.h5'; it must be a path under"),
+    ({"source": "/etc/passwd"}, "source is '/etc/passwd'; it must be a path under"),
+    ({"source": "link.h5"}, "'link.h5' in link.h5 is a symbolic link"),
+    ({"source": "short.json/x"}, "'short.json' in short.json/x is not a folder"),
+    ({"source": "x" * 300}, "cannot be read: File name too long"),
+    ({"vocabulary": "absent"}, "vocabulary: absent is not in the import folder"),
+    ({"vocabulary": "."}, "vocabulary: . is a folder; name a file"),
+    ({"vocabulary_text": "a/b"}, "vocabulary_text: a/b is not in the"),
+    ({"config": "absent"}, "config: absent is not in the import folder"),
+    ({"source": "index"}, "source: index is not in the import folder"),
+]
+
+
+def test_a_bad_path_is_refused_while_an_import_runs(admin, home):
+    (home / "imports" / "link.h5").symlink_to("small.weights.h5")
     weights_h5(home / "imports" / LARGE, units=1_500)
     large = threading.Thread(target=imported, args=(admin, "large"), kwargs={"source": LARGE})
     large.start()
     until = time.monotonic() + 30
-    while not (found := list((home / "model_store").glob(".importing-*"))):
+    while not (running := list((home / "model_store").glob(".importing-*"))):
         assert time.monotonic() < until
         time.sleep(0.01)
-    yield found[0]
+    refused = [imported(admin, "refused", **fields).json() for fields, _ in BAD_PATHS]
+    upload = {"name": "refused", "source": "absent.h5"}
+    files = {"vocabulary": ("v", b"[]")}
+    uploaded = admin.post("/admin/models/upload", files=files, data=upload).json()
+    assert running[0].exists()
     large.join()
-
-
-@pytest.mark.parametrize(
-    ("fields", "sentence"),
-    [
-        ({"source": "absent.h5"}, "source: absent.h5 is not in the import folder"),
-        ({"source": "../x.h5"}, "source is '../x.h5'; it must be a path under"),
-        ({"source": "/etc/passwd"}, "source is '/etc/passwd'; it must be a path under"),
-        ({"source": "link.h5"}, "'link.h5' in link.h5 is a symbolic link"),
-        ({"source": "short.json/x"}, "'short.json' in short.json/x is not a folder"),
-        ({"source": "x" * 300}, "cannot be read: File name too long"),
-        ({"vocabulary": "absent"}, "vocabulary: absent is not in the import folder"),
-        ({"vocabulary": "."}, "vocabulary: . is a folder; name a file"),
-        ({"vocabulary_text": "a/b"}, "vocabulary_text: a/b is not in the"),
-        ({"config": "absent"}, "config: absent is not in the import folder"),
-        ({"source": "index"}, "source: index is not in the import folder"),
-    ],
-)
-def test_a_bad_path_is_refused_while_an_import_runs(admin, home, running, fields, sentence):
-    with contextlib.suppress(FileExistsError):
-        (home / "imports" / "link.h5").symlink_to("small.weights.h5")
-    reply = imported(admin, "refused", **fields).json()
-    assert running.exists()
-    assert reply["error_type"] == "validation"
-    assert sentence in reply["error"]
-    assert reply["error"].endswith(WHERE)
-
-
-def test_a_bad_path_of_an_upload_is_refused_while_an_import_runs(admin, running):
-    data = {"name": "refused", "source": "absent.h5"}
-    reply = admin.post("/admin/models/upload", files={"vocabulary": ("v", b"[]")}, data=data).json()
-    assert running.exists()
-    assert reply["error"] == (
+    for reply, (_, sentence) in zip(refused, BAD_PATHS, strict=True):
+        assert reply["error_type"] == "validation"
+        assert sentence in reply["error"]
+        assert reply["error"].endswith(WHERE)
+    assert uploaded["error"] == (
         "source: absent.h5 is not in the import folder; the upload's own files are meant"
     )
 
