@@ -16,7 +16,9 @@ from service.api import admin, health, openapi, score, tokens
 from service.api import errors as error_handlers
 from service.api import sessions as session_routes
 from service.api import training as training_routes
+from service.api.authentication import Authentication
 from service.api.body_limit import BodyLimit, Limit
+from service.api.caller import caller_of
 from service.api.limits import ApiLimits
 from service.api.openai import routes as openai
 from service.api.request_log import RequestLog
@@ -53,9 +55,9 @@ SWITCH_INTERVAL_S = 0.0005
 """How long the event loop may hold the interpreter while an engine waits for its next step."""
 
 
-def anonymous_owner(_: Request) -> str:
-    """The owner of every session, as long as there are no keys."""
-    return ""
+def owner_of_key(request: Request) -> str:
+    """Return the owner of the key that a request was sent with; without keys it is ""."""
+    return caller_of(request.scope).owner
 
 
 @contextlib.contextmanager
@@ -82,7 +84,7 @@ def open_store(settings: Settings) -> Iterator[str]:
 def create_app(
     settings: Settings,
     redis_url: str,
-    owner_of: Callable[[Request], str] = anonymous_owner,
+    owner_of: Callable[[Request], str] = owner_of_key,
     limits: ApiLimits = ApiLimits(),  # noqa: B008 (frozen)
 ) -> FastAPI:
     """Put the service together. It answers at once, and is ready when its models are loaded."""
@@ -142,6 +144,7 @@ def create_app(
         },
         max_json_brackets=limits.max_json_brackets,
     )
+    app.add_middleware(Authentication)
     app.add_middleware(RequestLog)
     return app
 
