@@ -20,6 +20,7 @@ from service.api.authentication import Authentication
 from service.api.body_limit import BodyLimit, Limit
 from service.api.caller import caller_of
 from service.api.limits import ApiLimits
+from service.api.model_leases import ModelLeases
 from service.api.openai import routes as openai
 from service.api.request_log import RequestLog
 from service.api.sse import EventEncoder
@@ -133,6 +134,7 @@ def create_app(
         app.include_router(routes.router)
     openapi.complete(app)
     upload_s = limits.upload_timeout_s
+    app.add_middleware(ModelLeases)
     app.add_middleware(
         BodyLimit,
         limit=Limit(limits.max_body_bytes, limits.body_timeout_s),

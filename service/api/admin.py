@@ -21,7 +21,7 @@ from service.errors import Validation
 from service.models.bundle import Precision
 from service.models.importing.importer import Importer
 from service.models.importing.request import ImportRequest
-from service.models.registry import ModelInfo, ModelStatus
+from service.models.loaded_model import ModelInfo, ModelStatus
 from service.models.spec import ModelRef, ModelSpec, check_name
 
 MAX_FILE_NAME_BYTES = 200

@@ -137,12 +137,12 @@ async def _admit(
     """Return the model and a scorer that begins at the session's state, or at the zero state."""
     state = get_state(request)
     if session_id is None:
-        model = state.get(name)
+        model = await state.get(request, name)
         return model, _scorer(model)
     key = state.key(request, session_id)
 
     async def begin(session: Session) -> tuple[ServedModel, Scorer]:
-        model = state.get_for(session, name)
+        model = await state.get_for(request, session, name)
         origin, ready = await state.sessions.records.latest_state(key, session_model(model))
         return model, _scorer(model, origin, ready)
 

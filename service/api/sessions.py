@@ -95,7 +95,7 @@ class SessionText(BaseModel):
 async def create(request: Request, body: CreateSessionBody) -> SessionReply:
     """Create a session; `text` is appended without generating."""
     state = get_state(request)
-    model = state.get(body.model)
+    model = await state.get(request, body.model)
     served = session_model(model)
     prompt = TurnPrompt(())
     if body.text:
@@ -117,7 +117,7 @@ async def import_(request: Request) -> SessionReply:
     check_media_type(request, BINARY, expected=f"an exported session is {BINARY}")
     state = get_state(request)
     exported = state.sessions.records.open_export(await request.body())
-    model = state.get(exported.model)
+    model = await state.get(request, exported.model)
     owner = state.owner_of(request)
     return _reply(
         state, await state.sessions.records.import_(owner, exported, session_model(model))
@@ -150,7 +150,7 @@ async def text(
     key = state.key(request, session_id)
 
     async def read(session: Session) -> tuple[str, int]:
-        served = session_model(state.get_for(session))
+        served = session_model(await state.get_for(request, session))
         limit = state.limits.max_session_text_tokens
         return await state.sessions.records.text(key, served, first, limit)
 
@@ -168,7 +168,7 @@ async def append(
     retry = idempotency_key(retry_key, "append", body.fingerprint)
 
     async def feed(session: Session) -> None:
-        model = state.get_for(session)
+        model = await state.get_for(request, session)
         served = session_model(model)
         prompt = await state.sessions.records.turn_prompt(session, served, body.text)
         await state.sessions.turns.append(session, served, prompt, retry, body.expected_position)
@@ -216,7 +216,8 @@ async def export(request: Request, session_id: str) -> Response:
     key = state.key(request, session_id)
 
     async def export_session(session: Session) -> bytes:
-        return await state.sessions.records.export(key, session_model(state.get_for(session)))
+        model = await state.get_for(request, session)
+        return await state.sessions.records.export(key, session_model(model))
 
     return Response(
         await state.sessions.records.with_session(key, export_session), media_type=BINARY
@@ -238,7 +239,7 @@ async def events(
     position = EventId.parse(last) if last else None
 
     async def follow(session: Session) -> Response:
-        model = state.get_for(session)
+        model = await state.get_for(request, session)
         replay = await state.sessions.turns.follow(key, session_model(model), position)
         if replay is None:
             return Response(status_code=204)

@@ -2,19 +2,22 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import ExitStack  # noqa: TC003 (as every import here)
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastapi import Request
 
 from service.api.limits import ApiLimits
+from service.api.model_leases import MODEL_LEASES
 from service.api.sse import EventEncoder
 from service.constraints.compiler import ConstraintCompiler
 from service.errors import Draining
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.prefix_cache import ScopedPrefixCache
-from service.models.registry import LoadedModel, Registry
+from service.models.loaded_model import LoadedModel
+from service.models.registry import Registry
 from service.models.store import ModelStore
 from service.sessions.model import SessionModel
 from service.sessions.session import Session, SessionKey
@@ -31,6 +34,11 @@ class ModelRuntime:
     encoder: EventEncoder
     constraints: ConstraintCompiler
     prefixes: ScopedPrefixCache
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a generation runs or waits, be it one whose client has gone."""
+        return self.engine.streams > 0  # a reservation belongs to a request, which has a lease
 
     def start(self) -> None:
         """Start the engine for the running event loop."""
@@ -86,15 +94,23 @@ class AppState:
             and all(model.runtime.engine.failure is None for model in loaded)
         )
 
-    def get(self, name: str | None) -> ServedModel:
-        """Return a loaded model; None is the default one. Raises Draining, or as Registry.get."""
+    async def get(self, request: Request, name: str | None) -> ServedModel:
+        """Return a model, which stays in memory until the request's reply has been sent.
+
+        None is the default one. Raises Draining, or as Registry.acquire.
+        """
         if self.is_draining:
             raise Draining("the server is stopping and accepts no new requests; try another one")
-        return self.registry.get(name)
+        lease = await self.registry.acquire(name)
+        leases: ExitStack = getattr(request.state, MODEL_LEASES)
+        leases.callback(lease.release)
+        return lease.model
 
-    def get_for(self, session: Session, name: str | None = None) -> ServedModel:
-        """Return a session's loaded model. Raises as `get`, or StateModelMismatch for another."""
-        model = self.get(name or session.model)
+    async def get_for(
+        self, request: Request, session: Session, name: str | None = None
+    ) -> ServedModel:
+        """Return a session's model. Raises as `get`, or StateModelMismatch for another."""
+        model = await self.get(request, name or session.model)
         session_model(model).check(session)
         return model
 

@@ -44,7 +44,7 @@ class TextReply(BaseModel):
 @router.post("/tokenize", response_class=Response, responses={200: {"model": list[TokenReply]}})
 async def tokenize(request: Request, body: TokenizeBody) -> Response:
     """Return the tokens of a text."""
-    model = get_state(request).get(body.model)
+    model = await get_state(request).get(request, body.model)
     content = await asyncio.to_thread(_tokens, model, body.inputs)
     return Response(content, media_type="application/json")
 
@@ -52,7 +52,7 @@ async def tokenize(request: Request, body: TokenizeBody) -> Response:
 @router.post("/detokenize")
 async def detokenize(request: Request, body: DetokenizeBody) -> TextReply:
     """Return the text of token ids."""
-    tokenizer = get_state(request).get(body.model).tokenizer
+    tokenizer = (await get_state(request).get(request, body.model)).tokenizer
     for token in body.ids:
         if not 0 <= token < len(tokenizer):
             raise Validation(

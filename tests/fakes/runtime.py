@@ -11,6 +11,10 @@ class FakeRuntime:
         self.is_idle = asyncio.Event()
         self.is_idle.set()
 
+    @property
+    def is_busy(self) -> bool:
+        return not self.is_idle.is_set()
+
     def start(self) -> None:
         self.is_started = True
 

@@ -14,7 +14,8 @@ from service.errors import (
     ModelUnloaded,
     Validation,
 )
-from service.models.registry import ModelStatus, Registry, RegistryConfig
+from service.models.loaded_model import ModelStatus
+from service.models.registry import Registry, RegistryConfig
 from service.models.spec import ModelRef
 from service.models.store import FILE_NAME, ModelStore
 from tests.bundles import TINY, put_model

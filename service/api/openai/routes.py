@@ -53,7 +53,7 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedRequest:
     """Check the whole request and start it: every error is raised before the first byte."""
     state = get_state(http)
     with about("model"):
-        model = state.get(body.model)
+        model = await state.get(http, body.model)
     with about("prompt"):
         prompts = [
             TurnPrompt.of(model.tokenizer, _checked(model, one), 0, has_text=False)
@@ -94,7 +94,7 @@ async def _admit_turn(http: Request, body: CompletionBody, session_id: str) -> A
         http.state.is_unkeyed_turn = True  # the error handlers tell clients not to repeat it
 
     async def admit(session: Session) -> AdmittedRequest:
-        model = state.get_for(session, body.model)
+        model = await state.get_for(http, session, body.model)
         served, records = session_model(model), state.sessions.records
         with about("prompt"):
             text = _checked(model, body.prompt[0])
@@ -284,7 +284,7 @@ async def every(request: Request) -> ModelsReply:
 async def one(request: Request, name: str) -> ModelWithVocabularyReply:
     """Return a model with its vocabulary."""
     with about("model"):
-        model = get_state(request).get(name)
+        model = await get_state(request).get(request, name)
     vocabulary = list(model.tokenizer.tokens)
     return ModelWithVocabularyReply(**_model_row(name, model), vocabulary=vocabulary)
 

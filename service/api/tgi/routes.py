@@ -63,7 +63,7 @@ async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> Admit
     if body.expected_position is not None:
         raise Validation("`expected_position` is of a session; give `session_id`")
     state = get_state(http)
-    model = state.get(body.model)
+    model = await state.get(http, body.model)
     parameters = _parameters(model, body)
     _check_combination(parameters, is_stream=is_stream, is_turn=False)
     prompt = model.tokenizer.encode_prompt(body.inputs)
@@ -99,7 +99,7 @@ async def _admit_turn(
     state = get_state(http)
 
     async def admit(session: Session) -> AdmittedRequest:
-        model = state.get_for(session, body.model)
+        model = await state.get_for(http, session, body.model)
         parameters = _parameters(model, body)
         _check_combination(parameters, is_stream=is_stream, is_turn=True)
         served = session_model(model)

@@ -1,0 +1,191 @@
+"""Which models are in memory: loads within the budget, evictions that make room, and drains."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic
+
+from service.errors import CarouselError, MemoryBudgetExceeded
+from service.models.bundle import Precision
+from service.models.loaded_model import LoadedModel, ModelStatus, R
+from service.models.loader import ModelLoader
+from service.models.memory_budget import MemoryBudget
+from service.models.model_entry import ModelEntry
+from service.models.retention import Resident, choose_victim, kept_bytes
+from service.models.spec import ModelRef
+
+POLL_S = 0.1  # a generation without a reader ends without a word to the budget
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ResidencyConfig:
+    """Times of loading, evicting and draining."""
+
+    drain_limit_s: float = 24 * 3_600.0  # of an unloaded model: longer than any generation
+    load_wait_s: float = 30.0  # of a load, for room that models in use take
+    min_resident_s: float = 10.0  # of a loaded model, before it is evicted if there is another
+
+
+class Residency(Generic[R]):
+    """Loads models into the memory of a process and removes them. One event loop only."""
+
+    def __init__(
+        self,
+        loader: ModelLoader[R],
+        budget: MemoryBudget,
+        config: ResidencyConfig,
+        entries: Mapping[ModelRef, ModelEntry[R]],
+        default: Callable[[], ModelRef | None],
+    ) -> None:
+        """`entries` are those of the registry; `default` is the model that is never evicted."""
+        self._loader, self._budget, self._config = loader, budget, config
+        self._entries, self._default = entries, default
+        self._room = asyncio.Lock()  # those who make room take turns, first come, first served
+        self._leaving: dict[asyncio.Task[None], LoadedModel[R]] = {}
+        self._evictions: set[asyncio.Task[None]] = set()
+
+    async def load(
+        self, ref: ModelRef, entry: ModelEntry[R], precision: Precision | None, *, may_evict: bool
+    ) -> None:
+        """Load a version. If it is loaded, the old runtime serves until the new one is ready.
+
+        With `may_evict` models that nobody uses leave the memory for it, and it waits for such a
+        model; else it is refused where the budget has no room. Raises as `ModelLoader.load`, and
+        MemoryBudgetExceeded.
+        """
+        entry.leases += 1  # no eviction between two holders of the lock
+        try:
+            async with entry.lock:
+                before = entry.loaded
+                await self._replace(ref, entry, precision, may_evict=may_evict)
+        finally:
+            entry.leases -= 1
+        self._budget.wake()
+        if before is not None:
+            task = asyncio.create_task(self._drain_and_close(before))
+            self._leaving[task] = before
+            task.add_done_callback(self._leaving.pop)
+
+    async def _replace(
+        self, ref: ModelRef, entry: ModelEntry[R], precision: Precision | None, *, may_evict: bool
+    ) -> None:
+        """Load into an entry whose lock is held."""
+        has_model = entry.loaded is not None
+        entry.status = ModelStatus.READY if has_model else ModelStatus.LOADING
+        try:
+            entry.loaded = await self._load(ref, precision, may_evict=may_evict)
+        except CarouselError as error:
+            is_full = may_evict and isinstance(error, MemoryBudgetExceeded)
+            entry.error, entry.failed_s = str(error), time.monotonic()
+            idle = ModelStatus.STORED if is_full else ModelStatus.FAILED
+            entry.status = ModelStatus.READY if has_model else idle
+            raise
+        entry.status, entry.error = ModelStatus.READY, None
+        entry.loaded_s = entry.last_used_s = time.monotonic()
+        entry.loaded.runtime.start()
+
+    async def unload(self, entry: ModelEntry[R]) -> None:
+        """Remove a model from memory after its generations, if it is there."""
+        async with entry.lock:
+            if entry.loaded is None:
+                entry.error, entry.status = None, ModelStatus.STORED  # of a load that failed
+            else:
+                await self._remove(entry, entry.loaded)
+
+    async def close(self, timeout_s: float) -> None:
+        """Drain and close every model."""
+        models = [entry.loaded for entry in self._entries.values() if entry.loaded]
+        models += self._leaving.values()
+        await asyncio.gather(*(model.runtime.drain(timeout_s) for model in models))
+        for model in models:
+            await asyncio.to_thread(model.runtime.close)
+
+    def wake(self) -> None:
+        """Let loads that wait for room look again: a request has ended."""
+        self._budget.wake()
+
+    def evict_expired(self) -> None:
+        """Begin to remove the models whose `keep_alive_s` has passed."""
+        now_s = time.monotonic()
+        for ref, entry in self._entries.items():
+            if entry.is_expired(now_s):
+                self._evict(ref, entry)
+
+    async def _load(
+        self, ref: ModelRef, precision: Precision | None, *, may_evict: bool
+    ) -> LoadedModel[R]:
+        size_bytes = self._loader.size_bytes(ref)
+        if may_evict:
+            await self._reserve_room(ref, size_bytes)
+        else:
+            self._budget.reserve(size_bytes)
+        try:
+            return await self._loader.load(ref, precision, size_bytes)
+        except BaseException:
+            self._budget.free(size_bytes)
+            raise
+
+    async def _reserve_room(self, ref: ModelRef, size_bytes: int) -> None:
+        """Evict, or wait, until a model fits, and reserve its room. Raises MemoryBudgetExceeded."""
+        try:
+            async with asyncio.timeout(self._config.load_wait_s), self._room:
+                while not self._budget.fits(size_bytes):
+                    residents = self._residents(ref)
+                    if size_bytes + kept_bytes(residents) > self._budget.limit_bytes:
+                        raise self._budget.refusal(
+                            size_bytes,
+                            f"the pinned models and the default have {kept_bytes(residents):,} of "
+                            "it; unload or unpin one, or raise CAROUSEL_MEMORY_BUDGET",
+                        )
+                    min_s = self._config.min_resident_s
+                    victim = choose_victim(residents, time.monotonic(), min_s)
+                    if victim is None:
+                        await self._budget.wait(POLL_S)
+                    else:
+                        await asyncio.shield(self._evict(victim, self._entries[victim]))
+                self._budget.reserve(size_bytes)
+        except TimeoutError:
+            raise self._budget.refusal(
+                size_bytes,
+                f"every other model was in use for {self._config.load_wait_s:g} s; try again "
+                "later, or raise CAROUSEL_MEMORY_BUDGET or CAROUSEL_LOAD_WAIT_S",
+            ) from None
+
+    def _residents(self, but: ModelRef) -> list[Resident]:
+        default = self._default()
+        found = (
+            entry.resident(is_default=ref == default)
+            for ref, entry in self._entries.items()
+            if ref != but
+        )
+        return [each for each in found if each is not None]
+
+    def _evict(self, ref: ModelRef, entry: ModelEntry[R]) -> "asyncio.Task[None]":
+        """Begin to remove a model that nothing uses. From here on it accepts no request."""
+        entry.status = ModelStatus.DRAINING
+        _log.info("%s is evicted", ref)
+        task = asyncio.create_task(self._finish_eviction(entry))
+        self._evictions.add(task)
+        task.add_done_callback(self._evictions.discard)
+        return task
+
+    async def _finish_eviction(self, entry: ModelEntry[R]) -> None:
+        async with entry.lock:
+            if entry.loaded is not None and entry.status is ModelStatus.DRAINING:
+                await self._remove(entry, entry.loaded)  # else a load had the lock before
+
+    async def _remove(self, entry: ModelEntry[R], model: LoadedModel[R]) -> None:
+        """Drain and close the model of an entry whose lock is held."""
+        entry.status = ModelStatus.DRAINING
+        await self._drain_and_close(model)
+        entry.status, entry.loaded = ModelStatus.STORED, None
+
+    async def _drain_and_close(self, model: LoadedModel[R]) -> None:
+        """Wait for a model's running generations, then free its memory."""
+        await model.runtime.drain(self._config.drain_limit_s)
+        await asyncio.to_thread(model.runtime.close)
+        self._budget.free(model.size_bytes)

@@ -1,0 +1,47 @@
+"""How long a model stays in memory, and which one leaves it when another needs the room."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from service.models.spec import ModelRef
+
+FOREVER = -1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long a model stays in memory when no request uses it."""
+
+    pin: bool = False  # never evicted
+    keep_alive_s: float = FOREVER  # after its last request; 0: none; -1: until its room is needed
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """What the choice of a victim reads of a model in memory. Times are monotonic."""
+
+    ref: ModelRef
+    size_bytes: int
+    is_in_use: bool  # a request holds or awaits it, or a generation runs
+    is_kept: bool  # pinned, or the default model
+    loaded_s: float
+    last_used_s: float
+
+
+def choose_victim(
+    residents: Iterable[Resident], now_s: float, min_resident_s: float
+) -> ModelRef | None:
+    """Return the least recently used model that may be evicted, or None.
+
+    A model in use or kept is never chosen; one that was loaded less than `min_resident_s` ago only
+    if there is no other.
+    """
+    free = [each for each in residents if not each.is_in_use and not each.is_kept]
+    settled = [each for each in free if now_s - each.loaded_s >= min_resident_s]
+    oldest = min(settled or free, key=lambda each: (each.last_used_s, each.ref), default=None)
+    return None if oldest is None else oldest.ref
+
+
+def kept_bytes(residents: Iterable[Resident]) -> int:
+    """Return how many bytes no eviction can free."""
+    return sum(each.size_bytes for each in residents if each.is_kept)
