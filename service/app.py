@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from pydantic import SecretStr
 
 from service import __version__
-from service.api import admin, health, openapi, score, tokens
+from service.api import admin, chat_templates, health, openapi, score, tokens
 from service.api import errors as error_handlers
 from service.api import sessions as session_routes
 from service.api import training as training_routes
@@ -21,6 +21,7 @@ from service.api.body_limit import BodyLimit, Limit
 from service.api.caller import caller_of
 from service.api.limits import ApiLimits
 from service.api.model_leases import ModelLeases
+from service.api.openai import chat_routes as chat
 from service.api.openai import routes as openai
 from service.api.request_log import RequestLog
 from service.api.sse import EventEncoder
@@ -32,6 +33,7 @@ from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
 from service.models.bundle import Bundle, Precision
+from service.models.chat_template_store import ChatTemplateStore
 from service.models.compile import compile_program
 from service.models.parity import check_here
 from service.models.registry import Registry, RegistryConfig
@@ -105,6 +107,7 @@ def create_app(
         training,
         limits,
         engine_config,
+        ChatTemplateStore(store),
     )
 
     @contextlib.asynccontextmanager
@@ -130,7 +133,10 @@ def create_app(
     )
     app.state.carousel = state
     error_handlers.install(app)
-    for routes in (tgi, openai, session_routes, tokens, score, health, admin, training_routes):
+    for routes in (
+        *(tgi, openai, chat, session_routes, tokens, score, health),
+        *(admin, chat_templates, training_routes),
+    ):
         app.include_router(routes.router)
     openapi.complete(app)
     upload_s = limits.upload_timeout_s

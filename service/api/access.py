@@ -24,6 +24,7 @@ ROUTE_SCOPES: Mapping[str, Access] = {
     "POST /generate": "generate",
     "POST /generate_stream": "generate",
     "POST /v1/completions": "generate",
+    "POST /v1/chat/completions": "generate",
     "GET /v1/models": "generate",
     "GET /v1/models/{name}": "generate",
     "POST /tokenize": "generate",
@@ -55,6 +56,9 @@ ROUTE_SCOPES: Mapping[str, Access] = {
     "POST /admin/models/{ref}/load": "admin",
     "POST /admin/models/{ref}/unload": "admin",
     "DELETE /admin/models/{ref}": "admin",
+    "GET /admin/models/{ref}/chat-template": "admin",
+    "PUT /admin/models/{ref}/chat-template": "admin",
+    "DELETE /admin/models/{ref}/chat-template": "admin",
     "PUT /admin/aliases/{alias}": "admin",
 }
 """By method and path template. HEAD is as GET. Every route has its entry."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.api.errors import STATUSES, is_openai
+from service.api.openai.chat_schemas import ChatEvent
 from service.api.openai.schemas import CompletionEvent
 from service.api.score import ScoreEvent
 from service.api.tgi.schemas import StreamReply
@@ -73,6 +74,7 @@ _REPLIES: tuple[type[BaseModel], ...] = (
     OpenAIProblem,
     StreamReply,
     CompletionEvent,
+    ChatEvent,
     ScoreEvent,
     JobEventReply,
 )

@@ -16,6 +16,7 @@ from service.errors import Draining
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.prefix_cache import ScopedPrefixCache
+from service.models.chat_template_store import ChatTemplateStore
 from service.models.loaded_model import LoadedModel
 from service.models.registry import Registry
 from service.models.store import ModelStore
@@ -78,6 +79,7 @@ class AppState:
     training: TrainingServices
     limits: ApiLimits
     engine_config: EngineConfig
+    chat_templates: ChatTemplateStore
     importing: asyncio.Lock = field(default_factory=asyncio.Lock)  # one at a time: memory
     opened: asyncio.Event = field(default_factory=asyncio.Event)  # the first models are loaded
     is_draining: bool = False

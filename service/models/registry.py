@@ -121,10 +121,8 @@ class Registry(Generic[R]):
                 return ref
         versions = [ref for ref in self._entries if ref.name == name]
         if not versions:
-            known = sorted({*self.aliases, *(ref.name for ref in self._entries)})
             raise ModelNotFound(
-                f"no model, version or alias is called {name[:80]!r}; there are: "
-                f"{', '.join(known[:20]) or 'none'}"
+                f"no model, version or alias is called {name[:80]!r}; {self._names()}"
             )
         return max(versions, key=lambda ref: (self._entries[ref].loaded is not None, ref.version))
 
@@ -275,6 +273,15 @@ class Registry(Generic[R]):
             raise ModelInUse(
                 f"{ref} cannot be deleted: {why}; unload it and move its aliases first"
             )
+
+    def _names(self) -> str:
+        """Return the names that are loaded, and those that are stored alone, as a sentence."""
+        loaded = {ref for ref, entry in self._entries.items() if entry.loaded is not None}
+        aliases = {alias for alias, ref in self.aliases.items() if ref in loaded}
+        ready = sorted(aliases | {ref.name for ref in loaded})
+        others = sorted({ref.name for ref in self._entries} - set(ready))
+        stored = f"; stored and not loaded: {', '.join(others[:20])}" if others else ""
+        return f"loaded: {', '.join(ready[:20]) or 'none'}{stored}"
 
     def _entry(self, ref: ModelRef) -> ModelEntry[R]:
         try:

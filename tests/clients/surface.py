@@ -1,4 +1,4 @@
-"""Every parameter of the three APIs: how the server treats it, and the check that shows it.
+"""Every parameter of the four APIs: how the server treats it, and the check that shows it.
 
 `test_compatibility.py` sends the requests of each row to a server.
 `python -m tests.clients.surface` writes the rows to `docs/reference/compatibility.md`.
@@ -56,7 +56,10 @@ def choices(reply: Reply) -> list[dict[str, Any]]:
 def text(reply: Reply) -> str:
     """Return the first text of a reply of either family."""
     content = reply.json()
-    return content["choices"][0]["text"] if "choices" in content else content["generated_text"]
+    if "choices" not in content:
+        return content["generated_text"]
+    choice = content["choices"][0]
+    return choice["message"]["content"] if "message" in choice else choice["text"]
 
 
 def reason(reply: Reply) -> str:
@@ -781,6 +784,228 @@ class Surface:
     rows: Sequence[Row]
 
 
+TURN = {"role": "user", "content": "The "}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+
+
+def replies(reply: Reply) -> str:
+    """Return the first message that a stream of events makes up."""
+    deltas = [one["choices"][0]["delta"] for one in events(reply) if one["choices"]]
+    return "".join(delta.get("content") or "" for delta in deltas)
+
+
+# Parameters that chat shares with completions: the requests and checks are the same.
+_SHARED = (
+    *("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "logit_bias"),
+    *("user", "top_k", "min_p", "repetition_penalty", "allowed_token_ids"),
+    *("response_format", "structured_outputs", "priority", "logits_processors", "typical_p"),
+    *("expected_position", "on_disconnect", "session_id", "ignore_eos"),
+)
+_BY_NAME = {row.name: row for row in OPENAI}
+_OF_NO_USE = "of no use here"
+
+CHAT: tuple[Row, ...] = (
+    Row(
+        "model",
+        "OpenAI",
+        HONOURED,
+        "as for completions; `dummy` and `tgi`, which `huggingface_hub` sends for an address, are "
+        "the default model",
+        {"model": "dummy"},
+        same_text,
+    ),
+    Row(
+        "messages",
+        "OpenAI",
+        HONOURED,
+        "1 to 4,096, at most 1,000,000 characters in all, written by the model's "
+        "[chat template](http.md#chat); text alone; `name` and `refusal` are ignored",
+        {"messages": [TURN, {"role": "assistant", "content": "with"}, TURN]},
+        another_text,
+    ),
+    Row(
+        "max_tokens",
+        "OpenAI",
+        HONOURED,
+        "default 256, at most 1,000,000",
+        {"max_tokens": 3},
+        shows(lambda reply: len(text(reply)) == 3),
+    ),
+    Row(
+        "max_completion_tokens",
+        "OpenAI",
+        HONOURED,
+        "its newer name, which counts if both are given",
+        {"max_completion_tokens": 3},
+        shows(lambda reply: len(text(reply)) == 3),
+    ),
+    Row(
+        "n",
+        "OpenAI",
+        HONOURED,
+        "1 to 128; reply 0 is that of `n` 1; not in a session",
+        {"n": 2},
+        lambda plain, given: len(choices(given)) == 2 and text(given) == text(plain),
+    ),
+    Row(
+        "stop",
+        "OpenAI",
+        HONOURED,
+        "a string or up to 4, besides those of the chat template",
+        {"stop": "e"},
+        shows(lambda reply: choices(reply)[0]["stop_reason"] == "e"),
+        LONG,
+    ),
+    Row(
+        "stream",
+        "OpenAI",
+        HONOURED,
+        "first the role, then one event a token; `finish_reason` null until the last",
+        {"stream": True},
+        lambda plain, given: replies(given) == text(plain),
+    ),
+    _BY_NAME["stream_options"],
+    Row(
+        "logprobs",
+        "OpenAI",
+        HONOURED,
+        "true or false; the model's own",
+        {"logprobs": True},
+        shows(lambda reply: choices(reply)[0]["logprobs"]),
+    ),
+    Row(
+        "top_logprobs",
+        "OpenAI",
+        HONOURED,
+        "0 to 20, with `logprobs`",
+        {"top_logprobs": 2},
+        shows(lambda r: len(choices(r)[0]["logprobs"]["content"][0]["top_logprobs"]) == 2),
+        {"logprobs": True},
+    ),
+    *(_BY_NAME[name] for name in _SHARED),
+    Row(
+        "bad_words",
+        "vLLM",
+        HONOURED,
+        "as for completions",
+        {"bad_words": ["e", "th"]},
+        shows(lambda reply: "e" not in text(reply)),
+        LONG,
+    ),
+    Row(
+        "max_time",
+        "ours",
+        HONOURED,
+        "as for completions",
+        {"max_time": 0.3, "max_tokens": 1_000_000},
+        lambda _, given: len(text(given)) < 1_000_000 and reason(given) == "length",
+        {"bad_words": ["\n"]},  # so that the reply does not end before
+    ),
+    Row(
+        "min_tokens",
+        "vLLM",
+        HONOURED,
+        "as for completions",
+        {"min_tokens": 30},
+        shows(lambda reply: len(text(reply)) >= 30),
+        {"stop": "e", **LONG},
+    ),
+    Row(
+        "stop_token_ids",
+        "vLLM",
+        HONOURED,
+        "as for completions",
+        {"stop_token_ids": [E]},
+        lambda plain, given: len(text(given)) < len(text(plain)) and "e" not in text(given),
+        LONG,
+    ),
+    Row(
+        "request_id",
+        "vLLM",
+        HONOURED,
+        "the reply's `id` ends with it",
+        {"request_id": "mine"},
+        shows(lambda reply: reply.json()["id"] == "chatcmpl-mine"),
+    ),
+    Row(
+        "cache_salt",
+        "vLLM",
+        HONOURED,
+        "a cached prompt is used only with the same salt",
+        {"cache_salt": "mine"},
+        lambda plain, given: same_text(plain, given) and cached(given) == 0,
+        {"messages": [{"role": "user", "content": "Long enough to be kept, and new. " * 4}]},
+    ),
+    Row(
+        "length_penalty",
+        "vLLM",
+        REFUSED,
+        "a reply is sampled; `/v1/completions` has beam search",
+        {"length_penalty": -2.0},
+        nothing=1.0,
+    ),
+    Row(
+        "add_generation_prompt",
+        "vLLM",
+        HONOURED,
+        "default true: the cue after which the model writes",
+        {"add_generation_prompt": False},
+        another_text,
+    ),
+    Row(
+        "continue_final_message",
+        "vLLM",
+        HONOURED,
+        "the last message, of `assistant`, goes on; not in a session",
+        {"continue_final_message": True},
+        another_text,
+        {"messages": [TURN, {"role": "assistant", "content": "with"}]},
+    ),
+    Row("tools", "OpenAI", REFUSED, "a model writes text", {"tools": [TOOL]}, nothing=[]),
+    Row("functions", "OpenAI", REFUSED, "likewise", {"functions": [{"name": "f"}]}, nothing=[]),
+    Row("tool_choice", "OpenAI", REFUSED, "likewise", {"tool_choice": "required"}, nothing="none"),
+    Row("function_call", "OpenAI", REFUSED, "likewise", {"function_call": {"name": "f"}}),
+    Row("modalities", "OpenAI", REFUSED, "text alone", {"modalities": ["audio"]}, nothing=["text"]),
+    Row("audio", "OpenAI", REFUSED, "text alone", {"audio": {"voice": "a", "format": "wav"}}),
+    Row("prediction", "OpenAI", REFUSED, "there is no draft", {"prediction": {"type": "content"}}),
+    Row("moderation", "OpenAI", REFUSED, "nothing classifies the text", {"moderation": {"a": 1}}),
+    Row(
+        "web_search_options",
+        "OpenAI",
+        REFUSED,
+        "nothing is fetched for a request",
+        {"web_search_options": {"search_context_size": "low"}},
+    ),
+    Row(
+        "chat_template",
+        "vLLM",
+        REFUSED,
+        "nothing that a client sends is executed; an admin sets a model's",
+        {"chat_template": "{{ messages }}"},
+    ),
+    Row(
+        "chat_template_kwargs",
+        "vLLM",
+        REFUSED,
+        "a chat template has no variables",
+        {"chat_template_kwargs": {"a": 1}},
+        nothing={},
+    ),
+    Row("documents", "vLLM", REFUSED, "write them as messages", {"documents": [{"text": "a"}]}),
+    Row("metadata", "OpenAI", IGNORED, "nothing is stored", {"metadata": {"a": "b"}}),
+    Row("store", "OpenAI", IGNORED, "nothing is stored", {"store": True}),
+    Row("safety_identifier", "OpenAI", IGNORED, "likewise", {"safety_identifier": "a"}),
+    Row("parallel_tool_calls", "OpenAI", IGNORED, _OF_NO_USE, {"parallel_tool_calls": True}),
+    Row("tool_prompt", "TGI", IGNORED, _OF_NO_USE, {"tool_prompt": "a"}),
+    Row("prompt_cache_key", "OpenAI", IGNORED, "every prompt is cached", {"prompt_cache_key": "a"}),
+    Row("prompt_cache_options", "OpenAI", IGNORED, "likewise", {"prompt_cache_options": {"a": 1}}),
+    Row("prompt_cache_retention", "OpenAI", IGNORED, "likewise", {"prompt_cache_retention": "24h"}),
+    Row("reasoning_effort", "OpenAI", IGNORED, _OF_NO_USE, {"reasoning_effort": "low"}),
+    Row("verbosity", "OpenAI", IGNORED, _OF_NO_USE, {"verbosity": "low"}),
+    Row("service_tier", "OpenAI", IGNORED, "there is one", {"service_tier": "auto"}),
+)
+
+
 _NATIVE_BASE = {"inputs": "The "} | parameters(
     max_new_tokens=12, seed=1, do_sample=True, details=True
 )
@@ -790,6 +1015,12 @@ SURFACES = (
         "/v1/completions",
         {"prompt": "The ", "max_tokens": 12, "seed": 1},
         OPENAI,
+    ),
+    Surface(
+        "OpenAI: `POST /v1/chat/completions`",
+        "/v1/chat/completions",
+        {"messages": [TURN], "max_tokens": 12, "seed": 1},
+        CHAT,
     ),
     Surface(
         "Text Generation Inference: `POST /generate`, `/generate_stream`, `/`",
@@ -802,7 +1033,7 @@ SURFACES = (
 
 _HEAD = """# Compatibility
 
-Every parameter of the three APIs: honoured, refused with a reason, or ignored. This page is made
+Every parameter of the four APIs: honoured, refused with a reason, or ignored. This page is made
 of the table `tests/clients/surface.py` by `python -m tests.clients.surface`; CI sends the requests
 of each row to a running server. A refused field is a 422 that names it; so is a field that is not
 listed.

@@ -10,9 +10,22 @@ import openai
 import pytest
 import text_generation
 
+from service.api.openai.chat_schemas import ChatBody
 from service.api.openai.schemas import CompletionBody
 from service.api.tgi.schemas import GenerateBody, Parameters
-from tests.clients.surface import NATIVE, OPENAI, PAGE, SURFACES, TGI, E, Q, Row, Surface, Verdict
+from tests.clients.surface import (
+    CHAT,
+    NATIVE,
+    OPENAI,
+    PAGE,
+    SURFACES,
+    TGI,
+    E,
+    Q,
+    Row,
+    Surface,
+    Verdict,
+)
 from tests.clients.surface import page as rendered
 
 ROWS = [(surface, row) for surface in SURFACES for row in surface.rows]
@@ -66,6 +79,7 @@ def test_the_page_is_made_of_the_rows():
 
 def test_every_field_of_a_body_has_a_row_and_no_other():
     assert sorted(row.name for row in OPENAI) == sorted(CompletionBody.model_fields)
+    assert sorted(row.name for row in CHAT) == sorted(ChatBody.model_fields)
     native = {*GenerateBody.model_fields, *Parameters.model_fields} - {"parameters"}
     assert sorted(row.name for row in (*TGI, *NATIVE)) == sorted(native)
 
@@ -74,6 +88,10 @@ def test_every_argument_of_a_client_has_a_row():
     create = inspect.signature(openai.resources.Completions.create).parameters
     of_package = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
     assert set(create) - of_package <= {row.name for row in OPENAI}
+    create = inspect.signature(openai.resources.chat.Completions.create).parameters
+    assert set(create) - of_package <= {row.name for row in CHAT}
+    hub = inspect.signature(huggingface_hub.InferenceClient.chat_completion).parameters
+    assert set(hub) - {"self", "extra_body"} <= {row.name for row in CHAT}
     rows = {row.name for row in (*TGI, *NATIVE)}
     hub = inspect.signature(huggingface_hub.InferenceClient.text_generation).parameters
     assert set(hub) - {"self", "prompt"} <= rows

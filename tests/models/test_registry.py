@@ -165,7 +165,7 @@ async def test_a_bare_name_is_its_newest_loaded_version_else_its_newest(tmp_path
 @pytest.mark.parametrize("name", ["b", "a@9", "nobody@1"])
 async def test_an_unknown_name_is_not_found(tmp_path, registry_of, name):
     put_model(tmp_path, "a")
-    with pytest.raises(ModelNotFound, match="there are: a"):
+    with pytest.raises(ModelNotFound, match="loaded: none; stored and not loaded: a"):
         registry_of().resolve(name)
 
 

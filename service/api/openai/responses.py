@@ -17,15 +17,16 @@ from service.errors import CarouselError
 from service.generation.request import Chunk, FinishReason
 
 DONE = b"data: [DONE]\n\n"
+KIND = "text_completion"
 
 
 async def whole(http: Request, admitted: AdmittedRequest, body: CompletionBody) -> Response:
     """Return all choices once they have ended."""
-    head = _head(admitted, body)
+    head = head_of(admitted, body)
     choices = await admitted.collect(http)
     content = head | {
         "choices": [_whole_choice(admitted, body, choice) for choice in choices if choice.chunks],
-        "usage": _usage(admitted, choices),
+        "usage": usage_of(admitted, choices),
     }
     content |= admitted.session(choices[0].finish)
     return Response(json.dumps(content, ensure_ascii=True), media_type="application/json")
@@ -52,7 +53,7 @@ def _whole_choice(
         if body.echo and scores:
             of_prompt = encoder.of_prompt(prompt, scores, admitted.prompt_offsets(choice.index))
         content["logprobs"] = {name: of_prompt.get(name, []) + own[name] for name in own}
-    content |= _finish_fields(choice)
+    content |= finish_fields(choice)
     if body.return_token_ids:
         content |= {"token_ids": shown, "prompt_token_ids": list(prompt)}
     if body.prompt_logprobs is not None and scores:
@@ -92,7 +93,7 @@ class _EventEncoder:
         self._is_plain = not has_details and not any(self._decoders)
         self._n_characters = [0] * len(self._choices)  # sent, those of the echoed prompt included
         self._is_open = [False] * len(self._choices)
-        self._head = _head(admitted, body)
+        self._head = head_of(admitted, body)
         self._start = f'data: {json.dumps(self._head)[:-1]}, "choices": [{{"index": '
         usage = ', "usage": null' if self._has_usage else ""
         self._rest = (
@@ -126,8 +127,8 @@ class _EventEncoder:
         """Encode the usage, if requested, and the end of the stream."""
         if not self._has_usage:
             return DONE
-        usage = _usage(self._admitted, self._choices)
-        return _data(self._head | {"choices": [], "usage": usage}) + DONE
+        usage = usage_of(self._admitted, self._choices)
+        return data_of(self._head | {"choices": [], "usage": usage}) + DONE
 
     def _opening(self, index: int) -> bytes:
         """Encode the echoed prompt and its token ids, if requested."""
@@ -144,7 +145,7 @@ class _EventEncoder:
         if body.return_token_ids:
             choice |= {"prompt_token_ids": list(prompt), "token_ids": []}
         self._n_characters[index] = len(choice["text"])
-        return _data(self._content(choice))
+        return data_of(self._content(choice))
 
     def _plain_events(self, index: int, first: int, tokens: Sequence[int]) -> bytes:
         """Encode events that have nothing but the text of a token. This is the hot path."""
@@ -178,7 +179,7 @@ class _EventEncoder:
         position = choice.n_tokens - len(chunk.tokens) + i + 1
         session: dict[str, Any] = {}
         if is_last and chunk.finish is not None:
-            content |= _finish_fields(choice)
+            content |= finish_fields(choice)
             end = chunk.finish.partial.decode("utf-8", "replace")
             content["text"] += end if decoder is None else decoder.end(chunk.finish)
             if self._body.include_stop_str_in_output:
@@ -189,24 +190,26 @@ class _EventEncoder:
         if self._body.return_token_ids:
             content["token_ids"] = tokens
         line = self._ids.line(position).encode("ascii") if self._ids else b""
-        return line + _data(self._content(content) | session)
+        return line + data_of(self._content(content) | session)
 
     def _content(self, choice: dict[str, Any]) -> dict[str, Any]:
         content = self._head | {"choices": [choice]}
         if self._has_usage_each:
-            content["usage"] = _usage(self._admitted, self._choices)
+            content["usage"] = usage_of(self._admitted, self._choices)
         elif self._has_usage:
             content["usage"] = None
         return content
 
 
-def _head(admitted: AdmittedRequest, body: CompletionBody) -> dict[str, Any]:
-    """Return the members with which a reply and every event begin."""
+def head_of(
+    admitted: AdmittedRequest, body: CompletionBody, prefix: str = "cmpl", kind: str = KIND
+) -> dict[str, Any]:
+    """Return the members with which a reply and every event of this kind begin."""
     model = admitted.model
     digest = model.manifest.digest.rpartition(":")[2]
     return {
-        "id": f"cmpl-{body.request_id or secrets.token_hex(12)}",
-        "object": "text_completion",
+        "id": f"{prefix}-{body.request_id or secrets.token_hex(12)}",
+        "object": kind,
         "created": int(time.time()),
         "model": str(model.ref),
         "system_fingerprint": f"fp_{digest[:12]}_{model.precision}",
@@ -218,7 +221,7 @@ def _choice(index: int, text: str) -> dict[str, Any]:
     return {"index": index, "text": text} | unset
 
 
-def _finish_fields(choice: ChoiceState) -> dict[str, Any]:
+def finish_fields(choice: ChoiceState) -> dict[str, Any]:
     """Return why a choice ended; `stop_reason` is the stop string."""
     finish = choice.finish
     if finish is None:  # the client has disconnected
@@ -227,7 +230,8 @@ def _finish_fields(choice: ChoiceState) -> dict[str, Any]:
     return {"finish_reason": reason, "stop_reason": finish.stop}
 
 
-def _usage(admitted: AdmittedRequest, choices: Sequence[ChoiceState]) -> dict[str, Any]:
+def usage_of(admitted: AdmittedRequest, choices: Sequence[ChoiceState]) -> dict[str, Any]:
+    """Return the `usage` of a reply (CompletionUsage)."""
     usage, prompt_tokens = admitted.completions.usage, admitted.prompt_tokens
     generated = sum(choice.generated_tokens for choice in choices) + usage.discarded_tokens
     return {
@@ -238,5 +242,6 @@ def _usage(admitted: AdmittedRequest, choices: Sequence[ChoiceState]) -> dict[st
     }
 
 
-def _data(content: dict[str, Any]) -> bytes:
+def data_of(content: dict[str, Any]) -> bytes:
+    """Encode one event."""
     return b"data: " + json.dumps(content, ensure_ascii=True).encode("ascii") + b"\n\n"

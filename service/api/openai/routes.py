@@ -38,15 +38,24 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 @router.post("/completions", response_class=Response, responses=COMPLETED)
 async def create(http: Request, body: CompletionBody) -> Response:
     """Complete one prompt or several; with `stream` as server-sent events."""
-    session_id = session_id_of(http, body.session_id)
-    _check_combination(body, is_turn=session_id is not None)
-    if session_id is None:
-        admitted = await _admit(http, body)
-    else:
-        admitted = await _admit_turn(http, body, session_id)
+    admitted = await admit(http, body, "completion", body.fingerprint)
     if body.stream:
         return admitted.stream(http, events(admitted, body), {})
     return await whole(http, admitted, body)
+
+
+async def admit(
+    http: Request, body: CompletionBody, kind: str, fingerprint: str
+) -> AdmittedRequest:
+    """Check the whole request and start it, in a session or without one.
+
+    `kind` and `fingerprint` are those of the request as it was sent: a retry has the same.
+    """
+    session_id = session_id_of(http, body.session_id)
+    _check_combination(body, is_turn=session_id is not None)
+    if session_id is None:
+        return await _admit(http, body)
+    return await _admit_turn(http, body, session_id, kind, fingerprint)
 
 
 async def _admit(http: Request, body: CompletionBody) -> AdmittedRequest:
@@ -87,7 +96,9 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedRequest:
     )
 
 
-async def _admit_turn(http: Request, body: CompletionBody, session_id: str) -> AdmittedRequest:
+async def _admit_turn(
+    http: Request, body: CompletionBody, session_id: str, kind: str, fingerprint: str
+) -> AdmittedRequest:
     """Start a turn of a session, or return the one that began with the same idempotency key."""
     state, key = get_state(http), header(http, b"idempotency-key")
     if key is None and body.expected_position is None:
@@ -107,7 +118,7 @@ async def _admit_turn(http: Request, body: CompletionBody, session_id: str) -> A
             request,
             OnDisconnect(body.on_disconnect),
             {},
-            idempotency_key(key, "completion", body.fingerprint),
+            idempotency_key(key, kind, fingerprint),
             body.expected_position,
             is_streamed=bool(body.stream),
             made_for=prompt.made_for,
