@@ -37,6 +37,7 @@ from service.models.chat_template_store import ChatTemplateStore
 from service.models.compile import compile_program
 from service.models.parity import check_here
 from service.models.registry import Registry, RegistryConfig
+from service.models.residency import ResidencyConfig
 from service.models.store import ModelStore
 from service.models.tokenizers.tokenizer import Tokenizer
 from service.sessions.config import SessionConfig, ValkeyConfig
@@ -93,7 +94,13 @@ def create_app(
     """Put the service together. It answers at once, and is ready when its models are loaded."""
     store = ModelStore(settings.model_store)
     engine_config = EngineConfig()
-    registry = Registry(store, _make_runtime(settings.threads, engine_config), RegistryConfig())
+    registry_config = RegistryConfig(
+        settings.memory_budget_bytes,
+        autoload=settings.autoload,
+        residency=ResidencyConfig(load_wait_s=settings.load_wait_s),
+    )
+    make_runtime = _make_runtime(settings, engine_config)
+    registry = Registry(store, make_runtime, registry_config)
     sessions = _make_sessions(settings, redis_url)
     queue = JobQueue(redis_url, QueueConfig())
     training = TrainingServices(queue, CorpusStore(settings.corpora_dir), settings.jobs_dir)
@@ -192,12 +199,13 @@ def _token_texts(tokenizer: Tokenizer) -> TokenTexts:
 
 
 def _make_runtime(
-    threads: int, config: EngineConfig
+    settings: Settings, config: EngineConfig
 ) -> Callable[[Bundle, Precision], ModelRuntime]:
+    threads, spins = settings.threads, settings.spins
     cache = PrefixCache(config.prefix_cache_bytes)
 
     def make(bundle: Bundle, precision: Precision) -> ModelRuntime:
-        program = compile_program(bundle.spec, bundle.weights, precision, threads)
+        program = compile_program(bundle.spec, bundle.weights, precision, threads, spins=spins)
         check_here(program, bundle, precision)
         engine = Engine(program, bundle.tokenizer, config, name=str(bundle.ref), threads=threads)
         constraints = ConstraintCompiler(_token_texts(bundle.tokenizer))

@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.cgroup import machine_share
 from service.errors import BadRequest
 
 PREFIX = "CAROUSEL_"
@@ -20,7 +21,11 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
-    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
+    threads: int = Field(default_factory=lambda: min(256, machine_share().cores), ge=1, le=256)
+    spin: Literal["auto", "on", "off"] = "auto"  # threads keep their cores between two steps
+    memory_budget: ByteSize | None = Field(default=None, gt=0)  # None: half of the container's
+    autoload: bool = False  # load a stored model for the first request that names it
+    load_wait_s: float = Field(default=30.0, ge=0, le=3_600)  # of a load, for models in use
     workers: int = Field(default=0, ge=0, le=64)  # training workers, each of one job at a time
     redis_url: SecretStr | None = None  # None: a private Valkey with its data in data_dir
     secret: SecretStr | None = None  # signs ids and exports; None: generated in data_dir
@@ -38,6 +43,20 @@ class Settings(BaseSettings):
     def jobs_dir(self) -> Path:
         """The folder of train jobs: attempts write it, servers clean it up."""
         return self.data_dir / "jobs"
+
+    @property
+    def spins(self) -> bool:
+        """Whether threads of the network wait for the next step in a loop.
+
+        On cores of its own a process is faster so; on shared ones it takes a core that others need.
+        """
+        return machine_share().has_own_cores if self.spin == "auto" else self.spin == "on"
+
+    @property
+    def memory_budget_bytes(self) -> int:
+        """What all models in memory may take: as given, or half of what the process may use."""
+        given = self.memory_budget
+        return machine_share().memory_bytes // 2 if given is None else int(given)
 
     def for_worker(self, redis_url: str) -> dict[str, str]:
         """Environment variables that give a training worker these settings."""

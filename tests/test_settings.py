@@ -1,5 +1,6 @@
 import pytest
 
+from service.cgroup import machine_share
 from service.errors import BadRequest
 from service.settings import Settings
 
@@ -60,3 +61,30 @@ def test_the_address_of_redis_is_never_printed(monkeypatch):
 def test_settings_do_not_change():
     with pytest.raises(ValueError, match="frozen"):
         Settings.read().port = 1
+
+
+@pytest.mark.parametrize(
+    ("given", "size_bytes"),
+    [("1000", 1000), ("2GiB", 2 * 2**30), ("512 MB", 512_000_000), ("1.5kib", 1536)],
+)
+def test_the_memory_budget_is_bytes_or_has_a_unit(monkeypatch, given, size_bytes):
+    monkeypatch.setenv("CAROUSEL_MEMORY_BUDGET", given)
+    assert Settings.read().memory_budget_bytes == size_bytes
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "half", "8 apples"])
+def test_a_memory_budget_that_is_none_is_refused(monkeypatch, given):
+    monkeypatch.setenv("CAROUSEL_MEMORY_BUDGET", given)
+    with pytest.raises(BadRequest, match="CAROUSEL_MEMORY_BUDGET is "):
+        Settings.read()
+
+
+def test_without_a_memory_budget_it_is_half_of_what_the_process_may_use():
+    assert Settings.read().memory_budget_bytes == machine_share().memory_bytes // 2
+
+
+def test_threads_spin_as_told_and_by_themselves_only_on_cores_of_their_own(monkeypatch):
+    assert Settings.read().spins is machine_share().has_own_cores
+    for given, spins in [("on", True), ("off", False)]:
+        monkeypatch.setenv("CAROUSEL_SPIN", given)
+        assert Settings.read().spins is spins

@@ -46,6 +46,18 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the network.")] = None,
+    spin: Annotated[
+        str | None, typer.Option(help="Threads keep their cores between steps: auto, on, off.")
+    ] = None,
+    memory_budget: Annotated[
+        str | None, typer.Option(help="Memory of all models, such as 8GiB.")
+    ] = None,
+    autoload: Annotated[
+        bool | None, typer.Option(help="Load stored models for the requests that name them.")
+    ] = None,
+    load_wait_s: Annotated[
+        float | None, typer.Option(help="Seconds that a load waits for models in use.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Training workers to start.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="Where Redis is.")] = None,
     model_store: Annotated[Path | None, typer.Option(help="Folder of bundles.")] = None,
@@ -61,6 +73,10 @@ def serve(
         host=host,
         port=port,
         threads=threads,
+        spin=spin,
+        memory_budget=memory_budget,
+        autoload=autoload,
+        load_wait_s=load_wait_s,
         workers=workers,
         redis_url=redis_url,
         model_store=model_store,

@@ -9,9 +9,16 @@ from service.models.step import StepProgram
 
 
 def compile_program(
-    spec: ModelSpec, weights: Weights, precision: Precision, threads: int = 1
+    spec: ModelSpec,
+    weights: Weights,
+    precision: Precision,
+    threads: int = 1,
+    *,
+    spins: bool = True,
 ) -> StepProgram:
     """Compile a model for this machine; `threads` share one step.
+
+    With `spins` they wait for the next step in a loop, which is faster on cores of their own.
 
     Programs are imported on use, because each import takes time and memory. Raises Validation if
     precision is int8 and some h is not within (-1, 1), or the model reads a window.
@@ -26,10 +33,10 @@ def compile_program(
             raise Validation("a model that reads a window is served in float32")
         from service.models.window_program import WindowProgram  # noqa: PLC0415
 
-        return WindowProgram(spec, weights, threads)
+        return WindowProgram(spec, weights, threads, spins=spins)
     from service.models.program import OnnxProgram  # noqa: PLC0415
 
-    return OnnxProgram(spec, weights, precision, threads)
+    return OnnxProgram(spec, weights, precision, threads, spins=spins)
 
 
 def has_slow_int8() -> bool:

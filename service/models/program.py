@@ -35,6 +35,8 @@ class OnnxProgram:
         precision: Precision,
         threads: int = 1,
         fold_limit_bytes: int = FOLD_LIMIT_BYTES,
+        *,
+        spins: bool = True,
     ) -> None:
         """Compile the graph. Raises Validation for int8 if some h may leave (-1, 1)."""
         if precision is Precision.INT8 and not spec.is_bounded:
@@ -44,7 +46,7 @@ class OnnxProgram:
             )
         graph = build_graph(spec, weights, precision, int8_weight_bits(), fold_limit_bytes)
         is_wide = spec.vocabulary_size > STOPS_SPINNING_ABOVE
-        self._session = open_session(graph, threads, stops_spinning=is_wide)
+        self._session = open_session(graph, threads, spins=spins, stops_spinning=is_wide)
         self._spec = spec
         self.vocabulary_size = spec.vocabulary_size
 
@@ -75,12 +77,17 @@ class OnnxProgram:
 
 
 def open_session(
-    graph: bytes, threads: int, *, has_patterns: bool = True, stops_spinning: bool = False
+    graph: bytes,
+    threads: int,
+    *,
+    has_patterns: bool = True,
+    spins: bool = True,
+    stops_spinning: bool = False,
 ) -> Any:
     """Open a session of ONNX Runtime.
 
-    `has_patterns` plans memory for each shape of the inputs. With `stops_spinning` its threads
-    leave their cores at the end of a run.
+    `has_patterns` plans memory for each shape of the inputs. With `spins` its threads wait for work
+    in a loop, also between two runs unless `stops_spinning`: else they sleep.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -88,7 +95,9 @@ def open_session(
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = has_patterns
     options.log_severity_level = 3
-    if stops_spinning:
+    if not spins:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    elif stops_spinning:
         options.add_session_config_entry("session.force_spinning_stop", "1")
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 

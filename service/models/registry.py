@@ -6,12 +6,12 @@ restart loads the models that were loaded before (`RegistryRecord`).
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic
 
+from service.cgroup import machine_share
 from service.errors import (
     CarouselError,
     MemoryBudgetExceeded,
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 class RegistryConfig:
     """Limits of a registry."""
 
-    budget_bytes: int | None = None  # for all models in memory; None: half of the machine's
+    budget_bytes: int = field(default_factory=lambda: machine_share().memory_bytes // 2)
     autoload: bool = False  # load a stored model for the first request that names it
     retry_failed_s: float = 30.0  # before a load on demand tries a model that has failed again
     residency: ResidencyConfig = field(default_factory=ResidencyConfig)
@@ -59,9 +59,7 @@ class Registry(Generic[R]):
     ) -> None:
         """`size_of` is an upper bound of a model's memory, in bytes."""
         self._store, self._config = store, config
-        self.budget = MemoryBudget(
-            config.budget_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-        )
+        self.budget = MemoryBudget(config.budget_bytes)
         self._entries: dict[ModelRef, ModelEntry[R]] = {}
         self.aliases: dict[str, ModelRef] = {}
         self._residency = Residency(

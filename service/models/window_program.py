@@ -37,6 +37,8 @@ class WindowProgram:
         threads: int = 1,
         fold_limit_bytes: int = FOLD_LIMIT_BYTES,
         batch_numbers: int = BATCH_NUMBERS,
+        *,
+        spins: bool = True,
     ) -> None:
         """Compile the graph, and compute the states after the pads of a window.
 
@@ -45,7 +47,7 @@ class WindowProgram:
         assert spec.window is not None
         bits = int8_weight_bits()
         graph = build_window_graph(spec, weights, Precision.FLOAT32, bits, fold_limit_bytes)
-        self._session = open_session(graph, threads, has_patterns=False)
+        self._session = open_session(graph, threads, has_patterns=False, spins=spins)
         self._spec, self.window = spec, spec.window
         self.vocabulary_size = spec.vocabulary_size
         gates = [len(CELLS[layer.cell].gates) * layer.units for layer in spec.recurrent_layers]

@@ -5,9 +5,10 @@ from service.errors import Validation
 from service.models.bundle import Precision
 from service.models.cell import LayerSpec
 from service.models.compile import has_avx2
+from service.models.graph import build_graph
 from service.models.int8_gemm import DEPTH, multiply, pack, padded
 from service.models.int8_step import FusedProgram, is_fusible
-from service.models.program import OnnxProgram, int8_weight_bits
+from service.models.program import OnnxProgram, int8_weight_bits, open_session
 from service.models.reference import ReferenceModel
 from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights
 from service.models.step import StepProgram
@@ -135,3 +136,16 @@ def test_a_row_is_the_same_bits_in_any_batch(kind, threads, cell, units):
             program.step(batch, rows)
             for r, place in enumerate(places):
                 assert (batch.logits[place] == wanted[step, r]).all(), (rows, step, r)
+
+
+@pytest.mark.parametrize(("spins", "allowed"), [(True, None), (False, "0")])
+def test_threads_that_may_not_spin_sleep_between_two_steps(spins, allowed):
+    spec = next(iter(SPECS.values()))
+    graph = build_graph(spec, random_weights(spec), Precision.FLOAT32, int8_weight_bits())
+    options = open_session(graph, 2, spins=spins).get_session_options()
+    entry = "session.intra_op.allow_spinning"
+    if allowed is None:
+        with pytest.raises(RuntimeError):
+            options.get_session_config_entry(entry)
+    else:
+        assert options.get_session_config_entry(entry) == allowed
