@@ -99,6 +99,10 @@ class SessionLost(CarouselError, code="session_lost"):
     """The session existed, but the store has lost it."""
 
 
+class SessionDamaged(SessionLost):
+    """The session's log is not what was written: a checksum differs, or a token is none."""
+
+
 class SessionBusy(CarouselError, code="session_busy"):
     """A turn of the session is running; a session has one turn at a time."""
 

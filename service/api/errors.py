@@ -23,6 +23,7 @@ STATUSES: dict[type[errors.CarouselError], int] = {
     errors.ModelInUse: 409,
     errors.ModelUnloaded: 409,
     errors.SessionLost: 410,
+    errors.SessionDamaged: 410,
     errors.PositionMismatch: 412,
     errors.SessionMoved: 412,
     errors.TooLarge: 413,

@@ -16,7 +16,7 @@ from service.errors import (
     Validation,
 )
 from service.models.step import State
-from service.sessions.codec import DamagedState, Export, pack_state, unpack_state, unpack_tokens
+from service.sessions.codec import DamagedState, Export, pack_state, unpack_state
 from service.sessions.model import SessionModel
 from service.sessions.restore import StateRestorer, consume_all_but_last
 from service.sessions.session import DEFAULT_TTL_S, Session, SessionKey, token_width
@@ -88,7 +88,7 @@ class SessionRecords:
             raise PositionMismatch(
                 f"the session is at position {found.session.position}, before {first}"
             )
-        tokens = unpack_tokens(found.tokens, found.session.width)
+        tokens = model.tokens(found.session, found.tokens, first)
         return model.tokenizer.decode(tokens, is_start=not first), first + len(tokens)
 
     async def turn_prompt(

@@ -12,7 +12,6 @@ from service.generation.request import Chunk, Finish, FinishReason, Token, scori
 from service.generation.stopping import HeldTokens, TokenWithTop, chunk_of
 from service.generation.stream import Stream  # noqa: TC001 (as every import here)
 from service.models.step import State  # noqa: TC001 (as every import here)
-from service.sessions.codec import unpack_tokens
 from service.sessions.model import SessionModel
 from service.sessions.restore import StateRestorer, with_context
 from service.sessions.session import Turn, TurnStatus
@@ -53,8 +52,7 @@ class Replay:
         self._restorer, self._model, self._config = restorer, model, restorer.config
         self._key, self._incarnation = session.key, session.incarnation
         self._take_over, self._unsubscribe = take_over, unsubscribe
-        self._width = session.width
-        tokens = unpack_tokens(found.tokens, self._width)
+        tokens = model.tokens(session, found.tokens, self.turn.completion_start)
         self.generated = tokens[: after - self.turn.completion_start]
         self._tokens = tokens[after - self.turn.completion_start :]  # known and not scored yet
         self._position = after
@@ -107,7 +105,7 @@ class Replay:
         check_complete(turn)
         self.turn = turn
         end = found.session.position if turn.completion_end is None else turn.completion_end
-        new = unpack_tokens(found.tokens, self._width)[: max(0, end - known)]
+        new = self._model.tokens(found.session, found.tokens, known)[: max(0, end - known)]
         self._tokens += new
         if not new and not turn.is_over:
             if not found.is_held:
@@ -120,7 +118,7 @@ class Replay:
             self._state = await self._restorer.state_before(self._key, self._model, self._position)
         first = self._state.position if self._state else 0
         before = await self._restorer.read(self._key, self._incarnation, first, self._position)
-        prompt = unpack_tokens(before.tokens, self._width)
+        prompt = self._model.tokens(before.session, before.tokens, first)
         n_top = self.record.bare.top_tokens
         request = scoring_request(prompt, tokens, self._state, top_tokens=n_top)
         self._stream = stream = self._model.engine.submit(request)

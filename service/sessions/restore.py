@@ -10,7 +10,7 @@ from service.errors import SessionLost
 from service.generation.request import PENALTY_WINDOW, GenerationRequest, scoring_request
 from service.generation.stopping import HeldTokens
 from service.models.step import State
-from service.sessions.codec import DamagedState, unpack_state, unpack_tokens
+from service.sessions.codec import DamagedState, unpack_state
 from service.sessions.config import SessionConfig
 from service.sessions.model import SessionModel
 from service.sessions.session import Session, SessionKey, TurnStatus
@@ -107,7 +107,8 @@ class StateRestorer:
         if base < first or len(packed) != (session.position - first) * session.width:
             found = await self._store.read(session.key, base, session.position)
             first, packed = base, found.tokens
-        return RestoredState(state, first, unpack_tokens(packed, session.width), snapshot_position)
+        tokens = model.tokens(session, packed, first)
+        return RestoredState(state, first, tokens, snapshot_position)
 
     async def remaining(
         self, session: Session, model: SessionModel, record: TurnRecord, restored: RestoredState
@@ -121,7 +122,7 @@ class StateRestorer:
             found = await self._store.read(
                 session.key, session.turn.completion_start, session.position
             )
-            generated = unpack_tokens(found.tokens, session.width)
+            generated = model.tokens(session, found.tokens, session.turn.completion_start)
             whole = await model.constraints.compiled(record.constraint)
             constraint = await asyncio.to_thread(whole.after, generated)
         request = replace(

@@ -19,6 +19,7 @@ from service.generation.request import PENALTY_WINDOW, GenerationRequest
 from service.generation.stream import Stream
 from service.sessions.codec import pack_state, pack_tokens
 from service.sessions.config import SessionConfig
+from service.sessions.log_checksum import LogChecksum
 from service.sessions.restore import RestoredState
 from service.sessions.session import OnDisconnect, Session, TurnStatus
 from service.sessions.state_cache import CachedState
@@ -73,6 +74,7 @@ class RunningTurn:
         self._progress: list[Progress] = []  # likewise
         self._in_flight: tuple[list[int], list[Progress]] = ([], [])
         self._state = self._entry_state = restored.state
+        self._checksum = LogChecksum(session.width)
         self._recent = deque(restored.tokens, RECENT_TOKENS)
         self._snapshot_position = restored.snapshot_position
         self._status: TurnStatus | None = None
@@ -181,15 +183,17 @@ class RunningTurn:
             if state.position // retain_every > self._snapshot_position // retain_every:
                 retained = str(state.position // retain_every)
             self._snapshot_position = state.position
+        tokens = pack_tokens(sampled, self.session.width)
         return CommitEntry(
             self.session.key,
             self.fencing_token,
             self.position,
-            pack_tokens(sampled, self.session.width),
+            tokens,
             self._status,
             name,
             packed,
             retained,
+            self._checksum.add(tokens) if tokens else "",
         )
 
     def committed(self, outcome: str, position: int, record_version: str) -> None:

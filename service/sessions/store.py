@@ -25,6 +25,7 @@ from service.sessions.store_replies import (
     StoredTurn,
     Tail,
     continued,
+    damaged_log,
     idempotent_replay,
     incomplete_log,
     random_id,
@@ -146,7 +147,7 @@ class Store:
         args: list[Value] = [version]
         for entry in entries:
             args += [entry.fencing_token, entry.position, entry.tokens, entry.status or ""]
-            args += [entry.snapshot, entry.state, entry.retained]
+            args += [entry.snapshot, entry.state, entry.retained, entry.checksum]
         records = [_record(entry.key) for entry in entries]
         reply = await self._commit_client.call("commit", records, args)
         return [
@@ -260,6 +261,8 @@ class Store:
         return reply
 
     def _refusal(self, key: SessionKey, reply: Reply, wanted: int | None = None) -> CarouselError:
+        if reply[0] == b"DAMAGED":
+            return damaged_log(key, int(reply[1]), int(reply[2]))
         return self.missing(key) if reply[0] == b"NOT_FOUND" else refusal(key, reply, wanted)
 
 

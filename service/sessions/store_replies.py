@@ -10,6 +10,7 @@ from service.errors import (
     KeyReused,
     PositionMismatch,
     SessionBusy,
+    SessionDamaged,
     SessionLost,
     StateModelMismatch,
     Validation,
@@ -54,6 +55,7 @@ class CommitEntry:
     snapshot: str = ""  # name, which ends in the state's position
     state: bytes = b""
     retained: str = ""  # number of the retained snapshot that the state also becomes
+    checksum: str = ""  # as LogChecksum.add of the tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,14 @@ def refusal(key: SessionKey, reply: Reply, wanted: int | None) -> CarouselError:
 def incomplete_log(key: SessionKey) -> SessionLost:
     """Return the error for a log that lacks tokens."""
     return SessionLost(f"the log of the session {key.id!r} is incomplete: the store has lost data")
+
+
+def damaged_log(key: SessionKey, first: int, last: int) -> SessionDamaged:
+    """Return the error for a log whose tokens from `first` to `last` are not those written."""
+    return SessionDamaged(
+        f"the log of the session {key.id!r} is damaged between the positions {first} and {last}: "
+        f"the store has other bytes than were written; rewind it to {first} or before, or delete it"
+    )
 
 
 def _turn(fields: dict[str, str]) -> Turn:

@@ -1,11 +1,18 @@
 """Turns of sessions: begin, append, follow, take over after a crash, cancel."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from service.errors import PositionMismatch, SessionBusy, SessionLost, Validation
+from service.errors import (
+    PositionMismatch,
+    SessionBusy,
+    SessionDamaged,
+    SessionLost,
+    Validation,
+)
 from service.generation.request import GenerationRequest, SamplingParams
-from service.sessions.codec import pack_tokens, unpack_tokens
+from service.sessions.codec import pack_tokens
 from service.sessions.group_commit import GroupCommit
 from service.sessions.idempotency import IdempotencyKey
 from service.sessions.model import SessionModel
@@ -15,7 +22,7 @@ from service.sessions.running_turn import Delivery, RunningTurn
 from service.sessions.session import EventId, OnDisconnect, Session, SessionKey
 from service.sessions.state_cache import StateCache
 from service.sessions.store import Store
-from service.sessions.store_replies import Busy, IdempotentReplay, StoredTurn
+from service.sessions.store_replies import Busy, IdempotentReplay, StoredTurn, Tail
 from service.sessions.turn_prompt import TurnPrompt
 from service.sessions.turn_record import TurnRecord
 from service.sessions.turn_registry import TurnRegistry
@@ -140,9 +147,13 @@ class Turns:
                 return
             session, text, tail = taken
             model.check(session)
-            restored = await self.restorer.restore(session, model, tail)
             record = TurnRecord.from_json(text)
-            request, status = await self.restorer.remaining(session, model, record, restored)
+            try:
+                restored = await self.restorer.restore(session, model, tail)
+                request, status = await self.restorer.remaining(session, model, record, restored)
+            except SessionDamaged:  # nobody can continue it
+                await self.store.cancel(key, session.turn)
+                raise
             delivery = Delivery(OnDisconnect.CONTINUE)
             turn = self.registry.make(session, token, model, delivery, restored)
             if status is None:
@@ -190,7 +201,7 @@ class Turns:
                 raise SessionBusy("a turn of the session is running; wait for its end")
             with self.registry.release_on_error(key, token):
                 if begun.tail is not None:
-                    restored = await self.restorer.restore(begun.session, model, begun.tail)
+                    restored = await self._restore(begun.session, model, begun.tail, token, prompt)
                 else:
                     assert cached is not None
                     restored = RestoredState.from_cache(cached, prompt)
@@ -198,6 +209,25 @@ class Turns:
                 turn = self.registry.make(begun.session, token, model, delivery, restored)
                 turn.start(restored.continuing(turn_request.request), self.group_commit.add)
                 return turn
+
+    async def _restore(
+        self,
+        session: Session,
+        model: SessionModel,
+        tail: Tail,
+        token: str,
+        prompt: Sequence[int],
+    ) -> RestoredState:
+        """Restore the state of a turn that has begun; take its prompt back if the log is damaged.
+
+        Otherwise each new attempt would add its prompt to a log that nobody can continue.
+        """
+        try:
+            return await self.restorer.restore(session, model, tail)
+        except SessionDamaged:
+            await self.store.release(session.key, token)
+            await self.store.rewind(session.key, session.position - len(prompt))
+            raise
 
     async def _replay(self, model: SessionModel, found: StoredTurn, after: int) -> Replay:
         session, turn = found.session, found.session.turn
@@ -208,7 +238,8 @@ class Turns:
             read = await self.restorer.read(
                 session.key, session.incarnation, turn.prompt_start, turn.completion_start
             )
-            prompt = model.tokenizer.decode(unpack_tokens(read.tokens, session.width))
+            tokens = model.tokens(read.session, read.tokens, turn.prompt_start)
+            prompt = model.tokenizer.decode(tokens)
 
         async def take_over() -> None:
             await self.take_over(session.key, model)

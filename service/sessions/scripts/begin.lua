@@ -4,6 +4,7 @@
 --   | NOT_FOUND | CHANGED | KEY_REUSED | ATTACH idempotency record, record, whether the holder is
 --     alive, tokens | BUSY fencing token if the caller is the holder | POSITION position
 --   | MOVED position: the prompt was made for another one | EMPTY | LOST
+--   | DAMAGED positions of the frame whose checksum differs
 local nonce, stamp, holder, run, kind = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local birth, expected, prompt, request = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local known, window, fingerprint, key_ttl = ARGV[10], tonumber(ARGV[11]), ARGV[12], ARGV[13]
@@ -12,20 +13,24 @@ local r = load(KEYS[1])
 if not r then return {'NOT_FOUND'} end
 if r.birth ~= birth then return {'CHANGED'} end -- deleted and created again
 
-local function begun()
+local function begun(before) -- `before`: the log's length without the prompt
+  local from = math.max(0, math.min(snapshot_position(r), before - window))
+  local tail, first, last = tokens(r, from, r.position)
+  if not tail then return {'DAMAGED', first, last} end
   local state = r.snapshot ~= '' and redis.call('GET', key('state', r.snapshot)) or ''
-  local from = math.max(0, math.min(snapshot_position(r), r.position - #prompt / r.width - window))
-  return {'BEGUN', as_list(r), state or '', from, tokens(r, from, r.position)}
+  return {'BEGUN', as_list(r), state or '', from, tail}
 end
 
-if r.nonce == nonce then return begun() end -- a repeated call, whose reply was lost
+if r.nonce == nonce then return begun(r.position - #prompt / r.width) end -- its reply was lost
 if fingerprint ~= '' then
   local earlier = fields_of(KEYS[2])
   if earlier and earlier.birth == birth then -- otherwise of an earlier session with this id
     if earlier.fingerprint ~= fingerprint then return {'KEY_REUSED'} end
     local first, finish, completion = tonumber(earlier.first), tonumber(earlier.finish), ''
     if earlier.kind == 'turn' then
-      completion = tokens(r, first, finish or r.position)
+      local from, to
+      completion, from, to = tokens(r, first, finish or r.position)
+      if not completion then return {'DAMAGED', from, to} end
       local is_whole = not finish or finish <= r.position and redis.sha1hex(completion) == earlier.sum
       if not is_whole then earlier.status, completion = 'rewound', '' end
     end
@@ -43,9 +48,11 @@ if made_for ~= '' and tonumber(made_for) ~= math.min(r.position, 2) then
   return {'MOVED', r.position}
 end
 if #prompt == 0 and r.position == 0 then return {'EMPTY'} end
+local is_known = known ~= '' and known == r.stamp
+local reply = not is_known and begun(r.position)
+if reply and reply[1] == 'DAMAGED' then return reply end
 if r.active ~= '' then finish(r, 'cancelled') end -- the turn ends at its committed tokens
 
-local is_known = known ~= '' and known == r.stamp
 local n = #prompt / r.width
 if r.run ~= run then -- a restarted store may have lost epochs: skip any it had used
   r.epoch = r.epoch + 1 + tonumber(string.sub(run, 1, 4), 16)
@@ -55,7 +62,7 @@ if kind == 'turn' then
   r.turn_epoch, r.start, r.first, r.finish, r.status = r.epoch, r.position, r.position + n, '', ''
   redis.call('SET', request_of(r), request, 'EX', r.ttl)
 end
-if n > 0 then append(r, prompt) end
+if n > 0 then append_prompt(r, prompt) end
 r.position = r.position + n
 r.active, r.holder, r.nonce, r.stamp, r.run = kind, holder, nonce, stamp, run
 r.request_key = fingerprint ~= '' and KEYS[2] or ''
@@ -71,4 +78,5 @@ if fingerprint ~= '' then
 end
 touch(r)
 give_life(holder, life_ms)
-return is_known and {'KNOWN', r.epoch, r.turn, r.position} or begun()
+if is_known then return {'KNOWN', r.epoch, r.turn, r.position} end
+return {'BEGUN', as_list(r), reply[3], reply[4], reply[5] .. prompt}

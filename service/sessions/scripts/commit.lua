@@ -1,6 +1,7 @@
 -- Commit every running turn of a process. KEYS: records. ARGV: record version, then for each
 -- record: fencing token, position, tokens, status or '', name of the snapshot or '', its bytes,
--- number of the retained snapshot that it also becomes or ''. An entry without tokens still
+-- number of the retained snapshot that it also becomes or '', the checksum of the tokens as in
+-- `add_sum`. An entry without tokens still
 -- checks the fence, writes a new record version and, when it is due, refreshes the expiry.
 -- → for each: COMMITTED position | NOT_FOUND | FENCED | CANCELLED | CONFLICT | GAP position
 local TRIM_LIMIT = 8192
@@ -14,7 +15,7 @@ local function trim(log)
   if whole then redis.call('SET', log, whole, 'KEEPTTL') end
 end
 
-local function commit(name, nonce, from, added, status, snapshot, state, mark)
+local function commit(name, nonce, from, added, status, snapshot, state, mark, sum)
   local values, r = redis.call('HMGET', name, unpack(NAMES)), {name = name}
   if not values[1] then return 'NOT_FOUND', 0 end
   for i, field in ipairs(NAMES) do r[field] = values[i] end
@@ -24,7 +25,7 @@ local function commit(name, nonce, from, added, status, snapshot, state, mark)
     return r.nonce == cancelled(nonce) and 'CANCELLED' or 'FENCED', r.position
   end
   if r.active == '' then -- ended, perhaps by an earlier attempt of this call
-    local is_ours = status ~= '' and r.position == to and tokens(r, from, to) == added
+    local is_ours = status ~= '' and r.position == to and raw_tokens(r, from, to) == added
     return is_ours and 'COMMITTED' or 'FENCED', r.position
   end
   if from > r.position then -- the store has lost acknowledged tokens
@@ -33,7 +34,7 @@ local function commit(name, nonce, from, added, status, snapshot, state, mark)
     return 'GAP', r.position
   end
   local there = math.min(r.position, to) -- an earlier attempt has committed up to here
-  if there > from and tokens(r, from, there) ~= string.sub(added, 1, (there - from) * r.width) then
+  if there > from and raw_tokens(r, from, there) ~= string.sub(added, 1, (there - from) * r.width) then
     return 'CONFLICT', r.position
   end
   if to > r.position then
@@ -43,6 +44,7 @@ local function commit(name, nonce, from, added, status, snapshot, state, mark)
       touch(r)
       return 'NOT_FOUND', r.position
     end
+    add_sum(r, length, to - from, sum)
     r.position = to
   end
   redis.call('HSET', name, 'position', r.position, 'stamp', ARGV[1])
@@ -71,9 +73,9 @@ end
 
 local replies = {}
 for i, name in ipairs(KEYS) do
-  local a = 1 + (i - 1) * 7
+  local a = 1 + (i - 1) * 8
   local status, position = commit(name, ARGV[a + 1], tonumber(ARGV[a + 2]), ARGV[a + 3],
-    ARGV[a + 4], ARGV[a + 5], ARGV[a + 6], ARGV[a + 7])
+    ARGV[a + 4], ARGV[a + 5], ARGV[a + 6], ARGV[a + 7], ARGV[a + 8])
   replies[#replies + 1] = status
   replies[#replies + 1] = position
 end

@@ -54,13 +54,78 @@ local function before(r, position)
   return list
 end
 
-local function tokens(r, from, to)
+-- Return the tokens of a range as they are stored, unchecked.
+local function raw_tokens(r, from, to)
   local parts = {}
   for _, s in ipairs(segments(r)) do
     local a, b = math.max(from, s.first), math.min(to, s.last)
     if a < b then
       parts[#parts + 1] = redis.call('GETRANGE', key('log', s.id),
         (a - s.first) * r.width, (b - s.first) * r.width - 1)
+    end
+  end
+  return table.concat(parts)
+end
+
+-- A frame is a part of a segment with a checksum: its end in the segment (u32) and the first
+-- characters of the SHA-1 of its tokens, or NO_SUM. Its begin is the end of the frame before.
+local FRAME_BYTES, FRAME_TOKENS, NO_SUM = 12, 256, '--------'
+
+local function sum_of(packed) return string.sub(redis.sha1hex(packed), 1, #NO_SUM) end
+
+-- Return the frames of tokens that follow `first` tokens of a segment.
+local function frames_of(packed, width, first)
+  local parts, n = {}, #packed / width
+  for a = 0, n - 1, FRAME_TOKENS do
+    local b = math.min(a + FRAME_TOKENS, n)
+    parts[#parts + 1] = struct.pack('<I4', first + b) ..
+      sum_of(string.sub(packed, a * width + 1, b * width))
+  end
+  return table.concat(parts)
+end
+
+local function frame_end(sums, i)
+  return (struct.unpack('<I4', redis.call('GETRANGE', sums, i * FRAME_BYTES, i * FRAME_BYTES + 3)))
+end
+
+-- Return the tokens [a, b) of a segment, or nil and the limits of a frame whose checksum differs.
+local function checked_part(id, a, b, width)
+  local log, sums = key('log', id), key('sums', id)
+  local n = math.floor(redis.call('STRLEN', sums) / FRAME_BYTES)
+  local low, high = 0, n -- find the first frame that ends after `a`
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if frame_end(sums, middle) > a then high = middle else low = middle + 1 end
+  end
+  local start = a -- of tokens after all frames: an earlier version has written them
+  if low < n then start = low > 0 and frame_end(sums, low - 1) or 0 end
+  local list = redis.call('GETRANGE', sums, low * FRAME_BYTES,
+    math.min(n, low + b - a + 1) * FRAME_BYTES - 1)
+  local limits, stop = {}, start
+  for at = 1, low < n and #list or 0, FRAME_BYTES do
+    if stop >= b then break end
+    local last, sum = struct.unpack('<I4c8', string.sub(list, at, at + FRAME_BYTES - 1))
+    limits[#limits + 1] = {stop, last, sum}
+    stop = last
+  end
+  local part = redis.call('GETRANGE', log, start * width, math.max(stop, b) * width - 1)
+  for _, frame in ipairs(limits) do
+    local first, last, sum = unpack(frame)
+    local packed = string.sub(part, (first - start) * width + 1, (last - start) * width)
+    if sum ~= NO_SUM and sum ~= sum_of(packed) then return nil, first, last end
+  end
+  return string.sub(part, (a - start) * width + 1, (b - start) * width)
+end
+
+-- Return the tokens of a range, or nil and the positions of a frame whose checksum differs.
+local function tokens(r, from, to)
+  local parts = {}
+  for _, s in ipairs(segments(r)) do
+    local a, b = math.max(from, s.first), math.min(to, s.last)
+    if a < b then
+      local part, first, last = checked_part(s.id, a - s.first, b - s.first, r.width)
+      if not part then return nil, s.first + first, s.first + last end
+      parts[#parts + 1] = part
     end
   end
   return table.concat(parts)
@@ -80,7 +145,10 @@ end
 -- Copy a long chain, with its retained snapshots, into one segment. This is rarely needed.
 local function flat(r, list, position, id, distance)
   if #list <= MOST_SEGMENTS then return list end
-  redis.call('SET', key('log', id), tokens(r, 0, position), 'EX', r.ttl)
+  local whole = tokens(r, 0, position)
+  if not whole then return list end -- a copy would have new checksums: damage stays visible
+  redis.call('SET', key('log', id), whole, 'EX', r.ttl)
+  redis.call('SET', key('sums', id), frames_of(whole, r.width, 0), 'EX', r.ttl)
   for _, s in ipairs(list) do
     for _, mark in ipairs(marks(s, distance)) do
       if mark.position <= s.last then
@@ -97,7 +165,7 @@ local function drop_all_but(r, list, distance)
   for _, s in ipairs(list) do kept[s.id] = s.last end
   for _, s in ipairs(segments(r)) do
     if not s.shared then
-      if not kept[s.id] then redis.call('DEL', key('log', s.id)) end
+      if not kept[s.id] then redis.call('DEL', key('log', s.id), key('sums', s.id)) end
       for _, mark in ipairs(marks(s, distance)) do
         if mark.position > (kept[s.id] or s.first) then redis.call('DEL', mark.name) end
       end
@@ -120,16 +188,51 @@ local function touch(r)
   if redis.call('PTTL', r.name) * 16 > r.ttl * 15000 then return end
   redis.call('EXPIRE', r.name, r.ttl)
   redis.call('EXPIRE', request_of(r), r.ttl)
-  for _, s in ipairs(segments(r)) do keep(key('log', s.id), r.ttl) end
+  for _, s in ipairs(segments(r)) do
+    keep(key('log', s.id), r.ttl)
+    keep(key('sums', s.id), r.ttl)
+  end
   if r.snapshot ~= '' then keep(key('state', r.snapshot), r.ttl) end
 end
 
+-- Append to a string, a new one with the expiry of the session; return its length.
+local function extend(name, added, ttl)
+  local length = redis.call('APPEND', name, added)
+  if length == #added then keep(name, ttl) end
+  return length
+end
+
 -- Append to the log; return the length of its tail in tokens.
-local function append(r, added)
-  local log = key('log', r.tail)
-  local length = redis.call('APPEND', log, added)
-  if length == #added then keep(log, r.ttl) end -- a new key
-  return length / r.width
+local function append(r, added) return extend(key('log', r.tail), added, r.ttl) / r.width end
+
+-- Return the frame that makes the frames end where the log's tail does: tokens of a process of an
+-- earlier version have no checksum.
+local function unsummed(sums, length)
+  local n = redis.call('STRLEN', sums) / FRAME_BYTES
+  local last = n > 0 and frame_end(sums, n - 1) or 0
+  return last < length and struct.pack('<I4', length) .. NO_SUM or ''
+end
+
+-- Append a prompt with its checksums.
+local function append_prompt(r, prompt)
+  local sums, length = key('sums', r.tail), r.position - r.base
+  append(r, prompt)
+  extend(sums, unsummed(sums, length) .. frames_of(prompt, r.width, length), r.ttl)
+end
+
+-- Add the checksum of the tokens up to `length` to the frames of the tail. `sum` is that of the
+-- last `n` tokens; with a + before it, of the last frame's tokens and these.
+local function add_sum(r, length, n, sum)
+  local sums, frame = key('sums', r.tail), struct.pack('<I4', length) .. string.sub(sum, -#NO_SUM)
+  if string.sub(sum, 1, 1) == '+' then
+    local last = redis.call('STRLEN', sums) - FRAME_BYTES
+    if last >= 0 then redis.call('SETRANGE', sums, last, frame) end
+  else
+    local bytes = extend(sums, frame, r.ttl)
+    if bytes == FRAME_BYTES and length > n then -- the first one of a log without checksums
+      redis.call('SET', sums, struct.pack('<I4', length - n) .. NO_SUM .. frame, 'KEEPTTL')
+    end
+  end
 end
 
 local function is_alive(holder)
@@ -152,7 +255,7 @@ local function finish(r, status)
     local first = r.request_key ~= '' and tonumber(redis.call('HGET', r.request_key, 'first'))
     if first then
       redis.call('HSET', r.request_key, 'status', status, 'finish', r.position,
-        'sum', redis.sha1hex(tokens(r, first, r.position)))
+        'sum', redis.sha1hex(raw_tokens(r, first, r.position)))
     end
     r.status, r.finish = status, r.position
   end

@@ -8,7 +8,10 @@ if not r then
   local now = redis.call('TIME')
   redis.call('HSET', KEYS[1], 'birth', birth, 'ttl', ttl, 'created', now[1], unpack(ARGV, 5))
   r = load(KEYS[1])
-  if #log > 0 then redis.call('SET', key('log', r.tail), log, 'EX', ttl) end
+  if #log > 0 then
+    redis.call('SET', key('log', r.tail), log, 'EX', ttl)
+    redis.call('SET', key('sums', r.tail), frames_of(log, r.width, 0), 'EX', ttl)
+  end
   if ARGV[4] ~= '' then redis.call('SET', key('state', r.snapshot), ARGV[4], 'EX', ttl) end
   touch(r)
 end
