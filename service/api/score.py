@@ -138,24 +138,27 @@ async def _admit(
     state = get_state(request)
     if session_id is None:
         model = await state.get(request, name)
-        return model, _scorer(model)
+        return model, _scorer(model, state.owner_of(request))
     key = state.key(request, session_id)
 
     async def begin(session: Session) -> tuple[ServedModel, Scorer]:
         model = await state.get_for(request, session, name)
         origin, ready = await state.sessions.records.latest_state(key, session_model(model))
-        return model, _scorer(model, origin, ready)
+        return model, _scorer(model, key.owner, origin, ready)
 
     return await state.sessions.records.with_session(key, begin)
 
 
 def _scorer(
-    model: ServedModel, initial: State | None = None, pending: Sequence[int] = ()
+    model: ServedModel,
+    owner: str,
+    initial: State | None = None,
+    pending: Sequence[int] = (),
 ) -> Scorer:
     """Return the scorer of a text after a state, or at the beginning of all text."""
     if initial is None:
         pending = pending or model.tokenizer.special.before_text
-    return Scorer(model.runtime.engine, model.tokenizer, initial, pending)
+    return Scorer(model.runtime.engine, model.tokenizer, initial, pending, owner=owner)
 
 
 async def _events(

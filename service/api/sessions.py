@@ -101,7 +101,8 @@ async def create(request: Request, body: CreateSessionBody) -> SessionReply:
     if body.text:
         prompt = TurnPrompt.of(model.tokenizer, body.text, 0, has_text=False)
     if prompt.tokens:
-        served.engine.check_capacity()  # before the session exists: its text would be refused
+        # before the session exists: its text would be refused
+        served.engine.check_capacity(1, state.owner_of(request))
     session = await state.sessions.records.create(
         state.owner_of(request), served, body.session_id, seed=body.seed, ttl_s=body.ttl_s
     )

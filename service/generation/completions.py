@@ -72,7 +72,8 @@ def start(
         n_before = request.initial_state.position if request.initial_state else 0
         engine.prompts.check(n_before + len(request.prompt))
     n_sampled = max(n, best_of)
-    engine.check_capacity(len(requests) * (1 if beams else n_sampled))
+    owner = requests[0].owner if requests else ""
+    engine.check_capacity(len(requests) * (1 if beams else n_sampled), owner)
     streams: list[ParallelSampling | BeamSearch] = []
     with contextlib.ExitStack() as undo:
         for request in requests:
@@ -101,7 +102,7 @@ class ParallelSampling:
     def __init__(self, engine: Engine, prefill: Prefill, n: int) -> None:
         """Reserve capacity for `n`. Raises as `Engine.check_capacity`."""
         self._engine, self._prefill, self._n = engine, prefill, n
-        self._reservation = engine.reserve(n)
+        self._reservation = engine.reserve(n, prefill.request.owner)
         self._is_cancelled = False
         self._streams: list[Stream] = []
 
@@ -196,7 +197,7 @@ class BeamSearch:
         self._engine, self._prefill, self._params = engine, prefill, params
         self._updates: asyncio.Queue[tuple[int, Chunk] | CarouselError | None] = asyncio.Queue()
         self.is_over = False
-        engine.admit_beam_search(self)
+        engine.admit_beam_search(self, prefill.request.owner)
 
     def begin(self) -> None:
         """Submit the prompt."""

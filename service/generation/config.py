@@ -10,6 +10,7 @@ class EngineConfig:
     max_rows: int = 256  # generations in the batch
     max_table_entries: int = 32 * 1024 * 1024  # logits of the batch: rows times vocabulary
     queue_limit: int = 1_024  # generations that wait for a row
+    slice_steps: int = 64  # steps of a generation before it gives its row to one that waits
     max_row_steps: int = 1_024  # rows times steps of a burst: bounds the wait for the next plan
     state_copy_every: int = 256  # tokens between two states that a running generation returns
     backlog_limit: int = 4_096  # tokens that a stream may be ahead of its reader before it pauses

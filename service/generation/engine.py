@@ -5,7 +5,8 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, Self
 
@@ -49,8 +50,8 @@ class Reservation:
     `drain` waits for open reservations; leaving the `with` block releases one.
     """
 
-    def __init__(self, n: int, on_free: Callable[["Reservation"], None]) -> None:
-        self.n, self._on_free = n, on_free
+    def __init__(self, n: int, owner: str, on_free: Callable[["Reservation"], None]) -> None:
+        self.n, self.owner, self._on_free = n, owner, on_free
 
     def free(self) -> None:
         """Release the reserved capacity. Does nothing the second time."""
@@ -61,6 +62,13 @@ class Reservation:
 
     def __exit__(self, *_: object) -> None:
         self.free()
+
+
+def _by_owner(reservations: Iterable[Reservation]) -> Counter[str]:
+    counts = Counter[str]()
+    for reservation in reservations:
+        counts[reservation.owner] += reservation.n
+    return counts
 
 
 class Engine:
@@ -129,25 +137,27 @@ class Engine:
 
     def submit(self, request: GenerationRequest) -> Stream:
         """Start a generation. Raises as `check_capacity`."""
-        self.check_capacity()
+        self.check_capacity(1, request.owner)
         return self.open_stream(request)
 
-    def check_capacity(self, n: int = 1) -> None:
-        """Check that `n` generations fit now. Raises Overloaded, Draining, GenerationFailed."""
+    def check_capacity(self, n: int = 1, owner: str = "") -> None:
+        """Check that `n` generations of an owner fit now.
+
+        Raises Overloaded, Draining, GenerationFailed.
+        """
         if self.failure is not None:
             raise GenerationFailed(self.failure)
         if self._is_draining or self._is_closing:
             raise Draining(_REFUSED)
-        reserved = sum(reservation.n for reservation in self._reservations)
-        self._scheduler.check_capacity(n, reserved)
+        self._scheduler.check_capacity(n, owner, _by_owner(self._reservations))
 
-    def reserve(self, n: int) -> Reservation:
-        """Reserve capacity for `n` later generations. Raises as `check_capacity`.
+    def reserve(self, n: int, owner: str = "") -> Reservation:
+        """Reserve capacity for `n` later generations of an owner. Raises as `check_capacity`.
 
         With `n` 0 the reservation only makes a drain wait for it.
         """
-        self.check_capacity(n)
-        reservation = Reservation(n, self._free)
+        self.check_capacity(n, owner)
+        reservation = Reservation(n, owner, self._free)
         self._reservations.add(reservation)
         return reservation
 
@@ -177,12 +187,12 @@ class Engine:
             self.cancel(listener)
             listener.fail(Draining("the model was closed before the generation began"))
 
-    def admit_beam_search(self, listener: BeamListener) -> None:
-        """Admit a beam search, which `beam_worker` runs once its prompt is processed.
+    def admit_beam_search(self, listener: BeamListener, owner: str = "") -> None:
+        """Admit an owner's beam search, which `beam_worker` runs once its prompt is processed.
 
         Raises as `check_capacity`, and Overloaded if there are too many beam searches.
         """
-        self.check_capacity()
+        self.check_capacity(1, owner)
         self.beam_worker.admit(listener)
         self._listeners.add(listener)
 

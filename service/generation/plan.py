@@ -2,7 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy.typing as npt
+
+from service.constraints.constraint import Constraint
 from service.generation.request import Chunk, GenerationRequest
 
 Key = object  # identifies a generation in a scheduler
@@ -25,6 +29,45 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class SavedSampling:
+    """The sampler's values of a row that was preempted."""
+
+    parameters: Any  # a record of the sampler's table
+    bias_tokens: npt.NDArray[Any]  # (n_biases,)
+    biases: npt.NDArray[Any]  # (n_biases,)
+    window: npt.NDArray[Any]  # (window_length,), the tokens that penalties count, oldest first
+    constraint: Constraint | None
+
+
+@dataclass(slots=True, eq=False)
+class SavedRow:
+    """Everything from which a preempted row continues; the table fills it in and reads it."""
+
+    token: int = 0  # the next one
+    states: tuple[npt.NDArray[Any], ...] = ()
+    sampling: SavedSampling | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preempt:
+    """Save a row, whose generation gives way to one that waits."""
+
+    row: int
+    saved: SavedRow
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Put a preempted generation into a free row."""
+
+    row: int
+    saved: SavedRow
+
+
+Change = Swap | Start | Preempt | Restore
+
+
+@dataclass(frozen=True, slots=True)
 class Feed:
     """Give a row these tokens, one after each step, before it samples."""
 
@@ -37,7 +80,7 @@ class Feed:
 class Plan:
     """One burst: do the changes in order, feed, then take `steps` steps with the first `rows`."""
 
-    changes: tuple[Swap | Start, ...]
+    changes: tuple[Change, ...]
     feeds: tuple[Feed, ...]
     rows: int
     steps: int

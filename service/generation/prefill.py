@@ -66,7 +66,12 @@ class Prefill:
             prompt, scored = request.prompt[:n_prompt], request.prompt[n_prompt:]
             top, deadline_s = self._n_top or 0, request.deadline_s
             request = scoring_request(
-                prompt, scored, request.initial_state, top_tokens=top, deadline_s=deadline_s
+                prompt,
+                scored,
+                request.initial_state,
+                top_tokens=top,
+                deadline_s=deadline_s,
+                owner=request.owner,
             )
             self._stream = self._engine.open_stream(request)
 

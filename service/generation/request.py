@@ -65,6 +65,7 @@ class GenerationRequest:
     stop_token_ids: tuple[int, ...] = ()  # each ends the text as a stop string does
     ignore_eos: bool = False  # whether a sampled end token ends nothing
     is_start: bool = False  # whether no text precedes, so that no joiner begins the first token
+    owner: str = ""  # whose it is: owners share the engine equally, whatever their numbers
 
 
 LEAST_REPETITION, MOST_REPETITION = 0.01, 100.0
@@ -78,6 +79,7 @@ def scoring_request(
     *,
     top_tokens: int = 0,
     deadline_s: float | None = None,
+    owner: str = "",
 ) -> GenerationRequest:
     """Return a request for the logprobs of `tokens` after a prompt, and for the state there."""
     return GenerationRequest(
@@ -90,6 +92,7 @@ def scoring_request(
         return_state=True,
         deadline_s=deadline_s,
         ignore_eos=True,
+        owner=owner,
     )
 
 

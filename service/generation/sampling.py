@@ -21,6 +21,7 @@ from numba import njit
 from service.constraints.constraint import START, Constraint
 from service.generation.constraint_mask import follow, is_over, mask
 from service.generation.filters import apply_filters
+from service.generation.plan import SavedSampling
 from service.generation.random import uniform
 from service.generation.request import (
     MAX_LOGIT_BIASES,
@@ -160,13 +161,35 @@ class Sampler:
         for k, (token, bias) in enumerate(biases.items()):
             self._bias_tokens[row, k], self._biases[row, k] = token, bias
         if has_penalty:
-            context = np.asarray(
-                [*request.penalty_context, *request.prompt][-PENALTY_WINDOW:], np.int32
-            )
-            columns = np.arange(position - len(context), position) % PENALTY_WINDOW
-            self._window[row, columns] = context
-            self._counts[row] = np.bincount(context, minlength=self._counts.shape[1])
-            self._rows["window_length"][row] = len(context)
+            context = [*request.penalty_context, *request.prompt][-PENALTY_WINDOW:]
+            self._put_window(row, np.asarray(context, np.int32))
+
+    def _put_window(self, row: int, context: npt.NDArray[np.int32]) -> None:
+        """Let the penalties count these tokens, the last ones before the row's position."""
+        self._window[row, self._columns(row, len(context))] = context
+        self._counts[row] = np.bincount(context, minlength=self._counts.shape[1])
+        self._rows["window_length"][row] = len(context)
+
+    def _columns(self, row: int, length: int) -> npt.NDArray[np.int64]:
+        """The columns of the last `length` tokens in a row's window, oldest first."""
+        position = int(self._rows["position"][row])
+        return np.arange(position - length, position) % PENALTY_WINDOW
+
+    def save(self, row: int) -> SavedSampling:
+        """Return what `restore` needs to continue a row."""
+        own = self._rows[row].copy()
+        n, columns = int(own["n_biases"]), self._columns(row, int(own["window_length"]))
+        biases = self._bias_tokens[row, :n].copy(), self._biases[row, :n].copy()
+        return SavedSampling(own, *biases, self._window[row, columns], self._constraints[row])
+
+    def restore(self, row: int, saved: SavedSampling) -> None:
+        """Continue in a row what `save` returned, bit for bit."""
+        self._rows[row] = saved.parameters
+        n = len(saved.biases)
+        self._bias_tokens[row, :n], self._biases[row, :n] = saved.bias_tokens, saved.biases
+        self._constraints[row] = saved.constraint
+        if saved.parameters["has_penalty"]:
+            self._put_window(row, saved.window)
 
     def feed(self, row: int, tokens: Sequence[int], n_prompt: int) -> None:
         """Give a row these tokens, at most MAX_STEPS, before it samples in the next burst.

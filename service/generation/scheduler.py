@@ -2,7 +2,8 @@
 
 The table's rows are in three ranges: `running`, which every step computes, then `paused`, whose
 states wait, then free ones. A row changes its range by a swap with the row at the range's edge, so
-the running rows are always the first ones and nothing is ever padded.
+the running rows are always the first ones and nothing is ever padded. Where generations wait for a
+row, others give way after a time slice (`preemption.py`): they are saved, and wait for their turn.
 
     plan  → the changes to the table, the tokens to feed, and the number of steps
     apply → the result of those steps for each generation
@@ -10,73 +11,39 @@ the running rows are always the first ones and nothing is ever padded.
 There is no clock, no thread and no I/O here; the engine has those (`engine.py`).
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy.typing as npt
 
 from service.errors import Overloaded
 from service.generation.config import EngineConfig
-from service.generation.plan import Feed, Key, Plan, Progress, Start, Swap
+from service.generation.fair_queue import FairQueue
+from service.generation.plan import (
+    Change,
+    Feed,
+    Key,
+    Plan,
+    Preempt,
+    Progress,
+    Restore,
+    SavedRow,
+    Start,
+    Swap,
+)
+from service.generation.preemption import rows_to_preempt
 from service.generation.request import Chunk, Finish, FinishReason, GenerationRequest, Token
+from service.generation.row import TableRow
 from service.generation.sampling import ENDED, FAILED, MAX_STEPS, Samples
-from service.generation.stopping import HeldTokens, TokenWithTop, chunk_of
+from service.generation.stopping import chunk_of
 from service.generation.token_texts import CHARACTERS, TextRules
 from service.models.step import State
 
 NOT_FINITE = "the network's logits are not finite numbers; the model's weights are damaged"
 
 
-@dataclass(slots=True)
-class _Row:
-    """One generation in the table."""
-
-    key: Key
-    request: GenerationRequest
-    held: HeldTokens | None  # with a stop string or a deadline
-    may_end_early: bool  # before its `max_new_tokens`
-    fed: int = 1  # prompt tokens that the network has consumed or gets in the next step
-    generated: int = 0
-    is_over: bool = False
-    is_complete: bool = False  # by an end token, or because its constraint allows no further token
-    latest: list[TokenWithTop] = field(default_factory=list)  # held for a deadline, older than held
-    state: State | None = None  # the latest that may be returned
-
-    @property
-    def consumed(self) -> int:
-        """The position of the row's state, which has not consumed the last token."""
-        initial = self.request.initial_state
-        return (initial.position if initial else 0) + self.fed + self.generated - 1
-
-    @property
-    def prompt_remaining(self) -> int:
-        return len(self.request.prompt) - self.fed
-
-    @property
-    def steps_left(self) -> int:
-        return self.prompt_remaining + self.request.max_new_tokens - self.generated
-
-    def needs_snapshot_after(self, steps: int, every: int) -> bool:
-        """Whether to copy the state: at the end, at a possible end, and `every` so many tokens."""
-        if not self.request.return_state:
-            return False
-        is_possible_end = self.may_end_early and steps > self.prompt_remaining
-        is_end = steps == self.steps_left or is_possible_end
-        return is_end or (self.consumed + steps) // every > self.consumed // every
-
-    @property
-    def end(self) -> FinishReason | None:
-        """The reason of its end, if it has ended otherwise than by a stop string."""
-        if self.is_complete:
-            return FinishReason.EOS_TOKEN
-        return FinishReason.LENGTH if self.generated == self.request.max_new_tokens else None
-
-    @property
-    def steps_to_first_token(self) -> int:
-        """Steps until the first token is generated; after it the number of generated tokens."""
-        return self.generated or self.prompt_remaining + 1
+NOTHING_RESERVED: Mapping[str, int] = MappingProxyType({})
 
 
 class Scheduler:
@@ -94,10 +61,11 @@ class Scheduler:
         `name` is the model's, for messages.
         """
         self._texts, self._rules, self._config, self._name = texts, rules, config, name
-        self._rows: list[_Row] = []
+        self._rows: list[TableRow] = []
         self._n_running = 0
-        self._by_key: dict[Key, _Row] = {}
-        self._waiting: OrderedDict[Key, GenerationRequest] = OrderedDict()
+        self._by_key: dict[Key, TableRow] = {}  # those in the table and the preempted ones
+        self._waiting: dict[Key, GenerationRequest] = {}  # those that have not begun
+        self._queue: FairQueue[Key] = FairQueue()  # those, and the preempted ones
         self._to_pause: set[Key] = set()
         self._to_resume: set[Key] = set()
 
@@ -108,39 +76,60 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """How many generations are in the queue."""
-        return len(self._waiting)
+        """How many generations have not begun, or were preempted."""
+        return len(self._waiting) + len(self._by_key) - len(self._rows)
 
     def submit(self, key: Key, request: GenerationRequest) -> None:
         """Add a request to the queue."""
         self._waiting[key] = request
+        self._queue.push(request.owner, key)
 
-    def check_capacity(self, n: int = 1, reserved: int = 0) -> None:
-        """Check that `n` more fit into the queue beside those `reserved`. Raises Overloaded."""
-        waiting, limit = len(self._waiting) + reserved, self._config.queue_limit
-        if waiting + n > limit:
-            raise Overloaded(
-                f"Model is overloaded: {self.rows} generations run and {waiting} wait or have "
-                f"reserved capacity; {n} more would exceed the limit of {limit} that wait for "
-                f"{self._name}; try again later"
-            )
+    def check_capacity(
+        self, n: int = 1, owner: str = "", reserved: Mapping[str, int] = NOTHING_RESERVED
+    ) -> None:
+        """Check that `n` more of an owner fit into the queue. Raises Overloaded.
+
+        `reserved` is how many more each owner may submit. While the queue is full, an owner with
+        less than an equal part of it is still admitted, until twice the limit wait.
+        """
+        waiting, limit = self.waiting + sum(reserved.values()), self._config.queue_limit
+        if waiting + n <= limit:
+            return
+        owners = {owner, *self._queue.owners, *reserved}
+        own = self._queue.waiting_of(owner) + reserved.get(owner, 0)
+        if len(owners) > 1 and own + n <= limit // len(owners) and waiting + n <= 2 * limit:
+            return
+        raise Overloaded(
+            f"Model is overloaded: {self.rows} generations run and {waiting} wait or have "
+            f"reserved capacity; {n} more would exceed the limit of {limit} that wait for "
+            f"{self._name}; try again later"
+        )
 
     def finish(self, key: Key) -> Progress | None:
         """End a generation at its deadline with the tokens it has; None if it is over already."""
         if self._waiting.pop(key, None) is not None:
+            self._queue.remove(key)
             return Progress(key, Chunk((), (), finish=Finish(FinishReason.LENGTH, 0)))
         row = self._by_key.get(key)
         if row is None or row.is_over:
             return None
-        row.is_over = True
+        self._end(row)
         finish = Finish(FinishReason.LENGTH, row.generated)
-        return Progress(key, chunk_of(_take_all(row), row.request, finish, (), row.state))
+        return Progress(key, chunk_of(row.take_all(), row.request, finish, (), row.state))
 
     def cancel(self, key: Key) -> None:
         """Remove a generation before the next burst; it makes no more progress."""
-        self._waiting.pop(key, None)
+        if self._waiting.pop(key, None) is not None:
+            self._queue.remove(key)
         if key in self._by_key:
-            self._by_key[key].is_over = True
+            self._end(self._by_key[key])
+
+    def _end(self, row: TableRow) -> None:
+        """Free the row at the next plan; one that is preempted has none to free."""
+        row.is_over = True
+        if row.saved is not None:
+            self._queue.remove(row.key)
+            del self._by_key[row.key]
 
     def pause(self, key: Key) -> None:
         """Let a generation keep its row but take no steps."""
@@ -156,10 +145,12 @@ class Scheduler:
 
     def plan(self) -> Plan | None:
         """Decide the next burst; None if no row can run and nothing changes."""
-        changes: list[Swap | Start] = []
+        changes: list[Change] = []
         self._remove_finished(changes)
         self._pause_and_resume(changes)
-        self._start_waiting(changes)
+        if self._queue:
+            self._preempt(changes)
+            self._start_waiting(changes)
         running = self._rows[: self._n_running]
         if not running:
             return Plan(tuple(changes), (), 0, 0) if changes else None
@@ -176,18 +167,21 @@ class Scheduler:
                 snapshots.append((i, taken - 1))
         return Plan(tuple(changes), tuple(feeds), len(running), steps, tuple(snapshots))
 
-    def _remove_finished(self, changes: list[Swap | Start]) -> None:
+    def _remove_finished(self, changes: list[Change]) -> None:
         for i in reversed(range(len(self._rows))):
-            if not self._rows[i].is_over:
-                continue
-            if i < self._n_running:
-                self._n_running -= 1
-                self._swap(changes, i, self._n_running)
-                i = self._n_running  # noqa: PLW2901 (the row has moved)
-            self._swap(changes, i, len(self._rows) - 1)
-            del self._by_key[self._rows.pop().key]
+            if self._rows[i].is_over:
+                del self._by_key[self._remove(changes, i).key]
 
-    def _pause_and_resume(self, changes: list[Swap | Start]) -> None:
+    def _remove(self, changes: list[Change], i: int) -> TableRow:
+        """Free a row. The rows after it may have changed their places, those before it have not."""
+        if i < self._n_running:
+            self._n_running -= 1
+            self._swap(changes, i, self._n_running)
+            i = self._n_running
+        self._swap(changes, i, len(self._rows) - 1)
+        return self._rows.pop()
+
+    def _pause_and_resume(self, changes: list[Change]) -> None:
         if not self._to_pause and not self._to_resume:
             return
         for i in reversed(range(self._n_running)):
@@ -198,29 +192,51 @@ class Scheduler:
             if self._rows[i].key in self._to_resume:
                 self._swap(changes, i, self._n_running)
                 self._n_running += 1
+        for key in self._to_pause | self._to_resume:
+            row = self._by_key.get(key)
+            if row is not None and row.saved is not None:
+                self._pause_preempted(row, is_paused=key in self._to_pause)
         self._to_pause.clear()
         self._to_resume.clear()
 
-    def _start_waiting(self, changes: list[Swap | Start]) -> None:
-        while self._waiting and len(self._rows) < self._config.max_rows:
-            key, request = self._waiting.popitem(last=False)
-            changes.append(Start(len(self._rows), request))
-            held, stops = None, bool(request.stop or request.stop_token_ids)
-            if stops or request.deadline_s is not None:
-                held = HeldTokens(request, self._texts, self._rules, request.stop_context)
-            has_end = bool(self._rules.end_ids) and not request.ignore_eos
-            may_end_early = stops or has_end or request.constraint is not None
-            self._by_key[key] = _Row(key, request, held, may_end_early, state=request.initial_state)
-            self._rows.append(self._by_key[key])
-            self._swap(changes, len(self._rows) - 1, self._n_running)
+    def _pause_preempted(self, row: TableRow, *, is_paused: bool) -> None:
+        if is_paused and not row.is_paused:
+            self._queue.remove(row.key)
+        elif row.is_paused and not is_paused:
+            self._queue.push(row.owner, row.key, is_new=False)
+        row.is_paused = is_paused
+
+    def _preempt(self, changes: list[Change]) -> None:
+        n_running = self._n_running  # before any row is removed
+        for i in rows_to_preempt(self._rows, n_running, self._queue, self._config):
+            saved = SavedRow()
+            changes.append(Preempt(i, saved))
+            row = self._remove(changes, i)
+            row.saved, row.is_paused = saved, i >= n_running
+            if not row.is_paused:
+                self._queue.push(row.owner, row.key, is_new=False)
+
+    def _start_waiting(self, changes: list[Change]) -> None:
+        while self._queue and len(self._rows) < self._config.max_rows:
+            key, n = self._queue.pop(), len(self._rows)
+            row, request = self._by_key.get(key), self._waiting.pop(key, None)
+            if request is not None:
+                changes.append(Start(n, request))
+                row = self._by_key[key] = TableRow.of(key, request, self._texts, self._rules)
+            assert row is not None
+            if row.saved is not None:
+                changes.append(Restore(n, row.saved))
+                row.saved, row.slice_start = None, row.steps
+            self._rows.append(row)
+            self._swap(changes, n, self._n_running)
             self._n_running += 1
 
-    def _swap(self, changes: list[Swap | Start], a: int, b: int) -> None:
+    def _swap(self, changes: list[Change], a: int, b: int) -> None:
         if a != b:
             changes.append(Swap(a, b))
             self._rows[a], self._rows[b] = self._rows[b], self._rows[a]
 
-    def _burst(self, running: Sequence[_Row]) -> int:
+    def _burst(self, running: Sequence[TableRow]) -> int:
         """The number of steps of the next burst.
 
         A lone stream gets its first token after one step, then longer and longer bursts; n rows
@@ -268,7 +284,7 @@ class Scheduler:
             n_top = min(row.request.top_tokens, len(self._texts))
             top = _top_tokens(samples, i, range(first, stop), n_top)
             if row.held is not None:
-                progress = self._settle_held(row, tokens, logprobs, top, state, failure)
+                progress = row.settle(tokens, logprobs, top, state, failure)
             else:
                 row.generated += len(tokens)
                 if state is not None:
@@ -280,49 +296,6 @@ class Scheduler:
             row.is_over = progress.is_last
             updates.append(progress)
         return updates
-
-    def _settle_held(
-        self,
-        row: _Row,
-        tokens: list[int],
-        logprobs: list[float],
-        top: Sequence[Sequence[Token]],
-        arrays: tuple[npt.NDArray[Any], ...] | None,
-        failure: str | None,
-    ) -> Progress:
-        """Return the progress of a generation with a stop string or a deadline.
-
-        A stop string holds back the tokens that may belong to it. A deadline holds back the latest
-        token, so that the end comes with a token, as every other end does.
-        """
-        held, shown = row.held, row.latest
-        assert held is not None
-        finish, n_before = None, row.generated
-        for k, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
-            row.generated += 1
-            top_tokens = top[k] if top else ()
-            shown += held.push(Token(token, logprob), top_tokens)
-            if held.stop is not None:
-                finish = held.finish(row.generated)
-                break
-        row.latest = []
-        sampled = tokens[: row.generated - n_before]
-        if arrays is not None and len(sampled) == len(tokens):
-            row.state = State(row.consumed, arrays)
-        if finish is None and (failure or row.end is not None):
-            shown += _take_all(row)
-            finish = None if failure or row.end is None else Finish(row.end, row.generated)
-        elif finish is None and row.request.deadline_s is not None:
-            shown, row.latest = shown[:-1], shown[-1:]
-        chunk = chunk_of(shown, row.request, finish, sampled, row.state)
-        return Progress(row.key, chunk, failure if finish is None else None)
-
-
-def _take_all(row: _Row) -> list[TokenWithTop]:
-    """Return all tokens that a row holds back."""
-    shown = row.latest + (row.held.release() if row.held else [])
-    row.latest = []
-    return shown
 
 
 def _top_tokens(samples: Samples, row: int, steps: range, n: int) -> Sequence[Sequence[Token]]:

@@ -63,11 +63,13 @@ class Scorer:
         initial_state: State | None = None,
         pending: Sequence[int] = (),
         *,
+        owner: str = "",
         piece_characters: int = PIECE_CHARACTERS,
     ) -> None:
         """Raises as `Engine.check_capacity`."""
-        engine.check_capacity()
-        self._reservation = engine.reserve(0)
+        engine.check_capacity(1, owner)
+        self._reservation = engine.reserve(0, owner)
+        self._owner = owner
         self._engine, self._tokenizer = engine, tokenizer
         self._state, self._pending = initial_state, tuple(pending)
         self._piece_characters = piece_characters
@@ -146,7 +148,7 @@ class Scorer:
             tokens, text = tokens[1:], text[1:]
         if not tokens or self._is_cancelled:
             return
-        request = scoring_request(self._pending, tokens, self._state)
+        request = scoring_request(self._pending, tokens, self._state, owner=self._owner)
         self._pending = (tokens[-1],)
         self._stream = stream = self._engine.open_stream(request)
         try:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy.typing as npt
 
 from service.generation.burst import StateSnapshots, StepwiseBurst
-from service.generation.plan import Plan, Start, Swap
+from service.generation.plan import Change, Plan, Preempt, Restore, Start, Swap
 from service.generation.sampling import Sampler, Samples
 from service.models.step import KernelProgram, StepProgram
 
@@ -43,15 +43,22 @@ class SlotTable:
         burst overwrites.
         """
         for change in plan.changes:
-            if isinstance(change, Start):
-                self.start(change)
-            else:
-                self.swap(change)
+            self._apply(change)
         for feed in plan.feeds:
             self._sampler.feed(feed.row, feed.tokens, feed.n_prompt)
         self._snapshots.request(plan.snapshots)
         self._burst.run(plan.rows, plan.steps)
         return self._sampler.take(plan.rows, plan.steps), self._snapshots.take()
+
+    def _apply(self, change: Change) -> None:
+        if isinstance(change, Swap):
+            self.swap(change)
+        elif isinstance(change, Start):
+            self.start(change)
+        elif isinstance(change, Preempt):
+            self.preempt(change)
+        else:
+            self.restore(change)
 
     def close(self) -> None:
         """Stop the threads of the bursts."""
@@ -67,3 +74,19 @@ class SlotTable:
         """Exchange two rows, with all that belongs to them."""
         self._batch.swap(change.a, change.b)
         self._sampler.swap(change.a, change.b)
+
+    def preempt(self, change: Preempt) -> None:
+        """Save a row with all that belongs to it."""
+        saved, row, batch = change.saved, change.row, self._batch
+        saved.token = int(batch.tokens[row])
+        saved.states = tuple(array[row].copy() for array in batch.states)
+        saved.sampling = self._sampler.save(row)
+
+    def restore(self, change: Restore) -> None:
+        """Continue a saved row in a free one, as if it had never left the table."""
+        saved, row = change.saved, change.row
+        assert saved.sampling is not None
+        self._batch.tokens[row] = saved.token
+        for array, state in zip(self._batch.states, saved.states, strict=True):
+            array[row] = state
+        self._sampler.restore(row, saved.sampling)

@@ -146,7 +146,8 @@ class SessionRecords:
             packed = await self.store.state_before(key, session.position)
             tail = Tail(packed, 0, found.tokens)
             restored = await self.restorer.restore(session, model, tail)
-            state = pack_state(await consume_all_but_last(model, restored), session.digest)
+            before_last = await consume_all_but_last(model, restored, key.owner)
+            state = pack_state(before_last, session.digest)
         export = Export(
             session.model, session.digest, session.seed, session.width, found.tokens, state
         )

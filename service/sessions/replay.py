@@ -120,7 +120,9 @@ class Replay:
         before = await self._restorer.read(self._key, self._incarnation, first, self._position)
         prompt = self._model.tokens(before.session, before.tokens, first)
         n_top = self.record.bare.top_tokens
-        request = scoring_request(prompt, tokens, self._state, top_tokens=n_top)
+        request = scoring_request(
+            prompt, tokens, self._state, top_tokens=n_top, owner=self._key.owner
+        )
         self._stream = stream = self._model.engine.submit(request)
         if self._is_cancelled:  # during one of the reads
             stream.cancel()

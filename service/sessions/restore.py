@@ -155,9 +155,12 @@ def with_context(
     )
 
 
-async def consume_all_but_last(model: SessionModel, restored: RestoredState) -> State:
+async def consume_all_but_last(
+    model: SessionModel, restored: RestoredState, owner: str = ""
+) -> State:
     """Return the state that has consumed every token of the log except the last."""
-    request, state = scoring_request(restored.unconsumed, (), restored.state), restored.state
+    state = restored.state
+    request = scoring_request(restored.unconsumed, (), state, owner=owner)
     async for chunk in model.engine.submit(request):
         state = chunk.state
     assert state is not None

@@ -24,6 +24,7 @@ _OMITTED: dict[str, Any] = {
     "forced_tokens": (),
     "return_state": False,
     "constraint": None,
+    "owner": "",  # that of the session
 }
 _REQUEST_FIELDS = [
     (one.name, one.default)

@@ -137,7 +137,7 @@ class Turns:
         """Take over an orphaned turn; it runs without a client attached."""
         if self.registry.running(key) is not None:
             return  # it runs here, and the store has lost this process's heartbeat
-        model.engine.check_capacity()
+        model.engine.check_capacity(1, key.owner)
         with (
             self.registry.new_fencing_token(key) as token,
             self.registry.release_on_error(key, token),
@@ -171,7 +171,7 @@ class Turns:
         kind: Literal["turn", "append"],
     ) -> RunningTurn | IdempotentReplay:
         model.check(session)
-        model.engine.check_capacity()
+        model.engine.check_capacity(1, session.key.owner)
         key, cached, prompt = session.key, self.cache.get(session.key), turn_request.request.prompt
         if kind == "turn":
             model.engine.prompts.check(session.position + len(prompt))

@@ -12,6 +12,7 @@ from service.generation.token_texts import CHARACTERS, TextRules
 from service.models.step import State, StepProgram
 
 CAPACITY = 3
+CONFIG = EngineConfig(max_rows=CAPACITY, queue_limit=1_000, slice_steps=2)
 
 
 @dataclass
@@ -53,11 +54,11 @@ class Stage:
         table: Callable[[StepProgram, Sampler, int, int], SlotTable] = SlotTable,
         threads: int = 1,
         rules: TextRules = CHARACTERS,
+        config: EngineConfig = CONFIG,
     ) -> None:
-        config = EngineConfig(max_rows=CAPACITY, queue_limit=1_000)
         self.scheduler = Scheduler(texts, config, rules=rules)
-        sampler = Sampler(program.vocabulary_size, CAPACITY, (), rules.end_ids)
-        self._table = table(program, sampler, CAPACITY, threads)
+        sampler = Sampler(program.vocabulary_size, config.max_rows, (), rules.end_ids)
+        self._table = table(program, sampler, config.max_rows, threads)
         self.seen: dict[int, Transcript] = {}
 
     def submit(self, request: GenerationRequest) -> int:

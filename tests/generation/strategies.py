@@ -30,6 +30,7 @@ def requests(vocabulary_size: int, characters: str, longest: int = 40) -> st.Sea
         min_new_tokens=st.sampled_from([0, 0, 4]),
         ignore_eos=st.sampled_from([False, False, True]),
         is_start=st.booleans(),
+        owner=st.sampled_from(["", "", "a", "b"]),
         deadline_s=st.sampled_from([None, None, 1.0]),  # nobody has a clock here
     )
 

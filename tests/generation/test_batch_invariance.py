@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis.errors import NoSuchExample
 
-from service.generation.plan import Feed, Plan, Start, Swap
+from service.generation.plan import Feed, Plan, Restore, Start, Swap
 from service.generation.request import FinishReason
 from service.generation.table import SlotTable
 from service.generation.token_texts import TextRules
@@ -76,7 +76,57 @@ class SwappedParameters(SlotTable):
         self._batch.swap(change.a, change.b)
 
 
-@pytest.mark.parametrize("fault", [StaleSlot, LostToken, SwappedState, SwappedParameters])
+class ForgottenState(SlotTable):
+    """A preempted row continues from the zero state."""
+
+    def restore(self, change: Restore) -> None:
+        super().restore(change)
+        self._batch.put(change.row, None)
+
+
+class ForgottenToken(SlotTable):
+    """A preempted row continues with another token."""
+
+    def restore(self, change: Restore) -> None:
+        super().restore(change)
+        self._batch.tokens[change.row] = 0
+
+
+class ForgottenPosition(SlotTable):
+    """A preempted row draws the random numbers of the row's last generation."""
+
+    def restore(self, change: Restore) -> None:
+        saved = change.saved.sampling
+        assert saved is not None
+        saved.parameters["position"] = 0
+        super().restore(change)
+
+
+class ForgottenPenalties(SlotTable):
+    """The tokens that a preempted row has had count no more."""
+
+    def restore(self, change: Restore) -> None:
+        super().restore(change)
+        self._sampler._counts[change.row] = 0
+
+
+class ForgottenBiases(SlotTable):
+    """A preempted row gets the biases of the row's last generation."""
+
+    def restore(self, change: Restore) -> None:
+        before = self._sampler._biases[change.row].copy()
+        super().restore(change)
+        self._sampler._biases[change.row] = before
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *[StaleSlot, LostToken, SwappedState, SwappedParameters],
+        *[ForgottenState, ForgottenToken, ForgottenPosition],
+        *[ForgottenPenalties, ForgottenBiases],
+    ],
+)
 def test_a_planted_fault_is_found(fault):
     def is_red(history):
         try:

@@ -29,8 +29,8 @@ class HandEngine:
         self._table = SlotTable(program, sampler, config.max_rows)
         self._scheduler = Scheduler(self.texts, config, rules=self.rules)
 
-    def check_capacity(self) -> None:
-        self._scheduler.check_capacity()
+    def check_capacity(self, n: int = 1, owner: str = "") -> None:
+        self._scheduler.check_capacity(n, owner)
 
     def submit(self, request: GenerationRequest) -> Stream:
         stream = Stream(self, self.cancel, self.config.backlog_limit)

@@ -68,7 +68,8 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedRequest:
             TurnPrompt.of(model.tokenizer, _checked(model, one), 0, has_text=False)
             for one in body.prompt
         ]
-    requests = await _requests(model, body, prompts, [secrets.randbits(64) for _ in prompts])
+    owner, seeds = state.owner_of(http), [secrets.randbits(64) for _ in prompts]
+    requests = await _requests(model, body, prompts, seeds, owner)
     if not all(request.prompt for request in requests):
         raise Validation("`prompt` has no token that the model knows", "prompt")
     n, n_sampled = body.n or 1, len(requests) * (body.best_of or body.n or 1)
@@ -85,7 +86,7 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedRequest:
         best_of=body.best_of or n,
         beams=body.beam_params(body.best_of or n, n) if body.use_beam_search else None,
         prompt_logprobs=_prompt_logprobs(body),
-        prefix_cache=model.runtime.prefixes.scoped(state.owner_of(http), *salt),
+        prefix_cache=model.runtime.prefixes.scoped(owner, *salt),
     )
     return AdmittedRequest(
         model=model,
@@ -110,7 +111,7 @@ async def _admit_turn(
         with about("prompt"):
             text = _checked(model, body.prompt[0])
             prompt = await records.turn_prompt(session, served, text)
-        request = (await _requests(model, body, [prompt], [session.seed]))[0]
+        request = (await _requests(model, body, [prompt], [session.seed], session.key.owner))[0]
         if session.position == 0 and not request.prompt:
             reason = "has no token that the model knows" if text else "cannot be empty"
             raise Validation(f"`prompt` {reason} in a session that has no text yet", "prompt")
@@ -194,6 +195,7 @@ async def _requests(
     body: CompletionBody,
     prompts: Sequence[TurnPrompt],
     default_seeds: Sequence[int],
+    owner: str,
 ) -> list[GenerationRequest]:
     """Return the request of each prompt; the seeds apply if the body has none.
 
@@ -227,6 +229,7 @@ async def _requests(
                 stop_token_ids=tuple(dict.fromkeys(ends)),
                 ignore_eos=bool(body.ignore_eos),
                 is_start=prompt.is_start,
+                owner=owner,
             )
         )
     return requests

@@ -68,7 +68,8 @@ async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> Admit
     _check_combination(parameters, is_stream=is_stream, is_turn=False)
     prompt = model.tokenizer.encode_prompt(body.inputs)
     is_start = begins_text(model.tokenizer, prompt)
-    request = await _request(model, parameters, prompt, secrets.randbits(64), is_start=is_start)
+    owner, seed = state.owner_of(http), secrets.randbits(64)
+    request = await _request(model, parameters, prompt, seed, is_start=is_start, owner=owner)
     if not request.prompt:
         raise Validation(f"{INPUT_ERROR}`inputs` {_no_prompt(body.inputs)}")
     n, width = parameters.best_of or 1, parameters.num_beams or 1
@@ -78,7 +79,7 @@ async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> Admit
         n=n,
         beams=parameters.beam_params(width, 1) if parameters.is_beam_search else None,
         prompt_logprobs=0 if parameters.decoder_input_details else None,
-        prefix_cache=model.runtime.prefixes.scoped(state.owner_of(http)),
+        prefix_cache=model.runtime.prefixes.scoped(owner),
     )
     return AdmittedRequest(
         model=model,
@@ -105,7 +106,12 @@ async def _admit_turn(
         served = session_model(model)
         prompt = await state.sessions.records.turn_prompt(session, served, body.inputs)
         request = await _request(
-            model, parameters, prompt.tokens, session.seed, is_start=prompt.is_start
+            model,
+            parameters,
+            prompt.tokens,
+            session.seed,
+            is_start=prompt.is_start,
+            owner=session.key.owner,
         )
         echoed_prompt = body.inputs if parameters.return_full_text else ""
         is_in_log = bool(echoed_prompt) and echoed_prompt == model.tokenizer.decode(request.prompt)
@@ -196,6 +202,7 @@ async def _request(
     default_seed: int,
     *,
     is_start: bool,
+    owner: str,
 ) -> GenerationRequest:
     """Return the engine's request; `default_seed` applies if the parameters have no seed.
 
@@ -223,6 +230,7 @@ async def _request(
         min_new_tokens=parameters.min_new_tokens or 0,
         deadline_s=deadline_s,
         is_start=is_start,
+        owner=owner,
     )
 
 
