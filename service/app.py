@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from pydantic import SecretStr
 
 from service import __version__
-from service.api import admin, chat_templates, health, openapi, score, tokens
+from service.api import admin, chat_templates, health, oip, openapi, score, tokens
 from service.api import errors as error_handlers
 from service.api import sessions as session_routes
 from service.api import training as training_routes
@@ -22,6 +22,7 @@ from service.api.caller import caller_of
 from service.api.limits import ApiLimits
 from service.api.model_leases import ModelLeases
 from service.api.openai import chat_routes as chat
+from service.api.openai import embeddings
 from service.api.openai import routes as openai
 from service.api.request_log import RequestLog
 from service.api.sse import EventEncoder
@@ -32,6 +33,7 @@ from service.constraints.token_texts import TokenTexts
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
+from service.generation.state_reader import StateReader
 from service.models.bundle import Bundle, Precision
 from service.models.chat_template_store import ChatTemplateStore
 from service.models.compile import compile_program
@@ -141,7 +143,7 @@ def create_app(
     app.state.carousel = state
     error_handlers.install(app)
     for routes in (
-        *(tgi, openai, chat, session_routes, tokens, score, health),
+        *(tgi, openai, chat, embeddings, session_routes, tokens, score, health, oip),
         *(admin, chat_templates, training_routes),
     ):
         app.include_router(routes.router)
@@ -210,6 +212,7 @@ def _make_runtime(
         engine = Engine(program, bundle.tokenizer, config, name=str(bundle.ref), threads=threads)
         constraints = ConstraintCompiler(_token_texts(bundle.tokenizer))
         prefixes = ScopedPrefixCache(cache, b"").scoped(bundle.manifest.digest, precision)
-        return ModelRuntime(engine, EventEncoder(bundle.tokenizer), constraints, prefixes)
+        encoder, reader = EventEncoder(bundle.tokenizer), StateReader(program, bundle.spec)
+        return ModelRuntime(engine, encoder, constraints, prefixes, reader)
 
     return make

@@ -16,6 +16,7 @@ from service.errors import Draining
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.prefix_cache import ScopedPrefixCache
+from service.generation.state_reader import StateReader
 from service.models.chat_template_store import ChatTemplateStore
 from service.models.loaded_model import LoadedModel
 from service.models.registry import Registry
@@ -35,6 +36,7 @@ class ModelRuntime:
     encoder: EventEncoder
     constraints: ConstraintCompiler
     prefixes: ScopedPrefixCache
+    state_reader: StateReader
 
     @property
     def is_busy(self) -> bool:

@@ -35,6 +35,9 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
+_LENGTHS = {
+    *("max_new_tokens", "max_tokens", "max_completion_tokens", "min_new_tokens", "min_tokens")
+}
 MOST_TOKENS, MOST_CHOICES, MOST_CHARACTERS = 30, 3, 200
 
 
@@ -101,7 +104,7 @@ def likely(value: Any, existing: dict[str, str], name: str = "") -> Any:
         return {key: likely(one, existing, key) for key, one in value.items()}
     if isinstance(value, list):
         return [likely(one, existing, name) for one in value]
-    if isinstance(value, str) and name in {"inputs", "text", "prompt"}:
+    if isinstance(value, str) and name in {"inputs", "text", "prompt", "content", "input"}:
         return "".join(chr(32 + ord(c) % 95) for c in value[:MOST_CHARACTERS])
     if isinstance(value, str) and name in existing:
         return existing[name]
@@ -115,7 +118,7 @@ def bounded(value: Any, name: str = "") -> Any:
     if isinstance(value, list):
         return [bounded(one, name) for one in value]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and name in {"max_new_tokens", "max_tokens", "min_new_tokens", "min_tokens"}:
+    if is_number and name in _LENGTHS:
         return min(value, MOST_TOKENS)
     if is_number and name in {"n", "best_of", "num_beams"}:
         return min(value, MOST_CHOICES)

@@ -1,4 +1,4 @@
-"""Every parameter of the four APIs: how the server treats it, and the check that shows it.
+"""Every parameter of the five APIs: how the server treats it, and the check that shows it.
 
 `test_compatibility.py` sends the requests of each row to a server.
 `python -m tests.clients.surface` writes the rows to `docs/reference/compatibility.md`.
@@ -1006,6 +1006,62 @@ CHAT: tuple[Row, ...] = (
 )
 
 
+def vectors(reply: Reply) -> list[Any]:
+    return [one["embedding"] for one in reply.json()["data"]]
+
+
+EMBEDDINGS: tuple[Row, ...] = (
+    Row(
+        "model",
+        "OpenAI",
+        HONOURED,
+        "`name`, `name@version` or an alias; not one that reads a window",
+        {"model": "awkward", "input": "<"},
+        shows(lambda reply: reply.json()["model"] == "awkward@1"),
+    ),
+    Row(
+        "input",
+        "OpenAI",
+        HONOURED,
+        "as `prompt` of completions: at most 2,048 texts and 100,000 tokens in all",
+        {"input": ["The ", "A "]},
+        shows(lambda reply: len(vectors(reply)) == 2),
+    ),
+    Row(
+        "encoding_format",
+        "OpenAI",
+        HONOURED,
+        "`float`, or `base64` of little-endian float32",
+        {"encoding_format": "base64"},
+        shows(lambda reply: isinstance(vectors(reply)[0], str)),
+    ),
+    Row(
+        "dimensions",
+        "OpenAI",
+        REFUSED,
+        "the vector is the model's state; its own size is accepted",
+        {"dimensions": 3},
+    ),
+    Row("user", "OpenAI", IGNORED, "no user is stored", {"user": "somebody"}),
+    Row(
+        "state",
+        "ours",
+        HONOURED,
+        "`h` of the last layer, or `hc`: h, then c",
+        {"state": "hc"},
+        lambda plain, given: vectors(given)[0][: len(vectors(plain)[0])] == vectors(plain)[0],
+    ),
+    Row(
+        "pooling",
+        "ours",
+        HONOURED,
+        "`last`: after the last token; `mean` over all tokens",
+        {"pooling": "mean"},
+        lambda plain, given: vectors(given) != vectors(plain),
+    ),
+)
+
+
 _NATIVE_BASE = {"inputs": "The "} | parameters(
     max_new_tokens=12, seed=1, do_sample=True, details=True
 )
@@ -1022,6 +1078,7 @@ SURFACES = (
         {"messages": [TURN], "max_tokens": 12, "seed": 1},
         CHAT,
     ),
+    Surface("OpenAI: `POST /v1/embeddings`", "/v1/embeddings", {"input": "The "}, EMBEDDINGS),
     Surface(
         "Text Generation Inference: `POST /generate`, `/generate_stream`, `/`",
         "/generate",
@@ -1033,7 +1090,7 @@ SURFACES = (
 
 _HEAD = """# Compatibility
 
-Every parameter of the four APIs: honoured, refused with a reason, or ignored. This page is made
+Every parameter of the five APIs: honoured, refused with a reason, or ignored. This page is made
 of the table `tests/clients/surface.py` by `python -m tests.clients.surface`; CI sends the requests
 of each row to a running server. A refused field is a 422 that names it; so is a field that is not
 listed.

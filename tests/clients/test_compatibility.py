@@ -11,10 +11,12 @@ import pytest
 import text_generation
 
 from service.api.openai.chat_schemas import ChatBody
+from service.api.openai.embeddings import EmbeddingsBody
 from service.api.openai.schemas import CompletionBody
 from service.api.tgi.schemas import GenerateBody, Parameters
 from tests.clients.surface import (
     CHAT,
+    EMBEDDINGS,
     NATIVE,
     OPENAI,
     PAGE,
@@ -63,7 +65,8 @@ def test_a_parameter_behaves_as_its_row(http, surface: Surface, row: Row):
             assert given.status_code == 200
             contents = [reply.json() for reply in (plain, given)]
             for content in contents:
-                del content["id"], content["created"]
+                content.pop("id", None)
+                content.pop("created", None)
             assert contents[0] == contents[1]
 
 
@@ -80,6 +83,7 @@ def test_the_page_is_made_of_the_rows():
 def test_every_field_of_a_body_has_a_row_and_no_other():
     assert sorted(row.name for row in OPENAI) == sorted(CompletionBody.model_fields)
     assert sorted(row.name for row in CHAT) == sorted(ChatBody.model_fields)
+    assert sorted(row.name for row in EMBEDDINGS) == sorted(EmbeddingsBody.model_fields)
     native = {*GenerateBody.model_fields, *Parameters.model_fields} - {"parameters"}
     assert sorted(row.name for row in (*TGI, *NATIVE)) == sorted(native)
 
@@ -90,6 +94,8 @@ def test_every_argument_of_a_client_has_a_row():
     assert set(create) - of_package <= {row.name for row in OPENAI}
     create = inspect.signature(openai.resources.chat.Completions.create).parameters
     assert set(create) - of_package <= {row.name for row in CHAT}
+    create = inspect.signature(openai.resources.Embeddings.create).parameters
+    assert set(create) - of_package <= {row.name for row in EMBEDDINGS}
     hub = inspect.signature(huggingface_hub.InferenceClient.chat_completion).parameters
     assert set(hub) - {"self", "extra_body"} <= {row.name for row in CHAT}
     rows = {row.name for row in (*TGI, *NATIVE)}

@@ -115,7 +115,7 @@ class CompletionBody(SamplingFields):
     @field_validator("prompt")
     @classmethod
     def _read_prompts(cls, value: Any) -> list[Prompt]:
-        prompts = _several(value)
+        prompts = read_prompts(value)
         if len(prompts) > MAX_PROMPTS:
             raise ValueError(f"`prompt` has at most {MAX_PROMPTS} prompts. Given: {len(prompts)}")
         size = sum(len(prompt) for prompt in prompts)
@@ -147,7 +147,7 @@ class CompletionBody(SamplingFields):
         return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
 
-def _several(value: object) -> list[Prompt]:
+def read_prompts(value: object, field: str = "prompt") -> list[Prompt]:
     """Return the prompts, each as a text or as token ids. Raises ValueError.
 
     A pydantic union would report two errors for each of a million wrong items.
@@ -165,7 +165,7 @@ def _several(value: object) -> list[Prompt]:
         if kinds == {list} and all(set(map(type, one)) <= {int} for one in value):
             return value
     raise ValueError(
-        "`prompt` is a text, a list of texts, a list of token ids, or a list of such lists; "
+        f"`{field}` is a text, a list of texts, a list of token ids, or a list of such lists; "
         "none of the lists is empty or mixed"
     )
 
