@@ -111,7 +111,7 @@ def test_numbers_and_base64_are_the_same(url, client):
         ({"input": []}, "input", "none of the lists is empty"),
         ({"input": ["a", ""]}, "input", "without a token"),
         ({"input": [[3]]}, "input", "from 0 to 2"),
-        ({"input": "abd"}, "input", "'d'"),
+        ({"input": "abz"}, "input", "'z'"),
         ({"input": "ab" * 50_001}, "input", "at most 100000 tokens in all. Given: 100002"),
         ({"input": ["a"] * 2_049}, "input", "at most 2048 texts. Given: 2049"),
         ({"input": None}, "input", "required"),
