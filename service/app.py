@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from service import __version__
 from service.api import admin, chat_templates, health, oip, openapi, score, tokens
 from service.api import errors as error_handlers
+from service.api import keys as key_routes
 from service.api import sessions as session_routes
 from service.api import training as training_routes
 from service.api.authentication import Authentication
@@ -30,10 +31,15 @@ from service.api.state import AppState, ModelRuntime, TrainingServices
 from service.api.tgi import routes as tgi
 from service.constraints.compiler import ConstraintCompiler
 from service.constraints.token_texts import TokenTexts
+from service.errors import BadRequest, StoreUnavailable
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
 from service.generation.state_reader import StateReader
+from service.keys.authenticator import Authenticator
+from service.keys.config import KeyConfig
+from service.keys.key_ring import KeyRing
+from service.keys.key_store import KeyStore, count_keys
 from service.models.bundle import Bundle, Precision
 from service.models.chat_template_store import ChatTemplateStore
 from service.models.compile import compile_program
@@ -50,7 +56,7 @@ from service.sessions.sessions import Sessions
 from service.sessions.signing import Signer, read_secret
 from service.sessions.store import Store
 from service.sessions.store_replies import random_name
-from service.settings import Settings
+from service.settings import LEAST_ADMIN_KEY, Settings
 from service.training.config import QueueConfig
 from service.training.corpus_store import CorpusStore
 from service.training.queue import JobQueue
@@ -87,6 +93,27 @@ def open_store(settings: Settings) -> Iterator[str]:
         supervisor.stop()
 
 
+def open_key_ring(settings: Settings, redis_url: str) -> KeyRing:
+    """Return the keys in a store; its caller closes it."""
+    return KeyRing(KeyStore(redis_url), _signing_secret(settings), KeyConfig())
+
+
+def check_exposure(settings: Settings, redis_url: str) -> None:
+    """Refuse an address that others reach while nobody needs a key. Raises BadRequest.
+
+    A store that does not answer refuses nothing: until it does, nobody is let in.
+    """
+    if settings.is_loopback or settings.allow_anonymous or _admin_key(settings):
+        return
+    with contextlib.suppress(StoreUnavailable):
+        if not asyncio.run(count_keys(redis_url)):
+            raise BadRequest(
+                f"CAROUSEL_HOST is {settings.host}, where others could use the server without a "
+                "key: make one with `carousel keys add NAME --scope generate` (a private network "
+                "of your own: CAROUSEL_ALLOW_ANONYMOUS=true)"
+            )
+
+
 def create_app(
     settings: Settings,
     redis_url: str,
@@ -106,6 +133,13 @@ def create_app(
     sessions = _make_sessions(settings, redis_url)
     queue = JobQueue(redis_url, QueueConfig())
     training = TrainingServices(queue, CorpusStore(settings.corpora_dir), settings.jobs_dir)
+    keys, key_store = open_key_ring(settings, redis_url), KeyStore(redis_url)
+    authenticator = Authenticator(
+        key_store,
+        KeyConfig(),
+        admin_key=_admin_key(settings),
+        allows_anonymous=settings.allow_anonymous or settings.is_loopback,
+    )
     reconciler = JobReconciler(queue, store, settings.jobs_dir, registry)
     state = AppState(
         registry,
@@ -117,6 +151,7 @@ def create_app(
         limits,
         engine_config,
         ChatTemplateStore(store),
+        keys,
     )
 
     @contextlib.asynccontextmanager
@@ -131,6 +166,8 @@ def create_app(
             for task in tasks:
                 task.cancel()
             await drain(state)
+        await keys.close()
+        await key_store.close()
 
     app = FastAPI(
         title="Carousel",
@@ -144,7 +181,7 @@ def create_app(
     error_handlers.install(app)
     for routes in (
         *(tgi, openai, chat, embeddings, session_routes, tokens, score, health, oip),
-        *(admin, chat_templates, training_routes),
+        *(admin, key_routes, chat_templates, training_routes),
     ):
         app.include_router(routes.router)
     openapi.complete(app)
@@ -161,7 +198,11 @@ def create_app(
         },
         max_json_brackets=limits.max_json_brackets,
     )
-    app.add_middleware(Authentication)
+    app.add_middleware(
+        Authentication,
+        authenticate=authenticator.authenticate,
+        has_public_docs=settings.public_docs,
+    )
     app.add_middleware(RequestLog)
     return app
 
@@ -187,9 +228,24 @@ async def drain(state: AppState) -> None:
         await state.registry.close(DRAIN_S)
 
 
-def _make_sessions(settings: Settings, redis_url: str) -> Sessions:
+def _signing_secret(settings: Settings) -> bytes:
     given = settings.secret.get_secret_value() if settings.secret else None
-    signer, config = Signer(read_secret(settings.data_dir, given)), SessionConfig()
+    return read_secret(settings.data_dir, given)
+
+
+def _admin_key(settings: Settings) -> str | None:
+    given = settings.admin_key.get_secret_value() if settings.admin_key else ""
+    if not given:  # a compose file writes an empty one where there is none
+        return None
+    if len(given) < LEAST_ADMIN_KEY:
+        raise BadRequest(
+            f"CAROUSEL_ADMIN_KEY has {len(given)} characters; it needs at least {LEAST_ADMIN_KEY}"
+        )
+    return given
+
+
+def _make_sessions(settings: Settings, redis_url: str) -> Sessions:
+    signer, config = Signer(_signing_secret(settings)), SessionConfig()
     clients = ScriptClient(redis_url, config), ScriptClient(redis_url, config)
     store = Store(*clients, signer, random_name(), config)
     return Sessions.compose(store, GroupCommit(store), signer, config)

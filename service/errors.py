@@ -39,6 +39,26 @@ class TooLarge(CarouselError, code="too_large"):
     """A body or a file is larger than its limit."""
 
 
+class Unauthorized(CarouselError, code="unauthorized"):
+    """The key is missing or not valid. `reason` says which, for the log and not for the sender."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Forbidden(CarouselError, code="forbidden"):
+    """The key lacks the scope that the route needs, or may not use the model."""
+
+
+class CrossSite(CarouselError, code="cross_site"):
+    """A browser sends the request for a page of another site."""
+
+
+class InvalidHost(CarouselError, code="invalid_host"):
+    """The Host header names none of this server's names."""
+
+
 class ModelNotFound(CarouselError, code="model_not_found"):
     """No model, version or alias has this name."""
 
@@ -93,6 +113,10 @@ class JobNotFound(CarouselError, code="job_not_found"):
 
 class CorpusNotFound(CarouselError, code="corpus_not_found"):
     """The owner has no corpus with this id."""
+
+
+class KeyNotFound(CarouselError, code="key_not_found"):
+    """No key has this id."""
 
 
 class SessionLost(CarouselError, code="session_lost"):

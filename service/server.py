@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.api.errors import body_for
-from service.app import DRAIN_S, create_app, drain, open_store
+from service.app import DRAIN_S, check_exposure, create_app, drain, open_store
 from service.settings import Settings
 from service.telemetry import log_to_stderr
 from service.worker_supervisor import WorkerSupervisor
@@ -174,6 +174,7 @@ def run(settings: Settings) -> None:
     log_to_stderr(settings.log_level)
     signal.signal(signal.SIGTERM, _exit_normally)  # uvicorn raises caught signals again at its end
     with open_store(settings) as redis_url:
+        check_exposure(settings, redis_url)
         workers = WorkerSupervisor(settings, redis_url, settings.workers)
         workers.start()
         try:

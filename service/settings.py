@@ -1,5 +1,7 @@
 """The settings of the service: read once from options and the environment, then frozen."""
 
+import contextlib
+import ipaddress
 import os
 from pathlib import Path
 from typing import Literal, Self
@@ -11,7 +13,9 @@ from service.cgroup import machine_share
 from service.errors import BadRequest
 
 PREFIX = "CAROUSEL_"
-URL_VARIABLE = "CAROUSEL_URL"  # where the terminal finds a running server; not a server's setting
+# How the terminal and the clients reach a running server; no settings of a server.
+CLIENT_VARIABLES = frozenset({"CAROUSEL_URL", "CAROUSEL_API_KEY"})
+LEAST_ADMIN_KEY = 32
 
 
 class Settings(BaseSettings):
@@ -29,6 +33,11 @@ class Settings(BaseSettings):
     workers: int = Field(default=0, ge=0, le=64)  # training workers, each of one job at a time
     redis_url: SecretStr | None = None  # None: a private Valkey with its data in data_dir
     secret: SecretStr | None = None  # signs ids and exports; None: generated in data_dir
+    admin_key: SecretStr | None = None  # a key with the scope admin, to make the first ones with
+    allow_anonymous: bool = False  # without keys, serve other addresses than loopback as well
+    public_docs: bool = False  # with keys, /docs and /openapi.json need none
+    allowed_hosts: str = ""  # names in Host, with commas; "": loopback and `host`; "*": any
+    cors_origins: str = ""  # origins whose pages may use the API, with commas; "": none
     model_store: Path = Path("model_store")
     import_dir: Path = Path("imports")
     data_dir: Path = Path(".data")
@@ -58,6 +67,13 @@ class Settings(BaseSettings):
         given = self.memory_budget
         return machine_share().memory_bytes // 2 if given is None else int(given)
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        with contextlib.suppress(ValueError):
+            return ipaddress.ip_address(self.host).is_loopback
+        return self.host == "localhost"
+
     def for_worker(self, redis_url: str) -> dict[str, str]:
         """Environment variables that give a training worker these settings."""
         return {
@@ -72,7 +88,7 @@ class Settings(BaseSettings):
         """Read the environment, after `options` that are not None. Raises BadRequest."""
         known = {PREFIX + name.upper() for name in cls.model_fields}
         for name in os.environ:
-            if name.upper().startswith(PREFIX) and name.upper() not in {*known, URL_VARIABLE}:
+            if name.upper().startswith(PREFIX) and name.upper() not in known | CLIENT_VARIABLES:
                 raise BadRequest(
                     f"the environment variable {name} is unknown; "
                     f"there are {', '.join(sorted(known))}"

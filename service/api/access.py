@@ -68,6 +68,10 @@ ROUTE_SCOPES: Mapping[str, Access] = {
     "PUT /admin/models/{ref}/chat-template": "admin",
     "DELETE /admin/models/{ref}/chat-template": "admin",
     "PUT /admin/aliases/{alias}": "admin",
+    "GET /admin/keys": "admin",
+    "POST /admin/keys": "admin",
+    "POST /admin/keys/{key_id}/rotate": "admin",
+    "DELETE /admin/keys/{key_id}": "admin",
 }
 """By method and path template. HEAD is as GET. Every route has its entry."""
 

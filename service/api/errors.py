@@ -13,10 +13,14 @@ from service.api.sampling_fields import INPUT_ERROR, RANGE_MESSAGES
 
 STATUSES: dict[type[errors.CarouselError], int] = {
     errors.BadRequest: 400,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.CrossSite: 403,
     errors.ModelNotFound: 404,
     errors.SessionNotFound: 404,
     errors.JobNotFound: 404,
     errors.CorpusNotFound: 404,
+    errors.KeyNotFound: 404,
     errors.SessionBusy: 409,
     errors.SessionExists: 409,
     errors.StateModelMismatch: 409,
@@ -27,6 +31,7 @@ STATUSES: dict[type[errors.CarouselError], int] = {
     errors.PositionMismatch: 412,
     errors.SessionMoved: 412,
     errors.TooLarge: 413,
+    errors.InvalidHost: 421,
     errors.Validation: 422,
     errors.Exists: 422,
     errors.OutOfTime: 422,  # only in the record of a train job
@@ -74,6 +79,7 @@ def body_for(
     if is_openai(path):
         default = "server_error" if status >= 500 else "invalid_request_error"
         kind = _OPENAI_TYPES.get(status, default)
+        code = "invalid_api_key" if status == 401 else code
         body = {"error": {"message": message, "type": kind, "param": field, "code": code} | more}
     return json.dumps(body, ensure_ascii=True).encode("ascii")
 
@@ -107,6 +113,15 @@ def _reply(
     return Response(content, status, headers, "application/json")
 
 
+def refusal(path: str, error: errors.CarouselError, *, may_repeat: bool = True) -> Response:
+    """Return the reply to a request that an error of ours has ended."""
+    status = STATUSES[type(error)]
+    reply = _reply(path, status, str(error), error.code, error.field, may_repeat=may_repeat)
+    if status == 401:
+        reply.headers["WWW-Authenticate"] = 'Bearer realm="carousel"'
+    return reply
+
+
 def internal_error(path: str) -> Response:
     """Return the reply to an internal error; it has no detail of the cause."""
     return _reply(path, 500, "internal error; the server's log has the details", "internal")
@@ -119,8 +134,7 @@ def install(app: FastAPI) -> None:
     async def carousel_error(http: Request, error: errors.CarouselError) -> Response:
         is_unkeyed_turn = getattr(http.state, "is_unkeyed_turn", False)  # again: a second turn
         may_repeat = type(error) in _BEFORE_TURN or not is_unkeyed_turn
-        path, status = http.scope["path"], STATUSES[type(error)]
-        return _reply(path, status, str(error), error.code, error.field, may_repeat=may_repeat)
+        return refusal(http.scope["path"], error, may_repeat=may_repeat)
 
     @app.exception_handler(RequestValidationError)
     async def invalid_request(http: Request, error: RequestValidationError) -> Response:

@@ -33,8 +33,9 @@ async def ready(request: Request) -> Response:
 @router.get("/info")
 async def info(request: Request) -> dict[str, Any]:
     """Return the members of TGI's reply, and every loaded model."""
-    registry, config = get_state(request).registry, get_state(request).engine_config
-    default = next((m for m in registry.loaded() if m.ref == registry.aliases.get("default")), None)
+    state = get_state(request)
+    registry, config, loaded = state.registry, state.engine_config, list(state.loaded())
+    default = next((m for m in loaded if m.ref == registry.aliases.get("default")), None)
     return {
         "model_id": str(default.ref) if default else None,
         "model_sha": default.manifest.digest if default else None,
@@ -62,6 +63,6 @@ async def info(request: Request) -> dict[str, Any]:
                 "running": model.runtime.engine.running,
                 "waiting": model.runtime.engine.waiting,
             }
-            for model in registry.loaded()
+            for model in loaded
         ],
     }

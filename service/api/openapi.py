@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.api.access import ROUTE_SCOPES, Access
 from service.api.errors import STATUSES, is_openai
 from service.api.openai.chat_schemas import ChatEvent
 from service.api.openai.schemas import CompletionEvent
@@ -34,9 +35,17 @@ _TAG_STATUSES = {
     "sessions": _SESSION_STATUSES,
     "tokens": _MODEL_STATUSES,
     "admin": _MODEL_STATUSES | {413, 422, 429, 507},
+    "keys": {404, 422, 503, 507},
     "training": {404, 409, 413, 422, 503, 507},
     "service": {503},
     "oip": _MODEL_STATUSES,
+}
+
+
+# How a key is sent. While a server has no keys, none is needed.
+_SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 
 
@@ -107,13 +116,17 @@ def completed(document: Json) -> Json:
     used: set[tuple[str, int]] = set()
     for path, operations in document["paths"].items():
         error = "OpenAIProblem" if is_openai(path) else "Problem"
-        for operation in operations.values():
+        for method, operation in operations.items():
+            needed = ROUTE_SCOPES[f"{method.upper()} {path}"]
             responses = operation["responses"]
             responses.pop("422", None)
-            for status in sorted(_error_statuses(operation)):
+            for status in sorted(_error_statuses(operation, needed)):
                 name = f"{error}{status}"
                 responses.setdefault(str(status), {"$ref": f"#/components/responses/{name}"})
                 used.add((error, status))
+            if needed != "public":
+                operation["security"] = [{name: []} for name in _SECURITY_SCHEMES]
+    document["components"]["securitySchemes"] = _SECURITY_SCHEMES
     document["components"]["responses"] = {
         f"{error}{status}": _error_reply(error, status) for error, status in sorted(used)
     }
@@ -130,8 +143,8 @@ def _with_schema_names(document: Json) -> Json:
     return cast("Json", json.loads(text))
 
 
-def _error_statuses(operation: Json) -> Iterable[int]:
-    found: set[int] = set()
+def _error_statuses(operation: Json, needed: Access) -> Iterable[int]:
+    found = {403, 421} if needed == "public" else {401, 403, 421, 503}
     for tag in operation["tags"]:
         found |= _TAG_STATUSES.get(tag, set(STATUSES.values()))
     if "requestBody" in operation:

@@ -80,6 +80,8 @@ class RequestLog:
                 "status": status,
                 "duration_ms": round(1e3 * (time.perf_counter() - began_s), 1),
             }
+            if (why := scope.get("state", {}).get("key_refusal")) is not None:
+                refusal["key_refusal"] = why  # the reply does not say it
             _log.info("request", extra=record | refusal)
 
 

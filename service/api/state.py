@@ -1,25 +1,29 @@
 """The state of the app that the routes share: loaded models, sessions, training, limits."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import ExitStack  # noqa: TC003 (as every import here)
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fastapi import Request
 
+from service.api.caller import caller_of
 from service.api.limits import ApiLimits
 from service.api.model_leases import MODEL_LEASES
 from service.api.sse import EventEncoder
 from service.constraints.compiler import ConstraintCompiler
-from service.errors import Draining
+from service.errors import CarouselError, Draining, Forbidden
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.prefix_cache import ScopedPrefixCache
 from service.generation.state_reader import StateReader
+from service.keys.key_ring import KeyRing
 from service.models.chat_template_store import ChatTemplateStore
 from service.models.loaded_model import LoadedModel
 from service.models.registry import Registry
+from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from service.sessions.model import SessionModel
 from service.sessions.session import Session, SessionKey
@@ -82,6 +86,8 @@ class AppState:
     limits: ApiLimits
     engine_config: EngineConfig
     chat_templates: ChatTemplateStore
+    keys: KeyRing
+    allowed_models: frozenset[str] | None = None  # in a copy for one request; None: every model
     importing: asyncio.Lock = field(default_factory=asyncio.Lock)  # one at a time: memory
     opened: asyncio.Event = field(default_factory=asyncio.Event)  # the first models are loaded
     is_draining: bool = False
@@ -101,14 +107,50 @@ class AppState:
     async def get(self, request: Request, name: str | None) -> ServedModel:
         """Return a model, which stays in memory until the request's reply has been sent.
 
-        None is the default one. Raises Draining, or as Registry.acquire.
+        None is the default one. Raises Draining, Forbidden if the request's key may not use it, or
+        as Registry.acquire.
         """
         if self.is_draining:
             raise Draining("the server is stopping and accepts no new requests; try another one")
+        if self.allowed_models is not None:
+            self.resolve(name)
         lease = await self.registry.acquire(name)
         leases: ExitStack = getattr(request.state, MODEL_LEASES)
         leases.callback(lease.release)
         return lease.model
+
+    def resolve(self, name: str | None) -> ModelRef:
+        """Return the version of a name. Raises Forbidden, or as Registry.resolve."""
+        with self._allowing(name):
+            ref = self.registry.resolve(name)
+            self._check_allowed(ref)
+            return ref
+
+    def loaded(self) -> Iterator[ServedModel]:
+        """Iterate over the models that are ready and that the request's key may use."""
+        return (model for model in self.registry.loaded() if self._is_allowed(str(model.ref)))
+
+    def _is_allowed(self, name: str) -> bool:
+        allowed = self.allowed_models
+        return allowed is None or name in allowed or name.partition("@")[0] in allowed
+
+    def _check_allowed(self, ref: ModelRef) -> None:
+        if not self._is_allowed(str(ref)):
+            raise self._forbidden()
+
+    @contextlib.contextmanager
+    def _allowing(self, name: str | None) -> Iterator[None]:
+        """Hide from a key which models there are besides its own."""
+        try:
+            yield
+        except CarouselError as error:
+            if name is None or self._is_allowed(name):
+                raise
+            raise self._forbidden() from error
+
+    def _forbidden(self) -> Forbidden:
+        names = ", ".join(sorted(self.allowed_models or ()))
+        return Forbidden(f"this key may use no other models than {names}", "model")
 
     async def get_for(
         self, request: Request, session: Session, name: str | None = None
@@ -136,7 +178,8 @@ def session_model(model: ServedModel) -> SessionModel:
 
 
 def get_state(request: Request) -> AppState:
-    """Return the state of the request's app."""
+    """Return the state of the request's app, with what the request's key may use of it."""
     state = request.app.state.carousel
     assert isinstance(state, AppState)
-    return state
+    models = caller_of(request.scope).models
+    return state if models is None else replace(state, allowed_models=models)

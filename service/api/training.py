@@ -155,7 +155,7 @@ async def submit(request: Request, response: Response, body: JobBody) -> JobRepl
     """Submit a job; a worker trains the model, which is loaded when the job has succeeded."""
     state = get_state(request)
     name = body.initial_model
-    initial = None if name is None else state.registry.resolve(name)
+    initial = None if name is None else state.resolve(name)
     job = await asyncio.to_thread(_submit, state, state.owner_of(request), body, initial)
     response.headers["Location"] = f"/train-jobs/{job.key.id}"
     return _reply(job)

@@ -1,6 +1,7 @@
 """The admin routes of a running server, as the terminal calls them."""
 
 import json
+import os
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -21,12 +22,15 @@ class AdminClient:
     """Calls the admin routes of one server, directly, without a proxy. Blocks."""
 
     def __init__(self, url: str) -> None:
-        """Raises Validation if `url` is not the URL of a server."""
+        """It sends CAROUSEL_API_KEY. Raises Validation if `url` is not the URL of a server."""
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise Validation(f"{url[:200]!r} is not the URL of a server, such as {DEFAULT_URL}")
         self.url = url.rstrip("/")
         self._opener = build_opener(ProxyHandler({}))
+        self._headers = {"Content-Type": "application/json"}
+        if api_key := os.environ.get("CAROUSEL_API_KEY"):
+            self._headers["Authorization"] = f"Bearer {api_key}"
 
     def models(self) -> dict[str, Any]:
         """Return the stored models and the aliases, as GET /admin/models. Raises as `call`."""
@@ -39,7 +43,7 @@ class AdminClient:
         """
         url = "/".join([self.url, "admin", *(quote(part, safe="@") for part in path)])
         content = None if body is None else json.dumps(body).encode()
-        request = Request(url, content, {"Content-Type": "application/json"}, method=method)  # noqa: S310
+        request = Request(url, content, self._headers, method=method)  # noqa: S310
         try:
             with self._opener.open(request, timeout=_TIMEOUT_S) as reply:
                 return self._read(reply.read())

@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from service import __version__
-from service.cli import models
+from service.cli import keys, models
 from service.cli.options import Store
 from service.errors import CarouselError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(models.app)
+app.add_typer(keys.app, name="keys")
 _FILE_ERRORS = (
     FileNotFoundError,
     PermissionError,

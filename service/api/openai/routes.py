@@ -305,7 +305,7 @@ async def one(request: Request, name: str) -> ModelWithVocabularyReply:
 
 def _models_by_name(state: AppState) -> Iterator[tuple[str, ServedModel]]:
     aliases = state.registry.aliases
-    loaded = {model.ref: model for model in state.registry.loaded()}
+    loaded = {model.ref: model for model in state.loaded()}
     default = aliases.get(DEFAULT_ALIAS)
     for ref in sorted(loaded, key=lambda ref: (ref != default, ref)):
         yield str(ref), loaded[ref]

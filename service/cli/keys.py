@@ -1,0 +1,131 @@
+"""The subcommands for keys: add, list, rotate, revoke. They change the store, with no server."""
+
+import asyncio
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from service.keys.key import Key
+    from service.keys.key_ring import KeyRing
+
+app = typer.Typer(no_args_is_help=True, help="Make, list, rotate and revoke API keys.")
+
+T = TypeVar("T")
+
+RedisUrl = Annotated[
+    str | None, typer.Option(help="Where Redis is; default: the private Valkey of --data-dir.")
+]
+DataDir = Annotated[Path | None, typer.Option(help="Data folder of the server.")]
+KeyId = Annotated[str, typer.Argument(help="Id of the key, as `carousel keys list` shows it.")]
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="What or whom the key is for.")],
+    scope: Annotated[
+        list[str], typer.Option(help="generate, train, admin or metrics; may be repeated.")
+    ],
+    owner: Annotated[
+        str | None, typer.Option(help="Owner of sessions, corpora and jobs; default: the name.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model that the key may use; may be repeated.")
+    ] = None,
+    expires_in_days: Annotated[float | None, typer.Option(help="Default: never.")] = None,
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a key and print its secret, which is stored nowhere: on standard output, alone."""
+    expires_in_s = None if expires_in_days is None else 86_400 * expires_in_days
+
+    async def added(keys: "KeyRing") -> str:
+        models = tuple(model) if model else None
+        key, secret = await keys.add(
+            name, tuple(scope), owner=owner, models=models, expires_in_s=expires_in_s
+        )
+        print(_described(key), file=sys.stderr)
+        return secret.text
+
+    print(_changed(redis_url, data_dir, added))
+
+
+@app.command(name="list")
+def list_keys(redis_url: RedisUrl = None, data_dir: DataDir = None) -> None:
+    """List the keys, without their secrets."""
+
+    async def listed(keys: "KeyRing") -> str:
+        return "\n".join(map(_described, await keys.all())) or "there are no keys"
+
+    print(_changed(redis_url, data_dir, listed))
+
+
+@app.command()
+def rotate(
+    key_id: KeyId,
+    grace_s: Annotated[float, typer.Option(help="How long the old secret goes on.")] = 0.0,
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Give a key another secret and print it; id, owner and scopes stay."""
+
+    async def rotated(keys: "KeyRing") -> str:
+        key, secret = await keys.rotate(key_id, grace_s)
+        print(_described(key), file=sys.stderr)
+        return secret.text
+
+    print(_changed(redis_url, data_dir, rotated))
+
+
+@app.command()
+def revoke(key_id: KeyId, redis_url: RedisUrl = None, data_dir: DataDir = None) -> None:
+    """Make a key invalid, in every running server within five seconds."""
+
+    async def revoked(keys: "KeyRing") -> str:
+        return _described(await keys.revoke(key_id))
+
+    print(_changed(redis_url, data_dir, revoked))
+
+
+def _changed(
+    redis_url: str | None, data_dir: Path | None, change: "Callable[[KeyRing], Awaitable[T]]"
+) -> T:
+    """Return what `change` says of the keys of a server's store. Raises CarouselError."""
+    from service.app import open_key_ring, open_store
+    from service.settings import Settings
+
+    settings = Settings.read(redis_url=redis_url, data_dir=data_dir)
+
+    async def run(url: str) -> T:
+        keys = open_key_ring(settings, url)
+        try:
+            return await change(keys)
+        finally:
+            await keys.close()
+
+    with open_store(settings) as url:
+        return asyncio.run(run(url))
+
+
+def _described(key: "Key") -> str:
+    words = [key.id, key.name, f"owner={key.owner}", f"scopes={','.join(key.scopes)}"]
+    if key.models is not None:
+        words.append(f"models={','.join(key.models)}")
+    now_s = time.time()
+    if key.revoked_s is not None:
+        words.append(f"revoked={_date(key.revoked_s)}")
+    elif key.expires_s is not None:
+        words.append(f"{'expired' if key.expires_s <= now_s else 'expires'}={_date(key.expires_s)}")
+    if key.revoked_s is None and key.grace_until_s > now_s:
+        words.append(f"old-secret-until={_date(key.grace_until_s)}")
+    return "  ".join(words)
+
+
+def _date(at_s: float) -> str:
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

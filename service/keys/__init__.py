@@ -1,0 +1,1 @@
+"""API keys: their records, their secrets, and who a request comes from."""

@@ -1,0 +1,115 @@
+"""Without any key: loopback alone. With one: everywhere, and for nobody without it."""
+
+import subprocess
+import sys
+
+import httpx2
+import pytest
+
+from tests.cli.commands import carousel
+from tests.keys.conftest import new_folder
+from tests.keys.people import bearer
+from tests.process import ROOT, environment, free_port, serving
+from tests.sessions.valkey import OwnValkey
+
+EVERYWHERE = {"CAROUSEL_HOST": "0.0.0.0"}
+
+
+def status(server, path="/v1/models", **headers) -> int:
+    return httpx2.get(f"{server.url}{path}", headers=headers).status_code
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return new_folder(tmp_path)
+
+
+def keys(*arguments, folder) -> subprocess.CompletedProcess[str]:
+    done = carousel("keys", *arguments, folder=folder)
+    assert done.returncode == 0, done
+    return done
+
+
+def refused_start(folder, **settings: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "serve"],
+        env=environment(folder, free_port(), **settings),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.strip().splitlines()
+    return line
+
+
+def test_without_a_key_another_address_is_refused_with_what_to_do(folder):
+    line = refused_start(folder, **EVERYWHERE)
+    assert "carousel keys add NAME --scope generate" in line
+    assert "CAROUSEL_ALLOW_ANONYMOUS" in line
+
+
+def test_a_short_admin_key_is_refused(folder):
+    assert "it needs at least 32" in refused_start(folder, CAROUSEL_ADMIN_KEY="a" * 31)
+
+
+def test_a_network_of_ones_own_may_be_open(folder):
+    with serving(folder, CAROUSEL_ALLOW_ANONYMOUS="true", **EVERYWHERE) as server:
+        assert status(server) == 200
+
+
+def test_a_key_made_in_the_terminal_opens_every_address_to_its_holder(folder):
+    secret = keys("add", "me", "--scope", "generate", folder=folder).stdout.strip()
+    with serving(folder, **EVERYWHERE) as server:
+        assert status(server) == 401
+        assert status(server, **bearer(secret)) == 200
+        assert status(server, "/docs", **bearer(secret)) == 200
+        assert status(server, "/docs") == 401
+
+
+def test_a_running_server_without_keys_closes_with_the_first_one(folder):
+    with serving(folder, CAROUSEL_PUBLIC_DOCS="true") as server:
+        assert status(server) == status(server, Authorization="Bearer none") == 200
+        made = keys("add", "me", "--scope", "generate", folder=folder)
+        secret, key_id = made.stdout.strip(), made.stderr.split()[0]
+        while status(server) == 200:
+            pass
+        assert status(server, **bearer(secret)) == 200
+        assert status(server, "/openapi.json") == 200
+        again = keys("rotate", key_id, folder=folder).stdout.strip()
+        assert key_id in keys("list", folder=folder).stdout
+        while status(server, **bearer(secret)) == 200:
+            pass
+        assert status(server, **bearer(again)) == 200
+        keys("revoke", key_id, folder=folder)
+        while status(server, **bearer(again)) == 200:
+            pass
+        assert status(server) == 401, "the last key is revoked, and nobody is let in for it"
+    assert "revoked=" in keys("list", folder=folder).stdout
+
+
+def test_while_the_store_is_away_known_keys_go_on_and_others_are_not_refused(folder, tmp_path):
+    (tmp_path / "valkey").mkdir()
+    valkey = OwnValkey(tmp_path / "valkey")
+    valkey.start()
+    admin = {"Authorization": "Bearer " + "a" * 40}
+    settings = {"CAROUSEL_REDIS_URL": valkey.url, "CAROUSEL_ADMIN_KEY": "a" * 40}
+    with serving(folder, **settings) as server:
+        made = [
+            httpx2.post(
+                f"{server.url}/admin/keys",
+                json={"name": name, "scopes": ["generate"]},
+                headers=admin,
+            ).json()["secret"]
+            for name in ("known", "unknown")
+        ]
+        assert status(server, **bearer(made[0])) == 200
+        valkey.close()
+        reply = httpx2.get(f"{server.url}/v1/models", headers=bearer(made[1]), timeout=30)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "store_unavailable")
+        assert status(server, **bearer(made[0])) == 200
+        assert status(server, "/admin/keys", **bearer("a" * 40)) == 503
+        assert status(server, **bearer("b" * 40)) == 401
+        assert status(server) == 401
