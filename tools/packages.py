@@ -1,10 +1,12 @@
 """The list of packages and modules in docs/architecture.md, from the modules' own docstrings.
 
-`python -m tools.packages` writes it; a test compares.
+`python -m tools.packages` writes it and docs/reference/scopes.md; tests compare.
 """
 
 import ast
 from pathlib import Path
+
+from tools import scopes
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
@@ -35,3 +37,4 @@ def page_with(packages: str) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page_with(package_list()))
+    scopes.PAGE.write_text(scopes.page_with_scopes())

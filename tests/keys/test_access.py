@@ -6,6 +6,7 @@ import pytest
 
 from service.api.access import ROUTE_SCOPES, RouteAccess
 from tests.keys.routes import routes
+from tools.scopes import PAGE, page_with_scopes
 
 
 def test_every_route_is_in_the_table_and_nothing_else_is():
@@ -26,3 +27,7 @@ def test_a_head_request_needs_what_the_get_needs():
 @pytest.mark.parametrize("path", ["/nowhere", "//health", "/health/", "/HEALTH", "/sessions/a/b/c"])
 def test_what_is_no_route_is_not_public(path):
     assert RouteAccess().needed("GET", path) == "any"
+
+
+def test_the_page_has_the_table():
+    assert PAGE.read_text() == page_with_scopes(), "run `make docs`"
