@@ -51,7 +51,7 @@ class Forbidden(CarouselError, code="forbidden"):
     """The key lacks the scope that the route needs, or may not use the model."""
 
 
-class CrossSite(CarouselError, code="cross_site"):
+class CrossOrigin(CarouselError, code="cross_origin"):
     """A browser sends the request for a page of another site."""
 
 

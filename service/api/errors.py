@@ -15,7 +15,7 @@ STATUSES: dict[type[errors.CarouselError], int] = {
     errors.BadRequest: 400,
     errors.Unauthorized: 401,
     errors.Forbidden: 403,
-    errors.CrossSite: 403,
+    errors.CrossOrigin: 403,
     errors.ModelNotFound: 404,
     errors.SessionNotFound: 404,
     errors.JobNotFound: 404,

@@ -11,7 +11,7 @@ _STATUSES = {
     "bad_request": 400,
     "unauthorized": 401,
     "forbidden": 403,
-    "cross_site": 403,
+    "cross_origin": 403,
     "model_not_found": 404,
     "session_not_found": 404,
     "job_not_found": 404,
