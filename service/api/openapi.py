@@ -117,7 +117,7 @@ def completed(document: Json) -> Json:
     for path, operations in document["paths"].items():
         error = "OpenAIProblem" if is_openai(path) else "Problem"
         for method, operation in operations.items():
-            needed = ROUTE_SCOPES[f"{method.upper()} {path}"]
+            needed = ROUTE_SCOPES.get(f"{method.upper()} {path}", "any")
             responses = operation["responses"]
             responses.pop("422", None)
             for status in sorted(_error_statuses(operation, needed)):
