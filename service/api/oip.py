@@ -102,4 +102,4 @@ async def model_ready(request: Request, name: str, version: str | None = None) -
 
 def _resolve(state: AppState, name: str, version: str | None) -> ModelRef:
     """Return the stored version that is meant. Raises ModelNotFound, Validation."""
-    return state.registry.resolve(name if version is None else f"{name}@{version}")
+    return state.resolve(name if version is None else f"{name}@{version}")
