@@ -4,6 +4,7 @@ import asyncio
 import json
 import secrets
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,9 +23,11 @@ from service.models.bundle import Precision
 from service.models.importing.importer import Importer
 from service.models.importing.request import ImportRequest
 from service.models.loaded_model import ModelInfo, ModelStatus
+from service.models.retention import FOREVER, Retention
 from service.models.spec import ModelRef, ModelSpec, check_name
 
 MAX_FILE_NAME_BYTES = 200
+MAX_KEEP_ALIVE_S = 365 * 86_400
 _COPY_BYTES = 1024 * 1024
 _IMPORT_FOLDER = "the import folder is the server's CAROUSEL_IMPORT_DIR, by default imports/"
 
@@ -69,6 +72,22 @@ class LoadBody(Body):
     """The body of POST /admin/models/{ref}/load."""
 
     precision: Literal["float32", "int8"] | None = None
+    pin: bool | None = None
+    keep_alive_s: float | None = Field(None, ge=-1, le=MAX_KEEP_ALIVE_S)
+    evict: bool = False
+
+    def retention(self, before: Retention) -> Retention | None:
+        """Return the retention that the body asks for; None if it names none of it.
+
+        Raises Validation.
+        """
+        if self.keep_alive_s is not None and FOREVER < self.keep_alive_s < 0:
+            raise Validation(
+                f"`keep_alive_s` is {self.keep_alive_s:g}; give seconds from 0 on, or -1",
+                "keep_alive_s",
+            )
+        given = self.model_dump(include={"pin", "keep_alive_s"}, exclude_none=True)
+        return replace(before, **given) if given else None
 
 
 class AliasBody(Body):
@@ -95,6 +114,9 @@ class StoredModel(BaseModel):
     assumptions: list[str]
     precision_reason: str | None
     parity: dict[str, Any] | None
+    pin: bool
+    keep_alive_s: float  # -1: until its memory is needed
+    requests: int  # that use it in this process, or wait for it
     error: str | None = None
 
 
@@ -159,13 +181,19 @@ async def upload_model(request: Request) -> dict[str, Any]:
 
 @router.post("/models/{ref}/load", responses={200: {"model": StoredModel}})
 async def load_model(request: Request, ref: str, body: LoadBody | None = None) -> dict[str, Any]:
-    """Load a stored version; if it is loaded, the old one serves until the new one is ready."""
+    """Load a stored version; if it is loaded, the old one serves until the new one is ready.
+
+    With `pin` or `keep_alive_s` and without `precision` a loaded one only changes how long it
+    stays in memory. With `evict` models that no request uses leave the memory for it.
+    """
     state = get_state(request)
     registry = state.registry
     registry.refresh()
     chosen = registry.resolve(ref)
-    precision = body.precision if body else None
-    await registry.load(chosen, None if precision is None else Precision(precision))
+    body = body or LoadBody()
+    precision = None if body.precision is None else Precision(body.precision)
+    retention = body.retention(registry.info(chosen).retention)
+    await registry.load(chosen, precision, retention, evict=body.evict)
     return _row(state, registry.info(chosen))
 
 
@@ -278,6 +306,9 @@ def _row(state: AppState, info: ModelInfo) -> dict[str, Any]:
         "sessions": state.sessions.registry.n_running(manifest.digest) if manifest else 0,
         "assumptions": list(manifest.assumptions) if manifest else [],
         "precision_reason": manifest.precision_reason if manifest else None,
+        "pin": info.retention.pin,
+        "keep_alive_s": info.retention.keep_alive_s,
+        "requests": info.leases,
         "parity": manifest.parity.model_dump(mode="json") if manifest else None,
     }
     return row | ({"error": info.error} if info.error else {})

@@ -24,7 +24,7 @@ from service.errors import BadRequest, TooLarge
 Json = dict[str, Any]
 
 _BODY_STATUSES = {400, 408, 413, 415, 422}
-_MODEL_STATUSES = {404, 409, 503}
+_MODEL_STATUSES = {404, 409, 503, 507}
 _SESSION_STATUSES = {404, 409, 410, 412, 422, 424, 429, 503, 507}
 
 # The statuses of errors by tag, besides those of a body and of parameters.

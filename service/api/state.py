@@ -21,7 +21,7 @@ from service.generation.prefix_cache import ScopedPrefixCache
 from service.generation.state_reader import StateReader
 from service.keys.key_ring import KeyRing
 from service.models.chat_template_store import ChatTemplateStore
-from service.models.loaded_model import LoadedModel
+from service.models.loaded_model import LoadedModel, ModelInfo
 from service.models.registry import Registry
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
@@ -95,12 +95,12 @@ class AppState:
     @property
     def is_ready(self) -> bool:
         """Whether a generate request would be accepted."""
-        loaded = list(self.registry.loaded())
+        loaded = self.registry.loaded()
         return (
             self.opened.is_set()
             and not self.is_draining
             and self.sessions.heartbeat.problem is None
-            and bool(loaded)
+            and self.registry.has_models
             and all(model.runtime.engine.failure is None for model in loaded)
         )
 
@@ -129,6 +129,10 @@ class AppState:
     def loaded(self) -> Iterator[ServedModel]:
         """Iterate over the models that are ready and that the request's key may use."""
         return (model for model in self.registry.loaded() if self._is_allowed(str(model.ref)))
+
+    def servable(self) -> list[ModelInfo]:
+        """Describe the models that a request can name and that its key may use."""
+        return [info for info in self.registry.servable() if self._is_allowed(str(info.ref))]
 
     def _is_allowed(self, name: str) -> bool:
         allowed = self.allowed_models

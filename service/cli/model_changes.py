@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.cli.admin_client import DEFAULT_URL, AdminClient, NoServer
 from service.errors import BadCheckpoint, ModelInUse, ModelNotFound, Validation
@@ -35,7 +35,8 @@ class ModelChanges:
         def by_record() -> str:
             ref, record = self._readable(name), read_record(self.store)
             aliases = {DEFAULT_ALIAS: ref} | dict(record.aliases)
-            self._write(RegistryRecord(tuple(sorted({*record.loaded, ref})), aliases))
+            loaded = tuple(sorted({*record.loaded, ref}))
+            self._write(replace(record, loaded=loaded, aliases=aliases))
             return f"loads {ref}"
 
         return self._change(by_server, by_record)
@@ -54,7 +55,7 @@ class ModelChanges:
             loaded = tuple(each for each in record.loaded if each != ref)
             if loaded == record.loaded:
                 return f"does not load {ref} anyway: nothing is changed"
-            self._write(RegistryRecord(loaded, record.aliases))
+            self._write(replace(record, loaded=loaded))
             return f"does not load {ref}"
 
         return self._change(by_server, by_record)
@@ -69,7 +70,7 @@ class ModelChanges:
 
         def by_record() -> str:
             ref, record = self._readable(name), read_record(self.store)
-            self._write(RegistryRecord(record.loaded, {**record.aliases, alias: ref}))
+            self._write(replace(record, aliases={**record.aliases, alias: ref}))
             is_loaded = "" if ref in record.loaded else f"; `carousel load {ref}` has it loaded too"
             return f"has {alias} as {ref}{is_loaded}"
 

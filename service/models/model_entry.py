@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic
 
-from service.models.loaded_model import LoadedModel, ModelStatus, R
+from service.models.bundle import Manifest
+from service.models.loaded_model import LoadedModel, ModelInfo, ModelStatus, R
 from service.models.retention import Resident, Retention
+from service.models.spec import ModelRef
 
 IDLE = frozenset({ModelStatus.STORED, ModelStatus.FAILED})
 
@@ -38,6 +40,20 @@ class ModelEntry(Generic[R]):
         """Whether a request holds or awaits it, a generation runs, or a change is under way."""
         is_busy = self.loaded is not None and self.loaded.runtime.is_busy
         return self.leases > 0 or self.lock.locked() or is_busy
+
+    def info(self, ref: ModelRef, manifest: Manifest | None) -> ModelInfo:
+        """Describe the version; without a manifest it is damaged."""
+        loaded = self.loaded
+        return ModelInfo(
+            ref,
+            self.status,
+            manifest,
+            loaded.precision if loaded else manifest.precision if manifest else None,
+            loaded.size_bytes if loaded else 0,
+            self.error,
+            self.retention,
+            self.leases,
+        )
 
     def resident(self, *, is_default: bool) -> Resident | None:
         """Return what the choice of a victim reads; None if it is not in memory."""

@@ -6,7 +6,6 @@ restart loads the models that were loaded before (`RegistryRecord`).
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic
@@ -19,13 +18,16 @@ from service.errors import (
     ModelNotFound,
     ModelNotReady,
     ModelUnloaded,
+    Validation,
 )
 from service.models.bundle import Bundle, Precision
 from service.models.loaded_model import LoadedModel, ModelInfo, ModelStatus, R
 from service.models.loader import ModelLoader, parameter_bytes
 from service.models.memory_budget import MemoryBudget
 from service.models.model_entry import IDLE, ModelEntry, ModelLease
+from service.models.model_names import resolve_name
 from service.models.residency import Residency, ResidencyConfig
+from service.models.retention import Retention
 from service.models.spec import ModelRef, ModelSpec, check_name
 from service.models.store import ModelStore, RegistryRecord
 
@@ -40,7 +42,7 @@ class RegistryConfig:
 
     budget_bytes: int = field(default_factory=lambda: machine_share().memory_bytes // 2)
     autoload: bool = False  # load a stored model for the first request that names it
-    retry_failed_s: float = 30.0  # before a load on demand tries a model that has failed again
+    sweep_s: float = 1.0  # between two looks for models whose `keep_alive_s` has passed
     residency: ResidencyConfig = field(default_factory=ResidencyConfig)
 
 
@@ -62,6 +64,7 @@ class Registry(Generic[R]):
         self.budget = MemoryBudget(config.budget_bytes)
         self._entries: dict[ModelRef, ModelEntry[R]] = {}
         self.aliases: dict[str, ModelRef] = {}
+        self._sweeper: asyncio.Task[None] | None = None
         self._residency = Residency(
             ModelLoader(store, make, size_of),
             self.budget,
@@ -79,14 +82,16 @@ class Registry(Generic[R]):
         """
         record = RegistryRecord.read(self._store.folder, sorted(self._entries), DEFAULT_ALIAS)
         self.aliases = dict(record.aliases)
+        for ref, retention in record.retentions.items():
+            self._entries[ref].retention = retention
+        if self._config.autoload:
+            self._sweeper = asyncio.create_task(self._sweep())
         for ref in record.loaded:
             self._entries[ref].status = ModelStatus.LOADING
             self._entries[ref].is_wanted = True
         for ref in record.loaded:
-            if self._entries[ref].is_ready:
-                continue  # a request had it loaded
             try:
-                await self._residency.load(ref, self._entries[ref], None, may_evict=False)
+                await self._residency.load_if_needed(ref, self._entries[ref], may_evict=False)
             except MemoryBudgetExceeded as error:
                 if self._config.autoload:
                     self._entries[ref].status, self._entries[ref].error = ModelStatus.STORED, None
@@ -97,9 +102,8 @@ class Registry(Generic[R]):
 
     async def close(self, timeout_s: float) -> None:
         """Drain and close every model."""
-        for entry in self._entries.values():
-            if entry.loading is not None:
-                entry.loading.cancel()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         await self._residency.close(timeout_s)
 
     # -- lookup
@@ -110,19 +114,7 @@ class Registry(Generic[R]):
         A name without a version refers to its newest loaded version, else to its newest stored one.
         Raises ModelNotFound, Validation.
         """
-        name = name or DEFAULT_ALIAS
-        if name in self.aliases:
-            return self.aliases[name]
-        if "@" in name:
-            ref = ModelRef.parse(name)
-            if ref in self._entries:
-                return ref
-        versions = [ref for ref in self._entries if ref.name == name]
-        if not versions:
-            raise ModelNotFound(
-                f"no model, version or alias is called {name[:80]!r}; {self._names()}"
-            )
-        return max(versions, key=lambda ref: (self._entries[ref].loaded is not None, ref.version))
+        return resolve_name(name or DEFAULT_ALIAS, self.aliases, self._entries)
 
     def get(self, name: str | None) -> LoadedModel[R]:
         """Return the loaded model of a name. Raises ModelNotFound, ModelNotReady, ModelUnloaded.
@@ -140,10 +132,10 @@ class Registry(Generic[R]):
         """
         ref = self.resolve(name)
         entry = self._entries[ref]
-        lease = ModelLease(entry, self._residency.wake)
+        lease = ModelLease(entry, lambda: self._released(ref))
         try:
             if self._config.autoload:
-                await self._load_on_demand(ref, entry)
+                await self._residency.load_on_demand(ref, entry)
             self._ready(ref, entry)
         except BaseException:
             lease.release()
@@ -159,25 +151,13 @@ class Registry(Generic[R]):
             raise ModelNotReady(f"{ref} could not be loaded: {entry.error}")
         raise ModelUnloaded(f"{ref} is not loaded; POST /admin/models/{ref}/load loads it")
 
-    async def _load_on_demand(self, ref: ModelRef, entry: ModelEntry[R]) -> None:
-        """Load a model, once for all requests that wait; one that goes away does not cancel it."""
-        if not self._needs_load(entry):
-            return
-        if entry.loading is None or entry.loading.done():
-            entry.loading = asyncio.create_task(self._load_unless_ready(ref, entry))
-            entry.loading.add_done_callback(_retrieve)
-        await asyncio.shield(entry.loading)
-
-    async def _load_unless_ready(self, ref: ModelRef, entry: ModelEntry[R]) -> None:
-        async with entry.lock:  # a start, an unload or an eviction may have it
-            pass
-        if self._needs_load(entry):
-            await self._residency.load(ref, entry, None, may_evict=True)
-
-    def _needs_load(self, entry: ModelEntry[R]) -> bool:
-        has_failed = entry.status is ModelStatus.FAILED
-        is_recent = time.monotonic() - entry.failed_s < self._config.retry_failed_s
-        return not entry.is_ready and not (has_failed and is_recent)
+    @property
+    def has_models(self) -> bool:
+        """Whether a request for some model can be served: one is ready, or can be loaded for it."""
+        statuses = {entry.status for entry in self._entries.values()}
+        return ModelStatus.READY in statuses or (
+            self._config.autoload and bool(statuses - {ModelStatus.FAILED})
+        )
 
     def loaded(self) -> Iterator[LoadedModel[R]]:
         """Iterate over the models that are ready."""
@@ -188,25 +168,20 @@ class Registry(Generic[R]):
     def info(self, ref: ModelRef) -> ModelInfo:
         """Describe one version. Raises ModelNotFound."""
         entry = self._entry(ref)
-        manifest = entry.loaded.manifest if entry.loaded else self._store.manifest(ref)
-        precision = manifest.precision if manifest else None
-        size_bytes = 0
-        if entry.loaded:
-            precision, size_bytes = entry.loaded.precision, entry.loaded.size_bytes
-        return ModelInfo(
-            ref,
-            entry.status,
-            manifest,
-            precision,
-            size_bytes,
-            entry.error,
-            entry.retention,
-            entry.leases,
-        )
+        return entry.info(ref, entry.loaded.manifest if entry.loaded else self._store.manifest(ref))
 
     def listings(self) -> list[ModelInfo]:
         """Describe every version, in order."""
         return [self.info(ref) for ref in sorted(self._entries)]
+
+    def servable(self) -> list[ModelInfo]:
+        """Describe the versions that a request can name: loaded, or loaded for it."""
+        return [
+            self.info(ref)
+            for ref, entry in sorted(self._entries.items())
+            if entry.status is ModelStatus.READY
+            or (self._config.autoload and entry.status is not ModelStatus.FAILED)
+        ]
 
     # -- changes
 
@@ -216,7 +191,7 @@ class Registry(Generic[R]):
         for ref in stored:
             self._entries.setdefault(ref, ModelEntry())
         for ref, entry in list(self._entries.items()):
-            is_idle = entry.status in IDLE and not entry.lock.locked()
+            is_idle = entry.status in IDLE and not entry.lock.locked() and not entry.leases
             if ref not in stored and is_idle:
                 del self._entries[ref]
 
@@ -224,19 +199,29 @@ class Registry(Generic[R]):
         self,
         ref: ModelRef,
         precision: Precision | None = None,
+        retention: Retention | None = None,
         *,
         evict: bool = False,
     ) -> None:
         """Load a version; if it is loaded, the old runtime serves until the new one is ready.
 
+        With a `retention` and without a precision a loaded model only changes how long it stays.
         With `evict`, or `autoload`, models that nobody uses leave the memory for it. The first
         model that is loaded while there is no default becomes the default. Raises ModelNotFound,
-        BadCheckpoint, MemoryBudgetExceeded, Validation.
+        BadCheckpoint, MemoryBudgetExceeded; Validation also for a `keep_alive_s` where nothing
+        would load the model again.
         """
         entry = self._entry(ref)
-        entry.is_wanted = True
         may_evict = evict or self._config.autoload
-        await self._residency.load(ref, entry, precision, may_evict=may_evict)
+        if retention is not None and retention.keep_alive_s >= 0 and not self._config.autoload:
+            raise Validation(
+                f"`keep_alive_s` is {retention.keep_alive_s:g}, but nothing would load {ref} for "
+                "its next request; set CAROUSEL_AUTOLOAD=true, or leave it at -1",
+                "keep_alive_s",
+            )
+        entry.is_wanted, entry.retention = True, retention or entry.retention
+        if retention is None or precision is not None or not entry.is_ready:
+            await self._residency.load(ref, entry, precision, may_evict=may_evict)
         self.aliases.setdefault(DEFAULT_ALIAS, ref)
         self._write_record()
 
@@ -272,15 +257,6 @@ class Registry(Generic[R]):
                 f"{ref} cannot be deleted: {why}; unload it and move its aliases first"
             )
 
-    def _names(self) -> str:
-        """Return the names that are loaded, and those that are stored alone, as a sentence."""
-        loaded = {ref for ref, entry in self._entries.items() if entry.loaded is not None}
-        aliases = {alias for alias, ref in self.aliases.items() if ref in loaded}
-        ready = sorted(aliases | {ref.name for ref in loaded})
-        others = sorted({ref.name for ref in self._entries} - set(ready))
-        stored = f"; stored and not loaded: {', '.join(others[:20])}" if others else ""
-        return f"loaded: {', '.join(ready[:20]) or 'none'}{stored}"
-
     def _entry(self, ref: ModelRef) -> ModelEntry[R]:
         try:
             return self._entries[ref]
@@ -290,10 +266,19 @@ class Registry(Generic[R]):
     def _write_record(self) -> None:
         """Record the models that the next start loads, also those that failed."""
         loaded = tuple(ref for ref, entry in sorted(self._entries.items()) if entry.is_wanted)
-        RegistryRecord(loaded, self.aliases).write(self._store.folder)
+        given = {ref: entry.retention for ref, entry in self._entries.items()}
+        retentions = {ref: each for ref, each in given.items() if each != Retention()}
+        RegistryRecord(loaded, self.aliases, retentions).write(self._store.folder)
 
+    async def _sweep(self) -> None:
+        """Remove the models whose `keep_alive_s` has passed, again and again."""
+        while True:
+            await asyncio.sleep(self._config.sweep_s)
+            for ref in list(self._entries):
+                self._residency.evict_if_expired(ref)
 
-def _retrieve(task: "asyncio.Task[None]") -> None:
-    """Take a task's exception, which the requests that waited for it have raised."""
-    if not task.cancelled():
-        task.exception()
+    def _released(self, ref: ModelRef) -> None:
+        """A request has ended."""
+        self._residency.wake()
+        if self._config.autoload:
+            self._residency.evict_if_expired(ref)

@@ -7,7 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic
 
-from service.errors import CarouselError, MemoryBudgetExceeded
+from service.errors import (
+    BadCheckpoint,
+    CarouselError,
+    Draining,
+    MemoryBudgetExceeded,
+    Validation,
+)
 from service.models.bundle import Precision
 from service.models.loaded_model import LoadedModel, ModelStatus, R
 from service.models.loader import ModelLoader
@@ -27,6 +33,7 @@ class ResidencyConfig:
 
     drain_limit_s: float = 24 * 3_600.0  # of an unloaded model: longer than any generation
     load_wait_s: float = 30.0  # of a load, for room that models in use take
+    retry_failed_s: float = 30.0  # before a load on demand tries a model that has failed again
     min_resident_s: float = 10.0  # of a loaded model, before it is evicted if there is another
 
 
@@ -70,6 +77,39 @@ class Residency(Generic[R]):
             self._leaving[task] = before
             task.add_done_callback(self._leaving.pop)
 
+    async def load_on_demand(self, ref: ModelRef, entry: ModelEntry[R]) -> None:
+        """Load a model for a request, once for all that wait; one that leaves does not cancel it.
+
+        Does nothing if the model failed a moment ago, and raises nothing if it fails now: its entry
+        has the error. Raises ModelNotFound, MemoryBudgetExceeded, Draining.
+        """
+        if not self._needs_load(entry):
+            return
+        if entry.loading is None or entry.loading.done():
+            loading = self.load_if_needed(ref, entry, may_evict=True)
+            entry.loading = asyncio.create_task(loading)
+            entry.loading.add_done_callback(_retrieve)
+        try:
+            await asyncio.shield(entry.loading)
+        except (BadCheckpoint, Validation) as error:
+            _log.warning("%s cannot be loaded: %s", ref, error)  # no fault of the request
+        except asyncio.CancelledError:
+            if not entry.loading.cancelled():
+                raise  # the request itself
+            raise Draining(f"the server is stopping and does not load {ref}") from None
+
+    async def load_if_needed(self, ref: ModelRef, entry: ModelEntry[R], *, may_evict: bool) -> None:
+        """Load a model unless another load makes, or has made, it ready. Raises as `load`."""
+        async with entry.lock:  # another load, an unload or an eviction may have it
+            pass
+        if self._needs_load(entry):
+            await self.load(ref, entry, None, may_evict=may_evict)
+
+    def _needs_load(self, entry: ModelEntry[R]) -> bool:
+        has_failed = entry.status is ModelStatus.FAILED
+        is_recent = time.monotonic() - entry.failed_s < self._config.retry_failed_s
+        return not entry.is_ready and not (has_failed and is_recent)
+
     async def _replace(
         self, ref: ModelRef, entry: ModelEntry[R], precision: Precision | None, *, may_evict: bool
     ) -> None:
@@ -98,6 +138,9 @@ class Residency(Generic[R]):
 
     async def close(self, timeout_s: float) -> None:
         """Drain and close every model."""
+        for entry in self._entries.values():
+            if entry.loading is not None:
+                entry.loading.cancel()
         models = [entry.loaded for entry in self._entries.values() if entry.loaded]
         models += self._leaving.values()
         await asyncio.gather(*(model.runtime.drain(timeout_s) for model in models))
@@ -108,12 +151,11 @@ class Residency(Generic[R]):
         """Let loads that wait for room look again: a request has ended."""
         self._budget.wake()
 
-    def evict_expired(self) -> None:
-        """Begin to remove the models whose `keep_alive_s` has passed."""
-        now_s = time.monotonic()
-        for ref, entry in self._entries.items():
-            if entry.is_expired(now_s):
-                self._evict(ref, entry)
+    def evict_if_expired(self, ref: ModelRef) -> None:
+        """Begin to remove a model whose `keep_alive_s` has passed; nothing else."""
+        entry = self._entries.get(ref)
+        if entry is not None and entry.is_expired(time.monotonic()):
+            self._evict(ref, entry)
 
     async def _load(
         self, ref: ModelRef, precision: Precision | None, *, may_evict: bool
@@ -189,3 +231,9 @@ class Residency(Generic[R]):
         await model.runtime.drain(self._config.drain_limit_s)
         await asyncio.to_thread(model.runtime.close)
         self._budget.free(model.size_bytes)
+
+
+def _retrieve(task: "asyncio.Task[None]") -> None:
+    """Take a task's exception, which the requests that waited for it have raised."""
+    if not task.cancelled():
+        task.exception()

@@ -1,7 +1,8 @@
 """How long a model stays in memory, and which one leaves it when another needs the room."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 from service.models.spec import ModelRef
 
@@ -14,6 +15,23 @@ class Retention:
 
     pin: bool = False  # never evicted
     keep_alive_s: float = FOREVER  # after its last request; 0: none; -1: until its room is needed
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return a retention as the registry's record has it. Raises ValueError, KeyError."""
+        pin, keep_alive_s = values["pin"], values["keep_alive_s"]
+        is_time = isinstance(keep_alive_s, int | float) and not isinstance(keep_alive_s, bool)
+        if (
+            not isinstance(pin, bool)
+            or not is_time
+            or not (keep_alive_s >= 0 or keep_alive_s == -1)
+        ):
+            raise ValueError("`pin` is no boolean, or `keep_alive_s` is no time and not -1")
+        return cls(pin, float(keep_alive_s))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for the registry's record."""
+        return {"pin": self.pin, "keep_alive_s": self.keep_alive_s}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,13 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from service.errors import CarouselError, Exists, ModelNotFound, Validation
 from service.models.bundle import MANIFEST, Bundle, Manifest
+from service.models.retention import Retention
 from service.models.spec import ModelRef
 
 FILE_NAME = "registry.json"
@@ -101,10 +103,11 @@ class ModelStore:
 
 @dataclass(frozen=True, slots=True)
 class RegistryRecord:
-    """The models to load at the next start, and the aliases."""
+    """The models to load at the next start, the aliases, and how long models stay in memory."""
 
     loaded: tuple[ModelRef, ...]
     aliases: Mapping[str, ModelRef]
+    retentions: Mapping[ModelRef, Retention] = field(default_factory=dict)  # not the default one
 
     @classmethod
     def read(cls, folder: Path, stored: Iterable[ModelRef], default_alias: str) -> "RegistryRecord":
@@ -115,9 +118,12 @@ class RegistryRecord:
         stored, path = list(stored), folder / FILE_NAME
         loaded = tuple({ref.name: ref for ref in stored}.values())
         aliases = {default_alias: loaded[0]} if loaded else {}
+        retentions: dict[ModelRef, Retention] = {}
         try:
             values = json.loads(path.read_bytes())
             aliases = {alias: ModelRef.parse(ref) for alias, ref in values["aliases"].items()}
+            given = values.get("retention", {}).items()
+            retentions = {ModelRef.parse(ref): Retention.from_json(each) for ref, each in given}
             loaded = tuple(ModelRef.parse(ref) for ref in values["loaded"])
         except FileNotFoundError:
             pass
@@ -126,15 +132,19 @@ class RegistryRecord:
         return cls(
             tuple(ref for ref in loaded if ref in stored),
             {alias: ref for alias, ref in aliases.items() if ref in stored},
+            {ref: each for ref, each in retentions.items() if ref in stored},
         )
 
     def write(self, folder: Path) -> None:
         """Write the record atomically. Logs a warning if the folder is read-only."""
         path = folder / FILE_NAME
-        values = {
+        values: dict[str, Any] = {
             "aliases": {alias: str(ref) for alias, ref in sorted(self.aliases.items())},
             "loaded": [str(ref) for ref in self.loaded],
         }
+        if self.retentions:
+            kept = {str(ref): each.to_json() for ref, each in sorted(self.retentions.items())}
+            values["retention"] = kept
         incoming = path.with_suffix(".incoming")
         try:
             incoming.write_text(json.dumps(values, indent=2) + "\n")

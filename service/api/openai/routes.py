@@ -11,7 +11,7 @@ from service.api.admitted_request import AdmittedRequest
 from service.api.fields import MAX_BEAMS
 from service.api.grammar import of_response_format, of_structured_outputs
 from service.api.http_request import header, session_id_of
-from service.api.model_description import described
+from service.api.model_description import described_if_stored
 from service.api.openai.responses import events, whole
 from service.api.openai.schemas import (
     COMPLETED,
@@ -26,6 +26,7 @@ from service.constraints.spec import ConstraintSpec
 from service.errors import Validation, about
 from service.generation.completions import start
 from service.generation.request import GenerationRequest
+from service.models.loaded_model import ModelInfo
 from service.models.registry import DEFAULT_ALIAS
 from service.sessions.idempotency import idempotency_key
 from service.sessions.session import OnDisconnect, Session
@@ -287,39 +288,42 @@ def _grammar_of(body: CompletionBody) -> tuple[ConstraintSpec, str] | None:
 
 @router.get("/models")
 async def every(request: Request) -> ModelsReply:
-    """List the loaded models and their aliases."""
+    """List the models that a request can name, and their aliases."""
     state = get_state(request)
     return ModelsReply(
-        data=[ModelReply(**_model_row(name, model)) for name, model in _models_by_name(state)]
+        data=[ModelReply(**_model_row(state, name, info)) for name, info in _models_by_name(state)]
     )
 
 
 @router.get("/models/{name}")
 async def one(request: Request, name: str) -> ModelWithVocabularyReply:
     """Return a model with its vocabulary."""
+    state = get_state(request)
     with about("model"):
-        model = await get_state(request).get(request, name)
-    vocabulary = list(model.tokenizer.tokens)
-    return ModelWithVocabularyReply(**_model_row(name, model), vocabulary=vocabulary)
+        model = await state.get(request, name)
+    row = _model_row(state, name, state.registry.info(model.ref))
+    return ModelWithVocabularyReply(**row, vocabulary=list(model.tokenizer.tokens))
 
 
-def _models_by_name(state: AppState) -> Iterator[tuple[str, ServedModel]]:
+def _models_by_name(state: AppState) -> Iterator[tuple[str, ModelInfo]]:
     aliases = state.registry.aliases
-    loaded = {model.ref: model for model in state.loaded()}
+    served = {info.ref: info for info in state.servable() if info.manifest is not None}
     default = aliases.get(DEFAULT_ALIAS)
-    for ref in sorted(loaded, key=lambda ref: (ref != default, ref)):
-        yield str(ref), loaded[ref]
+    for ref in sorted(served, key=lambda ref: (ref != default, ref)):
+        yield str(ref), served[ref]
     for alias, ref in sorted(aliases.items()):
-        if ref in loaded:
-            yield alias, loaded[ref]
+        if ref in served:
+            yield alias, served[ref]
 
 
-def _model_row(name: str, model: ServedModel) -> dict[str, Any]:
-    manifest = model.manifest
+def _model_row(state: AppState, name: str, info: ModelInfo) -> dict[str, Any]:
+    manifest = info.manifest
+    assert manifest is not None
+    loaded = next((model for model in state.registry.loaded() if model.ref == info.ref), None)
     return {
         "id": name,
         "created": int(datetime.fromisoformat(manifest.created_at).timestamp()),
-        "root": str(model.ref),
+        "root": str(info.ref),
         "digest": manifest.digest,
-        **described(model),
+        **described_if_stored(manifest, loaded),
     }

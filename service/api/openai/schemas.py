@@ -263,7 +263,7 @@ class ModelReply(BaseModel):
     digest: str
     vocabulary_size: int
     tokenizer: str  # its kind
-    special_tokens: SpecialTokensByRole
+    special_tokens: SpecialTokensByRole | None  # null unless it is loaded
     state: str | dict[str, Any]  # "carried", or the window that each prediction reads
 
 

@@ -183,6 +183,9 @@ class Model(Response):
     turns: int  # running turns of sessions on this model
     parity: Json | None  # deviation from the float64 reference
     error: str | None
+    pin: bool | None  # never evicted
+    keep_alive_s: float | None  # after its last request; -1: until its memory is needed
+    requests: int | None  # that use it, or wait for it
 
     @property
     def ref(self) -> str:
@@ -201,6 +204,9 @@ class Model(Response):
             state=body.get("state"),
             parity=body.get("parity"),
             error=body.get("error"),
+            pin=body.get("pin"),
+            keep_alive_s=body.get("keep_alive_s"),
+            requests=body.get("requests"),
         )
 
 

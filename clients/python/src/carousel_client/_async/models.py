@@ -1,7 +1,7 @@
 """The models of a server."""
 
 from collections.abc import Mapping
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 from carousel_client._async.transport import AsyncTransport
 from carousel_client.parameters import ImportOptions
@@ -21,10 +21,29 @@ class AsyncModelsAPI:
         """List every stored version, and the aliases."""
         return await self._transport.execute(Request("GET", "/admin/models"), ModelList.from_json)
 
-    async def load(self, ref: str, precision: Literal["float32", "int8"] | None = None) -> Model:
-        """Load a stored version; one that is loaded serves until the new program is ready."""
+    async def load(
+        self,
+        ref: str,
+        precision: Literal["float32", "int8"] | None = None,
+        *,
+        pin: bool | None = None,
+        keep_alive_s: float | None = None,
+        evict: bool = False,
+    ) -> Model:
+        """Load a stored version; one that is loaded serves until the new program is ready.
+
+        `pin` keeps it in memory, `keep_alive_s` for a time after its last request; given for a
+        loaded model, they change nothing else. With `evict` idle models leave the memory for it.
+        """
         path = url_path("admin", "models", ref, "load")
-        return await self._execute(with_json("POST", path, {"precision": precision}))
+        body: dict[str, Any] = {"precision": precision}
+        if pin is not None:
+            body["pin"] = pin
+        if keep_alive_s is not None:
+            body["keep_alive_s"] = keep_alive_s
+        if evict:
+            body["evict"] = True
+        return await self._execute(with_json("POST", path, body))
 
     async def unload(self, ref: str) -> Model:
         """Unload a model after its running generations have ended."""
