@@ -41,6 +41,7 @@ from service.keys.config import KeyConfig
 from service.keys.key_ring import KeyRing
 from service.keys.key_store import KeyStore, count_keys
 from service.models.bundle import Bundle, Precision
+from service.models.bundled import add_bundled_models
 from service.models.chat_template_store import ChatTemplateStore
 from service.models.compile import compile_program
 from service.models.parity import check_here
@@ -159,6 +160,8 @@ def create_app(
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         settings.model_store.mkdir(parents=True, exist_ok=True)
         settings.import_dir.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(add_bundled_models, store)
+        registry.refresh()
         await asyncio.to_thread(training.corpora.sweep)
         async with sessions.running():
             tasks = [asyncio.create_task(_open(state)), asyncio.create_task(reconciler.run())]
