@@ -12,9 +12,11 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.announcement import address_of, announce
 from service.api.errors import body_for
 from service.app import DRAIN_S, check_exposure, create_app, drain, open_store
 from service.settings import Settings
+from service.start_checks import check_folders, check_training, listen
 from service.telemetry import log_to_stderr
 from service.worker_supervisor import WorkerSupervisor
 
@@ -133,7 +135,8 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and print the address when the models are loaded."""
         await super().startup(sockets)
-        self._announcement = asyncio.create_task(self._announce())
+        address = address_of(self.config.host, self.config.port)
+        self._announcement = asyncio.create_task(announce(self._state, address))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for streams while new requests are refused (`draining`); then close connections."""
@@ -145,17 +148,6 @@ class DrainingServer(uvicorn.Server):
         while not draining.done() and not self.force_exit:
             await asyncio.wait([draining], timeout=0.1)
         await super().shutdown(sockets)
-
-    async def _announce(self) -> None:
-        await self._state.opened.wait()
-        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
-        address = f"http://{host}:{self.config.port}"
-        print(f"Carousel is ready at {address}; try:")
-        print(
-            f"  curl -N {address}/generate_stream -H 'Content-Type: application/json' "
-            """-d '{"inputs": "The "}'""",
-            flush=True,
-        )
 
 
 def _exit_now() -> None:
@@ -170,7 +162,11 @@ def _exit_normally(*_: object) -> None:
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT. Raises BadRequest where something that it needs is missing."""
+    check_folders(settings)
+    if settings.workers:
+        check_training(f"a training worker (CAROUSEL_WORKERS is {settings.workers})")
+    sockets = listen(settings.host, settings.port)
     log_to_stderr(settings.log_level)
     signal.signal(signal.SIGTERM, _exit_normally)  # uvicorn raises caught signals again at its end
     with open_store(settings) as redis_url:
@@ -191,6 +187,6 @@ def run(settings: Settings) -> None:
                 access_log=False,
                 timeout_graceful_shutdown=CLOSE_S,
             )
-            DrainingServer(config, app).run()
+            DrainingServer(config, app).run(sockets)
         finally:
             workers.stop()

@@ -8,10 +8,11 @@ import typer
 
 from service import __version__
 from service.cli import keys, models
+from service.cli.leave import CommandGroup, leave
 from service.cli.options import Store
 from service.errors import CarouselError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=CommandGroup, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(models.app)
 app.add_typer(keys.app, name="keys")
 _FILE_ERRORS = (
@@ -100,11 +101,15 @@ def worker(
     """Run submitted train jobs, one at a time."""
     from service.app import open_store
     from service.settings import Settings
+    from service.start_checks import check_folder, check_training
     from service.worker import work
 
+    check_training("a training worker")
     settings = Settings.read(
         redis_url=redis_url, model_store=model_store, data_dir=data_dir, log_level=log_level
     )
+    check_folder(settings.data_dir, "CAROUSEL_DATA_DIR", is_written=True)
+    check_folder(settings.model_store, "CAROUSEL_MODEL_STORE", is_written=True)
     with open_store(settings) as url:
         work(settings, url, parent=parent)
 
@@ -132,6 +137,11 @@ def train(
     data_dir: Annotated[Path, typer.Option(envvar="CAROUSEL_DATA_DIR")] = Path(".data"),
 ) -> None:
     """Train a model on a text file and store it."""
+    from service.start_checks import check_folder, check_training
+
+    check_training("training")
+    check_folder(model_store, "CAROUSEL_MODEL_STORE", is_written=True)
+    check_folder(data_dir, "CAROUSEL_DATA_DIR", is_written=True)
     from service.models.resolve import resolve_stored
     from service.models.store import ModelStore
     from service.training.corpus import Corpus
@@ -185,12 +195,16 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """Run the command line; an error of a user's is one line on standard error and exit code 2."""
+    """Run the command line; a user's error is one line on standard error and exit code 2."""
     try:
         app()
+        code = 0
     except (CarouselError, *_FILE_ERRORS) as error:
         message = str(error)
         if "assume" in message and "--assume" not in message:
             message = f"{message} (assume.KEY is --assume KEY=VALUE here)"
         print(f"carousel: {message}", file=sys.stderr)
-        raise SystemExit(2) from None
+        code = 2
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    leave(code)

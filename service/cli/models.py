@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from service.cli.leave import leave_on_interrupt
 from service.cli.options import Model, Offline, Store, Url
 
 app = typer.Typer()
@@ -160,6 +161,7 @@ def generate(
     model_store: Store = MODEL_STORE,
 ) -> None:
     """Generate text in the terminal, without a server."""
+    leave_on_interrupt()
     from service.offline import write_text
 
     write_text(model_store, _stored(model_store, model), prompt, max_new_tokens, temperature, seed)
@@ -172,6 +174,7 @@ def score(
     model_store: Store = MODEL_STORE,
 ) -> None:
     """Score a text by a model: nats per character and token, bits per character and byte."""
+    leave_on_interrupt()
     from service.offline import score_file
 
     found = score_file(model_store, _stored(model_store, model), file)

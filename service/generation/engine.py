@@ -169,10 +169,13 @@ class Engine:
 
     def submit_admitted(self, request: GenerationRequest, listener: Listener) -> None:
         """Start a generation that was admitted before: it is queued even if the queue is full."""
+        if not request.prompt:  # in the slot table it would fail every generation
+            listener.fail(GenerationFailed("a generation begins after one token at least"))
+            return
         given = (request.prompt, request.penalty_context, request.forced_tokens)
         largest = max(max(tokens, default=0) for tokens in given)
         if largest >= self._vocabulary_size:
-            # Another model's token: in the slot table it would fail every generation.
+            # Another model's token, likewise.
             message = f"the model does not have token id {largest}: its vocabulary has"
             listener.fail(GenerationFailed(f"{message} {self._vocabulary_size} tokens"))
             return

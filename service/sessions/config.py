@@ -22,6 +22,7 @@ class SessionConfig:
     idempotency_ttl_s: int = 86_400
     call_timeout_s: float = 2.0  # of a store call with all its retries
     retry_pause_s: float = 0.05
+    start_wait_s: float = 10.0  # in which a store answers that is started beside the server
     answer_timeout_s: float = 1.0  # after so long without an answer a connection is dropped
 
 

@@ -5,14 +5,16 @@ is answered or times out. Each new connection checks the server again.
 """
 
 import asyncio
-import contextlib
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from hiredis import ReplyError
+from redis.asyncio.connection import parse_url
 
 from service.errors import BadRequest, CarouselError, StoreFull, StoreUnavailable
 from service.sessions.config import SessionConfig
@@ -185,11 +187,49 @@ def check_store(text: str) -> str:
 
 
 async def check_store_config(url: str, config: SessionConfig) -> None:
-    """Check that the store may be used, if it answers at all. Raises BadRequest."""
+    """Check that a store answers at a URL, within `start_wait_s`, and may be used.
+
+    A store that is loading its data, or is a replica, may be usable later. Raises BadRequest.
+    """
+    where = _place_of(url)
+    until_s = time.monotonic() + config.start_wait_s
     client = ScriptClient(url, config, {})
-    with contextlib.suppress(OSError, StoreUnavailable):
-        await client._connected()  # noqa: SLF001 (this module's own class)
-    await client.close()
+    try:
+        while True:
+            try:
+                await client._connected()  # noqa: SLF001 (this module's own class)
+            except StoreUnavailable:
+                return
+            except OSError as error:
+                if time.monotonic() + config.retry_pause_s < until_s:
+                    await asyncio.sleep(config.retry_pause_s)
+                    continue
+                reason = str(error) or "it does not answer"
+                raise BadRequest(
+                    f"no Redis can be used at {where} ({reason}); start it, or set "
+                    "CAROUSEL_REDIS_URL to another one, or to none for a private Valkey"
+                ) from error
+            else:
+                return
+    finally:
+        await client.close()
+
+
+def _place_of(url: str) -> str:
+    """Return a URL without its password. Raises BadRequest if it is not the URL of a store."""
+    try:
+        options = parse_url(url)
+        parts = urlsplit(url)
+        host, port = options.get("host", "localhost"), options.get("port", 6379)
+    except ValueError:
+        parts, options = None, {}
+    is_url = parts is not None and (parts.path if parts.scheme == "unix" else parts.hostname)
+    if parts is None or not is_url:
+        raise BadRequest(
+            "CAROUSEL_REDIS_URL is not the URL of a Redis, such as redis://127.0.0.1:6379/0, "
+            "rediss:// or unix:///run/redis.sock"
+        )
+    return f"unix://{options['path']}" if "path" in options else f"{parts.scheme}://{host}:{port}"
 
 
 def _refusal(reply: ReplyError) -> CarouselError:

@@ -1,0 +1,56 @@
+"""What a server prints on its terminal: that it is ready, or what to do so that it becomes so."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from service.api.state import AppState
+from service.models.registry import ModelInfo, ModelStatus
+
+POLL_S = 0.2
+COMMAND = "carousel"
+
+
+def address_of(host: str, port: int) -> str:
+    """Return the URL of a server that listens on an address."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def announce(state: AppState, address: str) -> None:
+    """Print what a server without a model lacks, and that it is ready once it is."""
+    await state.opened.wait()
+    if not any(state.registry.loaded()):
+        print("\n".join(advice(state.registry.listings(), state.store.folder)), flush=True)
+    while not state.is_ready:  # noqa: ASYNC110 (it depends on the store and on every model)
+        await asyncio.sleep(POLL_S)
+    print("\n".join(ready(address)), flush=True)
+
+
+def ready(address: str) -> Sequence[str]:
+    """Return the lines for a server that answers generate requests."""
+    body = """'{"inputs": "The "}'"""
+    header = "-H 'Content-Type: application/json'"
+    return (
+        f"Carousel is ready at {address}; try:",
+        f"  curl -N {address}/generate_stream {header} -d {body}",
+    )
+
+
+def advice(models: Sequence[ModelInfo], model_store: Path) -> Sequence[str]:
+    """Return the lines for a server that has loaded no model: why, and the commands that help."""
+    failed = [model for model in models if model.status is ModelStatus.FAILED]
+    if failed:
+        lines = [f"{model.ref} could not be loaded: {model.error}" for model in failed]
+        return ("Carousel has no model to serve.", *lines, f"try: {COMMAND} load {failed[0].ref}")
+    if models:
+        newest = models[-1].ref
+        return (
+            f"Carousel has no model loaded; {len(models)} stored in {model_store}. Load one:",
+            f"  {COMMAND} load {newest}",
+        )
+    return (
+        f"Carousel has no model: none is stored in {model_store}. Import or train one:",
+        f"  {COMMAND} import CHECKPOINT --vocabulary FILE --name NAME",
+        f"  {COMMAND} train TEXT --name NAME",
+        f"and load it: {COMMAND} load NAME",
+    )

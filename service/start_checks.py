@@ -1,0 +1,117 @@
+"""What a start needs, checked before anything is started: each fault is one sentence."""
+
+import errno
+import importlib.util
+import os
+import socket
+from pathlib import Path
+
+from service.errors import BadRequest
+from service.settings import Settings
+
+TRAINING_MODULES = ("tensorflow", "keras", "matplotlib")
+TRAINING_EXTRA = "pip install 'carousel-serve[train]'"
+_BACKLOG = 2048
+_NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # as IPv6 on many machines
+
+
+def check_folders(settings: Settings) -> None:
+    """Create the folders of a server, and check that each can be used. Raises BadRequest.
+
+    Only the data folder has to be writable: models and checkpoints may be mounted read-only.
+    """
+    check_folder(settings.data_dir, "CAROUSEL_DATA_DIR", is_written=True)
+    check_folder(settings.model_store, "CAROUSEL_MODEL_STORE")
+    check_folder(settings.import_dir, "CAROUSEL_IMPORT_DIR")
+
+
+def check_folder(path: Path, setting: str, *, is_written: bool = False) -> None:
+    """Create a folder if it is missing, and check that it can be used. Raises BadRequest."""
+    another = f"set {setting} to another folder"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise BadRequest(
+            f"{setting} is {path}, which is a file or lies below one; {another}"
+        ) from error
+    except OSError as error:
+        raise BadRequest(
+            f"{setting} is {path}, which cannot be created ({error.strerror}); {another}"
+        ) from error
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise BadRequest(f"{setting} is {path}, which may not be read; {another}")
+    if is_written and not os.access(path, os.W_OK | os.X_OK):
+        raise BadRequest(
+            f"{setting} is {path}, which may not be written by user {os.geteuid()}; "
+            f"change its owner, or {another}"
+        )
+
+
+def check_training(what: str) -> None:
+    """Check that the extra that trains is installed. Raises BadRequest: `what` needs it."""
+    missing = [name for name in TRAINING_MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BadRequest(
+            f"{what} needs {', '.join(missing)}, which this installation lacks: {TRAINING_EXTRA}"
+        )
+
+
+def listen(host: str, port: int, setting: str = "CAROUSEL_PORT") -> list[socket.socket]:
+    """Take a port on every address of a host. Raises BadRequest.
+
+    Connections wait to be accepted: a socket that does not listen would leave the port to others.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise BadRequest(
+            f"{host[:200]!r} is no address of this machine ({error}); "
+            "set CAROUSEL_HOST to one, such as 127.0.0.1"
+        ) from error
+    sockets: list[socket.socket] = []
+    problem: OSError | None = None
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        try:
+            sockets.append(_listener(family, kind, protocol, address))
+        except OSError as error:
+            problem = error
+            if error.errno not in _NOT_HERE:
+                break
+    if problem is not None and (not sockets or problem.errno not in _NOT_HERE):
+        for each in sockets:
+            each.close()
+        raise BadRequest(_refusal(host, port, setting, problem)) from problem
+    return sockets
+
+
+def _listener(
+    family: socket.AddressFamily, kind: socket.SocketKind, protocol: int, address: object
+) -> socket.socket:
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # A port may be taken again whose last connections are still being closed.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:  # the address of IPv4 has a socket of its own
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)  # type: ignore[arg-type]  # as getaddrinfo returned it
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _refusal(host: str, port: int, setting: str, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"port {port} of {host} is in use by another process; "
+            f"end it, or set {setting} to another port"
+        )
+    if error.errno == errno.EACCES:
+        return (
+            f"port {port} of {host} is reserved for privileged users; "
+            f"set {setting} to one from 1024 on"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{host} is no address of this machine; set CAROUSEL_HOST to one, such as 127.0.0.1"
+    return f"port {port} of {host} cannot be opened: {error.strerror}"
