@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from service.api.state import AppState
-from service.models.registry import ModelInfo, ModelStatus
+from service.models.loaded_model import ModelInfo, ModelStatus
 
 POLL_S = 0.2
 COMMAND = "carousel"

@@ -11,7 +11,8 @@ import pytest
 
 from service.announcement import advice
 from service.errors import BadRequest
-from service.models.registry import ModelInfo, ModelStatus
+from service.models.loaded_model import ModelInfo, ModelStatus
+from service.models.retention import Retention
 from service.models.spec import ModelRef
 from service.sessions.config import SessionConfig
 from service.sessions.redis_client import check_store_config
@@ -164,7 +165,7 @@ def test_missing_folders_are_created(tmp_path):
 
 
 def info(name: str, status: ModelStatus, error: str | None = None) -> ModelInfo:
-    return ModelInfo(ModelRef(name, 1), status, None, None, 0, error)
+    return ModelInfo(ModelRef(name, 1), status, None, None, 0, error, Retention(), 0)
 
 
 def test_a_server_without_a_model_says_what_to_do(tmp_path):
