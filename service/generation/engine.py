@@ -169,15 +169,9 @@ class Engine:
 
     def submit_admitted(self, request: GenerationRequest, listener: Listener) -> None:
         """Start a generation that was admitted before: it is queued even if the queue is full."""
-        if not request.prompt:  # in the slot table it would fail every generation
-            listener.fail(GenerationFailed("a generation begins after one token at least"))
-            return
-        given = (request.prompt, request.penalty_context, request.forced_tokens)
-        largest = max(max(tokens, default=0) for tokens in given)
-        if largest >= self._vocabulary_size:
-            # Another model's token, likewise.
-            message = f"the model does not have token id {largest}: its vocabulary has"
-            listener.fail(GenerationFailed(f"{message} {self._vocabulary_size} tokens"))
+        fault = _fault_of(request, self._vocabulary_size)
+        if fault is not None:
+            listener.fail(GenerationFailed(fault))
             return
         self._listeners.add(listener)
         with self._condition:
@@ -323,3 +317,17 @@ class Engine:
         for listener in list(self._listeners):
             listener.fail(GenerationFailed(self.failure))
         self._listeners.clear()
+
+
+def _fault_of(request: GenerationRequest, vocabulary_size: int) -> str | None:
+    """Return what would fail every generation of the slot table, or None."""
+    if not request.prompt:
+        return "a generation begins after one token at least"
+    given = (request.prompt, request.penalty_context, request.forced_tokens)
+    largest = max(max(tokens, default=0) for tokens in given)
+    if largest >= vocabulary_size:  # another model's token
+        return (
+            f"the model does not have token id {largest}: its vocabulary has "
+            f"{vocabulary_size} tokens"
+        )
+    return None

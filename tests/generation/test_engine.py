@@ -167,6 +167,15 @@ async def test_a_token_that_the_model_does_not_have_fails_its_own_stream_alone(w
         assert engine.failure is None
 
 
+async def test_an_empty_prompt_fails_its_own_stream_alone():
+    async with running() as engine:
+        well = asyncio.create_task(read(engine.submit(request(300))))
+        with pytest.raises(GenerationFailed, match="after one token at least"):
+            await read(engine.submit(request(9, prompt=())))
+        assert len((await well).tokens) == 300
+        assert engine.failure is None
+
+
 class Broken(DigestProgram):
     """A device that fails after some steps."""
 
