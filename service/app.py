@@ -34,6 +34,7 @@ from service.constraints.token_texts import TokenTexts
 from service.errors import BadRequest, StoreUnavailable
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
+from service.generation.memory_estimate import estimate_memory
 from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
 from service.generation.state_reader import StateReader
 from service.keys.authenticator import Authenticator
@@ -129,8 +130,13 @@ def create_app(
         autoload=settings.autoload,
         residency=ResidencyConfig(load_wait_s=settings.load_wait_s),
     )
-    make_runtime = _make_runtime(settings, engine_config)
-    registry = Registry(store, make_runtime, registry_config)
+    prefix_cache = PrefixCache(engine_config.prefix_cache_bytes)
+    registry = Registry(
+        store,
+        _make_runtime(settings, engine_config, prefix_cache),
+        registry_config,
+        lambda spec: estimate_memory(spec, engine_config).total,
+    )
     sessions = _make_sessions(settings, redis_url)
     queue = JobQueue(redis_url, QueueConfig())
     training = TrainingServices(queue, CorpusStore(settings.corpora_dir), settings.jobs_dir)
@@ -153,6 +159,7 @@ def create_app(
         engine_config,
         ChatTemplateStore(store),
         keys,
+        prefix_cache,
     )
 
     @contextlib.asynccontextmanager
@@ -260,10 +267,9 @@ def _token_texts(tokenizer: Tokenizer) -> TokenTexts:
 
 
 def _make_runtime(
-    settings: Settings, config: EngineConfig
+    settings: Settings, config: EngineConfig, cache: PrefixCache
 ) -> Callable[[Bundle, Precision], ModelRuntime]:
     threads, spins = settings.threads, settings.spins
-    cache = PrefixCache(config.prefix_cache_bytes)
 
     def make(bundle: Bundle, precision: Precision) -> ModelRuntime:
         program = compile_program(bundle.spec, bundle.weights, precision, threads, spins=spins)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import secrets
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,7 @@ from starlette.datastructures import FormData, UploadFile
 from service.api.errors import describe
 from service.api.fields import Body, Name
 from service.api.http_request import disk_full_as_too_large
+from service.api.memory_usage import memory_usage
 from service.api.model_description import SpecialTokensByRole, described_if_stored
 from service.api.sampling_fields import INPUT_ERROR
 from service.api.state import AppState, get_state
@@ -120,11 +121,25 @@ class StoredModel(BaseModel):
     error: str | None = None
 
 
+class ModelMemory(BaseModel):
+    """The memory of this process's models in bytes. Those of the parts are upper bounds."""
+
+    budget: int
+    reserved: int  # by models that are loaded, being loaded or draining
+    weights: int
+    programs: int
+    states: int  # of the batches
+    texts: int
+    prefix_cache: int
+    constraint_tables: int
+
+
 class StoredModels(BaseModel):
     """All stored versions and all aliases."""
 
     models: list[StoredModel]
     aliases: dict[str, str]
+    memory: ModelMemory
 
 
 class Aliases(BaseModel):
@@ -142,6 +157,11 @@ async def list_models(request: Request) -> dict[str, Any]:
     return {
         "models": [_row(state, info) for info in registry.listings()],
         "aliases": {alias: str(ref) for alias, ref in sorted(registry.aliases.items())},
+        "memory": {
+            "budget": registry.budget.limit_bytes,
+            "reserved": registry.budget.used_bytes,
+            **asdict(memory_usage(state)),
+        },
     }
 
 

@@ -17,7 +17,7 @@ from service.constraints.compiler import ConstraintCompiler
 from service.errors import CarouselError, Draining, Forbidden
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
-from service.generation.prefix_cache import ScopedPrefixCache
+from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
 from service.generation.state_reader import StateReader
 from service.keys.key_ring import KeyRing
 from service.models.chat_template_store import ChatTemplateStore
@@ -87,6 +87,7 @@ class AppState:
     engine_config: EngineConfig
     chat_templates: ChatTemplateStore
     keys: KeyRing
+    prefix_cache: PrefixCache  # of all models
     allowed_models: frozenset[str] | None = None  # in a copy for one request; None: every model
     importing: asyncio.Lock = field(default_factory=asyncio.Lock)  # one at a time: memory
     opened: asyncio.Event = field(default_factory=asyncio.Event)  # the first models are loaded

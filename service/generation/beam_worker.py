@@ -22,6 +22,10 @@ from service.models.step import Batch, StepProgram
 _log = logging.getLogger(__name__)
 
 
+def _post_nothing(_: Callable[[], None]) -> None:
+    """Call nothing: the worker is closed."""
+
+
 class BeamListener(Protocol):
     """Receives a search's chunks in the event loop. The worker's thread reads `is_over`."""
 
@@ -95,6 +99,9 @@ class BeamWorker:
         if self._thread.is_alive():
             self._thread.join()
         self._queue.clear()
+        self._post = (
+            _post_nothing  # or the engine would refer to itself, and stay until a collection
+        )
 
     @property
     def running(self) -> int:

@@ -15,6 +15,7 @@ from service.errors import (
     Validation,
 )
 from service.models.bundle import Precision
+from service.models.heap import trim_heap
 from service.models.loaded_model import LoadedModel, ModelStatus, R
 from service.models.loader import ModelLoader
 from service.models.memory_budget import MemoryBudget
@@ -22,6 +23,7 @@ from service.models.model_entry import ModelEntry
 from service.models.retention import Resident, choose_victim, kept_bytes
 from service.models.spec import ModelRef
 
+TRIM_DELAY_S = 0.05
 POLL_S = 0.1  # a generation without a reader ends without a word to the budget
 
 _log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class Residency(Generic[R]):
         self._room = asyncio.Lock()  # those who make room take turns, first come, first served
         self._leaving: dict[asyncio.Task[None], LoadedModel[R]] = {}
         self._evictions: set[asyncio.Task[None]] = set()
+        self._trimming: asyncio.Task[None] | None = None
 
     async def load(
         self, ref: ModelRef, entry: ModelEntry[R], precision: Precision | None, *, may_evict: bool
@@ -231,6 +234,17 @@ class Residency(Generic[R]):
         await model.runtime.drain(self._config.drain_limit_s)
         await asyncio.to_thread(model.runtime.close)
         self._budget.free(model.size_bytes)
+        self._trim_soon()
+
+    def _trim_soon(self) -> None:
+        """Give the memory of closed models back, once nothing refers to them any more."""
+        if self._trimming is None or self._trimming.done():
+            self._trimming = asyncio.create_task(_trim())
+
+
+async def _trim() -> None:
+    await asyncio.sleep(TRIM_DELAY_S)
+    await asyncio.to_thread(trim_heap)
 
 
 def _retrieve(task: "asyncio.Task[None]") -> None:

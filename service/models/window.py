@@ -11,6 +11,9 @@ from service.errors import BadCheckpoint
 
 MAX_WINDOW = 1_024
 
+BATCH_NUMBERS = 16 * 1024 * 1024
+"""Numbers of the widest layer that a step of windows has in memory at once."""
+
 
 class Padding(StrEnum):
     """Where a window that is longer than the text is padded."""

@@ -14,10 +14,8 @@ from service.models.mask import masked_tokens
 from service.models.program import int8_weight_bits, open_session
 from service.models.spec import FOLD_LIMIT_BYTES, FloatArray, ModelSpec, Weights
 from service.models.step import Batch, State, zero_batch
-from service.models.window import Padding, read_window
+from service.models.window import BATCH_NUMBERS, Padding, read_window
 from service.models.window_graph import build_window_graph
-
-BATCH_NUMBERS = 16 * 1024 * 1024
 
 
 class WindowProgram:
