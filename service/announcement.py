@@ -11,9 +11,10 @@ POLL_S = 0.2
 COMMAND = "carousel"
 
 
-def address_of(host: str, port: int) -> str:
+def address_of(host: str, port: int, *, is_tls: bool = False) -> str:
     """Return the URL of a server that listens on an address."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if is_tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 async def announce(state: AppState, address: str) -> None:

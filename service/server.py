@@ -1,4 +1,4 @@
-"""uvicorn with the app: limits on a request's head, and a stop that drains streams."""
+"""uvicorn with the app: its limits of connections, its TLS, and a stop that drains streams."""
 
 import asyncio
 import logging
@@ -6,22 +6,26 @@ import os
 import signal
 import socket
 import threading
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
+import uvloop
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.announcement import address_of, announce
-from service.api.errors import body_for
 from service.app import DRAIN_S, check_exposure, create_app, drain, open_store
+from service.connection_limits import ConnectionLimits
+from service.connections import Connections
+from service.http_protocol import HttpProtocol
+from service.open_files import connections_within, raise_open_file_limit
 from service.settings import Settings
 from service.start_checks import check_folders, check_training, listen
 from service.telemetry import log_to_stderr
+from service.tls import server_context
 from service.worker_supervisor import WorkerSupervisor
 
-MAX_HEAD_BYTES = 64 * 1024
-HEAD_LIMIT_S = 10.0
+TLS_HANDSHAKE_TIMEOUT_S = 10.0
 CLOSE_S = 1
 """The time for connections to receive their last bytes after every stream has ended."""
 
@@ -30,99 +34,14 @@ STOP_LIMIT_S = DRAIN_S + 1.8
 _log = logging.getLogger(__name__)
 
 
-class HeadTooLarge(Exception):
-    """A request's head has more than MAX_HEAD_BYTES."""
+class Loop(uvloop.Loop):
+    """uvloop's event loop, in which a TLS handshake has less time than its 60 s."""
 
-
-class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's fast parser, with limits of bytes and time for each request's head."""
-
-    url = b""  # of the request being parsed
-    _head_bytes = 0  # of the complete fields
-    _raw_bytes = 0  # received of an incomplete head
-    _head_timer: asyncio.TimerHandle | None = None
-    _is_in_head = False
-    _unanswered: tuple[RequestResponseCycle, ...] = ()
-
-    def connection_made(self, transport: Any) -> None:
-        """Start the time limit of the first head."""
-        super().connection_made(transport)
-        self._start_timer()
-
-    def data_received(self, data: bytes) -> None:
-        """Parse bytes; refuse a head that is too large, complete or not."""
-        was_in_head = self._is_in_head
-        super().data_received(data)
-        if was_in_head and self._is_in_head and not self.transport.is_closing():
-            self._raw_bytes += len(data)
-            if self._raw_bytes > MAX_HEAD_BYTES:
-                self._refuse_head()
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what the parser refuses with an error body of the API."""
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse_head()
-        else:
-            self._refuse(b"400 Bad Request", msg, "bad_request")
-
-    def on_message_begin(self) -> None:
-        """Start the limits of a new head."""
-        super().on_message_begin()
-        self._is_in_head, self._head_bytes, self._raw_bytes = True, 0, 0
-        self._start_timer()
-
-    def on_url(self, url: bytes) -> None:
-        """Count the bytes of the URL."""
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Count the bytes of a header field."""
-        self._count(len(name) + len(value) + 4)
-        super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        """End the limits of a complete head."""
-        self._is_in_head, self._head_bytes = False, 0
-        self._stop_timer()
-        super().on_headers_complete()
-        waiting = (cycle for cycle in self._unanswered if not cycle.response_complete)
-        self._unanswered = (*waiting, self.cycle)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Disconnect every request of the connection; uvicorn does so with the last one only."""
-        self._stop_timer()
-        super().connection_lost(exc)
-        for cycle in self._unanswered:
-            if not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
-
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise HeadTooLarge  # the parser stops and calls send_400_response
-
-    def _start_timer(self) -> None:
-        self._stop_timer()
-        self._head_timer = self.loop.call_later(HEAD_LIMIT_S, self.transport.close)
-
-    def _stop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _refuse_head(self) -> None:
-        message = f"the request's head has more than {MAX_HEAD_BYTES} bytes"
-        self._refuse(b"431 Request Header Fields Too Large", message, "too_large")
-
-    def _refuse(self, status: bytes, message: str, code: str) -> None:
-        self._stop_timer()
-        path = self.url.decode("latin-1")
-        body = body_for(path, int(status[:3]), message, code)
-        head = b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Type: application/json\r\n" % status
-        self.transport.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        self.transport.close()
+    async def create_server(self, *given: Any, **more: Any) -> asyncio.Server:
+        """Listen. Raises as uvloop's."""
+        if more.get("ssl") is not None:
+            more.setdefault("ssl_handshake_timeout", TLS_HANDSHAKE_TIMEOUT_S)
+        return cast("asyncio.Server", await super().create_server(*given, **more))
 
 
 class DrainingServer(uvicorn.Server):
@@ -135,7 +54,8 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and print the address when the models are loaded."""
         await super().startup(sockets)
-        address = address_of(self.config.host, self.config.port)
+        config = self.config
+        address = address_of(config.host, config.port, is_tls=config.is_ssl)
         self._announcement = asyncio.create_task(announce(self._state, address))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -161,11 +81,33 @@ def _exit_normally(*_: object) -> None:
     raise SystemExit(0)
 
 
+def _protocol_of(settings: Settings) -> type[asyncio.Protocol]:
+    """Return what makes the protocol of each connection, all of which share their limits."""
+    open_files = raise_open_file_limit()
+    most = connections_within(open_files)
+    if most < settings.max_connections:
+        _log.warning(
+            "this process may open %s files, so it serves %s connections at once and not the %s of"
+            " CAROUSEL_MAX_CONNECTIONS; raise the limit (ulimit -n, LimitNOFILE=)",
+            open_files,
+            most,
+            settings.max_connections,
+        )
+    connections = Connections(
+        min(most, settings.max_connections),
+        settings.max_connections_per_address,
+        settings.proxy_networks,
+    )
+    limits = ConnectionLimits(idle_timeout_s=settings.idle_timeout_s)
+    return cast("type[asyncio.Protocol]", partial(HttpProtocol, limits, connections))
+
+
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises BadRequest where something that it needs is missing."""
     check_folders(settings)
     if settings.workers:
         check_training(f"a training worker (CAROUSEL_WORKERS is {settings.workers})")
+    tls = server_context(settings.tls_cert, settings.tls_key)
     sockets = listen(settings.host, settings.port)
     log_to_stderr(settings.log_level)
     signal.signal(signal.SIGTERM, _exit_normally)  # uvicorn raises caught signals again at its end
@@ -179,13 +121,16 @@ def run(settings: Settings) -> None:
                 app,
                 host=settings.host,
                 port=settings.port,
-                loop="uvloop",
-                http=GuardedProtocol,
+                loop="service.server:Loop",
+                http=_protocol_of(settings),
                 ws="none",
                 log_config=None,
                 log_level="warning",
                 access_log=False,
                 timeout_graceful_shutdown=CLOSE_S,
+                proxy_headers=bool(settings.proxy_networks),
+                forwarded_allow_ips=[str(network) for network in settings.proxy_networks],
+                ssl_context_factory=None if tls is None else lambda *_: tls,
             )
             DrainingServer(config, app).run(sockets)
         finally:

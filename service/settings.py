@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import ByteSize, Field, SecretStr, ValidationError
+from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.cgroup import machine_share
 from service.errors import BadRequest
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 PREFIX = "CAROUSEL_"
 # How the terminal and the clients reach a running server; no settings of a server.
@@ -42,6 +44,23 @@ class Settings(BaseSettings):
     import_dir: Path = Path("imports")
     data_dir: Path = Path(".data")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    max_connections: int = Field(default=10_240, ge=1)  # open at once; fewer if files are limited
+    max_connections_per_address: int = Field(default=2_048, ge=1)  # not of a trusted proxy
+    idle_timeout_s: float = Field(default=30.0, gt=0)  # of a connection between two requests
+    trusted_proxies: str = ""  # addresses and networks, with commas; their X-Forwarded-For counts
+    tls_cert: Path | None = None  # PEM: the certificate and its chain; None: HTTP without TLS
+    tls_key: Path | None = None  # PEM; None: the key is in tls_cert
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_networks(cls, value: str) -> str:
+        _networks(value)
+        return value
+
+    @property
+    def proxy_networks(self) -> tuple[Network, ...]:
+        """The networks of the trusted proxies."""
+        return _networks(self.trusted_proxies)
 
     @property
     def corpora_dir(self) -> Path:
@@ -100,3 +119,8 @@ class Settings(BaseSettings):
             first = error.errors()[0]
             name = PREFIX + str(first["loc"][0]).upper()
             raise BadRequest(f"{name} is {first['input']!r}: {first['msg']}") from error
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    return tuple(ipaddress.ip_network(part) for part in parts)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -23,10 +24,11 @@ class Server:
     port: int
     process: subprocess.Popen[bytes]
     log: Path
+    certificate: Path | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self.certificate else ''}://127.0.0.1:{self.port}"
 
 
 def free_port() -> int:
@@ -49,20 +51,28 @@ def environment(folder: Path, port: int, **settings: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, **settings: str) -> Iterator[Server]:
-    """A server over `folder`'s model_store and imports, ended with the context."""
+def serving(
+    folder: Path,
+    command: tuple[str, ...] = (),
+    certificate: Path | None = None,
+    **settings: str,
+) -> Iterator[Server]:
+    """A server over `folder`'s model_store and imports, ended with the context.
+
+    `command` starts it, where it is not the shell; its own TLS has a `certificate`.
+    """
     port, log = free_port(), folder / "server.log"
     with (
         log.open("wb") as out,
         subprocess.Popen(
-            [sys.executable, "-m", "service", "serve"],
+            [*command, sys.executable, "-m", "service", "serve"],
             env=environment(folder, port, **settings),
             cwd=ROOT,
             stdout=out,
             stderr=subprocess.STDOUT,
         ) as process,
     ):
-        server = Server(port, process, log)
+        server = Server(port, process, log, certificate)
         try:
             _wait_until_ready(server)
             yield server
@@ -80,9 +90,11 @@ def serving(folder: Path, **settings: str) -> Iterator[Server]:
 
 def _wait_until_ready(server: Server) -> None:
     until = time.monotonic() + START_LIMIT_S
+    trust = ssl.create_default_context(cafile=server.certificate) if server.certificate else None
     while time.monotonic() < until and server.process.poll() is None:
         with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"{server.url}/health/ready", timeout=5).close()
+            ready = f"{server.url}/health/ready"
+            urllib.request.urlopen(ready, timeout=5, context=trust).close()
             return
         time.sleep(0.05)
     raise RuntimeError(f"the server did not become ready:\n{server.log.read_text()[-2000:]}")

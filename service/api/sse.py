@@ -5,6 +5,7 @@ is Python for each event, so the text of each token is escaped once, when the mo
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from service.api.http_request import wait_for_disconnect
 from service.generation.request import Chunk, Token
 from service.models.tokenizers.tokenizer import Tokenizer
 
+_HALF_CLOSED_PING_S = 1.0
 _MIDDLE = ',"special":false}'
 _REST = ',"generated_text":null,"details":null}\n\n'
 
@@ -179,17 +181,18 @@ class SSEResponse(Response):
         self._pieces, self._on_end, self._ping_interval_s = pieces, on_end, ping_interval_s
         self._sent, self._is_sending = 0, False
 
-    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream. Returns when it has ended or the client has disconnected."""
         start: Message = {
             "type": "http.response.start",
             "status": self.status_code,
             "headers": self.raw_headers,
         }
+        half_closed = scope.get("state", {}).get("half_closed") or asyncio.Event()
         sender = asyncio.ensure_future(self._send_all(start, send))
         others = [
             asyncio.ensure_future(self._watch(receive, sender)),
-            asyncio.ensure_future(self._ping(send, sender)),
+            asyncio.ensure_future(self._ping(send, sender, half_closed)),
         ]
         try:
             await asyncio.wait([sender])
@@ -218,14 +221,22 @@ class SSEResponse(Response):
         await wait_for_disconnect(receive)
         sender.cancel()
 
-    async def _ping(self, send: Send, sender: "asyncio.Future[None]") -> None:
-        """Send pings while the stream is silent; stop it when the client reads nothing."""
+    async def _ping(
+        self, send: Send, sender: "asyncio.Future[None]", half_closed: asyncio.Event
+    ) -> None:
+        """Send pings while the stream is silent; stop it when the client reads nothing.
+
+        A client that has closed its side is pinged often: only a write tells whether it has gone.
+        """
         ping: Message = {"type": "http.response.body", "body": b": ping\n\n", "more_body": True}
         try:
             while True:
                 before = self._sent
-                await asyncio.sleep(self._ping_interval_s)
-                if self._sent != before:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._ping_interval_s):
+                        await half_closed.wait()
+                        await asyncio.sleep(_HALF_CLOSED_PING_S)
+                if self._sent != before or (self._is_sending and half_closed.is_set()):
                     continue
                 if self._is_sending:
                     break

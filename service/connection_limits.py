@@ -1,0 +1,119 @@
+"""The limits of one connection, and the watch on what its client reads."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+import sys
+import termios
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from uvicorn.protocols.http.flow_control import FlowControl
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """The limits of one connection. Each state of it ends by its own time."""
+
+    max_head_bytes: int = 64 * 1024  # of a head, and of the trailer of a chunked body
+    head_timeout_s: float = 10.0  # from the first byte of a head to its last
+    idle_timeout_s: float = 30.0  # from a reply to the first byte of the next head
+    leftover_timeout_s: float = 5.0  # for the rest of a body that was answered before its end
+    linger_s: float = 2.0  # between the reply to what cannot be parsed, and the end
+    write_timeout_s: float = 15.0  # in which a client whose replies wait has to read write_bytes
+    write_bytes: int = 15 * 1024
+    probe_after_s: float = 0.25  # of a client that has closed its side
+    probe_interval_s: float = 1.0
+    half_closed_timeout_s: float = 5.0  # of an HTTP/1.0 client, which cannot be probed
+
+
+class ReadFlow(FlowControl):
+    """uvicorn's flow control, with reading that stays paused while `is_held`."""
+
+    is_held = False  # requests wait to be parsed, whatever the app awaits
+
+    def resume_reading(self) -> None:
+        """Read again, unless requests wait to be parsed."""
+        if not self.is_held:
+            super().resume_reading()
+
+    def hold(self) -> None:
+        """Pause reading until `release`."""
+        self.pause_reading()
+        self.is_held = True
+
+    def release(self) -> None:
+        """Read again."""
+        self.is_held = False
+        self.resume_reading()
+
+
+class WriteWatch:
+    """Cuts a connection whose client does not read what waits for it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limits: ConnectionLimits) -> None:
+        self._loop, self._limits = loop, limits
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, transport: Any) -> None:
+        """Watch until `stop`, or until the connection is lost."""
+        if self._timer is None:
+            before_bytes = _unread_bytes(transport)
+            self._timer = self._loop.call_later(
+                self._limits.write_timeout_s, self._check, transport, before_bytes
+            )
+
+    def stop(self) -> None:
+        """End the watch."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check(self, transport: Any, before_bytes: int) -> None:
+        self._timer = None
+        if _unread_bytes(transport) > max(0, before_bytes - self._limits.write_bytes):
+            _reset(transport)
+        else:
+            self.start(transport)
+
+
+class Timer:
+    """One callback at a time, after a time that may be set again."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+        self._loop, self._callback = loop, callback
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self, timeout_s: float) -> None:
+        """Call back after `timeout_s`, and not at the time that was set before."""
+        self.stop()
+        self._handle = self._loop.call_later(timeout_s, self._callback)
+
+    def stop(self) -> None:
+        """Do not call back."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
+def _unread_bytes(transport: Any) -> int:
+    """Return the bytes that wait here and those that wait in the system, which may be millions."""
+    in_system = bytearray(4)
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(_fileno(transport), termios.TIOCOUTQ, in_system)
+    return int(transport.get_write_buffer_size()) + int.from_bytes(in_system, sys.byteorder)
+
+
+def _reset(transport: Any) -> None:
+    """End a connection without the system keeping what the client does not read."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(_fileno(transport))) as own:
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
+def _fileno(transport: Any) -> int:
+    return int(transport.get_extra_info("socket").fileno())

@@ -1,0 +1,84 @@
+"""TLS with a certificate of one's own, and what its clients may do."""
+
+import socket
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from service.errors import BadRequest
+from service.tls import server_context
+from tests.api.conftest import new_home
+from tests.attack.edge import PATIENCE_S, is_closed
+from tests.process import ROOT, environment, free_port, serving
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    more = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*words.split(), *files, *more], check=True, capture_output=True)
+    return certificate, key
+
+
+def test_requests_and_streams_over_tls_and_nothing_without(tmp_path, pair):
+    certificate, key = pair
+    given = {"CAROUSEL_TLS_CERT": str(certificate), "CAROUSEL_TLS_KEY": str(key)}
+    with serving(new_home(tmp_path), certificate=certificate, **given) as server:
+        trust = ssl.create_default_context(cafile=certificate)
+        body = {"inputs": "The ", "parameters": {"max_new_tokens": 9}}
+        with httpx2.Client(base_url=server.url, verify=trust, timeout=60) as http:
+            assert len(http.post("/generate", json=body).json()["generated_text"]) == 9
+            with http.stream("POST", "/generate_stream", json=body) as stream:
+                assert sum(line.startswith("data:") for line in stream.iter_lines()) == 9
+        assert f"Carousel is ready at {server.url}" in server.log.read_text()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as plain:
+            plain.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert b"200 OK" not in plain.recv(65_536)
+
+
+def test_a_handshake_that_never_ends_is_cut_off(tmp_path, pair):
+    certificate, key = pair
+    given = {"CAROUSEL_TLS_CERT": str(certificate), "CAROUSEL_TLS_KEY": str(key)}
+    with (
+        serving(new_home(tmp_path), certificate=certificate, **given) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as silent,
+    ):
+        assert is_closed(silent)
+
+
+def test_a_certificate_that_cannot_be_used_stops_the_start(tmp_path, pair):
+    certificate, key = pair
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "serve"],
+        env=environment(tmp_path, free_port(), CAROUSEL_TLS_CERT=str(tmp_path / "none.pem")),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "CAROUSEL_TLS_CERT" in done.stderr
+    assert "No such file" in done.stderr
+    assert "Traceback" not in done.stderr
+    locked = tmp_path / "locked.pem"
+    words = f"openssl pkcs8 -topk8 -passout pass:secret -in {key} -out {locked}"
+    subprocess.run(words.split(), check=True, capture_output=True)
+    with pytest.raises(BadRequest, match="the key is encrypted"):
+        server_context(certificate, locked)
+    with pytest.raises(BadRequest, match="CAROUSEL_TLS_KEY"):
+        server_context(certificate, None)
+    with pytest.raises(BadRequest, match="set both"):
+        server_context(None, key)
+    assert server_context(None, None) is None
+    context = server_context(certificate, key)
+    assert context is not None
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
