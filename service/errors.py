@@ -119,6 +119,14 @@ class KeyNotFound(CarouselError, code="key_not_found"):
     """No key has this id."""
 
 
+class CorpusInUse(CarouselError, code="corpus_in_use"):
+    """A train job that is not over reads the corpus."""
+
+
+class JobNotOver(CarouselError, code="job_not_over"):
+    """The train job is queued or running; one that is over can be deleted."""
+
+
 class SessionLost(CarouselError, code="session_lost"):
     """The session existed, but the store has lost it."""
 

@@ -242,6 +242,13 @@ async def set_alias(request: Request, alias: str, body: AliasBody) -> dict[str, 
     return {"aliases": {name: str(ref) for name, ref in sorted(registry.aliases.items())}}
 
 
+@router.delete("/aliases/{alias}", status_code=204)
+async def remove_alias(request: Request, alias: str) -> Response:
+    """Remove an alias; its model stays, and running requests go on."""
+    get_state(request).registry.remove_alias(alias)
+    return Response(status_code=204)
+
+
 async def _import(state: AppState, body: ImportBody, folder: Path, where: str) -> dict[str, Any]:
     """Import and load; `where` ends the refusal of a path. Only a good request waits for others."""
     check_name(body.name)

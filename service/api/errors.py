@@ -25,6 +25,8 @@ STATUSES: dict[type[errors.CarouselError], int] = {
     errors.SessionExists: 409,
     errors.StateModelMismatch: 409,
     errors.ModelInUse: 409,
+    errors.CorpusInUse: 409,
+    errors.JobNotOver: 409,
     errors.ModelUnloaded: 409,
     errors.SessionLost: 410,
     errors.SessionDamaged: 410,

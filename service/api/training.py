@@ -1,6 +1,7 @@
 """The training routes: upload corpora; submit, read, follow, cancel and publish train jobs."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -12,7 +13,7 @@ from service.api.fields import Body, Name, Number
 from service.api.http_request import TEXT, disk_full_as_too_large, media_type, raw_body
 from service.api.sse import NO_MORE_EVENTS, Responses, SSEResponse, events_of
 from service.api.state import AppState, get_state
-from service.errors import Validation
+from service.errors import CorpusNotFound, Validation
 from service.models.cells import CellName
 from service.models.spec import ModelRef
 from service.training.checkpoint import best_checkpoint
@@ -150,6 +151,19 @@ def list_corpora(request: Request) -> CorporaReply:
     return CorporaReply.model_validate({"corpora": cards}, from_attributes=True)
 
 
+@router.delete("/corpora/{corpus_id}", status_code=204)
+def delete_corpus(request: Request, corpus_id: str) -> Response:
+    """Delete a corpus that no train job reads which is queued or running."""
+    state = get_state(request)
+    training, owner = state.training, state.owner_of(request)
+
+    def check_unused() -> None:
+        training.queue.check_unused(owner, corpus_id)
+
+    training.corpora.delete(owner, corpus_id, check_unused)
+    return Response(status_code=204)
+
+
 @router.post("/train-jobs", status_code=202)
 async def submit(request: Request, response: Response, body: JobBody) -> JobReply:
     """Submit a job; a worker trains the model, which is loaded when the job has succeeded."""
@@ -174,6 +188,17 @@ def look(request: Request, job_id: str) -> JobReply:
     """Return a job."""
     state = get_state(request)
     return _reply(state.training.queue.get(JobKey(state.owner_of(request), job_id)))
+
+
+@router.delete("/train-jobs/{job_id}", status_code=204)
+def delete_job(request: Request, job_id: str) -> Response:
+    """Delete a job that has ended, with its events and checkpoints. Its model stays."""
+    state = get_state(request)
+    training, key = state.training, JobKey(state.owner_of(request), job_id)
+    if training.queue.get(key).state.is_over:  # the record last: it tells that there is a folder
+        shutil.rmtree(training.jobs_dir / key.id, ignore_errors=True)
+    training.queue.delete(key)
+    return Response(status_code=204)
 
 
 @router.post("/train-jobs/{job_id}/cancel", status_code=202)
@@ -248,7 +273,14 @@ def _submit(state: AppState, owner: str, body: JobBody, initial: ModelRef | None
         load_when_done=body.load_when_done,
         alias=body.alias,
     )
-    return state.training.queue.submit(owner, spec)
+    job = state.training.queue.submit(owner, spec)
+    try:
+        state.training.corpora.card(owner, card.id)
+    except CorpusNotFound:  # it was deleted before its deletion could see the job
+        state.training.queue.cancel(job.key)
+        state.training.queue.delete(job.key)
+        raise
+    return job
 
 
 def _reply(job: TrainJob) -> JobReply:

@@ -248,6 +248,13 @@ class Registry(Generic[R]):
         self.aliases[alias] = ref
         self._write_record()
 
+    def remove_alias(self, alias: str) -> None:
+        """Remove an alias; its model stays. Raises ModelNotFound if there is no such alias."""
+        if self.aliases.pop(alias, None) is None:
+            known = ", ".join(sorted(self.aliases)[:20]) or "none"
+            raise ModelNotFound(f"there is no alias {alias[:80]!r}; there are: {known}")
+        self._write_record()
+
     def _check_unused(self, ref: ModelRef) -> None:
         aliases = [alias for alias, target in self.aliases.items() if target == ref]
         status = self._entry(ref).status

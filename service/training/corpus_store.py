@@ -148,6 +148,27 @@ class CorpusStore:
                 found.append(self.card(owner, path.parent.name))
         return sorted(found, key=lambda card: -card.created_at)
 
+    def delete(self, owner: str, corpus_id: str, check_unused: Callable[[], None]) -> None:
+        """Delete a text, unless `check_unused` raises. Raises CorpusNotFound.
+
+        The text is out of the way before the check, so that none begins to be used after it.
+        """
+        self.card(owner, corpus_id)
+        path = self._of(owner) / corpus_id
+        trash = self._of(owner) / f".incoming-{secrets.token_hex(8)}"  # which `sweep` removes
+        try:
+            path.rename(trash)
+        except FileNotFoundError as error:
+            raise _not_found(corpus_id) from error
+        try:
+            check_unused()
+        except BaseException:
+            with contextlib.suppress(OSError):  # the same text was uploaded meanwhile
+                trash.rename(path)
+            raise
+        finally:
+            shutil.rmtree(trash, ignore_errors=True)
+
     def _of(self, owner: str) -> Path:
         return self._folder / sha256(owner.encode()).hexdigest()[:16]
 
@@ -155,4 +176,8 @@ class CorpusStore:
         if re.fullmatch(f"[0-9a-f]{{{_ID_CHARACTERS}}}", corpus_id):
             with contextlib.suppress(FileNotFoundError):
                 return (self._of(owner) / corpus_id / name).read_bytes()
-        raise CorpusNotFound(f"there is no corpus {corpus_id[:80]!r}; POST /corpora makes one")
+        raise _not_found(corpus_id)
+
+
+def _not_found(corpus_id: str) -> CorpusNotFound:
+    return CorpusNotFound(f"there is no corpus {corpus_id[:80]!r}; POST /corpora makes one")

@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from service.errors import StoreFull, StoreUnavailable, Validation
+from service.errors import JobNotOver, StoreFull, StoreUnavailable, Validation
 from service.training.config import QueueConfig
 from service.training.job import JobKey, TrainJob
 from service.training.job_spec import TrainJobSpec
@@ -43,9 +43,9 @@ class JobStore:
             retry=Retry(NoBackoff(), 1),
         )
         common = (_SCRIPTS / "common.lua").read_text()
-        self._submit, self._change = (
+        self._submit, self._change, self._delete = (
             self.connection.register_script(common + (_SCRIPTS / f"{name}.lua").read_text())
-            for name in ("submit", "change")
+            for name in ("submit", "change", "delete")
         )
 
     def call(self, *command: str | int) -> Any:
@@ -86,6 +86,19 @@ class JobStore:
         if reply[0] != b"OK":
             raise Fenced
         return JobState(reply[1].decode())
+
+    def delete(self, key: JobKey) -> bool:
+        """Delete a job's record, events and lease; return whether there was one.
+
+        Raises JobNotOver.
+        """
+        kinds = ("job", "job-lease", "job-events", "job-progress")
+        keys = [*(redis_key(kind, key) for kind in kinds), OPEN, TRACED, index_key(key.owner)]
+        with named_errors():
+            reply = self._delete(keys=keys, args=[key.id])
+        if reply[0] == b"OPEN":
+            raise JobNotOver(f"the train job {key.id} is not over; cancel it, and wait for its end")
+        return bool(reply[0] == b"OK")
 
     def _check_open_limit(self, reply: list[bytes]) -> None:
         if reply[0] == b"FULL":

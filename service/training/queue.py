@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from service.errors import JobNotFound, Validation
+from service.errors import CorpusInUse, JobNotFound, Validation
 from service.training.config import QueueConfig
 from service.training.job import JobKey, TrainJob
 from service.training.job_spec import TrainJobSpec
@@ -73,7 +73,7 @@ class JobQueue:
         """Read a job."""
         job = self._store.find(key)
         if job is None:
-            raise JobNotFound(f"there is no train job {key.id[:80]!r}")
+            raise _not_found(key)
         return job
 
     def jobs(self, owner: str) -> list[TrainJob]:
@@ -107,6 +107,20 @@ class JobQueue:
                 "cancel it first and wait for its end"
             )
         return job
+
+    def delete(self, key: JobKey) -> None:
+        """Delete the record of a job that is over, with its events. Raises JobNotOver."""
+        if not self._store.delete(key):
+            raise _not_found(key)
+
+    def check_unused(self, owner: str, corpus_id: str) -> None:
+        """Check that no job of the owner that is not over reads a corpus. Raises CorpusInUse."""
+        for job in self.open():
+            if job.key.owner == owner and job.spec.corpus == corpus_id:
+                raise CorpusInUse(
+                    f"the train job {job.key.id} reads the corpus {corpus_id} and is not over; "
+                    "cancel it, or wait for its end"
+                )
 
     def events(self, key: JobKey, after_id: str) -> list[StoredEvent]:
         """List the events after an event, max_events at most; '0' is the beginning."""
@@ -247,6 +261,10 @@ class JobQueue:
             for state, to in targets(transition).items()
         }
         return self._store.change(key, attempt, lease, rows)
+
+
+def _not_found(key: JobKey) -> JobNotFound:
+    return JobNotFound(f"there is no train job {key.id[:80]!r}")
 
 
 def _row(to: JobState, fields: Mapping[str, Any]) -> dict[str, Any]:

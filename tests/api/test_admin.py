@@ -199,6 +199,21 @@ def test_unloading_waits_for_what_runs(admin):
     assert row_of(admin, "busy")["status"] == "stored"
 
 
+def test_an_alias_is_removed_and_its_model_stays(admin):
+    imported(admin, "aliased", alias="short-lived").raise_for_status()
+    assert admin.delete("/admin/aliases/short-lived").status_code == 204
+    listing = admin.get("/admin/models").json()
+    assert "short-lived" not in listing["aliases"]
+    assert "aliased" in [row["name"] for row in listing["models"]]
+    for path in ("short-lived", "aliased@1"):  # a name is no alias
+        refused = admin.delete(f"/admin/aliases/{path}")
+        assert (refused.status_code, refused.json()["error_type"]) == (404, "model_not_found")
+    assert (
+        "there is no alias 'short-lived'; there are: "
+        in admin.delete("/admin/aliases/short-lived").json()["error"]
+    )
+
+
 def test_an_alias_moves_without_a_gap(admin):
     imported(admin, "left", alias="turning")
     imported(admin, "right")

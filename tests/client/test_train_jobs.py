@@ -10,6 +10,7 @@ import pytest
 from carousel_client import (
     AsyncClient,
     Client,
+    Conflict,
     Invalid,
     NotFound,
     TrainJob,
@@ -34,6 +35,43 @@ def read_events(
             return [event async for event in client.train_jobs.events(job, after)]
 
     return asyncio.run(read())
+
+
+def test_a_corpus_and_a_job_are_deleted_when_nothing_uses_them(kind, server):
+    def ask(of):
+        return kind.call(server.url, of)
+
+    def listed():
+        corpora = [one.id for one in ask(lambda to: to.corpora.list())]
+        return corpus.id in corpora, job.id in [
+            one.id for one in ask(lambda to: to.train_jobs.list())
+        ]
+
+    corpus = ask(lambda to: to.corpora.upload(f"{TEXT}{kind.name}", "doomed"))
+    job = ask(lambda to: to.train_jobs.submit("owl", corpus.id, **SMALL))
+    with pytest.raises(Conflict, match=f"the train job {job.id} reads the corpus") as refused:
+        ask(lambda to: to.corpora.delete(corpus.id))
+    assert refused.value.error_type == "corpus_in_use"
+    with pytest.raises(Conflict, match="is not over; cancel it") as refused:
+        ask(lambda to: to.train_jobs.delete(job.id))
+    assert refused.value.error_type == "job_not_over"
+    assert listed() == (True, True)
+    ask(lambda to: to.train_jobs.cancel(job.id))
+    ask(lambda to: to.corpora.delete(corpus.id))
+    assert listed() == (False, True)
+    ask(lambda to: to.train_jobs.delete(job.id))
+    assert listed() == (False, False)
+    for gone in (
+        lambda to: to.corpora.delete(corpus.id),
+        lambda to: to.train_jobs.delete(job.id),
+        lambda to: to.train_jobs.get(job.id),
+        lambda to: to.train_jobs.submit("owl", corpus.id, **SMALL),
+        lambda to: to.corpora.delete("../corpora"),
+    ):
+        with pytest.raises(NotFound):
+            ask(gone)
+    again = ask(lambda to: to.corpora.upload(f"{TEXT}{kind.name}", "doomed"))
+    assert again.id == corpus.id
 
 
 def test_a_job_from_upload_to_cancellation(kind, server, client):

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from service.errors import CorpusNotFound, TooLarge, Validation
+from service.errors import CorpusInUse, CorpusNotFound, TooLarge, Validation
 from service.training import corpus_store
 from service.training.corpus_store import LEFT_OVER_S, LIMITS, CorpusStore, check_text
 
@@ -115,3 +115,21 @@ def test_a_sweep_takes_what_is_old_and_nothing_else(corpora, tmp_path):
     assert [path.exists() for path in (old, new, abandoned, running)] == [False, True, False, True]
     assert corpora.cards("me") == [card]
     CorpusStore(tmp_path / "nowhere").sweep()
+
+
+def test_a_text_is_deleted_unless_it_is_used(corpora, tmp_path):
+    card = put(corpora)
+    with pytest.raises(CorpusNotFound):
+        corpora.delete("other", card.id, lambda: None)
+
+    def refuse():
+        raise CorpusInUse("a job reads it")
+
+    with pytest.raises(CorpusInUse):
+        corpora.delete("me", card.id, refuse)
+    assert corpora.card("me", card.id) == card
+    corpora.delete("me", card.id, lambda: None)
+    assert corpora.cards("me") == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    with pytest.raises(CorpusNotFound):
+        corpora.delete("me", card.id, lambda: None)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from service.errors import JobNotFound, StoreUnavailable, Validation
+from service.errors import CorpusInUse, JobNotFound, JobNotOver, StoreUnavailable, Validation
 from service.training.config import QueueConfig
 from service.training.job import JobKey
 from service.training.job_spec import TrainJobSpec
@@ -440,3 +440,22 @@ def test_a_store_that_is_away_is_named(valkey, queue):
     finally:
         valkey.start()
     assert queue.jobs("")
+
+
+def test_a_deleted_job_leaves_nothing_in_the_store(queue, valkey):
+    job = queue.submit("someone", SPEC)
+    other = queue.submit("someone", SPEC)
+    with pytest.raises(JobNotOver, match="cancel it"):
+        queue.delete(job.key)
+    with pytest.raises(CorpusInUse, match="the train job .* reads the corpus"):
+        queue.check_unused("someone", SPEC.corpus)
+    queue.check_unused("some", SPEC.corpus)
+    for key in (job.key, other.key):
+        queue.cancel(key)
+    queue.check_unused("someone", SPEC.corpus)
+    queue.delete(job.key)
+    assert [one.key for one in queue.jobs("someone")] == [other.key]
+    with pytest.raises(JobNotFound):
+        queue.delete(job.key)
+    queue.delete(other.key)
+    assert valkey.client.keys("carousel:job*") == []

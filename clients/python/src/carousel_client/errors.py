@@ -21,6 +21,8 @@ _STATUSES = {
     "session_exists": 409,
     "state_model_mismatch": 409,
     "model_in_use": 409,
+    "corpus_in_use": 409,
+    "job_not_over": 409,
     "model_unloaded": 409,
     "session_lost": 410,
     "position_mismatch": 412,

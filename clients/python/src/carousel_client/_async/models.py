@@ -66,6 +66,10 @@ class AsyncModelsAPI:
         request = with_json("PUT", url_path("admin", "aliases", alias), {"model": ref})
         return await self._transport.execute(request, lambda body: dict(body["aliases"]))
 
+    async def remove_alias(self, alias: str) -> None:
+        """Remove an alias; its model stays."""
+        await self._transport.send(Request("DELETE", url_path("admin", "aliases", alias)))
+
     async def _execute(self, request: Request) -> Model:
         timeout_s = max(self._transport.timeout_s, MODEL_TIMEOUT_S)
         return await self._transport.execute(request, Model.from_json, timeout_s)

@@ -14,7 +14,7 @@ CORPUS_TIMEOUT_S = 600.0
 
 
 class AsyncCorporaAPI:
-    """Upload and list texts to train on."""
+    """Upload, list and delete texts to train on."""
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
@@ -31,6 +31,10 @@ class AsyncCorporaAPI:
         return await self._transport.execute(
             Request("GET", "/corpora"), lambda body: Corpus.several(body["corpora"])
         )
+
+    async def delete(self, corpus_id: str) -> None:
+        """Delete a text that no job reads which is not over."""
+        await self._transport.send(Request("DELETE", url_path("corpora", corpus_id)))
 
 
 class AsyncTrainJobsAPI:
@@ -63,6 +67,10 @@ class AsyncTrainJobsAPI:
         The best checkpoint is kept, and `publish` makes it a model.
         """
         return await self._execute(Request("POST", url_path("train-jobs", job_id, "cancel")))
+
+    async def delete(self, job_id: str) -> None:
+        """Delete a job that has ended, with its events and checkpoints; its model stays."""
+        await self._transport.send(Request("DELETE", url_path("train-jobs", job_id)))
 
     async def publish(self, job_id: str) -> TrainJob:
         """Publish the best checkpoint of a cancelled job as its model, which a worker stores.

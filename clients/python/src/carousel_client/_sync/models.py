@@ -67,6 +67,10 @@ class ModelsAPI:
         request = with_json("PUT", url_path("admin", "aliases", alias), {"model": ref})
         return self._transport.execute(request, lambda body: dict(body["aliases"]))
 
+    def remove_alias(self, alias: str) -> None:
+        """Remove an alias; its model stays."""
+        self._transport.send(Request("DELETE", url_path("admin", "aliases", alias)))
+
     def _execute(self, request: Request) -> Model:
         timeout_s = max(self._transport.timeout_s, MODEL_TIMEOUT_S)
         return self._transport.execute(request, Model.from_json, timeout_s)

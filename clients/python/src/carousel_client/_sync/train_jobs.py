@@ -15,7 +15,7 @@ CORPUS_TIMEOUT_S = 600.0
 
 
 class CorporaAPI:
-    """Upload and list texts to train on."""
+    """Upload, list and delete texts to train on."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -32,6 +32,10 @@ class CorporaAPI:
         return self._transport.execute(
             Request("GET", "/corpora"), lambda body: Corpus.several(body["corpora"])
         )
+
+    def delete(self, corpus_id: str) -> None:
+        """Delete a text that no job reads which is not over."""
+        self._transport.send(Request("DELETE", url_path("corpora", corpus_id)))
 
 
 class TrainJobsAPI:
@@ -64,6 +68,10 @@ class TrainJobsAPI:
         The best checkpoint is kept, and `publish` makes it a model.
         """
         return self._execute(Request("POST", url_path("train-jobs", job_id, "cancel")))
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that has ended, with its events and checkpoints; its model stays."""
+        self._transport.send(Request("DELETE", url_path("train-jobs", job_id)))
 
     def publish(self, job_id: str) -> TrainJob:
         """Publish the best checkpoint of a cancelled job as its model, which a worker stores.
