@@ -447,7 +447,7 @@ def test_a_deleted_job_leaves_nothing_in_the_store(queue, valkey):
     other = queue.submit("someone", SPEC)
     with pytest.raises(JobNotOver, match="cancel it"):
         queue.delete(job.key)
-    with pytest.raises(CorpusInUse, match="reads the corpus c+ and is"):
+    with pytest.raises(CorpusInUse, match="reads the corpus"):
         queue.check_unused("someone", SPEC.corpus)
     queue.check_unused("some", SPEC.corpus)
     for key in (job.key, other.key):
