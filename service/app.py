@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -20,6 +21,7 @@ from service.api import training as training_routes
 from service.api.authentication import Authentication
 from service.api.body_limit import BodyLimit, Limit
 from service.api.caller import caller_of
+from service.api.draining import Drain, DrainConfig, DrainGate
 from service.api.limits import ApiLimits
 from service.api.model_leases import ModelLeases
 from service.api.openai import chat_routes as chat
@@ -50,6 +52,8 @@ from service.models.registry import Registry, RegistryConfig
 from service.models.residency import ResidencyConfig
 from service.models.store import ModelStore
 from service.models.tokenizers.tokenizer import Tokenizer
+from service.sandbox import SandboxChildren
+from service.scratch_folder import sweep
 from service.sessions.config import SessionConfig, ValkeyConfig
 from service.sessions.embedded import EmbeddedValkey, ValkeySupervisor
 from service.sessions.group_commit import GroupCommit
@@ -60,11 +64,10 @@ from service.sessions.store import Store
 from service.sessions.store_replies import random_name
 from service.settings import LEAST_ADMIN_KEY, Settings
 from service.training.config import QueueConfig
-from service.training.corpus_store import CorpusStore
+from service.training.corpus_store import CorpusStore, check_text
 from service.training.queue import JobQueue
 from service.training.reconciler import JobReconciler
 
-DRAIN_S = 10.0
 SWITCH_INTERVAL_S = 0.0005
 """How long the event loop may hold the interpreter while an engine waits for its next step."""
 
@@ -139,7 +142,6 @@ def create_app(
     )
     sessions = _make_sessions(settings, redis_url)
     queue = JobQueue(redis_url, QueueConfig())
-    training = TrainingServices(queue, CorpusStore(settings.corpora_dir), settings.jobs_dir)
     keys, key_store = open_key_ring(settings, redis_url), KeyStore(redis_url)
     authenticator = Authenticator(
         key_store,
@@ -147,6 +149,9 @@ def create_app(
         admin_key=_admin_key(settings),
         allows_anonymous=settings.allow_anonymous or settings.is_loopback,
     )
+    children = SandboxChildren()
+    corpora = CorpusStore(settings.corpora_dir, partial(check_text, children=children))
+    training = TrainingServices(queue, corpora, settings.jobs_dir)
     reconciler = JobReconciler(queue, store, settings.jobs_dir, registry)
     state = AppState(
         registry,
@@ -160,6 +165,8 @@ def create_app(
         ChatTemplateStore(store),
         keys,
         prefix_cache,
+        Drain(DrainConfig(settings.drain_s, settings.lame_duck_s), partial(_n_streams, registry)),
+        children,
     )
 
     @contextlib.asynccontextmanager
@@ -169,13 +176,13 @@ def create_app(
         settings.import_dir.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(add_bundled_models, store)
         registry.refresh()
-        await asyncio.to_thread(training.corpora.sweep)
+        await asyncio.to_thread(_sweep, state)
         async with sessions.running():
             tasks = [asyncio.create_task(_open(state)), asyncio.create_task(reconciler.run())]
             yield
             for task in tasks:
                 task.cancel()
-            await drain(state)
+            await stop(state)
         await keys.close()
         await key_store.close()
 
@@ -213,6 +220,7 @@ def create_app(
         authenticate=authenticator.authenticate,
         has_public_docs=settings.public_docs,
     )
+    app.add_middleware(DrainGate, drain=state.drain)
     app.add_middleware(RequestLog)
     return app
 
@@ -231,11 +239,31 @@ async def _open(state: AppState) -> None:
     state.opened.set()
 
 
-async def drain(state: AppState) -> None:
-    """Refuse new requests, wait up to DRAIN_S for those that run, and close every model."""
-    if not state.is_draining:
-        state.is_draining = True
-        await state.registry.close(DRAIN_S)
+def _sweep(state: AppState) -> None:
+    """Delete what a killed server has left. Whatever goes wrong is no reason not to start."""
+    with contextlib.suppress(OSError):
+        state.store.sweep()
+        sweep(state.import_dir, (admin.UPLOADING,))
+        state.training.corpora.sweep()
+
+
+def _n_streams(registry: Registry[ModelRuntime]) -> int:
+    return sum(model.runtime.engine.streams for model in registry.loaded())
+
+
+async def stop(state: AppState) -> None:
+    """Refuse new requests, wait for those that run, end the rest, and close every model.
+
+    Each client whose request is ended is told so. Does nothing the second time.
+    """
+    if state.has_stopped:
+        return
+    state.has_stopped = True
+    await state.drain.begin()
+    await state.drain.wait()
+    await state.registry.close(0.0)  # the streams that are left get their end from their engine
+    await state.drain.cut()
+    state.children.end()
 
 
 def _signing_secret(settings: Settings) -> bytes:

@@ -56,6 +56,34 @@ class SandboxError(Exception):
         self.signal = signal
 
 
+class SandboxChildren:
+    """The child processes that run now, so that a stop ends them. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._have_ended = False
+
+    def add(self, process: subprocess.Popen[bytes]) -> None:
+        """Add a process, which is ended at once after `end`."""
+        with self._lock:
+            self._processes.add(process)
+            if self._have_ended:
+                process.kill()
+
+    def remove(self, process: subprocess.Popen[bytes]) -> None:
+        """Remove a process that has ended."""
+        with self._lock:
+            self._processes.discard(process)
+
+    def end(self) -> None:
+        """End all of them, for good."""
+        with self._lock:
+            self._have_ended = True
+            for process in self._processes:
+                process.kill()
+
+
 def run_sandboxed(
     module: str,
     argument: object,
@@ -63,11 +91,13 @@ def run_sandboxed(
     limits: SandboxLimits,
     subject: str,
     environment: Mapping[str, str] | None = None,
+    children: SandboxChildren | None = None,
 ) -> Any:
     """Return the result of `run(argument)` of a module; argument and result are JSON values.
 
     The child works in `folder` and gets none of this process's environment but `environment`.
-    `subject` begins the message of a SandboxError. Blocks; safe from any thread.
+    `subject` begins the message of a SandboxError. `children` has the child as long as it runs.
+    Blocks; safe from any thread.
 
     Raises BadCheckpoint, TooLarge, Validation and OSError where the call does, and SandboxError
     where the child reaches a limit, crashes or gives no result.
@@ -85,6 +115,8 @@ def run_sandboxed(
     ) as process:
         timer = threading.Timer(limits.wall_s, process.kill)
         timer.start()
+        if children is not None:
+            children.add(process)
         try:
             assert process.stdin is not None
             assert process.stdout is not None
@@ -96,6 +128,8 @@ def run_sandboxed(
         finally:
             timer.cancel()
             process.kill()  # does nothing if it has ended
+            if children is not None:
+                children.remove(process)
     if status != 0:
         reason = _how_it_ended(status, limits, time.monotonic() - start)
         raise SandboxError(f"{subject} {reason}", max(0, -status))

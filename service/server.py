@@ -6,7 +6,9 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from functools import partial
+from types import FrameType
 from typing import Any, cast
 
 import uvicorn
@@ -14,7 +16,7 @@ import uvloop
 from fastapi import FastAPI
 
 from service.announcement import address_of, announce
-from service.app import DRAIN_S, check_exposure, create_app, drain, open_store
+from service.app import check_exposure, create_app, open_store, stop
 from service.connection_limits import ConnectionLimits
 from service.connections import Connections
 from service.http_protocol import HttpProtocol
@@ -29,7 +31,11 @@ TLS_HANDSHAKE_TIMEOUT_S = 10.0
 CLOSE_S = 1
 """The time for connections to receive their last bytes after every stream has ended."""
 
-STOP_LIMIT_S = DRAIN_S + 1.8
+STOP_MARGIN_S = 4.5
+"""The most that a stop takes after the drain. A service manager kills later than this: see
+`stop_grace_period` in docker-compose.yml, which is more than lame duck, drain and this together."""
+
+HURRY_LIMIT_S = 3.0
 
 _log = logging.getLogger(__name__)
 
@@ -45,35 +51,54 @@ class Loop(uvloop.Loop):
 
 
 class DrainingServer(uvicorn.Server):
-    """A server that prints when it is ready, and drains its streams before it stops."""
+    """A server that prints when it is ready, and drains before it stops."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: FastAPI, on_stop: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_stop` is called when new requests begin to be refused."""
         super().__init__(config)
-        self._state = app.state.carousel
+        self._state, self._on_stop = app.state.carousel, on_stop
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and print the address when the models are loaded."""
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         config = self.config
         address = address_of(config.host, config.port, is_tls=config.is_ssl)
         self._announcement = asyncio.create_task(announce(self._state, address))
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Stop, and at the second signal at once: what runs is told so and ended."""
+        if self.should_exit and self._loop is not None:
+            _exit_after(HURRY_LIMIT_S)
+            self._loop.call_soon_threadsafe(self._state.drain.hurry)
+        elif not self.should_exit:
+            self._captured_signals.append(sig)  # it decides the exit code
+        self.should_exit = True
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Wait for streams while new requests are refused (`draining`); then close connections."""
+        """Wait for requests while new ones are refused (`draining`); then close connections."""
         self._announcement.cancel()
-        time_limit = threading.Timer(STOP_LIMIT_S, _exit_now)
-        time_limit.daemon = True
-        time_limit.start()
-        draining = asyncio.create_task(drain(self._state))
-        while not draining.done() and not self.force_exit:
-            await asyncio.wait([draining], timeout=0.1)
+        drain = self._state.drain
+        _exit_after(drain.config.lame_duck_s + drain.config.drain_s + STOP_MARGIN_S)
+        await drain.begin()
+        self._on_stop()
+        await stop(self._state)
         await super().shutdown(sockets)
 
 
-def _exit_now() -> None:
-    """End the process at once, without waiting for threads that hang."""
-    _log.error("stopping took longer than %s s; the running requests are cut off", STOP_LIMIT_S)
-    os._exit(1)
+def _exit_after(limit_s: float) -> None:
+    """End the process after `limit_s` if it still runs then, also where a thread hangs."""
+
+    def exit_now() -> None:
+        _log.error("stopping took longer than %s s; the running requests are cut off", limit_s)
+        os._exit(1)
+
+    timer = threading.Timer(limit_s, exit_now)
+    timer.daemon = True
+    timer.start()
 
 
 def _exit_normally(*_: object) -> None:
@@ -103,13 +128,17 @@ def _protocol_of(settings: Settings) -> type[asyncio.Protocol]:
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises BadRequest where something that it needs is missing."""
+    """Serve until SIGTERM or SIGINT. SIGHUP is ignored: a terminal that closes ends nothing.
+
+    Raises BadRequest where something that it needs is missing.
+    """
     check_folders(settings)
     if settings.workers:
         check_training(f"a training worker (CAROUSEL_WORKERS is {settings.workers})")
     tls = server_context(settings.tls_cert, settings.tls_key)
     sockets = listen(settings.host, settings.port)
     log_to_stderr(settings.log_level)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the child processes inherit it
     signal.signal(signal.SIGTERM, _exit_normally)  # uvicorn raises caught signals again at its end
     with open_store(settings) as redis_url:
         check_exposure(settings, redis_url)
@@ -132,6 +161,6 @@ def run(settings: Settings) -> None:
                 forwarded_allow_ips=[str(network) for network in settings.proxy_networks],
                 ssl_context_factory=None if tls is None else lambda *_: tls,
             )
-            DrainingServer(config, app).run(sockets)
+            DrainingServer(config, app, workers.begin_stop).run(sockets)
         finally:
             workers.stop()

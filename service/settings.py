@@ -32,6 +32,8 @@ class Settings(BaseSettings):
     memory_budget: ByteSize | None = Field(default=None, gt=0)  # None: half of the container's
     autoload: bool = False  # load a stored model for the first request that names it
     load_wait_s: float = Field(default=30.0, ge=0, le=3_600)  # of a load, for models in use
+    drain_s: float = Field(default=25.0, ge=0, le=3_600)  # a stop waits so long for requests
+    lame_duck_s: float = Field(default=0.0, ge=0, le=600)  # before: not ready, still accepting
     workers: int = Field(default=0, ge=0, le=64)  # training workers, each of one job at a time
     redis_url: SecretStr | None = None  # None: a private Valkey with its data in data_dir
     secret: SecretStr | None = None  # signs ids and exports; None: generated in data_dir

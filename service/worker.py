@@ -79,6 +79,7 @@ def work(settings: Settings, redis_url: str, *, parent: int | None = None) -> No
     """Take train jobs, one at a time, until SIGTERM or until the process `parent` ends. Blocks."""
     log_to_stderr(settings.log_level)
     os.nice(NICENESS)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if parent is not None:
         _end_with_parent(parent)
     environment = ALLOCATOR_ENVIRONMENT | os.environ | settings.for_worker(redis_url)

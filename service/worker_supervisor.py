@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 from service.settings import Settings
 
@@ -29,20 +30,25 @@ class WorkerSupervisor:
         if self._workers:
             self._thread.start()
 
-    def stop(self) -> None:
-        """End the workers; each releases its job, or is killed after STOP_LIMIT_S."""
+    def begin_stop(self) -> None:
+        """Have the workers end, without waiting for them; each releases its job."""
+        self._shall_end.set()
+
+    def stop(self, limit_s: float = STOP_LIMIT_S) -> None:
+        """End the workers, and kill those that have not ended after `limit_s`."""
+        self.begin_stop()
         if not self._workers:
             return
-        self._shall_end.set()
         self._thread.join()
-        running = [worker for worker in self._workers if worker is not None]
-        for worker in running:
-            worker.terminate()
-        for worker in running:
+        until_s = time.monotonic() + limit_s
+        for worker in self._running():
             with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.wait(STOP_LIMIT_S)
+                worker.wait(max(0.0, until_s - time.monotonic()))
             worker.kill()
             worker.wait()
+
+    def _running(self) -> list[subprocess.Popen[bytes]]:
+        return [worker for worker in self._workers if worker is not None]
 
     def _run(self) -> None:
         command = [sys.executable, "-m", "service", "worker", "--parent", str(os.getpid())]
@@ -58,3 +64,5 @@ class WorkerSupervisor:
                         command, env=self._environment
                     )
             self._shall_end.wait(POLL_S)
+        for worker in self._running():
+            worker.terminate()

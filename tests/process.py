@@ -43,6 +43,7 @@ def environment(folder: Path, port: int, **settings: str) -> dict[str, str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("CAROUSEL_") and k not in odd}
     return clean | {
         "CAROUSEL_PORT": str(port),
+        "CAROUSEL_DRAIN_S": "10",
         "CAROUSEL_MODEL_STORE": str(folder / "model_store"),
         "CAROUSEL_IMPORT_DIR": str(folder / "imports"),
         "CAROUSEL_DATA_DIR": str(folder / "data"),

@@ -75,6 +75,8 @@ ROUTE_SCOPES: Mapping[str, Access] = {
     "POST /admin/keys": "admin",
     "POST /admin/keys/{key_id}/rotate": "admin",
     "DELETE /admin/keys/{key_id}": "admin",
+    "POST /admin/drain": "admin",
+    "GET /admin/drain": "admin",
 }
 """By method and path template. HEAD is as GET. Every route has its entry."""
 

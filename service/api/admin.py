@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-import secrets
 import shutil
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
+from service.api.draining import DrainPhase
 from service.api.errors import describe
 from service.api.fields import Body, Name
 from service.api.http_request import disk_full_as_too_large
@@ -26,7 +27,9 @@ from service.models.importing.request import ImportRequest
 from service.models.loaded_model import ModelInfo, ModelStatus
 from service.models.retention import FOREVER, Retention
 from service.models.spec import ModelRef, ModelSpec, check_name
+from service.scratch_folder import scratch_folder
 
+UPLOADING = ".upload-"  # begins the name of an upload's folder in the import folder
 MAX_FILE_NAME_BYTES = 200
 MAX_KEEP_ALIVE_S = 365 * 86_400
 _COPY_BYTES = 1024 * 1024
@@ -148,6 +151,13 @@ class Aliases(BaseModel):
     aliases: dict[str, str]
 
 
+class DrainReport(BaseModel):
+    """The state of a drain."""
+
+    phase: DrainPhase
+    running: int  # requests, and generations that go on without one
+
+
 @router.get("/models", responses={200: {"model": StoredModels}})
 async def list_models(request: Request) -> dict[str, Any]:
     """List every stored version, and the aliases."""
@@ -186,17 +196,14 @@ async def upload_model(request: Request) -> dict[str, Any]:
     several files.
     """
     state = get_state(request)
-    folder = state.import_dir / f".upload-{secrets.token_hex(8)}"
     n_files = state.limits.max_model_upload_files
-    try:
-        with disk_full_as_too_large("the upload"):
-            folder.mkdir(mode=0o700, parents=True)
-            async with request.form(max_files=n_files, max_fields=n_files) as form:
-                await asyncio.to_thread(_save, form, folder)
-                body = _upload_body(form)
-            return await _import(state, body, folder, "the upload's own files are meant")
-    finally:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+    with disk_full_as_too_large("the upload"), ExitStack() as stack:
+        uploading = scratch_folder(state.import_dir, UPLOADING)
+        folder = await asyncio.to_thread(stack.enter_context, uploading)
+        async with request.form(max_files=n_files, max_fields=n_files) as form:
+            await asyncio.to_thread(_save, form, folder)
+            body = _upload_body(form)
+        return await _import(state, body, folder, "the upload's own files are meant")
 
 
 @router.post("/models/{ref}/load", responses={200: {"model": StoredModel}})
@@ -225,6 +232,22 @@ async def unload_model(request: Request, ref: str) -> dict[str, Any]:
     chosen = registry.resolve(ref)
     await registry.unload(chosen)
     return _row(state, registry.info(chosen))
+
+
+@router.post("/drain", status_code=202, responses={202: {"model": DrainReport}})
+async def begin_drain(request: Request) -> dict[str, Any]:
+    """Refuse new requests from now on, after the lame-duck time, and go on with those that run."""
+    drain = get_state(request).drain
+    drain.begin()
+    await asyncio.sleep(0)
+    return {"phase": drain.phase, "running": drain.running}
+
+
+@router.get("/drain", responses={200: {"model": DrainReport}})
+async def get_drain(request: Request) -> dict[str, Any]:
+    """Return whether new requests are accepted, and how many run."""
+    drain = get_state(request).drain
+    return {"phase": drain.phase, "running": drain.running}
 
 
 @router.delete("/models/{ref}", status_code=204)
@@ -264,7 +287,7 @@ async def _import(state: AppState, body: ImportBody, folder: Path, where: str) -
         precision=body.precision,
         assume=body.assume,
     )
-    importer = Importer(folder, state.store)
+    importer = Importer(folder, state.store, children=state.children)
     try:
         await asyncio.to_thread(importer.check, import_request)
     except Validation as error:

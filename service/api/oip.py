@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from service import __version__
+from service.api.draining import DrainPhase
 from service.api.health import ready as health_ready
 from service.api.state import AppState, get_state
 from service.errors import Draining
@@ -93,7 +94,7 @@ async def model_metadata(
 async def model_ready(request: Request, name: str, version: str | None = None) -> ModelReadyReply:
     """Return 200 if the model is loaded; 409 or 503 with the reason if it is not."""
     state = get_state(request)
-    if state.is_draining:
+    if state.drain.phase is not DrainPhase.SERVING:
         raise Draining("the server is stopping and accepts no new requests; try another one")
     chosen = _resolve(state, name, version)
     state.registry.get(str(chosen))

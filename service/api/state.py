@@ -10,6 +10,7 @@ from pathlib import Path
 from fastapi import Request
 
 from service.api.caller import caller_of
+from service.api.draining import Drain, DrainPhase
 from service.api.limits import ApiLimits
 from service.api.model_leases import MODEL_LEASES
 from service.api.sse import EventEncoder
@@ -25,6 +26,7 @@ from service.models.loaded_model import LoadedModel, ModelInfo
 from service.models.registry import Registry
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
+from service.sandbox import SandboxChildren
 from service.sessions.model import SessionModel
 from service.sessions.session import Session, SessionKey
 from service.sessions.sessions import Sessions
@@ -88,10 +90,12 @@ class AppState:
     chat_templates: ChatTemplateStore
     keys: KeyRing
     prefix_cache: PrefixCache  # of all models
+    drain: Drain
+    children: SandboxChildren = field(default_factory=SandboxChildren)
+    has_stopped: bool = False
     allowed_models: frozenset[str] | None = None  # in a copy for one request; None: every model
     importing: asyncio.Lock = field(default_factory=asyncio.Lock)  # one at a time: memory
     opened: asyncio.Event = field(default_factory=asyncio.Event)  # the first models are loaded
-    is_draining: bool = False
 
     @property
     def is_ready(self) -> bool:
@@ -99,7 +103,7 @@ class AppState:
         loaded = self.registry.loaded()
         return (
             self.opened.is_set()
-            and not self.is_draining
+            and self.drain.phase is DrainPhase.SERVING
             and self.sessions.heartbeat.problem is None
             and self.registry.has_models
             and all(model.runtime.engine.failure is None for model in loaded)
@@ -111,7 +115,7 @@ class AppState:
         None is the default one. Raises Draining, Forbidden if the request's key may not use it, or
         as Registry.acquire.
         """
-        if self.is_draining:
+        if self.drain.is_draining:
             raise Draining("the server is stopping and accepts no new requests; try another one")
         if self.allowed_models is not None:
             self.resolve(name)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from service import __version__
-from service.cli import keys, models
+from service.cli import drain, keys, models
 from service.cli.leave import CommandGroup, leave
 from service.cli.options import Store
 from service.errors import CarouselError
@@ -15,6 +15,7 @@ from service.errors import CarouselError
 app = typer.Typer(cls=CommandGroup, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(models.app)
 app.add_typer(keys.app, name="keys")
+app.add_typer(drain.app)
 _FILE_ERRORS = (
     FileNotFoundError,
     PermissionError,
@@ -60,6 +61,12 @@ def serve(
     load_wait_s: Annotated[
         float | None, typer.Option(help="Seconds that a load waits for models in use.")
     ] = None,
+    drain_s: Annotated[
+        float | None, typer.Option(help="Seconds that a stop waits for requests.")
+    ] = None,
+    lame_duck_s: Annotated[
+        float | None, typer.Option(help="Seconds before: not ready, and still accepting.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Training workers to start.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="Where Redis is.")] = None,
     model_store: Annotated[Path | None, typer.Option(help="Folder of bundles.")] = None,
@@ -79,6 +86,8 @@ def serve(
         memory_budget=memory_budget,
         autoload=autoload,
         load_wait_s=load_wait_s,
+        drain_s=drain_s,
+        lame_duck_s=lame_duck_s,
         workers=workers,
         redis_url=redis_url,
         model_store=model_store,

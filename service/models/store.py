@@ -15,8 +15,10 @@ from service.errors import CarouselError, Exists, ModelNotFound, Validation
 from service.models.bundle import MANIFEST, Bundle, Manifest
 from service.models.retention import Retention
 from service.models.spec import ModelRef
+from service.scratch_folder import scratch_folder, sweep
 
 FILE_NAME = "registry.json"
+IMPORTING, _INCOMING, _DELETED = ".importing-", ".incoming-", ".deleted-"
 
 _log = logging.getLogger(__name__)
 
@@ -65,9 +67,7 @@ class ModelStore:
         """
         target = self.path(ref)
         target.parent.mkdir(parents=True, exist_ok=True)
-        incoming = self.folder / f".incoming-{secrets.token_hex(8)}"
-        incoming.mkdir()
-        try:
+        with scratch_folder(self.folder, _INCOMING, mode=0o777) as incoming:
             for name, content in files.items():
                 with (incoming / name).open("xb") as file:
                     file.write(content)
@@ -84,16 +84,20 @@ class ModelStore:
                     f"{ref} exists already and versions never change; "
                     "leave `version` out to get the next one"
                 ) from error
-        finally:
-            shutil.rmtree(incoming, ignore_errors=True)
         return target
 
     def delete(self, ref: ModelRef) -> None:
         """Delete a stored version. Raises ModelNotFound."""
         path = self._existing(ref)
-        trash = self.folder / f".deleted-{secrets.token_hex(8)}"
+        trash = self.folder / f"{_DELETED}{secrets.token_hex(8)}"
         path.rename(trash)
         shutil.rmtree(trash)
+
+    def sweep(self) -> None:
+        """Delete what killed processes have left: imports, and versions half written or deleted."""
+        n = sweep(self.folder, (IMPORTING, _INCOMING, _DELETED))
+        if n:
+            _log.warning("%s folders of processes that were killed were deleted", n)
 
     def _existing(self, ref: ModelRef) -> Path:
         if not (self.path(ref) / MANIFEST).is_file():

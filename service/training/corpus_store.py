@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import CorpusNotFound, TooLarge
-from service.sandbox import SandboxError, SandboxLimits, run_sandboxed
+from service.sandbox import SandboxChildren, SandboxError, SandboxLimits, run_sandboxed
 from service.training.corpus import Corpus
 
 _TEXT, _CARD = "text.txt", "corpus.json"
@@ -46,7 +46,11 @@ class CorpusCard:
 
 
 def check_text(
-    upload: Path, text: Path, limits: SandboxLimits = LIMITS, child: str = __name__
+    upload: Path,
+    text: Path,
+    limits: SandboxLimits = LIMITS,
+    child: str = __name__,
+    children: SandboxChildren | None = None,
 ) -> dict[str, Any]:
     """Normalise an uploaded file into the new file `text`; return CorpusCard's fields of it.
 
@@ -57,7 +61,7 @@ def check_text(
     paths = [str(upload.resolve()), str(text.resolve())]
     try:
         found: dict[str, Any] = run_sandboxed(
-            child, paths, text.resolve().parent, limits, "checking the text"
+            child, paths, text.resolve().parent, limits, "checking the text", children=children
         )
     except SandboxError as error:
         _log.warning("a text was not checked: %s", error)

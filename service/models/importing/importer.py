@@ -2,7 +2,6 @@
 
 import json
 import signal
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -29,10 +28,11 @@ from service.models.importing.request import (
     ImportRequest,
 )
 from service.models.spec import ModelRef, ModelSpec, Weights
-from service.models.store import ModelStore
+from service.models.store import IMPORTING, ModelStore
 from service.models.tokenizers import read_tokenizer
 from service.models.tokenizers.tokenizer import Tokenizer
-from service.sandbox import SandboxError, run_sandboxed
+from service.sandbox import SandboxChildren, SandboxError, run_sandboxed
+from service.scratch_folder import scratch_folder
 
 _Model = tuple[ModelSpec, Weights, Tokenizer]
 _NO_PLUGINS = {"HDF5_PLUGIN_PATH": "", "HDF5_PLUGIN_PRELOAD": "::"}
@@ -46,6 +46,7 @@ class Importer:
     store: ModelStore
     limits: ImportLimits = field(default_factory=ImportLimits)
     child: str = "service.models.importing.run_import"  # the module that the child runs
+    children: SandboxChildren | None = None
 
     def check(self, request: ImportRequest) -> None:
         """Raise Validation if the request is invalid, or one of its files is not there."""
@@ -57,9 +58,9 @@ class Importer:
         """Import a checkpoint as a bundle. Raises Validation, BadCheckpoint, TooLarge."""
         self.check(request)
         self.store.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".importing-", dir=self.store.folder) as name:
-            report = self._run_child(request, Path(name))
-            with ImportFolder(Path(name), self.limits.file_bytes) as written:
+        with scratch_folder(self.store.folder, IMPORTING) as output:
+            report = self._run_child(request, output)
+            with ImportFolder(output, self.limits.file_bytes) as written:
                 model = _read_written(report, written)
         return self._store(request, report.metadata, model)
 
@@ -70,7 +71,13 @@ class Importer:
         )
         try:
             answer = run_sandboxed(
-                self.child, argument, output.resolve(), self.limits, "the import", _NO_PLUGINS
+                self.child,
+                argument,
+                output.resolve(),
+                self.limits,
+                "the import",
+                _NO_PLUGINS,
+                self.children,
             )
             return ImportReport.model_validate(answer)
         except SandboxError as error:

@@ -1,0 +1,48 @@
+"""Folders of unfinished work, which the next start deletes if their process was killed."""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Path, prefix: str, mode: int = 0o700) -> Iterator[Path]:
+    """Yield a new folder `<prefix><random>`, deleted at the end if it is still there.
+
+    It is locked as long as this process lives, by which `sweep` knows that it is in use. Blocks;
+    safe from any thread.
+    """
+    while True:
+        folder = parent / f"{prefix}{secrets.token_hex(8)}"
+        folder.mkdir(mode=mode)
+        lock = os.open(folder, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # a file system without locks: `sweep` leaves it, too
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            break
+        os.close(lock)  # swept before it was locked
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def sweep(parent: Path, prefixes: Sequence[str]) -> int:
+    """Delete the scratch folders of processes that have ended; return how many there were."""
+    n = 0
+    for prefix in prefixes:
+        for folder in parent.glob(f"{prefix}*"):
+            with contextlib.suppress(OSError):
+                lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    n += 1
+                finally:
+                    os.close(lock)
+    return n
