@@ -99,9 +99,8 @@ class BeamWorker:
         if self._thread.is_alive():
             self._thread.join()
         self._queue.clear()
-        self._post = (
-            _post_nothing  # or the engine would refer to itself, and stay until a collection
-        )
+        # Else the engine would refer to itself, and stay in memory until a collection.
+        self._post = _post_nothing
 
     @property
     def running(self) -> int:
