@@ -10,16 +10,18 @@ from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
 from pydantic import SecretStr
 
 from service import __version__
-from service.api import admin, chat_templates, health, oip, openapi, score, tokens
+from service.api import admin, chat_templates, docs_page, health, oip, openapi, score, tokens
 from service.api import errors as error_handlers
 from service.api import keys as key_routes
 from service.api import sessions as session_routes
 from service.api import training as training_routes
 from service.api.authentication import Authentication
 from service.api.body_limit import BodyLimit, Limit
+from service.api.browser_guard import BrowserGuard
 from service.api.caller import caller_of
 from service.api.draining import Drain, DrainConfig, DrainGate
 from service.api.limits import ApiLimits
@@ -192,13 +194,14 @@ def create_app(
         description="Serve recurrent language models.",
         lifespan=lifespan,
         openapi_url="/openapi.json",
+        docs_url=None,
         redoc_url=None,
     )
     app.state.carousel = state
     error_handlers.install(app)
     for routes in (
         *(tgi, openai, chat, embeddings, session_routes, tokens, score, health, oip),
-        *(admin, key_routes, chat_templates, training_routes),
+        *(admin, key_routes, chat_templates, training_routes, docs_page),
     ):
         app.include_router(routes.router)
     openapi.complete(app)
@@ -221,6 +224,15 @@ def create_app(
         has_public_docs=settings.public_docs,
     )
     app.add_middleware(DrainGate, drain=state.drain)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
+    app.add_middleware(BrowserGuard, hosts=settings.hosts, origins=settings.origins)
     app.add_middleware(RequestLog)
     return app
 

@@ -3,6 +3,7 @@
 import contextlib
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Literal, Self
 
@@ -18,6 +19,10 @@ PREFIX = "CAROUSEL_"
 # How the terminal and the clients reach a running server; no settings of a server.
 CLIENT_VARIABLES = frozenset({"CAROUSEL_URL", "CAROUSEL_API_KEY"})
 LEAST_ADMIN_KEY = 32
+
+
+_HOST_NAME = re.compile(r"[a-z0-9._-]{1,253}")
+_ORIGIN = re.compile(r"https?://[a-z0-9._-]{1,253}(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?")
 
 
 class Settings(BaseSettings):
@@ -40,7 +45,7 @@ class Settings(BaseSettings):
     admin_key: SecretStr | None = None  # a key with the scope admin, to make the first ones with
     allow_anonymous: bool = False  # without keys, serve other addresses than loopback as well
     public_docs: bool = False  # with keys, /docs and /openapi.json need none
-    allowed_hosts: str = ""  # names in Host, with commas; "": loopback and `host`; "*": any
+    allowed_hosts: str = ""  # more names that Host may have, with commas; *: any
     cors_origins: str = ""  # origins whose pages may use the API, with commas; "": none
     model_store: Path = Path("model_store")
     import_dir: Path = Path("imports")
@@ -88,6 +93,32 @@ class Settings(BaseSettings):
         given = self.memory_budget
         return machine_share().memory_bytes // 2 if given is None else int(given)
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, given: str) -> str:
+        for name in _listed(given):
+            if name != "*" and not _HOST_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name; give names without ports, or *")
+        return given
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, given: str) -> str:
+        for origin in _listed(given):
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin, such as https://chat.example.com")
+        return given
+
+    @property
+    def hosts(self) -> list[str]:
+        """Names of this server in a Host header besides localhost; every address is one too."""
+        return [self.host.lower(), *_listed(self.allowed_hosts)]
+
+    @property
+    def origins(self) -> list[str]:
+        """Origins whose pages may use the API."""
+        return _listed(self.cors_origins)
+
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
@@ -126,3 +157,7 @@ class Settings(BaseSettings):
 def _networks(text: str) -> tuple[Network, ...]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     return tuple(ipaddress.ip_network(part) for part in parts)
+
+
+def _listed(given: str) -> list[str]:
+    return [one.strip().lower() for one in given.split(",") if one.strip()]

@@ -24,7 +24,7 @@ ROUTE_SCOPES: Mapping[str, Access] = {
     "GET /v2/models/{name}/versions/{version}": "generate",
     "GET /v2/models/{name}/versions/{version}/ready": "generate",
     "GET /docs": "docs",
-    "GET /docs/oauth2-redirect": "docs",
+    "GET /docs/{name}": "docs",
     "GET /openapi.json": "docs",
     "GET /info": "any",
     "POST /": "generate",
