@@ -216,7 +216,7 @@ def create_app(
             "/score/text": Limit(limits.max_score_text_bytes, upload_s),
             "/corpora": Limit(limits.max_corpus_bytes, upload_s),
         },
-        max_json_brackets=limits.max_json_brackets,
+        json_limit=limits.json,
     )
     app.add_middleware(
         Authentication,

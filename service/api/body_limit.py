@@ -1,4 +1,4 @@
-"""Limits of request bodies: their size, the time to receive them, their JSON brackets."""
+"""Limits of request bodies: their size, the time to receive them, the values of their JSON."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,13 +8,21 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.json_size import JsonLimit, JsonSize
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
     """The limits of one body."""
 
     size_bytes: int
-    timeout_s: float
+    timeout_s: float  # of a body that arrives as fast as it has to
+    first_timeout_s: float = 60.0
+    bytes_per_s: int = 1_024  # after `first_timeout_s`, on average
+
+    def timeout_at(self, received_bytes: int) -> float:
+        """Return the time for the next piece, from the begin, once some bytes are received."""
+        return min(self.timeout_s, self.first_timeout_s + received_bytes / self.bytes_per_s)
 
 
 class BodyLimit:
@@ -24,11 +32,11 @@ class BodyLimit:
     """
 
     def __init__(
-        self, app: ASGIApp, limit: Limit, by_path: Mapping[str, Limit], max_json_brackets: int
+        self, app: ASGIApp, limit: Limit, by_path: Mapping[str, Limit], json_limit: JsonLimit
     ) -> None:
         """`limit` applies to the paths that are not in `by_path`."""
         self._app, self._limit, self._by_path = app, limit, by_path
-        self._max_json_brackets = max_json_brackets
+        self._json_limit = json_limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -38,34 +46,34 @@ class BodyLimit:
         headers = Headers(scope=scope)
         limit = self._by_path.get(scope["path"], self._limit)
         declared = headers.get("content-length", "0")
-        is_json, n_brackets = "json" in headers.get("content-type", ""), 0
-        deadline_s = asyncio.get_running_loop().time() + limit.timeout_s
+        json_size = JsonSize() if "json" in headers.get("content-type", "").lower() else None
+        begin_s = asyncio.get_running_loop().time()
         received_bytes, is_complete = 0, False
 
         async def limited() -> Message:
-            nonlocal received_bytes, is_complete, n_brackets
+            nonlocal received_bytes, is_complete
             if is_complete:  # the caller waits for the disconnect
                 return await receive()
             if "content-encoding" in headers:
                 raise HTTPException(415, "the body is compressed; send it without Content-Encoding")
             if declared.isdecimal() and int(declared) > limit.size_bytes:
                 raise _too_large(limit)
+            timeout_s = limit.timeout_at(received_bytes)
             try:
-                async with asyncio.timeout_at(deadline_s):
+                async with asyncio.timeout_at(begin_s + timeout_s):
                     message = await receive()
             except TimeoutError:
-                slow = f"the body was not complete within {limit.timeout_s:.0f} s"
-                raise HTTPException(408, slow) from None
+                slow = f"the body was not complete within {timeout_s:.0f} s"
+                raise HTTPException(408, slow, {"Connection": "close"}) from None
             piece = message.get("body", b"")
             received_bytes += len(piece)
             if received_bytes > limit.size_bytes:
                 raise _too_large(limit)
-            if is_json:  # parsing a list costs a hundred times as much as its characters
-                n_brackets += piece.count(b"[") + piece.count(b"{")
-                if n_brackets > self._max_json_brackets:
-                    raise HTTPException(
-                        413, f"the body has more than {self._max_json_brackets:,} brackets"
-                    )
+            if json_size is not None:
+                json_size.add(piece)
+                excess = json_size.excess(self._json_limit)
+                if excess is not None:
+                    raise HTTPException(413, excess)
             is_complete = not message.get("more_body", False)
             return message
 

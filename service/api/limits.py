@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+from service.api.json_size import JsonLimit
+
 MIB, GIB = 1024**2, 1024**3
+_JSON = JsonLimit(containers=16_384, values=131_072)
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,7 +13,7 @@ class ApiLimits:
     """The limits of one server, with their usual values."""
 
     max_body_bytes: int = 8 * MIB  # 1,000,000 characters as JSON escapes fit in
-    max_json_brackets: int = 1_100_000  # those in strings included
+    json: JsonLimit = _JSON
     body_timeout_s: float = 60.0
 
     max_model_upload_bytes: int = GIB

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from service.api.body_limit import BodyLimit, Limit
+from service.api.json_size import JsonLimit
 from service.api.request_log import RequestLog
 
 SCOPE = {"type": "http", "method": "POST", "path": "/x", "headers": []}
@@ -72,6 +73,9 @@ async def test_a_request_id_that_could_do_harm_is_replaced(given, caplog):
     assert caplog.records[-1].request_id == made.decode()
 
 
+USUAL = JsonLimit(10, 10)
+
+
 class Sender:
     """A client that sends pieces of a body and then nothing."""
 
@@ -91,7 +95,7 @@ class Sender:
 
 
 async def read(
-    sender: Sender, *, path="/x", headers=(), timeout_s: float = 5.0, max_json_brackets: int = 10
+    sender: Sender, *, path="/x", headers=(), timeout_s: float = 5.0, json_limit=USUAL
 ) -> bytes:
     """Return what an app behind a limit of 10 bytes reads (of 20 on /large)."""
     body = b""
@@ -104,9 +108,7 @@ async def read(
             if not message["more_body"]:
                 return
 
-    limit = BodyLimit(
-        app, Limit(10, timeout_s), {"/large": Limit(20, timeout_s)}, max_json_brackets
-    )
+    limit = BodyLimit(app, Limit(10, timeout_s), {"/large": Limit(20, timeout_s)}, json_limit)
     await limit(SCOPE | {"path": path, "headers": list(headers)}, sender.receive, None)
     return body
 
@@ -133,13 +135,24 @@ async def test_a_body_that_is_too_much_is_refused_where_it_is_read(sender, heade
 
 
 async def test_json_that_takes_long_to_take_apart_is_refused():
-    json_body = [(b"content-type", b"application/json")]
+    json_body = [(b"content-type", b"Application/JSON")]
     text = [(b"content-type", b"text/plain")]
-    limit = {"max_json_brackets": 3}
+    limit = {"json_limit": JsonLimit(3, 3)}
     assert await read(Sender(b"[{[", b"]}]"), headers=json_body, **limit) == b"[{[]}]"
     assert await read(Sender(b"[[", b"[["), headers=text, **limit) == b"[[[["
-    with pytest.raises(HTTPException, match="brackets"):
+    with pytest.raises(HTTPException, match="3 lists and objects"):
         await read(Sender(b"[[", b"[["), headers=json_body, **limit)
+    with pytest.raises(HTTPException, match="3 values"):
+        await read(Sender(b"[1,1,", b"1,1,"), headers=json_body, **limit)
+    assert await read(Sender(b'[",,,,,,"', b"]"), headers=json_body, **limit)
+
+
+async def test_an_upload_may_take_its_time_if_it_does_not_drip():
+    limit = Limit(10**9, 3_600.0)
+    assert limit.timeout_at(0) == 60
+    assert limit.timeout_at(1_024 * 100) == 160
+    assert limit.timeout_at(10**9) == 3_600
+    assert Limit(10, 5.0).timeout_at(9) == 5
 
 
 def test_no_log_has_a_sessions_id_whole(server, http):
