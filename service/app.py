@@ -198,7 +198,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.carousel = state
-    error_handlers.install(app)
+    error_handlers.install(app, settings.folders)
     for routes in (
         *(tgi, openai, chat, embeddings, session_routes, tokens, score, health, oip),
         *(admin, key_routes, chat_templates, training_routes, docs_page),

@@ -5,7 +5,9 @@ states the value received, the limit, and what to do.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -175,3 +177,11 @@ def about(field: str) -> Iterator[None]:
     except CarouselError as error:
         error.field = error.field or field
         raise
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error of the system or a library as a reason, with a file's name and no path."""
+    if isinstance(error, OSError) and error.strerror:
+        name = Path(os.fsdecode(error.filename)).name if error.filename else ""
+        return f"{name}: {error.strerror}" if name else error.strerror
+    return str(error)

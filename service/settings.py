@@ -70,6 +70,13 @@ class Settings(BaseSettings):
         return _networks(self.trusted_proxies)
 
     @property
+    def folders(self) -> dict[str, str]:
+        """The settings of the server's folders by their paths, the longest first."""
+        names = ("model_store", "import_dir", "data_dir")
+        found = {str(getattr(self, name).absolute()): PREFIX + name.upper() for name in names}
+        return dict(sorted(found.items(), key=lambda item: -len(item[0])))
+
+    @property
     def corpora_dir(self) -> Path:
         """The folder of uploaded texts."""
         return self.data_dir / "corpora"

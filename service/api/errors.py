@@ -129,11 +129,18 @@ def internal_error(path: str) -> Response:
     return _reply(path, 500, "internal error; the server's log has the details", "internal")
 
 
-def install(app: FastAPI) -> None:
-    """Install the exception handlers: every error of `app` has the shape of the contract."""
+def install(app: FastAPI, folders: Mapping[str, str]) -> None:
+    """Install the exception handlers: every error of `app` has the shape of the contract.
+
+    `folders` has the settings of the server's folders by their paths, which no reply shows.
+    """
 
     @app.exception_handler(errors.CarouselError)
     async def carousel_error(http: Request, error: errors.CarouselError) -> Response:
+        message = str(error)
+        for folder, setting in folders.items():
+            message = message.replace(folder, setting)
+        error.args = (message,)
         is_unkeyed_turn = getattr(http.state, "is_unkeyed_turn", False)  # again: a second turn
         may_repeat = type(error) in _BEFORE_TURN or not is_unkeyed_turn
         return refusal(http.scope["path"], error, may_repeat=may_repeat)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from service.errors import BadCheckpoint
+from service.errors import BadCheckpoint, reason_of
 from service.models.spec import ModelRef, ModelSpec, Weights
 from service.models.tokenizers import read_tokenizer
 from service.models.tokenizers.special_tokens import UnknownPolicy
@@ -148,7 +148,7 @@ class Bundle:
             )
             weights = Weights(spec, load_safetensors(weights_bytes))
         except (OSError, ValidationError, SafetensorError, ValueError) as error:
-            raise BadCheckpoint(f"the bundle {folder.name} cannot be read: {error}") from error
+            raise BadCheckpoint(f"the bundle cannot be read: {reason_of(error)}") from error
         check_vocabulary_fits(spec, tokenizer)
         return cls(spec, weights, tokenizer, manifest)
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from service.errors import BadCheckpoint
+from service.errors import BadCheckpoint, reason_of
 from service.training.states import JobState
 
 BEST, LAST = "best.safetensors", "last.safetensors"
@@ -60,7 +60,7 @@ def read(path: Path) -> Snapshot | None:
             facts = json.loads(file.metadata()["facts"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise BadCheckpoint(f"{path.name} cannot be read: {error}") from error
+        raise BadCheckpoint(f"{path.name} cannot be read: {reason_of(error)}") from error
     return Snapshot(arrays, facts)
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from service.errors import BadCheckpoint, CarouselError
+from service.errors import BadCheckpoint, CarouselError, reason_of
 from service.models.bundle import (
     BundleMetadata,
     Precision,
@@ -101,7 +101,7 @@ def import_into(
     except Exception as error:
         if "bad_alloc" in str(error) or "emory alloc" in str(error):
             raise MemoryError from error
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {reason_of(error)}"
         raise BadCheckpoint(f"the checkpoint cannot be read: {reason}"[:500]) from error
     return ImportReport(
         architecture=spec.to_json(),

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import h5py  # type: ignore[import-untyped,unused-ignore]
 import numpy as np
 
-from service.errors import BadCheckpoint
+from service.errors import BadCheckpoint, reason_of
 from service.models.importing.checkpoint import Array, StoredArray
 from service.models.importing.readers.tensor_bundle import from_bytes
 
@@ -35,7 +35,7 @@ def damage_is_refused() -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise BadCheckpoint(f"the HDF5 file is damaged: {str(error)[:200]}") from error
+        raise BadCheckpoint(f"the HDF5 file is damaged: {reason_of(error)[:200]}") from error
 
 
 def open_hdf5(file: BinaryIO) -> h5py.File:

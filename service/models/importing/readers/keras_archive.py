@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from typing import BinaryIO
 
-from service.errors import BadCheckpoint
+from service.errors import BadCheckpoint, reason_of
 from service.models.importing.checkpoint import Checkpoint
 from service.models.importing.folder import ImportFolder
 from service.models.importing.readers.json_text import MAX_BYTES, read_json_object
@@ -54,7 +54,7 @@ def read_keras_archive(folder: ImportFolder, file: BinaryIO) -> Checkpoint:
                 if name.startswith(_ASSETS) and not info.is_dir()
             }
     except _DAMAGE as error:
-        raise BadCheckpoint(f"the archive is damaged: {str(error)[:200]}") from error
+        raise BadCheckpoint(f"the archive is damaged: {reason_of(error)[:200]}") from error
     version = metadata.get("keras_version")
     if not isinstance(version, str):
         raise BadCheckpoint(f"{_METADATA} has no keras_version")
