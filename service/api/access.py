@@ -39,6 +39,7 @@ ROUTE_SCOPES: Mapping[str, Access] = {
     "POST /detokenize": "generate",
     "POST /score": "generate",
     "POST /score/text": "generate",
+    "GET /sessions": "generate",
     "POST /sessions": "generate",
     "POST /sessions/import": "generate",
     "GET /sessions/{session_id}": "generate",

@@ -16,6 +16,7 @@ from service.api.tgi.schemas import STREAMED
 from service.errors import CarouselError
 from service.models.spec import ModelRef, ModelSpec
 from service.sessions.idempotency import idempotency_key
+from service.sessions.page import MAX_PAGE, Cursor
 from service.sessions.session import (
     DEFAULT_TTL_S,
     LEAST_TTL_S,
@@ -84,6 +85,13 @@ class ForksReply(BaseModel):
     sessions: list[SessionReply]
 
 
+class SessionsReply(BaseModel):
+    """A page of sessions, the newest first."""
+
+    sessions: list[SessionReply]
+    next: str | None  # `after` of the next page; None: this is the last one
+
+
 class SessionText(BaseModel):
     """A part of the text of a session, and the position after it."""
 
@@ -110,6 +118,22 @@ async def create(request: Request, body: CreateSessionBody) -> SessionReply:
         await state.sessions.turns.append(session, served, prompt)
         session = await state.sessions.records.read(session.key)
     return _reply(state, session)
+
+
+@router.get("")
+async def list_sessions(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
+    after: Annotated[str | None, Query(max_length=80)] = None,
+) -> SessionsReply:
+    """List the sessions, the newest first, page by page. Reading them here does not renew them."""
+    state = get_state(request)
+    cursor = None if after is None else Cursor.parse(after)
+    page = await state.sessions.records.page(state.owner_of(request), limit, cursor)
+    return SessionsReply(
+        sessions=[_reply(state, session) for session in page.sessions],
+        next=None if page.next is None else str(page.next),
+    )
 
 
 @router.post("/import", status_code=201, openapi_extra=raw_body(BINARY))

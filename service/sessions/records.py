@@ -18,6 +18,7 @@ from service.errors import (
 from service.models.step import State
 from service.sessions.codec import DamagedState, Export, pack_state, unpack_state
 from service.sessions.model import SessionModel
+from service.sessions.page import Cursor, SessionPage
 from service.sessions.restore import StateRestorer, consume_all_but_last
 from service.sessions.session import DEFAULT_TTL_S, Session, SessionKey, token_width
 from service.sessions.signing import Signer
@@ -77,6 +78,10 @@ class SessionRecords:
     async def read(self, key: SessionKey) -> Session:
         """Read a session's record from the store."""
         return await self.store.session(key)
+
+    async def page(self, owner: str, limit: int, after: Cursor | None) -> SessionPage:
+        """Read an owner's sessions, the newest first, from a place in their order on."""
+        return await self.store.page(owner, limit, after)
 
     async def text(
         self, key: SessionKey, model: SessionModel, first: int, n: int

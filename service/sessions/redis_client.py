@@ -28,7 +28,9 @@ _EARLIEST = (7, 0)
 
 # Scripts that read or free memory may run in a full store. None is declared as read-only, so a
 # replica, whose answers may be outdated, refuses all of them.
-_RUNS_WHEN_FULL = {"heartbeat", "resume", "release", "read", "state", "rewind", "cancel", "delete"}
+_RUNS_WHEN_FULL = {
+    *("heartbeat", "resume", "release", "read", "list", "state", "rewind", "cancel", "delete"),
+}
 
 # Redis error codes of a store that is temporarily unusable, and the messages for clients.
 _UNAVAILABLE = {

@@ -7,12 +7,14 @@ tokens.
 import contextlib
 import hashlib
 from collections.abc import Sequence
+from dataclasses import astuple
 
 from service.errors import CarouselError, SessionExists, SessionLost, SessionMoved, SessionNotFound
 from service.generation.request import PENALTY_WINDOW
 from service.sessions.codec import Export
 from service.sessions.config import SessionConfig
 from service.sessions.idempotency import IdempotencyKey
+from service.sessions.page import MAX_PAGE, Cursor, SessionPage
 from service.sessions.redis_client import Reply, ScriptClient
 from service.sessions.redis_connection import Value
 from service.sessions.session import Session, SessionKey, Turn, TurnStatus
@@ -176,6 +178,18 @@ class Store:
     async def session(self, key: SessionKey) -> Session:
         """Read a session without its tokens."""
         return (await self.read(key, 0, 0)).session
+
+    async def page(self, owner: str, limit: int, after: Cursor | None) -> SessionPage:
+        """Read an owner's sessions, the newest first, from a place in their order on."""
+        place: tuple[Value, Value] = ("", "") if after is None else astuple(after)
+        args = [limit, MAX_PAGE + limit, *place]
+        reply = await self._client.call("list", [f"{PREFIX}sessions:{owner}"], args)
+        listed = [
+            session_of(SessionKey(owner, name.decode()), pairs)
+            for name, pairs in zip(reply[3::2], reply[4::2], strict=True)
+        ]
+        last = Cursor(int(reply[1]), reply[2].decode()) if reply[1] else None
+        return SessionPage(listed, last)
 
     async def read(
         self, key: SessionKey, first: int | None = 0, last: int | None = None

@@ -207,3 +207,21 @@ def test_readiness_and_info(kind, server):
     assert info.model == "demo@1"
     assert "awkward@1" in info.models
     assert info.max_stop_sequences == 4
+
+
+def test_sessions_are_listed_page_by_page(kind, server):
+    def ask(of):
+        return kind.call(server.url, of)
+
+    made = [ask(lambda to: to.sessions.create(text="abc")) for _ in range(3)]
+    first = ask(lambda to: to.sessions.list(limit=2))
+    assert first.sessions == (made[2], made[1])
+    second = ask(lambda to: to.sessions.list(first.next, limit=1))
+    assert second.sessions == (made[0],)
+    for session in made:
+        ask(lambda to, of=session: to.sessions.delete(of.id))
+    left = ask(lambda to: to.sessions.list(limit=100))
+    assert {one.id for one in left.sessions}.isdisjoint(one.id for one in made)
+    for wrong in ({"after": "x"}, {"limit": 0}, {"limit": 101}):
+        with pytest.raises(Invalid):
+            ask(lambda to, of=wrong: to.sessions.list(**of))

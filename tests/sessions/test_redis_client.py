@@ -121,16 +121,16 @@ async def test_a_wrong_password_is_unavailable_and_not_logged(store, caplog):
 async def test_a_full_store_refuses_writes_and_serves_reads(store, client):
     fields = ["model", "m", "tail", "t", "base", 0, "chain", "", "width", 1, "position", 0]
     fields += ["snapshot", "", "shared", 0, "holder", "", "active", "", "first", 0, "finish", 0]
-    await client.call("create", ["s"], ["n", 100, b"", b"", *fields])
+    await client.call("create", ["carousel:session:/s"], ["n", 100, b"", b"", *fields])
     store.client.config_set("maxmemory", 1)
     try:
         with pytest.raises(StoreFull):
-            await client.call("create", ["k"], ["n", 100, b"", b"", *fields])
-        assert (await client.call("read", ["s"], [0, ""]))[0] == b"FOUND"
-        assert await client.call("delete", ["s"], [1]) == [b"DELETED"]
+            await client.call("create", ["carousel:session:/k"], ["n", 100, b"", b"", *fields])
+        assert (await client.call("read", ["carousel:session:/s"], [0, ""]))[0] == b"FOUND"
+        assert await client.call("delete", ["carousel:session:/s"], [1]) == [b"DELETED"]
     finally:
         store.client.config_set("maxmemory", 0)
-    assert store.client.exists("k") == 0
+    assert store.client.exists("carousel:session:/k") == 0
 
 
 async def test_a_replica_is_not_even_read_from(store, client):
@@ -138,7 +138,7 @@ async def test_a_replica_is_not_even_read_from(store, client):
     store.client.replicaof("127.0.0.1", 1)
     try:
         with pytest.raises(StoreUnavailable, match="replica"):
-            await client.call("read", ["s"], [0, ""])
+            await client.call("read", ["carousel:session:/s"], [0, ""])
         with pytest.raises(StoreUnavailable, match="replica"):
             await ScriptClient(store.url, CONFIG).execute("PING")
     finally:

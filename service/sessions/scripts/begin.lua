@@ -77,6 +77,7 @@ if fingerprint ~= '' then
   redis.call('EXPIRE', KEYS[2], key_ttl)
 end
 touch(r)
+enter(r, r.created * 1000) -- one of an earlier version is not there
 give_life(holder, life_ms)
 if is_known then return {'KNOWN', r.epoch, r.turn, r.position} end
 return {'BEGUN', as_list(r), reply[3], reply[4], reply[5] .. prompt}

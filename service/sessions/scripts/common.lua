@@ -181,12 +181,35 @@ local function keep(name, ttl)
   if redis.call('EXPIRE', name, ttl, 'GT') == 0 then redis.call('EXPIRE', name, ttl, 'NX') end
 end
 
+-- The index of an owner's sessions, by the time of their creation in ms, and a session's id in it.
+local function index_of(name)
+  local owner, id = string.match(string.sub(name, #key('session', '') + 1), '^(.*)/([^/]*)$')
+  return key('sessions', owner), id, key('session', owner) .. '/'
+end
+
+-- Enter a session into the index, if it is not there. Sessions expire without a word, so each new
+-- one looks after three others: of the index at most a third, about, is of expired ones.
+local function enter(r, created_ms)
+  local index, id, record = index_of(r.name)
+  if redis.call('ZADD', index, 'NX', created_ms, id) == 0 then return end
+  keep(index, r.ttl)
+  for _, other in ipairs(redis.call('ZRANDMEMBER', index, 3)) do
+    if redis.call('EXISTS', record .. other) == 0 then redis.call('ZREM', index, other) end
+  end
+end
+
+local function now_ms()
+  local now = redis.call('TIME')
+  return now[1] * 1000 + math.floor(now[2] / 1000)
+end
+
 -- Refresh the expiry of a session and of all that it uses; shared keys keep the longest expiry.
 -- New keys get the full time when they are set. Before a sixteenth of the time has passed it writes
 -- nothing, so that frequent reads cause no writes.
 local function touch(r)
   if redis.call('PTTL', r.name) * 16 > r.ttl * 15000 then return end
   redis.call('EXPIRE', r.name, r.ttl)
+  keep((index_of(r.name)), r.ttl)
   redis.call('EXPIRE', request_of(r), r.ttl)
   for _, s in ipairs(segments(r)) do
     keep(key('log', s.id), r.ttl)

@@ -14,5 +14,6 @@ if not r then
   end
   if ARGV[4] ~= '' then redis.call('SET', key('state', r.snapshot), ARGV[4], 'EX', ttl) end
   touch(r)
+  enter(r, now_ms())
 end
 return {'CREATED', as_list(r)}

@@ -46,6 +46,7 @@ local replies = {}
 for i = 1, children do
   local child = load(KEYS[1 + i])
   touch(child)
+  enter(child, now_ms())
   replies[i] = as_list(child)
 end
 return {'FORKED', unpack(replies)}

@@ -42,6 +42,7 @@ from carousel_client.responses import ModelList as ModelList
 from carousel_client.responses import Score as Score
 from carousel_client.responses import ScoredToken as ScoredToken
 from carousel_client.responses import ServerInfo as ServerInfo
+from carousel_client.responses import SessionPage as SessionPage
 from carousel_client.responses import SessionPosition as SessionPosition
 from carousel_client.responses import SessionState as SessionState
 from carousel_client.responses import TextToken as TextToken

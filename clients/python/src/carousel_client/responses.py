@@ -123,6 +123,19 @@ class SessionState(Response):
 
 
 @dataclass(frozen=True, slots=True)
+class SessionPage(Response):
+    """Sessions, the newest first. A page may be short, or empty, and still have a next one."""
+
+    sessions: tuple[SessionState, ...]
+    next: str | None  # `after` of the next page; None: this is the last one
+
+    @classmethod
+    def from_json(cls, body: Json) -> Self:
+        """Build it, with its sessions."""
+        return cls._with(body, sessions=SessionState.several(body["sessions"]))
+
+
+@dataclass(frozen=True, slots=True)
 class TextToken(Response):
     """A token of a text; `start` and `stop` are character offsets."""
 

@@ -1,11 +1,12 @@
 """The sessions of a server."""
 
 from typing import Literal
+from urllib.parse import urlencode
 
 from carousel_client._async.stream import AsyncStream
 from carousel_client._async.transport import AsyncTransport
 from carousel_client.request import BINARY, Request, events, url_path, with_json
-from carousel_client.responses import SessionState
+from carousel_client.responses import SessionPage, SessionState
 
 PAGE_CHARACTERS = 1_000_000  # the longest part of a session's text that one response has
 
@@ -34,6 +35,16 @@ class AsyncSessionsAPI:
         body["text"] = text or None
         request = with_json("POST", "/sessions", body, is_repeatable=session_id is None)
         return await self._execute(request, timeout_s)
+
+    async def list(self, after: str | None = None, limit: int = 50) -> SessionPage:
+        """Return a page of your sessions, the newest first; `next` of one is `after` of the next.
+
+        Reading them here does not renew the time after which they expire.
+        """
+        query = urlencode({"limit": limit} | ({} if after is None else {"after": after}))
+        return await self._transport.execute(
+            Request("GET", f"/sessions?{query}"), SessionPage.from_json
+        )
 
     async def get(self, session_id: str) -> SessionState:
         """Return the state of a session."""

@@ -2,11 +2,12 @@
 """The sessions of a server."""
 
 from typing import Literal
+from urllib.parse import urlencode
 
 from carousel_client._sync.stream import Stream
 from carousel_client._sync.transport import Transport
 from carousel_client.request import BINARY, Request, events, url_path, with_json
-from carousel_client.responses import SessionState
+from carousel_client.responses import SessionPage, SessionState
 
 PAGE_CHARACTERS = 1_000_000  # the longest part of a session's text that one response has
 
@@ -35,6 +36,14 @@ class SessionsAPI:
         body["text"] = text or None
         request = with_json("POST", "/sessions", body, is_repeatable=session_id is None)
         return self._execute(request, timeout_s)
+
+    def list(self, after: str | None = None, limit: int = 50) -> SessionPage:
+        """Return a page of your sessions, the newest first; `next` of one is `after` of the next.
+
+        Reading them here does not renew the time after which they expire.
+        """
+        query = urlencode({"limit": limit} | ({} if after is None else {"after": after}))
+        return self._transport.execute(Request("GET", f"/sessions?{query}"), SessionPage.from_json)
 
     def get(self, session_id: str) -> SessionState:
         """Return the state of a session."""
