@@ -36,7 +36,7 @@ class AdminClient:
         """Return the stored models and the aliases, as GET /admin/models. Raises as `call`."""
         return self.call("GET", "models")
 
-    def call(self, method: str, *path: str, body: dict[str, str] | None = None) -> dict[str, Any]:
+    def call(self, method: str, *path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the reply of /admin/… to a request.
 
         Raises NoServer if none answers, and Validation with the server's message if it refuses.

@@ -1,13 +1,14 @@
 """Loading, unloading, aliases and deletion, by a running server or in the store's record."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from service.cli.admin_client import DEFAULT_URL, AdminClient, NoServer
 from service.errors import BadCheckpoint, ModelInUse, ModelNotFound, Validation
 from service.models.registry import DEFAULT_ALIAS
 from service.models.resolve import read_record, resolve_stored
+from service.models.retention import Retention
 from service.models.spec import ModelRef, check_name
 from service.models.store import ModelStore, RegistryRecord
 
@@ -24,19 +25,24 @@ class ModelChanges:
     url: str | None
     is_offline: bool = False
 
-    def load(self, name: str) -> str:
-        """Load a model. Raises CarouselError."""
+    def load(self, name: str, options: Mapping[str, object] | None = None) -> str:
+        """Load a model; `options` are members of the route's body. Raises CarouselError."""
+        options = options or {}
 
         def by_server(client: AdminClient) -> str:
             ref = _newest_of(client, name)
-            client.call("POST", "models", ref, "load")
+            client.call("POST", "models", ref, "load", body=dict(options) or None)
             return f"{ref} is loaded by the server at {client.url}"
 
         def by_record() -> str:
             ref, record = self._readable(name), read_record(self.store)
             aliases = {DEFAULT_ALIAS: ref} | dict(record.aliases)
             loaded = tuple(sorted({*record.loaded, ref}))
-            self._write(replace(record, loaded=loaded, aliases=aliases))
+            kept = record.retentions.get(ref, Retention()).to_json()
+            given = {key: value for key, value in options.items() if key in kept}
+            retentions = {**record.retentions, ref: Retention.from_json(kept | given)}
+            retentions = {key: each for key, each in retentions.items() if each != Retention()}
+            self._write(replace(record, loaded=loaded, aliases=aliases, retentions=retentions))
             return f"loads {ref}"
 
         return self._change(by_server, by_record)

@@ -69,13 +69,25 @@ def list_(
 
 @app.command()
 def load(
-    model: Ref, url: Url = None, model_store: Store = MODEL_STORE, *, offline: Offline = False
+    model: Ref,
+    pin: Annotated[bool | None, typer.Option(help="Never evict it.")] = None,
+    keep_alive_s: Annotated[
+        float | None,
+        typer.Option(min=-1, help="Seconds in memory after its last request; -1: no limit."),
+    ] = None,
+    url: Url = None,
+    model_store: Store = MODEL_STORE,
+    *,
+    evict: Annotated[bool, typer.Option(help="Evict models that no request uses.")] = False,
+    offline: Offline = False,
 ) -> None:
     """Load a model into the running server; without one, at the next start."""
     from service.cli.model_changes import ModelChanges
     from service.models.store import ModelStore
 
-    print(ModelChanges(ModelStore(model_store), url, offline).load(model))
+    given = {"pin": pin, "keep_alive_s": keep_alive_s, "evict": evict or None}
+    options = {name: value for name, value in given.items() if value is not None}
+    print(ModelChanges(ModelStore(model_store), url, offline).load(model, options))
 
 
 @app.command()

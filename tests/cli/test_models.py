@@ -7,6 +7,7 @@ import urllib.request
 import pytest
 
 from service.models.resolve import read_record, resolve_stored
+from service.models.retention import Retention
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from tests.bundles import put_model
@@ -91,7 +92,10 @@ def test_without_a_server_the_record_has_what_the_next_start_loads(store, tmp_pa
     assert "does not load owl@2 anyway: nothing is changed" in again
     assert "loads owl@1" in printed("load", "owl@1", "--offline", **offline)
     assert read_record(store).loaded == (ModelRef("demo", 1), ModelRef("owl", 1))
+    assert "loads owl@1" in printed("load", "owl@1", "--pin", "--offline", **offline)
+    assert read_record(store).retentions == {ModelRef("owl", 1): Retention(pin=True)}
     out = printed("alias", "writer", "owl", "--offline", **offline)
+    assert read_record(store).retentions == {ModelRef("owl", 1): Retention(pin=True)}
     assert "has writer as owl@2; `carousel load owl@2` has it loaded too" in out
     assert dict(read_record(store).aliases) == {
         "default": ModelRef("demo", 1),
@@ -126,6 +130,12 @@ def test_a_running_server_loads_unloads_and_aliases(store, tmp_path):
         assert printed("load", "owl@1", *on, folder=tmp_path).startswith("owl@1 is loaded by")
         assert printed("load", "owl", *on, folder=tmp_path).startswith("owl@2 is loaded by")
         assert loaded_by(server.url) == ["demo@1", "owl@1", "owl@2"]
+        printed("load", "owl", "--pin", *on, folder=tmp_path)
+        assert read_record(store).retentions == {ModelRef("owl", 2): Retention(pin=True)}
+        printed("load", "owl", "--no-pin", *on, folder=tmp_path)
+        assert read_record(store).retentions == {}
+        timed = refused("load", "owl", "--keep-alive-s", "60", *on, folder=tmp_path)
+        assert "set CAROUSEL_AUTOLOAD=true" in timed
         out = printed("alias", "writer", "owl@1", *on, folder=tmp_path)
         assert out == f"writer is owl@1 in the server at {server.url}, for new requests\n"
         assert "refuses: no model, version or alias is called 'cat'" in refused(
