@@ -31,6 +31,7 @@ from service.scratch_folder import scratch_folder
 
 UPLOADING = ".upload-"  # begins the name of an upload's folder in the import folder
 MAX_FILE_NAME_BYTES = 200
+MAX_DRAIN_S = 86_400
 MAX_KEEP_ALIVE_S = 365 * 86_400
 _COPY_BYTES = 1024 * 1024
 _IMPORT_FOLDER = "the import folder is the server's CAROUSEL_IMPORT_DIR, by default imports/"
@@ -92,6 +93,12 @@ class LoadBody(Body):
             )
         given = self.model_dump(include={"pin", "keep_alive_s"}, exclude_none=True)
         return replace(before, **given) if given else None
+
+
+class UnloadBody(Body):
+    """The body of POST /admin/models/{ref}/unload."""
+
+    drain_s: float | None = Field(None, ge=0, le=MAX_DRAIN_S)
 
 
 class AliasBody(Body):
@@ -225,12 +232,18 @@ async def load_model(request: Request, ref: str, body: LoadBody | None = None) -
 
 
 @router.post("/models/{ref}/unload", responses={200: {"model": StoredModel}})
-async def unload_model(request: Request, ref: str) -> dict[str, Any]:
-    """Remove a model from memory once its running requests have ended, at most 24 h later."""
+async def unload_model(
+    request: Request, ref: str, body: UnloadBody | None = None
+) -> dict[str, Any]:
+    """Remove a model from memory; it is `draining` until its running requests have ended.
+
+    They have an hour, or `drain_s`; then they end with the error `draining`. The answer does not
+    wait for them.
+    """
     state = get_state(request)
     registry = state.registry
     chosen = registry.resolve(ref)
-    await registry.unload(chosen)
+    await registry.unload(chosen, body.drain_s if body else None)
     return _row(state, registry.info(chosen))
 
 

@@ -54,6 +54,11 @@ class ModelChanges:
             if (ref := _unloaded(client, name)) is not None:
                 return f"{ref} is not loaded by the server at {client.url}: nothing is changed"
             row = client.call("POST", "models", name, "unload")
+            if row["status"] == "draining":
+                return (
+                    f"{_ref_of(row)} is being unloaded by the server at {client.url}: it accepts "
+                    "no requests, and those that run have an hour"
+                )
             return f"{_ref_of(row)} is unloaded by the server at {client.url}"
 
         def by_record() -> str:

@@ -20,6 +20,7 @@ class ModelEntry(Generic[R]):
 
     status: ModelStatus = ModelStatus.STORED
     loaded: LoadedModel[R] | None = None
+    leaving: LoadedModel[R] | None = None  # it was unloaded, and generations still run on it
     error: str | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # held by a load, unload or delete
     retention: Retention = field(default_factory=Retention)
@@ -43,7 +44,7 @@ class ModelEntry(Generic[R]):
 
     def info(self, ref: ModelRef, manifest: Manifest | None) -> ModelInfo:
         """Describe the version; without a manifest it is damaged."""
-        loaded = self.loaded
+        loaded = self.loaded or self.leaving
         return ModelInfo(
             ref,
             self.status,

@@ -225,11 +225,15 @@ class Registry(Generic[R]):
         self.aliases.setdefault(DEFAULT_ALIAS, ref)
         self._write_record()
 
-    async def unload(self, ref: ModelRef) -> None:
-        """Unload a model, if it is loaded, after its generations. Raises ModelNotFound."""
+    async def unload(self, ref: ModelRef, drain_s: float | None = None) -> None:
+        """Unload a model, if it is loaded. It is `draining` while its generations go on.
+
+        They end with Draining after `drain_s`, or the limit of the config. Returns when the model
+        has left the memory, or in a moment. Raises ModelNotFound.
+        """
         entry = self._entry(ref)
-        await self._residency.unload(entry)
         entry.is_wanted = False
+        await self._residency.unload(entry, drain_s)
         self._write_record()
 
     async def delete(self, ref: ModelRef) -> None:

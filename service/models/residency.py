@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Generic
 
@@ -33,7 +33,8 @@ _log = logging.getLogger(__name__)
 class ResidencyConfig:
     """Times of loading, evicting and draining."""
 
-    drain_limit_s: float = 24 * 3_600.0  # of an unloaded model: longer than any generation
+    drain_limit_s: float = 3_600.0  # of an unloaded or replaced model, for what runs on it
+    unload_answer_s: float = 0.5  # an unload that takes longer goes on after its answer
     load_wait_s: float = 30.0  # of a load, for room that models in use take
     retry_failed_s: float = 30.0  # before a load on demand tries a model that has failed again
     min_resident_s: float = 10.0  # of a loaded model, before it is evicted if there is another
@@ -76,9 +77,7 @@ class Residency(Generic[R]):
             entry.leases -= 1
         self._budget.wake()
         if before is not None:
-            task = asyncio.create_task(self._drain_and_close(before))
-            self._leaving[task] = before
-            task.add_done_callback(self._leaving.pop)
+            self._in_background(self._drain_and_close(before, self._config.drain_limit_s), before)
 
     async def load_on_demand(self, ref: ModelRef, entry: ModelEntry[R]) -> None:
         """Load a model for a request, once for all that wait; one that leaves does not cancel it.
@@ -131,13 +130,43 @@ class Residency(Generic[R]):
         entry.loaded_s = entry.last_used_s = time.monotonic()
         entry.loaded.runtime.start()
 
-    async def unload(self, entry: ModelEntry[R]) -> None:
-        """Remove a model from memory after its generations, if it is there."""
+    async def unload(self, entry: ModelEntry[R], drain_s: float | None = None) -> None:
+        """Begin to remove a model from memory, if it is there, and wait a moment for the end.
+
+        It is `draining` until its generations have ended, at most `drain_s` or the limit of the
+        config later, and then `stored`. A second call may give a shorter `drain_s`.
+        """
         async with entry.lock:
-            if entry.loaded is None:
-                entry.error, entry.status = None, ModelStatus.STORED  # of a load that failed
+            if entry.loaded is not None:
+                entry.leaving, entry.loaded = entry.loaded, None
+                entry.status, limit_s = ModelStatus.DRAINING, self._config.drain_limit_s
+                leaving = self._leave(entry, limit_s if drain_s is None else drain_s)
+            elif entry.leaving is not None and drain_s is not None:
+                leaving = entry.leaving.runtime.drain(drain_s)
             else:
-                await self._remove(entry, entry.loaded)
+                if entry.leaving is None:
+                    entry.error, entry.status = None, ModelStatus.STORED  # of a load that failed
+                return
+            assert entry.leaving is not None
+            task = self._in_background(leaving, entry.leaving)
+        await asyncio.wait({task}, timeout=self._config.unload_answer_s)
+
+    async def _leave(self, entry: ModelEntry[R], limit_s: float) -> None:
+        model = entry.leaving
+        assert model is not None
+        await self._drain_and_close(model, limit_s)
+        if entry.leaving is model:
+            entry.leaving = None
+            if entry.status is ModelStatus.DRAINING:  # else it has been loaded again
+                entry.status = ModelStatus.STORED
+
+    def _in_background(
+        self, leaving: Coroutine[None, None, None], model: LoadedModel[R]
+    ) -> "asyncio.Task[None]":
+        task = asyncio.create_task(leaving)
+        self._leaving[task] = model
+        task.add_done_callback(self._leaving.pop)
+        return task
 
     async def close(self, timeout_s: float) -> None:
         """Drain and close every model."""
@@ -226,12 +255,12 @@ class Residency(Generic[R]):
     async def _remove(self, entry: ModelEntry[R], model: LoadedModel[R]) -> None:
         """Drain and close the model of an entry whose lock is held."""
         entry.status = ModelStatus.DRAINING
-        await self._drain_and_close(model)
+        await self._drain_and_close(model, self._config.drain_limit_s)
         entry.status, entry.loaded = ModelStatus.STORED, None
 
-    async def _drain_and_close(self, model: LoadedModel[R]) -> None:
+    async def _drain_and_close(self, model: LoadedModel[R], limit_s: float) -> None:
         """Wait for a model's running generations, then free its memory."""
-        await model.runtime.drain(self._config.drain_limit_s)
+        await model.runtime.drain(limit_s)
         await asyncio.to_thread(model.runtime.close)
         self._budget.free(model.size_bytes)
         self._trim_soon()

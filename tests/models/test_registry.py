@@ -275,24 +275,57 @@ async def test_a_model_that_is_unloaded_or_fails_frees_its_share(tmp_path, regis
 # -- unloading and deleting
 
 
-async def test_unloading_waits_for_what_runs_and_accepts_nothing_new(tmp_path, registry_of):
+async def test_unloading_answers_at_once_and_accepts_nothing_new(tmp_path, registry_of):
+    keep, ref = put_model(tmp_path, "keep"), put_model(tmp_path, "a")
+    registry = registry_of()
+    await registry.load(keep)  # it is the default
+    await registry.load(ref)
+    runtime = registry.get("a").runtime
+    runtime.is_idle.clear()
+    await registry.unload(ref)
+    assert status_of(registry, ref) is ModelStatus.DRAINING
+    assert registry.info(ref).size_bytes == SIZE_BYTES, "it still has its memory"
+    with pytest.raises(ModelUnloaded):
+        registry.get("a")
+    with pytest.raises(ModelInUse, match="it is draining"):
+        await registry.delete(ref)
+    assert not runtime.is_closed
+    await registry.unload(ref)
+    assert status_of(registry, ref) is ModelStatus.DRAINING
+    runtime.is_idle.set()
+    await until(lambda: status_of(registry, ref) is ModelStatus.STORED)
+    assert runtime.is_closed
+    assert not runtime.was_cut
+    await registry.unload(ref)  # does nothing any more
+
+
+async def test_a_second_unloading_may_end_what_runs(tmp_path, registry_of):
     ref = put_model(tmp_path, "a")
     registry = registry_of()
     await registry.load(ref)
     runtime = registry.get("a").runtime
     runtime.is_idle.clear()
-    unloading = asyncio.create_task(registry.unload(ref))
-    await until(lambda: runtime.is_draining)
-    assert status_of(registry, ref) is ModelStatus.DRAINING
-    with pytest.raises(ModelUnloaded):
-        registry.get("a")
-    assert not runtime.is_closed
-    runtime.is_idle.set()
-    await unloading
+    await registry.unload(ref)
+    await registry.unload(ref, 0.0)
+    await until(lambda: status_of(registry, ref) is ModelStatus.STORED)
+    assert runtime.was_cut
     assert runtime.is_closed
-    assert not runtime.was_cut
-    assert status_of(registry, ref) is ModelStatus.STORED
-    await registry.unload(ref)  # does nothing the second time
+
+
+async def test_a_model_is_loaded_again_while_its_old_runtime_drains(tmp_path, registry_of):
+    ref = put_model(tmp_path, "a")
+    registry = registry_of()
+    await registry.load(ref)
+    old = registry.get("a").runtime
+    old.is_idle.clear()
+    await registry.unload(ref)
+    await registry.load(ref)
+    assert status_of(registry, ref) is ModelStatus.READY
+    assert registry.get("a").runtime is not old
+    old.is_idle.set()
+    await until(lambda: old.is_closed)
+    await asyncio.sleep(0.01)
+    assert status_of(registry, ref) is ModelStatus.READY
 
 
 async def test_only_a_model_neither_loaded_nor_aliased_is_deleted(tmp_path, registry_of):
@@ -313,24 +346,18 @@ async def test_only_a_model_neither_loaded_nor_aliased_is_deleted(tmp_path, regi
         await registry.delete(ref)
 
 
-async def test_a_deletion_loses_against_a_load_that_came_first(tmp_path, registry_of):
+async def test_a_deletion_loses_against_a_load_that_came_first(tmp_path, registry_of, factory):
     put_model(tmp_path, "keep")
     ref = put_model(tmp_path, "a")
     registry = registry_of()
     await registry.load(ModelRef("keep", 1))
-    await registry.load(ref)
-    runtime = registry.get("a").runtime
-    runtime.is_idle.clear()
-    unloading = asyncio.create_task(registry.unload(ref))
-    await until(lambda: runtime.is_draining)
+    factory.may_go_on.clear()
     loading = asyncio.create_task(registry.load(ref))
-    await asyncio.sleep(0)  # it waits for the unloading
-    runtime.is_idle.set()
-    while status_of(registry, ref) is not ModelStatus.STORED:  # noqa: ASYNC110 (no event marks this moment)
-        await asyncio.sleep(0)
+    await asyncio.sleep(0)
     with pytest.raises(ModelInUse):
         await registry.delete(ref)
-    await asyncio.gather(unloading, loading)
+    factory.may_go_on.set()
+    await loading
     assert registry.get("a").runtime.is_started
 
 
