@@ -2,7 +2,8 @@ import pytest
 
 from service.cgroup import machine_share
 from service.errors import BadRequest
-from service.settings import Settings
+from service.settings import CLIENT_VARIABLES, Settings
+from tools.settings import PAGE, page_with_settings
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +89,28 @@ def test_threads_spin_as_told_and_by_themselves_only_on_cores_of_their_own(monke
     for given, spins in [("on", True), ("off", False)]:
         monkeypatch.setenv("CAROUSEL_SPIN", given)
         assert Settings.read().spins is spins
+
+
+def test_the_page_has_every_setting():
+    page = PAGE.read_text()
+    assert page == page_with_settings(), "run `make docs`"
+    for name in (*(f"CAROUSEL_{one.upper()}" for one in Settings.model_fields), *CLIENT_VARIABLES):
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        assert len(row.split("|")[-2].strip()) > 5, "it says what it means"
+
+
+def test_addresses_of_this_machine_are_told_from_others():
+    found = {host: Settings(host=host).is_loopback for host in HOSTS}
+    assert found == HOSTS
+
+
+HOSTS = {
+    "127.0.0.1": True,
+    "127.8.8.8": True,
+    "::1": True,
+    "localhost": True,
+    "0.0.0.0": False,
+    "::": False,
+    "10.0.0.1": False,
+    "carousel.example": False,
+}

@@ -1,12 +1,12 @@
 """The list of packages and modules in docs/architecture.md, from the modules' own docstrings.
 
-`python -m tools.packages` writes it and docs/reference/scopes.md; tests compare.
+`python -m tools.packages` writes it, scopes.md and settings.md; tests compare.
 """
 
 import ast
 from pathlib import Path
 
-from tools import scopes
+from tools import scopes, settings
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
@@ -38,3 +38,4 @@ def page_with(packages: str) -> str:
 if __name__ == "__main__":
     PAGE.write_text(page_with(package_list()))
     scopes.PAGE.write_text(scopes.page_with_scopes())
+    settings.PAGE.write_text(settings.page_with_settings())

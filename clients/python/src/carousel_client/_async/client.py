@@ -33,10 +33,13 @@ class AsyncClient:
         self,
         url: str = DEFAULT_URL,
         *,
+        api_key: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._transport = AsyncTransport(url, timeout_s, headers or {})
+        """`api_key` is sent with every request; a server without keys ignores it."""
+        sent = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._transport = AsyncTransport(url, timeout_s, sent | dict(headers or {}))
         self.sessions = AsyncSessionsAPI(self._transport)
         self.models = AsyncModelsAPI(self._transport)
         self.corpora = AsyncCorporaAPI(self._transport)

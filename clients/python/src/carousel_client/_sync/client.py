@@ -34,10 +34,13 @@ class Client:
         self,
         url: str = DEFAULT_URL,
         *,
+        api_key: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._transport = Transport(url, timeout_s, headers or {})
+        """`api_key` is sent with every request; a server without keys ignores it."""
+        sent = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._transport = Transport(url, timeout_s, sent | dict(headers or {}))
         self.sessions = SessionsAPI(self._transport)
         self.models = ModelsAPI(self._transport)
         self.corpora = CorporaAPI(self._transport)
