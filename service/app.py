@@ -14,7 +14,17 @@ from fastapi.middleware.cors import CORSMiddleware
 from pydantic import SecretStr
 
 from service import __version__
-from service.api import admin, chat_templates, docs_page, health, oip, openapi, score, tokens
+from service.api import (
+    admin,
+    chat_templates,
+    docs_page,
+    health,
+    oip,
+    openapi,
+    score,
+    tokens,
+    usage,
+)
 from service.api import errors as error_handlers
 from service.api import keys as key_routes
 from service.api import sessions as session_routes
@@ -25,6 +35,7 @@ from service.api.browser_guard import BrowserGuard
 from service.api.caller import caller_of
 from service.api.draining import Drain, DrainConfig, DrainGate
 from service.api.limits import ApiLimits
+from service.api.metering import Metering, UsageMetering
 from service.api.model_leases import ModelLeases
 from service.api.openai import chat_routes as chat
 from service.api.openai import embeddings
@@ -35,7 +46,7 @@ from service.api.state import AppState, ModelRuntime, TrainingServices
 from service.api.tgi import routes as tgi
 from service.constraints.compiler import ConstraintCompiler
 from service.constraints.token_texts import TokenTexts
-from service.errors import BadRequest, StoreUnavailable
+from service.errors import BadRequest, StoreUnavailable, Validation
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.memory_estimate import estimate_memory
@@ -45,6 +56,10 @@ from service.keys.authenticator import Authenticator
 from service.keys.config import KeyConfig
 from service.keys.key_ring import KeyRing
 from service.keys.key_store import KeyStore, count_keys
+from service.limits.config import LimitConfig
+from service.limits.limiter import Limiter
+from service.limits.limits import Limits
+from service.limits.usage import UsageLedger
 from service.models.bundle import Bundle, Precision
 from service.models.bundled import add_bundled_models
 from service.models.chat_template_store import ChatTemplateStore
@@ -154,6 +169,10 @@ def create_app(
     children = SandboxChildren()
     corpora = CorpusStore(settings.corpora_dir, partial(check_text, children=children))
     training = TrainingServices(queue, corpora, settings.jobs_dir)
+    limit_config, defaults = LimitConfig(), _default_limits(settings)
+    metering = UsageMetering(
+        Limiter(redis_url, defaults, limit_config), UsageLedger(redis_url, limit_config)
+    )
     reconciler = JobReconciler(queue, store, settings.jobs_dir, registry)
     state = AppState(
         registry,
@@ -166,6 +185,7 @@ def create_app(
         engine_config,
         ChatTemplateStore(store),
         keys,
+        metering,
         prefix_cache,
         Drain(DrainConfig(settings.drain_s, settings.lame_duck_s), partial(_n_streams, registry)),
         children,
@@ -180,11 +200,13 @@ def create_app(
         registry.refresh()
         await asyncio.to_thread(_sweep, state)
         async with sessions.running():
-            tasks = [asyncio.create_task(_open(state)), asyncio.create_task(reconciler.run())]
+            work = _open(state), reconciler.run(), metering.run()
+            tasks = [asyncio.create_task(one) for one in work]
             yield
             for task in tasks:
                 task.cancel()
             await stop(state)
+            await metering.close()
         await keys.close()
         await key_store.close()
 
@@ -201,7 +223,7 @@ def create_app(
     error_handlers.install(app, settings.folders)
     for routes in (
         *(tgi, openai, chat, embeddings, session_routes, tokens, score, health, oip),
-        *(admin, key_routes, chat_templates, training_routes, docs_page),
+        *(admin, key_routes, usage, chat_templates, training_routes, docs_page),
     ):
         app.include_router(routes.router)
     openapi.complete(app)
@@ -218,6 +240,7 @@ def create_app(
         },
         json_limit=limits.json,
     )
+    app.add_middleware(Metering, metering=metering)
     app.add_middleware(
         Authentication,
         authenticate=authenticator.authenticate,
@@ -292,6 +315,13 @@ def _admin_key(settings: Settings) -> str | None:
             f"CAROUSEL_ADMIN_KEY has {len(given)} characters; it needs at least {LEAST_ADMIN_KEY}"
         )
     return given
+
+
+def _default_limits(settings: Settings) -> Limits:
+    try:
+        return Limits.parse(settings.default_limits)
+    except Validation as error:
+        raise BadRequest(f"CAROUSEL_DEFAULT_LIMITS: {error}") from error
 
 
 def _make_sessions(settings: Settings, redis_url: str) -> Sessions:

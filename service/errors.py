@@ -6,9 +6,12 @@ states the value received, the limit, and what to do.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class CarouselError(Exception):
@@ -79,6 +82,19 @@ class ModelInUse(CarouselError, code="model_in_use"):
 
 class Overloaded(CarouselError, code="overloaded"):
     """The queue or the beam searches are full."""
+
+
+class RateLimited(CarouselError, code="rate_limited"):
+    """A limit of the key is reached; after `retry_after_s` the same request may succeed.
+
+    `headers` say what is left of each limit.
+    """
+
+    def __init__(
+        self, message: str, retry_after_s: float, headers: Mapping[str, str] = NO_HEADERS
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_s, self.headers = retry_after_s, headers
 
 
 class Draining(CarouselError, code="draining"):

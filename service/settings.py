@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     admin_key: SecretStr | None = None  # a key with the scope admin, to make the first ones with
     allow_anonymous: bool = False  # without keys, serve other addresses than loopback as well
     public_docs: bool = False  # with keys, /docs and /openapi.json need none
+    default_limits: str = ""  # of keys and of who has none: NAME=NUMBER, with commas
     allowed_hosts: str = ""  # more names that Host may have, with commas; *: any
     cors_origins: str = ""  # origins whose pages may use the API, with commas; "": none
     model_store: Path = Path("model_store")

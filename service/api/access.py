@@ -70,6 +70,7 @@ ROUTE_SCOPES: Mapping[str, Access] = {
     "GET /admin/models/{ref}/chat-template": "admin",
     "PUT /admin/models/{ref}/chat-template": "admin",
     "DELETE /admin/models/{ref}/chat-template": "admin",
+    "GET /admin/usage": "admin",
     "PUT /admin/aliases/{alias}": "admin",
     "DELETE /admin/aliases/{alias}": "admin",
     "GET /admin/keys": "admin",

@@ -55,6 +55,7 @@ class Authentication:
             key.id,
             frozenset(key.scopes),
             None if key.models is None else frozenset(key.models),
+            key.limits,
         )
         set_caller(scope, caller)  # for the log, should it be refused
         if needed not in caller.scopes and needed not in {"any", "docs"}:

@@ -5,6 +5,8 @@ from typing import Literal, get_args
 
 from starlette.types import Scope
 
+from service.limits.limits import NO_LIMITS, Limits
+
 KeyScope = Literal["generate", "train", "admin", "metrics"]
 KEY_SCOPES: frozenset[KeyScope] = frozenset(get_args(KeyScope))
 
@@ -17,6 +19,7 @@ class Caller:
     key_id: str | None  # None: without a key
     scopes: frozenset[str]
     models: frozenset[str] | None  # names or name@version; None: every model
+    limits: Limits = NO_LIMITS  # of the key; the server's defaults complete them
 
 
 ANONYMOUS = Caller("", None, frozenset(KEY_SCOPES), None)

@@ -1,6 +1,7 @@
 """Error replies: the table of statuses, and the exception handlers that use it."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,6 +43,7 @@ STATUSES: dict[type[errors.CarouselError], int] = {
     errors.KeyReused: 422,
     errors.GenerationFailed: 424,
     errors.Overloaded: 429,
+    errors.RateLimited: 429,
     errors.ModelNotReady: 503,
     errors.Draining: 503,
     errors.StoreUnavailable: 503,
@@ -52,7 +54,12 @@ RETRY_AFTER_S, _BUSY_S = 1.0, 0.25
 _RETRYABLE = {429, 503, 507}
 
 # Errors that are raised before a turn begins, and never after.
-_BEFORE_TURN = {errors.SessionBusy, errors.Overloaded, errors.ModelNotReady}
+_BEFORE_TURN = {
+    errors.SessionBusy,
+    errors.Overloaded,
+    errors.RateLimited,
+    errors.ModelNotReady,
+}
 
 _OPENAI_TYPES = {
     401: "authentication_error",
@@ -119,6 +126,10 @@ def refusal(path: str, error: errors.CarouselError, *, may_repeat: bool = True) 
     """Return the reply to a request that an error of ours has ended."""
     status = STATUSES[type(error)]
     reply = _reply(path, status, str(error), error.code, error.field, may_repeat=may_repeat)
+    if isinstance(error, errors.RateLimited):
+        reply.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+        reply.headers["retry-after-ms"] = str(math.ceil(1e3 * error.retry_after_s))
+        reply.headers.update(error.headers)
     if status == 401:
         reply.headers["WWW-Authenticate"] = 'Bearer realm="carousel"'
     return reply

@@ -11,6 +11,7 @@ from service.api.fields import Body
 from service.api.state import get_state
 from service.keys.key import Key
 from service.keys.secret import KeySecret
+from service.limits.limits import Limits
 
 router = APIRouter(prefix="/admin/keys", tags=["keys"])
 
@@ -25,6 +26,7 @@ class KeyBody(Body):
     owner: KeyText | None = None
     models: list[KeyText] | None = Field(default=None, max_length=64)
     expires_in_s: float | None = Field(default=None, allow_inf_nan=False)
+    limits: dict[str, int] = Field(default={}, max_length=16)
 
 
 class RotationBody(Body):
@@ -41,6 +43,7 @@ class KeyReply(BaseModel):
     owner: str
     scopes: list[KeyScope]
     models: list[str] | None
+    limits: dict[str, int]
     created_at: datetime
     expires_at: datetime | None
     grace_until: datetime | None  # of the secret before the last rotation
@@ -75,6 +78,7 @@ async def add_key(request: Request, body: KeyBody) -> KeyWithSecret:
         owner=body.owner,
         models=None if body.models is None else tuple(body.models),
         expires_in_s=body.expires_in_s,
+        limits=Limits.of(body.limits),
     )
     return _with_secret(*made)
 
@@ -112,6 +116,7 @@ def _members(key: Key) -> dict[str, Any]:
         "owner": key.owner,
         "scopes": list(key.scopes),
         "models": None if key.models is None else list(key.models),
+        "limits": key.limits.members(),
         "created_at": _time(key.created_s),
         "expires_at": _time(key.expires_s),
         "grace_until": _time(key.grace_until_s or None),

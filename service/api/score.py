@@ -86,8 +86,15 @@ _SUMS: Responses = {200: {"model": SumsReply}}
 async def score(request: Request, body: ScoreBody) -> Response:
     """Score a text; in a session as its continuation, and the session is not changed."""
     model, scorer = await _admit(request, body.model, body.session_id)
-    if not await asyncio.to_thread(model.tokenizer.encode, body.inputs):
+    n_tokens = len(await asyncio.to_thread(model.tokenizer.encode, body.inputs))
+    if not n_tokens:
         raise Validation(f"{INPUT_ERROR}`inputs` has no token that the model knows")
+    try:
+        meter = await get_state(request).metering.reserve(request, n_tokens)
+    except BaseException:
+        scorer.cancel()
+        raise
+    meter.begin(n_tokens)
     texts = model.runtime.encoder.texts if body.details else None
     limits = get_state(request).limits
     if body.stream:
@@ -113,6 +120,14 @@ async def score_text(
     """Score a text of any length as it arrives; the body is the text in UTF-8. Returns sums."""
     check_media_type(request, TEXT, BINARY, expected=f"the text is the body itself, as {TEXT}")
     _, scorer = await _admit(request, model, session_id)
+    try:
+        # The number of tokens is not known yet: what the header says bounds it, or it is settled.
+        length = request.headers.get("content-length", "")
+        most = int(length) if length.isdecimal() else 0
+        meter = await get_state(request).metering.reserve(request, most)
+    except BaseException:
+        scorer.cancel()
+        raise
     decoder, size_bytes, n_chunks = codecs.getincrementaldecoder("utf-8")(), 0, 0
     try:
         async for piece in request.stream():  # an empty one is the last
@@ -125,6 +140,7 @@ async def score_text(
             async for _ in scorer.read(text, is_last=not piece):
                 n_chunks += 1
     finally:
+        meter.begin(scorer.score.token_count)
         scorer.cancel()
     if not n_chunks:
         raise Validation(f"{INPUT_ERROR}the text has no token that the model knows")

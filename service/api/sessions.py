@@ -111,6 +111,8 @@ async def create(request: Request, body: CreateSessionBody) -> SessionReply:
     if prompt.tokens:
         # before the session exists: its text would be refused
         served.engine.check_capacity(1, state.owner_of(request))
+        meter = await state.metering.reserve(request, len(prompt.tokens))
+        meter.begin(len(prompt.tokens))
     session = await state.sessions.records.create(
         state.owner_of(request), served, body.session_id, seed=body.seed, ttl_s=body.ttl_s
     )
@@ -196,7 +198,9 @@ async def append(
         model = await state.get_for(request, session)
         served = session_model(model)
         prompt = await state.sessions.records.turn_prompt(session, served, body.text)
+        meter = await state.metering.reserve(request, len(prompt.tokens))
         await state.sessions.turns.append(session, served, prompt, retry, body.expected_position)
+        meter.begin(len(prompt.tokens))
 
     await state.sessions.records.with_session(key, feed)
     return _reply(state, await state.sessions.records.read(key))

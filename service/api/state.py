@@ -12,6 +12,7 @@ from fastapi import Request
 from service.api.caller import caller_of
 from service.api.draining import Drain, DrainPhase
 from service.api.limits import ApiLimits
+from service.api.metering import UsageMetering
 from service.api.model_leases import MODEL_LEASES
 from service.api.sse import EventEncoder
 from service.constraints.compiler import ConstraintCompiler
@@ -89,6 +90,7 @@ class AppState:
     engine_config: EngineConfig
     chat_templates: ChatTemplateStore
     keys: KeyRing
+    metering: UsageMetering
     prefix_cache: PrefixCache  # of all models
     drain: Drain
     children: SandboxChildren = field(default_factory=SandboxChildren)

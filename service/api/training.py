@@ -4,16 +4,18 @@ import asyncio
 import shutil
 from collections.abc import AsyncGenerator
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, Field, RootModel
 
+from service.api.caller import caller_of
 from service.api.fields import Body, Name, Number
 from service.api.http_request import TEXT, disk_full_as_too_large, media_type, raw_body
 from service.api.sse import NO_MORE_EVENTS, Responses, SSEResponse, events_of
 from service.api.state import AppState, get_state
-from service.errors import CorpusNotFound, Validation
+from service.errors import CorpusNotFound, TooLarge, Validation
 from service.models.cells import CellName
 from service.models.spec import ModelRef
 from service.training.checkpoint import best_checkpoint
@@ -137,6 +139,7 @@ async def upload(
                 async for piece in request.stream():
                     await asyncio.to_thread(file.write, piece)
             async with training.checking:
+                await asyncio.to_thread(_check_stored_bytes, request, incoming)
                 card = await asyncio.to_thread(training.corpora.put, owner, name, incoming)
     finally:
         await asyncio.to_thread(incoming.unlink, missing_ok=True)
@@ -170,7 +173,11 @@ async def submit(request: Request, response: Response, body: JobBody) -> JobRepl
     state = get_state(request)
     name = body.initial_model
     initial = None if name is None else state.resolve(name)
-    job = await asyncio.to_thread(_submit, state, state.owner_of(request), body, initial)
+    caller = caller_of(request.scope)
+    max_open = state.metering.limits_of(caller).open_jobs
+    owner = state.owner_of(request)
+    job = await asyncio.to_thread(_submit, state, owner, body, initial, max_open)
+    state.metering.ledger.add(owner, train_jobs=1)
     response.headers["Location"] = f"/train-jobs/{job.key.id}"
     return _reply(job)
 
@@ -261,7 +268,25 @@ async def _pieces(
         await asyncio.sleep(0 if is_over else poll_interval_s)
 
 
-def _submit(state: AppState, owner: str, body: JobBody, initial: ModelRef | None) -> TrainJob:
+def _check_stored_bytes(request: Request, incoming: Path) -> None:
+    """Check whether a text may be stored beside the owner's others. Raises TooLarge."""
+    state = get_state(request)
+    limit = state.metering.limits_of(caller_of(request.scope)).stored_bytes
+    if limit is None:
+        return
+    cards = state.training.corpora.cards(state.owner_of(request))
+    size_bytes = incoming.stat().st_size
+    stored_bytes = sum(card.bytes for card in cards)
+    if stored_bytes + size_bytes > limit:
+        raise TooLarge(
+            f"the text has {size_bytes} bytes, and {stored_bytes} are stored: the limit "
+            f"stored_bytes of this key is {limit}; delete a corpus"
+        )
+
+
+def _submit(
+    state: AppState, owner: str, body: JobBody, initial: ModelRef | None, max_open: int | None
+) -> TrainJob:
     card = state.training.corpora.card(owner, body.corpus)
     spec = make_job_spec(
         body.name,
@@ -273,7 +298,7 @@ def _submit(state: AppState, owner: str, body: JobBody, initial: ModelRef | None
         load_when_done=body.load_when_done,
         alias=body.alias,
     )
-    job = state.training.queue.submit(owner, spec)
+    job = state.training.queue.submit(owner, spec, max_open)
     try:
         state.training.corpora.card(owner, card.id)
     except CorpusNotFound:  # it was deleted before its deletion could see the job

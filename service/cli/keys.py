@@ -38,6 +38,9 @@ def add(
     model: Annotated[
         list[str] | None, typer.Option(help="Model that the key may use; may be repeated.")
     ] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option(help="Limit, as NAME=NUMBER; may be repeated.")
+    ] = None,
     expires_in_days: Annotated[float | None, typer.Option(help="Default: never.")] = None,
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
@@ -45,10 +48,17 @@ def add(
     """Make a key and print its secret, which is stored nowhere: on standard output, alone."""
     expires_in_s = None if expires_in_days is None else 86_400 * expires_in_days
 
+    from service.limits.limits import Limits
+
     async def added(keys: "KeyRing") -> str:
         models = tuple(model) if model else None
         key, secret = await keys.add(
-            name, tuple(scope), owner=owner, models=models, expires_in_s=expires_in_s
+            name,
+            tuple(scope),
+            owner=owner,
+            models=models,
+            expires_in_s=expires_in_s,
+            limits=Limits.parse(",".join(limit or ())),
         )
         print(_described(key), file=sys.stderr)
         return secret.text
@@ -117,6 +127,7 @@ def _described(key: "Key") -> str:
     words = [key.id, key.name, f"owner={key.owner}", f"scopes={','.join(key.scopes)}"]
     if key.models is not None:
         words.append(f"models={','.join(key.models)}")
+    words += [f"{name}={value}" for name, value in key.limits.members().items()]
     now_s = time.time()
     if key.revoked_s is not None:
         words.append(f"revoked={_date(key.revoked_s)}")

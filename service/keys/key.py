@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from service.errors import Validation
 from service.keys.config import KeyConfig
 from service.keys.secret import KeySecret
+from service.limits.limits import NO_LIMITS, Limits
 from service.models.spec import ModelRef, check_name
 
 SCOPES = ("generate", "train", "admin", "metrics")
@@ -34,6 +35,7 @@ class Key:
     grace_until_s: float = 0.0  # which is valid until then
     revoked_s: float | None = None
     rotations: tuple[str, ...] = ()  # digests of their idempotency keys, the newest last
+    limits: Limits = NO_LIMITS
 
     def __post_init__(self) -> None:
         """Raises Validation."""
@@ -88,7 +90,7 @@ class Key:
 
     def to_json(self) -> str:
         """Encode it for the store."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(asdict(self) | {"limits": self.limits.members()}, sort_keys=True)
 
     @classmethod
     def from_json(cls, content: bytes) -> Self:
@@ -96,7 +98,7 @@ class Key:
         found: dict[str, Any] = json.loads(content)
         for name in ("scopes", "models", "rotations"):
             found[name] = None if found[name] is None else tuple(found[name])
-        return cls(**found)
+        return cls(**found | {"limits": Limits.of(found.get("limits") or {})})
 
 
 _NAME_RULE = "it has 1 to 64 letters, digits, dots, dashes, underscores and @"

@@ -9,6 +9,7 @@ from service.keys.config import KeyConfig
 from service.keys.key import Key
 from service.keys.key_store import KeyStore
 from service.keys.secret import KeySecret, make_secret, new_id
+from service.limits.limits import NO_LIMITS, Limits
 
 
 class KeyRing:
@@ -26,6 +27,7 @@ class KeyRing:
         owner: str | None = None,
         models: tuple[str, ...] | None = None,
         expires_in_s: float | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> tuple[Key, KeySecret]:
         """Make a key; its owner is its name unless another is given. Raises Validation.
 
@@ -46,6 +48,7 @@ class KeyRing:
             now_s,
             None if expires_in_s is None else now_s + expires_in_s,
             secret.digest,
+            limits=limits,
         )
         await self._store.add(key)
         return key, secret

@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from service.errors import JobNotOver, StoreFull, StoreUnavailable, Validation
+from service.errors import JobNotOver, RateLimited, StoreFull, StoreUnavailable
 from service.training.config import QueueConfig
 from service.training.job import JobKey, TrainJob
 from service.training.job_spec import TrainJobSpec
@@ -21,6 +21,8 @@ PREFIX = "carousel:"
 OPEN, TRACED = f"{PREFIX}jobs-open", f"{PREFIX}jobs-traced"
 _SCRIPTS = Path(__file__).parent / "scripts"
 _log = logging.getLogger(__name__)
+
+FULL_RETRY_S = 10.0  # advised where the end of a job is not known
 
 
 class Fenced(Exception):
@@ -53,15 +55,22 @@ class JobStore:
         with named_errors():
             return self.connection.execute_command(*command)  # type: ignore[no-untyped-call]
 
-    def insert(self, key: JobKey, now: float, record: Mapping[str, Any]) -> None:
-        """Store a new record. Raises Validation where the owner has max_open_jobs open."""
+    def insert(
+        self, key: JobKey, now: float, record: Mapping[str, Any], max_open: int | None = None
+    ) -> None:
+        """Store a new record. Raises RateLimited where so many jobs of the owner are open.
+
+        That is max_open_jobs, or `max_open` if it is less.
+        """
+        limit = self.config.max_open_jobs
+        limit = limit if max_open is None else min(limit, max_open)
         flat = [part for pair in record.items() for part in pair]
         with named_errors():
             reply = self._submit(
                 keys=[redis_key("job", key), index_key(key.owner), OPEN],
-                args=[self.config.max_open_jobs, key.id, now, *flat],
+                args=[limit, key.id, now, *flat],
             )
-        self._check_open_limit(reply)
+        _check_open_limit(reply, limit)
 
     def find(self, key: JobKey) -> TrainJob | None:
         """Read a job; None where there is none or its record has expired."""
@@ -75,14 +84,14 @@ class JobStore:
     ) -> JobState:
         """Run change.lua, which explains the arguments, and return the new state.
 
-        Raises Fenced, and Validation where a row opens a job again as `insert`.
+        Raises Fenced, and RateLimited where a row opens a job again as `insert`.
         """
         kinds = ("job", "job-lease", "job-events", "job-progress")
         keys = [*(redis_key(kind, key) for kind in kinds), OPEN, TRACED]
         arguments = ["" if attempt is None else attempt, lease, json.dumps(rows)]
         with named_errors():
             reply = self._change(keys=keys, args=arguments)
-        self._check_open_limit(reply)
+        _check_open_limit(reply, self.config.max_open_jobs)
         if reply[0] != b"OK":
             raise Fenced
         return JobState(reply[1].decode())
@@ -100,10 +109,11 @@ class JobStore:
             raise JobNotOver(f"the train job {key.id} is not over; cancel it, and wait for its end")
         return bool(reply[0] == b"OK")
 
-    def _check_open_limit(self, reply: list[bytes]) -> None:
-        if reply[0] == b"FULL":
-            limit = self.config.max_open_jobs
-            raise Validation(f"{limit} jobs are not over, the limit; cancel one")
+
+def _check_open_limit(reply: list[bytes], limit: int) -> None:
+    if reply[0] == b"FULL":
+        message = f"{limit} jobs are not over, the limit: cancel one, or wait until one has ended"
+        raise RateLimited(message, FULL_RETRY_S)
 
 
 def redis_key(kind: str, key: JobKey) -> str:

@@ -56,8 +56,8 @@ class JobQueue:
 
     # -- for users
 
-    def submit(self, owner: str, spec: TrainJobSpec) -> TrainJob:
-        """Queue a job. Raises Validation where the owner has max_open_jobs open."""
+    def submit(self, owner: str, spec: TrainJobSpec, max_open: int | None = None) -> TrainJob:
+        """Queue a job. Raises RateLimited where max_open_jobs, or `max_open`, are open."""
         key, now = JobKey(owner, secrets.token_hex(8)), time.time()
         record: dict[str, Any] = {
             "order": json.dumps(spec.to_json()),
@@ -66,7 +66,7 @@ class JobQueue:
             "crashes": 0,
             "created": f"{now:.3f}",
         }
-        self._store.insert(key, now, record)
+        self._store.insert(key, now, record, max_open)
         return self.get(key)
 
     def get(self, key: JobKey) -> TrainJob:
@@ -94,7 +94,7 @@ class JobQueue:
     def publish(self, key: JobKey) -> TrainJob:
         """Queue the publication of a cancelled job's best checkpoint, if it is not yet published.
 
-        Raises Validation where the job is in another state, or the owner has max_open_jobs open.
+        Raises Validation where the job is in another state, and RateLimited as `submit`.
         """
         fields = {"crashes": 0, "error": None, "ended": None}
         with contextlib.suppress(Fenced):  # the answer depends on its state

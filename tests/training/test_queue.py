@@ -7,7 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from service.errors import CorpusInUse, JobNotFound, JobNotOver, StoreUnavailable, Validation
+from service.errors import (
+    CorpusInUse,
+    JobNotFound,
+    JobNotOver,
+    RateLimited,
+    StoreUnavailable,
+    Validation,
+)
 from service.training.config import QueueConfig
 from service.training.job import JobKey
 from service.training.job_spec import TrainJobSpec
@@ -347,10 +354,10 @@ def test_no_more_than_a_hundred_jobs_of_an_owner_are_open_whatever_has_ended(que
     for _ in range(CONFIG.max_open_jobs):  # the newest are all over
         queue.cancel(queue.submit("u", SPEC).key)
     queue.submit("u", SPEC)
-    with pytest.raises(Validation, match="100 jobs are not over"):
+    with pytest.raises(RateLimited, match="100 jobs are not over"):
         queue.submit("u", SPEC)
     assert len(queue.open()) == CONFIG.max_open_jobs + 4
-    with pytest.raises(Validation, match="100 jobs are not over"):
+    with pytest.raises(RateLimited, match="100 jobs are not over"):
         queue.publish(keys[-1])
     assert queue.get(keys[-1]).state is JobState.CANCELLED
     queue.cancel(keys[0])

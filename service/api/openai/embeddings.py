@@ -101,6 +101,8 @@ async def embed(http: Request, body: EmbeddingsBody) -> Response:
             raise Validation(
                 f"`input` has at most {MAX_EMBEDDED_TOKENS} tokens in all. Given: {n_tokens}"
             )
+    meter = await get_state(http).metering.reserve(http, n_tokens)
+    meter.begin(n_tokens)
     cancelled = threading.Event()
     with model.runtime.engine.reserve(0):  # so that an unload waits for it
         async with cancelled_on_disconnect(http, cancelled.set):

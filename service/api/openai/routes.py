@@ -29,6 +29,7 @@ from service.generation.request import GenerationRequest
 from service.models.loaded_model import ModelInfo
 from service.models.registry import DEFAULT_ALIAS
 from service.sessions.idempotency import idempotency_key
+from service.sessions.running_turn import RunningTurn
 from service.sessions.session import OnDisconnect, Session
 from service.sessions.turn_prompt import TurnPrompt
 from service.sessions.turns import TurnRequest
@@ -80,6 +81,8 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedRequest:
             f"the request needs {n_sampled} texts for all its prompts; the limit is {limit}", "n"
         )
     salt = () if body.cache_salt is None else (body.cache_salt,)
+    n_prompt = sum(len(request.prompt) for request in requests)
+    meter = await state.metering.reserve(http, n_prompt + n_sampled * body.n_new_tokens)
     completions = start(
         model.runtime.engine,
         requests,
@@ -89,10 +92,12 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedRequest:
         prompt_logprobs=_prompt_logprobs(body),
         prefix_cache=model.runtime.prefixes.scoped(owner, *salt),
     )
+    meter.begin(n_prompt, completions=completions)
     return AdmittedRequest(
         model=model,
         requests=requests,
         completions=completions,
+        meter=meter,
         n=n,
         prompt_texts=_typed_prompts(model, body),
     )
@@ -125,7 +130,10 @@ async def _admit_turn(
             is_streamed=bool(body.stream),
             made_for=prompt.made_for,
         )
+        meter = await state.metering.reserve(http, len(request.prompt) + request.max_new_tokens)
         begun = await state.sessions.turns.begin(session, served, turn_request)
+        if isinstance(begun, RunningTurn):
+            meter.begin(len(request.prompt), begun)
         texts = _typed_prompts(model, body)
         return AdmittedRequest.of_turn(model, session_id, request, begun, prompt_texts=texts)
 

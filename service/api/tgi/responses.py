@@ -50,10 +50,12 @@ async def _events(admitted: AdmittedRequest) -> AsyncGenerator[bytes, None]:
     """Yield the events of a burst as one piece of bytes."""
     encoder, ids = admitted.model.runtime.encoder, admitted.ids
     tokens, decoder = list(admitted.sent_tokens), admitted.decoder()
+    (choice,) = admitted.choices()
     if decoder is not None:
         decoder.texts(tokens)
     try:
         async for _, chunk in admitted.completions:
+            choice.update_counts(chunk)
             index = 1 + len(tokens)
             tokens.extend(chunk.tokens)
             if chunk.finish is not None:

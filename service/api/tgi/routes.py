@@ -73,6 +73,8 @@ async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> Admit
     if not request.prompt:
         raise Validation(f"{INPUT_ERROR}`inputs` {_no_prompt(body.inputs)}")
     n, width = parameters.best_of or 1, parameters.num_beams or 1
+    tokens = len(request.prompt) + max(n, width) * request.max_new_tokens
+    meter = await state.metering.reserve(http, tokens)
     completions = start(
         model.runtime.engine,
         [request],
@@ -81,10 +83,12 @@ async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> Admit
         prompt_logprobs=0 if parameters.decoder_input_details else None,
         prefix_cache=model.runtime.prefixes.scoped(owner),
     )
+    meter.begin(len(request.prompt), completions=completions)
     return AdmittedRequest(
         model=model,
         requests=[request],
         completions=completions,
+        meter=meter,
         n=n,
         arrived_s=arrived_s,
         echoed_prompt=body.inputs if parameters.return_full_text else "",
@@ -128,9 +132,11 @@ async def _admit_turn(
             shows_prompt=is_in_log,
             made_for=prompt.made_for,
         )
+        meter = await state.metering.reserve(http, len(request.prompt) + request.max_new_tokens)
         begun = await state.sessions.turns.begin(session, served, turn_request)
         if not isinstance(begun, RunningTurn):
             return replayed(model, session.key, begun, arrived_s)
+        meter.begin(len(request.prompt), begun)
         return AdmittedRequest.of_turn(
             model,
             session_id,

@@ -24,6 +24,7 @@ from carousel_client.errors import NotAllowed as NotAllowed
 from carousel_client.errors import NotFound as NotFound
 from carousel_client.errors import Overloaded as Overloaded
 from carousel_client.errors import PositionMismatch as PositionMismatch
+from carousel_client.errors import RateLimited as RateLimited
 from carousel_client.errors import SessionLost as SessionLost
 from carousel_client.errors import StatusError as StatusError
 from carousel_client.errors import StreamBroken as StreamBroken

@@ -127,6 +127,10 @@ class Overloaded(StatusError):
     """The server's queue was full for the whole time limit."""
 
 
+class RateLimited(Overloaded):
+    """A limit of the key was reached for the whole time limit; `retry_after_s` is exact."""
+
+
 class Unavailable(StatusError):
     """The model, the server or its store was not ready for the whole time limit."""
 
@@ -155,6 +159,12 @@ _CLASSES: dict[int, type[StatusError]] = {
 }
 
 
+def _class_of(status: int, error_type: str) -> type[StatusError]:
+    if error_type == "rate_limited":
+        return RateLimited
+    return _CLASSES.get(status, StatusError)
+
+
 def error_from_response(status: int, headers: Mapping[str, str], content: bytes) -> StatusError:
     """Return the error of a response; the body may also be a proxy's, in any format."""
     try:
@@ -163,7 +173,7 @@ def error_from_response(status: int, headers: Mapping[str, str], content: bytes)
     except (ValueError, KeyError, TypeError, RecursionError):
         message = content[:_MAX_MESSAGE_BYTES].decode(errors="replace") or "no reason was given"
         error_type = "unknown"
-    return _CLASSES.get(status, StatusError)(
+    return _class_of(status, error_type)(
         message,
         status=status,
         error_type=error_type,
@@ -176,7 +186,7 @@ def error_from_event(body: Mapping[str, object], request_id: str | None) -> Stat
     """Return the error of a stream's error event."""
     error_type = str(body.get("error_type"))
     status = _STATUSES.get(error_type, _INTERNAL_ERROR)
-    return _CLASSES.get(status, StatusError)(
+    return _class_of(status, error_type)(
         str(body["error"]), status=status, error_type=error_type, request_id=request_id
     )
 
