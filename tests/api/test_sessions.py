@@ -3,6 +3,7 @@
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import fields
 from datetime import datetime, timedelta
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ from types import SimpleNamespace
 import httpx2
 import pytest
 
+from service.api.caller import ANONYMOUS
+from service.api.model_leases import MODEL_LEASES
 from service.api.sessions import CreateSessionBody, create
 from service.api.state import AppState
 from service.api.tgi.schemas import GenerateBody
@@ -332,15 +335,25 @@ class Full:
     def runtime(self) -> SimpleNamespace:
         return SimpleNamespace(engine=self, constraints=None)
 
-    def check_capacity(self) -> None:
+    def check_capacity(self, _n: int, _owner: str) -> None:
         raise Overloaded("the queue is full")
 
 
 async def test_a_text_that_is_refused_leaves_no_session_behind():
     """A session left behind would occupy its id, and the same request would always fail."""
     state = AppState(**dict.fromkeys(one.name for one in fields(AppState)))
-    state.registry = SimpleNamespace(get=lambda _: Full())
-    request = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(carousel=state)))
+    lease = SimpleNamespace(model=Full(), release=lambda: None)
+
+    async def acquire(_: str | None) -> SimpleNamespace:
+        return lease
+
+    state.registry, state.owner_of = SimpleNamespace(acquire=acquire), lambda _: ""
+    state.drain = SimpleNamespace(is_draining=False)
+    request = SimpleNamespace(
+        app=SimpleNamespace(state=SimpleNamespace(carousel=state)),
+        scope={"state": {"caller": ANONYMOUS}},
+        state=SimpleNamespace(**{MODEL_LEASES: ExitStack()}),
+    )
     with pytest.raises(Overloaded):
         await create(request, CreateSessionBody(session_id="a", text="ab"))
     with pytest.raises(UnknownCharacter):
