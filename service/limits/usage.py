@@ -48,6 +48,7 @@ class UsageLedger:
         self._client, self._config = ScriptClient(redis_url, SessionConfig(), {"add": _ADD}), config
         self._counted: defaultdict[date, Counter[str]] = defaultdict(Counter)
         self._pending: list[tuple[date, str, list[str | int]]] = []  # batches on their way
+        self._writing = asyncio.Lock()  # one after the other
 
     def add(self, owner: str, **counts: int) -> None:
         """Count what an owner has used."""
@@ -71,12 +72,12 @@ class UsageLedger:
             for first in range(0, len(items), _FIELDS_AT_ONCE):
                 flat = [part for pair in items[first : first + _FIELDS_AT_ONCE] for part in pair]
                 self._pending.append((day, secrets.token_hex(8), flat))
-        while self._pending:
-            day, batch, flat = self._pending[0]
-            await self._client.call(
-                "add", [_key(day)], [batch, 86_400 * self._config.usage_days, *flat]
-            )
-            self._pending.pop(0)
+        kept_s = 86_400 * self._config.usage_days
+        async with self._writing:
+            while self._pending:
+                day, batch, flat = self._pending[0]
+                await self._client.call("add", [_key(day)], [batch, kept_s, *flat])
+                self._pending.pop(0)
 
     async def read(self, first: date, last: date, owner: str | None = None) -> list[OwnerUsage]:
         """Return the usage of each day and owner. Raises StoreUnavailable."""
