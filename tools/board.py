@@ -1,0 +1,322 @@
+"""Writes the Grafana board: five rows of panels, each panel a title, a unit and its queries.
+
+`python -m tools.board` writes `docker/observability/grafana/boards/carousel.json`, which a test
+compares. The names of the metrics are those of `service/metrics/families.py`.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BOARD = Path(__file__).parents[1] / "docker/observability/grafana/boards/carousel.json"
+COLUMNS, HEIGHT = 24, 7
+
+_SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+_AT = 'instance=~"$instance"'
+_OF = f'{_AT},model=~"$model"'
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One line, or several: an expression and how its lines are named."""
+
+    expr: str
+    legend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One chart over time."""
+
+    title: str
+    unit: str  # of Grafana
+    queries: Sequence[Query]
+    description: str
+
+
+def _rate(metric: str, labels: str, by: str) -> str:
+    return f"sum by ({by}) (rate({metric}{{{labels}}}[$__rate_interval]))"
+
+
+def _quantiles(metric: str, labels: str, *quantiles: float) -> list[Query]:
+    rate = _rate(f"{metric}_bucket", labels, "le")
+    return [Query(f"histogram_quantile({q}, {rate})", f"p{q * 100:g}") for q in quantiles]
+
+
+def _mean(metric: str, labels: str, by: str) -> str:
+    total, count = (_rate(f"{metric}_{end}", labels, by) for end in ("sum", "count"))
+    return f"{total} / {count}"
+
+
+ROWS: dict[str, Sequence[Panel]] = {
+    "Users": (
+        Panel(
+            "Requests",
+            "reqps",
+            [Query(_rate("carousel_requests_total", _AT, "status"), "{{status}}")],
+            "By HTTP status; 499: the client left.",
+        ),
+        Panel(
+            "Refused",
+            "reqps",
+            [
+                Query(
+                    _rate("carousel_requests_total", f'{_AT},status=~"[45].."', "error_type"),
+                    "{{error_type}}",
+                )
+            ],
+            "By error code. overloaded: the queue is full; rate_limited: a key's limit.",
+        ),
+        Panel(
+            "Time to first token",
+            "s",
+            _quantiles("carousel_time_to_first_token_seconds", _OF, 0.5, 0.95, 0.99),
+            "From a request's head to its first tokens.",
+        ),
+        Panel(
+            "Time between two sends",
+            "s",
+            _quantiles("carousel_inter_delivery_seconds", _OF, 0.5, 0.95, 0.99),
+            "Of one stream. A send has the tokens of one burst.",
+        ),
+    ),
+    "Engine": (
+        Panel(
+            "Generated tokens",
+            "cps",
+            [Query(_rate("carousel_generated_tokens_total", _OF, "model"), "{{model}}")],
+            "Tokens a second: characters for models of characters.",
+        ),
+        Panel(
+            "Batch",
+            "short",
+            [
+                Query(f"sum(carousel_running{{{_OF}}})", "running"),
+                Query(f"sum(carousel_waiting{{{_OF}}})", "waiting"),
+                Query(f"sum(carousel_rows{{{_OF}}})", "rows"),
+            ],
+            "What waits while all rows run is what more replicas would serve.",
+        ),
+        Panel(
+            "Rows of a burst",
+            "short",
+            [
+                Query(_mean("carousel_step_rows", _OF, "model"), "mean {{model}}"),
+                *_quantiles("carousel_step_rows", _OF, 0.95),
+            ],
+            "How full the batch is.",
+        ),
+        Panel(
+            "Time per token and in the queue",
+            "s",
+            [
+                *_quantiles("carousel_time_per_output_token_seconds", _OF, 0.5, 0.99),
+                Query(_quantiles("carousel_queue_seconds", _OF, 0.99)[0].expr, "queue p99"),
+            ],
+            "Per token after the first, a mean of each request; the wait for a row.",
+        ),
+    ),
+    "Sessions": (
+        Panel(
+            "Commits",
+            "s",
+            _quantiles("carousel_commit_seconds", _AT, 0.5, 0.99),
+            "One flush of session tokens to the store: its health in one line.",
+        ),
+        Panel(
+            "Turns",
+            "short",
+            [
+                Query(f"sum(carousel_sessions_running{{{_AT}}})", "running"),
+                Query(_mean("carousel_commit_turns", _AT, "job"), "turns a commit"),
+            ],
+            "Turns that run, and how many of them one commit has.",
+        ),
+        Panel(
+            "Conflicts and take-overs",
+            "cps",
+            [
+                Query(
+                    _rate("carousel_session_conflicts_total", _AT, "error_type"), "{{error_type}}"
+                ),
+                Query(
+                    f"sum(rate(carousel_takeovers_total{{{_AT}}}[$__rate_interval]))", "taken over"
+                ),
+            ],
+            "A take-over continues a turn of a process that has died.",
+        ),
+        Panel(
+            "Store",
+            "bytes",
+            [
+                Query(f"max(carousel_store_used_bytes{{{_AT}}})", "used"),
+                Query(f"max(carousel_store_limit_bytes{{{_AT}}})", "limit"),
+                Query(f"min(carousel_store_up{{{_AT}}})", "up"),
+            ],
+            "A full store refuses sessions; up is 1.",
+        ),
+    ),
+    "Models": (
+        Panel(
+            "Memory of models",
+            "bytes",
+            [
+                Query(f"sum by (model) (carousel_model_bytes{{{_OF}}})", "{{model}}"),
+                Query(f"max(carousel_model_budget_bytes{{{_AT}}})", "budget"),
+            ],
+            "As it is counted; the budget is of each process.",
+        ),
+        Panel(
+            "Loads and evictions",
+            "short",
+            [
+                Query(
+                    f"sum by (model) (increase(carousel_model_load_seconds_count{{{_AT}}}[1h]))",
+                    "loaded {{model}}",
+                ),
+                Query(
+                    f"sum by (model) (increase(carousel_model_evictions_total{{{_AT}}}[1h]))",
+                    "evicted {{model}}",
+                ),
+            ],
+            "In the hour before. Models that come and go need a larger budget.",
+        ),
+        Panel(
+            "Time to load",
+            "s",
+            [Query(_mean("carousel_model_load_seconds", _AT, "model"), "{{model}}")],
+            "Compile, compare, warm up.",
+        ),
+        Panel(
+            "Prefix cache",
+            "cps",
+            [
+                Query(_rate("carousel_prefix_lookups_total", _OF, "result"), "{{result}}"),
+                Query(_rate("carousel_prompt_tokens_total", _OF, "source"), "tokens {{source}}"),
+            ],
+            "Lookups a second, and prompt tokens that were computed (fed) or cached (known).",
+        ),
+    ),
+    "Training": (
+        Panel(
+            "Train jobs",
+            "short",
+            [Query(f"max by (status) (carousel_train_jobs{{{_AT}}})", "{{status}}")],
+            "That are not over.",
+        ),
+        Panel(
+            "Characters read",
+            "cps",
+            [
+                Query(
+                    f"max(rate(carousel_train_characters_total{{{_AT}}}[$__rate_interval]))",
+                    "characters a second",
+                )
+            ],
+            "By all jobs.",
+        ),
+        Panel(
+            "Attempts that have ended",
+            "short",
+            [Query(f"max by (outcome) (carousel_train_attempts_total{{{_AT}}})", "{{outcome}}")],
+            "Since the server began. retried: a worker died, and another goes on.",
+        ),
+    ),
+}
+
+
+def board() -> dict[str, Any]:
+    """Return the board as Grafana reads it."""
+    return {
+        "uid": "carousel",
+        "title": "Carousel",
+        "tags": ["carousel"],
+        "schemaVersion": 39,
+        "editable": False,
+        "graphTooltip": 1,
+        "refresh": "10s",
+        "time": {"from": "now-1h", "to": "now"},
+        "templating": {
+            "list": [
+                {
+                    "name": "datasource",
+                    "type": "datasource",
+                    "query": "prometheus",
+                    "label": "Source",
+                },
+                _variable("instance", "carousel_build_info"),
+                _variable("model", "carousel_model_loaded"),
+            ]
+        },
+        "panels": list(_panels()),
+    }
+
+
+def _variable(label: str, metric: str) -> dict[str, Any]:
+    query = f"label_values({metric}, {label})"
+    return {
+        "name": label,
+        "label": label.capitalize(),
+        "type": "query",
+        "datasource": _SOURCE,
+        "definition": query,
+        "query": {"query": query, "refId": label},
+        "refresh": 2,
+        "includeAll": True,
+        "multi": True,
+        "allValue": ".*",
+        "current": {"text": "All", "value": "$__all"},
+    }
+
+
+def _panels() -> Iterator[dict[str, Any]]:
+    number, y = 1, 0
+    for title, panels in ROWS.items():
+        place = {"x": 0, "y": y, "w": COLUMNS, "h": 1}
+        yield {"id": number, "type": "row", "title": title, "gridPos": place, "panels": []}
+        number, y, width = number + 1, y + 1, COLUMNS // len(panels)
+        for i, panel in enumerate(panels):
+            place = {"x": i * width, "y": y, "w": width, "h": HEIGHT}
+            yield _chart(panel, number, place)
+            number += 1
+        y += HEIGHT
+
+
+def _chart(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
+    lines = {"fillOpacity": 10, "showPoints": "never", "lineWidth": 1}
+    return {
+        "id": number,
+        "type": "timeseries",
+        "title": panel.title,
+        "description": panel.description,
+        "datasource": _SOURCE,
+        "gridPos": place,
+        "fieldConfig": {
+            "defaults": {"unit": panel.unit, "min": 0, "noValue": "0", "custom": lines},
+            "overrides": [],
+        },
+        "options": {
+            "legend": {"displayMode": "list", "placement": "bottom"},
+            "tooltip": {"mode": "multi", "sort": "desc"},
+        },
+        "targets": [
+            {
+                "refId": chr(ord("A") + i),
+                "datasource": _SOURCE,
+                "expr": query.expr,
+                "legendFormat": query.legend,
+            }
+            for i, query in enumerate(panel.queries)
+        ],
+    }
+
+
+def text() -> str:
+    """Return the file's content."""
+    return json.dumps(board(), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    BOARD.write_text(text())
