@@ -18,6 +18,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         -r requirements/${REQUIREMENTS}.txt
 COPY docker/healthcheck.py ./
 COPY service/ service/
+# A new model store begins with it, whatever is mounted there.
+COPY model_store/demo/ service/bundled_models/demo/
 # The root file system may be read-only, so bytecode is made now.
 RUN python -m compileall -q --invalidation-mode unchecked-hash service
 
@@ -43,13 +45,11 @@ ENV CAROUSEL_HOST=0.0.0.0 \
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent \
         --shell /usr/sbin/nologin carousel \
     && install -d -o carousel -g carousel \
-        /var/lib/carousel/model_store/demo /var/lib/carousel/model_store \
-        /var/lib/carousel/imports /var/lib/carousel/data \
+        /var/lib/carousel/model_store /var/lib/carousel/imports /var/lib/carousel/data \
         /var/cache/carousel
 WORKDIR /app
 # Root's, so that the process cannot change what it runs.
 COPY --from=builder /app/ ./
-COPY --chown=10001:10001 model_store/demo/ /var/lib/carousel/model_store/demo/
 USER 10001:10001
 # Compile the sampler once, for this kind of processor, rather than at each start.
 RUN python -c "import service.generation.sampling"
