@@ -12,7 +12,7 @@ from service import __version__
 from service.api.draining import DrainPhase
 from service.api.health import ready as health_ready
 from service.api.state import AppState, get_state
-from service.errors import Draining
+from service.errors import Draining, Forbidden
 from service.models.spec import ModelRef
 
 router = APIRouter(prefix="/v2", tags=["oip"])
@@ -82,10 +82,12 @@ async def model_metadata(
     request: Request, name: str, version: str | None = None
 ) -> ModelMetadataReply:
     """Return the stored versions of a model; with a version this one alone."""
-    registry = get_state(request).registry
-    chosen = _resolve(get_state(request), name, version)
-    refs = [info.ref for info in registry.listings() if info.ref.name == chosen.name]
-    versions = [str(ref.version) for ref in refs if version is None or ref == chosen]
+    state = get_state(request)
+    chosen = _resolve(state, name, version)
+    refs = [chosen]
+    if version is None:
+        refs = [info.ref for info in state.registry.listings() if info.ref.name == chosen.name]
+    versions = [str(ref.version) for ref in refs if _may_use(state, ref)]
     return ModelMetadataReply(name=chosen.name, versions=versions)
 
 
@@ -104,3 +106,12 @@ async def model_ready(request: Request, name: str, version: str | None = None) -
 def _resolve(state: AppState, name: str, version: str | None) -> ModelRef:
     """Return the stored version that is meant. Raises ModelNotFound, Validation."""
     return state.resolve(name if version is None else f"{name}@{version}")
+
+
+def _may_use(state: AppState, ref: ModelRef) -> bool:
+    """Whether the request's key may use a version."""
+    try:
+        state.resolve(str(ref))
+    except Forbidden:
+        return False
+    return True

@@ -207,6 +207,10 @@ def test_a_key_that_names_models_has_no_others(http, admin):
         assert http.post("/generate", json=body, headers=demo).status_code == 200
         rows = http.get("/v1/models", headers=demo).json()["data"]
         assert {row["id"] for row in rows} == {"demo@1", "default"}
+        assert http.get("/v2/models/demo", headers=demo).json()["versions"] == ["1"]
+    second = bearer(admin.add("two", "generate", models=["demo@2"])["secret"])
+    assert http.get("/v2/models/demo", headers=second).status_code == 403
+    assert http.get("/v2/models/demo", headers=named).status_code == 403
 
 
 def test_an_admin_key_does_not_generate(admin):
