@@ -22,6 +22,7 @@ def server(store: Path, **settings: str) -> Iterator[int]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CAROUSEL_")}
     environment |= {
         "CAROUSEL_PORT": str(port),
+        "CAROUSEL_METRICS_PORT": "0",
         "CAROUSEL_MODEL_STORE": str(store),
         "CAROUSEL_DATA_DIR": str(store / "data"),
         "CAROUSEL_LOG_LEVEL": "warning",

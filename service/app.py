@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import json
+import socket
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,7 @@ from service.api import (
 )
 from service.api import errors as error_handlers
 from service.api import keys as key_routes
+from service.api import metrics as metric_routes
 from service.api import sessions as session_routes
 from service.api import training as training_routes
 from service.api.authentication import Authentication
@@ -36,14 +39,18 @@ from service.api.caller import caller_of
 from service.api.draining import Drain, DrainConfig, DrainGate
 from service.api.limits import ApiLimits
 from service.api.metering import Metering, UsageMetering
+from service.api.metrics import AppMetrics
+from service.api.metrics_listener import MetricsListener
 from service.api.model_leases import ModelLeases
 from service.api.openai import chat_routes as chat
 from service.api.openai import embeddings
 from service.api.openai import routes as openai
-from service.api.request_log import RequestLog
+from service.api.request_log import RequestLog, RequestRecords
+from service.api.request_metrics import RequestMetrics
 from service.api.sse import EventEncoder
 from service.api.state import AppState, ModelRuntime, TrainingServices
 from service.api.tgi import routes as tgi
+from service.api.tracing import NoTracer
 from service.constraints.compiler import ConstraintCompiler
 from service.constraints.token_texts import TokenTexts
 from service.errors import BadRequest, StoreUnavailable, Validation
@@ -60,6 +67,8 @@ from service.limits.config import LimitConfig
 from service.limits.limiter import Limiter
 from service.limits.limits import Limits
 from service.limits.usage import UsageLedger
+from service.metrics.families import MODEL_LOAD
+from service.metrics.metrics import Metrics
 from service.models.bundle import Bundle, Precision
 from service.models.bundled import add_bundled_models
 from service.models.chat_template_store import ChatTemplateStore
@@ -141,8 +150,12 @@ def create_app(
     redis_url: str,
     owner_of: Callable[[Request], str] = owner_of_key,
     limits: ApiLimits = ApiLimits(),  # noqa: B008 (frozen)
+    metrics_socket: socket.socket | None = None,
 ) -> FastAPI:
-    """Put the service together. It answers at once, and is ready when its models are loaded."""
+    """Put the service together. It answers at once, and is ready when its models are loaded.
+
+    `metrics_socket` is where the metrics have a listener of their own, if they do.
+    """
     store = ModelStore(settings.model_store)
     engine_config = EngineConfig()
     registry_config = RegistryConfig(
@@ -150,14 +163,15 @@ def create_app(
         autoload=settings.autoload,
         residency=ResidencyConfig(load_wait_s=settings.load_wait_s),
     )
-    prefix_cache = PrefixCache(engine_config.prefix_cache_bytes)
+    prefix_cache, metrics = PrefixCache(engine_config.prefix_cache_bytes), Metrics()
     registry = Registry(
         store,
-        _make_runtime(settings, engine_config, prefix_cache),
+        _make_runtime(settings, engine_config, prefix_cache, metrics),
         registry_config,
         lambda spec: estimate_memory(spec, engine_config).total,
     )
-    sessions = _make_sessions(settings, redis_url)
+    signer = Signer(_signing_secret(settings))
+    sessions = _make_sessions(signer, redis_url)
     queue = JobQueue(redis_url, QueueConfig())
     keys, key_store = open_key_ring(settings, redis_url), KeyStore(redis_url)
     authenticator = Authenticator(
@@ -186,6 +200,7 @@ def create_app(
         ChatTemplateStore(store),
         keys,
         metering,
+        metrics,
         prefix_cache,
         Drain(DrainConfig(settings.drain_s, settings.lame_duck_s), partial(_n_streams, registry)),
         children,
@@ -199,7 +214,8 @@ def create_app(
         await asyncio.to_thread(add_bundled_models, store)
         registry.refresh()
         await asyncio.to_thread(_sweep, state)
-        async with sessions.running():
+        listener = MetricsListener(metrics_socket, app.state.scrape)
+        async with listener, sessions.running():
             work = _open(state), reconciler.run(), metering.run()
             tasks = [asyncio.create_task(one) for one in work]
             yield
@@ -219,11 +235,12 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.state.carousel = state
+    app.state.carousel, app.state.scrape = state, AppMetrics(state).scrape
     error_handlers.install(app, settings.folders)
     for routes in (
         *(tgi, openai, chat, embeddings, session_routes, tokens, score, health, oip),
         *(admin, key_routes, usage, chat_templates, training_routes, docs_page),
+        metric_routes,
     ):
         app.include_router(routes.router)
     openapi.complete(app)
@@ -256,7 +273,8 @@ def create_app(
             expose_headers=["*"],
         )
     app.add_middleware(BrowserGuard, hosts=settings.hosts, origins=settings.origins)
-    app.add_middleware(RequestLog)
+    ended = RequestMetrics(metrics).ended, RequestRecords(signer.tag_of_owner).ended
+    app.add_middleware(RequestLog, on_end=ended, tracer=NoTracer())
     return app
 
 
@@ -324,8 +342,8 @@ def _default_limits(settings: Settings) -> Limits:
         raise BadRequest(f"CAROUSEL_DEFAULT_LIMITS: {error}") from error
 
 
-def _make_sessions(settings: Settings, redis_url: str) -> Sessions:
-    signer, config = Signer(_signing_secret(settings)), SessionConfig()
+def _make_sessions(signer: Signer, redis_url: str) -> Sessions:
+    config = SessionConfig()
     clients = ScriptClient(redis_url, config), ScriptClient(redis_url, config)
     store = Store(*clients, signer, random_name(), config)
     return Sessions.compose(store, GroupCommit(store), signer, config)
@@ -337,16 +355,19 @@ def _token_texts(tokenizer: Tokenizer) -> TokenTexts:
 
 
 def _make_runtime(
-    settings: Settings, config: EngineConfig, cache: PrefixCache
+    settings: Settings, config: EngineConfig, cache: PrefixCache, metrics: Metrics
 ) -> Callable[[Bundle, Precision], ModelRuntime]:
     threads, spins = settings.threads, settings.spins
 
     def make(bundle: Bundle, precision: Precision) -> ModelRuntime:
+        began_s = time.perf_counter()
         program = compile_program(bundle.spec, bundle.weights, precision, threads, spins=spins)
         check_here(program, bundle, precision)
         engine = Engine(program, bundle.tokenizer, config, name=str(bundle.ref), threads=threads)
         constraints = ConstraintCompiler(_token_texts(bundle.tokenizer))
         prefixes = ScopedPrefixCache(cache, b"").scoped(bundle.manifest.digest, precision)
+        took = metrics.histogram(MODEL_LOAD, (str(bundle.ref),))
+        took.observe(time.perf_counter() - began_s)
         encoder, reader = EventEncoder(bundle.tokenizer), StateReader(program, bundle.spec)
         return ModelRuntime(engine, encoder, constraints, prefixes, reader)
 

@@ -16,6 +16,7 @@ import uvloop
 from fastapi import FastAPI
 
 from service.announcement import address_of, announce
+from service.api.metrics_listener import bind
 from service.app import check_exposure, create_app, open_store, stop
 from service.connection_limits import ConnectionLimits
 from service.connections import Connections
@@ -140,12 +141,13 @@ def run(settings: Settings) -> None:
     log_to_stderr(settings.log_level)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the child processes inherit it
     signal.signal(signal.SIGTERM, _exit_normally)  # uvicorn raises caught signals again at its end
+    metrics_socket = bind(settings.metrics_host, settings.metrics_port)
     with open_store(settings) as redis_url:
         check_exposure(settings, redis_url)
         workers = WorkerSupervisor(settings, redis_url, settings.workers)
         workers.start()
         try:
-            app = create_app(settings, redis_url)
+            app = create_app(settings, redis_url, metrics_socket=metrics_socket)
             config = uvicorn.Config(
                 app,
                 host=settings.host,

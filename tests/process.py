@@ -44,6 +44,7 @@ def environment(folder: Path, port: int, **settings: str) -> dict[str, str]:
     return clean | {
         "CAROUSEL_PORT": str(port),
         "CAROUSEL_DRAIN_S": "10",
+        "CAROUSEL_METRICS_PORT": "0",
         "CAROUSEL_MODEL_STORE": str(folder / "model_store"),
         "CAROUSEL_IMPORT_DIR": str(folder / "imports"),
         "CAROUSEL_DATA_DIR": str(folder / "data"),

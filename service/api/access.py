@@ -27,6 +27,7 @@ ROUTE_SCOPES: Mapping[str, Access] = {
     "GET /docs/{name}": "docs",
     "GET /openapi.json": "docs",
     "GET /info": "any",
+    "GET /metrics": "metrics",
     "POST /": "generate",
     "POST /generate": "generate",
     "POST /generate_stream": "generate",

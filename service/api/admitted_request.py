@@ -12,11 +12,13 @@ from pydantic import BaseModel
 from service.api.choice_decoder import ChoiceDecoder
 from service.api.http_request import cancelled_on_disconnect
 from service.api.metering import RequestMeter
+from service.api.request_stats import RequestStats, note_stats
 from service.api.sse import EventIds, SSEResponse
 from service.api.state import ServedModel, get_state
 from service.generation.completions import CompletionStream, SingleCompletion
 from service.generation.request import Chunk, Finish, GenerationRequest, Token
 from service.generation.token_texts import completion_text
+from service.metrics.families import INTER_DELIVERY
 from service.sessions.replay import Replay
 from service.sessions.running_turn import RunningTurn
 from service.sessions.session import Turn
@@ -56,6 +58,7 @@ class AdmittedRequest:
     has_details: bool = False
     # tokens of this turn that earlier connections received, up to Last-Event-ID
     sent_tokens: Sequence[int] = ()
+    stats: RequestStats = field(default_factory=RequestStats)
 
     @classmethod
     def of_turn(
@@ -78,6 +81,7 @@ class AdmittedRequest:
             completions=completions,
             session_id=session_id,
             turn=turn,
+            stats=RequestStats(is_replay=isinstance(begun, Replay)),
             **reply,
         )
 
@@ -171,17 +175,40 @@ class AdmittedRequest:
         self, http: Request, events: AsyncGenerator[bytes, None], headers: dict[str, str]
     ) -> SSEResponse:
         """Return the response that sends `events`; its end cancels the completions."""
-        interval_s = get_state(http).limits.ping_interval_s
-        return SSEResponse(events, headers, self.completions.cancel, interval_s)
+        self._observe(http)
+        state = get_state(http)
+        self.stats.gaps = state.metrics.histogram(INTER_DELIVERY, (self.stats.model,))
+        interval_s = state.limits.ping_interval_s
+        return SSEResponse(events, headers, self._end, interval_s, self.stats)
 
     async def collect(self, http: Request) -> list["ChoiceState"]:
         """Return all choices once they have finished, or as they are if the client disconnects."""
-        choices = self.choices()
-        async with cancelled_on_disconnect(http, self.completions.cancel):
-            async for index, chunk in self.completions:
-                choices[index].update_counts(chunk)
-                choices[index].chunks.append(chunk)
+        self._observe(http)
+        choices, stats = self.choices(), self.stats
+        try:
+            async with cancelled_on_disconnect(http, self.completions.cancel):
+                async for index, chunk in self.completions:
+                    stats.count(chunk, index)
+                    stats.delivered()
+                    choices[index].update_counts(chunk)
+                    choices[index].chunks.append(chunk)
+        finally:
+            self._end()
         return choices
+
+    def _observe(self, http: Request) -> None:
+        """Note the request's numbers for its log record and the metrics."""
+        stats = self.stats
+        stats.model, stats.session = str(self.model.ref), "no" if self.turn is None else "yes"
+        stats.timings = [request.timing for request in self.requests]
+        stats.prompt_tokens = self.prompt_tokens
+        note_stats(http, stats)
+
+    def _end(self) -> None:
+        self.completions.cancel()
+        usage = self.completions.usage
+        self.stats.known_tokens = usage.cached_tokens
+        self.stats.discarded_tokens = usage.discarded_tokens
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The middleware that writes one log record for each request and sets its request id."""
+"""The middleware that sets each request's id and tells what it was, and the record of it."""
 
 import contextlib
 import json
@@ -6,17 +6,22 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Callable, Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.caller import ANONYMOUS
+from service.api.ended_request import EndedRequest
 from service.api.errors import internal_error
+from service.api.request_stats import BEGAN, KEY, RequestStats
+from service.api.route_templates import RouteTemplates
+from service.api.tracing import Tracer
 
 HEADER = "X-Request-Id"
 
-# A session id gives access to its session, so a record has only its first six characters.
-_SESSION = re.compile(r"^(/sessions/[^/]{6})[^/]+")
+_STREAM = "text/event-stream"
 
 # Parts of an error message that quote the request: a text, a name, a session id, an unknown field,
 # a route. A message that was cut has no closing quote. `field` is one of ours, no quotation.
@@ -34,31 +39,39 @@ _log = logging.getLogger("carousel.requests")
 
 
 class RequestLog:
-    """Middleware that sets the request id of each reply and writes a record of the request.
+    """Middleware that sets the request id of each reply, and tells `on_end` what a request was.
 
-    The record has no prompt and no generated text. For an error reply it has the `error_type` and,
-    as `reason`, the message without its quotations of the request. An exception without a handler
-    becomes a 500 without details; the log has its traceback, with the request id.
+    What it tells has no prompt and no generated text. For an error reply it has the `error_type`
+    and, as `reason`, the message without its quotations of the request. An exception without a
+    handler becomes a 500 without details; the log has its traceback, with the request id.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(
+        self, app: ASGIApp, on_end: Sequence[Callable[[EndedRequest], None]], tracer: Tracer
+    ) -> None:
+        self._app, self._on_end, self._tracer = app, on_end, tracer
+        self._templates = RouteTemplates()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
+        headers = Headers(scope=scope)
+        given = headers.get(HEADER, "")
         request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
-        began_s, status = time.perf_counter(), 0
+        began_s, status, is_streamed = time.perf_counter(), 0, False
+        scope.setdefault("state", {})[BEGAN] = began_s
         refusal: dict[str, str] = {}
+        span = self._tracer.begin(scope)
 
         async def tagged(message: Message) -> None:
-            nonlocal status, refusal
+            nonlocal status, refusal, is_streamed
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[HEADER] = request_id
+                reply = MutableHeaders(scope=message)
+                reply[HEADER] = request_id
+                is_streamed = reply.get("content-type", "").startswith(_STREAM)
             elif status >= 400 and not refusal:
                 refusal = _refusal_of(message.get("body", b""))
             await send(message)
@@ -73,16 +86,72 @@ class RequestLog:
                 raise
             await internal_error(scope["path"])(scope, receive, tagged)
         finally:
-            record = {
-                "request_id": request_id,
-                "method": scope["method"],
-                "path": _SESSION.sub(r"\1…", scope["path"]),
-                "status": status,
-                "duration_ms": round(1e3 * (time.perf_counter() - began_s), 1),
-            }
-            if (why := scope.get("state", {}).get("key_refusal")) is not None:
+            state, template = scope["state"], self._templates.of(scope)
+            if (why := state.get("key_refusal")) is not None:
                 refusal["key_refusal"] = why  # the reply does not say it
-            _log.info("request", extra=record | refusal)
+            ended = EndedRequest(
+                request_id=request_id,
+                method=scope["method"],
+                route=template,
+                path=self._templates.shown_path(scope["path"], template),
+                status=status or 499,  # the client left before a reply
+                duration_s=time.perf_counter() - began_s,
+                is_streamed=is_streamed,
+                refusal=refusal,
+                stats=state.get(KEY),
+                caller=state.get("caller", ANONYMOUS),
+                trace_id=span.trace_id,
+            )
+            for tell in (*self._on_end, span.end):
+                tell(ended)
+
+
+class RequestRecords:
+    """Writes one log record for each request."""
+
+    def __init__(self, tag_of_owner: Callable[[str], str]) -> None:
+        """`tag_of_owner` shortens an owner to a tag that only this server's secret makes."""
+        self._tag_of_owner = tag_of_owner
+
+    def ended(self, request: EndedRequest) -> None:
+        """Write the record: an error for a 5xx, a debug record for a probe, else information."""
+        level = logging.ERROR if request.status >= 500 else logging.INFO
+        level = logging.DEBUG if request.is_probe else level
+        if _log.isEnabledFor(level):
+            _log.log(level, "request", extra=self._fields(request))
+
+    def _fields(self, request: EndedRequest) -> dict[str, object]:
+        fields: dict[str, object] = {
+            "request_id": request.request_id,
+            "method": request.method,
+            "route": request.route,
+            "path": request.path,
+            "status": request.status,
+            "duration_ms": round(1e3 * request.duration_s, 1),
+        }
+        if request.stats is not None:
+            fields |= _generation_fields(request.stats) | {"finish": request.finish}
+        if request.caller.key_id is not None:
+            fields["key"] = request.caller.key_id
+        if request.caller.owner:
+            fields["owner"] = self._tag_of_owner(request.caller.owner)
+        if request.trace_id:
+            fields["trace_id"] = request.trace_id
+        if request.error_type:
+            fields["error_type"] = request.error_type
+        return fields | request.refusal
+
+
+def _generation_fields(stats: RequestStats) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "model": stats.model,
+        "prompt_tokens": stats.prompt_tokens,
+        "generated_tokens": stats.generated_tokens,
+    }
+    for name, span_s in (("queue_ms", stats.queue_s), ("first_token_ms", stats.first_token_s)):
+        if span_s is not None:
+            fields[name] = round(1e3 * span_s, 1)
+    return fields
 
 
 def _refusal_of(body: bytes) -> dict[str, str]:

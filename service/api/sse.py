@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service.api.choice_decoder import ChoiceDecoder
 from service.api.http_request import wait_for_disconnect
+from service.api.request_stats import RequestStats
 from service.generation.request import Chunk, Token
 from service.models.tokenizers.tokenizer import Tokenizer
 
@@ -174,7 +175,9 @@ class SSEResponse(Response):
         headers: dict[str, str],
         on_end: Callable[[], None],
         ping_interval_s: float,
+        stats: RequestStats | None = None,
     ) -> None:
+        self._stats = stats or RequestStats()
         no_buffers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
         super().__init__(headers=no_buffers | headers)
         self.raw_headers = [item for item in self.raw_headers if item[0] != b"content-length"]
@@ -213,12 +216,13 @@ class SSEResponse(Response):
             await send({"type": "http.response.body", "body": piece, "more_body": True})
             self._is_sending = False
             self._sent += 1
+            self._stats.delivered()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    @staticmethod
-    async def _watch(receive: Receive, sender: "asyncio.Future[None]") -> None:
+    async def _watch(self, receive: Receive, sender: "asyncio.Future[None]") -> None:
         """Stop sending when the client has disconnected."""
         await wait_for_disconnect(receive)
+        self._stats.interrupted("cancelled")
         sender.cancel()
 
     async def _ping(
@@ -244,6 +248,7 @@ class SSEResponse(Response):
                     await send(ping)
         except OSError:  # TimeoutError is one
             pass
+        self._stats.interrupted("slow_reader")
         sender.cancel()
 
 

@@ -22,6 +22,7 @@ from service.generation.engine import Engine
 from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
 from service.generation.state_reader import StateReader
 from service.keys.key_ring import KeyRing
+from service.metrics.metrics import Metrics
 from service.models.chat_template_store import ChatTemplateStore
 from service.models.loaded_model import LoadedModel, ModelInfo
 from service.models.registry import Registry
@@ -91,6 +92,7 @@ class AppState:
     chat_templates: ChatTemplateStore
     keys: KeyRing
     metering: UsageMetering
+    metrics: Metrics
     prefix_cache: PrefixCache  # of all models
     drain: Drain
     children: SandboxChildren = field(default_factory=SandboxChildren)

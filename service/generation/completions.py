@@ -229,6 +229,7 @@ class BeamSearch:
         if self.is_over:
             return
         for update in updates:
+            self._engine.stats.beam_tokens += len(update[1].tokens)
             self._updates.put_nowait(update)
         if is_last:
             self._end(None)

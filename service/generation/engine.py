@@ -88,18 +88,18 @@ class Engine:
     ) -> None:
         """`threads`: how many share a burst, but for the steps of a program with its own."""
         self.config = config
-        self._vocabulary_size = program.vocabulary_size
+        self._vocabulary_size = size = program.vocabulary_size
         self.prompts = PromptReader(program)
-        rows = max(1, min(config.max_rows, config.max_table_entries // program.vocabulary_size))
+        self.rows = rows = max(1, min(config.max_rows, config.max_table_entries // size))
         self.texts, self.rules = texts, rules = texts_of(tokenizer), TextRules.of(tokenizer)
         suppressed = tokenizer.suppressed_ids
-        sampler = Sampler(program.vocabulary_size, rows, suppressed, tokenizer.end_ids)
+        sampler = Sampler(size, rows, suppressed, tokenizer.end_ids)
         self._table = SlotTable(program, sampler, rows, threads)
         self._table.warm_up()
-        most = config.max_row_steps
-        steps = max(1, min(most, WINDOWS_PER_BURST * most // self.prompts.steps_per_token))
-        limits = replace(config, max_rows=rows, max_row_steps=steps)
+        steps = max(1, WINDOWS_PER_BURST * config.max_row_steps // self.prompts.steps_per_token)
+        limits = replace(config, max_rows=rows, max_row_steps=min(config.max_row_steps, steps))
         self._scheduler = Scheduler(texts, limits, name, rules)
+        self.stats = self._scheduler.stats
         self.beam_worker = BeamWorker(program, texts, suppressed, self._post, config, name, rules)
         self.beam_worker.warm_up()
         self._listeners: set[Listener | BeamListener] = set()
@@ -108,8 +108,7 @@ class Engine:
         self._drained = asyncio.Event()  # set when a draining engine has no stream left
         self._loop: asyncio.AbstractEventLoop | None = None
         self._condition = threading.Condition()  # guards the scheduler between bursts
-        self._is_closing = False
-        self._is_draining = False
+        self._is_closing = self._is_draining = False
         self._is_drain_over = False  # whether `drain` has ended all streams
         self.failure: str | None = None
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
@@ -174,6 +173,7 @@ class Engine:
             listener.fail(GenerationFailed(fault))
             return
         self._listeners.add(listener)
+        request.timing.submitted()
         with self._condition:
             self._scheduler.submit(listener, self.prompts.read(request))
             if request.deadline_s is not None:
@@ -262,6 +262,7 @@ class Engine:
                 self._finish_overdue()
                 plan = self._scheduler.plan()
                 if plan is not None:
+                    self.stats.begin(plan)
                     return plan
                 next_s = min(self._deadlines.values(), default=None)
                 self._condition.wait(None if next_s is None else next_s - time.monotonic())

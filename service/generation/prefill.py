@@ -73,6 +73,7 @@ class Prefill:
                 deadline_s=deadline_s,
                 owner=request.owner,
             )
+            request = replace(request, timing=self.request.timing)
             self._stream = self._engine.open_stream(request)
 
     async def rest(self) -> GenerationRequest:

@@ -7,7 +7,7 @@ completion.
 import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -68,21 +68,41 @@ class PrefixCache:
                 del self._lengths[scope]
 
 
+@dataclass(slots=True)
+class PrefixLookups:
+    """How many lookups have found a state, and how many none. Belongs to the event loop."""
+
+    hits: int = 0
+    misses: int = 0
+    known_tokens: int = 0  # prompt tokens that the found states have consumed
+
+    def count(self, found: State | None) -> None:
+        """Count one lookup."""
+        if found is None:
+            self.misses += 1
+        else:
+            self.hits += 1
+            self.known_tokens += found.position
+
+
 @dataclass(frozen=True, slots=True)
 class ScopedPrefixCache:
     """The part of a prefix cache that belongs to one model, owner and salt."""
 
     cache: PrefixCache
     scope: bytes
+    lookups: PrefixLookups = field(default_factory=PrefixLookups)  # of all owners of the model
 
     def scoped(self, *names: str) -> "ScopedPrefixCache":
         """A narrower scope, which shares no states with any other."""
         parts = (hashlib.sha256(name.encode()).digest() for name in names)
-        return ScopedPrefixCache(self.cache, b"".join((self.scope, *parts)))
+        return ScopedPrefixCache(self.cache, b"".join((self.scope, *parts)), self.lookups)
 
     def longest(self, prompt: Sequence[int]) -> State | None:
         """The state after the longest known prefix that leaves the prompt's last token."""
-        return self.cache.longest(self.scope, prompt[:-1])
+        found = self.cache.longest(self.scope, prompt[:-1])
+        self.lookups.count(found)
+        return found
 
     def keep(self, prompt: Sequence[int], snapshots: "PrefillSnapshots") -> None:
         """Store a prompt's states."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from service.constraints.constraint import Constraint
+from service.generation.request_timing import RequestTiming
 from service.models.step import State
 
 PENALTY_WINDOW = 1_024  # penalties count this many of the latest tokens, prompt and output together
@@ -66,6 +67,7 @@ class GenerationRequest:
     ignore_eos: bool = False  # whether a sampled end token ends nothing
     is_start: bool = False  # whether no text precedes, so that no joiner begins the first token
     owner: str = ""  # whose it is: owners share the engine equally, whatever their numbers
+    timing: RequestTiming = field(default_factory=RequestTiming, compare=False, repr=False)
 
 
 LEAST_REPETITION, MOST_REPETITION = 0.01, 100.0

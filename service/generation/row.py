@@ -23,6 +23,7 @@ class TableRow:
     may_end_early: bool  # before its `max_new_tokens`
     fed: int = 1  # prompt tokens that the network has consumed or gets in the next step
     generated: int = 0
+    counted: int = 0  # of those that `count` has returned, and of the forced ones
     is_over: bool = False
     is_complete: bool = False  # by an end token, or because its constraint allows no further token
     latest: list[TokenWithTop] = field(default_factory=list)  # held for a deadline, older than held
@@ -93,6 +94,12 @@ class TableRow:
     def steps_to_first_token(self) -> int:
         """Steps until the first token is generated; after it the number of generated tokens."""
         return self.generated or self.prompt_remaining + 1
+
+    def count(self) -> int:
+        """Return how many tokens were sampled since the last call; a forced one was not."""
+        n = max(self.counted, min(self.generated, len(self.request.forced_tokens)))
+        self.counted = self.generated
+        return self.generated - n
 
     def settle(
         self,

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from service.errors import Overloaded
 from service.generation.config import EngineConfig
+from service.generation.engine_stats import EngineStats
 from service.generation.fair_queue import FairQueue
 from service.generation.plan import (
     Change,
@@ -56,10 +57,8 @@ class Scheduler:
         name: str = "model",
         rules: TextRules = CHARACTERS,
     ) -> None:
-        """`texts` is the text of every token as `rules` say; `max_rows` is the table's size.
-
-        `name` is the model's, for messages.
-        """
+        """`texts` is the text of every token as `rules` say; `name` is in messages."""
+        self.stats = EngineStats()
         self._texts, self._rules, self._config, self._name = texts, rules, config, name
         self._rows: list[TableRow] = []
         self._n_running = 0
@@ -294,6 +293,7 @@ class Scheduler:
                 chunk = Chunk(tokens, logprobs, top, finish, tokens, row.state)
                 progress = Progress(row.key, chunk, failure)
             row.is_over = progress.is_last
+            self.stats.generated_tokens += row.count()
             updates.append(progress)
         return updates
 

@@ -106,6 +106,12 @@ class Registry(Generic[R]):
             self._sweeper.cancel()
         await self._residency.close(timeout_s)
 
+    @property
+    def evictions(self) -> dict[ModelRef, int]:
+        """How often each stored model has left the memory to make room for another."""
+        found = self._residency.evictions
+        return {ref: n for ref, n in found.items() if ref in self._entries}
+
     # -- lookup
 
     def resolve(self, name: str | None) -> ModelRef:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Generic
@@ -58,6 +59,7 @@ class Residency(Generic[R]):
         self._leaving: dict[asyncio.Task[None], LoadedModel[R]] = {}
         self._evictions: set[asyncio.Task[None]] = set()
         self._trimming: asyncio.Task[None] | None = None
+        self.evictions: Counter[ModelRef] = Counter()
 
     async def load(
         self, ref: ModelRef, entry: ModelEntry[R], precision: Precision | None, *, may_evict: bool
@@ -242,6 +244,7 @@ class Residency(Generic[R]):
         """Begin to remove a model that nothing uses. From here on it accepts no request."""
         entry.status = ModelStatus.DRAINING
         _log.info("%s is evicted", ref)
+        self.evictions[ref] += 1
         task = asyncio.create_task(self._finish_eviction(entry))
         self._evictions.add(task)
         task.add_done_callback(self._evictions.discard)

@@ -7,9 +7,12 @@ size of a group and no timer is needed.
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Iterable, Iterator
 
 from service.errors import CarouselError, StoreUnavailable
+from service.metrics.families import FIRST_TOKEN_S, STEP_ROWS
+from service.metrics.histogram import Histogram
 from service.sessions.running_turn import RunningTurn
 from service.sessions.store import Store
 from service.sessions.store_replies import random_id
@@ -24,6 +27,7 @@ class GroupCommit:
         self._store = store
         self._turns: dict[RunningTurn, None] = {}  # in the order of their first token
         self._has_work = asyncio.Event()
+        self.seconds, self.turns = Histogram(FIRST_TOKEN_S), Histogram(STEP_ROWS)  # of a commit
 
     def add(self, turn: RunningTurn) -> None:
         """Include a turn in the next commit."""
@@ -52,7 +56,10 @@ class GroupCommit:
                 entries[turn] = turn.take_entry(record_version, i)
         outcomes: Iterable[tuple[str, int]] = ()
         with _errors_reported_to(*entries):
+            began_s = time.perf_counter()
             outcomes = await self._store.commit(record_version, list(entries.values()))
+            self.seconds.observe(time.perf_counter() - began_s)
+            self.turns.observe(len(entries))
         for turn, (outcome, position) in zip(entries, outcomes, strict=False):
             with _errors_reported_to(turn):
                 turn.committed(outcome, position, record_version)

@@ -7,7 +7,7 @@ tokens.
 import contextlib
 import hashlib
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 
 from service.errors import CarouselError, SessionExists, SessionLost, SessionMoved, SessionNotFound
 from service.generation.request import PENALTY_WINDOW
@@ -38,6 +38,14 @@ from service.sessions.store_replies import (
 )
 
 PREFIX = "carousel:"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreMemory:
+    """The memory of the store's process; None: unknown."""
+
+    used_bytes: int | None
+    limit_bytes: int | None  # 0: as much as there is
 
 
 class Store:
@@ -241,6 +249,13 @@ class Store:
     async def delete(self, key: SessionKey) -> None:
         """Delete a session, with the parts of its log that no fork shares."""
         await self._call("delete", key, [self._config.retain_every], b"DELETED")
+
+    async def memory(self) -> StoreMemory:
+        """Return how much memory the store uses and may use."""
+        reply = await self._client.execute("INFO", "memory")
+        lines = (line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+        found = dict(lines)
+        return StoreMemory(int(found["used_memory"]), int(found["maxmemory"]))
 
     async def heartbeat(self, life_ms: int) -> None:
         """Mark this process as alive for so long."""

@@ -29,7 +29,7 @@ _OMITTED: dict[str, Any] = {
 _REQUEST_FIELDS = [
     (one.name, one.default)
     for one in fields(GenerationRequest)
-    if one.name not in _OMITTED and one.name != "sampling"
+    if one.name not in _OMITTED and one.name != "sampling" and one.compare  # all but its timing
 ]
 _SAMPLING_FIELDS = [
     (one.name, getattr(SamplingParams(0), one.name)) for one in fields(SamplingParams)

@@ -30,10 +30,14 @@ class TurnRegistry:
         self._running: dict[SessionKey, RunningTurn] = {}
         self._beginning: set[str] = set()  # fencing tokens of calls that are in flight
         self._to_release: set[tuple[SessionKey, str]] = set()
+        self.takeovers = 0
 
     def running(self, key: SessionKey) -> RunningTurn | None:
         """Return a session's turn that runs here, or None."""
         return self._running.get(key)
+
+    def __len__(self) -> int:
+        return len(self._running)
 
     def n_running(self, digest: str) -> int:
         """Count the running turns of a model."""

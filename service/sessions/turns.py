@@ -145,6 +145,7 @@ class Turns:
             taken = await self.store.take_over(key, token)
             if taken is None:
                 return
+            self.registry.takeovers += 1
             session, text, tail = taken
             model.check(session)
             record = TurnRecord.from_json(text)

@@ -9,9 +9,14 @@ from starlette.requests import ClientDisconnect
 
 from service.api.body_limit import BodyLimit, Limit
 from service.api.json_size import JsonLimit
-from service.api.request_log import RequestLog
+from service.api.request_log import RequestLog, RequestRecords
+from service.api.tracing import NoTracer
 
 SCOPE = {"type": "http", "method": "POST", "path": "/x", "headers": []}
+
+
+def logged(app) -> RequestLog:
+    return RequestLog(app, [RequestRecords(str).ended], NoTracer())
 
 
 async def reply_of(app, headers=()) -> list[dict]:
@@ -29,7 +34,7 @@ async def test_an_internal_error_is_a_500_without_detail_and_a_log_with_all(capl
         raise RuntimeError("/secret/path")
 
     with caplog.at_level(logging.INFO):
-        start, body = await reply_of(RequestLog(broken), [(b"x-request-id", b"mine")])
+        start, body = await reply_of(logged(broken), [(b"x-request-id", b"mine")])
     assert start["status"] == 500
     assert (b"x-request-id", b"mine") in start["headers"]
     assert json.loads(body["body"])["error_type"] == "internal"
@@ -45,7 +50,7 @@ async def test_a_client_that_disconnects_within_its_body_is_no_internal_error(ca
         raise ClientDisconnect
 
     with caplog.at_level(logging.INFO):
-        assert await reply_of(RequestLog(left)) == []
+        assert await reply_of(logged(left)) == []
     (request,) = caplog.records
     assert request.status == 499
 
@@ -56,7 +61,7 @@ async def test_an_internal_error_after_the_first_byte_cuts_the_connection(caplog
         raise RuntimeError
 
     with caplog.at_level(logging.INFO), pytest.raises(RuntimeError):
-        await reply_of(RequestLog(broken))
+        await reply_of(logged(broken))
     assert caplog.records[-1].status == 200
 
 
@@ -66,7 +71,7 @@ async def test_a_request_id_that_could_do_harm_is_replaced(given, caplog):
         await send({"type": "http.response.start", "status": 204, "headers": []})
 
     with caplog.at_level(logging.INFO):
-        (start,) = await reply_of(RequestLog(answer), [(b"x-request-id", given)])
+        (start,) = await reply_of(logged(answer), [(b"x-request-id", given)])
     ((_, made),) = start["headers"]
     assert made != given
     assert made.decode().isalnum()

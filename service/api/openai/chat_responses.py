@@ -52,11 +52,13 @@ async def chat_events(
     try:
         yield encoder.opening()
         async for index, chunk in admitted.completions:
+            admitted.stats.count(chunk, index)
             piece = encoder.events(index, chunk)
             if piece:  # else a stop string holds the tokens back
                 yield piece
         yield encoder.end()
     except CarouselError as error:
+        admitted.stats.failed(error)
         yield error_event(error, "/v1", **encoder.resume) + DONE
 
 

@@ -68,11 +68,13 @@ async def events(admitted: AdmittedRequest, body: CompletionBody) -> AsyncGenera
     encoder = _EventEncoder(admitted, body)
     try:
         async for index, chunk in admitted.completions:
+            admitted.stats.count(chunk, index)
             piece = encoder.events(index, chunk)
             if piece:  # else a stop string holds the tokens back
                 yield piece
         yield encoder.end()
     except CarouselError as error:
+        admitted.stats.failed(error)
         yield error_event(error, "/v1", **encoder.resume) + DONE
 
 

@@ -56,6 +56,7 @@ async def _events(admitted: AdmittedRequest) -> AsyncGenerator[bytes, None]:
     try:
         async for _, chunk in admitted.completions:
             choice.update_counts(chunk)
+            admitted.stats.count(chunk)
             index = 1 + len(tokens)
             tokens.extend(chunk.tokens)
             if chunk.finish is not None:
@@ -63,6 +64,7 @@ async def _events(admitted: AdmittedRequest) -> AsyncGenerator[bytes, None]:
             elif chunk.tokens:  # else a stop string holds them back
                 yield encoder.events(index, chunk, ids, decoder)
     except CarouselError as error:
+        admitted.stats.failed(error)
         more = {"resume": f"{ids.prefix}{ids.first + len(tokens)}"} if ids else {}
         yield error_event(error, **more)
 
