@@ -138,7 +138,7 @@ def run(settings: Settings) -> None:
         check_training(f"a training worker (CAROUSEL_WORKERS is {settings.workers})")
     tls = server_context(settings.tls_cert, settings.tls_key)
     sockets = listen(settings.host, settings.port)
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the child processes inherit it
     signal.signal(signal.SIGTERM, _exit_normally)  # uvicorn raises caught signals again at its end
     metrics_socket = bind(settings.metrics_host, settings.metrics_port)

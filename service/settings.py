@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.cgroup import machine_share
 from service.errors import BadRequest
+from service.telemetry import LogFormat
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -54,7 +55,7 @@ class Settings(BaseSettings):
     metrics_host: str = "127.0.0.1"
     # of the metrics' own listener; None: 9100 if it is free; 0: no listener
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
-    log_format: Literal["auto", "json", "text"] = "auto"  # auto: text on a terminal
+    log_format: LogFormat = "auto"  # auto: text on a terminal
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     max_connections: int = Field(default=10_240, ge=1)  # open at once; fewer if files are limited
     max_connections_per_address: int = Field(default=2_048, ge=1)  # not of a trusted proxy
@@ -145,6 +146,7 @@ class Settings(BaseSettings):
             f"{PREFIX}MODEL_STORE": str(self.model_store),
             f"{PREFIX}DATA_DIR": str(self.data_dir),
             f"{PREFIX}LOG_LEVEL": self.log_level,
+            f"{PREFIX}LOG_FORMAT": self.log_format,
         }
 
     @classmethod

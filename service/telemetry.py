@@ -1,8 +1,13 @@
-"""Logs as JSON lines on standard error."""
+"""Logs on standard error: JSON lines, or lines for a person where it is a terminal."""
 
 import json
 import logging
+import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Literal
+
+LogFormat = Literal["auto", "json", "text"]
 
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -18,14 +23,48 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line |= {name: value for name, value in vars(record).items() if name not in _OWN}
+        line |= _extra(record)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=True, default=str)
 
 
-def log_to_stderr(level: str) -> None:
-    """Send every log record of the process to standard error as JSON lines."""
+class TextLines(logging.Formatter):
+    """Formats each record as one line for a person: time, level, message, then its `extra`.
+
+    A value that could break the line, or look like another field, is in quotes. A traceback follows
+    on lines of its own.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line without its last line break."""
+        time = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
+        fields = [f"{name}={_shown(value)}" for name, value in _extra(record).items()]
+        message = _escaped(record.getMessage())
+        line = " ".join((time, f"{record.levelname.lower():7}", message, *fields))
+        if record.exc_info:
+            line = f"{line}\n{self.formatException(record.exc_info)}"
+        return line
+
+
+def log_to_stderr(level: str, log_format: LogFormat = "json") -> None:
+    """Send every log record of the process to standard error; `auto` is text on a terminal."""
+    is_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(TextLines() if is_text else JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def _extra(record: logging.LogRecord) -> Mapping[str, object]:
+    return {name: value for name, value in vars(record).items() if name not in _OWN}
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    is_plain = text.isascii() and text.isprintable() and not set(text) & set(' "=')
+    return text if is_plain and text else json.dumps(text, ensure_ascii=True)
+
+
+def _escaped(message: str) -> str:
+    """Return a message without line breaks and control characters."""
+    return "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in message)

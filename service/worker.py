@@ -77,7 +77,7 @@ class TrainWorker:
 
 def work(settings: Settings, redis_url: str, *, parent: int | None = None) -> None:
     """Take train jobs, one at a time, until SIGTERM or until the process `parent` ends. Blocks."""
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     os.nice(NICENESS)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if parent is not None:

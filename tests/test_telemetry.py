@@ -1,14 +1,20 @@
 import json
 import logging
+import os
+import pty
+import subprocess
 import sys
 
-from service.telemetry import JsonLines
+import pytest
+
+from service.telemetry import JsonLines, TextLines
+from tests.process import ROOT
 
 
-def line_of(message: str, *args: object, exc_info=None, **extra: object) -> str:
+def line_of(message: str, *args: object, exc_info=None, lines=JsonLines, **extra: object) -> str:
     record = logging.LogRecord("carousel.x", logging.INFO, "f", 1, message, args, exc_info)
     vars(record).update(extra)
-    return JsonLines().format(record)
+    return lines().format(record)
 
 
 def test_no_text_begins_a_line_of_its_own():
@@ -36,3 +42,35 @@ def test_a_record_has_its_time_its_level_and_what_it_was_given():
     assert line["status"] == 200
     assert line["time"].endswith("+00:00")
     assert line.keys() == {"time", "level", "logger", "message", "status"}
+
+
+def test_a_persons_line_has_the_message_and_the_fields():
+    line = line_of("request", lines=TextLines, status=200, path="/generate", finish="length")
+    assert line.endswith(" info    request status=200 path=/generate finish=length")
+
+
+@pytest.mark.parametrize("value", ["a b", "a\nb", 'a"b', "a=b", "\x1b[31m", "\u2028", ""])
+def test_no_value_breaks_a_persons_line(value):
+    line = line_of("x %s", value, lines=TextLines, one=value, two=1)
+    assert len(line.splitlines()) == 1
+    assert line.isprintable()
+    assert line.endswith(f" one={json.dumps(value)} two=1")
+
+
+@pytest.mark.parametrize(
+    ("log_format", "is_terminal", "is_text"),
+    [("auto", True, True), ("auto", False, False), ("json", True, False), ("text", False, True)],
+)
+def test_text_is_for_a_terminal(log_format, is_terminal, is_text):
+    """In a process of its own: standard error is a terminal, or a pipe."""
+    code = (
+        "import logging; from service.telemetry import log_to_stderr\n"
+        f"log_to_stderr('info', {log_format!r}); logging.info('hello')"
+    )
+    ours, theirs = pty.openpty() if is_terminal else os.pipe()
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True, cwd=ROOT)
+    line = os.read(ours, 4096).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert line.startswith("{") is not is_text
+    assert "hello" in line
