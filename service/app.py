@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import sys
 import tempfile
@@ -50,7 +51,7 @@ from service.api.request_metrics import RequestMetrics
 from service.api.sse import EventEncoder
 from service.api.state import AppState, ModelRuntime, TrainingServices
 from service.api.tgi import routes as tgi
-from service.api.tracing import NoTracer
+from service.api.tracing import tracer_of
 from service.constraints.compiler import ConstraintCompiler
 from service.constraints.token_texts import TokenTexts
 from service.errors import BadRequest, StoreUnavailable, Validation
@@ -206,6 +207,9 @@ def create_app(
         children,
     )
 
+    records = RequestRecords(signer.tag_of_owner)
+    tracer = tracer_of(os.environ, records.fields)
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -225,6 +229,7 @@ def create_app(
             await metering.close()
         await keys.close()
         await key_store.close()
+        await tracer.close()
 
     app = FastAPI(
         title="Carousel",
@@ -273,8 +278,8 @@ def create_app(
             expose_headers=["*"],
         )
     app.add_middleware(BrowserGuard, hosts=settings.hosts, origins=settings.origins)
-    ended = RequestMetrics(metrics).ended, RequestRecords(signer.tag_of_owner).ended
-    app.add_middleware(RequestLog, on_end=ended, tracer=NoTracer())
+    ended = RequestMetrics(metrics).ended, records.ended
+    app.add_middleware(RequestLog, on_end=ended, tracer=tracer)
     return app
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from service.api.caller import ANONYMOUS, Caller
 from service.api.request_stats import RequestStats
 
+PROBES = frozenset({"/health", "/health/live", "/health/ready", "/ping", "/metrics"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndedRequest:
@@ -25,7 +27,7 @@ class EndedRequest:
     @property
     def is_probe(self) -> bool:
         """Whether a machine asks at every interval: a log of it helps nobody."""
-        return self.route in _PROBES
+        return self.route in PROBES
 
     @property
     def error_type(self) -> str:
@@ -42,6 +44,3 @@ class EndedRequest:
     def finish(self) -> str:
         """Why the generation ended; a client that has left has cancelled it."""
         return self.stats.finish or "cancelled" if self.stats else ""
-
-
-_PROBES = {"/health", "/health/live", "/health/ready", "/ping", "/metrics"}

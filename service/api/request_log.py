@@ -118,9 +118,10 @@ class RequestRecords:
         level = logging.ERROR if request.status >= 500 else logging.INFO
         level = logging.DEBUG if request.is_probe else level
         if _log.isEnabledFor(level):
-            _log.log(level, "request", extra=self._fields(request))
+            _log.log(level, "request", extra=self.fields(request))
 
-    def _fields(self, request: EndedRequest) -> dict[str, object]:
+    def fields(self, request: EndedRequest) -> dict[str, object]:
+        """Return what the record has besides its time and level."""
         fields: dict[str, object] = {
             "request_id": request.request_id,
             "method": request.method,
