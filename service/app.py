@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from service import __version__
 from service.api import (
     admin,
+    audit,
     chat_templates,
     docs_page,
     health,
@@ -33,6 +34,7 @@ from service.api import keys as key_routes
 from service.api import metrics as metric_routes
 from service.api import sessions as session_routes
 from service.api import training as training_routes
+from service.api.audit import AuditTrail
 from service.api.authentication import Authentication
 from service.api.body_limit import BodyLimit, Limit
 from service.api.browser_guard import BrowserGuard
@@ -81,6 +83,7 @@ from service.models.store import ModelStore
 from service.models.tokenizers.tokenizer import Tokenizer
 from service.sandbox import SandboxChildren
 from service.scratch_folder import sweep
+from service.sessions.audit_store import AuditStore
 from service.sessions.config import SessionConfig, ValkeyConfig
 from service.sessions.embedded import EmbeddedValkey, ValkeySupervisor
 from service.sessions.group_commit import GroupCommit
@@ -202,6 +205,7 @@ def create_app(
         keys,
         metering,
         metrics,
+        AuditStore(redis_url),
         prefix_cache,
         Drain(DrainConfig(settings.drain_s, settings.lame_duck_s), partial(_n_streams, registry)),
         children,
@@ -213,9 +217,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        settings.model_store.mkdir(parents=True, exist_ok=True)
-        settings.import_dir.mkdir(parents=True, exist_ok=True)
-        await asyncio.to_thread(add_bundled_models, store)
+        await asyncio.to_thread(_make_folders, settings, store)
         registry.refresh()
         await asyncio.to_thread(_sweep, state)
         listener = MetricsListener(metrics_socket, app.state.scrape)
@@ -227,9 +229,8 @@ def create_app(
                 task.cancel()
             await stop(state)
             await metering.close()
-        await keys.close()
-        await key_store.close()
-        await tracer.close()
+        for part in (keys, key_store, state.audit, tracer):
+            await part.close()
 
     app = FastAPI(
         title="Carousel",
@@ -245,7 +246,7 @@ def create_app(
     for routes in (
         *(tgi, openai, chat, embeddings, session_routes, tokens, score, health, oip),
         *(admin, key_routes, usage, chat_templates, training_routes, docs_page),
-        metric_routes,
+        *(metric_routes, audit),
     ):
         app.include_router(routes.router)
     openapi.complete(app)
@@ -278,8 +279,15 @@ def create_app(
             expose_headers=["*"],
         )
     app.add_middleware(BrowserGuard, hosts=settings.hosts, origins=settings.origins)
-    ended = RequestMetrics(metrics).ended, records.ended
-    app.add_middleware(RequestLog, on_end=ended, tracer=tracer)
+    app.add_middleware(
+        RequestLog,
+        on_end=(
+            RequestMetrics(metrics).ended,
+            records.ended,
+            AuditTrail(state.audit.append, signer.tag_of_owner).ended,
+        ),
+        tracer=tracer,
+    )
     return app
 
 
@@ -290,6 +298,12 @@ def openapi_json() -> str:
         settings = Settings(model_store=Path(folder), data_dir=Path(folder), secret=secret)
         app = create_app(settings, "redis://localhost")
         return json.dumps(app.openapi(), indent=1, ensure_ascii=False)
+
+
+def _make_folders(settings: Settings, store: ModelStore) -> None:
+    settings.model_store.mkdir(parents=True, exist_ok=True)
+    settings.import_dir.mkdir(parents=True, exist_ok=True)
+    add_bundled_models(store)
 
 
 async def _open(state: AppState) -> None:

@@ -62,6 +62,7 @@ ROUTE_SCOPES: Mapping[str, Access] = {
     "POST /train-jobs/{job_id}/cancel": "train",
     "POST /train-jobs/{job_id}/publish": "train",
     "GET /train-jobs/{job_id}/events": "train",
+    "GET /admin/audit": "admin",
     "GET /admin/models": "admin",
     "POST /admin/models": "admin",
     "POST /admin/models/upload": "admin",

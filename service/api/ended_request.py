@@ -23,6 +23,8 @@ class EndedRequest:
     stats: RequestStats | None = None  # of a generate request that was admitted
     caller: Caller = ANONYMOUS
     trace_id: str = ""
+    target: str = ""  # the parameters of its path, but for sessions
+    address: str = ""  # of the client
 
     @property
     def is_probe(self) -> bool:

@@ -101,6 +101,8 @@ class RequestLog:
                 stats=state.get(KEY),
                 caller=state.get("caller", ANONYMOUS),
                 trace_id=span.trace_id,
+                target=_target(scope, template),
+                address=(scope.get("client") or ("",))[0],
             )
             for tell in (*self._on_end, span.end):
                 tell(ended)
@@ -141,6 +143,13 @@ class RequestRecords:
         if request.error_type:
             fields["error_type"] = request.error_type
         return fields | request.refusal
+
+
+def _target(scope: Scope, template: str) -> str:
+    """Return the parameters of a path: the model, alias, key, corpus or job that it names."""
+    if template.startswith("/sessions"):
+        return ""
+    return "/".join(map(str, scope.get("path_params", {}).values()))
 
 
 def _generation_fields(stats: RequestStats) -> dict[str, object]:

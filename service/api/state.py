@@ -29,6 +29,7 @@ from service.models.registry import Registry
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from service.sandbox import SandboxChildren
+from service.sessions.audit_store import AuditStore
 from service.sessions.model import SessionModel
 from service.sessions.session import Session, SessionKey
 from service.sessions.sessions import Sessions
@@ -93,6 +94,7 @@ class AppState:
     keys: KeyRing
     metering: UsageMetering
     metrics: Metrics
+    audit: AuditStore
     prefix_cache: PrefixCache  # of all models
     drain: Drain
     children: SandboxChildren = field(default_factory=SandboxChildren)
