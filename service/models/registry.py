@@ -72,6 +72,7 @@ class Registry(Generic[R]):
             self._entries,
             lambda: self.aliases.get(DEFAULT_ALIAS),
         )
+        self.evictions = self._residency.evictions  # how often each stored model was evicted
         self.refresh()
 
     async def open(self) -> None:
@@ -105,12 +106,6 @@ class Registry(Generic[R]):
         if self._sweeper is not None:
             self._sweeper.cancel()
         await self._residency.close(timeout_s)
-
-    @property
-    def evictions(self) -> dict[ModelRef, int]:
-        """How often each stored model has left the memory to make room for another."""
-        found = self._residency.evictions
-        return {ref: n for ref, n in found.items() if ref in self._entries}
 
     # -- lookup
 
@@ -248,6 +243,7 @@ class Registry(Generic[R]):
         async with self._entry(ref).lock:
             self._check_unused(ref)  # again: a load may have had the lock
             del self._entries[ref]
+            self.evictions.pop(ref, None)
             await asyncio.to_thread(self._store.delete, ref)
         self._write_record()
 
