@@ -52,9 +52,8 @@ class Settings(BaseSettings):
     model_store: Path = Path("model_store")
     import_dir: Path = Path("imports")
     data_dir: Path = Path(".data")
-    metrics_host: str = "127.0.0.1"
-    # of the metrics' own listener; None: 9100 if it is free; 0: no listener
-    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    metrics_host: str = "127.0.0.1"  # where the metrics are served; it asks for no key
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)  # unset: 9100 if free; 0: none
     log_format: LogFormat = "auto"  # auto: text on a terminal
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     max_connections: int = Field(default=10_240, ge=1)  # open at once; fewer if files are limited
