@@ -26,6 +26,8 @@ class ConnectionLimits:
     linger_s: float = 2.0  # between the reply to what cannot be parsed, and the end
     write_timeout_s: float = 15.0  # in which a client whose replies wait has to read write_bytes
     write_bytes: int = 15 * 1024
+    free_ahead: int = 16  # requests sent ahead (pipelined) that are answered without a pause
+    ahead_pause_s: float = 0.005  # before each of the others
     probe_after_s: float = 0.25  # of a client that has closed its side
     probe_interval_s: float = 1.0
     half_closed_timeout_s: float = 5.0  # of an HTTP/1.0 client, which cannot be probed

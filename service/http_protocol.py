@@ -26,6 +26,7 @@ class HttpProtocol(StrictParsing):
     _raw_bytes = 0  # received of an incomplete head
     _last_words: bytes | None = None  # sent when the requests before it are answered
     _is_ending = False  # nothing more is parsed
+    _n_ahead = 0  # requests that were there before the reply to the one before them
 
     def __init__(self, limits: ConnectionLimits, connections: Connections, **given: Any) -> None:
         super().__init__(limits.max_head_bytes, **given)
@@ -123,6 +124,7 @@ class HttpProtocol(StrictParsing):
 
     def on_response_complete(self) -> None:
         """Start the next request that has been parsed, or parse what has been held back."""
+        self._n_ahead = self._n_ahead + 1 if self.pipeline or self._held else 0
         super().on_response_complete()
         self._unset_keepalive_if_required()  # any byte would cancel it: `_timer` is its successor
         if self.transport.is_closing():
@@ -143,7 +145,14 @@ class HttpProtocol(StrictParsing):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        if self._n_ahead <= self._limits.free_ahead:
+            super()._start_asgi_task(cycle, app)
+        else:  # else one client's queue would take all of the event loop
+            self.loop.call_later(self._limits.ahead_pause_s, self._start_late, cycle, app)
+
+    def _start_late(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if not cycle.disconnected:
+            super()._start_asgi_task(cycle, app)
 
     @property
     def _is_answering(self) -> bool:

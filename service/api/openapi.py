@@ -4,13 +4,15 @@ A route describes its successful reply. Its errors are added here, in the shape 
 from its tag, its body and its parameters.
 """
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.routing import Route
 
 from service.api.access import ROUTE_SCOPES, Access
 from service.api.errors import STATUSES, is_openai
@@ -47,6 +49,10 @@ _SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
+
+
+def _encoded(document: Callable[[], Json]) -> bytes:
+    return json.dumps(document(), ensure_ascii=False, separators=(",", ":")).encode()
 
 
 class Problem(BaseModel):
@@ -100,6 +106,21 @@ def complete(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+    content: bytes | None = None
+
+    async def serve(_: Request) -> Response:
+        """Serve the document, made and encoded once: each time it would hold the event loop."""
+        nonlocal content
+        if content is None:
+            content = await asyncio.to_thread(_encoded, openapi)
+        return Response(content, media_type="application/json")
+
+    app.router.routes[:] = [
+        Route(str(app.openapi_url), serve, include_in_schema=False)
+        if getattr(route, "path", None) == app.openapi_url
+        else route
+        for route in app.router.routes
+    ]
 
 
 def completed(document: Json) -> Json:

