@@ -1,15 +1,18 @@
-"""The admin routes of a running server, as the terminal calls them."""
+"""The routes of a running server, as the terminal calls them."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from service.errors import CarouselError, Validation
 
+Json = Mapping[str, Any]
 DEFAULT_URL = "http://127.0.0.1:8000"
 _TIMEOUT_S = 600.0  # of a load; an unload waits for the running requests
 
@@ -19,7 +22,7 @@ class NoServer(CarouselError, code="no_server"):
 
 
 class AdminClient:
-    """Calls the admin routes of one server, directly, without a proxy. Blocks."""
+    """Calls the routes of one server, directly, without a proxy. Blocks."""
 
     def __init__(self, url: str) -> None:
         """It sends CAROUSEL_API_KEY. Raises Validation if `url` is not the URL of a server."""
@@ -36,17 +39,56 @@ class AdminClient:
         """Return the stored models and the aliases, as GET /admin/models. Raises as `call`."""
         return self.call("GET", "models")
 
-    def call(self, method: str, *path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the reply of /admin/… to a request.
+    def call(self, method: str, *path: str, body: Json | None = None) -> dict[str, Any]:
+        """Return the reply of /admin/… to a request. Raises as `send`."""
+        return self.send(method, "admin", *path, body=body)
+
+    def send(
+        self,
+        method: str,
+        *path: str,
+        body: Json | str | None = None,
+        query: Mapping[str, str | int] | None = None,
+    ) -> dict[str, Any]:
+        """Return the reply to a request whose body is JSON or a text; {} if it has none.
 
         Raises NoServer if none answers, and Validation with the server's message if it refuses.
         """
-        url = "/".join([self.url, "admin", *(quote(part, safe="@") for part in path)])
-        content = None if body is None else json.dumps(body).encode()
-        request = Request(url, content, self._headers, method=method)  # noqa: S310
+        with self._opened(method, path, body, query) as reply:
+            content = reply.read()
+            return self._read(content) if content else {}
+
+    def events(self, *path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the name and the data of each server-sent event. Raises as `send`."""
+        with self._opened("GET", path, None, None) as reply:
+            name = ""
+            for line in reply:
+                field, _, value = line.decode().rstrip("\n").partition(": ")
+                if field == "event":
+                    name = value
+                elif field == "data":
+                    yield name, self._read(value.encode())
+
+    @contextlib.contextmanager
+    def _opened(
+        self,
+        method: str,
+        path: Sequence[str],
+        body: Json | str | None,
+        query: Mapping[str, str | int] | None,
+    ) -> Iterator[Any]:
+        url = "/".join([self.url, *(quote(part, safe="@") for part in path)])
+        if query:
+            url = f"{url}?{urlencode(query)}"
+        headers, content = self._headers, None
+        if isinstance(body, str):
+            headers, content = {**headers, "Content-Type": "text/plain"}, body.encode()
+        elif body is not None:
+            content = json.dumps(body).encode()
+        request = Request(url, content, headers, method=method)  # noqa: S310
         try:
             with self._opener.open(request, timeout=_TIMEOUT_S) as reply:
-                return self._read(reply.read())
+                yield reply
         except HTTPError as error:
             message = self._read(error.read()).get("error")
             raise Validation(f"the server at {self.url} refuses: {message}") from error

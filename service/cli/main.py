@@ -7,14 +7,19 @@ from typing import Annotated
 import typer
 
 from service import __version__
-from service.cli import drain, keys, models
+from service.cli import drain, jobs, keys, model_group, models, sessions
 from service.cli.leave import CommandGroup, leave
 from service.cli.options import Store
+from service.cli.version import version as print_version
 from service.errors import CarouselError
 
 app = typer.Typer(cls=CommandGroup, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(models.app)
+app.add_typer(model_group.app, name="models")
 app.add_typer(keys.app, name="keys")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(sessions.app, name="sessions")
+app.command(name="version")(print_version)
 app.add_typer(drain.app)
 _FILE_ERRORS = (
     FileNotFoundError,

@@ -87,6 +87,42 @@ class ModelChanges:
 
         return self._change(by_server, by_record)
 
+    def remove_alias(self, alias: str) -> str:
+        """Remove an alias. Raises CarouselError."""
+
+        def by_server(client: AdminClient) -> str:
+            client.call("DELETE", "aliases", alias)
+            return f"{alias} is no alias any more in the server at {client.url}"
+
+        def by_record() -> str:
+            record = read_record(self.store)
+            if alias not in record.aliases:
+                raise ModelNotFound(f"{self.store.folder} has no alias {alias[:80]!r}")
+            kept = {each: ref for each, ref in record.aliases.items() if each != alias}
+            self._write(replace(record, aliases=kept))
+            return f"has no alias {alias}"
+
+        return self._change(by_server, by_record)
+
+    def pin(self, name: str, *, is_pinned: bool) -> str:
+        """Keep a model in memory, or let it leave again. Raises CarouselError."""
+
+        def by_server(client: AdminClient) -> str:
+            ref = _newest_of(client, name)
+            row = client.call("POST", "models", ref, "load", body={"pin": is_pinned})
+            state = "stays in memory" if row["pin"] else "may leave the memory"
+            return f"{_ref_of(row)} {state} of the server at {client.url}"
+
+        def by_record() -> str:
+            ref, record = self._readable(name), read_record(self.store)
+            kept = replace(record.retentions.get(ref, Retention()), pin=is_pinned)
+            loaded = tuple(sorted({*record.loaded, ref})) if is_pinned else record.loaded
+            retentions = {**record.retentions, ref: kept}
+            self._write(replace(record, loaded=loaded, retentions=retentions))
+            return f"{'keeps' if is_pinned else 'may evict'} {ref}"
+
+        return self._change(by_server, by_record)
+
     def versions_to_delete(self, name: str, *, is_all: bool) -> list[ModelRef]:
         """Return the versions that `name` or `name@version` names.
 

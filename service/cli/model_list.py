@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TypedDict
 
+from service.cli.table import lines_of
 from service.models.resolve import read_record
 from service.models.spec import ModelSpec
 from service.models.store import ModelStore
@@ -60,10 +61,7 @@ def model_rows(store: ModelStore) -> list[ModelRow]:
 
 def table_of(rows: Sequence[ModelRow]) -> list[str]:
     """Return the lines of a table: the head, and one line for each model."""
-    cells = [_HEAD, *map(_cells, rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(_HEAD) - 1)]
-    lines = ("  ".join([*map(str.ljust, row, widths), row[-1]]) for row in cells)
-    return list(lines)
+    return lines_of([_HEAD, *map(_cells, rows)])
 
 
 def _cells(row: ModelRow) -> tuple[str, ...]:

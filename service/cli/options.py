@@ -14,3 +14,4 @@ Url = Annotated[
 Offline = Annotated[
     bool, typer.Option("--offline", help="Ask no server; change the store's record.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
