@@ -118,6 +118,7 @@ class ModelChanges:
             kept = replace(record.retentions.get(ref, Retention()), pin=is_pinned)
             loaded = tuple(sorted({*record.loaded, ref})) if is_pinned else record.loaded
             retentions = {**record.retentions, ref: kept}
+            retentions = {key: each for key, each in retentions.items() if each != Retention()}
             self._write(replace(record, loaded=loaded, retentions=retentions))
             return f"{'keeps' if is_pinned else 'may evict'} {ref}"
 
