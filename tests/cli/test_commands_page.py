@@ -37,7 +37,11 @@ def test_the_commit_is_known_in_a_checkout_alone(tmp_path):
 
 
 def test_a_shell_completes_commands():
-    words = {"COMP_WORDS": "carousel gene", "COMP_CWORD": "1", "_CAROUSEL_COMPLETE": "complete_bash"}
+    words = {
+        "COMP_WORDS": "carousel gene",
+        "COMP_CWORD": "1",
+        "_CAROUSEL_COMPLETE": "complete_bash",
+    }
     done = subprocess.run(
         [sys.executable, "-c", "from service.cli.main import app; app(prog_name='carousel')"],
         env={"PATH": "/usr/bin:/bin"} | words,
