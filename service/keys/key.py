@@ -3,10 +3,10 @@
 import hmac
 import json
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
 
-from service.errors import Validation
+from service.errors import StoreUnavailable, Validation
 from service.keys.config import KeyConfig
 from service.keys.secret import KeySecret
 from service.limits.limits import NO_LIMITS, Limits
@@ -94,11 +94,15 @@ class Key:
 
     @classmethod
     def from_json(cls, content: bytes) -> Self:
-        """Decode a record of the store."""
-        found: dict[str, Any] = json.loads(content)
-        for name in ("scopes", "models", "rotations"):
-            found[name] = None if found[name] is None else tuple(found[name])
-        return cls(**found | {"limits": Limits.of(found.get("limits") or {})})
+        """Decode a record of the store. Raises StoreUnavailable if it cannot be read."""
+        try:
+            found: dict[str, Any] = json.loads(content)
+            members = {one.name: found[one.name] for one in fields(cls) if one.name in found}
+            for name in ("scopes", "models", "rotations"):
+                members[name] = None if members[name] is None else tuple(members[name])
+            return cls(**members | {"limits": Limits.of(found.get("limits") or {})})
+        except (ValueError, TypeError, KeyError, AttributeError, Validation) as error:
+            raise StoreUnavailable("the record of a key in the store is damaged") from error
 
 
 _NAME_RULE = "it has 1 to 64 letters, digits, dots, dashes, underscores and @"

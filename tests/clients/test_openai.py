@@ -407,7 +407,7 @@ def test_an_error_is_the_packages_class_and_names_the_field(
     ("method", "path", "status"),
     [
         ("GET", "/v1", 404),
-        ("POST", "/v1/chat/completions", 404),
+        ("POST", "/v1/audio/speech", 404),
         ("GET", "/v1/completions", 405),
         ("POST", "/v1/models", 405),
     ],

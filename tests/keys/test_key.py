@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.errors import Validation
+from service.errors import StoreUnavailable, Validation
 from service.keys.key import Key
 from service.keys.secret import make_secret
 
@@ -27,6 +27,16 @@ def test_a_key_is_stored_and_read_again():
     rotated = key(models=("demo", "other@2"), expires_s=9.5).rotated(SECOND, "r", 7.0)
     assert Key.from_json(rotated.to_json().encode()) == rotated
     assert FIRST.text not in rotated.to_json()
+
+
+def test_a_record_of_a_later_version_is_read_and_a_damaged_one_lets_nobody_in():
+    stored = key().to_json()
+    assert Key.from_json(stored.replace("{", '{"colour": "red", ', 1).encode()) == key()
+    for content in (b"", b"{}", b"[]", b"\xff", stored[:-1].encode(), b'{"scopes": 1}'):
+        with pytest.raises(StoreUnavailable, match="damaged"):
+            Key.from_json(content)
+    with pytest.raises(StoreUnavailable, match="damaged"):
+        Key.from_json(stored.replace('"generate"', '"root"').encode())
 
 
 def test_both_secrets_are_valid_within_the_grace_and_one_after_it():
