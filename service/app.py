@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import socket
 import sys
@@ -97,6 +98,8 @@ from service.training.config import QueueConfig
 from service.training.corpus_store import CorpusStore, check_text
 from service.training.queue import JobQueue
 from service.training.reconciler import JobReconciler
+
+_log = logging.getLogger(__name__)
 
 SWITCH_INTERVAL_S = 0.0005
 """How long the event loop may hold the interpreter while an engine waits for its next step."""
@@ -307,7 +310,10 @@ def _make_folders(settings: Settings, store: ModelStore) -> None:
 
 
 async def _open(state: AppState) -> None:
-    await state.registry.open()
+    try:
+        await state.registry.open()
+    except Exception:  # noqa: BLE001 (the server says what it lacks, and an admin can mend it)
+        _log.exception("the models of the store could not be opened")
     state.opened.set()
 
 

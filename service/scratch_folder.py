@@ -1,12 +1,15 @@
 """Folders of unfinished work, which the next start deletes if their process was killed."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from service.errors import StoreFull, StoreUnavailable
 
 
 @contextlib.contextmanager
@@ -30,6 +33,24 @@ def scratch_folder(parent: Path, prefix: str, mode: int = 0o700) -> Iterator[Pat
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+@contextlib.contextmanager
+def store_errors(folder: str) -> Iterator[None]:
+    """Raise StoreFull where a folder's disk is full, StoreUnavailable where it is read-only."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StoreFull(
+                f"the disk of {folder} is full; delete models, or enlarge it"
+            ) from error
+        if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
+            raise StoreUnavailable(
+                f"{folder} may not be written ({error.strerror}); mount it writable, for the user "
+                "of the server"
+            ) from error
+        raise
 
 
 def sweep(parent: Path, prefixes: Sequence[str]) -> int:

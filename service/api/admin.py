@@ -27,7 +27,7 @@ from service.models.importing.request import ImportRequest
 from service.models.loaded_model import ModelInfo, ModelStatus
 from service.models.retention import FOREVER, Retention
 from service.models.spec import ModelRef, ModelSpec, check_name
-from service.scratch_folder import scratch_folder
+from service.scratch_folder import scratch_folder, store_errors
 
 UPLOADING = ".upload-"  # begins the name of an upload's folder in the import folder
 MAX_FILE_NAME_BYTES = 200
@@ -204,7 +204,11 @@ async def upload_model(request: Request) -> dict[str, Any]:
     """
     state = get_state(request)
     n_files = state.limits.max_model_upload_files
-    with disk_full_as_too_large("the upload"), ExitStack() as stack:
+    with (
+        store_errors("the import folder"),
+        disk_full_as_too_large("the upload"),
+        ExitStack() as stack,
+    ):
         uploading = scratch_folder(state.import_dir, UPLOADING)
         folder = await asyncio.to_thread(stack.enter_context, uploading)
         async with request.form(max_files=n_files, max_fields=n_files) as form:
@@ -288,8 +292,12 @@ async def remove_alias(request: Request, alias: str) -> Response:
 async def _import(state: AppState, body: ImportBody, folder: Path, where: str) -> dict[str, Any]:
     """Import and load; `where` ends the refusal of a path. Only a good request waits for others."""
     check_name(body.name)
+    if body.name in state.registry.aliases:
+        raise Validation(f"{body.name!r} is an alias; take another name for the model", "name")
     if body.alias is not None:
-        check_name(body.alias)
+        state.registry.check_alias(body.alias)
+        if body.alias == body.name:
+            raise Validation("`alias` is the name of the model; leave it out", "alias")
     import_request = ImportRequest(
         source=Path(body.source),
         name=body.name,

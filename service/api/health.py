@@ -1,5 +1,6 @@
 """The service routes: liveness, readiness and information."""
 
+import json
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -23,10 +24,14 @@ async def live() -> Response:
 @router.get("/ping", include_in_schema=False)
 @router.get("/", include_in_schema=False)
 async def ready(request: Request) -> Response:
-    """Return 200 if a generate request would be accepted, else 503."""
-    if get_state(request).is_ready:
+    """Return 200 if requests of every kind, those of sessions too, would be accepted, else 503.
+
+    Without its store the server is not ready, although it goes on generating without sessions.
+    """
+    problem = get_state(request).problem
+    if problem is None:
         return Response()
-    body = '{"error": "unhealthy", "error_type": "healthcheck"}'
+    body = json.dumps({"error": "unhealthy", "error_type": "healthcheck", "reason": problem})
     return Response(body, 503, {"Retry-After": "1"}, "application/json")
 
 

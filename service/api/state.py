@@ -105,15 +105,22 @@ class AppState:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a generate request would be accepted."""
-        loaded = self.registry.loaded()
-        return (
-            self.opened.is_set()
-            and self.drain.phase is DrainPhase.SERVING
-            and self.sessions.heartbeat.problem is None
-            and self.registry.has_models
-            and all(model.runtime.engine.failure is None for model in loaded)
-        )
+        """Whether requests of every kind would be accepted: sessions too, so with their store."""
+        return self.problem is None
+
+    @property
+    def problem(self) -> str | None:
+        """Why it is not ready, for a person; None if it is."""
+        if not self.opened.is_set():
+            return "the models are being loaded"
+        if self.drain.phase is not DrainPhase.SERVING:
+            return "the server is stopping"
+        if self.sessions.heartbeat.problem is not None:
+            return self.sessions.heartbeat.problem
+        if not self.registry.has_models:
+            return "no model is loaded"
+        failures = (model.runtime.engine.failure for model in self.registry.loaded())
+        return next((failure for failure in failures if failure is not None), None)
 
     async def get(self, request: Request, name: str | None) -> ServedModel:
         """Return a model, which stays in memory until the request's reply has been sent.

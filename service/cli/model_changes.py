@@ -81,6 +81,8 @@ class ModelChanges:
 
         def by_record() -> str:
             ref, record = self._readable(name), read_record(self.store)
+            if any(stored.name == alias for stored in self.store.refs()):
+                raise Validation(f"{alias!r} is the name of a stored model; take another alias")
             self._write(replace(record, aliases={**record.aliases, alias: ref}))
             is_loaded = "" if ref in record.loaded else f"; `carousel load {ref}` has it loaded too"
             return f"has {alias} as {ref}{is_loaded}"

@@ -42,16 +42,20 @@ class ModelEntry(Generic[R]):
         is_busy = self.loaded is not None and self.loaded.runtime.is_busy
         return self.leases > 0 or self.lock.locked() or is_busy
 
-    def info(self, ref: ModelRef, manifest: Manifest | None) -> ModelInfo:
-        """Describe the version; without a manifest it is damaged."""
+    def info(self, ref: ModelRef, found: Manifest | str) -> ModelInfo:
+        """Describe the version; in place of a damaged one's manifest is the reason."""
+        manifest = found if isinstance(found, Manifest) else None
+        status, error = self.status, self.error
+        if isinstance(found, str) and self.status is ModelStatus.STORED:
+            status, error = ModelStatus.FAILED, found
         loaded = self.loaded or self.leaving
         return ModelInfo(
             ref,
-            self.status,
+            status,
             manifest,
             loaded.precision if loaded else manifest.precision if manifest else None,
             loaded.size_bytes if loaded else 0,
-            self.error,
+            error,
             self.retention,
             self.leases,
         )

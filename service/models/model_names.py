@@ -1,11 +1,11 @@
 """Names of a registry's models: an alias, `name@version`, or a name for its newest version."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from service.errors import ModelNotFound
+from service.errors import ModelNotFound, Validation
 from service.models.model_entry import ModelEntry
-from service.models.spec import ModelRef
+from service.models.spec import ModelRef, check_name
 
 
 def resolve_name(
@@ -36,3 +36,14 @@ def _known(aliases: Mapping[str, ModelRef], entries: Mapping[ModelRef, ModelEntr
     others = sorted({ref.name for ref in entries} - set(ready))
     stored = f"; stored and not loaded: {', '.join(others[:20])}" if others else ""
     return f"loaded: {', '.join(ready[:20]) or 'none'}{stored}"
+
+
+def check_alias(alias: str, refs: Iterable[ModelRef]) -> None:
+    """Raise Validation if an alias is no name, or one of a stored model, which it would hide."""
+    check_name(alias)
+    if any(ref.name == alias for ref in refs):
+        raise Validation(
+            f"{alias!r} is the name of a stored model, which an alias would hide; take another "
+            "name for the alias",
+            "alias",
+        )

@@ -12,8 +12,6 @@ from typing import Generic
 
 from service.cgroup import machine_share
 from service.errors import (
-    CarouselError,
-    MemoryBudgetExceeded,
     ModelInUse,
     ModelNotFound,
     ModelNotReady,
@@ -25,11 +23,13 @@ from service.models.loaded_model import LoadedModel, ModelInfo, ModelStatus, R
 from service.models.loader import ModelLoader, parameter_bytes
 from service.models.memory_budget import MemoryBudget
 from service.models.model_entry import IDLE, ModelEntry, ModelLease
-from service.models.model_names import resolve_name
+from service.models.model_names import check_alias, resolve_name
 from service.models.residency import Residency, ResidencyConfig
 from service.models.retention import Retention
-from service.models.spec import ModelRef, ModelSpec, check_name
+from service.models.spec import ModelRef, ModelSpec
+from service.models.start_loads import load_recorded
 from service.models.store import ModelStore, RegistryRecord
+from service.scratch_folder import store_errors
 
 DEFAULT_ALIAS = "default"
 
@@ -90,16 +90,12 @@ class Registry(Generic[R]):
         for ref in record.loaded:
             self._entries[ref].status = ModelStatus.LOADING
             self._entries[ref].is_wanted = True
-        for ref in record.loaded:
-            try:
-                await self._residency.load_if_needed(ref, self._entries[ref], may_evict=False)
-            except MemoryBudgetExceeded as error:
-                if self._config.autoload:
-                    self._entries[ref].status, self._entries[ref].error = ModelStatus.STORED, None
-                else:
-                    _log.error("%s cannot be loaded: %s", ref, error)
-            except CarouselError as error:
-                _log.error("%s cannot be loaded: %s", ref, error)
+        stand_ins = await load_recorded(
+            record.loaded, self._entries, self._residency, autoload=self._config.autoload
+        )
+        default = self.aliases.get(DEFAULT_ALIAS)
+        if default in stand_ins:  # every other alias is a choice, and stays
+            self.aliases[DEFAULT_ALIAS] = stand_ins[default]
 
     async def close(self, timeout_s: float) -> None:
         """Drain and close every model."""
@@ -169,7 +165,7 @@ class Registry(Generic[R]):
     def info(self, ref: ModelRef) -> ModelInfo:
         """Describe one version. Raises ModelNotFound."""
         entry = self._entry(ref)
-        return entry.info(ref, entry.loaded.manifest if entry.loaded else self._store.manifest(ref))
+        return entry.info(ref, entry.loaded.manifest if entry.loaded else self._store.inspect(ref))
 
     def listings(self) -> list[ModelInfo]:
         """Describe every version, in order."""
@@ -242,14 +238,19 @@ class Registry(Generic[R]):
         self._check_unused(ref)
         async with self._entry(ref).lock:
             self._check_unused(ref)  # again: a load may have had the lock
+            with store_errors("the model store"):
+                await asyncio.to_thread(self._store.delete, ref)
             del self._entries[ref]
             self.evictions.pop(ref, None)
-            await asyncio.to_thread(self._store.delete, ref)
         self._write_record()
+
+    def check_alias(self, alias: str) -> None:
+        """Raise Validation if a name cannot be an alias."""
+        check_alias(alias, self._entries)
 
     def set_alias(self, alias: str, ref: ModelRef) -> None:
         """Point `alias` at `ref` for new requests. Raises ModelNotFound, Validation."""
-        check_name(alias)
+        self.check_alias(alias)
         self._entry(ref)
         self.aliases[alias] = ref
         self._write_record()

@@ -35,7 +35,7 @@ class ResidencyConfig:
     """Times of loading, evicting and draining."""
 
     drain_limit_s: float = 3_600.0  # of an unloaded or replaced model, for what runs on it
-    unload_answer_s: float = 0.5  # an unload that takes longer goes on after its answer
+    unload_answer_s: float = 0.5  # an unload of a model in use goes on after its answer
     load_wait_s: float = 30.0  # of a load, for room that models in use take
     retry_failed_s: float = 30.0  # before a load on demand tries a model that has failed again
     min_resident_s: float = 10.0  # of a loaded model, before it is evicted if there is another
@@ -133,13 +133,15 @@ class Residency(Generic[R]):
         entry.loaded.runtime.start()
 
     async def unload(self, entry: ModelEntry[R], drain_s: float | None = None) -> None:
-        """Begin to remove a model from memory, if it is there, and wait a moment for the end.
+        """Begin to remove a model from memory, if it is there; wait a moment for what uses it.
 
         It is `draining` until its generations have ended, at most `drain_s` or the limit of the
         config later, and then `stored`. A second call may give a shorter `drain_s`.
         """
         async with entry.lock:
+            is_in_use = entry.leases > 0 or entry.leaving is not None
             if entry.loaded is not None:
+                is_in_use = is_in_use or entry.loaded.runtime.is_busy
                 entry.leaving, entry.loaded = entry.loaded, None
                 entry.status, limit_s = ModelStatus.DRAINING, self._config.drain_limit_s
                 leaving = self._leave(entry, limit_s if drain_s is None else drain_s)
@@ -151,7 +153,7 @@ class Residency(Generic[R]):
                 return
             assert entry.leaving is not None
             task = self._in_background(leaving, entry.leaving)
-        await asyncio.wait({task}, timeout=self._config.unload_answer_s)
+        await asyncio.wait({task}, timeout=self._config.unload_answer_s if is_in_use else None)
 
     async def _leave(self, entry: ModelEntry[R], limit_s: float) -> None:
         model = entry.leaving

@@ -11,14 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from service.errors import CarouselError, Exists, ModelNotFound, Validation
+from service.errors import (
+    BadCheckpoint,
+    CarouselError,
+    Exists,
+    ModelNotFound,
+    Validation,
+    reason_of,
+)
 from service.models.bundle import MANIFEST, Bundle, Manifest
 from service.models.retention import Retention
-from service.models.spec import ModelRef
+from service.models.spec import ModelRef, ModelSpec
 from service.scratch_folder import scratch_folder, sweep
 
 FILE_NAME = "registry.json"
 IMPORTING, _INCOMING, _DELETED = ".importing-", ".incoming-", ".deleted-"
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 _log = logging.getLogger(__name__)
 
@@ -48,14 +57,26 @@ class ModelStore:
 
     def read(self, ref: ModelRef) -> Bundle:
         """Read a bundle. Raises ModelNotFound, or BadCheckpoint if it is damaged."""
-        return Bundle.read(self._existing(ref))
+        bundle = Bundle.read(self._existing(ref))
+        if bundle.ref != ref:
+            raise BadCheckpoint(_copied(ref, bundle.manifest))
+        return bundle
 
     def manifest(self, ref: ModelRef) -> Manifest | None:
-        """Return a version's manifest; None if it cannot be read."""
+        """Return a version's manifest; None if it is damaged."""
+        found = self.inspect(ref)
+        return found if isinstance(found, Manifest) else None
+
+    def inspect(self, ref: ModelRef) -> Manifest | str:
+        """Return a version's manifest, or the reason why the version cannot be served."""
         try:
-            return Manifest.model_validate_json((self.path(ref) / MANIFEST).read_bytes())
-        except (OSError, ValueError):
-            return None
+            manifest = Manifest.model_validate_json((self.path(ref) / MANIFEST).read_bytes())
+            ModelSpec.from_json(manifest.architecture)
+        except Exception as error:  # noqa: BLE001 (whatever a hand or a disk has put there)
+            return f"its {MANIFEST} is damaged: {reason_of(error)}"[:300]
+        if (manifest.name, manifest.version) != (ref.name, ref.version):
+            return _copied(ref, manifest)
+        return manifest
 
     def write(
         self, ref: ModelRef, files: dict[str, bytes], last_look: Callable[[], object] | None = None
@@ -105,6 +126,13 @@ class ModelStore:
         return self.path(ref)
 
 
+def _copied(ref: ModelRef, manifest: Manifest) -> str:
+    return (
+        f"the folder {ref.name}/{ref.version} has {manifest.name}@{manifest.version}, by its "
+        f"{MANIFEST}: it was copied or renamed; move it back, or import it as {ref.name}"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class RegistryRecord:
     """The models to load at the next start, the aliases, and how long models stay in memory."""
@@ -131,13 +159,21 @@ class RegistryRecord:
             loaded = tuple(ModelRef.parse(ref) for ref in values["loaded"])
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, CarouselError) as error:
-            _log.warning("%s cannot be read (%s); every model is loaded", path, error)
-        return cls(
-            tuple(ref for ref in loaded if ref in stored),
-            {alias: ref for alias, ref in aliases.items() if ref in stored},
-            {ref: each for ref, each in retentions.items() if ref in stored},
-        )
+        except (*_UNREADABLE, CarouselError) as error:
+            _log.warning("%s cannot be read (%s); every model is loaded", path, reason_of(error))
+        gone = [str(ref) for ref in loaded if ref not in stored]
+        gone += [f"{alias} -> {ref}" for alias, ref in aliases.items() if ref not in stored]
+        if gone:
+            _log.warning("%s names models that are not stored: %s", path, ", ".join(gone[:20]))
+        kept = tuple(ref for ref in loaded if ref in stored)
+        targets = {alias: ref for alias, ref in aliases.items() if ref in stored}
+        if loaded and not kept:  # not the choice of a person, as an empty list is
+            kept = tuple({ref.name: ref for ref in stored}.values())
+        if default_alias in aliases and default_alias not in targets and kept:
+            name = aliases[default_alias].name
+            targets[default_alias] = next((ref for ref in kept if ref.name == name), kept[0])
+            _log.warning("the alias %r is %s now", default_alias, targets[default_alias])
+        return cls(kept, targets, {ref: each for ref, each in retentions.items() if ref in stored})
 
     def write(self, folder: Path) -> None:
         """Write the record atomically. Logs a warning if the folder is read-only."""

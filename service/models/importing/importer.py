@@ -32,7 +32,7 @@ from service.models.store import IMPORTING, ModelStore
 from service.models.tokenizers import read_tokenizer
 from service.models.tokenizers.tokenizer import Tokenizer
 from service.sandbox import SandboxChildren, SandboxError, run_sandboxed
-from service.scratch_folder import scratch_folder
+from service.scratch_folder import scratch_folder, store_errors
 
 _Model = tuple[ModelSpec, Weights, Tokenizer]
 _NO_PLUGINS = {"HDF5_PLUGIN_PATH": "", "HDF5_PLUGIN_PRELOAD": "::"}
@@ -55,8 +55,16 @@ class Importer:
             request.check_files(files)
 
     def run(self, request: ImportRequest) -> Bundle:
-        """Import a checkpoint as a bundle. Raises Validation, BadCheckpoint, TooLarge."""
+        """Import a checkpoint as a bundle.
+
+        Raises Validation, BadCheckpoint, TooLarge; StoreFull and StoreUnavailable where the folder
+        of models is full, or may not be written.
+        """
         self.check(request)
+        with store_errors("the model store"):
+            return self._run(request)
+
+    def _run(self, request: ImportRequest) -> Bundle:
         self.store.folder.mkdir(parents=True, exist_ok=True)
         with scratch_folder(self.store.folder, IMPORTING) as output:
             report = self._run_child(request, output)

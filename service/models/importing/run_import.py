@@ -1,5 +1,6 @@
 """The import inside the child process: every way in which it can end is a report or an error."""
 
+import errno
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ from service.models.tokenizers.round_trip import measure_round_trip
 from service.models.tokenizers.special_tokens import UnknownPolicy
 from service.models.tokenizers.tokenizer import Tokenizer
 
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 MAX_VOCABULARY_BYTES = 32 * 1024 * 1024
 MAX_TEXT_BYTES = 256 * 1024 * 1024
 
@@ -53,7 +55,19 @@ MAX_TEXT_BYTES = 256 * 1024 * 1024
 def run(argument: object) -> object:
     """Import into the working folder: CHILD_ARGUMENT → ImportReport, both as JSON values."""
     request, folder, limits = CHILD_ARGUMENT.validate_python(argument)
-    return import_into(Path.cwd(), request, folder, limits).model_dump(mode="json")
+    try:
+        return import_into(Path.cwd(), request, folder, limits).model_dump(mode="json")
+    except BadCheckpoint as error:
+        raise _disk_error(error) or error from error
+
+
+def _disk_error(error: BaseException | None) -> OSError | None:
+    """Return the error of this machine's disk that is the cause of another one, if there is one."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def import_into(
