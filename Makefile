@@ -85,7 +85,7 @@ $(DCLINT): docker/package-lock.json
 
 $(VENV)/.run: requirements/cpu.txt | $(VENV)/bin/python
 	$(INSTALL) -r requirements/cpu.txt
-	$(BIN)/python -m service doctor  # compile once here, not at the first start
+	$(BIN)/python -m service doctor --compile-only  # compile once here, not at the first start
 	touch $@
 
 $(VENV)/.dev: requirements/dev.txt clients/python/pyproject.toml | $(VENV)/bin/python

@@ -200,12 +200,35 @@ def openapi() -> None:
 
 
 @app.command()
-def doctor() -> None:
-    """Compile and run all kernels once, and print which int8 program this machine uses."""
+def doctor(
+    *,
+    compile_only: Annotated[
+        bool, typer.Option("--compile-only", help="Compile and run the kernels, and no check.")
+    ] = False,
+) -> None:
+    """Check what a server needs here, and compile all kernels once; 1 is the code of a fault.
+
+    It reads the settings of `serve` from the environment, and says what mends each fault.
+    """
     from service.doctor import check_up
 
+    has_fault = False
+    if not compile_only:
+        from service.cli.checkup import checks_of
+        from service.cli.version import facts
+        from service.settings import Settings
+
+        for name, value in facts().items():
+            print(f"       {name.ljust(12)}  {value}")
+        for check in checks_of(Settings.read()):
+            has_fault = has_fault or check.is_fault
+            print(
+                f"{'FAULT' if check.is_fault else 'ok':<5}  {check.name.ljust(12)}  {check.found}"
+            )
     for line in check_up():
-        print(line)
+        print(f"ok     {line}")
+    if has_fault:
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -1,0 +1,121 @@
+"""What a start on this machine would meet: settings, folders, store, port, memory, each a line."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from service.cgroup import machine_share
+from service.cli.admin_client import AdminClient, NoServer
+from service.errors import CarouselError, Validation
+from service.sessions.config import SessionConfig
+from service.sessions.redis_client import check_store_config
+from service.settings import Settings
+from service.start_checks import check_folder, check_training, listen
+
+STORE_WAIT_S = 2.0
+PYTHONS = ((3, 11), (3, 13))
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that a server needs, what was found of it, and whether it is as it should be."""
+
+    name: str
+    found: str  # of a fault: with what mends it
+    is_fault: bool = False
+
+
+def checks_of(settings: Settings) -> Iterator[Check]:
+    """Check what a server with these settings would need. Changes nothing."""
+    share = machine_share()
+    yield _python()
+    yield Check("threads", f"{settings.threads} of the network; {share.machine_cores} cores")
+    folders = {"model_store": False, "import_dir": False, "data_dir": True}
+    for name, is_written in folders.items():
+        yield _attempt(name, partial(_folder, settings, name, is_written=is_written))
+    yield _attempt("store", lambda: _store(settings))
+    yield _attempt("port", lambda: _port(settings))
+    yield _memory(settings.memory_budget_bytes, available_bytes(share.memory_bytes))
+    yield _attempt("training", lambda: _training(settings))
+
+
+def available_bytes(most: int, path: Path = Path("/proc/meminfo")) -> int:
+    """Return the memory that new processes may take; `most` where the system does not say it."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return most
+    found = (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    return min(most, next(found, most))
+
+
+def _attempt(name: str, find: Callable[[], str]) -> Check:
+    try:
+        return Check(name, find())
+    except CarouselError as error:
+        return Check(name, str(error), is_fault=True)
+
+
+def _python() -> Check:
+    first, last = PYTHONS
+    text = ".".join(map(str, sys.version_info[:3]))
+    if first <= sys.version_info[:2] <= last:
+        return Check("python", text)
+    return Check("python", f"{text}; install 3.11, 3.12 or 3.13", is_fault=True)
+
+
+def _folder(settings: Settings, name: str, *, is_written: bool) -> str:
+    path: Path = getattr(settings, name)
+    existing = path.absolute()
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    is_there = existing == path.absolute()
+    check_folder(existing, f"CAROUSEL_{name.upper()}", is_written=is_written or not is_there)
+    return str(path) if is_there else f"{path}, which the start creates"
+
+
+def _store(settings: Settings) -> str:
+    if settings.redis_url is None:
+        return f"a private Valkey in {settings.data_dir / 'valkey'}"
+    config = replace(SessionConfig(), start_wait_s=STORE_WAIT_S)
+    asyncio.run(check_store_config(settings.redis_url.get_secret_value(), config))
+    return "answers, and may be used"
+
+
+def _port(settings: Settings) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    try:
+        for each in listen(settings.host, settings.port):
+            each.close()
+    except CarouselError as error:
+        try:
+            AdminClient(f"http://{host}:{settings.port}").send("GET", "info")
+        except NoServer:
+            raise error from None
+        except Validation as refusal:
+            if "refuses" not in str(refusal):
+                raise error from None
+        return f"a Carousel serves {settings.host}:{settings.port}"
+    return f"{settings.host}:{settings.port} is free"
+
+
+def _memory(budget: int, available: int) -> Check:
+    text = f"{available / 1e9:.1f} GB free; the budget of models is {budget / 1e9:.1f} GB"
+    if available >= budget:
+        return Check("memory", text)
+    mend = "end other processes, or set CAROUSEL_MEMORY_BUDGET to less"
+    return Check("memory", f"{text}: {mend}", is_fault=True)
+
+
+def _training(settings: Settings) -> str:
+    try:
+        check_training("training")
+    except CarouselError as error:
+        if settings.workers:
+            raise
+        return f"not here: {error}"
+    return f"can run; {settings.workers} workers start with the server"

@@ -1,0 +1,68 @@
+"""`carousel doctor`: each fault that a start would meet, with the line that mends it."""
+
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from service.cli.checkup import Check, available_bytes, checks_of
+from service.settings import Settings
+from tests.cli.commands import carousel
+from tests.process import free_port
+
+
+def found(tmp_path, **settings) -> dict[str, Check]:
+    folders = {name: tmp_path / name for name in ("model_store", "import_dir", "data_dir")}
+    given = Settings(**{"port": free_port(), "memory_budget": 1, **folders, **settings})
+    return {check.name: check for check in checks_of(given)}
+
+
+def test_a_machine_without_faults_is_left_as_it_is(tmp_path):
+    checks = found(tmp_path)
+    assert [check for check in checks.values() if check.is_fault] == []
+    assert set(checks) >= {"python", "threads", "data_dir", "store", "port", "memory", "training"}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["model_store", "import_dir", "data_dir"])
+def test_a_folder_that_is_a_file(tmp_path, name):
+    (tmp_path / "file").touch()
+    check = found(tmp_path, **{name: tmp_path / "file"})[name]
+    assert check.is_fault
+    assert f"set CAROUSEL_{name.upper()} to another folder" in check.found
+
+
+def test_a_port_in_use_by_another_program(tmp_path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as other:
+        threading.Thread(target=other.serve_forever).start()
+        check = found(tmp_path, port=other.server_port)["port"]
+        other.shutdown()
+    assert check.is_fault
+    assert "is in use by another process; end it, or set CAROUSEL_PORT" in check.found
+
+
+def test_a_store_that_does_not_answer(tmp_path):
+    check = found(tmp_path, redis_url=f"redis://127.0.0.1:{free_port()}")["store"]
+    assert check.is_fault
+    assert "start it, or set CAROUSEL_REDIS_URL" in check.found
+
+
+def test_memory_is_compared_with_the_budget(tmp_path):
+    check = found(tmp_path, memory_budget=10**18)["memory"]
+    assert check.is_fault
+    assert "set CAROUSEL_MEMORY_BUDGET to less" in check.found
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 5 kB\n")
+    assert available_bytes(10**9, tmp_path / "meminfo") == 5_120
+    assert available_bytes(7, tmp_path / "nothing") == 7
+
+
+def test_the_command_ends_with_1_on_a_fault_and_compiles_without_a_check(tmp_path):
+    (tmp_path / "imports").touch()
+    done = carousel("doctor", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "FAULT  import_dir" in done.stdout
+    assert "ok     data_dir" in done.stdout
+    assert "float32: " in done.stdout
+    alone = carousel("doctor", "--compile-only", folder=tmp_path)
+    assert (alone.returncode, alone.stderr) == (0, "")
+    assert "data_dir" not in alone.stdout
