@@ -10,6 +10,7 @@ from service import __version__
 from service.cli import drain, jobs, keys, model_group, models, sessions
 from service.cli.leave import CommandGroup, leave
 from service.cli.options import Store
+from service.cli.usage import usage as print_usage
 from service.cli.version import version as print_version
 from service.errors import CarouselError
 
@@ -19,6 +20,7 @@ app.add_typer(model_group.app, name="models")
 app.add_typer(keys.app, name="keys")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(sessions.app, name="sessions")
+app.command(name="usage")(print_usage)
 app.command(name="version")(print_version)
 app.add_typer(drain.app)
 _FILE_ERRORS = (

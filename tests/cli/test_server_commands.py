@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 import urllib.request
 from collections.abc import Iterator
 
@@ -76,6 +77,22 @@ def test_sessions_are_listed_read_and_deleted(server, home):
     assert "no server answers at http://127.0.0.1:" in refused(
         "sessions", "list", "--url", f"http://127.0.0.1:{free_port()}", folder=home
     )
+
+
+def test_usage_is_listed_by_day(server, home):
+    body = json.dumps({"inputs": "def ", "parameters": {"max_new_tokens": 7}}).encode()
+    request = urllib.request.Request(
+        f"{server.url}/generate", body, {"Content-Type": "application/json"}
+    )
+    urllib.request.urlopen(request).close()
+    to, until = ("--url", server.url), time.monotonic() + 30
+    while not (rows := json.loads(printed("usage", "--json", *to, folder=home))):
+        assert time.monotonic() < until
+    assert rows[-1]["generated_tokens"] >= 7
+    head = printed("usage", *to, folder=home).splitlines()[0]
+    assert head.split()[:3] == ["day", "owner", "requests"]
+    assert printed("usage", "--owner", "nobody", *to, folder=home) == "nothing was used\n"
+    assert "refuses" in refused("usage", "--from", "soon", *to, folder=home)
 
 
 def test_a_model_is_aliased_and_pinned_by_the_server(server, home):
