@@ -14,7 +14,7 @@ START_LIMIT_S = 60.0
 
 
 @contextlib.contextmanager
-def server(store: Path, **settings: str) -> Iterator[int]:
+def server(store: Path, *, module: str = "service", **settings: str) -> Iterator[int]:
     """Start a server of a model store, yield its port, and stop it on exit."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -28,7 +28,7 @@ def server(store: Path, **settings: str) -> Iterator[int]:
         "CAROUSEL_LOG_LEVEL": "warning",
         **settings,
     }
-    command = [sys.executable, "-m", "service", "serve"]
+    command = [sys.executable, "-m", module, "serve"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
         try:
             _wait_until_ready(port)
