@@ -10,12 +10,12 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
+from service.metrics.families import FAMILIES
+from service.metrics.family import MetricKind
 
 from tests.process import ROOT
 from tools.board import BOARD, ROWS, text
 
-families = pytest.importorskip("service.metrics.families")
-FAMILIES, HISTOGRAM = families.FAMILIES, "histogram"
 FOLDER = ROOT / "docker" / "observability"
 RULES = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"][0]["rules"]
 BY_NAME = {family.name: family for family in FAMILIES}
@@ -53,8 +53,8 @@ def check(selector: promql_parser.VectorSelector) -> None:
     family = BY_NAME.get(name) or BY_NAME.get(base)
     assert family is not None, f"there is no metric {name}"
     if name != family.name:
-        assert family.kind is HISTOGRAM, name
-    elif family.kind is HISTOGRAM:
+        assert family.kind is MetricKind.HISTOGRAM, name
+    elif family.kind is MetricKind.HISTOGRAM:
         pytest.fail(f"{name} is a histogram: name its _bucket, _sum or _count")
     labels = {*family.labels, "instance", "job"}
     assert {matcher.name for matcher in selector.matchers.matchers} <= labels, name
