@@ -194,7 +194,7 @@ def create_app(
     metering = UsageMetering(
         Limiter(redis_url, defaults, limit_config), UsageLedger(redis_url, limit_config)
     )
-    reconciler = JobReconciler(queue, store, settings.jobs_dir, registry)
+    reconciler = JobReconciler(queue, store, settings.jobs_dir, registry, training.tally)
     state = AppState(
         registry,
         sessions,

@@ -40,6 +40,7 @@ class AppMetrics:
         self._read_server()
         self._read_models()
         self._read_sessions()
+        self._read_training()
 
     async def scrape(self) -> bytes:
         """Return the exposition. It is formatted in a thread: with many models it takes long."""
@@ -116,6 +117,12 @@ class AppMetrics:
         self._one(families.STORE_UP, lambda: float(sessions.heartbeat.problem is None))
         self._one(families.STORE_USED, lambda: self._memory.used_bytes)
         self._one(families.STORE_LIMIT, lambda: self._memory.limit_bytes)
+
+    def _read_training(self) -> None:
+        read, tally = self._state.metrics.read, self._state.training.tally
+        read(families.TRAIN_JOBS, lambda: {(one,): n for one, n in tally.by_status.items()})
+        read(families.TRAIN_ATTEMPTS, lambda: {(one,): n for one, n in tally.attempts.items()})
+        self._one(families.TRAIN_CHARACTERS, lambda: tally.characters)
 
     def _loaded(self) -> Mapping[str, ServedModel]:
         return {str(model.ref): model for model in self._state.registry.loaded()}

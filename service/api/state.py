@@ -35,6 +35,7 @@ from service.sessions.session import Session, SessionKey
 from service.sessions.sessions import Sessions
 from service.training.corpus_store import CorpusStore
 from service.training.queue import JobQueue
+from service.training.tally import JobTally
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class TrainingServices:
     queue: JobQueue
     corpora: CorpusStore
     jobs_dir: Path
+    tally: JobTally = field(default_factory=JobTally)
     checking: asyncio.Lock = field(default_factory=asyncio.Lock)  # one at a time: 1 GiB each
 
 

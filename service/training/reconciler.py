@@ -1,11 +1,12 @@
 """The reconciler: queues lost jobs again, loads published models, cleans up after ended jobs."""
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
 
-from service.errors import CarouselError
+from service.errors import CarouselError, JobNotFound
 from service.models.registry import Registry
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
@@ -14,6 +15,7 @@ from service.training.job import TrainJob
 from service.training.job_store import Fenced
 from service.training.queue import JobQueue
 from service.training.states import JobState, Transition
+from service.training.tally import JobTally
 
 POLL_S = 1.0
 ORPHAN_REMOVAL_LEASE_MS = 60_000
@@ -25,11 +27,17 @@ class JobReconciler:
     """Reconciles the jobs' records. Every server has one. Not thread-safe: one event loop only."""
 
     def __init__(
-        self, queue: JobQueue, store: ModelStore, folder: Path, registry: Registry[Any]
+        self,
+        queue: JobQueue,
+        store: ModelStore,
+        folder: Path,
+        registry: Registry[Any],
+        tally: JobTally | None = None,
     ) -> None:
-        """`folder` holds the folders of the jobs."""
+        """`folder` holds the folders of the jobs; `tally` counts what is seen of them."""
         self._queue, self._store, self._folder = queue, store, folder
         self._registry = registry
+        self._tally = JobTally() if tally is None else tally
 
     async def run(self) -> None:
         """Reconcile every POLL_S seconds until cancelled."""
@@ -44,7 +52,13 @@ class JobReconciler:
 
     async def reconcile(self) -> None:
         """Reconcile every job once."""
-        for job in await asyncio.to_thread(self._queue.requeue_lost):
+        jobs = await asyncio.to_thread(self._queue.requeue_lost)
+        ended = []
+        for key in self._tally.gone(jobs):
+            with contextlib.suppress(JobNotFound):  # it has been deleted meanwhile
+                ended.append(await asyncio.to_thread(self._queue.get, key))
+        self._tally.look(jobs, ended)
+        for job in jobs:
             if job.state is JobState.PUBLISHED and job.model is not None:
                 await self._finish(job, job.model)
         for job in await asyncio.to_thread(self._queue.jobs_to_clean_up):
