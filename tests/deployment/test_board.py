@@ -10,9 +10,9 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
+
 from service.metrics.families import FAMILIES
 from service.metrics.family import MetricKind
-
 from tests.process import ROOT
 from tools.board import BOARD, ROWS, text
 
