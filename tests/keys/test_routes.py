@@ -14,6 +14,7 @@ from tests.keys.people import Admin, bearer
 
 KEYED = {route: needed for route, needed in ROUTE_SCOPES.items() if needed != "public"}
 PUBLIC = [route for route, needed in ROUTE_SCOPES.items() if needed == "public"]
+STOPPING = {"POST /admin/drain"}  # the right key ends the server that these tests share
 OWNED = [route for route in ROUTE_SCOPES if "{session_id}" in route or "{job_id}" in route]
 
 
@@ -117,7 +118,7 @@ def test_a_key_without_the_scope_is_a_403_that_names_it(http, route, lacking):
     assert code == "forbidden"
 
 
-@pytest.mark.parametrize("route", KEYED)
+@pytest.mark.parametrize("route", sorted(KEYED.keys() - STOPPING))
 def test_the_right_key_passes(http, route, right):
     needed = KEYED[route]
     for scope in [needed] if needed in right else right:
