@@ -20,6 +20,10 @@ class MemoryBudget:
         """Return whether so many bytes can be reserved now."""
         return self.used_bytes + size_bytes <= self.limit_bytes
 
+    def missing_bytes(self, size_bytes: int) -> int:
+        """Return how many bytes have to be freed before so many fit."""
+        return max(0, self.used_bytes + size_bytes - self.limit_bytes)
+
     def reserve(self, size_bytes: int) -> None:
         """Reserve bytes for a model that is about to be loaded. Raises MemoryBudgetExceeded."""
         if not self.fits(size_bytes):

@@ -60,7 +60,7 @@ class ModelEntry(Generic[R]):
             self.leases,
         )
 
-    def resident(self, *, is_default: bool) -> Resident | None:
+    def resident(self, *, is_kept: bool) -> Resident | None:
         """Return what the choice of a victim reads; None if it is not in memory."""
         if self.loaded is None:
             return None
@@ -68,7 +68,7 @@ class ModelEntry(Generic[R]):
             self.loaded.ref,
             self.loaded.size_bytes,
             is_in_use=self.is_in_use or self.status is not ModelStatus.READY,
-            is_kept=self.retention.pin or is_default,
+            is_kept=self.retention.pin or is_kept,
             loaded_s=self.loaded_s,
             last_used_s=self.last_used_s,
         )

@@ -1,6 +1,7 @@
 """Which models are in memory: loads within the budget, evictions that make room, and drains."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -21,7 +22,7 @@ from service.models.loaded_model import LoadedModel, ModelStatus, R
 from service.models.loader import ModelLoader
 from service.models.memory_budget import MemoryBudget
 from service.models.model_entry import ModelEntry
-from service.models.retention import Resident, choose_victim, kept_bytes
+from service.models.retention import Resident, choose_victims, kept_bytes
 from service.models.spec import ModelRef
 
 TRIM_DELAY_S = 0.05
@@ -104,8 +105,11 @@ class Residency(Generic[R]):
 
     async def load_if_needed(self, ref: ModelRef, entry: ModelEntry[R], *, may_evict: bool) -> None:
         """Load a model unless another load makes, or has made, it ready. Raises as `load`."""
-        async with entry.lock:  # another load, an unload or an eviction may have it
-            pass
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._config.load_wait_s), entry.lock:
+                pass  # another load, an unload or an eviction may have it
+        if entry.lock.locked():
+            return
         if self._needs_load(entry):
             await self.load(ref, entry, None, may_evict=may_evict)
 
@@ -216,15 +220,18 @@ class Residency(Generic[R]):
                     if size_bytes + kept_bytes(residents) > self._budget.limit_bytes:
                         raise self._budget.refusal(
                             size_bytes,
-                            f"the pinned models and the default have {kept_bytes(residents):,} of "
-                            "it; unload or unpin one, or raise CAROUSEL_MEMORY_BUDGET",
+                            f"models that stay (pinned, the default, one that is replaced) have "
+                            f"{kept_bytes(residents):,} of it; unload or unpin one, or raise "
+                            "CAROUSEL_MEMORY_BUDGET",
                         )
+                    missing, now_s = self._budget.missing_bytes(size_bytes), time.monotonic()
                     min_s = self._config.min_resident_s
-                    victim = choose_victim(residents, time.monotonic(), min_s)
-                    if victim is None:
-                        await self._budget.wait(POLL_S)
+                    victims = choose_victims(residents, missing, now_s, min_s)
+                    evictions = [self._evict(each, self._entries[each]) for each in victims]
+                    if evictions:
+                        await asyncio.shield(asyncio.gather(*evictions))
                     else:
-                        await asyncio.shield(self._evict(victim, self._entries[victim]))
+                        await self._budget.wait(POLL_S)
                 self._budget.reserve(size_bytes)
         except TimeoutError:
             raise self._budget.refusal(
@@ -233,13 +240,10 @@ class Residency(Generic[R]):
                 "later, or raise CAROUSEL_MEMORY_BUDGET or CAROUSEL_LOAD_WAIT_S",
             ) from None
 
-    def _residents(self, but: ModelRef) -> list[Resident]:
-        default = self._default()
-        found = (
-            entry.resident(is_default=ref == default)
-            for ref, entry in self._entries.items()
-            if ref != but
-        )
+    def _residents(self, replaced: ModelRef) -> list[Resident]:
+        """Return the models in memory; the one that is loaded again serves until it is replaced."""
+        kept = {self._default(), replaced}
+        found = (entry.resident(is_kept=ref in kept) for ref, entry in self._entries.items())
         return [each for each in found if each is not None]
 
     def _evict(self, ref: ModelRef, entry: ModelEntry[R]) -> "asyncio.Task[None]":

@@ -46,18 +46,23 @@ class Resident:
     last_used_s: float
 
 
-def choose_victim(
-    residents: Iterable[Resident], now_s: float, min_resident_s: float
-) -> ModelRef | None:
-    """Return the least recently used model that may be evicted, or None.
+def choose_victims(
+    residents: Iterable[Resident], needed_bytes: int, now_s: float, min_resident_s: float
+) -> tuple[ModelRef, ...]:
+    """Return the models to evict so that `needed_bytes` become free, or none if all do not suffice.
 
-    A model in use or kept is never chosen; one that was loaded less than `min_resident_s` ago only
-    if there is no other.
+    The least recently used come first. A model in use or kept is never among them; one that was
+    loaded less than `min_resident_s` ago only if the others do not suffice.
     """
     free = [each for each in residents if not each.is_in_use and not each.is_kept]
-    settled = [each for each in free if now_s - each.loaded_s >= min_resident_s]
-    oldest = min(settled or free, key=lambda each: (each.last_used_s, each.ref), default=None)
-    return None if oldest is None else oldest.ref
+    free.sort(key=lambda each: (now_s - each.loaded_s < min_resident_s, each.last_used_s, each.ref))
+    victims: list[ModelRef] = []
+    for each in free:
+        if needed_bytes <= 0:
+            break
+        victims.append(each.ref)
+        needed_bytes -= each.size_bytes
+    return tuple(victims) if needed_bytes <= 0 else ()
 
 
 def kept_bytes(residents: Iterable[Resident]) -> int:

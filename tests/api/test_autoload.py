@@ -71,7 +71,7 @@ def test_a_pinned_model_stays_and_another_is_refused_with_the_numbers(http):
     assert (pinned["status"], pinned["pin"]) == ("ready", True)
     refused = generate(http, "b")
     assert (refused.status_code, refused.json()["error_type"]) == (507, "memory_budget_exceeded")
-    assert "the pinned models and the default have" in refused.json()["error"]
+    assert "models that stay (pinned, the default" in refused.json()["error"]
     of_openai = http.post("/v1/completions", json={"model": "b", "prompt": "abc"})
     assert of_openai.json()["error"]["code"] == "memory_budget_exceeded"
     load(http, "a", pin=False).raise_for_status()

@@ -16,7 +16,7 @@ from service.models.cell import LayerSpec
 from service.models.loaded_model import ModelStatus
 from service.models.registry import Registry, RegistryConfig
 from service.models.residency import ResidencyConfig
-from service.models.retention import Resident, Retention, choose_victim
+from service.models.retention import Resident, Retention, choose_victims
 from service.models.spec import ModelRef, ModelSpec
 from service.models.store import FILE_NAME, ModelStore, RegistryRecord
 from tests.bundles import TINY, put_model
@@ -84,26 +84,31 @@ def ready(registry: Registry) -> set[str]:
 
 
 def resident(name: str, **changes) -> Resident:
-    values = {"is_in_use": False, "is_kept": False, "loaded_s": 0.0, "last_used_s": 0.0}
-    return Resident(ModelRef(name, 1), 1, **(values | changes))
+    values = {"size_bytes": 1, "is_in_use": False, "is_kept": False}
+    times = {"loaded_s": 0.0, "last_used_s": 0.0}
+    return Resident(ModelRef(name, 1), **(values | times | changes))
 
 
 @pytest.mark.parametrize(
-    ("residents", "victim"),
+    ("residents", "needed", "victims"),
     [
-        ([], None),
-        ([resident("a", last_used_s=5), resident("b", last_used_s=4)], "b"),
-        ([resident("a", is_in_use=True), resident("b", last_used_s=9)], "b"),
-        ([resident("a", is_kept=True), resident("b", last_used_s=9)], "b"),
-        ([resident("a", is_kept=True), resident("b", is_in_use=True)], None),
-        ([resident("a", loaded_s=95.0), resident("b", last_used_s=9)], "b"),
-        ([resident("a", loaded_s=95.0), resident("b", is_in_use=True)], "a"),
+        ([], 1, ""),
+        ([resident("a", last_used_s=5), resident("b", last_used_s=4)], 1, "b"),
+        ([resident("a", last_used_s=5), resident("b", last_used_s=4)], 2, "ba"),
+        ([resident("a", last_used_s=5), resident("b", last_used_s=4)], 3, ""),
+        ([resident("a", is_in_use=True), resident("b", last_used_s=9)], 1, "b"),
+        ([resident("a", is_in_use=True), resident("b", last_used_s=9)], 2, ""),
+        ([resident("a", is_kept=True), resident("b", last_used_s=9)], 1, "b"),
+        ([resident("a", is_kept=True), resident("b", is_in_use=True)], 1, ""),
+        ([resident("a", loaded_s=95.0), resident("b", last_used_s=9)], 1, "b"),
+        ([resident("a", loaded_s=95.0), resident("b", last_used_s=9)], 2, "ba"),
+        ([resident("a", loaded_s=95.0), resident("b", is_in_use=True)], 1, "a"),
+        ([resident("a", last_used_s=1), resident("b", last_used_s=2, size_bytes=9)], 5, "ab"),
     ],
-    ids=["none", "the oldest", "not in use", "not kept", "nobody", "settled", "fresh if alone"],
 )
-def test_the_victim_is_the_least_recently_used_that_is_free(residents, victim):
-    found = choose_victim(residents, 100.0, 10.0)
-    assert found == (None if victim is None else ModelRef(victim, 1))
+def test_the_victims_are_the_least_recently_used_that_are_free(residents, needed, victims):
+    found = choose_victims(residents, needed, 100.0, 10.0)
+    assert "".join(ref.name for ref in found) == victims
 
 
 async def test_the_least_recently_used_model_makes_room(registry_of, refs, factory):
@@ -178,6 +183,48 @@ async def test_a_load_waits_for_room_for_its_time_and_no_longer(registry_of):
         await registry.acquire("b")
     lease.release()
     await use(registry, "b")  # it is not `failed`
+
+
+async def test_nothing_is_evicted_for_a_model_that_does_not_fit_even_then(
+    tmp_path, registry_of, factory
+):
+    large = put_model(tmp_path, "large", LARGE)
+    assert 8 * LARGE.parameters > SIZE_BYTES * 2
+    registry = await opened(registry_of(3, load_wait_s=0.2))
+    await use(registry, "a")
+    leases = [await registry.acquire(name) for name in "bc"]
+    with pytest.raises(MemoryBudgetExceeded):
+        await registry.acquire(str(large))
+    assert ready(registry) == {"a", "b", "c"}
+    for lease in leases:
+        lease.release()
+    await use(registry, str(large))
+    assert factory.made[-1].is_started
+
+
+async def test_a_model_that_cannot_be_replaced_beside_itself_is_refused_at_once(registry_of, refs):
+    registry = await opened(registry_of(1, load_wait_s=60.0))
+    await registry.load(refs["a"])
+    async with asyncio.timeout(5):
+        with pytest.raises(MemoryBudgetExceeded, match="one that is replaced"):
+            await registry.load(refs["a"])
+    assert ready(registry) == {"a"}
+
+
+async def test_a_request_does_not_wait_for_the_generations_of_a_model_that_is_unloaded(
+    registry_of, refs, factory
+):
+    registry = await opened(registry_of(load_wait_s=0.1))
+    await use(registry, "a")
+    factory.made[0].is_idle.clear()
+    unloading = asyncio.create_task(registry.unload(refs["a"]))
+    await until(lambda: factory.made[0].is_draining)
+    async with asyncio.timeout(5):
+        with pytest.raises(ModelUnloaded, match="being unloaded"):
+            await registry.acquire("a")
+    factory.made[0].is_idle.set()
+    await unloading
+    await use(registry, "a")
 
 
 # -- the lease
