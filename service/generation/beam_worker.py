@@ -92,7 +92,7 @@ class BeamWorker:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the thread after its current turn."""
+        """Stop the thread after its current turn, and free the program."""
         with self._condition:
             self._is_closing = True
             self._condition.notify()
@@ -101,6 +101,7 @@ class BeamWorker:
         self._queue.clear()
         # Else the engine would refer to itself, and stay in memory until a collection.
         self._post = _post_nothing
+        vars(self).pop("_program", None)  # a stream may keep the engine for a while
 
     @property
     def running(self) -> int:

@@ -235,6 +235,7 @@ class Engine:
             self._thread.join()
         self.beam_worker.close()
         self._table.close()
+        self.prompts.close()
         self._end_streams("the model was closed before the generation was complete")
 
     # -- the engine's thread

@@ -24,6 +24,10 @@ class PromptReader:
         """Steps of the network that a sampled token takes, at most."""
         return 1 if self._windowed is None else self._windowed.window.length
 
+    def close(self) -> None:
+        """Free the program. What is read afterwards is for an engine that runs nothing any more."""
+        self._windowed = None
+
     def check(self, n: int) -> None:
         """Check that a generation can begin after `n` tokens in all. Raises Validation."""
         if self._windowed is None or self._windowed.window.padding is not Padding.NONE:

@@ -61,8 +61,12 @@ class SlotTable:
             self.restore(change)
 
     def close(self) -> None:
-        """Stop the threads of the bursts."""
-        self._burst.close()
+        """Stop the threads of the bursts, and free the batch. Does nothing the second time."""
+        parts = vars(self)  # a stream may keep the engine for a while, but not this memory
+        burst = parts.pop("_burst", None)
+        parts.clear()
+        if burst is not None:
+            burst.close()
 
     def start(self, change: Start) -> None:
         """Put a request into a free row: its state, its parameters, its first token."""

@@ -19,6 +19,7 @@ import httpx2
 import psutil
 import pytest
 
+from service.app import create_app, open_store
 from service.constraints.compiler import ConstraintCompiler
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
@@ -26,8 +27,10 @@ from service.generation.memory_estimate import estimate_memory
 from service.models.bundle import Bundle
 from service.models.cell import LayerSpec
 from service.models.compile import compile_program
-from service.models.spec import ModelSpec
+from service.models.loaded_model import ModelStatus
+from service.models.spec import ModelRef, ModelSpec
 from service.models.store import RegistryRecord
+from service.settings import Settings
 from tests.bundles import put_model
 from tests.process import ROOT, Server, serving
 
@@ -97,6 +100,61 @@ def test_a_closed_engine_is_freed_with_its_last_reference():
     finally:
         gc.enable()
     assert left == [None, None, None]
+
+
+USES = [
+    ("/generate", {"inputs": "abc", "parameters": {"max_new_tokens": 5}}),
+    ("/generate_stream", {"inputs": "abc", "parameters": {"max_new_tokens": 5}}),
+    ("/generate", {"inputs": "abc", "parameters": {"num_beams": 2, "max_new_tokens": 5}}),
+    ("/generate", {"inputs": "not of its letters"}),
+    ("/sessions", {"session_id": "one", "text": "ab"}),
+    ("/generate", {"inputs": "a", "session_id": "one", "parameters": {"max_new_tokens": 5}}),
+    ("/generate_stream", {"inputs": "a", "session_id": "one"}),
+    ("/v1/completions", {"prompt": "abc", "n": 2, "max_tokens": 5}),
+    ("/score", {"inputs": "abcabc"}),
+    ("/tokenize", {"inputs": "abc"}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), USES, ids=[f"{p} {b}"[:60] for p, b in USES])
+def test_no_request_keeps_the_program_of_a_model_that_is_unloaded(tmp_path, path, body):
+    home(tmp_path, {"used": SMALL})
+    settings = Settings(
+        model_store=tmp_path / "model_store", data_dir=tmp_path, import_dir=tmp_path / "imports"
+    )
+
+    async def parts_left(url: str) -> list[object]:
+        app = create_app(settings, url)
+        transport = httpx2.ASGITransport(app=app, client=("127.0.0.1", 1))
+        async with (
+            app.router.lifespan_context(app),
+            httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client,
+        ):
+            registry = app.state.carousel.registry
+            await app.state.carousel.opened.wait()
+            await client.post("/admin/models/used/load")
+            gc.collect()
+            gc.disable()
+            engine = registry.get("used").runtime.engine
+            parts = [engine.beam_worker._program, engine._table._batch.logits]
+            left = [weakref.ref(part) for part in parts]
+            del engine, parts
+            if body.get("session_id") and path != "/sessions":
+                await client.post("/sessions", json={"session_id": "one", "model": "used"})
+            reply = await client.post(path, json={"model": "used"} | body)
+            assert reply.status_code < 500
+            await client.post("/admin/models/used/unload")
+            async with asyncio.timeout(10):
+                while registry.info(ModelRef("used", 1)).status is not ModelStatus.STORED:  # noqa: ASYNC110 (no event marks it)
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            return [part() for part in left]
+
+    with open_store(settings) as url:
+        try:
+            assert asyncio.run(parts_left(url)) == [None, None]
+        finally:
+            gc.enable()
 
 
 def test_the_threads_of_a_compiler_end_with_it():
