@@ -34,10 +34,10 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     threads: int = Field(default_factory=lambda: min(256, machine_share().cores), ge=1, le=256)
-    spin: Literal["auto", "on", "off"] = "auto"  # threads keep their cores between two steps
+    spin: Literal["auto", "on", "off"] = "auto"  # auto: where the machine is its own
     memory_budget: ByteSize | None = Field(default=None, gt=0)  # None: half of the container's
-    autoload: bool = False  # load a stored model for the first request that names it
-    load_wait_s: float = Field(default=30.0, ge=0, le=3_600)  # of a load, for models in use
+    autoload: bool = False  # off: a request for a model that is not loaded is a 409
+    load_wait_s: float = Field(default=30.0, ge=0, le=3_600)  # then it is a 507
     drain_s: float = Field(default=25.0, ge=0, le=3_600)  # a stop waits so long for requests
     lame_duck_s: float = Field(default=0.0, ge=0, le=600)  # before: not ready, still accepting
     workers: int = Field(default=0, ge=0, le=64)  # training workers, each of one job at a time
