@@ -57,6 +57,7 @@ def test_a_server_that_has_loaded_nothing_is_ready_and_lists_what_it_would_load(
 
 
 def test_a_session_goes_on_when_its_model_was_evicted(http):
+    generate(http, "default").raise_for_status()
     session = http.post("/sessions", json={"model": "a", "text": "abc"}).json()
     assert generate(http, "b").status_code == 200
     assert rows(http)["a"]["status"] == "stored"
@@ -67,6 +68,7 @@ def test_a_session_goes_on_when_its_model_was_evicted(http):
 
 
 def test_a_pinned_model_stays_and_another_is_refused_with_the_numbers(http):
+    generate(http, "default").raise_for_status()
     pinned = load(http, "a", pin=True).json()
     assert (pinned["status"], pinned["pin"]) == ("ready", True)
     refused = generate(http, "b")
@@ -79,6 +81,7 @@ def test_a_pinned_model_stays_and_another_is_refused_with_the_numbers(http):
 
 
 def test_a_model_that_a_stream_holds_is_not_evicted(http):
+    generate(http, "default").raise_for_status()
     body = {"inputs": "abc", "model": "a", "parameters": {"max_new_tokens": 100_000}}
     with http.stream("POST", "/generate_stream", json=body) as reply:
         lines = reply.iter_lines()
