@@ -146,8 +146,6 @@ class Registry(Generic[R]):
             raise ModelNotReady(f"{ref} is being loaded; try again in a moment")
         if entry.status is ModelStatus.FAILED:
             raise ModelNotReady(f"{ref} could not be loaded: {entry.error}")
-        if entry.status is ModelStatus.DRAINING:
-            raise ModelUnloaded(f"{ref} is being unloaded: its running requests end first")
         raise ModelUnloaded(f"{ref} is not loaded; POST /admin/models/{ref}/load loads it")
 
     @property
