@@ -1,0 +1,119 @@
+"""Half an hour on all routes: memory, handles, threads and the store's keys end where they began.
+
+SOAK_S in the environment of the tests gives another duration.
+"""
+
+import os
+import statistics
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import httpx2
+import psutil
+import pytest
+
+from service.api.access import ROUTE_SCOPES, RouteAccess
+from tests.api.test_admin import weights_h5
+from tests.keys.conftest import ADMIN_KEY, new_folder
+from tests.keys.people import Admin
+from tests.process import serving
+from tests.sessions.valkey import OwnValkey
+from tests.soak.rounds import Rounds
+
+SOAK_S = float(os.environ.get("SOAK_S", "1800"))
+CLIENTS = 4
+NOT_ASKED = {
+    "POST /admin/keys": "a revoked key stays in the list",
+    "DELETE /admin/keys/{key_id}": "likewise",
+    "POST /admin/drain": "it ends the server",
+    "POST /admin/models": "the upload is the same import",
+    "POST /train-jobs/{job_id}/publish": "no worker trains here",
+    "GET /docs/oauth2-redirect": "a page",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the server holds while no request runs."""
+
+    rss_mib: float
+    handles: int
+    threads: int
+    keys: int
+
+
+def measure(process: psutil.Process, store: OwnValkey) -> Sample:
+    time.sleep(1.5)  # abandoned streams end, and the heap is trimmed
+    return Sample(
+        process.memory_info().rss / 2**20, process.num_fds(), process.num_threads(),
+        store.client.dbsize(),
+    )  # fmt: skip
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_all_routes_for_half_an_hour_leave_nothing_behind(tmp_path):
+    store = OwnValkey(new_folder(tmp_path))
+    store.start()
+    weights_h5(tmp_path / "small.weights.h5")
+    checkpoint = (tmp_path / "small.weights.h5").read_bytes()
+    settings = {"CAROUSEL_REDIS_URL": store.url, "CAROUSEL_ADMIN_KEY": ADMIN_KEY}
+    with serving(tmp_path, **settings) as server, Admin(server.url) as admin:
+        key = admin.add("soak", "generate", "train", "metrics")
+        all_rounds = [
+            Rounds(server.url, key["secret"], ADMIN_KEY, checkpoint, n) for n in range(CLIENTS)
+        ]
+        process, samples = psutil.Process(server.process.pid), list[Sample]()
+        pause = threading.Barrier(CLIENTS + 1)
+        until = time.monotonic() + SOAK_S
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            runs = [pool.submit(run, rounds, until, pause) for rounds in all_rounds]
+            while wait(pause):
+                samples.append(measure(process, store))
+                print(f"{samples[-1]}", flush=True)
+                wait(pause)
+            for each in runs:
+                each.result()
+        wrong = [line for rounds in all_rounds for line in rounds.wrong]
+        asked = {one for rounds in all_rounds for one in rounds.asked}
+        for rounds in all_rounds:
+            rounds.close()
+    store.close()
+    assert wrong == []
+    assert missing(asked) == set()
+    steady = samples[len(samples) // 3 :]  # after the caches are full
+    half = len(steady) // 2
+    for name in ("handles", "threads", "keys"):
+        values = [getattr(sample, name) for sample in steady]
+        assert max(values[half:]) <= max(values[:half]) + 2, (name, values)
+    sizes = [sample.rss_mib for sample in steady]
+    grown = statistics.median(sizes[half:]) - statistics.median(sizes[:half])
+    assert grown < 0.02 * sizes[0], sizes
+
+
+def run(rounds: Rounds, until: float, pause: threading.Barrier) -> None:
+    try:
+        rounds.run(until, pause, every_s=max(SOAK_S / 40, 5.0))
+    except threading.BrokenBarrierError:
+        return  # another client has reached the end
+    except Exception:
+        pause.abort()
+        raise
+
+
+def wait(pause: threading.Barrier) -> bool:
+    """Wait for all clients at a pause; False when one has ended."""
+    try:
+        pause.wait()
+    except threading.BrokenBarrierError:
+        return False
+    return True
+
+
+def missing(asked: set[tuple[str, str]]) -> set[str]:
+    """Return the routes that no client has asked, without those that have a reason."""
+    access = RouteAccess({route: route for route in ROUTE_SCOPES})  # type: ignore[dict-item]
+    found = {access.needed(method, path) for method, path in asked}
+    return set(ROUTE_SCOPES) - found - set(NOT_ASKED)
