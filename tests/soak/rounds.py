@@ -182,11 +182,10 @@ class Rounds:
 
     def descriptions(self) -> None:
         """Read what describes the service."""
-        paths = "/health /health/live /health/ready /info /docs /openapi.json /v1/models /v1/models/default"
+        own = "/health /health/live /health/ready /info /docs /openapi.json /v1/models"
         oip = "/v2 /v2/health/live /v2/health/ready /v2/models/demo /v2/models/demo/ready"
-        for (
-            path
-        ) in f"{paths} {oip} /v2/models/demo/versions/1 /v2/models/demo/versions/1/ready".split():
+        version = "/v2/models/demo/versions/1"
+        for path in [*own.split(), *oip.split(), "/v1/models/demo", version, f"{version}/ready"]:
             self.http.get(path)
 
     def _events(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import httpx2
 import psutil
 import pytest
 
@@ -60,7 +59,11 @@ def test_all_routes_for_half_an_hour_leave_nothing_behind(tmp_path):
     weights_h5(tmp_path / "small.weights.h5")
     checkpoint = (tmp_path / "small.weights.h5").read_bytes()
     settings = {"CAROUSEL_REDIS_URL": store.url, "CAROUSEL_ADMIN_KEY": ADMIN_KEY}
-    with serving(tmp_path, **settings) as server, Admin(server.url) as admin:
+    with (
+        serving(tmp_path, **settings) as server,
+        Admin(server.url) as admin,
+        (tmp_path / "samples.txt").open("w") as log,
+    ):
         key = admin.add("soak", "generate", "train", "metrics")
         all_rounds = [
             Rounds(server.url, key["secret"], ADMIN_KEY, checkpoint, n) for n in range(CLIENTS)
@@ -72,7 +75,8 @@ def test_all_routes_for_half_an_hour_leave_nothing_behind(tmp_path):
             runs = [pool.submit(run, rounds, until, pause) for rounds in all_rounds]
             while wait(pause):
                 samples.append(measure(process, store))
-                print(f"{samples[-1]}", flush=True)
+                log.write(f"{samples[-1]}\n")
+                log.flush()
                 wait(pause)
             for each in runs:
                 each.result()
