@@ -19,11 +19,14 @@ VOCABULARY = list("abcdefgh \n")
 class Rounds:
     """One client of a server: its rounds, and which methods and paths it has asked."""
 
-    def __init__(self, url: str, secret: str, admin_key: str, checkpoint: bytes, n: int) -> None:
+    def __init__(
+        self, url: str, secret: str, admin_key: str, key_id: str, checkpoint: bytes, n: int
+    ) -> None:
         hooks = {"request": [self._remember], "response": [self._check]}
         options = {"base_url": url, "timeout": 120, "event_hooks": hooks}
         self.http = httpx2.Client(headers=bearer(secret), **options)
         self.admin = httpx2.Client(headers=bearer(admin_key), **options)
+        self._key_id = key_id  # of a key that nobody uses
         self._checkpoint, self._name, self._random = checkpoint, f"client-{n}", random.Random(n)
         self.asked: set[tuple[str, str]] = set()
         self.wrong: list[str] = []
@@ -61,7 +64,7 @@ class Rounds:
     def texts(self) -> None:
         """Generate by every family of routes, streamed and whole."""
         seed = self._random.randrange(2**32)
-        parameters = {"max_new_tokens": GENERATED, "seed": seed}
+        parameters = {"max_new_tokens": GENERATED, "seed": seed, "temperature": 0.8}
         body = {"inputs": "The ", "parameters": parameters}
         whole = self.http.post("/generate", json=body).json()["generated_text"]
         assert len(whole) == GENERATED
@@ -70,7 +73,8 @@ class Rounds:
         )
         assert streamed == whole
         self.http.post("/", json=body)
-        completion = {"model": "default", "prompt": "The ", "max_tokens": GENERATED, "seed": seed}
+        completion = {"model": "default", "prompt": "The ", "max_tokens": GENERATED}
+        completion |= {"seed": seed, "temperature": 0.8}
         reply = self.http.post("/v1/completions", json=completion).json()
         assert reply["choices"][0]["text"] == whole
         self._events("/v1/completions", completion | {"stream": True, "n": 2, "best_of": 2})
@@ -102,7 +106,7 @@ class Rounds:
 
     def sessions(self) -> None:
         """Everything that a session can do; all of it is deleted in the end."""
-        made = self.http.post("/sessions", json={"text": "The ", "seed": 7}).json()
+        made = self.http.post("/sessions", json={"text": "The ", "seed": 7, "ttl_s": 60}).json()
         at, ids = f"/sessions/{made['id']}", [made["id"]]
         turn = {
             "inputs": "fox ",
@@ -182,11 +186,19 @@ class Rounds:
 
     def descriptions(self) -> None:
         """Read what describes the service."""
-        own = "/health /health/live /health/ready /info /docs /openapi.json /v1/models"
-        oip = "/v2 /v2/health/live /v2/health/ready /v2/models/demo /v2/models/demo/ready"
+        own = "/ /ping /docs /docs/docs.js /openapi.json /health /health/live /health/ready /info"
+        oip = (
+            "/v1/models /v2 /v2/health/live /v2/health/ready /v2/models/demo /v2/models/demo/ready"
+        )
         version = "/v2/models/demo/versions/1"
         for path in [*own.split(), *oip.split(), "/v1/models/demo", version, f"{version}/ready"]:
             self.http.get(path)
+
+    def keys(self) -> None:
+        """List the keys, and give one a new secret."""
+        self.admin.get("/admin/drain")
+        self.admin.get("/admin/keys")
+        self.admin.post(f"/admin/keys/{self._key_id}/rotate", json={"grace_s": 1})
 
     def _events(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         with self.http.stream("POST", path, json=body) as reply:
@@ -202,4 +214,5 @@ ROUNDS: list[Callable[[Rounds], None]] = [
     Rounds.jobs,
     Rounds.models,
     Rounds.descriptions,
+    Rounds.keys,
 ]
