@@ -109,6 +109,7 @@ class Load:
         for thread in threads:
             thread.join()
         wait_until(lambda: self._is_over(job), JOB_LIMIT_S)
+        self._http.close()
 
     def _repeat(self, work: Callable[[], None]) -> None:
         while time.monotonic() < self._until:
