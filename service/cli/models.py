@@ -153,11 +153,12 @@ def export(
     """Export a model as a .keras file, which Keras loads without Carousel."""
     from service.models.resolve import resolve_stored
     from service.models.store import ModelStore
-    from service.training.export import exported
 
     store = ModelStore(model_store)
     bundle = store.read(resolve_stored(store, model))
     folder.mkdir(parents=True, exist_ok=True)
+    from service.training.export import exported  # last: Keras takes seconds, and writes log lines
+
     for name, content in exported(bundle.spec, bundle.weights).items():
         (folder / name).write_bytes(content)
         print(folder / name)
