@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 
 from fastapi import APIRouter, Request, Response
 
 from service import __version__
+from service.api.memory_usage import memory_usage
 from service.api.state import AppState, ModelRuntime, ServedModel
 from service.errors import CarouselError
 from service.metrics import families
@@ -61,6 +63,7 @@ class AppMetrics:
     def _read_server(self) -> None:
         state = self._state
         self._one(families.DRAINING, lambda: float(state.drain.is_draining))
+        self._one(families.UNLIMITED, lambda: state.metering.limiter.unlimited)
         state.metrics.read(families.BUILD_INFO, lambda: {(__version__,): 1.0})
 
     def _read_models(self) -> None:
@@ -103,6 +106,10 @@ class AppMetrics:
 
         registry = self._state.registry
         self._one(families.MODEL_BUDGET, lambda: registry.budget.limit_bytes)
+        read(
+            families.MEMORY,
+            lambda: {(part,): n for part, n in asdict(memory_usage(self._state)).items()},
+        )
         read(
             families.MODEL_EVICTIONS,
             lambda: {(str(ref),): n for ref, n in registry.evictions.items()},

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from service.cgroup import machine_share
+from service.cgroup import MachineShare, machine_share
 from service.cli.admin_client import AdminClient, NoServer
 from service.errors import CarouselError, Validation
 from service.sessions.config import SessionConfig
@@ -33,7 +33,7 @@ def checks_of(settings: Settings) -> Iterator[Check]:
     """Check what a server with these settings would need. Changes nothing."""
     share = machine_share()
     yield _python()
-    yield Check("threads", f"{settings.threads} of the network; {share.machine_cores} cores")
+    yield _threads(settings, share)
     folders = {"model_store": False, "import_dir": False, "data_dir": True}
     for name, is_written in folders.items():
         yield _attempt(name, partial(_folder, settings, name, is_written=is_written))
@@ -66,6 +66,15 @@ def _python() -> Check:
     if first <= sys.version_info[:2] <= last:
         return Check("python", text)
     return Check("python", f"{text}; install 3.11, 3.12 or 3.13", is_fault=True)
+
+
+def _threads(settings: Settings, share: MachineShare) -> Check:
+    spin = "spinning" if settings.spins else "not spinning"
+    text = f"{settings.threads} of the network, {spin}"
+    cores = f"{share.cores} of {share.machine_cores} cores may be used"
+    if settings.threads <= share.cores:
+        return Check("threads", f"{text}; {cores}")
+    return Check("threads", f"{text}; {cores}: set CAROUSEL_THREADS to less", is_fault=True)
 
 
 def _folder(settings: Settings, name: str, *, is_written: bool) -> str:

@@ -131,6 +131,12 @@ MODEL_BYTES = MetricFamily(
 MODEL_BUDGET = MetricFamily(
     "carousel_model_budget_bytes", _GAUGE, "Memory that all loaded models may be counted with."
 )
+MEMORY = MetricFamily(
+    "carousel_memory_bytes",
+    _GAUGE,
+    "Memory of all loaded models and caches by part; of all but the caches an upper bound.",
+    ("part",),
+)
 MODEL_LOAD = MetricFamily(
     "carousel_model_load_seconds",
     _HISTOGRAM,
@@ -173,6 +179,11 @@ RATE_LIMITED = MetricFamily(
     "Requests refused with 429, by their error code.",
     ("limit",),
 )
+UNLIMITED = MetricFamily(
+    "carousel_unlimited_requests_total",
+    _COUNTER,
+    "Requests that had limits and went on without, because the store did not answer.",
+)
 DRAINING = MetricFamily(
     "carousel_draining", _GAUGE, "1 while the server accepts no new work, else 0."
 )
@@ -206,6 +217,7 @@ FAMILIES = (
     MODEL_LOADED,
     MODEL_BYTES,
     MODEL_BUDGET,
+    MEMORY,
     MODEL_LOAD,
     MODEL_EVICTIONS,
     TRAIN_JOBS,
@@ -213,6 +225,7 @@ FAMILIES = (
     TRAIN_ATTEMPTS,
     AUTH_FAILURES,
     RATE_LIMITED,
+    UNLIMITED,
     DRAINING,
     BUILD_INFO,
 )

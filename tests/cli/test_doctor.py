@@ -47,6 +47,13 @@ def test_a_store_that_does_not_answer(tmp_path):
     assert "start it, or set CAROUSEL_REDIS_URL" in check.found
 
 
+def test_threads_are_compared_with_the_cores(tmp_path):
+    assert "1 of the network" in found(tmp_path, threads=1)["threads"].found
+    check = found(tmp_path, threads=256)["threads"]
+    assert check.is_fault
+    assert "set CAROUSEL_THREADS to less" in check.found
+
+
 def test_memory_is_compared_with_the_budget(tmp_path):
     check = found(tmp_path, memory_budget=10**18)["memory"]
     assert check.is_fault

@@ -161,8 +161,13 @@ def test_models_are_those_in_memory(http, scrape):
     listed = {one["name"]: one["bytes"] for one in http.get("/admin/models").json()["models"]}
     assert before.value("carousel_model_bytes", model="awkward@1") == listed["awkward"]
     assert before.value("carousel_model_budget_bytes") > listed["demo"]
+    name = "carousel_memory_bytes"
+    parts = {dict(labels)["part"] for family, labels in before.series if family == name}
+    assert parts == {"weights", "programs", "states", "texts", "prefix_cache", "constraint_tables"}
     http.post("/admin/models/awkward@1/unload")
     after = scrape()
+    less = after.since(before, "carousel_memory_bytes", part="weights")
+    assert less < 0
     http.post("/admin/models/awkward@1/load")
     gone = {name for name, labels in after.series if ("model", "awkward@1") in labels}
     assert gone <= {"carousel_model_evictions_total"}
