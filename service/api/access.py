@@ -99,7 +99,8 @@ class RouteAccess:
     def needed(self, method: str, path: str) -> Access:
         """Return what a request needs; `any` where there is no such route."""
         method = "GET" if method == "HEAD" else method
-        found = self._fixed.get((method, path))
+        # Starlette's patterns end with `$`, which matches before a last newline, too.
+        found = self._fixed.get((method, path.removesuffix("\n")))
         if found is not None:
             return found
         for one, pattern, access in self._patterns:

@@ -113,7 +113,8 @@ class AuditTrail:
             "owner": self._tag_of_owner(caller.owner) if caller.owner else "",
         }
         _log.info("audit", extra=record)
-        if len(self._waiting) < MAX_WAITING:
+        # What a key without the scope has tried would push out what others have done.
+        if request.error_type != "forbidden" and len(self._waiting) < MAX_WAITING:
             task = asyncio.ensure_future(self._store(record | {"time": f"{time.time():.3f}"}))
             self._waiting.add(task)
             task.add_done_callback(self._waiting.discard)

@@ -65,6 +65,8 @@ class BrowserGuard:
 
     def _check(self, scope: Scope) -> None:
         """Raise BadRequest, InvalidHost or CrossOrigin."""
+        if not scope["path"].isprintable():  # a router may take a path for one without its end
+            raise BadRequest("the path has a control character")
         hosts, origin, site = [], None, None
         for name, value in scope["headers"]:
             if name == b"host":

@@ -60,8 +60,7 @@ class RequestMeter:
         """How many tokens have been generated, those of completions not returned included."""
         if self.turn is not None:
             return self.turn.position - self.turn.session.turn.completion_start
-        discarded = 0 if self.completions is None else self.completions.usage.discarded_tokens
-        return discarded + sum(choice.generated_tokens for choice in self.choices)
+        return 0 if self.completions is None else self.completions.generated_tokens
 
 
 class UsageMetering:

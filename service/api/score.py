@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
+from service.api.caller import caller_of
 from service.api.errors import error_event
 from service.api.fields import Body, Id, Name, Text
 from service.api.http_request import (
@@ -85,26 +86,26 @@ _SUMS: Responses = {200: {"model": SumsReply}}
 @router.post("/score", response_class=Response, responses=_SCORE)
 async def score(request: Request, body: ScoreBody) -> Response:
     """Score a text; in a session as its continuation, and the session is not changed."""
+    limits, n_characters = get_state(request).limits, len(body.inputs)
+    if body.details and not body.stream and n_characters > limits.max_score_details_characters:
+        raise Validation(
+            f"`inputs` has {n_characters} characters, and a reply has the tokens of at most "
+            f"{limits.max_score_details_characters}: set `stream`, or set `details` to false"
+        )
     model, scorer = await _admit(request, body.model, body.session_id)
-    n_tokens = len(await asyncio.to_thread(model.tokenizer.encode, body.inputs))
-    if not n_tokens:
-        raise Validation(f"{INPUT_ERROR}`inputs` has no token that the model knows")
     try:
+        n_tokens = len(await asyncio.to_thread(model.tokenizer.encode, body.inputs))
+        if not n_tokens:
+            raise Validation(f"{INPUT_ERROR}`inputs` has no token that the model knows")
         meter = await get_state(request).metering.reserve(request, n_tokens)
     except BaseException:
         scorer.cancel()
         raise
     meter.begin(n_tokens)
     texts = model.runtime.encoder.texts if body.details else None
-    limits = get_state(request).limits
     if body.stream:
         events = _events(scorer, body.inputs, texts)
         return SSEResponse(events, {}, scorer.cancel, limits.ping_interval_s)
-    if texts is not None and len(body.inputs) > limits.max_score_details_characters:
-        raise Validation(
-            f"`inputs` has {len(body.inputs)} characters, and a reply has the tokens of at most "
-            f"{limits.max_score_details_characters}: set `stream`, or set `details` to false"
-        )
     async with cancelled_on_disconnect(request, scorer.cancel):
         pieces = [_tokens(chunk, texts) async for chunk in scorer.read(body.inputs) if texts]
     tokens = f'"tokens":[{",".join(pieces)}],' if texts else ""
@@ -121,10 +122,7 @@ async def score_text(
     check_media_type(request, TEXT, BINARY, expected=f"the text is the body itself, as {TEXT}")
     _, scorer = await _admit(request, model, session_id)
     try:
-        # The number of tokens is not known yet: what the header says bounds it, or it is settled.
-        length = request.headers.get("content-length", "")
-        most = int(length) if length.isdecimal() else 0
-        meter = await get_state(request).metering.reserve(request, most)
+        meter = await get_state(request).metering.reserve(request, _most_tokens(request))
     except BaseException:
         scorer.cancel()
         raise
@@ -145,6 +143,17 @@ async def score_text(
     if not n_chunks:
         raise Validation(f"{INPUT_ERROR}the text has no token that the model knows")
     return Response(f"{{{_sums(scorer.score)}}}", media_type="application/json")
+
+
+def _most_tokens(request: Request) -> int:
+    """Return the length of the body, which bounds its tokens. Raises Validation."""
+    length = request.headers.get("content-length", "")
+    if length.isdecimal():
+        return int(length)
+    limits = get_state(request).metering.limits_of(caller_of(request.scope))
+    if limits.has_rates:
+        raise Validation("this key has limits: send the text with a Content-Length")
+    return 0
 
 
 async def _admit(

@@ -112,10 +112,12 @@ async def create(request: Request, body: CreateSessionBody) -> SessionReply:
         # before the session exists: its text would be refused
         served.engine.check_capacity(1, state.owner_of(request))
         meter = await state.metering.reserve(request, len(prompt.tokens))
-        meter.begin(len(prompt.tokens))
+    else:
+        meter = await state.metering.reserve(request, 0)
     session = await state.sessions.records.create(
         state.owner_of(request), served, body.session_id, seed=body.seed, ttl_s=body.ttl_s
     )
+    meter.begin(len(prompt.tokens))
     if prompt.tokens:
         await state.sessions.turns.append(session, served, prompt)
         session = await state.sessions.records.read(session.key)
@@ -145,6 +147,7 @@ async def import_(request: Request) -> SessionReply:
     state = get_state(request)
     exported = state.sessions.records.open_export(await request.body())
     model = await state.get(request, exported.model)
+    await _count(request)
     owner = state.owner_of(request)
     return _reply(
         state, await state.sessions.records.import_(owner, exported, session_model(model))
@@ -211,6 +214,7 @@ async def fork(request: Request, session_id: str, body: ForkBody) -> ForksReply:
     """Create independent sessions that continue this one from now or from an earlier position."""
     state = get_state(request)
     key = state.key(request, session_id)
+    await _count(request)
     forks = await state.sessions.records.fork(key, body.n, body.at, body.seeds)
     return ForksReply(sessions=[_reply(state, one) for one in forks])
 
@@ -275,6 +279,12 @@ async def events(
         return streamed(request, replayed(model, key, replay, arrived_s))
 
     return await state.sessions.records.with_session(key, follow)
+
+
+async def _count(request: Request) -> None:
+    """Count a request that feeds nothing. Raises as `Limiter.reserve`."""
+    meter = await get_state(request).metering.reserve(request, 0)
+    meter.begin(0)
 
 
 def _reply(state: AppState, session: Session) -> SessionReply:

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, Field, RootModel
 
-from service.api.caller import caller_of
+from service.api.caller import Caller, caller_of
 from service.api.fields import Body, Name, Number
 from service.api.http_request import TEXT, disk_full_as_too_large, media_type, raw_body
 from service.api.sse import NO_MORE_EVENTS, Responses, SSEResponse, events_of
 from service.api.state import AppState, get_state
-from service.errors import CorpusNotFound, TooLarge, Validation
+from service.errors import CorpusNotFound, Forbidden, TooLarge, Validation
 from service.models.cells import CellName
 from service.models.spec import ModelRef
 from service.training.checkpoint import best_checkpoint
@@ -174,6 +174,7 @@ async def submit(request: Request, response: Response, body: JobBody) -> JobRepl
     name = body.initial_model
     initial = None if name is None else state.resolve(name)
     caller = caller_of(request.scope)
+    _check_names(caller, body)
     max_open = state.metering.limits_of(caller).open_jobs
     owner = state.owner_of(request)
     job = await asyncio.to_thread(_submit, state, owner, body, initial, max_open)
@@ -282,6 +283,19 @@ def _check_stored_bytes(request: Request, incoming: Path) -> None:
             f"the text has {size_bytes} bytes, and {stored_bytes} are stored: the limit "
             f"stored_bytes of this key is {limit}; delete a corpus"
         )
+
+
+def _check_names(caller: Caller, body: JobBody) -> None:
+    """Raise Forbidden for a model or an alias that the caller's key may not make or move."""
+    if body.alias is not None and "admin" not in caller.scopes:
+        raise Forbidden(
+            f"to move an alias needs a key with the scope admin; this key has "
+            f"{', '.join(sorted(caller.scopes))}: submit the job without `alias`",
+            "alias",
+        )
+    if caller.models is not None and body.name not in caller.models:
+        names = ", ".join(sorted(caller.models))
+        raise Forbidden(f"this key may use no other models than {names}", "name")
 
 
 def _submit(

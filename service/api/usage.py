@@ -1,6 +1,6 @@
 """The route of usage: what each owner has used, by day."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -41,7 +41,7 @@ async def usage(
 ) -> UsageReply:
     """Return what owners have used on each day of UTC, from the last 30 days if not said."""
     end = last or datetime.now(UTC).date()
-    begin = first or end - timedelta(days=29)
+    begin = first or date.fromordinal(max(1, end.toordinal() - 29))
     n = (end - begin).days + 1
     if not 1 <= n <= MOST_DAYS:
         raise Validation(f"`from` {begin} to `to` {end} are {n} days; it is 1 to {MOST_DAYS}")

@@ -39,6 +39,10 @@ class CompletionStream(Protocol):
     def usage(self) -> Usage:
         """Tokens that the completions do not show; final when the stream has ended."""
 
+    @property
+    def generated_tokens(self) -> int:
+        """How many tokens were sampled so far, those that nobody reads included."""
+
     def prompt_logprobs(self, index: int) -> PromptLogprobs | None:
         """The prompt logprobs of a completion, if requested; final before its first chunk."""
 
@@ -118,6 +122,11 @@ class ParallelSampling:
         """The tokens of the prompt that were cached."""
         return Usage(self._prefill.cached_tokens)
 
+    @property
+    def generated_tokens(self) -> int:
+        """How many tokens were sampled so far."""
+        return sum(stream.generated_tokens for stream in self._streams)
+
     def prompt_logprobs(self, _: int) -> PromptLogprobs | None:
         """The prompt logprobs, if requested."""
         return self._prefill.prompt_logprobs
@@ -166,6 +175,11 @@ class BestOf:
         """The cached tokens, and the generated tokens of the completions that are left out."""
         return replace(self._completions.usage, discarded_tokens=self._discarded_tokens)
 
+    @property
+    def generated_tokens(self) -> int:
+        """How many tokens were sampled so far."""
+        return self._completions.generated_tokens
+
     def prompt_logprobs(self, index: int) -> PromptLogprobs | None:
         """The prompt logprobs, if requested."""
         return self._completions.prompt_logprobs(index)
@@ -196,7 +210,7 @@ class BeamSearch:
         """Admit the search. Raises as `Engine.admit_beam_search`."""
         self._engine, self._prefill, self._params = engine, prefill, params
         self._updates: asyncio.Queue[tuple[int, Chunk] | CarouselError | None] = asyncio.Queue()
-        self.is_over = False
+        self.is_over, self._n_delivered = False, 0
         engine.admit_beam_search(self, prefill.request.owner)
 
     def begin(self) -> None:
@@ -207,6 +221,11 @@ class BeamSearch:
     def usage(self) -> Usage:
         """The tokens of the prompt that were cached."""
         return Usage(self._prefill.cached_tokens)
+
+    @property
+    def generated_tokens(self) -> int:
+        """How many tokens were sampled so far."""
+        return self._n_delivered
 
     def prompt_logprobs(self, _: int) -> PromptLogprobs | None:
         """The prompt logprobs, if requested."""
@@ -230,6 +249,7 @@ class BeamSearch:
             return
         for update in updates:
             self._engine.stats.beam_tokens += len(update[1].tokens)
+            self._n_delivered += len(update[1].tokens)
             self._updates.put_nowait(update)
         if is_last:
             self._end(None)
@@ -267,6 +287,11 @@ class SeveralPrompts:
             sum(usage.discarded_tokens for usage in usages),
         )
 
+    @property
+    def generated_tokens(self) -> int:
+        """How many tokens were sampled so far."""
+        return sum(stream.generated_tokens for stream in self.streams)
+
     def prompt_logprobs(self, index: int) -> PromptLogprobs | None:
         """The prompt logprobs of a completion, if requested."""
         return self.streams[index // self.n].prompt_logprobs(index % self.n)
@@ -291,6 +316,11 @@ class SingleCompletion:
     chunks: AsyncIterable[Chunk]
     cancel: Callable[[], None]
     usage: Usage = Usage()
+
+    @property
+    def generated_tokens(self) -> int:
+        """How many tokens were sampled so far."""
+        return 0  # of a turn, which counts them itself
 
     def prompt_logprobs(self, _: int) -> None:
         """There are none."""

@@ -38,6 +38,7 @@ class Stream:
         self._backlog_limit = backlog_limit
         self._chunks: deque[Chunk] = deque()
         self._backlog = 0  # tokens
+        self.generated_tokens = 0  # whether they are read or not
         self._is_paused = False
         self._end: CarouselError | None = None
         self._is_over = False
@@ -73,6 +74,7 @@ class Stream:
         if self._is_over:
             return
         self._chunks.append(progress.chunk)
+        self.generated_tokens += len(progress.chunk.sampled)
         self._backlog += len(progress.chunk.tokens)
         if progress.is_last:
             self._finish(None if progress.failure is None else GenerationFailed(progress.failure))

@@ -56,8 +56,7 @@ class Limiter:
     def __init__(self, redis_url: str, defaults: Limits, config: LimitConfig) -> None:
         """`defaults` are the limits of a key that says nothing else, and of who has none."""
         scripts = {
-            path.stem: f"#!lua flags={'' if path.stem == 'reserve' else 'allow-oom'}\n"
-            + path.read_text()
+            path.stem: f"#!lua flags=allow-oom\n{path.read_text()}"  # a full store limits, too
             for path in sorted(_SCRIPTS.glob("*.lua"))
         }
         timeout_s = config.call_timeout_s

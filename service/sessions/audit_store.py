@@ -27,6 +27,8 @@ class AuditStore:
         """List at most `n` records that are older than one, or the newest. Raises Validation."""
         if before and not _ID.fullmatch(before):
             raise Validation(f"`before` is {before[:48]!r}, no id of an audit record", "before")
+        if before.strip("0") == "-":  # the store has no range that ends before the least id
+            return []
         newest = f"({before}" if before else "+"
         found = await self._client.execute("XREVRANGE", STREAM, newest, "-", "COUNT", n)
         return [(key.decode(), _fields(values)) for key, values in found]

@@ -4,7 +4,8 @@ import httpx2
 import psutil
 import pytest
 
-from tests.api.conftest import AWKWARD
+from tests.api.conftest import AWKWARD, new_home
+from tests.process import serving
 
 TEXT = "ROMEO:\nBut soft, what light through yonder window breaks?\n" * 30
 
@@ -150,3 +151,14 @@ def test_a_long_text_takes_no_memory(server):
     reply = httpx2.post(url, content=pieces(), timeout=60)
     assert reply.json()["characters"] == 5 * 2_048 * len(AWKWARD) - 1
     assert grown[-1] - grown[1] < 4 * 1024 * 1024
+
+
+def test_a_refused_score_holds_no_place(tmp_path):
+    home = new_home(tmp_path)
+    with serving(home) as server, httpx2.Client(base_url=server.url, timeout=20) as http:
+        for inputs in ("中", ""):
+            assert http.post("/score", json={"inputs": inputs}).status_code == 422
+        ref = http.get("/admin/models").json()["aliases"]["default"]
+        assert http.post(f"/admin/models/{ref}/unload", json={}).is_success
+        status = {row["name"]: row["status"] for row in http.get("/admin/models").json()["models"]}
+        assert status[ref.partition("@")[0]] == "stored"

@@ -1,5 +1,6 @@
 """The route /v1/embeddings: the recurrent state after a text, as a vector."""
 
+import asyncio
 import base64
 import json
 import threading
@@ -14,7 +15,7 @@ from service.api.openai.schemas import PROMPT_SCHEMA, Prompt, read_prompts
 from service.api.sampling_fields import check_token_ids
 from service.api.sse import Responses
 from service.api.state import ServedModel, get_state
-from service.errors import Validation, about
+from service.errors import Overloaded, Validation, about
 from service.generation.state_reader import Pooling, Vector
 
 MAX_INPUTS = 2_048
@@ -103,22 +104,36 @@ async def embed(http: Request, body: EmbeddingsBody) -> Response:
             )
     meter = await get_state(http).metering.reserve(http, n_tokens)
     meter.begin(n_tokens)
-    cancelled = threading.Event()
+    cancelled, owner = threading.Event(), get_state(http).owner_of(http)
     with model.runtime.engine.reserve(0):  # so that an unload waits for it
         async with cancelled_on_disconnect(http, cancelled.set):
-            vectors = await reader.read(
-                texts, Pooling(body.pooling), has_cell_state=has_cell_state, cancelled=cancelled
-            )
-    content = {
+            try:
+                vectors = await reader.read(
+                    texts,
+                    Pooling(body.pooling),
+                    has_cell_state=has_cell_state,
+                    cancelled=cancelled,
+                    owner=owner,
+                )
+            except Overloaded:
+                meter.has_begun = False  # nothing was read
+                raise
+    data = await asyncio.to_thread(_data, vectors, body)
+    head = {
         "object": "list",
-        "data": [
-            {"object": "embedding", "index": i, "embedding": _encoded(vector, body)}
-            for i, vector in enumerate(vectors)
-        ],
         "model": str(model.ref),
         "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
     }
-    return Response(json.dumps(content), media_type="application/json")
+    content = f'{json.dumps(head)[:-1]}, "data": [{data}]}}'
+    return Response(content, media_type="application/json")
+
+
+def _data(vectors: list[Vector], body: EmbeddingsBody) -> str:
+    """Encode vector by vector, between which the event loop gets the interpreter."""
+    return ", ".join(
+        json.dumps({"object": "embedding", "index": i, "embedding": _encoded(vector, body)})
+        for i, vector in enumerate(vectors)
+    )
 
 
 def _tokens(model: ServedModel, text: Prompt) -> list[int]:
