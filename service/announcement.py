@@ -20,7 +20,7 @@ def address_of(host: str, port: int, *, is_tls: bool = False) -> str:
 async def announce(state: AppState, address: str) -> None:
     """Print what a server without a model lacks, and that it is ready once it is."""
     await state.opened.wait()
-    if not any(state.registry.loaded()):
+    if not state.registry.has_models:
         print("\n".join(advice(state.registry.listings(), state.store.folder)), flush=True)
     while not state.is_ready:  # noqa: ASYNC110 (it depends on the store and on every model)
         await asyncio.sleep(POLL_S)

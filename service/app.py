@@ -326,7 +326,7 @@ def _sweep(state: AppState) -> None:
 
 
 def _n_streams(registry: Registry[ModelRuntime]) -> int:
-    return sum(model.runtime.engine.streams for model in registry.loaded())
+    return sum(model.runtime.engine.streams for model in registry.in_memory())
 
 
 async def stop(state: AppState) -> None:

@@ -15,6 +15,7 @@ from service.api.metering import RequestMeter
 from service.api.request_stats import RequestStats, note_stats
 from service.api.sse import EventIds, SSEResponse
 from service.api.state import ServedModel, get_state
+from service.errors import CarouselError
 from service.generation.completions import CompletionStream, SingleCompletion
 from service.generation.request import Chunk, Finish, GenerationRequest, Token
 from service.generation.token_texts import completion_text
@@ -192,6 +193,9 @@ class AdmittedRequest:
                     stats.delivered()
                     choices[index].update_counts(chunk)
                     choices[index].chunks.append(chunk)
+        except CarouselError as error:
+            stats.failed(error)
+            raise
         finally:
             self._end()
         return choices

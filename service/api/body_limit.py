@@ -70,14 +70,19 @@ class BodyLimit:
             if received_bytes > limit.size_bytes:
                 raise _too_large(limit)
             if json_size is not None:
-                json_size.add(piece)
-                excess = json_size.excess(self._json_limit)
-                if excess is not None:
-                    raise HTTPException(413, excess)
+                self._check_json(json_size, piece)
             is_complete = not message.get("more_body", False)
             return message
 
         await self._app(scope, limited, send)
+
+    def _check_json(self, size: JsonSize, piece: bytes) -> None:
+        if b"\0" in piece:  # of UTF-16, whose values cannot be counted so; UTF-8 has none
+            raise HTTPException(415, "JSON is sent in UTF-8")
+        size.add(piece)
+        excess = size.excess(self._json_limit)
+        if excess is not None:
+            raise HTTPException(413, excess)
 
 
 def _too_large(limit: Limit) -> HTTPException:

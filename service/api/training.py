@@ -11,11 +11,12 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, Field, RootModel
 
 from service.api.caller import Caller, caller_of
+from service.api.errors import error_event
 from service.api.fields import Body, Name, Number
 from service.api.http_request import TEXT, disk_full_as_too_large, media_type, raw_body
 from service.api.sse import NO_MORE_EVENTS, Responses, SSEResponse, events_of
 from service.api.state import AppState, get_state
-from service.errors import CorpusNotFound, Forbidden, TooLarge, Validation
+from service.errors import CarouselError, CorpusNotFound, Forbidden, TooLarge, Validation
 from service.models.cells import CellName
 from service.models.spec import ModelRef
 from service.training.checkpoint import best_checkpoint
@@ -255,18 +256,21 @@ async def _pieces(
     queue: JobQueue, key: JobKey, after: str, poll_interval_s: float
 ) -> AsyncGenerator[bytes, None]:
     is_over = False
-    while not is_over:
-        job = await asyncio.to_thread(queue.get, key)
-        is_over = job.state.is_over  # read first, so that no event is missed
-        while found := await asyncio.to_thread(queue.events, key, after):
-            after = found[-1].id
-            yield b"".join(
-                f"event: {event.name}\nid: {event.id}\ndata: {event.data}\n\n".encode()
-                for event in found
-            )
-            if found[-1].name == "done":
-                return
-        await asyncio.sleep(0 if is_over else poll_interval_s)
+    try:
+        while not is_over:
+            job = await asyncio.to_thread(queue.get, key)
+            is_over = job.state.is_over  # read first, so that no event is missed
+            while found := await asyncio.to_thread(queue.events, key, after):
+                after = found[-1].id
+                yield b"".join(
+                    f"event: {event.name}\nid: {event.id}\ndata: {event.data}\n\n".encode()
+                    for event in found
+                )
+                if found[-1].name == "done":
+                    return
+            await asyncio.sleep(0 if is_over else poll_interval_s)
+    except CarouselError as error:
+        yield error_event(error)
 
 
 def _check_stored_bytes(request: Request, incoming: Path) -> None:

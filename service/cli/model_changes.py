@@ -40,7 +40,13 @@ class ModelChanges:
             loaded = tuple(sorted({*record.loaded, ref}))
             kept = record.retentions.get(ref, Retention()).to_json()
             given = {key: value for key, value in options.items() if key in kept}
-            retentions = {**record.retentions, ref: Retention.from_json(kept | given)}
+            try:
+                retention = Retention.from_json(kept | given)
+            except ValueError:
+                raise Validation(
+                    f"--keep-alive-s is {given['keep_alive_s']}; give seconds from 0 on, or -1"
+                ) from None
+            retentions = {**record.retentions, ref: retention}
             retentions = {key: each for key, each in retentions.items() if each != Retention()}
             self._write(replace(record, loaded=loaded, aliases=aliases, retentions=retentions))
             return f"loads {ref}"

@@ -162,6 +162,11 @@ class Registry(Generic[R]):
             if entry.loaded is not None and entry.status is ModelStatus.READY:
                 yield entry.loaded
 
+    def in_memory(self) -> Iterator[LoadedModel[R]]:
+        """Iterate over the models that generate: those that are ready, and those that drain."""
+        yield from (entry.loaded for entry in self._entries.values() if entry.loaded is not None)
+        yield from self._residency.leaving
+
     def info(self, ref: ModelRef) -> ModelInfo:
         """Describe one version. Raises ModelNotFound."""
         entry = self._entry(ref)

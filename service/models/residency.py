@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic
 
@@ -63,7 +63,13 @@ class Residency(Generic[R]):
         self.evictions: Counter[ModelRef] = Counter()
 
     async def load(
-        self, ref: ModelRef, entry: ModelEntry[R], precision: Precision | None, *, may_evict: bool
+        self,
+        ref: ModelRef,
+        entry: ModelEntry[R],
+        precision: Precision | None,
+        *,
+        may_evict: bool,
+        if_needed: bool = False,
     ) -> None:
         """Load a version. If it is loaded, the old runtime serves until the new one is ready.
 
@@ -73,7 +79,11 @@ class Residency(Generic[R]):
         """
         entry.leases += 1  # no eviction between two holders of the lock
         try:
+            if entry.status is ModelStatus.DRAINING and entry.loaded is not None:
+                await asyncio.sleep(0)  # its eviction, which is decided, takes the lock first
             async with entry.lock:
+                if if_needed and not self._needs_load(entry):
+                    return
                 before = entry.loaded
                 await self._replace(ref, entry, precision, may_evict=may_evict)
         finally:
@@ -111,7 +121,7 @@ class Residency(Generic[R]):
         if entry.lock.locked():
             return
         if self._needs_load(entry):
-            await self.load(ref, entry, None, may_evict=may_evict)
+            await self.load(ref, entry, None, may_evict=may_evict, if_needed=True)
 
     def _needs_load(self, entry: ModelEntry[R]) -> bool:
         has_failed = entry.status is ModelStatus.FAILED
@@ -130,6 +140,7 @@ class Residency(Generic[R]):
             is_full = may_evict and isinstance(error, MemoryBudgetExceeded)
             entry.error, entry.failed_s = str(error), time.monotonic()
             idle = ModelStatus.STORED if is_full else ModelStatus.FAILED
+            idle = idle if entry.leaving is None else ModelStatus.DRAINING
             entry.status = ModelStatus.READY if has_model else idle
             raise
         entry.status, entry.error = ModelStatus.READY, None
@@ -175,6 +186,11 @@ class Residency(Generic[R]):
         self._leaving[task] = model
         task.add_done_callback(self._leaving.pop)
         return task
+
+    @property
+    def leaving(self) -> Iterable[LoadedModel[R]]:
+        """The models that were unloaded or replaced and whose generations still run."""
+        return self._leaving.values()
 
     async def close(self, timeout_s: float) -> None:
         """Drain and close every model."""
@@ -227,6 +243,7 @@ class Residency(Generic[R]):
                     missing, now_s = self._budget.missing_bytes(size_bytes), time.monotonic()
                     min_s = self._config.min_resident_s
                     victims = choose_victims(residents, missing, now_s, min_s)
+                    self.evictions.update(victims)
                     evictions = [self._evict(each, self._entries[each]) for each in victims]
                     if evictions:
                         await asyncio.shield(asyncio.gather(*evictions))
@@ -249,8 +266,7 @@ class Residency(Generic[R]):
     def _evict(self, ref: ModelRef, entry: ModelEntry[R]) -> "asyncio.Task[None]":
         """Begin to remove a model that nothing uses. From here on it accepts no request."""
         entry.status = ModelStatus.DRAINING
-        _log.info("%s is evicted", ref)
-        self.evictions[ref] += 1
+        _log.info("%s is removed from memory", ref)
         task = asyncio.create_task(self._finish_eviction(entry))
         self._evictions.add(task)
         task.add_done_callback(self._evictions.discard)

@@ -26,6 +26,8 @@ async def load_recorded(
     """
     stand_ins = {}
     for ref in refs:
+        if not entries[ref].is_wanted:  # it was unloaded since the start
+            continue
         try:
             await residency.load_if_needed(ref, entries[ref], may_evict=False)
         except MemoryBudgetExceeded as error:

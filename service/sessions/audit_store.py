@@ -7,7 +7,7 @@ from service.errors import Validation
 from service.sessions.config import SessionConfig
 from service.sessions.redis_client import ScriptClient
 
-STREAM, MOST_RECORDS = "audit", 10_000
+STREAM, MOST_RECORDS = "carousel:audit", 10_000
 
 _ID = re.compile(r"[0-9]{1,15}-[0-9]{1,15}")
 

@@ -67,6 +67,14 @@ def test_a_body_of_millions_of_values_is_refused_before_it_is_parsed(http, body,
     assert "the body has more than" in reply.json()["error"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16", "utf-32"])
+def test_a_body_whose_values_cannot_be_counted_is_refused(http, encoding):
+    body = ('["\u0122",' + "1," * 10_000 + "1]").encode(encoding)
+    reply = http.post("/generate", content=body, headers={"Content-Type": "application/json"})
+    assert reply.status_code == 415
+    assert "JSON is sent in UTF-8" in reply.json()["error"]
+
+
 def test_what_clients_send_is_served(http):
     """A text of brackets, a prompt of a hundred thousand token ids, a long logit_bias."""
     for inputs in (',:[{"\\' * 160_000, "\\" * 999_999):

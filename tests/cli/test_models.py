@@ -107,6 +107,12 @@ def test_without_a_server_the_record_has_what_the_next_start_loads(store, tmp_pa
     assert "'No' is not a name" in sentence
 
 
+def test_a_time_that_is_none_is_refused_without_a_server_too(store, tmp_path):
+    on = ("--model-store", store, "--offline")
+    said = refused("load", "owl", "--keep-alive-s", "-0.5", *on, folder=tmp_path)
+    assert "give seconds from 0 on, or -1" in said
+
+
 def test_a_server_that_is_named_and_does_not_answer_is_no_reason_to_write_the_record(
     store, tmp_path
 ):

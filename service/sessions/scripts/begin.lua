@@ -62,7 +62,13 @@ if kind == 'turn' then
   r.turn_epoch, r.start, r.first, r.finish, r.status = r.epoch, r.position, r.position + n, '', ''
   redis.call('SET', request_of(r), request, 'EX', r.ttl)
 end
-if n > 0 then append_prompt(r, prompt) end
+if n > 0 then
+  append_prompt(r, prompt)
+else -- the turn before may be of an earlier version
+  local sums = key('sums', r.tail)
+  local frame = unsummed(sums, r.position - r.base)
+  if frame ~= '' then extend(sums, frame, r.ttl) end
+end
 r.position = r.position + n
 r.active, r.holder, r.nonce, r.stamp, r.run = kind, holder, nonce, stamp, run
 r.request_key = fingerprint ~= '' and KEYS[2] or ''

@@ -1,0 +1,104 @@
+"""Loads, unloads and evictions that meet: nothing is deleted while it writes, no load fails."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from service.errors import MemoryBudgetExceeded, ModelInUse
+from service.models.loaded_model import ModelStatus
+from service.models.registry import Registry, RegistryConfig
+from service.models.residency import ResidencyConfig
+from service.models.retention import Retention
+from service.models.spec import ModelRef
+from service.models.store import ModelStore, RegistryRecord
+from tests.bundles import TINY, put_model
+from tests.fakes.runtime import FakeFactory
+
+SIZE_BYTES = 8 * TINY.parameters
+
+
+@pytest.fixture
+def factory() -> FakeFactory:
+    return FakeFactory()
+
+
+@pytest.fixture
+def registry_of(tmp_path, factory) -> Callable[..., Registry]:
+    def make(n: int, **times: float) -> Registry:
+        residency = ResidencyConfig(**({"load_wait_s": 1.0} | times))
+        config = RegistryConfig(n * SIZE_BYTES, autoload=True, residency=residency)
+        return Registry(ModelStore(tmp_path), factory, config)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def refs(tmp_path) -> dict[str, ModelRef]:
+    found = {name: put_model(tmp_path, name) for name in "abcd"}
+    RegistryRecord((), {"default": found["d"]}).write(tmp_path)
+    return found
+
+
+async def test_a_model_that_drains_stays_so_when_its_load_has_no_room(registry_of, refs, factory):
+    registry = registry_of(1, load_wait_s=0.2)
+    await registry.open()
+    (await registry.acquire("a")).release()
+    factory.made[0].is_idle.clear()
+    await registry.unload(refs["a"])
+    with pytest.raises(MemoryBudgetExceeded):
+        await registry.acquire("a")
+    assert registry.info(refs["a"]).status is ModelStatus.DRAINING
+    assert [model.ref for model in registry.in_memory()] == [refs["a"]]
+    with pytest.raises(ModelInUse):
+        await registry.delete(refs["a"])
+    await registry.close(0)
+
+
+async def test_a_load_of_the_victim_of_another_load_waits_for_neither(registry_of, refs):
+    registry = registry_of(2, load_wait_s=5.0, min_resident_s=0.0)
+    await registry.open()
+    for name in "ab":
+        (await registry.acquire(name)).release()
+    async with asyncio.timeout(4):
+        await asyncio.gather(registry.load(refs["c"]), registry.load(refs["a"]))
+    assert {model.ref.name for model in registry.loaded()} == {"a", "c"}
+    await registry.close(0)
+
+
+async def test_a_request_takes_the_model_that_another_load_has_made_ready(registry_of, refs):
+    registry = registry_of(1)
+    await registry.open()
+    (await registry.acquire("a")).release()
+    registry._residency._evict(refs["a"], registry._entries[refs["a"]])
+    await asyncio.sleep(0)
+    request = asyncio.create_task(registry.acquire("a"))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    await registry.load(refs["a"])
+    (await request).release()
+    await registry.close(0)
+
+
+async def test_an_unload_during_the_start_holds(tmp_path, refs, factory):
+    RegistryRecord((refs["a"], refs["b"]), {}).write(tmp_path)
+    factory.may_go_on.clear()
+    registry = Registry(ModelStore(tmp_path), factory, RegistryConfig(10 * SIZE_BYTES))
+    start = asyncio.create_task(registry.open())
+    await asyncio.sleep(0.05)
+    await registry.unload(refs["b"])
+    factory.may_go_on.set()
+    await start
+    assert registry.info(refs["b"]).status is ModelStatus.STORED
+    await registry.close(0)
+
+
+async def test_a_model_whose_time_has_passed_is_not_evicted_for_another(registry_of, refs):
+    registry = registry_of(3)
+    await registry.open()
+    await registry.load(refs["a"], retention=Retention(keep_alive_s=0.0))
+    async with asyncio.timeout(10):
+        while registry.info(refs["a"]).status is not ModelStatus.STORED:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert not registry.evictions
+    await registry.close(0)
