@@ -108,8 +108,7 @@ def test_without_a_server_the_record_has_what_the_next_start_loads(store, tmp_pa
 
 
 def test_a_time_that_is_none_is_refused_without_a_server_too(store, tmp_path):
-    on = ("--model-store", store, "--offline")
-    said = refused("load", "owl", "--keep-alive-s", "-0.5", *on, folder=tmp_path)
+    said = refused("load", "owl", "--keep-alive-s", "-0.5", "--offline", folder=tmp_path)
     assert "give seconds from 0 on, or -1" in said
 
 
