@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, Field
 
+from service.api.caller import caller_of
 from service.api.fields import MAX_POSITION, Body, Id, Name, Position, Text
 from service.api.http_request import BINARY, check_media_type, raw_body, raw_content
 from service.api.sse import NO_MORE_EVENTS, Responses
@@ -115,7 +116,12 @@ async def create(request: Request, body: CreateSessionBody) -> SessionReply:
     else:
         meter = await state.metering.reserve(request, 0)
     session = await state.sessions.records.create(
-        state.owner_of(request), served, body.session_id, seed=body.seed, ttl_s=body.ttl_s
+        state.owner_of(request),
+        served,
+        body.session_id,
+        seed=body.seed,
+        ttl_s=body.ttl_s,
+        most=_most(request),
     )
     meter.begin(len(prompt.tokens))
     if prompt.tokens:
@@ -149,9 +155,9 @@ async def import_(request: Request) -> SessionReply:
     model = await state.get(request, exported.model)
     await _count(request)
     owner = state.owner_of(request)
-    return _reply(
-        state, await state.sessions.records.import_(owner, exported, session_model(model))
-    )
+    served = session_model(model)
+    session = await state.sessions.records.import_(owner, exported, served, _most(request))
+    return _reply(state, session)
 
 
 @router.get("/{session_id}")
@@ -215,7 +221,7 @@ async def fork(request: Request, session_id: str, body: ForkBody) -> ForksReply:
     state = get_state(request)
     key = state.key(request, session_id)
     await _count(request)
-    forks = await state.sessions.records.fork(key, body.n, body.at, body.seeds)
+    forks = await state.sessions.records.fork(key, body.n, body.at, body.seeds, _most(request))
     return ForksReply(sessions=[_reply(state, one) for one in forks])
 
 
@@ -279,6 +285,12 @@ async def events(
         return streamed(request, replayed(model, key, replay, arrived_s))
 
     return await state.sessions.records.with_session(key, follow)
+
+
+def _most(request: Request) -> int:
+    """Return how many sessions the request's owner may have; 0: no limit."""
+    limits = get_state(request).metering.limits_of(caller_of(request.scope))
+    return limits.stored_sessions or 0
 
 
 async def _count(request: Request) -> None:

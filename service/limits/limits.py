@@ -31,6 +31,7 @@ class Limits:
     tokens_per_month: int | None = None  # of 30 days
     concurrent_requests: int | None = None
     stored_bytes: int | None = None  # of the owner's corpora
+    stored_sessions: int | None = None  # of the owner, until they are deleted or expire
     open_jobs: int | None = None  # train jobs of the owner that are not over
 
     def __post_init__(self) -> None:

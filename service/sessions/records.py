@@ -52,15 +52,19 @@ class SessionRecords:
         *,
         seed: int | None = None,
         ttl_s: int = DEFAULT_TTL_S,
+        most: int = 0,
     ) -> Session:
-        """Create a session without text. Raises SessionExists, Validation."""
+        """Create a session without text, of `most` of its owner; 0: no limit.
+
+        Raises SessionExists, TooLarge, Validation.
+        """
         new_id = self.signer.new_id(owner) if session_id is None else session_id
         key = SessionKey(owner, new_id)
         self.cache.drop(key)  # of an expired session with the same id
         width = token_width(len(model.tokenizer))
         seed = secrets.randbits(64) if seed is None else seed
         content = Export(model.ref, model.digest, seed, width, b"", b"")
-        return await self.store.create(key, content, ttl_s)
+        return await self.store.create(key, content, ttl_s, most=most)
 
     async def with_session(self, key: SessionKey, work: Callable[[Session], Awaitable[T]]) -> T:
         """Call `work` with the session's record, cached or read from the store.
@@ -125,10 +129,15 @@ class SessionRecords:
             )
         return restored.state, restored.unconsumed
 
-    async def fork(self, key: SessionKey, n: int, at: int | None, seeds: str) -> list[Session]:
-        """Create `n` sessions that share this one's log up to `at`. Raises PositionMismatch."""
+    async def fork(
+        self, key: SessionKey, n: int, at: int | None, seeds: str, most: int = 0
+    ) -> list[Session]:
+        """Create `n` sessions that share this one's log up to `at`, of `most` of the owner.
+
+        Raises PositionMismatch, TooLarge.
+        """
         children = [SessionKey(key.owner, self.signer.new_id(key.owner)) for _ in range(n)]
-        return await self.store.fork(key, children, at, seeds)
+        return await self.store.fork(key, children, at, seeds, most)
 
     async def rewind(self, key: SessionKey, to: int) -> Session:
         """Truncate it to `to` tokens. Raises SessionBusy, PositionMismatch."""
@@ -162,8 +171,13 @@ class SessionRecords:
         """Read an exported session. Raises Validation."""
         return Export.unpack(content, self.signer)
 
-    async def import_(self, owner: str, exported: Export, model: SessionModel) -> Session:
-        """Create a session from an exported one. Raises StateModelMismatch, Validation."""
+    async def import_(
+        self, owner: str, exported: Export, model: SessionModel, most: int = 0
+    ) -> Session:
+        """Create a session from an exported one, of `most` of its owner.
+
+        Raises StateModelMismatch, TooLarge, Validation.
+        """
         if exported.digest != model.digest:
             raise StateModelMismatch(
                 f"the session was exported from {exported.model} with the digest "
@@ -178,4 +192,4 @@ class SessionRecords:
             state_position = state.position
         key = SessionKey(owner, self.signer.new_id(owner))
         content = replace(exported, model=model.ref)
-        return await self.store.create(key, content, DEFAULT_TTL_S, state_position)
+        return await self.store.create(key, content, DEFAULT_TTL_S, state_position, most=most)

@@ -35,6 +35,7 @@ from service.sessions.store_replies import (
     refusal,
     session_of,
     short_digest,
+    too_many_sessions,
 )
 
 PREFIX = "carousel:"
@@ -73,9 +74,15 @@ class Store:
         client.greeting = ("SET", self._process_key, "1", "PX", config.process_ttl_ms)
 
     async def create(
-        self, key: SessionKey, content: Export, ttl_s: int, state_position: int = 0
+        self,
+        key: SessionKey,
+        content: Export,
+        ttl_s: int,
+        state_position: int = 0,
+        *,
+        most: int = 0,
     ) -> Session:
-        """Create a session. Raises SessionExists."""
+        """Create a session, of `most` of its owner; 0: no limit. Raises SessionExists, TooLarge."""
         tokens, state = content.tokens, content.state
         fields: dict[str, Value] = {
             "model": content.model,
@@ -95,8 +102,10 @@ class Store:
         reply = await self._client.call(
             "create",
             [_record(key)],
-            lambda: [incarnation, ttl_s, tokens, state, "run", self._client.run_id, *pairs],
+            lambda: [incarnation, ttl_s, tokens, state, most, "run", self._client.run_id, *pairs],
         )
+        if reply[0] == b"LIMIT":
+            raise too_many_sessions(1, most)
         if reply[0] == b"EXISTS":
             raise SessionExists(f"a session {key.id!r} exists; take another id, or delete it")
         return session_of(key, reply[1])
@@ -221,16 +230,26 @@ class Store:
         return bytes((await self._call("state", key, args, b"FOUND"))[1])
 
     async def fork(
-        self, key: SessionKey, children: Sequence[SessionKey], at: int | None, seeds: str
+        self,
+        key: SessionKey,
+        children: Sequence[SessionKey],
+        at: int | None,
+        seeds: str,
+        most: int = 0,
     ) -> list[Session]:
-        """Create sessions that share this log, whole or up to `at`. Raises PositionMismatch."""
+        """Create sessions that share this log, whole or up to `at`, of `most` of the owner.
+
+        Raises PositionMismatch, TooLarge.
+        """
         names = [random_name() for _ in range(len(children) + 2)]
         position, distance = "" if at is None else at, self._config.retain_every
         reply = await self._client.call(
             "fork",
             [_record(key), *map(_record, children)],
-            [random_id(), random_id(), position, seeds, distance, *names],
+            [random_id(), random_id(), position, seeds, distance, most, *names],
         )
+        if reply[0] == b"LIMIT":
+            raise too_many_sessions(len(children), most)
         if reply[0] != b"FORKED":
             raise self._refusal(key, reply, at)
         return [session_of(*pair) for pair in zip(children, reply[1:], strict=True)]

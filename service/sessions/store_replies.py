@@ -13,6 +13,7 @@ from service.errors import (
     SessionDamaged,
     SessionLost,
     StateModelMismatch,
+    TooLarge,
     Validation,
 )
 from service.sessions.redis_client import Reply
@@ -156,6 +157,14 @@ def refusal(key: SessionKey, reply: Reply, wanted: int | None) -> CarouselError:
         case b"LOST":
             return incomplete_log(key)
     raise AssertionError(reply[0])
+
+
+def too_many_sessions(n: int, most: int) -> TooLarge:
+    """Return the error for `n` sessions that an owner may not have beside its others."""
+    return TooLarge(
+        f"{n} more sessions would exceed the limit stored_sessions of this key, {most}; delete a "
+        "session, or wait until one expires"
+    )
 
 
 def incomplete_log(key: SessionKey) -> SessionLost:

@@ -107,7 +107,8 @@ def test_without_a_server_the_record_has_what_the_next_start_loads(store, tmp_pa
     assert "'No' is not a name" in sentence
 
 
-def test_a_time_that_is_none_is_refused_without_a_server_too(store, tmp_path):
+@pytest.mark.usefixtures("store")
+def test_a_time_that_is_none_is_refused_without_a_server_too(tmp_path):
     said = refused("load", "owl", "--keep-alive-s", "-0.5", "--offline", folder=tmp_path)
     assert "give seconds from 0 on, or -1" in said
 

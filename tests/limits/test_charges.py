@@ -3,6 +3,8 @@
 import contextlib
 import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import pytest
@@ -121,3 +123,26 @@ def test_a_refused_request_for_embeddings_costs_no_tokens_and_owners_take_turns(
     while charged(admin, "embeds", "prompt_tokens") != 20_000 * n:
         assert time.monotonic() < until
         time.sleep(0.2)
+
+
+def test_an_owner_has_as_many_sessions_as_its_key_may(server, admin):
+    key = admin.add("keeper", "generate", limits={"stored_sessions": 5})
+    with client(server, key) as http, ThreadPoolExecutor(16) as pool:
+        replies = list(pool.map(lambda _: http.post("/sessions", json={}), range(30)))
+        assert Counter(reply.status_code for reply in replies) == {201: 5, 413: 25}
+        ids = [reply.json()["id"] for reply in replies if reply.status_code == 201]
+        at = f"/sessions/{ids[0]}"
+        binary = {"Content-Type": "application/octet-stream"}
+        exported = http.get(f"{at}/state").content
+        for n in (1, 3):
+            refused = http.post(f"{at}/fork", json={"n": n})
+            assert refused.status_code == 413
+            assert "the limit stored_sessions of this key, 5" in refused.json()["error"]
+        full = http.post("/sessions/import", content=exported, headers=binary)
+        assert full.status_code == 413
+        for one in ids[1:3]:
+            assert http.delete(f"/sessions/{one}").status_code == 204
+        assert http.post(f"{at}/fork", json={"n": 1}).status_code == 201
+        again = http.post("/sessions/import", content=exported, headers=binary)
+        assert again.status_code == 201
+        assert http.post("/sessions", json={}).status_code == 413

@@ -31,7 +31,7 @@ def test_a_turn_after_one_without_checksums_leaves_a_session_that_is_read(store,
     fields |= {"position": 10, "stamp": "st", "tail": "T"}
     fields |= dict.fromkeys(NUMBERS.split(), 0) | dict.fromkeys(EMPTY.split(), "")
     flat = [part for pair in fields.items() for part in pair]
-    made = call("create", [RECORD], "birth", 3600, b"a" * 10, b"", "run", "0000run", *flat)
+    made = call("create", [RECORD], "birth", 3600, b"a" * 10, b"", 0, "run", "0000run", *flat)
     assert made[0] == b"CREATED"
     store.client.append("carousel:log:T", b"b" * 10)  # a turn of the earlier version
     store.client.hset(RECORD, "position", 20)

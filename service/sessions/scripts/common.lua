@@ -198,6 +198,23 @@ local function enter(r, created_ms)
   end
 end
 
+-- Whether an owner may have `n` more sessions beside those in the index; 0 is no limit. Some expired
+-- ones leave the index before: looking at all of them would take long at each refusal.
+local function has_room(name, n, most)
+  if most == 0 then return true end
+  local index, _, record = index_of(name)
+  for round = 1, 2 do
+    if redis.call('ZCARD', index) + n <= most then return true end
+    if round == 2 then return false end
+    local oldest, some = redis.call('ZRANGE', index, 0, 199), redis.call('ZRANDMEMBER', index, 200)
+    for _, list in ipairs({oldest, some}) do
+      for _, other in ipairs(list) do
+        if redis.call('EXISTS', record .. other) == 0 then redis.call('ZREM', index, other) end
+      end
+    end
+  end
+end
+
 local function now_ms()
   local now = redis.call('TIME')
   return now[1] * 1000 + math.floor(now[2] / 1000)

@@ -1,6 +1,7 @@
 -- Fork a session. KEYS: parent, children. ARGV: incarnation, record version, position or '',
--- 'derive' or 'same', distance of retained snapshots, a segment name per child and two more.
--- → FORKED records of the children | NOT_FOUND | POSITION position
+-- 'derive' or 'same', distance of retained snapshots, the owner's sessions at most or 0, a segment
+-- name per child and two more.
+-- → FORKED records of the children | NOT_FOUND | POSITION position | LIMIT
 local birth, stamp, at, seeds = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local distance = tonumber(ARGV[5])
 local r = load(KEYS[1])
@@ -9,6 +10,7 @@ at = at or r.position
 if at > r.position then return {'POSITION', r.position} end
 local children = #KEYS - 1
 if redis.call('HGET', KEYS[2], 'birth') ~= birth then
+  if not has_room(KEYS[1], children, tonumber(ARGV[6])) then return {'LIMIT'} end
   local whole = before(r, r.position)
   local short = flat(r, whole, r.position, ARGV[#ARGV], distance)
   if short ~= whole then -- shorten the parent's too, so that the next fork copies nothing
@@ -35,7 +37,7 @@ if redis.call('HGET', KEYS[2], 'birth') ~= birth then
     end
     redis.call('HSET', KEYS[1 + i], 'model', r.model, 'digest', r.digest, 'width', r.width,
       'seed', seed, 'epoch', 0, 'turn', 0, 'turn_epoch', 0, 'start', 0, 'first', 0, 'finish', 0,
-      'status', 'none', 'position', at, 'stamp', stamp, 'run', r.run, 'tail', ARGV[5 + i],
+      'status', 'none', 'position', at, 'stamp', stamp, 'run', r.run, 'tail', ARGV[6 + i],
       'base', at, 'chain', chain_of(list), 'shared', '0', 'snapshot', snapshot,
       'state_shared', '1', 'active', '', 'holder', '', 'birth', birth, 'nonce', '',
       'request_key', '', 'ttl', r.ttl, 'created', now[1], 'forks', 0)
