@@ -121,6 +121,10 @@ class GenerationFailed(CarouselError, code="generation"):
     """A generation failed after it had started."""
 
 
+class TurnCancelled(GenerationFailed):
+    """A request to cancel a session's turn has ended it."""
+
+
 class SessionNotFound(CarouselError, code="session_not_found"):
     """The owner has no session with this id."""
 

@@ -42,6 +42,7 @@ STATUSES: dict[type[errors.CarouselError], int] = {
     errors.BadCheckpoint: 422,
     errors.KeyReused: 422,
     errors.GenerationFailed: 424,
+    errors.TurnCancelled: 424,
     errors.Overloaded: 429,
     errors.RateLimited: 429,
     errors.ModelNotReady: 503,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
-from service.errors import CarouselError, Draining
+from service.errors import CarouselError, Draining, TurnCancelled
 from service.generation.request import Chunk
 from service.generation.request_timing import RequestTiming
 from service.metrics.histogram import Histogram
@@ -66,7 +66,10 @@ class RequestStats:
     def failed(self, error: CarouselError) -> None:
         """Note that the generation has failed after it had begun."""
         self.error_type = error.code
-        self.interrupted("draining" if isinstance(error, Draining) else "error")
+        if isinstance(error, TurnCancelled):
+            self.interrupted("cancelled")
+        else:
+            self.interrupted("draining" if isinstance(error, Draining) else "error")
 
     @property
     def generated_tokens(self) -> int:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from service.errors import (
     CarouselError,
-    GenerationFailed,
     PositionMismatch,
     SessionBusy,
     SessionLost,
+    TurnCancelled,
 )
 from service.generation.engine import Engine
 from service.generation.plan import Progress
@@ -214,7 +214,7 @@ class RunningTurn:
             for one in progress:
                 self.stream.deliver(one)
             if self._entry_status is TurnStatus.CANCELLED:
-                self.stream.fail(GenerationFailed(_CANCELLED))
+                self.stream.fail(TurnCancelled(_CANCELLED))
 
     def commit_outcome_unknown(self, error: CarouselError) -> None:
         """End here if tokens were in flight; a take-over reads from the store what it has."""
@@ -282,7 +282,7 @@ def _refusal(outcome: str, stored_position: int, position: int) -> CarouselError
                 f"{stored_position}, not at {position}"
             )
         case "CANCELLED":
-            return GenerationFailed(_CANCELLED)
+            return TurnCancelled(_CANCELLED)
         case "CONFLICT":
             _log.error("the tokens of a commit differ from those in the log at %d", stored_position)
     return SessionBusy("another process has taken over the turn")

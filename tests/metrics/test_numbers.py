@@ -125,6 +125,20 @@ def test_a_busy_session_is_a_conflict_and_runs(http, scrape):
     assert after.since(before, "carousel_finished_total", reason="cancelled") == 1
 
 
+def test_a_turn_that_is_cancelled_under_its_reader_is_counted_so(http, scrape):
+    session = http.post("/sessions", json={}).json()["id"]
+    long = STREAM | {"session_id": session, "parameters": {"max_new_tokens": 1_000_000}}
+    before = scrape()
+    with http.stream("POST", "/generate_stream", json=long) as running:
+        lines = running.iter_lines()
+        next(lines)
+        assert http.post(f"/sessions/{session}/cancel").status_code == 200
+        assert any("the turn was cancelled" in line for line in lines)
+    after = done(scrape, before, 1)
+    assert after.since(before, "carousel_finished_total", reason="cancelled") == 1
+    assert after.since(before, "carousel_finished_total", reason="error") == 0
+
+
 def test_a_client_that_leaves_has_cancelled(http, scrape):
     before = scrape()
     body = {"inputs": "a", "parameters": {"max_new_tokens": 100_000, "do_sample": True}}
