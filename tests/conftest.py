@@ -1,5 +1,6 @@
 """What holds for the whole suite."""
 
+import signal
 import time
 from collections.abc import Iterator
 
@@ -7,6 +8,10 @@ import psutil
 import pytest
 
 LAST_WORDS_S = 10.0
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts a job in the background so, and the servers of the tests would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,7 +23,7 @@ ENDLESS = 1_000_000
 def open_stream(server: Server, n: int = ENDLESS, inputs: str = "The ") -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=20)
     body = json.dumps({"inputs": inputs, "parameters": {"max_new_tokens": n, "do_sample": True}})
-    head = f"POST /generate_stream HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    head = f"POST /generate_stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     connection.sendall(f"{head}Content-Type: application/json\r\n\r\n{body}".encode())
     return connection
 
@@ -72,7 +72,7 @@ def test_a_disconnect_before_a_whole_reply_frees_the_row(server, http):
     connection = socket.create_connection(("127.0.0.1", server.port))
     body = json.dumps({"inputs": "The ", "parameters": {"max_new_tokens": ENDLESS}})
     connection.sendall(
-        f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        f"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
         f"Content-Type: application/json\r\n\r\n{body}".encode()
     )
     until = time.monotonic() + 20
@@ -121,7 +121,7 @@ def test_a_stalled_client_costs_others_nothing(server, http):
     still.connect(("127.0.0.1", server.port))
     body = json.dumps({"inputs": "The ", "parameters": {"max_new_tokens": ENDLESS}})
     still.sendall(
-        f"POST /generate_stream HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        f"POST /generate_stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
         f"Content-Type: application/json\r\n\r\n{body}".encode()
     )
     process = psutil.Process(server.process.pid)

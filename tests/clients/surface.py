@@ -142,9 +142,9 @@ OPENAI: tuple[Row, ...] = (
         "prompt",
         "OpenAI",
         HONOURED,
-        "a text, a list of texts, of token ids, or of lists of ids: at most 256 prompts and "
-        "1,000,000 characters; null only in a session that has text, or "
-        "for a model with a begin token",
+        "a text, a list of texts, of token ids, or of lists of ids: at most 256 prompts, "
+        "1,000,000 characters and [131,072 values](http.md#statuses) of JSON; null "
+        "only in a session that has text, or for a model with a begin token",
         {"prompt": ["The ", "A "]},
         shows(lambda reply: len(choices(reply)) == 2),
     ),
@@ -437,7 +437,7 @@ OPENAI: tuple[Row, ...] = (
         "JSON is written with at most one space after `,` and `:`",
         {"guided_whitespace_pattern": " *"},
     ),
-    Row("priority", "vLLM", IGNORED, "first come, first served", {"priority": 3}),
+    Row("priority", "vLLM", IGNORED, "owners take turns", {"priority": 3}),
     Row(
         "request_id",
         "vLLM",

@@ -433,7 +433,7 @@ def test_bodies_that_cannot_be_read_have_openais_shape(http, content, status):
 def test_a_head_that_is_too_large_has_openais_shape(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         connection.sendall(
-            b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 70_000 + b"\r\n\r\n"
+            b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 70_000 + b"\r\n\r\n"
         )
         reply = connection.recv(4096)
     assert reply.startswith(b"HTTP/1.1 431")
