@@ -119,7 +119,7 @@ class Registry(Generic[R]):
         To look at it only: a request takes a lease.
         """
         ref = self.resolve(name)
-        return self._ready(ref, self._entries[ref])
+        return _ready(ref, self._entries[ref])
 
     async def acquire(self, name: str | None) -> ModelLease[R]:
         """Return a lease of the model of a name. With `autoload` it is loaded first.
@@ -133,20 +133,11 @@ class Registry(Generic[R]):
         try:
             if self._config.autoload:
                 await self._residency.load_on_demand(ref, entry)
-            self._ready(ref, entry)
+            _ready(ref, entry)
         except BaseException:
             lease.release()
             raise
         return lease
-
-    def _ready(self, ref: ModelRef, entry: ModelEntry[R]) -> LoadedModel[R]:
-        if entry.loaded is not None and entry.is_ready:
-            return entry.loaded
-        if entry.status is ModelStatus.LOADING:
-            raise ModelNotReady(f"{ref} is being loaded; try again in a moment")
-        if entry.status is ModelStatus.FAILED:
-            raise ModelNotReady(f"{ref} could not be loaded: {entry.error}")
-        raise ModelUnloaded(f"{ref} is not loaded; POST /admin/models/{ref}/load loads it")
 
     @property
     def has_models(self) -> bool:
@@ -301,3 +292,13 @@ class Registry(Generic[R]):
         self._residency.wake()
         if self._config.autoload:
             self._residency.evict_if_expired(ref)
+
+
+def _ready(ref: ModelRef, entry: ModelEntry[R]) -> LoadedModel[R]:
+    if entry.loaded is not None and entry.is_ready:
+        return entry.loaded
+    if entry.status is ModelStatus.LOADING:
+        raise ModelNotReady(f"{ref} is being loaded; try again in a moment")
+    if entry.status is ModelStatus.FAILED:
+        raise ModelNotReady(f"{ref} could not be loaded: {entry.error}")
+    raise ModelUnloaded(f"{ref} is not loaded; POST /admin/models/{ref}/load loads it")

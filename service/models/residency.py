@@ -234,12 +234,7 @@ class Residency(Generic[R]):
                 while not self._budget.fits(size_bytes):
                     residents = self._residents(ref)
                     if size_bytes + kept_bytes(residents) > self._budget.limit_bytes:
-                        raise self._budget.refusal(
-                            size_bytes,
-                            f"models that stay (pinned, the default, one that is replaced) have "
-                            f"{kept_bytes(residents):,} of it; unload or unpin one, or raise "
-                            "CAROUSEL_MEMORY_BUDGET",
-                        )
+                        raise self._budget.refusal(size_bytes, _why_kept(residents))
                     missing, now_s = self._budget.missing_bytes(size_bytes), time.monotonic()
                     min_s = self._config.min_resident_s
                     victims = choose_victims(residents, missing, now_s, min_s)
@@ -251,11 +246,8 @@ class Residency(Generic[R]):
                         await self._budget.wait(POLL_S)
                 self._budget.reserve(size_bytes)
         except TimeoutError:
-            raise self._budget.refusal(
-                size_bytes,
-                f"every other model was in use for {self._config.load_wait_s:g} s; try again "
-                "later, or raise CAROUSEL_MEMORY_BUDGET or CAROUSEL_LOAD_WAIT_S",
-            ) from None
+            why = _why_in_use(self._config.load_wait_s)
+            raise self._budget.refusal(size_bytes, why) from None
 
     def _residents(self, replaced: ModelRef) -> list[Resident]:
         """Return the models in memory; the one that is loaded again serves until it is replaced."""
@@ -305,3 +297,17 @@ def _retrieve(task: "asyncio.Task[None]") -> None:
     """Take a task's exception, which the requests that waited for it have raised."""
     if not task.cancelled():
         task.exception()
+
+
+def _why_kept(residents: Iterable[Resident]) -> str:
+    return (
+        "models that stay (pinned, the default, one that is replaced) have "
+        f"{kept_bytes(residents):,} of it; unload or unpin one, or raise CAROUSEL_MEMORY_BUDGET"
+    )
+
+
+def _why_in_use(load_wait_s: float) -> str:
+    return (
+        f"every other model was in use for {load_wait_s:g} s; try again later, or raise "
+        "CAROUSEL_MEMORY_BUDGET or CAROUSEL_LOAD_WAIT_S"
+    )

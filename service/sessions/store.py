@@ -84,20 +84,7 @@ class Store:
     ) -> Session:
         """Create a session, of `most` of its owner; 0: no limit. Raises SessionExists, TooLarge."""
         tokens, state = content.tokens, content.state
-        fields: dict[str, Value] = {
-            "model": content.model,
-            "digest": short_digest(content.digest),
-            "width": content.width,
-            "seed": f"{content.seed:016x}",
-            "status": TurnStatus.NONE,
-            "position": len(tokens) // content.width,
-            "stamp": random_id(),
-            "tail": random_name(),
-            "snapshot": f"{random_id()}:{state_position}" if state else "",
-            **dict.fromkeys(("epoch", "turn", "turn_epoch", "start", "first", "finish"), 0),
-            **dict.fromkeys(("base", "shared", "state_shared", "forks"), 0),
-            **dict.fromkeys(("chain", "active", "holder", "nonce", "request_key"), ""),
-        }
+        fields = _new_fields(content, state_position)
         incarnation, pairs = random_id(), [part for pair in fields.items() for part in pair]
         reply = await self._client.call(
             "create",
@@ -312,6 +299,23 @@ class Store:
         if reply[0] == b"DAMAGED":
             return damaged_log(key, int(reply[1]), int(reply[2]))
         return self.missing(key) if reply[0] == b"NOT_FOUND" else refusal(key, reply, wanted)
+
+
+def _new_fields(content: Export, state_position: int) -> dict[str, Value]:
+    return {
+        "model": content.model,
+        "digest": short_digest(content.digest),
+        "width": content.width,
+        "seed": f"{content.seed:016x}",
+        "status": TurnStatus.NONE,
+        "position": len(content.tokens) // content.width,
+        "stamp": random_id(),
+        "tail": random_name(),
+        "snapshot": f"{random_id()}:{state_position}" if content.state else "",
+        **dict.fromkeys(("epoch", "turn", "turn_epoch", "start", "first", "finish"), 0),
+        **dict.fromkeys(("base", "shared", "state_shared", "forks"), 0),
+        **dict.fromkeys(("chain", "active", "holder", "nonce", "request_key"), ""),
+    }
 
 
 def _record(key: SessionKey) -> str:
