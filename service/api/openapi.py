@@ -165,7 +165,7 @@ def _with_schema_names(document: Json) -> Json:
 
 
 def _error_statuses(operation: Json, needed: Access) -> Iterable[int]:
-    found = {403, 421} if needed == "public" else {401, 403, 421, 503}
+    found = {400, 403, 421} if needed == "public" else {400, 401, 403, 421, 503}
     for tag in operation["tags"]:
         found |= _TAG_STATUSES.get(tag, set(STATUSES.values()))
     if "requestBody" in operation:

@@ -258,7 +258,7 @@ class Residency(Generic[R]):
     def _evict(self, ref: ModelRef, entry: ModelEntry[R]) -> "asyncio.Task[None]":
         """Begin to remove a model that nothing uses. From here on it accepts no request."""
         entry.status = ModelStatus.DRAINING
-        _log.info("%s is removed from memory", ref)
+        _log.info("%s is evicted", ref)
         task = asyncio.create_task(self._finish_eviction(entry))
         self._evictions.add(task)
         task.add_done_callback(self._evictions.discard)

@@ -34,7 +34,7 @@ def read_to_the_end(connection: socket.socket) -> bytes:
     with connection:
         while piece := connection.recv(1 << 16):
             pieces.append(piece)
-            if piece.endswith(b"\r\n0\r\n\r\n"):
+            if b"".join(pieces[-2:]).endswith(b"\r\n0\r\n\r\n"):  # it may come in two pieces
                 break
     return b"".join(pieces)
 

@@ -188,7 +188,7 @@ def test_a_turn_that_is_repeated_costs_once(servers, admin):
                 headers={"Idempotency-Key": "one"},
             )
             assert reply.status_code == 200
-    until(lambda: usage_of(admin, "repeater")["requests"] == 1)
+    until(lambda: usage_of(admin, "repeater")["requests"] == 2)  # the session, and one turn
     assert usage_of(admin, "repeater")["generated_tokens"] == 10
 
 

@@ -109,7 +109,7 @@ MUTANTS = {
     ),
     "a fork writes into its parent's log": (
         "fork",
-        "'tail', ARGV[5 + i],\n      'base', at, 'chain', chain_of(list)",
+        "'tail', ARGV[6 + i],\n      'base', at, 'chain', chain_of(list)",
         "'tail', r.tail,\n      'base', r.base, 'chain', r.chain",
     ),
     "a fork from before keeps a later state": (

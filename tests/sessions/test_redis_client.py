@@ -121,11 +121,11 @@ async def test_a_wrong_password_is_unavailable_and_not_logged(store, caplog):
 async def test_a_full_store_refuses_writes_and_serves_reads(store, client):
     fields = ["model", "m", "tail", "t", "base", 0, "chain", "", "width", 1, "position", 0]
     fields += ["snapshot", "", "shared", 0, "holder", "", "active", "", "first", 0, "finish", 0]
-    await client.call("create", ["carousel:session:/s"], ["n", 100, b"", b"", *fields])
+    await client.call("create", ["carousel:session:/s"], ["n", 100, b"", b"", 0, *fields])
     store.client.config_set("maxmemory", 1)
     try:
         with pytest.raises(StoreFull):
-            await client.call("create", ["carousel:session:/k"], ["n", 100, b"", b"", *fields])
+            await client.call("create", ["carousel:session:/k"], ["n", 100, b"", b"", 0, *fields])
         assert (await client.call("read", ["carousel:session:/s"], [0, ""]))[0] == b"FOUND"
         assert await client.call("delete", ["carousel:session:/s"], [1]) == [b"DELETED"]
     finally:
