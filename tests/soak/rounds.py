@@ -198,6 +198,9 @@ class Rounds:
         """List the keys, and give one a new secret."""
         self.admin.get("/admin/drain")
         self.admin.get("/admin/keys")
+        self.admin.get("/admin/audit")
+        self.admin.get("/admin/usage")
+        self.http.get("/metrics")
         self.admin.post(f"/admin/keys/{self._key_id}/rotate", json={"grace_s": 1})
 
     def _events(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
