@@ -11,7 +11,6 @@ from pydantic import BaseModel
 
 from service.api.choice_decoder import ChoiceDecoder
 from service.api.http_request import cancelled_on_disconnect
-from service.api.metering import RequestMeter
 from service.api.request_stats import RequestStats, note_stats
 from service.api.sse import EventIds, SSEResponse
 from service.api.state import ServedModel, get_state
@@ -44,7 +43,6 @@ class AdmittedRequest:
     model: ServedModel
     requests: Sequence[GenerationRequest]
     completions: CompletionStream
-    meter: RequestMeter | None = None  # None: a replay uses nothing
     n: int = 1
     session_id: str | None = None
     turn: Turn | None = None  # of the session
@@ -167,10 +165,7 @@ class AdmittedRequest:
     def choices(self) -> list["ChoiceState"]:
         """Return the states of all choices before their first chunk."""
         stops = [request.stop for request in self.requests for _ in range(self.n)]
-        choices = [ChoiceState(index, stop) for index, stop in enumerate(stops)]
-        if self.meter is not None:
-            self.meter.choices = choices
-        return choices
+        return [ChoiceState(index, stop) for index, stop in enumerate(stops)]
 
     def stream(
         self, http: Request, events: AsyncGenerator[bytes, None], headers: dict[str, str]

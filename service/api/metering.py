@@ -1,9 +1,7 @@
 """What a request uses: reserved before it begins, counted, and settled when it has ended."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
 from fastapi import Request
 from starlette.datastructures import MutableHeaders
@@ -19,14 +17,6 @@ from service.sessions.running_turn import RunningTurn
 METER = "meter"  # in the request's state
 
 
-class Counted(Protocol):
-    """A choice, as far as it is counted."""
-
-    @property
-    def generated_tokens(self) -> int:
-        """The number of sampled tokens."""
-
-
 @dataclass(slots=True)
 class RequestMeter:
     """Counts one request. Without `begin` it has used nothing."""
@@ -34,7 +24,6 @@ class RequestMeter:
     owner: str
     lease: LimitLease | None = None
     prompt_tokens: int = 0  # that were fed
-    choices: Sequence[Counted] = field(default=())
     completions: CompletionStream | None = None
     turn: RunningTurn | None = None  # goes on after its reader has left, and is counted at its end
     has_begun: bool = False

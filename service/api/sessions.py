@@ -112,9 +112,7 @@ async def create(request: Request, body: CreateSessionBody) -> SessionReply:
     if prompt.tokens:
         # before the session exists: its text would be refused
         served.engine.check_capacity(1, state.owner_of(request))
-        meter = await state.metering.reserve(request, len(prompt.tokens))
-    else:
-        meter = await state.metering.reserve(request, 0)
+    meter = await state.metering.reserve(request, len(prompt.tokens))
     session = await state.sessions.records.create(
         state.owner_of(request),
         served,

@@ -145,7 +145,8 @@ def test_a_stream_that_is_left_is_settled_and_frees_its_place(servers, admin):
     endless = ASKED | {"parameters": {"max_new_tokens": 1_000_000}}
     with client(servers[0], key) as http:
         with http.stream("POST", "/generate_stream", json=endless) as stream:
-            next(stream.iter_bytes())
+            pieces = stream.iter_bytes()  # kept: its end would close the response
+            next(pieces)
             refused = http.post("/generate", json=ASKED)
             assert refused.status_code == 429
             assert "concurrent_requests" in refused.json()["error"]

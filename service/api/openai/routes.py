@@ -97,7 +97,6 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedRequest:
         model=model,
         requests=requests,
         completions=completions,
-        meter=meter,
         n=n,
         prompt_texts=_typed_prompts(model, body),
     )

@@ -88,7 +88,6 @@ async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> Admit
         model=model,
         requests=[request],
         completions=completions,
-        meter=meter,
         n=n,
         arrived_s=arrived_s,
         echoed_prompt=body.inputs if parameters.return_full_text else "",
