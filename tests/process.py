@@ -52,6 +52,19 @@ def environment(folder: Path, port: int, **settings: str) -> dict[str, str]:
     }
 
 
+def ended(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """A command, by default `serve`, that ends by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "service", *(arguments or ("serve",))],
+        env=environment(folder, free_port(), **settings),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 @contextlib.contextmanager
 def serving(
     folder: Path,

@@ -1,15 +1,13 @@
 """The serving process from outside."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx2
 import psutil
 import pytest
 
-from tests.process import ROOT, environment, free_port, serving
+from tests.process import ROOT, ended, serving
 
 
 def maps_of(pid: int) -> str:
@@ -39,15 +37,7 @@ def test_a_process_that_serves_holds_no_tensorflow_and_little_memory(tmp_path):
     ],
 )
 def test_a_setting_that_is_wrong_stops_the_start_and_names_itself(tmp_path, name, value, sentence):
-    done = subprocess.run(
-        [sys.executable, "-m", "service", "serve"],
-        env=environment(tmp_path, free_port(), **{name: value}),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = ended(tmp_path, **{name: value})
     assert done.returncode == 2
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr

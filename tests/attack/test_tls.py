@@ -3,7 +3,6 @@
 import socket
 import ssl
 import subprocess
-import sys
 from pathlib import Path
 
 import httpx2
@@ -13,7 +12,7 @@ from service.errors import BadRequest
 from service.tls import server_context
 from tests.api.conftest import new_home
 from tests.attack.edge import PATIENCE_S, is_closed
-from tests.process import ROOT, environment, free_port, serving
+from tests.process import ended, serving
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +55,7 @@ def test_a_handshake_that_never_ends_is_cut_off(tmp_path, pair):
 
 def test_a_certificate_that_cannot_be_used_stops_the_start(tmp_path, pair):
     certificate, key = pair
-    done = subprocess.run(
-        [sys.executable, "-m", "service", "serve"],
-        env=environment(tmp_path, free_port(), CAROUSEL_TLS_CERT=str(tmp_path / "none.pem")),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = ended(tmp_path, CAROUSEL_TLS_CERT=str(tmp_path / "none.pem"))
     assert done.returncode == 2
     assert "CAROUSEL_TLS_CERT" in done.stderr
     assert "No such file" in done.stderr

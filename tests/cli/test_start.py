@@ -18,23 +18,11 @@ from service.sessions.config import SessionConfig
 from service.sessions.redis_client import check_store_config
 from service.settings import Settings
 from service.start_checks import check_folder, check_folders, listen
-from tests.process import ROOT, environment, free_port
-
-
-def start(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "service", *(arguments or ("serve",))],
-        env=environment(folder, free_port()) | settings,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+from tests.process import ROOT, ended, environment, free_port
 
 
 def refusal(folder: Path, *arguments: str, **settings: str) -> str:
-    done = start(folder, *arguments, **settings)
+    done = ended(folder, *arguments, **settings)
     assert (done.returncode, done.stdout) == (2, ""), done
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
@@ -200,7 +188,7 @@ def test_ready_is_said_when_there_is_a_model(tmp_path):
             check=True,
         )
         url = f"http://127.0.0.1:{port}"
-        loaded = start(tmp_path, "load", "demo@1", "--url", url)
+        loaded = ended(tmp_path, "load", "demo@1", "--url", url)
         assert loaded.returncode == 0, loaded
         assert process.stdout.readline() == f"Carousel is ready at {url}; try:\n"
     finally:

@@ -1,7 +1,6 @@
 """Without any key: loopback alone. With one: everywhere, and for nobody without it."""
 
 import subprocess
-import sys
 
 import httpx2
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from tests.cli.commands import carousel
 from tests.keys.conftest import new_folder
 from tests.keys.people import bearer
-from tests.process import ROOT, environment, free_port, serving
+from tests.process import ended, serving
 from tests.sessions.valkey import OwnValkey
 
 EVERYWHERE = {"CAROUSEL_HOST": "0.0.0.0"}
@@ -31,15 +30,7 @@ def keys(*arguments, folder) -> subprocess.CompletedProcess[str]:
 
 
 def refused_start(folder, **settings: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "service", "serve"],
-        env=environment(folder, free_port(), **settings),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = ended(folder, **settings)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.strip().splitlines()
     return line

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import socket
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 
@@ -12,7 +10,7 @@ import pytest
 
 from service.api.metrics_listener import MAX_HEAD_BYTES, MetricsListener, bind
 from service.errors import BadRequest
-from tests.process import ROOT, environment, free_port
+from tests.process import ended, free_port
 
 
 @contextlib.asynccontextmanager
@@ -100,15 +98,7 @@ def test_a_port_that_is_taken_stops_the_start_with_one_sentence(tmp_path):
         port = taken.getsockname()[1]
         with pytest.raises(BadRequest, match=f"at 127.0.0.1:{port}: .*CAROUSEL_METRICS_PORT"):
             bind("127.0.0.1", port)
-        done = subprocess.run(
-            [sys.executable, "-m", "service", "serve"],
-            env=environment(tmp_path, free_port(), CAROUSEL_METRICS_PORT=str(port)),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = ended(tmp_path, CAROUSEL_METRICS_PORT=str(port))
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1

@@ -18,15 +18,8 @@ from service.models.loaded_model import ModelStatus
 from service.models.registry import Registry, RegistryConfig
 from service.models.spec import ModelRef
 from service.models.store import FILE_NAME, ModelStore
-from tests.bundles import TINY, put_model
-from tests.fakes.runtime import FakeFactory
-
-SIZE_BYTES = 8 * TINY.parameters
-
-
-@pytest.fixture
-def factory() -> FakeFactory:
-    return FakeFactory()
+from tests.bundles import put_model
+from tests.models.conftest import SIZE_BYTES
 
 
 @pytest.fixture

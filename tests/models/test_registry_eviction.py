@@ -14,45 +14,14 @@ from service.errors import (
 )
 from service.models.cell import LayerSpec
 from service.models.loaded_model import ModelStatus
-from service.models.registry import Registry, RegistryConfig
-from service.models.residency import ResidencyConfig
+from service.models.registry import Registry
 from service.models.retention import Resident, Retention, choose_victims
 from service.models.spec import ModelRef, ModelSpec
-from service.models.store import FILE_NAME, ModelStore, RegistryRecord
-from tests.bundles import TINY, put_model
-from tests.fakes.runtime import FakeFactory
+from service.models.store import FILE_NAME, RegistryRecord
+from tests.bundles import put_model
+from tests.models.conftest import SIZE_BYTES
 
-SIZE_BYTES = 8 * TINY.parameters
 LARGE = ModelSpec(3, None, (LayerSpec("lstm", 4),))
-
-
-@pytest.fixture
-def factory() -> FakeFactory:
-    return FakeFactory()
-
-
-@pytest.fixture
-def registry_of(tmp_path, factory) -> Callable[..., Registry]:
-    """A registry that loads on demand, with room for `n` models and these times."""
-
-    def make(n: float = 2, *, autoload: bool = True, sweep_s: float = 1.0, **times) -> Registry:
-        config = RegistryConfig(
-            int(n * SIZE_BYTES),
-            autoload=autoload,
-            sweep_s=sweep_s,
-            residency=ResidencyConfig(**({"load_wait_s": 5.0} | times)),
-        )
-        return Registry(ModelStore(tmp_path), factory, config)
-
-    return make
-
-
-@pytest.fixture(autouse=True)
-def refs(tmp_path) -> dict[str, ModelRef]:
-    """Four stored models; `d` is the default, and an empty record loads none of them."""
-    found = {name: put_model(tmp_path, name) for name in "abcd"}
-    RegistryRecord((), {"default": found["d"]}).write(tmp_path)
-    return found
 
 
 async def opened(registry: Registry) -> Registry:

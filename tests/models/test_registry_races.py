@@ -1,43 +1,15 @@
 """Loads, unloads and evictions that meet: nothing is deleted while it writes, no load fails."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
 from service.errors import MemoryBudgetExceeded, ModelInUse
 from service.models.loaded_model import ModelStatus
 from service.models.registry import Registry, RegistryConfig
-from service.models.residency import ResidencyConfig
 from service.models.retention import Retention
-from service.models.spec import ModelRef
 from service.models.store import ModelStore, RegistryRecord
-from tests.bundles import TINY, put_model
-from tests.fakes.runtime import FakeFactory
-
-SIZE_BYTES = 8 * TINY.parameters
-
-
-@pytest.fixture
-def factory() -> FakeFactory:
-    return FakeFactory()
-
-
-@pytest.fixture
-def registry_of(tmp_path, factory) -> Callable[..., Registry]:
-    def make(n: int, **times: float) -> Registry:
-        residency = ResidencyConfig(**({"load_wait_s": 1.0} | times))
-        config = RegistryConfig(n * SIZE_BYTES, autoload=True, residency=residency)
-        return Registry(ModelStore(tmp_path), factory, config)
-
-    return make
-
-
-@pytest.fixture(autouse=True)
-def refs(tmp_path) -> dict[str, ModelRef]:
-    found = {name: put_model(tmp_path, name) for name in "abcd"}
-    RegistryRecord((), {"default": found["d"]}).write(tmp_path)
-    return found
+from tests.models.conftest import SIZE_BYTES
 
 
 async def test_a_model_that_drains_stays_so_when_its_load_has_no_room(registry_of, refs, factory):
