@@ -2,12 +2,22 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.options import AsJson, Url
+from service.cli.options import (
+    AsJson,
+    Cell,
+    Epochs,
+    InitialModel,
+    Layers,
+    MaxSeconds,
+    NewModel,
+    TrainingFile,
+    Units,
+    Url,
+)
 
 if TYPE_CHECKING:
     from service.cli.admin_client import AdminClient
@@ -36,16 +46,14 @@ def show(job_id: JobId, url: Url = None) -> None:
 
 @app.command()
 def submit(
-    file: Annotated[
-        Path, typer.Argument(help="A text, UTF-8.", exists=True, dir_okay=False, readable=True)
-    ],
-    name: Annotated[str, typer.Option(help="Name of the model.")],
-    cell: Annotated[str | None, typer.Option(help="Recurrent cell, such as lstm or gru.")] = None,
-    units: Annotated[int | None, typer.Option(help="Width of each recurrent layer.")] = None,
-    layers: Annotated[int | None, typer.Option(help="Recurrent layers.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the text.")] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Stop after this time.")] = None,
-    initial_model: Annotated[str | None, typer.Option(help="Model to fine-tune.")] = None,
+    file: TrainingFile,
+    name: NewModel,
+    cell: Cell = None,
+    units: Units = None,
+    layers: Layers = None,
+    epochs: Epochs = None,
+    max_seconds: MaxSeconds = None,
+    initial_model: InitialModel = None,
     alias: Annotated[str | None, typer.Option(help="Alias that the model gets.")] = None,
     url: Url = None,
 ) -> None:

@@ -9,7 +9,17 @@ import typer
 from service import __version__
 from service.cli import drain, jobs, keys, model_group, models, sessions
 from service.cli.leave import CommandGroup, leave
-from service.cli.options import Store
+from service.cli.options import (
+    Cell,
+    Epochs,
+    InitialModel,
+    Layers,
+    MaxSeconds,
+    NewModel,
+    Store,
+    TrainingFile,
+    Units,
+)
 from service.cli.usage import usage as print_usage
 from service.cli.version import version as print_version
 from service.errors import CarouselError
@@ -132,23 +142,21 @@ def worker(
 
 @app.command()
 def train(
-    file: Annotated[
-        Path, typer.Argument(help="A text, UTF-8.", exists=True, dir_okay=False, readable=True)
-    ],
-    name: Annotated[str, typer.Option(help="Name of the model.")],
-    cell: Annotated[str | None, typer.Option(help="Recurrent cell, such as lstm or gru.")] = None,
-    units: Annotated[int | None, typer.Option(help="Width of each recurrent layer.")] = None,
-    layers: Annotated[int | None, typer.Option(help="Recurrent layers.")] = None,
+    file: TrainingFile,
+    name: NewModel,
+    cell: Cell = None,
+    units: Units = None,
+    layers: Layers = None,
     embedding_dim: Annotated[int | None, typer.Option()] = None,
     dropout: Annotated[float | None, typer.Option()] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the text.")] = None,
+    epochs: Epochs = None,
     batch_size: Annotated[int | None, typer.Option(help="Sequences trained in parallel.")] = None,
     sequence_length: Annotated[int | None, typer.Option(help="Characters per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option()] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Stop after this time.")] = None,
+    max_seconds: MaxSeconds = None,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    initial_model: Annotated[str | None, typer.Option(help="Model to fine-tune.")] = None,
+    initial_model: InitialModel = None,
     model_store: Store = Path("model_store"),
     data_dir: Annotated[Path, typer.Option(envvar="CAROUSEL_DATA_DIR")] = Path(".data"),
 ) -> None:
