@@ -6,22 +6,17 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from service.api.admitted_request import SessionPosition
 from service.api.fields import (
-    MAX_CHOICES,
     MAX_NEW_TOKENS,
     MAX_PROMPT_CHARACTERS,
     Body,
-    Id,
-    Name,
-    Position,
-    TokenIds,
 )
 from service.api.openai.schemas import (
     CompletionBody,
     CompletionUsage,
     Object,
-    StreamOptions,
+    OpenAIFields,
+    refuse,
 )
-from service.api.sampling_fields import SamplingFields
 from service.api.sse import Responses, events_of
 from service.generation.request import MAX_TOP_TOKENS
 from service.models.chat_template import Message
@@ -92,22 +87,15 @@ class ChatMessage(Body):
         return self.content or ""
 
 
-class ChatBody(SamplingFields):
+class ChatBody(OpenAIFields):
     """The body of POST /v1/chat/completions."""
 
     # OpenAI's
-    model: Name | None = None
     messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS)
     max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS)
-    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
-    stop: str | list[str] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_TOKENS)
-    response_format: Object | None = None
-    user: str | None = None
     metadata: Object | None = None
     modalities: list[str] | None = None
     parallel_tool_calls: bool | None = None
@@ -130,24 +118,11 @@ class ChatBody(SamplingFields):
     web_search_options: Any = None
 
     # vLLM's
-    min_tokens: int | None = Field(None, ge=0, le=MAX_NEW_TOKENS)
-    stop_token_ids: TokenIds | None = None
-    ignore_eos: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-    structured_outputs: Object | None = None
-    request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")] | None = None
-    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    priority: int | None = None
     chat_template: Any = None
     chat_template_kwargs: Any = None
     documents: Any = None
-    logits_processors: Any = None
-
-    # ours
-    session_id: Id | None = None
-    expected_position: Position | None = None
-    on_disconnect: Literal["cancel", "continue"] = "cancel"
 
     @field_validator("messages")
     @classmethod
@@ -176,10 +151,7 @@ class ChatBody(SamplingFields):
     @field_validator(*_REFUSED)
     @classmethod
     def _refuse(cls, value: object, info: ValidationInfo) -> object:
-        name = str(info.field_name)
-        if value:
-            raise ValueError(f"`{name}` is not supported: {_REFUSED[name]}")
-        return value
+        return refuse(value, info, _REFUSED)
 
     @property
     def model_name(self) -> str | None:
@@ -198,21 +170,14 @@ class ChatBody(SamplingFields):
 
     def completion(self, prompt: str, stops: list[str]) -> CompletionBody:
         """Return the completion of `prompt` that these fields ask for; `stops` end it, too."""
-        shared = SamplingFields.model_fields.keys() | {
-            *("n", "stream", "stream_options", "response_format", "min_tokens"),
-            *("stop_token_ids", "ignore_eos", "structured_outputs", "request_id", "cache_salt"),
-            *("session_id", "expected_position", "on_disconnect"),
-        }
-        fields = {name: getattr(self, name) for name in shared}
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
         # Every value has been checked by the field of the same name.
         return CompletionBody.model_construct(
-            **fields,
-            model=self.model_name,
+            **{name: getattr(self, name) for name in OpenAIFields.model_fields}
+            | {"model": self.model_name, "stop": [*(self.stop or ()), *stops]},
             prompt=[prompt],
             max_tokens=self.n_new_tokens,
             logprobs=logprobs,
-            stop=[*(self.stop or ()), *stops],
         )
 
 

@@ -3,6 +3,7 @@
 `responses.py` writes the replies by hand, token by token; tests compare them with these schemas.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationInfo, WithJsonSchema, field_validator
@@ -60,29 +61,56 @@ class StreamOptions(Body):
     include_obfuscation: bool | None = None  # ignored
 
 
-class CompletionBody(SamplingFields):
-    """The body of POST /v1/completions."""
+class OpenAIFields(SamplingFields):
+    """Fields that the bodies of completions and of chat share."""
 
     # OpenAI's
     model: Name | None = None
-    prompt: Annotated[Any, WithJsonSchema(PROMPT_SCHEMA)] = Field(None, validate_default=True)
-    max_tokens: int | None = Field(None, ge=0, le=MAX_NEW_TOKENS)
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
-    best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)
-    echo: bool | None = None
-    logprobs: int | None = Field(None, ge=0, le=MAX_TOP_TOKENS)
     stop: str | list[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    suffix: str | None = None
     user: str | None = None
+    response_format: Object | None = None
+
+    # vLLM's
+    min_tokens: int | None = Field(None, ge=0, le=MAX_NEW_TOKENS)
+    stop_token_ids: TokenIds | None = None
+    ignore_eos: bool | None = None
+    structured_outputs: Object | None = None
+    priority: int | None = None
+    request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")] | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    logits_processors: Any = None
+
+    # ours
+    session_id: Id | None = None
+    expected_position: Position | None = None
+    on_disconnect: Literal["cancel", "continue"] = "cancel"
+
+
+def refuse(value: object, info: ValidationInfo, reasons: Mapping[str, str]) -> object:
+    """Return a value that has no effect; refuse another of a field that is not supported."""
+    name = str(info.field_name)
+    if value:
+        raise ValueError(f"`{name}` is not supported: {reasons[name]}")
+    return value
+
+
+class CompletionBody(OpenAIFields):
+    """The body of POST /v1/completions."""
+
+    # OpenAI's
+    prompt: Annotated[Any, WithJsonSchema(PROMPT_SCHEMA)] = Field(None, validate_default=True)
+    max_tokens: int | None = Field(None, ge=0, le=MAX_NEW_TOKENS)
+    best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    echo: bool | None = None
+    logprobs: int | None = Field(None, ge=0, le=MAX_TOP_TOKENS)
+    suffix: str | None = None
 
     # vLLM's
     use_beam_search: bool | None = None
-    min_tokens: int | None = Field(None, ge=0, le=MAX_NEW_TOKENS)
-    stop_token_ids: TokenIds | None = None
     include_stop_str_in_output: bool | None = None
-    ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     add_special_tokens: bool | None = None
@@ -90,27 +118,16 @@ class CompletionBody(SamplingFields):
     prompt_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_TOKENS)
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
-    response_format: Object | None = None
-    structured_outputs: Object | None = None
     guided_json: str | bool | Object | None = None
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
     guided_decoding_backend: str | None = None
     guided_whitespace_pattern: str | None = None
-    priority: int | None = None
-    request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")] | None = None
-    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     stream_interval: int | None = Field(None, ge=1)
-    logits_processors: Any = None
     repetition_detection: Any = None
     kv_transfer_params: Any = None
     vllm_xargs: Any = None
-
-    # ours
-    session_id: Id | None = None
-    expected_position: Position | None = None
-    on_disconnect: Literal["cancel", "continue"] = "cancel"
 
     @field_validator("prompt")
     @classmethod
@@ -136,10 +153,7 @@ class CompletionBody(SamplingFields):
     @field_validator(*_REFUSED)
     @classmethod
     def _refuse(cls, value: object, info: ValidationInfo) -> object:
-        name = str(info.field_name)
-        if value:
-            raise ValueError(f"`{name}` is not supported: {_REFUSED[name]}")
-        return value
+        return refuse(value, info, _REFUSED)
 
     @property
     def n_new_tokens(self) -> int:
