@@ -177,10 +177,10 @@ def create_app(
         registry_config,
         lambda spec: estimate_memory(spec, engine_config).total,
     )
-    signer = Signer(_signing_secret(settings))
+    secret, key_store = _signing_secret(settings), KeyStore(redis_url)
+    signer, keys = Signer(secret), KeyRing(key_store, secret, KeyConfig())
     sessions = _make_sessions(signer, redis_url)
     queue = JobQueue(redis_url, QueueConfig())
-    keys, key_store = open_key_ring(settings, redis_url), KeyStore(redis_url)
     authenticator = Authenticator(
         key_store,
         KeyConfig(),
@@ -232,7 +232,7 @@ def create_app(
                 task.cancel()
             await stop(state)
             await metering.close()
-        for part in (keys, key_store, state.audit, tracer):
+        for part in (keys, state.audit, tracer):
             await part.close()
 
     app = FastAPI(
