@@ -9,7 +9,7 @@ DCLINT := docker/node_modules/.bin/dclint
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/__init__.py)
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 
-.PHONY: run test check lint fix measure bench wild bench-train soak openapi docs demo-model client-sync image image-lint lock
+.PHONY: run test check lint fix measure bench bench-write bench-train soak openapi docs demo-model client-sync image image-lint lock
 
 run: $(VENV)/.run  ## serve the bundled model on 127.0.0.1:$(PORT), and train
 	CAROUSEL_PORT=$(PORT) $(BIN)/python -m service serve --workers 1
@@ -35,11 +35,11 @@ measure: $(VENV)/.dev  ## the code's shape as a table; BEFORE=<commit> adds a co
 	$(BIN)/python -m tools.measure $(if $(BEFORE),--rev $(BEFORE)) \
 	  $(CHANGES_BEFORE:%=--change-before %) $(CHANGES:%=--change %)
 
-bench: $(VENV)/.dev  ## speed against the article's loop; `make bench wild` against the loops of tutorials
-	$(BIN)/python -m bench $(filter wild,$(MAKECMDGOALS))
+bench: $(VENV)/.dev  ## speed against the article's loop, about 7 minutes; PARTS=wild: against the loops of tutorials
+	$(BIN)/python -m bench $(PARTS)
 
-wild: bench
-	@:
+bench-write: $(VENV)/.dev  ## the same, and write bench/results and the README's tables
+	$(BIN)/python -m bench --write $(PARTS)
 
 bench-train: $(VENV)/.dev  ## speed of training against Keras and PyTorch, which you install: pip install torch==2.13.0
 	$(BIN)/python -m bench training

@@ -1,137 +1,104 @@
-"""`make bench`: the article's loop as 1.0, the engine, HTTP streaming; sessions; decoding.
+"""`make bench`: every layer of serving, sessions, decoding. `make bench-write` keeps the results.
 
-`python -m bench wild` compares with tutorials' loops, `python -m bench training` measures training,
-`python -m bench quality TEXT` a trained model.
+`python -m bench [--write] [PART…]`; the parts are layers, sessions, decoding, wild and training,
+and `quality TEXT`. Tables go to standard output, progress to standard error. Without --write no
+file of the checkout is touched. Other comparisons are modules of their own: `bench.beside`,
+`bench.observed`, `bench.hostile`, `bench.guidellm`, `bench.peer`.
 """
 
+import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
-import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.decoding import table as decoding_table
-from bench.report import draw, insert, table
-from bench.seed_model import write_seed_model
-from bench.server import server
-from bench.sessions import table as sessions_table
-from bench.training import table as training_table
-from bench.wild_table import table as wild_table
-from bench.wild_table import wide_table
-from service.models.bundle import Precision
+from bench import decoding, layers, sessions, training, wild
+from bench.progress import duration
 
-STREAMS = (1, 16, 64)
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
 
 
-def _figure(module: str, *arguments: str, **environment: str) -> Any:
-    """Run a module of this package in its own process; return the JSON that it prints."""
-    command = [sys.executable, "-m", f"bench.{module}", *arguments]
-    process = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, env={**os.environ, **environment}
-    )
-    return json.loads(process.stdout)
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the benchmark: a module that prints its figures, and how they become a table."""
+
+    expected_s: float
+    table: Callable[[dict[str, Any]], str]
+    in_readme: bool = True
 
 
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    vnni = " with VNNI" if any("vnni" in line for line in lines) else " without VNNI"
-    return next(names, platform.machine()) + vnni
-
-
-def _machine() -> dict[str, Any]:
-    return {"processor": _processor(), "cores": os.cpu_count()}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+PARTS = {
+    "layers": Part(layers.expected_s(), layers.table),
+    "sessions": Part(sessions.EXPECTED_S, sessions.table),
+    "decoding": Part(decoding.EXPECTED_S, decoding.table),
+    "wild": Part(wild.EXPECTED_S, wild.table),
+    "training": Part(training.EXPECTED_S, training.table, in_readme=False),
+}
+USUAL = ("layers", "sessions", "decoding")
 
 
 def main() -> None:
-    """Run the benchmarks given as arguments; print tables, update the README, write JSON."""
-    RESULTS.mkdir(exist_ok=True)
-    parts = sys.argv[1:] or ["decode", "sessions", "decoding"]
-    if parts[0] == "quality":
-        _quality(Path(parts[1]))
+    """Run the parts, each in a process of its own, and print their tables."""
+    options = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    options.add_argument("--write", action="store_true", help="write bench/results and README.md")
+    options.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    chosen = options.parse_args()
+    names = chosen.parts or USUAL
+    if names[0] == "quality":
+        _quality(names[1], is_written=chosen.write)
         return
-    if "decode" in parts:
-        _decode()
-    if "sessions" in parts:
-        _sessions()
-    if "decoding" in parts:
-        _decoding()
-    if "wild" in parts:
-        _wild()
-    if "training" in parts:
-        _training()
+    if unknown := set(names) - set(PARTS):
+        options.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    total_s = sum(PARTS[name].expected_s for name in names)
+    _say(f"{', '.join(names)}: about {duration(total_s)} minutes on a quiet machine")
+    for name in names:
+        result = _figures(name)
+        print(f"{PARTS[name].table(result)}\n", flush=True)
+        if name == "wild":
+            print(f"{wild.wide_table(result)}\n", flush=True)
+        if chosen.write:
+            _write(name, result)
+            if PARTS[name].in_readme:
+                insert(PARTS[name].table(result), README, name)
 
 
-def _sessions() -> None:
-    result = {"when": _now(), "machine": _machine(), **_figure("sessions")}
-    (RESULTS / "sessions.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(sessions_table(result))
-    insert(sessions_table(result), README, "sessions")
-
-
-def _decoding() -> None:
-    result = {"when": _now(), "machine": _machine(), **_figure("decoding")}
-    (RESULTS / "decoding.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(decoding_table(result))
-    insert(decoding_table(result), README, "decoding")
-
-
-def _training() -> None:
-    result = {"when": _now(), "machine": _machine(), **_figure("training")}
-    (RESULTS / "training.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-    print(training_table(result))
-
-
-def _wild() -> None:
-    result = {"when": _now(), "machine": _machine(), **_figure("wild")}
-    (RESULTS / "wild.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-    print(f"{wild_table(result)}\n\n{wide_table(result)}")
-    insert(wild_table(result), README, "wild")
-
-
-def _quality(text: Path) -> None:
-    figures = _figure("quality", str(text))
-    result = {"when": _now(), "machine": _machine(), **figures}
-    (RESULTS / "quality.json").write_text(json.dumps(result, indent=2) + "\n")
+def _quality(text: str, *, is_written: bool) -> None:
+    result = _figures("quality", text)
     print(f"{result['validation_nats']} nats per character after {result['trained_s']} s")
+    if is_written:
+        _write("quality", result)
 
 
-def _decode() -> None:
-    baseline = [_figure("baseline")]
-    in_process = {
-        precision: {n: _figure("decode", precision, str(n)) for n in STREAMS}
-        for precision in Precision
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        store = Path(folder)
-        refs = {precision: write_seed_model(store, precision) for precision in Precision}
-        with server(store) as port:
-            http = {
-                precision: {n: _figure("load", str(port), str(ref), str(n)) for n in STREAMS}
-                for precision, ref in refs.items()
-            }
-    baseline.append(_figure("baseline"))
-    result = {
-        "when": _now(),
-        "machine": _machine(),
-        "baseline_characters_per_s": baseline,
-        "in_process_characters_per_s": in_process,
-        "http": http,
-    }
-    (RESULTS / "decode.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(table(result))
-    insert(table(result), README, "bench")
-    draw(result, RESULTS / "decode.png")
+def _figures(module: str, *arguments: str) -> dict[str, Any]:
+    """Run a module of this package in its own process; return the JSON that it prints."""
+    command = [sys.executable, "-m", f"bench.{module}", *arguments]
+    process = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    figures: dict[str, Any] = json.loads(process.stdout)
+    return {"when": datetime.now(UTC).isoformat(timespec="seconds")} | figures
+
+
+def _write(name: str, result: dict[str, Any]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    _say(f"written: {path}")
+
+
+def insert(table: str, page: Path, name: str) -> None:
+    """Replace the table between the page's two markers of a name."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, rest = page.read_text().split(begin)
+    after = rest.split(end)[1]
+    page.write_text(f"{before}{begin}\n{table}\n{end}{after}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

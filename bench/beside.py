@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from bench import load
+from bench.machine import machine
+from bench.progress import Progress
 from bench.seed_model import write_seed_model
 from bench.server import server
 from service.models.bundle import Precision
 
 STREAMS, ROUNDS, TRAINING_LIMIT_S = 16, 3, 120.0
+EXPECTED_S = 90.0
 
 
 def _post(url: str, body: bytes, kind: str = "application/json") -> Any:
@@ -36,20 +39,28 @@ def _train(url: str) -> str:
     return str(job)
 
 
+def _measured(port: int, ref: str, name: str, progress: Progress) -> float:
+    measured = load.run(port, ref, STREAMS)
+    progress.done(f"{name}: {measured.characters_per_s:,.0f} characters/s")
+    return measured.characters_per_s
+
+
 def main() -> None:
     """Print characters per second of the streams without and with a job, and the ratio."""
+    about, progress = machine(), Progress("beside", 2 * ROUNDS, EXPECTED_S)
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "models"
         ref = str(write_seed_model(store, Precision.INT8))
         with server(store, CAROUSEL_WORKERS="1") as port:
             url = f"http://127.0.0.1:{port}"
-            alone = [load.run(port, ref, STREAMS).characters_per_s for _ in range(ROUNDS)]
+            alone = [_measured(port, ref, "alone", progress) for _ in range(ROUNDS)]
             job = _train(url)
             before = json.load(urllib.request.urlopen(f"{url}/train-jobs/{job}"))["progress"]
-            beside = [load.run(port, ref, STREAMS).characters_per_s for _ in range(ROUNDS)]
+            beside = [_measured(port, ref, "beside a job", progress) for _ in range(ROUNDS)]
             after = json.load(urllib.request.urlopen(f"{url}/train-jobs/{job}"))["progress"]
             _post(f"{url}/train-jobs/{job}/cancel", b"")
     figures = {
+        "machine": about,
         "streams": STREAMS,
         "alone": alone,
         "beside": beside,

@@ -1,81 +1,183 @@
-"""A closed loop of streaming clients on raw sockets: N streams, one request after another.
+"""A closed loop of clients on raw sockets: each sends its request again after each reply.
 
-The client shares the machine with the server, so it does as little as possible: it reads the
-received bytes, counts the events in them and records the time.
+The clients share the machine with the server, so they do as little as possible. Processor time is
+measured on both sides: it says what a character costs where other work disturbs the rates.
 """
 
+import contextlib
 import json
 import selectors
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from bench.machine import cpu_s, server_processes
+from bench.reply import ReplyReader
 
 CHARACTERS = 256
 WARM_UP_S, MEASURE_S = 1.5, 6.0
-EVENT, END = b"data: ", b"\r\n0\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request that a client repeats, and what each of its replies must have."""
+
+    path: str
+    body: dict[str, Any]
+    characters: int
+    events: int  # 0: the reply is whole
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The measurements of one run of the closed loop; times in milliseconds."""
+    """The measurements of a closed loop; a whole reply has neither first events nor gaps."""
 
-    streams: int
+    clients: int
     characters_per_s: float
-    first_event_p50_ms: float
-    first_event_p99_ms: float
-    inter_event_p50_ms: float
-    inter_event_p99_ms: float
-    delivery_gap_p50_ms: float
-    delivery_gap_p99_ms: float
+    requests_per_s: float
+    server_cpu_us: float  # of the processes that listen, for each character
+    client_cpu_us: float  # of this process, likewise
+    reply_p50_ms: float | None
+    reply_p99_ms: float | None
+    first_event_p50_ms: float | None
+    first_event_p99_ms: float | None
+    delivery_gap_p50_ms: float | None
+    delivery_gap_p99_ms: float | None
 
 
 @dataclass(slots=True)
 class _Tally:
-    events: int = 0
-    first_event_s: list[float] = field(default_factory=list)
-    gaps: list[tuple[float, int]] = field(default_factory=list)  # (seconds, events in the delivery)
+    characters: float = 0
+    replies_s: list[float] = field(default_factory=list)
+    first_events_s: list[float] = field(default_factory=list)
+    gaps_s: list[float] = field(default_factory=list)
 
 
-class _Client:
-    """One connection that sends its request again after each response."""
+class Connection:
+    """One client: a connection that stays open, and one request."""
 
-    def __init__(self, port: int, model: str, parameters: Mapping[str, object]) -> None:
+    def __init__(self, port: int, request: Request) -> None:
+        """Connect, and send nothing yet."""
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        body = json.dumps({"inputs": "ROMEO:", "model": model, "parameters": parameters})
-        head = f"POST /generate_stream HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
-        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        self._request = (head + body).encode()
-        self._tail = b""
-        self.ask()
+        content = json.dumps(request.body).encode()
+        head = f"POST {request.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        self._bytes, self._request, self._reader = head.encode() + content, request, ReplyReader()
+        self._asked_s = self._last_s = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
 
     def ask(self) -> None:
-        self._events, self._asked_s, self._last_s = 0, time.perf_counter(), 0.0
-        self.socket.sendall(self._request)
+        """Send the request."""
+        self._reader.on_message_begin()
+        self._asked_s = time.perf_counter()
+        self.socket.sendall(self._bytes)
 
-    def read(self, tally: _Tally) -> None:
+    def read(self, tally: _Tally) -> bool:
+        """Read what has come, and return whether the reply is complete.
+
+        Raises ConnectionError where the server closed the connection, ValueError where the reply
+        is none of success or has not its events.
+        """
         data = self.socket.recv(1 << 18)
         now_s = time.perf_counter()
         if not data:
             raise ConnectionError("the server closed a connection")
-        data = self._tail + data
-        n = data.count(EVENT)
-        self._tail = data[-len(EVENT) + 1 :]
-        if n:
-            tally.events += n
-            if self._events:
-                tally.gaps.append((now_s - self._last_s, n))
+        reader, request = self._reader, self._request
+        before = reader.events
+        reader.feed(data)
+        if request.events and reader.events > before:
+            tally.characters += request.characters * (reader.events - before) / request.events
+            if before:
+                tally.gaps_s.append(now_s - self._last_s)
             else:
-                tally.first_event_s.append(now_s - self._asked_s)
+                tally.first_events_s.append(now_s - self._asked_s)
             self._last_s = now_s
-            self._events += n
-        if data.endswith(END):
-            if self._events != CHARACTERS:
-                raise ValueError(f"{self._events} events of {CHARACTERS}: {data[-300:]!r}")
-            self._tail = b""
-            self.ask()
+        if not reader.is_complete:
+            return False
+        if reader.status != 200 or reader.events != request.events:
+            found = f"status {reader.status}, {reader.events} events of {request.events}"
+            raise ValueError(f"{found}: {reader.last_piece[-300:]!r}")
+        if not request.events:
+            tally.characters += request.characters
+        tally.replies_s.append(now_s - self._asked_s)
+        return True
+
+    def first_event_s(self) -> float:
+        """Send the request and read its reply; return the seconds to the first event."""
+        tally = _Tally()
+        self.ask()
+        while not self.read(tally):
+            pass
+        return tally.first_events_s[0]
+
+
+def closed_loop(
+    port: int,
+    requests: Sequence[Request],
+    *,
+    warm_up_s: float = WARM_UP_S,
+    measure_s: float = MEASURE_S,
+) -> Load:
+    """Keep one client busy for each request for a while, and return the measurements."""
+    processes = server_processes(port)
+    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
+        for request in requests:
+            connection = stack.enter_context(Connection(port, request))
+            selector.register(connection.socket, selectors.EVENT_READ, connection)
+            connection.ask()
+        _serve(selector, _Tally(), warm_up_s)
+        tally, began_s = _Tally(), time.perf_counter()
+        server_s, client_s = cpu_s(processes), time.process_time()
+        _serve(selector, tally, measure_s)
+        elapsed_s = time.perf_counter() - began_s
+        server_s, client_s = cpu_s(processes) - server_s, time.process_time() - client_s
+    return Load(
+        len(requests),
+        tally.characters / elapsed_s,
+        len(tally.replies_s) / elapsed_s,
+        1e6 * server_s / max(1, tally.characters),
+        1e6 * client_s / max(1, tally.characters),
+        *(
+            quantile_ms(times_s, q)
+            for times_s in (tally.replies_s, tally.first_events_s, tally.gaps_s)
+            for q in (0.5, 0.99)
+        ),
+    )
+
+
+def _serve(selector: selectors.BaseSelector, tally: _Tally, seconds: float) -> None:
+    until_s = time.perf_counter() + seconds
+    while time.perf_counter() < until_s:
+        for key, _ in selector.select(1.0):
+            if key.data.read(tally):
+                key.data.ask()
+
+
+def quantile_ms(times_s: Sequence[float], q: float) -> float | None:
+    """Return a quantile in milliseconds, None of no times."""
+    ordered = sorted(times_s)
+    return 1e3 * ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else None
+
+
+def streaming(model: str, seed: int, characters: int = CHARACTERS, **more: object) -> Request:
+    """Return a request of Carousel's for a stream, an event a character."""
+    parameters = {"max_new_tokens": characters, "do_sample": True, "temperature": 0.8, "seed": seed}
+    body = {"inputs": "ROMEO:", "model": model, "parameters": parameters | more}
+    return Request("/generate_stream", body, characters, characters)
+
+
+def whole(model: str, seed: int, characters: int) -> Request:
+    """Return the same request for a whole reply."""
+    return Request("/generate", streaming(model, seed, characters).body, characters, 0)
 
 
 def run(port: int, model: str, streams: int, **more: object) -> Load:
@@ -83,35 +185,9 @@ def run(port: int, model: str, streams: int, **more: object) -> Load:
 
     `more` are additional parameters, with which each text must have 256 characters.
     """
-    selector = selectors.DefaultSelector()
-    usual = {"max_new_tokens": CHARACTERS, "do_sample": True, "temperature": 0.8} | more
-    clients = [_Client(port, model, usual | {"seed": seed}) for seed in range(streams)]
-    for client in clients:
-        selector.register(client.socket, selectors.EVENT_READ, client)
-    tally, begin_s = _Tally(), time.perf_counter() + WARM_UP_S
-    is_warm = False
-    while (now_s := time.perf_counter()) < begin_s + MEASURE_S:
-        if not is_warm and now_s >= begin_s:
-            tally, is_warm, begin_s = _Tally(), True, now_s
-        for key, _ in selector.select(1.0):
-            key.data.read(tally)
-    elapsed_s = time.perf_counter() - begin_s
-    for client in clients:
-        client.socket.close()
-    events = [0.0 for _, n in tally.gaps for _ in range(n - 1)] + [gap for gap, _ in tally.gaps]
-    gaps = [gap for gap, _ in tally.gaps]
-    return Load(
-        streams,
-        tally.events / elapsed_s,
-        *(1e3 * _quantile(tally.first_event_s, q) for q in (0.5, 0.99)),
-        *(1e3 * _quantile(events, q) for q in (0.5, 0.99)),
-        *(1e3 * _quantile(gaps, q) for q in (0.5, 0.99)),
+    return closed_loop(
+        port, [streaming(model, seed, CHARACTERS, **more) for seed in range(streams)]
     )
-
-
-def _quantile(values: Sequence[float], q: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else float("nan")
 
 
 def main() -> None:

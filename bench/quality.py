@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.machine import machine
 from bench.seed_model import write_seed_model
 from bench.server import server
 from carousel_client import Client
@@ -26,7 +27,7 @@ TIMEOUT_S = 120.0
 
 def learnt(path: Path) -> dict[str, Any]:
     """Train on a file's text by the default recipe and return the results."""
-    raw = path.read_bytes()
+    raw, about = path.read_bytes(), machine()
     with tempfile.TemporaryDirectory() as folder:
         store = ModelStore(Path(folder))
         write_seed_model(store.folder, Precision.INT8)  # a server without a model is not ready
@@ -39,6 +40,7 @@ def learnt(path: Path) -> dict[str, Any]:
         bundle = store.read(ModelRef.parse(ref))
     record: dict[str, Any] = bundle.manifest.training
     return {
+        "machine": about,
         "text_sha256": record["corpus_sha256"],
         "characters": record["corpus_characters"],
         "parameters": bundle.spec.parameters,

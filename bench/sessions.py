@@ -10,15 +10,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import numpy as np
 
-from bench import turns
-from bench.first_event import first_event_s
+from bench.load import Connection, Request, closed_loop, streaming, whole
+from bench.machine import caption, machine
+from bench.progress import Progress
 from bench.seed_model import SPEC, VOCABULARY, write_seed_model
 from bench.server import server
 from service.models.bundle import Precision
@@ -38,6 +39,10 @@ AT_REST, AT_REST_LENGTH, AT_REST_TURN = 10_000, 1_000, 8
 REPEATS = 150
 FIRST = 9
 """Characters of the turns whose first events are timed."""
+
+CLIENTS, TURN, ROUNDS = 64, 64, 9
+WARM_UP_S, ROUND_S = 1.0, 3.0
+EXPECTED_S = 240.0
 
 Numbers = dict[str, float]
 
@@ -90,22 +95,55 @@ def _timed(request: Callable[[], httpx2.Response]) -> float:
 
 def first_events(ports: tuple[int, int], model: str, session: str) -> Numbers:
     """Measure the time to the first event: without a session, hot, and in the other process."""
-    base = "http://127.0.0.1:{}"
-    continued, plain = {"inputs": "", "session_id": session}, {"inputs": "R", "model": model}
-    with (
-        httpx2.Client(base_url=base.format(ports[0])) as one,
-        httpx2.Client(base_url=base.format(ports[1])) as two,
-    ):
-        for http in (one, two):
-            first_event_s(http, continued, FIRST)
-        cold = []
-        for _ in range(REPEATS // 2):
-            cold += [first_event_s(one, continued, FIRST), first_event_s(two, continued, FIRST)]
+    with contextlib.ExitStack() as stack:
+
+        def stream(port: int, **body: object) -> Connection:
+            request = Request("/generate_stream", body | {"parameters": parameters}, FIRST, FIRST)
+            return stack.enter_context(Connection(port, request))
+
+        parameters = {"max_new_tokens": FIRST, "do_sample": True}
+        one, two = (stream(port, inputs="", session_id=session) for port in ports)
+        plain = stream(ports[0], inputs="R", model=model)
+        for each in (one, two):
+            each.first_event_s()
+        cold = [each.first_event_s() for _ in range(REPEATS // 2) for each in (one, two)]
         return {
-            "without_ms": median_ms(lambda: first_event_s(one, plain, FIRST)),
-            "hot_ms": median_ms(lambda: first_event_s(one, continued, FIRST)),
+            "without_ms": median_ms(plain.first_event_s),
+            "hot_ms": median_ms(one.first_event_s),
             "cold_ms": 1e3 * statistics.median(cold),
         }
+
+
+def turns(port: int, model: str, maker: Maker, kind: str, progress: Progress) -> dict[str, Any]:
+    """Measure turns on concurrent sessions and the same requests without sessions, by turns.
+
+    Each round has new sessions, since one whose turn was cut off stays busy for a moment.
+    """
+    make = streaming if kind == "streamed" else whole
+    plain = [make(model, seed, TURN) for seed in range(CLIENTS)]
+    loads: dict[str, list[dict[str, Any]]] = {"with_sessions": [], "without": []}
+    for _ in range(ROUNDS):
+        continued = []
+        for request, session in zip(plain, maker.make([100] * CLIENTS), strict=True):
+            body = {"inputs": "", "session_id": session, "parameters": request.body["parameters"]}
+            continued.append(replace(request, body=body))
+        for name, requests in (("with_sessions", continued), ("without", plain)):
+            load = closed_loop(port, requests, warm_up_s=WARM_UP_S, measure_s=ROUND_S)
+            loads[name].append(asdict(load))
+            progress.done(f"turns, {kind}, {name}: {load.characters_per_s:,.0f} characters/s")
+    result: dict[str, Any] = {
+        name: [each["characters_per_s"] for each in rounds] for name, rounds in loads.items()
+    }
+    medians = {name: statistics.median(result[name]) for name in loads}
+    costs = {
+        name: statistics.median(each["server_cpu_us"] for each in rounds)
+        for name, rounds in loads.items()
+    }
+    return result | {
+        "server_cpu_us": costs,
+        "ratio": medians["with_sessions"] / medians["without"],
+        "ratio_of_cpu": costs["with_sessions"] / costs["without"],
+    }
 
 
 def by_length(port: int, maker: Maker) -> dict[str, Numbers]:
@@ -169,6 +207,7 @@ def _valkey(folder: Path) -> Iterator[EmbeddedValkey]:
 
 def measure() -> dict[str, Any]:
     """All of it on two servers over one store."""
+    about, progress = machine(), Progress("sessions", 3 + 4 * ROUNDS, EXPECTED_S)
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "models"
         ref = write_seed_model(store, Precision.INT8)
@@ -182,16 +221,20 @@ def measure() -> dict[str, Any]:
             settings = {"CAROUSEL_REDIS_URL": valkey.url}
             with server(store, **settings) as one:
                 rest = at_rest(one, maker, used_bytes)
-                many = maker.make([100] * turns.CLIENTS * turns.ROUNDS * 2)
-                half = len(many) // 2
-                streamed = turns.run(one, str(ref), many[:half], "/generate_stream")
-                whole = turns.run(one, str(ref), many[half:], "/generate")
+                progress.done(f"{rest['bytes']:,.0f} bytes a session")
+                kinds = {
+                    kind: turns(one, str(ref), maker, kind, progress)
+                    for kind in ("streamed", "whole")
+                }
                 lengths = by_length(one, maker)
+                progress.done("forks and turns by length")
                 with server(store, **settings) as two:
                     (session,) = maker.make([100])
                     events = first_events((one, two), str(ref), session)
+                    progress.done("first events")
     return {
-        "turns": {"streamed": asdict(streamed), "whole": asdict(whole)},
+        "machine": about,
+        "turns": kinds,
         "first_event": events,
         "by_length": lengths,
         "at_rest": rest,
@@ -210,12 +253,13 @@ async def _used_bytes(url: str) -> int:
 def table(result: dict[str, Any]) -> str:
     """Return the figures as a Markdown table, each with its baseline."""
     events, lengths, rest = result["first_event"], result["by_length"], result["at_rest"]
-    lines = ["| sessions | result | baseline |", "|---|--:|---|"]
+    lines = [caption(result["machine"]), "", "| sessions | result | baseline |", "|---|--:|---|"]
     for name, kind in (("streamed", "streamed"), ("whole", "not streamed")):
-        ratio = result["turns"][name]["ratio"]
+        turn = result["turns"][name]
         lines.append(
-            f"| turns of {turns.CHARACTERS} characters on {turns.CLIENTS} sessions, {kind} "
-            f"| {ratio:.2f}× the throughput | the same without sessions |"
+            f"| turns of {TURN} characters on {CLIENTS} sessions, {kind} "
+            f"| {turn['ratio']:.2f}× the throughput, {turn['ratio_of_cpu']:.2f}× the server's "
+            "processor time a character | the same without sessions |"
         )
     for name, kind in (("hot", "in the same process"), ("cold", "in another process")):
         lines.append(

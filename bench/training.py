@@ -4,21 +4,25 @@
 so that other load on the machine affects all of them. All train without dropout.
 """
 
+import contextlib
 import json
 import os
-import subprocess
+import statistics
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import IO, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+
+from bench.contender import Contender, compete
+from bench.progress import Progress
 
 VOCABULARY, EMBEDDING_DIM, STREAMS, CHARACTERS = 65, 256, 64, 100
 MODELS = ((1, 1024), (2, 512))
 CONTENDERS = ("keras", "torch", "torch, ours allocator", "float32", "bfloat16")
 ROUNDS, STEPS = 12, 1
+EXPECTED_S = 300.0
 TORCH_PYTHON = "CAROUSEL_BENCH_TORCH"
 """The variable with the path of a Python that has PyTorch 2.13, if it is not this one."""
 
@@ -27,44 +31,52 @@ Chunk = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 def measured() -> dict[str, Any]:
     """Measure each model by each contender: the best and the median of the rounds."""
+    from bench.machine import machine  # noqa: PLC0415 (PyTorch's Python may have no psutil)
+
+    about, progress = machine(), Progress("training", len(MODELS) * ROUNDS, EXPECTED_S)
     speeds: dict[str, dict[str, Any]] = {}
-    load_before = os.getloadavg()[0]
     for layers, units in MODELS:
-        contenders = [_Contender(name, layers, units) for name in CONTENDERS]
-        for _ in range(ROUNDS):
-            for contender in contenders:
-                contender.measure_round()
-        for contender in contenders:
-            contender.stop()
-        speeds[f"{layers} × {units}"] = {
-            contender.name: {
-                "best": round(max(contender.speeds)),
-                "median": round(float(np.median(contender.speeds))),
+        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
+        with contextlib.ExitStack() as stack:
+            contenders = {
+                name: stack.enter_context(_contender(name, layers, units)) for name in CONTENDERS
             }
-            for contender in contenders
+            for _ in range(ROUNDS):
+                for name, contender in contenders.items():
+                    rounds[name].append(contender.measure())
+                progress.done(f"{layers} × {units}")
+        speeds[f"{layers} × {units}"] = {
+            name: {
+                "best": round(max(each["characters_per_s"] for each in found)),
+                "median": round(statistics.median(each["characters_per_s"] for each in found)),
+                "cpu_us": round(statistics.median(each["cpu_us"] for each in found), 1),
+            }
+            for name, found in rounds.items()
         }
     return {
+        "machine": about,
         "lanes": STREAMS,
         "characters": CHARACTERS,
-        "load_before": round(load_before, 1),
         "characters_per_s": speeds,
     }
 
 
 def table(result: dict[str, Any]) -> str:
     """Return the figures as a Markdown table; × is relative to PyTorch as it is installed."""
-    setting = f"batch {result['lanes']} × {result['characters']}, embedding {EMBEDDING_DIM}"
+    from bench.machine import caption  # noqa: PLC0415 (likewise)
+
+    setting = f"Batch {result['lanes']} × {result['characters']}, embedding {EMBEDDING_DIM}"
     lines = [
-        f"{setting}; load average before: {result['load_before']}",
+        f"{setting}; {caption(result['machine'])}",
         "",
-        "| model | contender | best | median | × |",
-        "|---|---|--:|--:|--:|",
+        "| model | contender | best | median | × | µs of processor time a character |",
+        "|---|---|--:|--:|--:|--:|",
     ]
     for model, contenders in result["characters_per_s"].items():
         one = contenders["torch"]["best"]
         lines += [
             f"| {model} | {_TITLES[name]} | {speed['best']:,} | {speed['median']:,} "
-            f"| {speed['best'] / one:.2f} |"
+            f"| {speed['best'] / one:.2f} | {speed['cpu_us']} |"
             for name, speed in contenders.items()
         ]
     return "\n".join(lines)
@@ -79,49 +91,13 @@ _TITLES = {
 }
 
 
-@dataclass
-class _Contender:
-    name: str
-    layers: int
-    units: int
-    speeds: list[float] = field(default_factory=list)
+def _contender(name: str, layers: int, units: int) -> Contender:
+    from service.training.config import ALLOCATOR_ENVIRONMENT  # noqa: PLC0415 (not for PyTorch's)
 
-    def __post_init__(self) -> None:
-        from service.training.config import ALLOCATOR_ENVIRONMENT  # noqa: PLC0415 (not for PyTorch's)
-
-        kind = self.name.partition(",")[0]
-        python = os.environ.get(TORCH_PYTHON, sys.executable) if kind == "torch" else sys.executable
-        plain = self.name in {"torch", "keras"}
-        environment = {**os.environ, **({} if plain else ALLOCATOR_ENVIRONMENT)}
-        command = [python, "-m", "bench.training", kind, str(self.layers), str(self.units)]
-        self._process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self._answer()  # warm
-
-    def measure_round(self) -> None:
-        print("go", file=_open(self._process.stdin), flush=True)
-        self.speeds.append(float(self._answer()))
-
-    def stop(self) -> None:
-        _open(self._process.stdin).close()
-        self._process.wait()
-
-    def _answer(self) -> str:
-        line = _open(self._process.stdout).readline()
-        if not line:
-            raise SystemExit(f"{self.name} has ended; try `python -m bench.training {self.name}`")
-        return line
-
-
-def _open(stream: IO[str] | None) -> IO[str]:
-    assert stream is not None
-    return stream
+    kind = name.partition(",")[0]
+    python = os.environ.get(TORCH_PYTHON, sys.executable) if kind == "torch" else sys.executable
+    environment = {} if name in {"torch", "keras"} else ALLOCATOR_ENVIRONMENT
+    return Contender("training", kind, str(layers), str(units), python=python, **environment)
 
 
 def _compete(learn: Callable[[Chunk], None]) -> None:
@@ -130,12 +106,16 @@ def _compete(learn: Callable[[Chunk], None]) -> None:
     chunk = tokens[:, :-1].astype(np.int32), tokens[:, 1:].astype(np.int32)
     learn(chunk)
     learn(chunk)
-    print("warm", flush=True)
-    for _ in sys.stdin:
-        began = time.perf_counter()
-        for _ in range(STEPS):
+
+    def measure(_: Sequence[str]) -> dict[str, float]:
+        began_s, used_s = time.perf_counter(), time.process_time()
+        for _step in range(STEPS):
             learn(chunk)
-        print(STEPS * STREAMS * CHARACTERS / (time.perf_counter() - began), flush=True)
+        n = STEPS * STREAMS * CHARACTERS
+        elapsed_s, used_s = time.perf_counter() - began_s, time.process_time() - used_s
+        return {"characters_per_s": n / elapsed_s, "cpu_us": 1e6 * used_s / n}
+
+    compete(measure)
 
 
 def _keras(layers: int, units: int) -> Callable[[Chunk], None]:

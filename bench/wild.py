@@ -8,54 +8,52 @@ step alone at a vocabulary of 20,000 words.
 
 import asyncio
 import json
-import os
 import statistics
-import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import wild_loops
+from bench.decode import InProcess
+from bench.machine import caption, machine, paired_ratio
+from bench.progress import Progress
 from bench.seed_model import SPEC
-from bench.wild_table import STREAMS
-from service.generation.config import EngineConfig
-from service.generation.engine import Engine
-from service.generation.request import GenerationRequest, SamplingParams
 from service.models.bundle import Precision
 from service.models.cell import LayerSpec
-from service.models.compile import compile_program
 from service.models.spec import ModelSpec, Weights
-from service.models.tokenizers.characters import CharacterTokenizer
 from service.models.window import Padding, Window
 
+if TYPE_CHECKING:
+    from bench import wild_loops
+
 ROUNDS, WINDOWED_TOKENS, CARRIED_TOKENS = 5, 48, 512
-MODELS: dict[str, tuple[ModelSpec, Callable[[], wild_loops.Loop]]] = {
+EXPECTED_S = 90.0
+MODELS: dict[str, tuple[ModelSpec, str]] = {
     "[Keras's example](https://keras.io/examples/generative/"
     "lstm_character_level_text_generation/): "
     "`predict` on 40 one-hot characters, LSTM(128)": (
         ModelSpec(57, None, (LayerSpec("lstm", 128),), window=Window(40, Padding.NONE)),
-        wild_loops.one_hot,
+        "one_hot",
     ),
     "[the next-word recipe](https://machinelearningmastery.com/"
     "how-to-develop-a-word-level-neural-language-model-keras/): "
     "`pad_sequences` and `predict`, LSTM(150)": (
         ModelSpec(3_000, 100, (LayerSpec("lstm", 150),), window=Window(15, Padding.LEFT, 0)),
-        wild_loops.next_word,
+        "next_word",
     ),
     "[TensorFlow's tutorial](https://www.tensorflow.org/text/tutorials/text_generation): "
     "`@tf.function`, GRU(1024)": (
         ModelSpec(66, 256, (LayerSpec("gru", 1024),)),
-        wild_loops.one_step,
+        "one_step",
     ),
-    "[the article](docs/glossary.md): eager, LSTM(1024)": (SPEC, wild_loops.article),
+    "[the article](docs/glossary.md): eager, LSTM(1024)": (SPEC, "article"),
 }
 WIDE_MODELS = (
     ModelSpec(20_000, 256, (LayerSpec("gru", 1024),)),
     ModelSpec(20_000, 100, (LayerSpec("lstm", 150),)),
 )
 WIDE_ROWS, WIDE_TOKENS = 64, 256
+STREAMS = (1, 16)
 
 
 def random_weights(spec: ModelSpec) -> Weights:
@@ -67,91 +65,105 @@ def random_weights(spec: ModelSpec) -> Weights:
     return Weights(spec, arrays)
 
 
-class _Served:
-    """A model in an engine of its own."""
-
-    def __init__(self, spec: ModelSpec, precision: Precision) -> None:
-        threads = os.cpu_count() or 1
-        self.program = compile_program(spec, random_weights(spec), precision, threads)
-        tokenizer = CharacterTokenizer(tuple(chr(0x4E00 + i) for i in range(spec.vocabulary_size)))
-        self.engine = Engine(self.program, tokenizer, EngineConfig(), name="wild", threads=threads)
-        self._prompt = tuple(1 + i % 50 for i in range(spec.window.length if spec.window else 6))
-
-    async def _read(self, seed: int, tokens: int) -> int:
-        asked = GenerationRequest(self._prompt, tokens, SamplingParams(seed=seed))
-        return sum([len(chunk.tokens) async for chunk in self.engine.submit(asked)])
-
-    async def tokens_per_s(self, streams: int, tokens: int) -> float:
-        began = time.perf_counter()
-        n = sum(await asyncio.gather(*(self._read(seed, tokens) for seed in range(streams))))
-        return n / (time.perf_counter() - began)
+def _prompt(spec: ModelSpec) -> tuple[int, ...]:
+    return tuple(1 + i % 50 for i in range(spec.window.length if spec.window else 6))
 
 
-def _paired_ratio(a: list[float], b: list[float]) -> float:
-    return statistics.median(x / y for x, y in zip(a, b, strict=True))
-
-
-async def _measured(spec: ModelSpec, loop: wild_loops.Loop) -> dict[str, Any]:
-    served = _Served(spec, Precision.FLOAT32 if spec.window else Precision.INT8)
+async def _measured(spec: ModelSpec, loop: "wild_loops.Loop") -> dict[str, Any]:
+    served = InProcess(
+        spec, random_weights(spec), Precision.FLOAT32 if spec.window else Precision.INT8
+    )
     served.engine.start()
-    tokens = WINDOWED_TOKENS if spec.window else CARRIED_TOKENS
-    await served.tokens_per_s(1, tokens)
+    tokens, prompt = WINDOWED_TOKENS if spec.window else CARRIED_TOKENS, _prompt(spec)
+    await served.engine_tokens_per_s(1, prompt, tokens, 0)
     loop.run(5)
-    speeds: dict[str, list[float]] = {"author": [], **{str(n): [] for n in STREAMS}}
+    names = ("author", *map(str, STREAMS))
+    speeds: dict[str, list[float]] = {name: [] for name in names}
+    costs: dict[str, list[float]] = {name: [] for name in names}
+
+    def note(name: str, rate: float, began_s: float, used_s: float) -> None:
+        speeds[name].append(rate)
+        elapsed_s = time.perf_counter() - began_s
+        costs[name].append(1e6 * (time.process_time() - used_s) / (rate * elapsed_s))
+
     for _ in range(ROUNDS):
-        began = time.perf_counter()
+        began_s, used_s = time.perf_counter(), time.process_time()
         loop.run(loop.tokens)
-        speeds["author"].append(loop.tokens / (time.perf_counter() - began))
+        note("author", loop.tokens / (time.perf_counter() - began_s), began_s, used_s)
         for streams in STREAMS:
-            speeds[str(streams)].append(await served.tokens_per_s(streams, tokens))
+            began_s, used_s = time.perf_counter(), time.process_time()
+            rate = await served.engine_tokens_per_s(streams, prompt, tokens, 0)
+            note(str(streams), rate, began_s, used_s)
     served.engine.close()
-    medians = {name: statistics.median(each) for name, each in speeds.items()}
-    ratios = {str(n): _paired_ratio(speeds[str(n)], speeds["author"]) for n in STREAMS}
-    return {"tokens_per_s": medians, "ratios": ratios, "rounds": speeds}
+    return {
+        "code_path": served.code_path,
+        "tokens_per_s": {name: statistics.median(each) for name, each in speeds.items()},
+        "cpu_us": {name: statistics.median(each) for name, each in costs.items()},
+        "ratios": {str(n): paired_ratio(speeds[str(n)], speeds["author"]) for n in STREAMS},
+        "rounds": speeds,
+    }
 
 
 async def _wide(spec: ModelSpec) -> dict[str, Any]:
     """Compare the engine at a full batch with the network's step alone."""
-    served = _Served(spec, Precision.INT8)
-    batch = served.program.new_batch(WIDE_ROWS)
-
-    def stepped() -> float:
-        began = time.perf_counter()
-        for step in range(WIDE_TOKENS):
-            batch.tokens[:] = np.arange(WIDE_ROWS) + step
-            served.program.step(batch, WIDE_ROWS)
-        return WIDE_ROWS * WIDE_TOKENS / (time.perf_counter() - began)
-
+    served = InProcess(spec, random_weights(spec), Precision.INT8)
+    prompt = _prompt(spec)
     served.engine.start()
-    await served.tokens_per_s(WIDE_ROWS, WIDE_TOKENS)
+    await served.engine_tokens_per_s(WIDE_ROWS, prompt, WIDE_TOKENS, 0)
     step, engine = [], []
     for _ in range(ROUNDS):
-        step.append(stepped())
-        engine.append(await served.tokens_per_s(WIDE_ROWS, WIDE_TOKENS))
+        step.append(served.step_tokens_per_s(WIDE_ROWS))
+        engine.append(await served.engine_tokens_per_s(WIDE_ROWS, prompt, WIDE_TOKENS, 0))
     served.engine.close()
     medians = {"step": statistics.median(step), "engine": statistics.median(engine)}
-    return {"tokens_per_s": medians, "ratio": _paired_ratio(engine, step)}
+    return {"tokens_per_s": medians, "ratio": paired_ratio(engine, step)}
 
 
 def measured() -> dict[str, Any]:
     """Measure every model; the progress goes to standard error."""
-    began, load_before, models = time.monotonic(), os.getloadavg()[0], {}
+    from bench import wild_loops  # noqa: PLC0415 (TensorFlow, which the table does not need)
+
+    about = machine()
+    progress = Progress("wild", len(MODELS) + len(WIDE_MODELS), EXPECTED_S)
+    models, wide = {}, {}
     for name, (spec, loop) in MODELS.items():
-        print(f"{name}: {spec.summary}", file=sys.stderr, flush=True)
-        models[name] = {"model": spec.summary, **asyncio.run(_measured(spec, loop()))}
-        shown = ", ".join(f"{n} streams × {x:.0f}" for n, x in models[name]["ratios"].items())
-        print(f"  {shown}", file=sys.stderr, flush=True)
-    wide = {}
+        figures = asyncio.run(_measured(spec, getattr(wild_loops, loop)()))
+        models[name] = {"model": spec.summary, **figures}
+        shown = ", ".join(f"{n} streams × {x:.0f}" for n, x in figures["ratios"].items())
+        progress.done(f"{loop}, {spec.summary}: {shown}")
     for spec in WIDE_MODELS:
-        print(f"{WIDE_ROWS} rows of {spec.summary}", file=sys.stderr, flush=True)
         wide[spec.summary] = asyncio.run(_wide(spec))
-        print(f"  × {wide[spec.summary]['ratio']:.2f}", file=sys.stderr, flush=True)
-    return {
-        "seconds": round(time.monotonic() - began),
-        "load_before": round(load_before, 1),
-        "models": models,
-        "wide": wide,
-    }
+        progress.done(f"{WIDE_ROWS} rows of {spec.summary}: × {wide[spec.summary]['ratio']:.2f}")
+    return {"machine": about, "models": models, "wide": wide}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the figures as a Markdown table; × is relative to the author's loop."""
+    heads = "tokens per second | its loop | Carousel, 1 stream | 16 streams"
+    heads += " | µs of processor time a token: its loop · 16 streams"
+    lines = [
+        caption(result["machine"]),
+        "",
+        f"| {heads} |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for name, one in result["models"].items():
+        speeds, ratios, costs = one["tokens_per_s"], one["ratios"], one["cpu_us"]
+        served = " | ".join(f"{speeds[str(n)]:,.0f} = **{ratios[str(n)]:.0f} ×**" for n in STREAMS)
+        lines.append(
+            f"| {name} | {speeds['author']:,.0f} | {served} "
+            f"| {costs['author']:,.0f} · {costs['16']:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def wide_table(result: dict[str, Any]) -> str:
+    """Return the comparison of the engine with the network's step alone, for 20,000 words."""
+    lines = ["| 64 rows | the step alone | engine | × |", "|---|--:|--:|--:|"]
+    for name, one in result["wide"].items():
+        step, engine = one["tokens_per_s"]["step"], one["tokens_per_s"]["engine"]
+        lines.append(f"| {name} | {step:,.0f} | {engine:,.0f} | {one['ratio']:.2f} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
