@@ -12,7 +12,7 @@ from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.models.bundle import Precision
 from service.models.cell import LayerSpec
-from service.models.compile import compile_program, has_slow_int8
+from service.models.compile import compile_program, own_instructions
 from service.models.spec import ModelSpec, Weights
 from service.models.tokenizers.characters import CharacterTokenizer
 from service.models.window import Padding, Window
@@ -35,8 +35,9 @@ def check_up() -> Iterator[str]:
     either = ConstraintSpec(ConstraintKind.REGEX, "a|b", bad_words=("b",))
     compile_constraint(either, "ab")
     compile_constraint(either, TokenTexts(("ab", "a")))
+    instructions = own_instructions()
     yield (
-        "int8 by Carousel's own kernel: this CPU has no VNNI"
-        if has_slow_int8()
-        else "int8 by ONNX Runtime"
+        f"int8 by Carousel's own kernel, with {instructions}"
+        if instructions
+        else "int8 by ONNX Runtime: this processor has no AVX2"
     )

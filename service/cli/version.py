@@ -33,13 +33,10 @@ def facts() -> dict[str, str]:
 
 def code_path() -> str:
     """Return in words which program computes int8 models on this processor."""
-    from service.models.compile import has_slow_int8
+    from service.models.compile import own_instructions
 
-    return (
-        "Carousel's own kernel: this processor has AVX2 and no VNNI"
-        if has_slow_int8()
-        else "ONNX Runtime"
-    )
+    instructions = own_instructions()
+    return f"Carousel's own kernel, with {instructions}" if instructions else "ONNX Runtime"
 
 
 def processor() -> str:

@@ -1,11 +1,20 @@
 """Chooses and compiles the fastest step program for this machine."""
 
+from enum import StrEnum
+
 from llvmlite import binding
 
 from service.errors import Validation
 from service.models.bundle import Precision
 from service.models.spec import ModelSpec, Weights
 from service.models.step import StepProgram
+
+
+class Int8Kernel(StrEnum):
+    """Which kernel computes int8."""
+
+    OWN = "own"
+    ONNX_RUNTIME = "onnxruntime"
 
 
 def compile_program(
@@ -15,19 +24,22 @@ def compile_program(
     threads: int = 1,
     *,
     spins: bool = True,
+    kernel: Int8Kernel = Int8Kernel.OWN,
 ) -> StepProgram:
     """Compile a model for this machine; `threads` share one step.
 
     With `spins` they wait for the next step in a loop, which is faster on cores of their own.
+    `kernel` computes int8, where it has the model's layers and the processor's instructions.
 
     Programs are imported on use, because each import takes time and memory. Raises Validation if
     precision is int8 and some h is not within (-1, 1), or the model reads a window.
     """
-    if precision is Precision.INT8 and has_slow_int8():
+    if precision is Precision.INT8 and kernel is Int8Kernel.OWN and has_avx2():
+        from service.models import int8_gemm, vnni_gemm  # noqa: PLC0415
         from service.models.int8_step import FusedProgram, is_fusible  # noqa: PLC0415
 
         if is_fusible(spec):
-            return FusedProgram(spec, weights)
+            return FusedProgram(spec, weights, vnni_gemm.pack if has_vnni() else int8_gemm.pack)
     if spec.window is not None:
         if precision is Precision.INT8:
             raise Validation("a model that reads a window is served in float32")
@@ -39,12 +51,19 @@ def compile_program(
     return OnnxProgram(spec, weights, precision, threads, spins=spins)
 
 
-def has_slow_int8() -> bool:
-    """Return whether int8 sums saturate: on x86 processors with AVX2 and without VNNI."""
+def has_vnni() -> bool:
+    """Return whether this processor has VNNI, in vectors of 512 bits or of 256."""
     features = binding.get_host_cpu_features()
-    return has_avx2() and not (features.get("avx512vnni") or features.get("avxvnni"))
+    return bool(features.get("avx512vnni") or features.get("avxvnni"))
 
 
 def has_avx2() -> bool:
-    """Return whether this processor has AVX2, which `int8_gemm` needs."""
+    """Return whether this processor has AVX2, which each own kernel needs."""
     return bool(binding.get_host_cpu_features().get("avx2"))
+
+
+def own_instructions() -> str:
+    """Return the instructions that the own kernel uses on this processor; "" if it cannot run."""
+    features = binding.get_host_cpu_features()
+    known = {"avx512vnni": "AVX-512 VNNI", "avxvnni": "AVX-VNNI", "avx2": "AVX2"}
+    return next((name for feature, name in known.items() if features.get(feature)), "")

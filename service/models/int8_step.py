@@ -1,23 +1,25 @@
-"""The int8 step program for LSTMs and GRUs on x86 processors without VNNI, compiled with Numba.
+"""The int8 step program for LSTMs and GRUs on x86 processors, compiled with Numba.
 
-On these, ONNX Runtime widens after every product and runs the gates one operator at a time;
-`int8_gemm` and one loop for all gates take about two thirds of its time, and a burst of steps runs
-with the GIL released. With VNNI ONNX Runtime is faster: `compile` chooses.
+ONNX Runtime runs the gates one operator at a time, and without VNNI it widens after every product.
+`vnni_gemm` or `int8_gemm` and one loop for all gates take less time, and a burst of steps runs with
+the GIL released. `compile` chooses.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from service.models import int8_gemm, vnni_gemm
 from service.models.cell import Activation
 from service.models.cells import CELLS
-from service.models.int8_gemm import COLUMNS, DEPTH, multiply, pack, padded
+from service.models.int8_gemm import DEPTH, PackedKernel, padded
 from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights
 from service.models.step import Batch, zero_batch
 
-CALLED_KERNELS = "a9b2a12e0145eec6"
+CALLED_KERNELS = "57b68868ebeda955"
 """Hash of the kernels that this file calls; `sampling.py` says why."""
 
 
@@ -41,6 +43,9 @@ def is_fusible(spec: ModelSpec) -> bool:
     )
 
 
+Pack = Callable[[npt.NDArray[np.floating]], PackedKernel]
+
+
 class _Layer(NamedTuple):
     """A layer's packed kernels. A bias subtracts what the zero point of 128 adds to the sums.
 
@@ -60,9 +65,12 @@ class _Layer(NamedTuple):
 class FusedProgram:
     """An int8 step program that Numba code can run with the GIL released, by `arguments`."""
 
-    def __init__(self, spec: ModelSpec, weights: Weights) -> None:
-        """Quantise and pack the weights. `is_fusible(spec)` must be true."""
-        self._spec = spec
+    def __init__(self, spec: ModelSpec, weights: Weights, pack: Pack) -> None:
+        """Quantise and pack the weights for `int8_gemm` or for `vnni_gemm`, by its `pack`.
+
+        `is_fusible(spec)` must be true.
+        """
+        self._spec, self._pack = spec, pack
         self.vocabulary_size = spec.vocabulary_size
         self._layers = tuple(self._layer(weights, i) for i in range(len(spec.recurrent_layers)))
         entry = weights["layers.0.kernel"].astype(np.float64)
@@ -74,8 +82,8 @@ class FusedProgram:
     def _layer(self, weights: Weights, i: int) -> _Layer:
         layers = self._spec.recurrent_layers
         columns = len(CELLS[layers[i].cell].gates) * layers[i].units
-        recurrent = pack(weights[f"layers.{i}.recurrent_kernel"])
-        entry = pack(weights[f"layers.{i}.kernel"] if i else np.zeros((DEPTH, COLUMNS), np.float32))
+        recurrent = self._pack(weights[f"layers.{i}.recurrent_kernel"])
+        entry = self._pack(weights[f"layers.{i}.kernel"] if i else np.zeros((1, 1), np.float32))
         given = weights.get(f"layers.{i}.bias", np.zeros(columns)).reshape(-1, columns)
         bias, recurrent_bias = given[0], -recurrent.zero[:columns]
         if layers[i].cell == "gru":
@@ -102,8 +110,8 @@ class FusedProgram:
         """
         kernel = weights["output.kernel"]
         rows, columns = kernel.shape
-        coarse = pack(kernel)
-        fine = pack((kernel - coarse.kernel()[:rows, :columns]).astype(np.float32))
+        coarse = self._pack(kernel)
+        fine = self._pack((kernel - coarse.kernel()[:rows, :columns]).astype(np.float32))
         bias = weights.get("output.bias", np.zeros(columns)) - (coarse.zero + fine.zero)[:columns]
         return coarse.bytes, coarse.scale, fine.bytes, fine.scale, bias.astype(np.float32)
 
@@ -211,6 +219,15 @@ def _quantise(h, out):  # type: ignore[no-untyped-def]
         out[j] = np.uint8(np.int32(np.rint(h[j] * _STEPS) + _ZERO_POINT))
 
 
+@njit(nogil=True, cache=True)
+def _multiply(x, kernel, z, first, last):  # type: ignore[no-untyped-def]
+    """Multiply by the kernel that has packed the bytes; the compiler drops the other branch."""
+    if kernel.ndim == 3:
+        vnni_gemm.multiply(x, kernel, z, first, last)
+    else:
+        int8_gemm.multiply(x, kernel, z, first, last)
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def step_rows(arguments, first, last):  # type: ignore[no-untyped-def]
     """Run one step of the rows from `first` to `last`. Disjoint ranges may run at once."""
@@ -220,12 +237,12 @@ def step_rows(arguments, first, last):  # type: ignore[no-untyped-def]
         h = states[layer.state]
         for row in range(first, last):
             _quantise(h[row], x[row])
-        multiply(x, layer.recurrent, sums, first, last)
+        _multiply(x, layer.recurrent, sums, first, last)
         if i > 0:
             below = scratch[i - 1][0]
             for row in range(first, last):
                 _quantise(states[layers[i - 1].state][row], below[row])
-            multiply(below, layer.entry, entry_sums, first, last)
+            _multiply(below, layer.entry, entry_sums, first, last)
         z, u = np.empty(len(layer.bias), np.float32), np.empty(len(layer.bias), np.float32)
         for row in range(first, last):
             if i == 0:
@@ -243,8 +260,8 @@ def step_rows(arguments, first, last):  # type: ignore[no-untyped-def]
     top, x = states[layers[len(layers) - 1].state], scratch[len(layers) - 1][0]
     for row in range(first, last):
         _quantise(top[row], x[row])
-    multiply(x, coarse, output_sums[0], first, last)
-    multiply(x, fine, output_sums[1], first, last)
+    _multiply(x, coarse, output_sums[0], first, last)
+    _multiply(x, fine, output_sums[1], first, last)
     for row in range(first, last):
         _add_product(bias, output_sums[0, row], coarse_scale, logits[row])
         _add_product(logits[row], output_sums[1, row], fine_scale, logits[row])

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from service.models import int8_gemm, vnni_gemm
 from service.models.bundle import Bundle, Precision
 from service.models.cell import LayerSpec
-from service.models.compile import compile_program, has_avx2
+from service.models.compile import Int8Kernel, compile_program, has_avx2, has_vnni
 from service.models.int8_step import FusedProgram
 from service.models.spec import ModelSpec
 from tests.generation.invariance import check_invariance
@@ -19,10 +20,13 @@ TEXTS = [BUNDLE.tokenizer.text_of(i) for i in range(len(BUNDLE.tokenizer))]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("precision", list(Precision))
-def test_a_generation_in_a_batch_equals_the_generation_alone(precision, threads):
-    alone = compile_program(BUNDLE.spec, BUNDLE.weights, precision, threads=1)
-    program = compile_program(BUNDLE.spec, BUNDLE.weights, precision, threads)
+@pytest.mark.parametrize(
+    ("precision", "kernel"),
+    [(Precision.FLOAT32, Int8Kernel.OWN), *((Precision.INT8, kernel) for kernel in Int8Kernel)],
+)
+def test_a_generation_in_a_batch_equals_the_generation_alone(precision, kernel, threads):
+    alone = compile_program(BUNDLE.spec, BUNDLE.weights, precision, 1, kernel=kernel)
+    program = compile_program(BUNDLE.spec, BUNDLE.weights, precision, threads, kernel=kernel)
 
     @settings(
         max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
@@ -34,11 +38,18 @@ def test_a_generation_in_a_batch_equals_the_generation_alone(precision, threads)
     in_any_company()
 
 
-@pytest.mark.skipif(not has_avx2(), reason="the fused program is for AVX2")
+@pytest.mark.parametrize(
+    "gemm",
+    [
+        pytest.param(int8_gemm, marks=pytest.mark.skipif(not has_avx2(), reason="needs AVX2")),
+        pytest.param(vnni_gemm, marks=pytest.mark.skipif(not has_vnni(), reason="needs VNNI")),
+    ],
+    ids=["avx2", "vnni"],
+)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_generation_by_fused_grus_equals_the_generation_alone(threads):
+def test_a_generation_by_fused_grus_equals_the_generation_alone(gemm, threads):
     spec = ModelSpec(len(TEXTS), 16, (LayerSpec("gru", 48), LayerSpec("gru", 33)))
-    program = FusedProgram(spec, random_weights(spec))
+    program = FusedProgram(spec, random_weights(spec), gemm.pack)
 
     @settings(
         max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None

@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 
 from service.errors import Validation
+from service.models import int8_gemm, vnni_gemm
 from service.models.bundle import Precision
 from service.models.cell import LayerSpec
-from service.models.compile import has_avx2
+from service.models.compile import has_avx2, has_vnni
 from service.models.graph import build_graph
-from service.models.int8_gemm import DEPTH, multiply, pack, padded
+from service.models.int8_gemm import DEPTH, padded
 from service.models.int8_step import FusedProgram, is_fusible
 from service.models.program import OnnxProgram, int8_weight_bits, open_session
 from service.models.reference import ReferenceModel
@@ -17,7 +18,17 @@ from tests.models.networks import SPECS, random_weights
 TOKENS = 60
 
 
-needs_avx2 = pytest.mark.skipif(not has_avx2(), reason="the fused program is for AVX2")
+needs_avx2 = pytest.mark.skipif(not has_avx2(), reason="needs AVX2")
+needs_vnni = pytest.mark.skipif(not has_vnni(), reason="needs VNNI")
+needs_avx512 = pytest.mark.skipif(vnni_gemm.lanes_here() < 16, reason="needs VNNI in AVX-512")
+
+PACKS = {"avx2": int8_gemm.pack, "vnni": vnni_gemm.pack}
+OWN = [pytest.param("avx2", marks=needs_avx2), pytest.param("vnni", marks=needs_vnni)]
+LANES = [
+    pytest.param(int8_gemm.pack, int8_gemm.multiply, marks=needs_avx2, id="avx2"),
+    pytest.param(vnni_gemm.pack, vnni_gemm.multiply_by(8), marks=needs_vnni, id="vnni 256"),
+    pytest.param(vnni_gemm.pack, vnni_gemm.multiply_by(16), marks=needs_avx512, id="vnni 512"),
+]
 
 
 def run(program: StepProgram, tokens: np.ndarray, row: int = 0, rows: int = 1) -> np.ndarray:
@@ -74,21 +85,34 @@ def test_a_table_too_large_to_fold_gives_the_same_logits():
     assert np.abs(folded - product).max() < 1e-5
 
 
-@needs_avx2
+@pytest.mark.parametrize(("pack", "multiply"), LANES)
 @pytest.mark.parametrize("shape", [(1024, 64), (100, 37), (24, 96), (1, 1)])
-def test_the_tile_is_exact_and_its_weights_cannot_overflow(shape):
+def test_the_tile_is_exact_and_its_weights_cannot_overflow(pack, multiply, shape):
     rng = np.random.default_rng(5)
     kernel = rng.laplace(size=shape).astype(np.float32)
     kernel[:, 0] = 1.0  # all of one sign and size: the largest 16-bit sum
     packed = pack(kernel)
-    x = rng.integers(0, 256, (7, padded(shape[0], DEPTH))).astype(np.uint8)
+    x = rng.integers(0, 256, (23, padded(shape[0], DEPTH))).astype(np.uint8)
     x[0], x[1] = 255, 0
-    sums = np.zeros((7, packed.columns), np.int32)
-    multiply(x, packed.bytes, sums, 0, 7)
     columns = np.rint(packed.kernel() / (127.0 * packed.scale)).astype(np.int64)
-    assert (sums == x.astype(np.int64) @ columns).all()
+    wanted = x.astype(np.int64) @ columns
+    for first, last in [(0, 23), (0, 1), (3, 5), (4, 7), (2, 15)]:  # each size of a tile
+        sums = np.full((23, packed.columns), 7, np.int32)
+        multiply(x, packed.bytes, sums, first, last)
+        assert (sums[first:last] == wanted[first:last]).all()
+        assert (sums[:first] == 7).all()
+        assert (sums[last:] == 7).all()
     stored = packed.kernel()[: shape[0], : shape[1]]
     assert np.abs(stored - kernel).max() <= 127.0 * packed.scale.max() * 0.51
+
+
+@needs_vnni
+def test_with_vnni_a_weight_has_all_of_its_eight_bits():
+    kernel = np.linspace(-3.0, 3.0, 255, dtype=np.float32)[:, None] * np.ones(40, np.float32)
+    packed = vnni_gemm.pack(kernel)
+    stored = packed.kernel()[: len(kernel), :40]
+    assert np.abs(stored - kernel).max() < 1e-6
+    assert int8_gemm.pack(kernel).scale[0] > packed.scale[0]
 
 
 def test_lstms_and_grus_that_reset_after_the_product_are_fusible():
@@ -97,25 +121,25 @@ def test_lstms_and_grus_that_reset_after_the_product_are_fusible():
     assert not {"gru, reset before", "peephole", "hard sigmoid of Keras 3"} & fusible
 
 
-@needs_avx2
+@pytest.mark.parametrize("own", OWN)
 @pytest.mark.parametrize(
     "spec", [spec for spec in SPECS.values() if is_fusible(spec)], ids=lambda spec: spec.summary
 )
-def test_the_fused_program_computes_the_reference_equations(spec):
+def test_the_fused_program_computes_the_reference_equations(spec, own):
     weights = random_weights(spec)
     tokens = np.random.default_rng(3).integers(0, spec.vocabulary_size, TOKENS)
     wanted = ReferenceModel(spec, weights).run(tokens)
-    deviation = np.abs(run(FusedProgram(spec, weights), tokens, 4, 6) - wanted).max()
+    deviation = np.abs(run(FusedProgram(spec, weights, PACKS[own]), tokens, 4, 6) - wanted).max()
     assert deviation < 0.1 * np.abs(wanted).max()
 
 
 def program_of(kind: str, spec: ModelSpec, weights: Weights, threads: int) -> StepProgram:
-    if kind == "fused":
-        return FusedProgram(spec, weights)
+    if kind in PACKS:
+        return FusedProgram(spec, weights, PACKS[kind])
     return OnnxProgram(spec, weights, Precision(kind), threads)
 
 
-@pytest.mark.parametrize("kind", ["float32", "int8", pytest.param("fused", marks=needs_avx2)])
+@pytest.mark.parametrize("kind", ["float32", "int8", *OWN])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("units", [100, 257, 1024])
