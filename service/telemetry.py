@@ -9,6 +9,7 @@ from typing import Literal
 
 LogFormat = Literal["auto", "json", "text"]
 
+_ENCODER = json.JSONEncoder(ensure_ascii=True, default=str)
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -26,7 +27,7 @@ class JsonLines(logging.Formatter):
         line |= _extra(record)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=True, default=str)
+        return _ENCODER.encode(line)
 
 
 class TextLines(logging.Formatter):
@@ -48,7 +49,13 @@ class TextLines(logging.Formatter):
 
 
 def log_to_stderr(level: str, log_format: LogFormat = "json") -> None:
-    """Send every log record of the process to standard error; `auto` is text on a terminal."""
+    """Send every log record of the process to standard error; `auto` is text on a terminal.
+
+    Records do not ask for what no format shows: thread, process, and the line that made them.
+    """
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.logAsyncioTasks = False
+    logging._srcfile = None  # noqa: SLF001 (the way that the documentation of logging names)
     is_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler()
     handler.setFormatter(TextLines() if is_text else JsonLines())

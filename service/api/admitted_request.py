@@ -182,7 +182,7 @@ class AdmittedRequest:
         self._observe(http)
         choices, stats = self.choices(), self.stats
         try:
-            async with cancelled_on_disconnect(http, self.completions.cancel):
+            with cancelled_on_disconnect(http, self.completions.cancel):
                 async for index, chunk in self.completions:
                     stats.count(chunk, index)
                     stats.delivered()

@@ -2,14 +2,17 @@
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
 
 from fastapi import HTTPException, Request
 from starlette.types import Receive
 
 from service.errors import TooLarge, Validation
+
+WATCH_AFTER_S = 0.02
+"""How long a reply takes before its client is watched for a disconnect."""
 
 TEXT, BINARY = "text/plain", "application/octet-stream"
 
@@ -73,17 +76,39 @@ async def wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
-@asynccontextmanager
-async def cancelled_on_disconnect(http: Request, cancel: Callable[[], None]) -> AsyncIterator[None]:
+class DisconnectWatch:
+    """Calls `on_disconnect` when the client disconnects while the block runs.
+
+    The watch begins `WATCH_AFTER_S` after the block: most replies need none. A client that has
+    disconnected before is noticed then. For the event loop.
+    """
+
+    def __init__(self, receive: Receive, on_disconnect: Callable[[], object]) -> None:
+        self._receive, self._on_disconnect = receive, on_disconnect
+        self._task: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> Self:
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _begin(self) -> None:
+        self._task = asyncio.ensure_future(self._watch())
+
+    async def _watch(self) -> None:
+        await wait_for_disconnect(self._receive)
+        self._on_disconnect()
+
+
+@contextmanager
+def cancelled_on_disconnect(http: Request, cancel: Callable[[], None]) -> Iterator[None]:
     """Call `cancel` when the client disconnects, and when the block ends."""
-
-    async def watch() -> None:
-        await wait_for_disconnect(http.receive)
-        cancel()
-
-    watcher = asyncio.ensure_future(watch())
     try:
-        yield
+        with DisconnectWatch(http.receive, cancel):
+            yield
     finally:
-        watcher.cancel()
         cancel()

@@ -106,7 +106,7 @@ async def score(request: Request, body: ScoreBody) -> Response:
     if body.stream:
         events = _events(scorer, body.inputs, texts)
         return SSEResponse(events, {}, scorer.cancel, limits.ping_interval_s)
-    async with cancelled_on_disconnect(request, scorer.cancel):
+    with cancelled_on_disconnect(request, scorer.cancel):
         pieces = [_tokens(chunk, texts) async for chunk in scorer.read(body.inputs) if texts]
     tokens = f'"tokens":[{",".join(pieces)}],' if texts else ""
     return Response(f"{{{tokens}{_sums(scorer.score)}}}", media_type="application/json")

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from service.api.choice_decoder import ChoiceDecoder
-from service.api.http_request import wait_for_disconnect
+from service.api.http_request import WATCH_AFTER_S, wait_for_disconnect
 from service.api.request_stats import RequestStats
 from service.generation.request import Chunk, Token
 from service.models.tokenizers.tokenizer import Tokenizer
@@ -163,8 +163,9 @@ def rounded(logprob: float) -> float:
 class SSEResponse(Response):
     """Sends the pieces of an event stream until they end or the client disconnects.
 
-    A silent stream is pinged every `ping_interval_s`; a send that takes as long ends the stream.
-    `on_end` is called in every case. Starlette's streaming response costs more for each piece.
+    A disconnect is looked for from `WATCH_AFTER_S` on: a short stream has ended by then. A silent
+    stream is pinged every `ping_interval_s`; a send that takes as long ends the stream. `on_end` is
+    called in every case. Starlette's streaming response costs more for each piece.
     """
 
     media_type = "text/event-stream"
@@ -182,7 +183,8 @@ class SSEResponse(Response):
         super().__init__(headers=no_buffers | headers)
         self.raw_headers = [item for item in self.raw_headers if item[0] != b"content-length"]
         self._pieces, self._on_end, self._ping_interval_s = pieces, on_end, ping_interval_s
-        self._sent, self._is_sending = 0, False
+        self._sent, self._is_sending, self._is_cut = 0, False, False
+        self._task: asyncio.Task[object] | None = None  # that sends
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream. Returns when it has ended or the client has disconnected."""
@@ -192,22 +194,36 @@ class SSEResponse(Response):
             "headers": self.raw_headers,
         }
         half_closed = scope.get("state", {}).get("half_closed") or asyncio.Event()
-        sender = asyncio.ensure_future(self._send_all(start, send))
-        others = [
-            asyncio.ensure_future(self._watch(receive, sender)),
-            asyncio.ensure_future(self._ping(send, sender, half_closed)),
-        ]
+        task = self._task = asyncio.current_task()
+        assert task is not None
+        guards: list[asyncio.Task[None]] = []
+
+        def guard() -> None:  # a short stream ends before
+            loop = asyncio.get_running_loop()
+            guards.append(loop.create_task(self._watch(receive)))
+            guards.append(loop.create_task(self._ping(send, half_closed)))
+
+        timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, guard)
         try:
-            await asyncio.wait([sender])
+            await self._send_all(start, send)
+        except asyncio.CancelledError:
+            if not self._is_cut or task.uncancel():
+                raise
+        except OSError:  # TimeoutError is one
+            pass
         finally:
-            for task in (sender, *others):
-                task.cancel()
-            await asyncio.gather(sender, *others, return_exceptions=True)
+            timer.cancel()
+            for one in guards:
+                one.cancel()
             self._on_end()
             await self._pieces.aclose()
-        error = None if sender.cancelled() else sender.exception()
-        if error is not None and not isinstance(error, OSError):  # TimeoutError is one
-            raise error
+
+    def _cut(self, reason: str) -> None:
+        """End the stream, whatever it waits for."""
+        self._stats.interrupted(reason)
+        if not self._is_cut and self._task is not None:
+            self._is_cut = True
+            self._task.cancel()
 
     async def _send_all(self, start: Message, send: Send) -> None:
         await send(start)
@@ -219,15 +235,12 @@ class SSEResponse(Response):
             self._stats.delivered()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _watch(self, receive: Receive, sender: "asyncio.Future[None]") -> None:
+    async def _watch(self, receive: Receive) -> None:
         """Stop sending when the client has disconnected."""
         await wait_for_disconnect(receive)
-        self._stats.interrupted("cancelled")
-        sender.cancel()
+        self._cut("cancelled")
 
-    async def _ping(
-        self, send: Send, sender: "asyncio.Future[None]", half_closed: asyncio.Event
-    ) -> None:
+    async def _ping(self, send: Send, half_closed: asyncio.Event) -> None:
         """Send pings while the stream is silent; stop it when the client reads nothing.
 
         A client that has closed its side is pinged often: only a write tells whether it has gone.
@@ -248,8 +261,7 @@ class SSEResponse(Response):
                     await send(ping)
         except OSError:  # TimeoutError is one
             pass
-        self._stats.interrupted("slow_reader")
-        sender.cancel()
+        self._cut("slow_reader")
 
 
 def events_of(what: str, *names: str, last: str | None = None) -> dict[str, Any]:

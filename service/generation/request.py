@@ -67,6 +67,7 @@ class GenerationRequest:
     ignore_eos: bool = False  # whether a sampled end token ends nothing
     is_start: bool = False  # whether no text precedes, so that no joiner begins the first token
     owner: str = ""  # whose it is: owners share the engine equally, whatever their numbers
+    is_whole: bool = False  # whether nobody reads before the end, so that its bursts may be long
     timing: RequestTiming = field(default_factory=RequestTiming, compare=False, repr=False)
 
 

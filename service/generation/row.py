@@ -92,7 +92,12 @@ class TableRow:
 
     @property
     def steps_to_first_token(self) -> int:
-        """Steps until the first token is generated; after it the number of generated tokens."""
+        """Steps until the first token is generated; after it the number of generated tokens.
+
+        Of a text that is read as a whole they are the steps to its end.
+        """
+        if self.request.is_whole:
+            return max(1, self.steps_left)
         return self.generated or self.prompt_remaining + 1
 
     def count(self) -> int:

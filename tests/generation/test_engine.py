@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import dataclasses
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 
 import numpy as np
@@ -63,6 +64,26 @@ async def test_a_lone_streams_first_chunk_is_one_token():
     async with running() as engine:
         chunk = await anext(engine.submit(request(500)))
         assert len(chunk.tokens) == 1
+
+
+async def test_a_short_text_that_is_read_as_a_whole_is_one_burst():
+    async with running() as engine:
+        whole = await read(engine.submit(request(16, is_whole=True)))
+        assert engine.stats.rows.count == 1
+        assert whole == await read(engine.submit(request(16)))
+        assert engine.stats.rows.count > 2
+        stopped = engine.submit(request(MAX_STEPS, is_whole=True, stop=("no such text",)))
+        assert len((await read(stopped)).tokens) == MAX_STEPS
+
+
+async def test_requests_that_arrive_together_begin_in_one_burst():
+    async with running() as engine:
+        streams = []
+        for seed in range(5):
+            streams.append(engine.submit(request(8, seed)))
+            time.sleep(0.01)  # noqa: ASYNC251 (a thread that was woken would begin)
+        await asyncio.gather(*map(read, streams))
+        assert engine.stats.rows.sum == 5 * engine.stats.rows.count
 
 
 async def test_a_stop_string_is_never_shown_not_even_half():

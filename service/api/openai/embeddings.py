@@ -105,19 +105,21 @@ async def embed(http: Request, body: EmbeddingsBody) -> Response:
     meter = await get_state(http).metering.reserve(http, n_tokens)
     meter.begin(n_tokens)
     cancelled, owner = threading.Event(), get_state(http).owner_of(http)
-    with model.runtime.engine.reserve(0):  # so that an unload waits for it
-        async with cancelled_on_disconnect(http, cancelled.set):
-            try:
-                vectors = await reader.read(
-                    texts,
-                    Pooling(body.pooling),
-                    has_cell_state=has_cell_state,
-                    cancelled=cancelled,
-                    owner=owner,
-                )
-            except Overloaded:
-                meter.has_begun = False  # nothing was read
-                raise
+    with (
+        model.runtime.engine.reserve(0),  # so that an unload waits for it
+        cancelled_on_disconnect(http, cancelled.set),
+    ):
+        try:
+            vectors = await reader.read(
+                texts,
+                Pooling(body.pooling),
+                has_cell_state=has_cell_state,
+                cancelled=cancelled,
+                owner=owner,
+            )
+        except Overloaded:
+            meter.has_begun = False  # nothing was read
+            raise
     data = await asyncio.to_thread(_data, vectors, body)
     head = {
         "object": "list",

@@ -238,6 +238,7 @@ async def _requests(
                 ignore_eos=bool(body.ignore_eos),
                 is_start=prompt.is_start,
                 owner=owner,
+                is_whole=not body.stream and body.session_id is None,
             )
         )
     return requests

@@ -69,7 +69,15 @@ async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> Admit
     prompt = model.tokenizer.encode_prompt(body.inputs)
     is_start = begins_text(model.tokenizer, prompt)
     owner, seed = state.owner_of(http), secrets.randbits(64)
-    request = await _request(model, parameters, prompt, seed, is_start=is_start, owner=owner)
+    request = await _request(
+        model,
+        parameters,
+        prompt,
+        seed,
+        is_start=is_start,
+        owner=owner,
+        is_whole=not is_stream,
+    )
     if not request.prompt:
         raise Validation(f"{INPUT_ERROR}`inputs` {_no_prompt(body.inputs)}")
     n, width = parameters.best_of or 1, parameters.num_beams or 1
@@ -208,6 +216,7 @@ async def _request(
     *,
     is_start: bool,
     owner: str,
+    is_whole: bool = False,
 ) -> GenerationRequest:
     """Return the engine's request; `default_seed` applies if the parameters have no seed.
 
@@ -236,6 +245,7 @@ async def _request(
         deadline_s=deadline_s,
         is_start=is_start,
         owner=owner,
+        is_whole=is_whole,
     )
 
 
