@@ -54,7 +54,6 @@ def log_to_stderr(level: str, log_format: LogFormat = "json") -> None:
     Records do not ask for what no format shows: thread, process, and the line that made them.
     """
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.logAsyncioTasks = False
     logging._srcfile = None  # noqa: SLF001 (the way that the documentation of logging names)
     is_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler()
