@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.observed import cpu_s, processor
+from bench.machine import cpu_s, machine, server_processes
+from bench.progress import Progress
 from bench.server import server
 
 LENGTHS, CLIENTS, ROUNDS = (1, 16), (1, 16, 64), 3
@@ -95,20 +96,19 @@ def run(port: int, length: int, clients: int) -> Figures:
     for client in each:
         selector.register(client.socket, selectors.EVENT_READ, client)
         client.ask()
-    times: list[float] = []
+    processes, times = server_processes(port), list[float]()
     began_s, is_warm, before_s = time.perf_counter(), False, 0.0
     limit_s = WARM_UP_S
     while (now_s := time.perf_counter()) < began_s + limit_s or not is_warm:
         if not is_warm and now_s >= began_s + limit_s:
             times, is_warm, began_s, limit_s = [], True, now_s, MEASURE_S
-            before_s = cpu_s(port)
-            began_s = time.perf_counter()
+            before_s = cpu_s(processes)
         for key, _ in selector.select(1.0):
             took_s = key.data.read()
             if took_s is not None:
                 times.append(took_s)
                 key.data.ask()
-    elapsed_s, used_s = time.perf_counter() - began_s, cpu_s(port) - before_s
+    elapsed_s, used_s = time.perf_counter() - began_s, cpu_s(processes) - before_s
     for client in each:
         client.socket.close()
     times.sort()
@@ -145,12 +145,16 @@ def lone_stream_ms(port: int, bare: int) -> dict[str, float]:
 def compare(port: int, bare: int, rounds: int, clients: tuple[int, ...]) -> list[dict[str, Any]]:
     """Measure both servers by turns; the figures are the medians of the rounds."""
     rows = []
+    n_runs = 2 * rounds * len(clients) * len(LENGTHS)
+    progress = Progress("short requests", n_runs, n_runs * (WARM_UP_S + MEASURE_S))
     for length in LENGTHS:
         for n in clients:
             found: defaultdict[str, list[Figures]] = defaultdict(list)
             for _ in range(rounds):
                 for name, where in (("bare", bare), ("carousel", port)):
                     found[name].append(run(where, length, n))
+                    cpu_us = found[name][-1].cpu_us
+                    progress.done(f"{name}, {n} clients, {length} characters: {cpu_us:.0f} µs each")
             median = {name: median_of(each) for name, each in found.items()}
             ours, theirs = median["carousel"], median["bare"]
             rows.append(
@@ -199,7 +203,7 @@ def main() -> None:
         (root / "demo").symlink_to(Path("model_store/demo").resolve())
         with server(root, CAROUSEL_LOG_LEVEL="info") as port, bare_server() as bare:
             result = {
-                "processor": processor(),
+                "machine": machine(),
                 "requests": compare(port, bare, rounds, clients),
                 "lone_stream": lone_stream_ms(port, bare),
             }
