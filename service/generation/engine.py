@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self
 from service.errors import CarouselError, Draining, GenerationFailed
 from service.generation.beam_worker import BeamListener, BeamWorker
 from service.generation.config import EngineConfig
+from service.generation.deferred_notify import DeferredNotify
 from service.generation.plan import Key, Plan, Progress
 from service.generation.prompt_reader import PromptReader
 from service.generation.request import GenerationRequest
@@ -108,7 +109,7 @@ class Engine:
         self._drained = asyncio.Event()  # set when a draining engine has no stream left
         self._loop: asyncio.AbstractEventLoop | None = None
         self._condition = threading.Condition()  # guards the scheduler between bursts
-        self._is_waking = False  # whether the thread will be woken in this pass of the event loop
+        self._wake = DeferredNotify(self._condition)
         self._is_closing = self._is_draining = False
         self._is_drain_over = False  # whether `drain` has ended all streams
         self.failure: str | None = None
@@ -179,26 +180,11 @@ class Engine:
             self._scheduler.submit(listener, self.prompts.read(request))
             if request.deadline_s is not None:
                 self._deadlines[listener] = time.monotonic() + request.deadline_s - time.time()
-        self._wake_soon()
+        self._wake.soon()
         # Since it was admitted, the engine may have ended all other streams.
         if self._is_drain_over or self._is_closing or self.failure is not None:
             self.cancel(listener)
             listener.fail(Draining("the model was closed before the generation began"))
-
-    def _wake_soon(self) -> None:
-        """Wake the thread when the event loop has done what it can do now.
-
-        So requests that arrive together begin in one batch, and the thread does not wait for the
-        interpreter while the event loop prepares the wait for the reply.
-        """
-        if not self._is_waking:
-            self._is_waking = True
-            asyncio.get_running_loop().call_soon(self._wake)
-
-    def _wake(self) -> None:
-        self._is_waking = False
-        with self._condition:
-            self._condition.notify()
 
     def admit_beam_search(self, listener: BeamListener, owner: str = "") -> None:
         """Admit an owner's beam search, which `beam_worker` runs once its prompt is processed.
