@@ -1,6 +1,7 @@
 """uvicorn with the app: its limits of connections, its TLS, and a stop that drains streams."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -163,6 +164,10 @@ def run(settings: Settings) -> None:
                 forwarded_allow_ips=[str(network) for network in settings.proxy_networks],
                 ssl_context_factory=None if tls is None else lambda *_: tls,
             )
+            # What a start makes stays to the end: 200,000 objects that each full collection would
+            # look at again, for 0.1 s in which no request goes on.
+            gc.collect()
+            gc.freeze()
             DrainingServer(config, app, workers.begin_stop).run(sockets)
         finally:
             workers.stop()
