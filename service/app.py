@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI, Request
-from fastapi.middleware.cors import CORSMiddleware
 from pydantic import SecretStr
 
 from service import __version__
@@ -30,27 +29,28 @@ from service.api import (
     tokens,
     usage,
 )
-from service.api import errors as error_handlers
 from service.api import keys as key_routes
 from service.api import metrics as metric_routes
 from service.api import sessions as session_routes
 from service.api import training as training_routes
 from service.api.audit import AuditTrail
 from service.api.authentication import Authentication
-from service.api.body_limit import BodyLimit, Limit
+from service.api.body_limit import body_limit_of
 from service.api.browser_guard import BrowserGuard
 from service.api.caller import caller_of
+from service.api.direct_route import direct_routes
 from service.api.draining import Drain, DrainConfig, DrainGate
+from service.api.errors import ErrorReplies
 from service.api.limits import ApiLimits
-from service.api.metering import Metering, UsageMetering
+from service.api.metering import UsageMetering
 from service.api.metrics import AppMetrics
 from service.api.metrics_listener import MetricsListener
-from service.api.model_leases import ModelLeases
 from service.api.openai import chat_routes as chat
 from service.api.openai import embeddings
 from service.api.openai import routes as openai
 from service.api.request_log import RequestLog, RequestRecords
 from service.api.request_metrics import RequestMetrics
+from service.api.request_pipeline import RequestChecks, RequestPipeline
 from service.api.sse import EventEncoder
 from service.api.state import AppState, ModelRuntime, TrainingServices
 from service.api.tgi import routes as tgi
@@ -243,45 +243,35 @@ def create_app(
         openapi_url="/openapi.json",
         docs_url=None,
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # the server has its own
     )
     app.state.carousel, app.state.scrape = state, AppMetrics(state).scrape
-    error_handlers.install(app, settings.folders)
-    for routes in (
-        *(tgi, openai, chat, embeddings, session_routes, tokens, score, health, oip),
-        *(admin, key_routes, usage, chat_templates, training_routes, docs_page),
-        *(metric_routes, audit),
-    ):
-        app.include_router(routes.router)
-    openapi.complete(app)
-    upload_s = limits.upload_timeout_s
-    app.add_middleware(ModelLeases)
-    app.add_middleware(
-        BodyLimit,
-        limit=Limit(limits.max_body_bytes, limits.body_timeout_s),
-        by_path={
-            "/admin/models/upload": Limit(limits.max_model_upload_bytes, upload_s),
-            "/sessions/import": Limit(limits.max_session_import_bytes, limits.body_timeout_s),
-            "/score/text": Limit(limits.max_score_text_bytes, upload_s),
-            "/corpora": Limit(limits.max_corpus_bytes, upload_s),
-        },
-        json_limit=limits.json,
-    )
-    app.add_middleware(Metering, metering=metering)
-    app.add_middleware(
-        Authentication,
-        authenticate=authenticator.authenticate,
-        has_public_docs=settings.public_docs,
-    )
-    app.add_middleware(DrainGate, drain=state.drain)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.origins,
-            allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["*"],
-            expose_headers=["*"],
+    replies = ErrorReplies(settings.folders)
+    replies.install(app)
+    routers = [
+        one.router
+        for one in (
+            *(tgi, openai, chat, embeddings, session_routes, tokens, score, health, oip),
+            *(admin, key_routes, usage, chat_templates, training_routes, docs_page),
+            *(metric_routes, audit),
         )
-    app.add_middleware(BrowserGuard, hosts=settings.hosts, origins=settings.origins)
+    ]
+    for router in routers:
+        app.include_router(router)
+    openapi.complete(app)
+    checks = RequestChecks(
+        BrowserGuard(settings.hosts, settings.origins),
+        DrainGate(state.drain),
+        Authentication(authenticator.authenticate, has_public_docs=settings.public_docs),
+        metering,
+        body_limit_of(limits),
+    )
+    app.add_middleware(
+        RequestPipeline,
+        checks=checks,
+        direct=direct_routes(routers, replies),
+        origins=settings.origins,
+    )
     app.add_middleware(
         RequestLog,
         on_end=(

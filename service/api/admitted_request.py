@@ -10,7 +10,7 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from service.api.choice_decoder import ChoiceDecoder
-from service.api.http_request import cancelled_on_disconnect
+from service.api.http_request import DisconnectWatch
 from service.api.request_stats import RequestStats, note_stats
 from service.api.sse import EventIds, SSEResponse
 from service.api.state import ServedModel, get_state
@@ -182,7 +182,7 @@ class AdmittedRequest:
         self._observe(http)
         choices, stats = self.choices(), self.stats
         try:
-            with cancelled_on_disconnect(http, self.completions.cancel):
+            with DisconnectWatch(http.receive, self.completions.cancel):
                 async for index, chunk in self.completions:
                     stats.count(chunk, index)
                     stats.delivered()

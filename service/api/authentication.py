@@ -1,12 +1,11 @@
-"""The middleware that finds out who sends a request, and refuses who may not."""
+"""Who sends a request, and whether the sender may."""
 
 from collections.abc import Awaitable, Callable
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
 from service.api.access import Access, RouteAccess
 from service.api.caller import ANONYMOUS, Caller, set_caller
-from service.api.errors import refusal
 from service.errors import CarouselError, Forbidden, Unauthorized
 from service.keys.key import Key
 
@@ -17,32 +16,28 @@ NOBODY = Caller("", None, frozenset(), None)
 
 
 class Authentication:
-    """Middleware that stores the caller of each request in its scope.
+    """Finds the caller of each request, before anything of its body is read."""
 
-    It refuses a request before anything of its body is read. `key_refusal` in the scope's state has
-    the reason for the log.
-    """
-
-    def __init__(
-        self, app: ASGIApp, authenticate: Authenticate, *, has_public_docs: bool = False
-    ) -> None:
+    def __init__(self, authenticate: Authenticate, *, has_public_docs: bool = False) -> None:
         """`authenticate` returns the key of a secret, or None while nobody needs one."""
-        self._app, self._authenticate = app, authenticate
-        self._routes = RouteAccess()
+        self._authenticate, self._routes = authenticate, RouteAccess()
         self._public = {"public", "docs"} if has_public_docs else {"public"}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] == "http":
-            needed = self._routes.needed(scope["method"], scope["path"])
-            try:
-                set_caller(scope, await self._caller(scope, needed))
-            except CarouselError as error:
-                reason = error.reason if isinstance(error, Unauthorized) else error.code
-                scope["state"] = scope.get("state", {}) | {"key_refusal": reason}
-                await refusal(scope["path"], error)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+    async def find(self, scope: Scope) -> Caller:
+        """Store the caller of a request in its scope, and return it.
+
+        Raises Unauthorized, Forbidden, or as `authenticate`.
+        `key_refusal` in the scope's state then has the reason for the log.
+        """
+        needed = self._routes.needed(scope["method"], scope["path"])
+        try:
+            caller = await self._caller(scope, needed)
+        except CarouselError as error:
+            reason = error.reason if isinstance(error, Unauthorized) else error.code
+            scope["state"]["key_refusal"] = reason
+            raise
+        set_caller(scope, caller)
+        return caller
 
     async def _caller(self, scope: Scope, needed: Access) -> Caller:
         if needed in self._public:

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope
 
 from service.api.json_size import JsonLimit, JsonSize
+from service.api.limits import ApiLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,55 +26,65 @@ class Limit:
 
 
 class BodyLimit:
-    """Middleware that counts the bytes that arrive, whatever the Content-Length is.
+    """Counts the bytes that arrive, whatever the Content-Length is.
 
     An error is raised where the body is read, so that the exception handlers make its reply.
     """
 
-    def __init__(
-        self, app: ASGIApp, limit: Limit, by_path: Mapping[str, Limit], json_limit: JsonLimit
-    ) -> None:
+    def __init__(self, limit: Limit, by_path: Mapping[str, Limit], json_limit: JsonLimit) -> None:
         """`limit` applies to the paths that are not in `by_path`."""
-        self._app, self._limit, self._by_path = app, limit, by_path
-        self._json_limit = json_limit
+        self._limit, self._by_path, self._json_limit = limit, by_path, json_limit
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
+    def limited(self, scope: Scope, receive: Receive) -> Receive:
+        """Return `receive` with the limits of a request."""
         limit = self._by_path.get(scope["path"], self._limit)
-        declared = headers.get("content-length", "0")
-        json_size = JsonSize() if "json" in headers.get("content-type", "").lower() else None
-        begin_s = asyncio.get_running_loop().time()
-        received_bytes, is_complete = 0, False
+        return LimitedBody(scope, receive, limit, self._json_limit).receive
 
-        async def limited() -> Message:
-            nonlocal received_bytes, is_complete
-            if is_complete:  # the caller waits for the disconnect
-                return await receive()
-            if "content-encoding" in headers:
-                raise HTTPException(415, "the body is compressed; send it without Content-Encoding")
-            if declared.isdecimal() and int(declared) > limit.size_bytes:
-                raise _too_large(limit)
-            timeout_s = limit.timeout_at(received_bytes)
-            try:
-                async with asyncio.timeout_at(begin_s + timeout_s):
-                    message = await receive()
-            except TimeoutError:
-                slow = f"the body was not complete within {timeout_s:.0f} s"
-                raise HTTPException(408, slow, {"Connection": "close"}) from None
-            piece = message.get("body", b"")
-            received_bytes += len(piece)
-            if received_bytes > limit.size_bytes:
-                raise _too_large(limit)
-            if json_size is not None:
-                self._check_json(json_size, piece)
-            is_complete = not message.get("more_body", False)
-            return message
 
-        await self._app(scope, limited, send)
+class LimitedBody:
+    """The body of one request, of which each piece is counted. Belongs to the event loop."""
+
+    __slots__ = (
+        *("_begin_s", "_declared", "_is_complete", "_is_encoded", "_json_limit", "_json_size"),
+        *("_limit", "_receive", "_received_bytes"),
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, limit: Limit, json_limit: JsonLimit) -> None:
+        self._receive, self._limit, self._json_limit = receive, limit, json_limit
+        self._begin_s = asyncio.get_running_loop().time()
+        self._received_bytes, self._is_complete, self._is_encoded = 0, False, False
+        self._declared, self._json_size = b"0", None
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                self._declared = value
+            elif name == b"content-type" and b"json" in value.lower():
+                self._json_size = JsonSize()
+            elif name == b"content-encoding":
+                self._is_encoded = True
+
+    async def receive(self) -> Message:
+        """Return the next piece. Raises HTTPException: 408, 413, 415."""
+        if self._is_complete:  # the caller waits for the disconnect
+            return await self._receive()
+        if self._is_encoded:
+            raise HTTPException(415, "the body is compressed; send it without Content-Encoding")
+        if self._declared.isdigit() and int(self._declared) > self._limit.size_bytes:
+            raise _too_large(self._limit)
+        timeout_s = self._limit.timeout_at(self._received_bytes)
+        try:
+            async with asyncio.timeout_at(self._begin_s + timeout_s):
+                message = await self._receive()
+        except TimeoutError:
+            slow = f"the body was not complete within {timeout_s:.0f} s"
+            raise HTTPException(408, slow, {"Connection": "close"}) from None
+        piece = message.get("body", b"")
+        self._received_bytes += len(piece)
+        if self._received_bytes > self._limit.size_bytes:
+            raise _too_large(self._limit)
+        if self._json_size is not None:
+            self._check_json(self._json_size, piece)
+        self._is_complete = not message.get("more_body", False)
+        return message
 
     def _check_json(self, size: JsonSize, piece: bytes) -> None:
         if b"\0" in piece:  # of UTF-16, whose values cannot be counted so; UTF-8 has none
@@ -83,6 +93,21 @@ class BodyLimit:
         excess = size.excess(self._json_limit)
         if excess is not None:
             raise HTTPException(413, excess)
+
+
+def body_limit_of(limits: ApiLimits) -> BodyLimit:
+    """Return the limits of all routes."""
+    upload_s = limits.upload_timeout_s
+    return BodyLimit(
+        Limit(limits.max_body_bytes, limits.body_timeout_s),
+        {
+            "/admin/models/upload": Limit(limits.max_model_upload_bytes, upload_s),
+            "/sessions/import": Limit(limits.max_session_import_bytes, limits.body_timeout_s),
+            "/score/text": Limit(limits.max_score_text_bytes, upload_s),
+            "/corpora": Limit(limits.max_corpus_bytes, upload_s),
+        },
+        limits.json,
+    )
 
 
 def _too_large(limit: Limit) -> HTTPException:

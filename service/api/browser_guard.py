@@ -1,12 +1,12 @@
-"""The middleware that keeps a stranger's page in a user's browser from using the server."""
+"""The check that keeps a stranger's page in a user's browser from using the server."""
 
 import ipaddress
 from collections.abc import Iterable
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
-from service.api.errors import refusal
-from service.errors import BadRequest, CarouselError, CrossOrigin, InvalidHost
+from service.api.exchange import RawHeaders
+from service.errors import BadRequest, CrossOrigin, InvalidHost
 
 LOOPBACK_NAMES = frozenset({"localhost"})
 
@@ -25,7 +25,7 @@ _NOTHING = (_POLICY, b"default-src 'none'; frame-ancestors 'none'")
 
 
 class BrowserGuard:
-    """Middleware that refuses what only a browser can be made to send.
+    """Refuses what only a browser can be made to send.
 
     * A request to a name that is not this server's: a page whose name was rebound to this address.
       An address instead of a name cannot be rebound, so it passes.
@@ -34,36 +34,21 @@ class BrowserGuard:
     Every reply says that it is not to be framed, guessed at, stored, or read by other pages.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Iterable[str], origins: Iterable[str]) -> None:
+    def __init__(self, hosts: Iterable[str], origins: Iterable[str]) -> None:
         """`hosts` are names in lower case without ports; `*` is any."""
-        self._app = app
         self._hosts, self._origins = frozenset(hosts) | LOOPBACK_NAMES, frozenset(origins)
         self._known: set[bytes] = set()  # values of Host that have passed, at most a hundred
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    def add_headers(self, headers: RawHeaders) -> None:
+        """Add what every reply says; a route's own policy and its own caching stay."""
+        names = [name for name, _ in headers]
+        headers += _HEADERS
+        if _CACHE_CONTROL not in names:
+            headers.append(_NO_STORE)
+        if _POLICY not in names:
+            headers.append(_NOTHING)
 
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = message["headers"] = [*message.get("headers", ()), *_HEADERS]
-                names = {name.lower() for name, _ in headers}
-                if _CACHE_CONTROL not in names:
-                    headers.append(_NO_STORE)
-                if _POLICY not in names:
-                    headers.append(_NOTHING)
-            await send(message)
-
-        try:
-            self._check(scope)
-        except CarouselError as error:
-            await refusal(scope["path"], error)(scope, receive, guarded)
-        else:
-            await self._app(scope, receive, guarded)
-
-    def _check(self, scope: Scope) -> None:
+    def check(self, scope: Scope) -> None:
         """Raise BadRequest, InvalidHost or CrossOrigin."""
         if not scope["path"].isprintable():  # a router may take a path for one without its end
             raise BadRequest("the path has a control character")

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.errors import error_event, refusal
+from service.api.exchange import RawHeaders, exchange_of
 from service.errors import Draining
 
 _STOPPING = "the server is stopping and accepts no new requests; try another one"
@@ -131,49 +131,42 @@ def _cut(request: RunningRequest) -> None:
 
 
 class DrainGate:
-    """Middleware that counts requests, and refuses new ones while the server drains.
+    """What a drain does to requests: it counts them, and refuses new ones while the server drains.
 
     Then each reply closes its connection. Reading and cancelling are still possible. A request
     that is cut gets the error `draining`: as its reply, or as the last event of its stream.
     """
 
-    def __init__(self, app: ASGIApp, drain: Drain) -> None:
-        self._app, self._drain = app, drain
+    def __init__(self, drain: Drain) -> None:
+        self._drain = drain
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-        elif scope["path"] in _EXEMPT and not (scope["path"] == "/" and scope["method"] == "POST"):
-            await self._app(scope, receive, self._closing(send))
-        elif self._drain.is_draining and _is_new_work(scope["method"], scope["path"]):
-            reply = refusal(scope["path"], Draining(_STOPPING))
-            await reply(scope, receive, self._closing(send))
-        else:
-            await self._run(scope, receive, self._closing(send))
+    def add_headers(self, headers: RawHeaders) -> None:
+        """Close the connection of a reply while the server drains."""
+        if self._drain.is_draining:
+            headers[:] = [one for one in headers if one[0] != b"connection"]
+            headers.append((b"connection", b"close"))
 
-    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request by `app`, unless it is refused."""
         path = scope["path"]
+        if path in _EXEMPT and not (path == "/" and scope["method"] == "POST"):
+            await app(scope, receive, send)
+        elif self._drain.is_draining and _is_new_work(scope["method"], path):
+            await refusal(path, Draining(_STOPPING))(scope, receive, send)
+        else:
+            await self._run(app, scope, receive, send)
+
+    async def _run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        task, path, exchange = asyncio.current_task(), scope["path"], exchange_of(scope)
+        assert task is not None
         is_endless = path.startswith("/train-jobs/") and path.endswith("/events")
         request = RunningRequest(task, is_endless)
-        has_begun, is_stream, is_over = False, False, False
-
-        async def noted(message: Message) -> None:
-            nonlocal has_begun, is_stream, is_over
-            if message["type"] == "http.response.start":
-                kind = MutableHeaders(scope=message).get("content-type", "")
-                has_begun, is_stream = True, kind.startswith("text/event-stream")
-            else:
-                is_over = not message.get("more_body", False)
-            await send(message)
-
         self._drain.enter(request)
         try:
-            await self._app(scope, receive, noted)
+            await app(scope, receive, send)
         except asyncio.CancelledError:
-            if not request.is_cut or is_over or (has_begun and not is_stream):
+            has_begun = exchange.status > 0
+            if not request.is_cut or exchange.is_over or (has_begun and not exchange.is_streamed):
                 raise
             task.uncancel()
             if has_begun:
@@ -183,14 +176,6 @@ class DrainGate:
                 await refusal(path, Draining(_CUT))(scope, receive, send)
         finally:
             self._drain.leave(request)
-
-    def _closing(self, send: Send) -> Send:
-        async def closing(message: Message) -> None:
-            if self._drain.is_draining and message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["Connection"] = "close"
-            await send(message)
-
-        return closing
 
 
 def _is_new_work(method: str, path: str) -> bool:

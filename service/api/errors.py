@@ -141,24 +141,31 @@ def internal_error(path: str) -> Response:
     return _reply(path, 500, "internal error; the server's log has the details", "internal")
 
 
-def install(app: FastAPI, folders: Mapping[str, str]) -> None:
-    """Install the exception handlers: every error of `app` has the shape of the contract.
+class ErrorReplies:
+    """The replies to exceptions of the routes: every error has the shape of the contract."""
 
-    `folders` has the settings of the server's folders by their paths, which no reply shows.
-    """
+    def __init__(self, folders: Mapping[str, str]) -> None:
+        """`folders` has the settings of the server's folders by paths, which no reply shows."""
+        self._folders = folders
 
-    @app.exception_handler(errors.CarouselError)
-    async def carousel_error(http: Request, error: errors.CarouselError) -> Response:
+    def install(self, app: FastAPI) -> None:
+        """Install the exception handlers of `app`."""
+        app.add_exception_handler(errors.CarouselError, self.of_ours)  # type: ignore[arg-type]
+        app.add_exception_handler(RequestValidationError, self.of_body)  # type: ignore[arg-type]
+        app.add_exception_handler(HTTPException, self.of_http)  # type: ignore[arg-type]
+
+    async def of_ours(self, http: Request, error: errors.CarouselError) -> Response:
+        """Return the reply to an error of ours."""
         message = str(error)
-        for folder, setting in folders.items():
+        for folder, setting in self._folders.items():
             message = message.replace(folder, setting)
         error.args = (message,)
         is_unkeyed_turn = getattr(http.state, "is_unkeyed_turn", False)  # again: a second turn
         may_repeat = type(error) in _BEFORE_TURN or not is_unkeyed_turn
         return refusal(http.scope["path"], error, may_repeat=may_repeat)
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid_request(http: Request, error: RequestValidationError) -> Response:
+    async def of_body(self, http: Request, error: RequestValidationError) -> Response:
+        """Return the reply to a request that is not valid."""
         path, found = http.scope["path"], error.errors()
         if any(one["type"] == "json_invalid" for one in found):
             return _reply(path, 400, "the body is not JSON", errors.BadRequest.code)
@@ -168,8 +175,8 @@ def install(app: FastAPI, folders: Mapping[str, str]) -> None:
         message = INPUT_ERROR + describe(found, RANGE_MESSAGES)
         return _reply(path, 422, message, errors.Validation.code)
 
-    @app.exception_handler(HTTPException)
-    async def http_error(http: Request, error: HTTPException) -> Response:
+    async def of_http(self, http: Request, error: HTTPException) -> Response:
+        """Return the reply to an error that has its status."""
         path, message = http.scope["path"], str(error.detail)
         code = errors.TooLarge.code if error.status_code == 413 else errors.BadRequest.code
         if error.status_code == 404 and is_openai(path):

@@ -1,13 +1,14 @@
 """What a request uses: reserved before it begins, counted, and settled when it has ended."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi import Request
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from service.api.caller import Caller, caller_of
+from service.api.exchange import RawHeaders
 from service.generation.completions import CompletionStream
 from service.limits.limiter import Limiter, LimitLease, headers_of
 from service.limits.limits import Limits
@@ -115,35 +116,16 @@ class UsageMetering:
         if meter.lease is not None:
             self.limiter.settle(meter.lease, prompt + generated)
 
+    def watch(self, scope: Scope) -> Callable[[RawHeaders], None] | None:
+        """Return what adds to a reply's headers what is left of its caller's limits, if any."""
+        if not self.limits_of(caller_of(scope)).has_rates:
+            return None
+        state = scope["state"]
 
-class Metering:
-    """Middleware that settles a request at its end, and tells in its headers what is left."""
-
-    def __init__(self, app: ASGIApp, metering: UsageMetering) -> None:
-        self._app, self._metering = app, metering
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        state = scope.setdefault("state", {})
-        if self._metering.limits_of(caller_of(scope)).has_rates:
-            send = _with_headers(state, send)
-        try:
-            await self._app(scope, receive, send)
-        finally:
+        def add_headers(headers: RawHeaders) -> None:
             meter = state.get(METER)
-            if meter is not None:
-                self._metering.end(meter)
+            if meter is not None and meter.lease is not None:
+                found = headers_of(meter.lease.levels).items()
+                headers += [(name.lower().encode(), value.encode()) for name, value in found]
 
-
-def _with_headers(state: dict[str, RequestMeter], send: Send) -> Send:
-    async def send_with_headers(message: Message) -> None:
-        meter = state.get(METER)
-        is_start = message["type"] == "http.response.start"
-        if is_start and meter is not None and meter.lease is not None:
-            MutableHeaders(scope=message).update(headers_of(meter.lease.levels))
-        await send(message)
-
-    return send_with_headers
+        return add_headers

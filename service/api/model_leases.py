@@ -1,20 +1,30 @@
-"""The middleware that ends a request's leases of models when its reply has been sent."""
+"""The leases of models that one request holds until its reply has been sent."""
 
-import contextlib
+from typing import Protocol
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+MODEL_LEASES = "model_leases"  # in the request's state
 
-MODEL_LEASES = "model_leases"  # in the request's state: an ExitStack
+
+class Lease(Protocol):
+    """Keeps something in use."""
+
+    def release(self) -> None:
+        """Use it no longer."""
 
 
 class ModelLeases:
-    """Middleware that holds a request's models in memory until its reply, or stream, has ended."""
+    """Holds a request's models in memory until its reply, or stream, has ended."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    __slots__ = ("_held",)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        with contextlib.ExitStack() as leases:
-            scope.setdefault("state", {})[MODEL_LEASES] = leases
-            await self._app(scope, receive, send)
+    def __init__(self) -> None:
+        self._held: list[Lease] = []
+
+    def add(self, lease: Lease) -> None:
+        """Hold a lease."""
+        self._held.append(lease)
+
+    def release(self) -> None:
+        """End all leases, the latest first."""
+        while self._held:
+            self._held.pop().release()

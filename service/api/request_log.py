@@ -1,38 +1,22 @@
 """The middleware that sets each request's id and tells what it was, and the record of it."""
 
-import contextlib
-import json
 import logging
 import random
 import re
 import time
 from collections.abc import Callable, Sequence
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.caller import ANONYMOUS
 from service.api.ended_request import EndedRequest
 from service.api.errors import internal_error
+from service.api.exchange import EXCHANGE, HEADER, Exchange
 from service.api.request_stats import BEGAN, KEY, RequestStats
 from service.api.route_templates import RouteTemplates
 from service.api.tracing import Tracer
 
-HEADER = "X-Request-Id"
-
-_STREAM = "text/event-stream"
-
-# Parts of an error message that quote the request: a text, a name, a session id, an unknown field,
-# a route. A message that was cut has no closing quote. `field` is one of ours, no quotation.
-_QUOTED = re.compile(
-    r"""
-    (?<!\w)'(?:[^'\\]|\\.)*(?:'|\Z) | (?<!\w)"(?:[^"\\]|\\.)*(?:"|\Z)
-    | `(?P<field>[\w.]+)`(?!\ is\ not\ a\ known\ field) | `[^`]*(?:`|\Z)
-    | \(U\+\w+\) | (?<=there\ is\ no\ )[A-Z]+\ /.* | (?<=Given:\ ).*
-    """,
-    re.DOTALL | re.VERBOSE,
-)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _log = logging.getLogger("carousel.requests")
@@ -58,55 +42,52 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        given = headers.get(HEADER, "")
-        request_id = given if _ID.fullmatch(given) else f"{self._random.getrandbits(128):032x}"
-        began_s, status, is_streamed = time.perf_counter(), 0, False
-        scope.setdefault("state", {})[BEGAN] = began_s
-        refusal: dict[str, str] = {}
+        began_s, state = time.perf_counter(), scope.setdefault("state", {})
+        exchange = Exchange(self._id_of(scope), send)
+        state[BEGAN], state[EXCHANGE] = began_s, exchange
         span = self._tracer.begin(scope)
-
-        async def tagged(message: Message) -> None:
-            nonlocal status, refusal, is_streamed
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                reply = MutableHeaders(scope=message)
-                reply[HEADER] = request_id
-                is_streamed = reply.get("content-type", "").startswith(_STREAM)
-            elif status >= 400 and not refusal:
-                refusal = _refusal_of(message.get("body", b""))
-            await send(message)
-
         try:
-            await self._app(scope, receive, tagged)
+            await self._app(scope, receive, exchange.send)
         except ClientDisconnect:  # while it sends its body: no reply can be sent
-            status = status or 499  # only the record has it
+            exchange.status = exchange.status or 499  # only the record has it
         except Exception:
-            _log.exception("unexpected exception", extra={"request_id": request_id})
-            if status:  # the reply has begun: a closed connection shows that it is not whole
+            extra = {"request_id": exchange.request_id}
+            _log.exception("unexpected exception", extra=extra)
+            if exchange.status:  # it has begun: a closed connection shows that it is not whole
                 raise
-            await internal_error(scope["path"])(scope, receive, tagged)
+            await internal_error(scope["path"])(scope, receive, exchange.send)
         finally:
-            state, template = scope["state"], self._templates.of(scope)
+            template = self._templates.of(scope)
             if (why := state.get("key_refusal")) is not None:
-                refusal["key_refusal"] = why  # the reply does not say it
+                exchange.refusal["key_refusal"] = why  # the reply does not say it
             ended = EndedRequest(
-                request_id=request_id,
+                request_id=exchange.request_id,
                 method=scope["method"],
                 route=template,
                 path=self._templates.shown_path(scope["path"], template),
-                status=status or 499,  # the client left before a reply
+                status=exchange.status or 499,  # the client left before a reply
                 duration_s=time.perf_counter() - began_s,
-                is_streamed=is_streamed,
-                refusal=refusal,
+                is_streamed=exchange.is_streamed,
+                refusal=exchange.refusal,
                 stats=state.get(KEY),
                 caller=state.get("caller", ANONYMOUS),
                 trace_id=span.trace_id,
                 target=_target(scope, template),
                 address=(scope.get("client") or ("",))[0],
             )
-            for tell in (*self._on_end, span.end):
+            for tell in self._on_end:
                 tell(ended)
+            span.end(ended)
+
+    def _id_of(self, scope: Scope) -> str:
+        """Return the id that the client has given, if it can do no harm; else a new one."""
+        for name, value in scope["headers"]:
+            if name == HEADER:
+                given = value.decode("latin-1")
+                if _ID.fullmatch(given):
+                    return str(given)
+                break
+        return f"{self._random.getrandbits(128):032x}"
 
 
 class RequestRecords:
@@ -163,19 +144,3 @@ def _generation_fields(stats: RequestStats) -> dict[str, object]:
         if span_s is not None:
             fields[name] = round(1e3 * span_s, 1)
     return fields
-
-
-def _refusal_of(body: bytes) -> dict[str, str]:
-    """Return the record's fields for the body of an error reply, in either shape."""
-    found: dict[str, str] = {}
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        reply = json.loads(body)
-        error = reply["error"]
-        is_openai = isinstance(error, dict)
-        found["error_type"] = error["code"] if is_openai else reply["error_type"]
-        found["reason"] = _without_quotations(error["message"] if is_openai else error)
-    return found
-
-
-def _without_quotations(message: str) -> str:
-    return _QUOTED.sub(lambda quoted: quoted[0] if quoted["field"] else "…", message)

@@ -183,6 +183,8 @@ class SamplingFields(Body):
         `grammar` and `max_tokens` come with the name of their field. Raises Validation if the
         constraint is not supported, or no text satisfies it.
         """
+        if not (grammar or self.allowed_token_ids or self.bad_words or min_tokens):
+            return None
         ids = check_token_ids(
             self.allowed_token_ids or (), compiler.vocabulary_size, "allowed_token_ids"
         )

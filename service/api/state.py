@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from service.api.caller import caller_of
 from service.api.draining import Drain, DrainPhase
 from service.api.limits import ApiLimits
 from service.api.metering import UsageMetering
-from service.api.model_leases import MODEL_LEASES
+from service.api.model_leases import MODEL_LEASES, ModelLeases
 from service.api.sse import EventEncoder
 from service.constraints.compiler import ConstraintCompiler
 from service.errors import CarouselError, Draining, Forbidden
@@ -135,8 +134,8 @@ class AppState:
         if self.allowed_models is not None:
             self.resolve(name)
         lease = await self.registry.acquire(name)
-        leases: ExitStack = getattr(request.state, MODEL_LEASES)
-        leases.callback(lease.release)
+        leases: ModelLeases = request.scope["state"][MODEL_LEASES]
+        leases.add(lease)
         return lease.model
 
     def resolve(self, name: str | None) -> ModelRef:

@@ -77,7 +77,8 @@ def start(
         engine.prompts.check(n_before + len(request.prompt))
     n_sampled = max(n, best_of)
     owner = requests[0].owner if requests else ""
-    engine.check_capacity(len(requests) * (1 if beams else n_sampled), owner)
+    if len(requests) > 1 or beams:  # else the stream's own reservation checks it
+        engine.check_capacity(len(requests) * (1 if beams else n_sampled), owner)
     streams: list[ParallelSampling | BeamSearch] = []
     with contextlib.ExitStack() as undo:
         for request in requests:

@@ -18,7 +18,7 @@ from service.generation.plan import Key, Plan, Progress
 from service.generation.prompt_reader import PromptReader
 from service.generation.request import GenerationRequest
 from service.generation.sampling import Sampler
-from service.generation.scheduler import Scheduler
+from service.generation.scheduler import NOTHING_RESERVED, Scheduler
 from service.generation.stream import Stream
 from service.generation.table import SlotTable
 from service.generation.token_texts import TextRules, texts_of
@@ -150,7 +150,8 @@ class Engine:
             raise GenerationFailed(self.failure)
         if self._is_draining or self._is_closing:
             raise Draining(_REFUSED)
-        self._scheduler.check_capacity(n, owner, _by_owner(self._reservations))
+        reserved = _by_owner(self._reservations) if self._reservations else NOTHING_RESERVED
+        self._scheduler.check_capacity(n, owner, reserved)
 
     def reserve(self, n: int, owner: str = "") -> Reservation:
         """Reserve capacity for `n` later generations of an owner. Raises as `check_capacity`.

@@ -77,9 +77,9 @@ class Limits:
 
     def over(self, defaults: "Limits") -> "Limits":
         """Return these limits, completed by `defaults`."""
-        if defaults == NO_LIMITS:
+        if defaults is NO_LIMITS or defaults == NO_LIMITS:
             return self
-        if self == NO_LIMITS:
+        if self is NO_LIMITS or self == NO_LIMITS:
             return defaults
         return Limits.of(defaults.members() | self.members())
 
@@ -97,8 +97,9 @@ class Limits:
     @property
     def has_rates(self) -> bool:
         """Whether a request has to be counted before it begins."""
-        return self.concurrent_requests is not None or any(
-            getattr(self, name) is not None for name in PERIODS_MS
+        return self is not NO_LIMITS and (
+            self.concurrent_requests is not None
+            or any(getattr(self, name) is not None for name in PERIODS_MS)
         )
 
 

@@ -1,4 +1,4 @@
-"""The middlewares between the socket and the routes."""
+"""What is between the socket and the routes."""
 
 import json
 import logging
@@ -103,18 +103,12 @@ async def read(
     sender: Sender, *, path="/x", headers=(), timeout_s: float = 5.0, json_limit=USUAL
 ) -> bytes:
     """Return what an app behind a limit of 10 bytes reads (of 20 on /large)."""
-    body = b""
-
-    async def app(_scope, receive, _send) -> None:
-        nonlocal body
-        while True:
-            message = await receive()
-            body += message["body"]
-            if not message["more_body"]:
-                return
-
-    limit = BodyLimit(app, Limit(10, timeout_s), {"/large": Limit(20, timeout_s)}, json_limit)
-    await limit(SCOPE | {"path": path, "headers": list(headers)}, sender.receive, None)
+    limit = BodyLimit(Limit(10, timeout_s), {"/large": Limit(20, timeout_s)}, json_limit)
+    scope = SCOPE | {"path": path, "headers": list(headers)}
+    receive, body, more = limit.limited(scope, sender.receive), b"", True
+    while more:
+        message = await receive()
+        body, more = body + message["body"], message["more_body"]
     return body
 
 
@@ -150,6 +144,8 @@ async def test_json_that_takes_long_to_take_apart_is_refused():
     with pytest.raises(HTTPException, match="3 values"):
         await read(Sender(b"[1,1,", b"1,1,"), headers=json_body, **limit)
     assert await read(Sender(b'[",,,,,,"', b"]"), headers=json_body, **limit)
+    with pytest.raises(HTTPException, match="3 values"):  # whichever of the two a reader takes
+        await read(Sender(b"[,,,,]"), headers=[*json_body, *text], **limit)
 
 
 async def test_an_upload_may_take_its_time_if_it_does_not_drip():

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from service.api.request_log import _refusal_of
+from service.api.exchange import refusal_of
 
 TEXTS = {"model": "awkward", "prompt": ["<"] * 8, "n": 128, "max_tokens": 1_000_000}
 
@@ -83,7 +83,7 @@ def test_a_request_that_is_served_has_neither(server, http):
 
 @pytest.mark.parametrize("body", [b"", b"x", b"[]", b"{}", b'{"error": 1}', b'{"error": {}}'])
 def test_a_body_of_any_other_shape_is_no_mistake(body):
-    assert _refusal_of(body) == {}
+    assert refusal_of(body) == {}
 
 
 @pytest.mark.parametrize(
@@ -101,4 +101,4 @@ def test_a_body_of_any_other_shape_is_no_mistake(body):
 )
 def test_quoted_values_are_left_out_and_apostrophes_are_not(message, reason):
     body = json.dumps({"error": message, "error_type": "x"}).encode()
-    assert _refusal_of(body)["reason"] == reason
+    assert refusal_of(body)["reason"] == reason

@@ -3,7 +3,6 @@
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import fields
 from datetime import datetime, timedelta
 from types import SimpleNamespace
@@ -12,7 +11,7 @@ import httpx2
 import pytest
 
 from service.api.caller import ANONYMOUS
-from service.api.model_leases import MODEL_LEASES
+from service.api.model_leases import MODEL_LEASES, ModelLeases
 from service.api.sessions import CreateSessionBody, create
 from service.api.state import AppState
 from service.api.tgi.schemas import GenerateBody
@@ -351,8 +350,7 @@ async def test_a_text_that_is_refused_leaves_no_session_behind():
     state.drain = SimpleNamespace(is_draining=False)
     request = SimpleNamespace(
         app=SimpleNamespace(state=SimpleNamespace(carousel=state)),
-        scope={"state": {"caller": ANONYMOUS}},
-        state=SimpleNamespace(**{MODEL_LEASES: ExitStack()}),
+        scope={"state": {"caller": ANONYMOUS, MODEL_LEASES: ModelLeases()}},
     )
     with pytest.raises(Overloaded):
         await create(request, CreateSessionBody(session_id="a", text="ab"))
