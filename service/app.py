@@ -88,10 +88,10 @@ from service.sessions.audit_store import AuditStore
 from service.sessions.config import SessionConfig, ValkeyConfig
 from service.sessions.embedded import EmbeddedValkey, ValkeySupervisor
 from service.sessions.group_commit import GroupCommit
-from service.sessions.redis_client import ScriptClient, check_store_config
 from service.sessions.sessions import Sessions
 from service.sessions.signing import Signer, read_secret
 from service.sessions.store import Store
+from service.sessions.store_client import check_store_at, names_of, open_client
 from service.sessions.store_replies import random_name
 from service.settings import LEAST_ADMIN_KEY, Settings
 from service.training.config import QueueConfig
@@ -118,7 +118,7 @@ def open_store(settings: Settings) -> Iterator[str]:
     """
     if settings.redis_url is not None:
         url = settings.redis_url.get_secret_value()
-        asyncio.run(check_store_config(url, SessionConfig()))
+        asyncio.run(check_store_at(url, SessionConfig()))
         yield url
         return
     config = ValkeyConfig()
@@ -359,8 +359,8 @@ def _default_limits(settings: Settings) -> Limits:
 
 def _make_sessions(signer: Signer, redis_url: str) -> Sessions:
     config = SessionConfig()
-    clients = ScriptClient(redis_url, config), ScriptClient(redis_url, config)
-    store = Store(*clients, signer, random_name(), config)
+    clients = open_client(redis_url, config), open_client(redis_url, config)
+    store = Store(*clients, signer, random_name(), config, names_of(redis_url))
     return Sessions.compose(store, GroupCommit(store), signer, config)
 
 

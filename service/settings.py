@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     drain_s: float = Field(default=25.0, ge=0, le=3_600)  # a stop waits so long for requests
     lame_duck_s: float = Field(default=0.0, ge=0, le=600)  # before: not ready, still accepting
     workers: int = Field(default=0, ge=0, le=64)  # training workers, each of one job at a time
-    redis_url: SecretStr | None = None  # None: a private Valkey with its data in data_dir
+    redis_url: SecretStr | None = None  # redis+cluster://: a cluster; None: a private Valkey
     secret: SecretStr | None = None  # signs ids and exports; None: generated in data_dir
     admin_key: SecretStr | None = None  # a key with the scope admin, to make the first ones with
     allow_anonymous: bool = False  # without keys, serve other addresses than loopback as well

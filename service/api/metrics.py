@@ -17,7 +17,7 @@ from service.metrics.exposition import CONTENT_TYPE, Exposition
 from service.metrics.family import MetricFamily
 from service.metrics.histogram import Histogram
 from service.metrics.metrics import Labels
-from service.sessions.store import StoreMemory
+from service.sessions.store_calls import StoreMemory
 
 STORE_MEMORY_S, STORE_LIMIT_S = 5.0, 1.0
 """How long a reply of the store about its memory holds, and how long a scrape waits for one."""

@@ -12,7 +12,7 @@ from service.cgroup import MachineShare, machine_share
 from service.cli.admin_client import AdminClient, NoServer
 from service.errors import CarouselError, Validation
 from service.sessions.config import SessionConfig
-from service.sessions.redis_client import check_store_config
+from service.sessions.store_client import check_store_at
 from service.settings import Settings
 from service.start_checks import check_folder, check_training, listen
 
@@ -91,7 +91,7 @@ def _store(settings: Settings) -> str:
     if settings.redis_url is None:
         return f"a private Valkey in {settings.data_dir / 'valkey'}"
     config = replace(SessionConfig(), start_wait_s=STORE_WAIT_S)
-    asyncio.run(check_store_config(settings.redis_url.get_secret_value(), config))
+    asyncio.run(check_store_at(settings.redis_url.get_secret_value(), config))
     return "answers, and may be used"
 
 

@@ -7,7 +7,7 @@ from service.errors import KeyNotFound, Validation
 from service.keys.config import KeyConfig
 from service.keys.key import Key
 from service.sessions.config import SessionConfig
-from service.sessions.redis_client import ScriptClient
+from service.sessions.store_client import open_client
 
 HASH = "carousel:keys"
 
@@ -23,7 +23,7 @@ class KeyStore:
     def __init__(self, redis_url: str, config: SessionConfig = SessionConfig()) -> None:  # noqa: B008 (frozen)
         # A full store takes the script too: a key must be revoked there as well.
         scripts = {"replace": f"#!lua flags=allow-oom\n{_SCRIPT.read_text()}"}
-        self._client = ScriptClient(redis_url, config, scripts)
+        self._client = open_client(redis_url, config, scripts)
 
     async def find(self, key_id: str) -> Key | None:
         """Return a key, or None where there is none."""

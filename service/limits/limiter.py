@@ -14,11 +14,12 @@ from service.errors import RateLimited, StoreFull, StoreUnavailable, Validation
 from service.limits.config import LimitConfig
 from service.limits.limits import Limits, TokenBucket
 from service.sessions.config import SessionConfig
-from service.sessions.redis_client import ScriptClient
 from service.sessions.redis_connection import Value  # noqa: TC001 (as every import here)
+from service.sessions.store_client import names_of, open_client
 
 _SCRIPTS = Path(__file__).parent / "scripts"
 _REQUESTS = "requests_per_minute"
+_KINDS = ("limits", "limit-leases", "limit-reserved")  # of keys
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Limiter:
         }
         timeout_s = config.call_timeout_s
         store = SessionConfig(call_timeout_s=timeout_s, answer_timeout_s=timeout_s)
-        self._client = ScriptClient(redis_url, store, scripts)
+        self._client, self._names = open_client(redis_url, store, scripts), names_of(redis_url)
         self.defaults, self._config = defaults, config
         self._leases: dict[str, LimitLease] = {}
         self._settling: set[asyncio.Task[None]] = set()
@@ -93,7 +94,7 @@ class Limiter:
         lease_ms = int(1e3 * self._config.lease_s)
         head: list[Value] = [lease_id, lease_ms, limits.concurrent_requests or 0]
         try:
-            reply = await self._client.call("reserve", _keys(subject), [*head, *costs])
+            reply = await self._client.call("reserve", self._keys(subject), [*head, *costs])
         except (StoreUnavailable, StoreFull) as error:
             self._failed_at_s = time.monotonic()
             self.unlimited += 1
@@ -126,7 +127,7 @@ class Limiter:
                 by_subject[lease.subject].append(lease.id)
             for subject, ids in by_subject.items():
                 with contextlib.suppress(StoreUnavailable, StoreFull):
-                    keys = _keys(subject)[1:2]
+                    keys = self._keys(subject)[1:2]
                     await self._client.call("renew", keys, [int(1e3 * self._config.lease_s), *ids])
 
     async def close(self) -> None:
@@ -141,7 +142,13 @@ class Limiter:
                 amounts += [level.bucket.name, lease.tokens - used_tokens]
         # without the store the lease ends by itself, which gives all of it back
         with contextlib.suppress(StoreUnavailable, StoreFull):
-            await self._client.call("settle", _keys(lease.subject), [lease.id, *amounts])
+            await self._client.call("settle", self._keys(lease.subject), [lease.id, *amounts])
+
+    def _keys(self, subject: str) -> tuple[str, str, str]:
+        """Return the keys of a subject, which are together on a cluster."""
+        prefix = self._names.prefix(f"limits-{subject}")
+        buckets, leases, reserved = (f"{prefix}{kind}:{{{subject}}}" for kind in _KINDS)
+        return buckets, leases, reserved
 
     def _refusal(
         self, name: str, wait_ms: int, limits: Limits, levels: tuple[BucketLevel, ...]
@@ -152,13 +159,6 @@ class Limiter:
         return RateLimited(
             f"the limit {name} of this key is {limit}: {helps}", wait_s, headers_of(levels)
         )
-
-
-def _keys(subject: str) -> tuple[str, str, str]:
-    """Return the keys of a subject; the braces keep them in one slot of a cluster."""
-    kinds = ("limits", "limit-leases", "limit-reserved")
-    buckets, leases, reserved = (f"carousel:{kind}:{{{subject}}}" for kind in kinds)
-    return buckets, leases, reserved
 
 
 def headers_of(levels: tuple[BucketLevel, ...]) -> Mapping[str, str]:

@@ -11,17 +11,17 @@ from datetime import UTC, date, datetime, timedelta
 from service.errors import StoreFull, StoreUnavailable
 from service.limits.config import LimitConfig
 from service.sessions.config import SessionConfig
-from service.sessions.redis_client import ScriptClient
+from service.sessions.key_names import KeyNames
+from service.sessions.store_client import names_of, open_client
 
 COUNTS = ("requests", "prompt_tokens", "generated_tokens", "train_jobs")
 
 _ADD = """#!lua flags=allow-oom
--- Add counts of one day. KEYS: the day. ARGV: batch, seconds that it is kept, then field, amount.
+-- Add counts of one day. KEYS: the day, the batch. ARGV: seconds that it is kept, then field, n.
 -- A batch that is repeated after its reply was lost adds nothing more.
-local seen = KEYS[1] .. ':batch:' .. ARGV[1]
-if not redis.call('SET', seen, '1', 'EX', 3600, 'NX') then return {0} end
-for i = 3, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
-redis.call('EXPIRE', KEYS[1], ARGV[2])
+if not redis.call('SET', KEYS[2], '1', 'EX', 3600, 'NX') then return {0} end
+for i = 2, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
+redis.call('EXPIRE', KEYS[1], ARGV[1])
 return {1}
 """
 _FIELDS_AT_ONCE = 1_000
@@ -45,7 +45,8 @@ class UsageLedger:
     """
 
     def __init__(self, redis_url: str, config: LimitConfig) -> None:
-        self._client, self._config = ScriptClient(redis_url, SessionConfig(), {"add": _ADD}), config
+        self._client, self._config = open_client(redis_url, SessionConfig(), {"add": _ADD}), config
+        self._names = names_of(redis_url)
         self._counted: defaultdict[date, Counter[str]] = defaultdict(Counter)
         self._pending: list[tuple[date, str, list[str | int]]] = []  # batches on their way
         self._writing = asyncio.Lock()  # one after the other
@@ -76,7 +77,8 @@ class UsageLedger:
         async with self._writing:
             while self._pending:
                 day, batch, flat = self._pending[0]
-                await self._client.call("add", [_key(day)], [batch, kept_s, *flat])
+                key = _key(day, self._names)
+                await self._client.call("add", [key, f"{key}:batch:{batch}"], [kept_s, *flat])
                 self._pending.pop(0)
 
     async def read(self, first: date, last: date, owner: str | None = None) -> list[OwnerUsage]:
@@ -85,7 +87,7 @@ class UsageLedger:
         found: list[OwnerUsage] = []
         for n in range((last - first).days + 1):
             day = first + timedelta(n)
-            flat: list[bytes] = await self._client.execute("HGETALL", _key(day))
+            flat: list[bytes] = await self._client.execute("HGETALL", _key(day, self._names))
             by_owner: defaultdict[str, Counter[str]] = defaultdict(Counter)
             for field, count in zip(flat[::2], flat[1::2], strict=True):
                 name, _, whose = field.decode().partition(":")
@@ -106,5 +108,5 @@ class UsageLedger:
         await self._client.close()
 
 
-def _key(day: date) -> str:
-    return f"carousel:usage:{day.isoformat()}"
+def _key(day: date, names: KeyNames) -> str:
+    return f"{names.prefix(f'usage-{day.isoformat()}')}usage:{day.isoformat()}"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from service.errors import Validation
 from service.sessions.config import SessionConfig
-from service.sessions.redis_client import ScriptClient
+from service.sessions.store_client import open_client
 
 STREAM, MOST_RECORDS = "carousel:audit", 10_000
 
@@ -16,7 +16,7 @@ class AuditStore:
     """Appends and lists records. For one event loop. Raises StoreUnavailable and StoreFull."""
 
     def __init__(self, redis_url: str) -> None:
-        self._client = ScriptClient(redis_url, SessionConfig(), {})
+        self._client = open_client(redis_url, SessionConfig(), {})
 
     async def append(self, record: Mapping[str, str]) -> None:
         """Append a record; the oldest beyond about MOST_RECORDS are dropped."""

@@ -54,15 +54,17 @@ class GroupCommit:
         for i, turn in enumerate(turns):
             with _errors_reported_to(turn):
                 entries[turn] = turn.take_entry(record_version, i)
-        outcomes: Iterable[tuple[str, int]] = ()
+        outcomes: Iterable[tuple[str, int] | CarouselError] = ()
         with _errors_reported_to(*entries):
             began_s = time.perf_counter()
             outcomes = await self._store.commit(record_version, list(entries.values()))
             self.seconds.observe(time.perf_counter() - began_s)
             self.turns.observe(len(entries))
-        for turn, (outcome, position) in zip(entries, outcomes, strict=False):
+        for turn, outcome in zip(entries, outcomes, strict=False):
             with _errors_reported_to(turn):
-                turn.committed(outcome, position, record_version)
+                if isinstance(outcome, CarouselError):
+                    raise outcome
+                turn.committed(*outcome, record_version)
 
 
 @contextlib.contextmanager

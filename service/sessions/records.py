@@ -17,6 +17,7 @@ from service.errors import (
 )
 from service.models.step import State
 from service.sessions.codec import DamagedState, Export, pack_state, unpack_state
+from service.sessions.key_names import group_of
 from service.sessions.model import SessionModel
 from service.sessions.page import Cursor, SessionPage
 from service.sessions.restore import StateRestorer, consume_all_but_last
@@ -136,7 +137,8 @@ class SessionRecords:
 
         Raises PositionMismatch, TooLarge.
         """
-        children = [SessionKey(key.owner, self.signer.new_id(key.owner)) for _ in range(n)]
+        group = group_of(key.id)  # they share its log
+        children = [SessionKey(key.owner, self.signer.new_id(key.owner, group)) for _ in range(n)]
         return await self.store.fork(key, children, at, seeds, most)
 
     async def rewind(self, key: SessionKey, to: int) -> Session:

@@ -42,6 +42,7 @@ _UNAVAILABLE = {
     "NOPERM": "the store denies a command to this server; check its access control list",
     "NOAUTH": "the store denies access to this server; check CAROUSEL_REDIS_URL",
 }
+_REDIRECTIONS = {"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"}
 _FULL = "the store is full; delete sessions, or give it more memory"
 _SILENT = "the session store does not answer; try again in a moment"
 
@@ -60,8 +61,12 @@ def read_scripts(folder: Path = SCRIPTS) -> dict[str, str]:
     }
 
 
+class Redirected(Exception):
+    """A node of a cluster does not serve the key now; the text says which one does, or why."""
+
+
 class ScriptClient:
-    """Calls scripts over one connection, which it opens again.
+    """Calls scripts of one server over one connection, which it opens again.
 
     Not thread-safe: one event loop only.
     """
@@ -79,6 +84,7 @@ class ScriptClient:
         self._opening: asyncio.Task[RedisConnection] | None = None
         self.greeting: Sequence[Value] = ()  # the first command of each new connection
         self.run_id = ""  # of the server's process; a restarted one may have lost the last writes
+        self.is_node = False  # of a cluster
 
     async def call(
         self,
@@ -90,29 +96,49 @@ class ScriptClient:
 
         Raises StoreUnavailable if the call times out or the store may not be used, and StoreFull.
         """
-        digest = self._digests[script]
-
-        def command() -> Sequence[Value]:
-            made = args() if callable(args) else args
-            return ("EVALSHA", digest, len(keys), *keys, *made)
-
-        reply: Reply = await self._with_retries(command)
+        reply: Reply = await self._with_retries(lambda: self.evaluation(script, keys, args))
         return reply
 
     async def execute(self, *command: Value) -> Any:
         """Send a command until it is answered or times out. Raises as `call`."""
         return await self._with_retries(lambda: command)
 
+    async def everywhere(self, *command: Value) -> list[Any]:
+        """Send a command to every server, here to the one. Raises as `call`."""
+        return [await self.execute(*command)]
+
+    def evaluation(
+        self,
+        script: str,
+        keys: Sequence[str],
+        args: Sequence[Value] | Callable[[], Sequence[Value]],
+    ) -> Sequence[Value]:
+        """Return the command that runs a script."""
+        made = args() if callable(args) else args
+        return ("EVALSHA", self._digests[script], len(keys), *keys, *made)
+
+    async def attempt(
+        self, command: Callable[[], Sequence[Value]], *, is_asking: bool = False
+    ) -> Any:
+        """Send a command once, twice where the server lacks the scripts.
+
+        Raises OSError, Redirected, BadRequest, and as `call`.
+        """
+        while True:
+            connection = await self._connected()
+            if is_asking:  # the next command may use a slot that is being moved here
+                connection.call("ASKING")
+            reply = await connection.call(*command())
+            if not isinstance(reply, ReplyError):
+                return reply
+            await self._handle_error(connection, reply)
+
     async def _with_retries(self, command: Callable[[], Sequence[Value]]) -> Any:
         loop = asyncio.get_running_loop()
         until_s = loop.time() + self._config.call_timeout_s
         while True:
             try:
-                connection = await self._connected()
-                reply = await connection.call(*command())
-                if not isinstance(reply, ReplyError):
-                    return reply
-                await self._handle_error(connection, reply)
+                return await self.attempt(command)
             except BadRequest as error:  # the server was reconfigured or replaced
                 raise StoreUnavailable(str(error)) from error
             except (OSError, StoreUnavailable) as error:  # TimeoutError is an OSError
@@ -145,7 +171,7 @@ class ScriptClient:
             found = await connection.call("INFO")
             if isinstance(found, ReplyError):
                 raise _refusal(found)
-            self.run_id = check_store(found.decode())
+            self.run_id = check_store(found.decode(), is_node=self.is_node)
             if self.greeting:
                 await connection.call(*self.greeting)  # a full store may refuse it
         except BaseException:
@@ -157,6 +183,8 @@ class ScriptClient:
     async def _handle_error(self, connection: RedisConnection, error: ReplyError) -> None:
         """Load the scripts if the store lacks them, so that a retry succeeds, else raise."""
         if not str(error).startswith("NOSCRIPT"):
+            if self.is_node and str(error).split(" ")[0] in _REDIRECTIONS:
+                raise Redirected(str(error))
             if str(error).split(" ")[0] in {"READONLY", "LOADING"}:
                 connection.close()  # the next connection checks the store again
             raise _refusal(error)
@@ -166,15 +194,23 @@ class ScriptClient:
                 raise _refusal(reply)
 
 
-def check_store(text: str) -> str:
+def check_store(text: str, *, is_node: bool = False) -> str:
     """Check a store by its reply to INFO; return the first 8 characters of its run id.
 
-    Raises BadRequest if it evicts keys or is too old, StoreUnavailable if it loads or is a replica.
+    Raises BadRequest if it evicts keys, is too old, or is a node of a cluster or none against
+    `is_node`; StoreUnavailable if it loads or is a replica.
     """
     found = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     version = tuple(int(part) for part in found["redis_version"].split(".")[:2])
     if version < _EARLIEST:
         raise BadRequest(f"the store is Redis {found['redis_version']}; 7.0 or later is needed")
+    if (found.get("cluster_enabled", "0") == "1") != is_node:
+        raise BadRequest(
+            "the store is no cluster: write redis:// for redis+cluster:// in CAROUSEL_REDIS_URL"
+            if is_node
+            else "the store is a node of a cluster, where keys have other names: write "
+            "redis+cluster:// for redis:// in CAROUSEL_REDIS_URL"
+        )
     if found.get("loading", "0") != "0":
         raise StoreUnavailable(_UNAVAILABLE["LOADING"])
     if found.get("role") != "master":
@@ -193,7 +229,7 @@ async def check_store_config(url: str, config: SessionConfig) -> None:
 
     A store that is loading its data, or is a replica, may be usable later. Raises BadRequest.
     """
-    where = _place_of(url)
+    where = place_of(url)
     until_s = time.monotonic() + config.start_wait_s
     client = ScriptClient(url, config, {})
     try:
@@ -217,7 +253,7 @@ async def check_store_config(url: str, config: SessionConfig) -> None:
         await client.close()
 
 
-def _place_of(url: str) -> str:
+def place_of(url: str) -> str:
     """Return a URL without its password. Raises BadRequest if it is not the URL of a store."""
     try:
         options = parse_url(url)

@@ -20,9 +20,13 @@ class Signer:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
-    def new_id(self, owner: str) -> str:
-        """Return a session id: 128 random bits, and a tag of the owner made with the secret."""
+    def new_id(self, owner: str, group: str = "") -> str:
+        """Return a session id: 128 random bits, and a tag of the owner made with the secret.
+
+        With a group, 108 bits: the id begins with it.
+        """
         body = base64.b32encode(secrets.token_bytes(_RANDOM_BYTES)).decode().rstrip("=").lower()
+        body = group + body[len(group) :]
         return body + self._tag(owner, body)
 
     def is_own(self, owner: str, session_id: str) -> bool:

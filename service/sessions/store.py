@@ -4,21 +4,20 @@
 tokens.
 """
 
-import contextlib
+import asyncio
 import hashlib
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 
-from service.errors import CarouselError, SessionExists, SessionLost, SessionMoved, SessionNotFound
+from service.errors import CarouselError, SessionExists, SessionMoved
 from service.generation.request import PENALTY_WINDOW
 from service.sessions.codec import Export
-from service.sessions.config import SessionConfig
 from service.sessions.idempotency import IdempotencyKey
+from service.sessions.key_names import KeyNames
 from service.sessions.page import MAX_PAGE, Cursor, SessionPage
-from service.sessions.redis_client import Reply, ScriptClient
 from service.sessions.redis_connection import Value
 from service.sessions.session import Session, SessionKey, Turn, TurnStatus
-from service.sessions.signing import Signer
+from service.sessions.store_calls import StoreCalls
 from service.sessions.store_replies import (
     Begun,
     Busy,
@@ -27,29 +26,17 @@ from service.sessions.store_replies import (
     StoredTurn,
     Tail,
     continued,
-    damaged_log,
     idempotent_replay,
     incomplete_log,
     random_id,
     random_name,
-    refusal,
     session_of,
     short_digest,
     too_many_sessions,
 )
 
-PREFIX = "carousel:"
 
-
-@dataclass(frozen=True, slots=True)
-class StoreMemory:
-    """The memory of the store's process; None: unknown."""
-
-    used_bytes: int | None
-    limit_bytes: int | None  # 0: as much as there is
-
-
-class Store:
+class Store(StoreCalls):
     """Operations on sessions. All raise StoreUnavailable and StoreFull.
 
     Not thread-safe: one event loop only.
@@ -57,21 +44,6 @@ class Store:
     A session that does not exist raises SessionLost if its id was made for this owner, else
     SessionNotFound.
     """
-
-    def __init__(
-        self,
-        client: ScriptClient,
-        commit_client: ScriptClient,
-        signer: Signer,
-        process: str,
-        config: SessionConfig,
-    ) -> None:
-        """`commit_client` is a second connection, so that no request delays a token."""
-        self._client, self._commit_client, self._signer = client, commit_client, signer
-        self._process, self._process_key = process, f"{PREFIX}process:{process}"
-        self._config = config
-        # A store that was down may have lost this process's key; the next heartbeat comes later.
-        client.greeting = ("SET", self._process_key, "1", "PX", config.process_ttl_ms)
 
     async def create(
         self,
@@ -86,9 +58,13 @@ class Store:
         tokens, state = content.tokens, content.state
         fields = _new_fields(content, state_position)
         incarnation, pairs = random_id(), [part for pair in fields.items() for part in pair]
+        keys = [self._names.record(key)]
+        if self._index is not None:
+            await self._index.enter([key], ttl_s, most)
+            keys += _parts_of_new(self._names, key, fields)
         reply = await self._client.call(
             "create",
-            [_record(key)],
+            keys,
             lambda: [incarnation, ttl_s, tokens, state, most, "run", self._client.run_id, *pairs],
         )
         if reply[0] == b"LIMIT":
@@ -122,9 +98,12 @@ class Store:
         expected: Value = "" if expected_position is None else expected_position
         fingerprint = idempotency.fingerprint if idempotency else ""
         known_version = known.record_version if known else ""
+        if self._index is not None:  # the script cannot do it: that key is in another slot
+            life = ("SET", self._process_key, "1", "PX", config.process_ttl_ms, "NX")
+            await self._client.execute(*life)
         reply = await self._client.call(
             "begin",
-            [_record(key), _idempotency_record(key, idempotency)],
+            [self._names.record(key), _idempotency_record(self._names, key, idempotency)],
             lambda: [  # the run id when it is sent: the call may have waited for a restart
                 *(fencing_token, version, self._process, self._client.run_id, kind, incarnation),
                 *(expected, prompt, record, known_version, PENALTY_WINDOW, fingerprint),
@@ -134,9 +113,13 @@ class Store:
         )
         match reply[0]:
             case b"KNOWN" if known is not None:
-                return Begun(continued(known, version, kind, *reply[1:]), None)
+                session = continued(known, version, kind, *reply[1:])
+                await self._used(session)
+                return Begun(session, None)
             case b"BEGUN":
-                return Begun(session_of(key, reply[1]), Tail(reply[2], int(reply[3]), reply[4]))
+                session = session_of(key, reply[1])
+                await self._used(session)
+                return Begun(session, Tail(reply[2], int(reply[3]), reply[4]))
             case b"ATTACH":
                 return idempotent_replay(key, reply)
             case b"BUSY":
@@ -148,14 +131,34 @@ class Store:
                 )
         raise self._refusal(key, reply, expected_position)
 
-    async def commit(self, version: str, entries: Sequence[CommitEntry]) -> list[tuple[str, int]]:
-        """Add to many sessions in one round trip; return each one's outcome and position."""
+    async def commit(
+        self, version: str, entries: Sequence[CommitEntry]
+    ) -> list[tuple[str, int] | CarouselError]:
+        """Add to many sessions in one round trip; return each one's outcome and position.
+
+        On a cluster each is a call of its own, which may fail alone: its error is returned.
+        """
+        if self._index is None:
+            return [*await self._commit(version, entries)]
+        return await asyncio.gather(*(self._commit_one(version, entry) for entry in entries))
+
+    async def _commit_one(
+        self, version: str, entry: CommitEntry
+    ) -> tuple[str, int] | CarouselError:
+        try:
+            return (await self._commit(version, [entry]))[0]
+        except CarouselError as error:
+            return error
+
+    async def _commit(self, version: str, entries: Sequence[CommitEntry]) -> list[tuple[str, int]]:
         args: list[Value] = [version]
         for entry in entries:
             args += [entry.fencing_token, entry.position, entry.tokens, entry.status or ""]
             args += [entry.snapshot, entry.state, entry.retained, entry.checksum]
-        records = [_record(entry.key) for entry in entries]
-        reply = await self._commit_client.call("commit", records, args)
+        keys = [self._names.record(entry.key) for entry in entries]
+        if self._index is not None and entries[0].snapshot:
+            keys.append(self._names.part(entries[0].key, "state", entries[0].snapshot))
+        reply = await self._commit_client.call("commit", keys, args)
         return [
             (status.decode(), int(position))
             for status, position in zip(reply[::2], reply[1::2], strict=True)
@@ -167,7 +170,7 @@ class Store:
         """Take over a turn that no living process runs; return its record, or None without one."""
         life_ms = self._config.process_ttl_ms
         args: list[Value] = [fencing_token, random_id(), self._process, PENALTY_WINDOW, life_ms]
-        reply = await self._client.call("resume", [_record(key)], args)
+        reply = await self._client.call("resume", [self._names.record(key)], args)
         if reply[0] in {b"IDLE", b"BUSY"}:
             return None
         if reply[0] == b"RESUMED":
@@ -177,7 +180,7 @@ class Store:
 
     async def release(self, key: SessionKey, fencing_token: str) -> None:
         """Allow any process to take over the turn with this fencing token, if it is running."""
-        await self._client.call("release", [_record(key)], [fencing_token])
+        await self._client.call("release", [self._names.record(key)], [fencing_token])
 
     async def session(self, key: SessionKey) -> Session:
         """Read a session without its tokens."""
@@ -185,9 +188,11 @@ class Store:
 
     async def page(self, owner: str, limit: int, after: Cursor | None) -> SessionPage:
         """Read an owner's sessions, the newest first, from a place in their order on."""
+        if self._index is not None:
+            return await self._index.page(owner, limit, after)
         place: tuple[Value, Value] = ("", "") if after is None else astuple(after)
         args = [limit, MAX_PAGE + limit, *place]
-        reply = await self._client.call("list", [f"{PREFIX}sessions:{owner}"], args)
+        reply = await self._client.call("list", [self._names.index(owner)], args)
         listed = [
             session_of(SessionKey(owner, name.decode()), pairs)
             for name, pairs in zip(reply[3::2], reply[4::2], strict=True)
@@ -202,6 +207,7 @@ class Store:
         limits: list[Value] = ["" if limit is None else limit for limit in (first, last)]
         reply = await self._call("read", key, limits, b"FOUND")
         session, tokens = session_of(key, reply[1]), reply[4]
+        await self._used(session)
         if first is None:
             first, last = session.turn.completion_start, session.turn.completion_end
         ends = session.position if last is None else min(last, session.position)
@@ -230,9 +236,12 @@ class Store:
         """
         names = [random_name() for _ in range(len(children) + 2)]
         position, distance = "" if at is None else at, self._config.retain_every
+        if self._index is not None:
+            parent = await self.session(key)  # its children live as long
+            await self._index.enter(children, int(parent.expires_in_s * 17 / 16) + 1, most)
         reply = await self._client.call(
             "fork",
-            [_record(key), *map(_record, children)],
+            [*map(self._names.record, (key, *children))],
             [random_id(), random_id(), position, seeds, distance, most, *names],
         )
         if reply[0] == b"LIMIT":
@@ -254,51 +263,9 @@ class Store:
 
     async def delete(self, key: SessionKey) -> None:
         """Delete a session, with the parts of its log that no fork shares."""
+        if self._index is not None:
+            await self._index.leave(key)
         await self._call("delete", key, [self._config.retain_every], b"DELETED")
-
-    async def memory(self) -> StoreMemory:
-        """Return how much memory the store uses and may use."""
-        reply = await self._client.execute("INFO", "memory")
-        lines = (line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
-        found = dict(lines)
-        return StoreMemory(int(found["used_memory"]), int(found["maxmemory"]))
-
-    async def heartbeat(self, life_ms: int) -> None:
-        """Mark this process as alive for so long."""
-        await self._client.call("heartbeat", [self._process_key], [life_ms])
-
-    async def close(self) -> None:
-        """Mark this process as ended, so that its turns may be taken over, and disconnect."""
-        with contextlib.suppress(CarouselError):
-            await self._client.execute("DEL", self._process_key)
-        await self._client.close()
-        await self._commit_client.close()
-
-    def missing(self, key: SessionKey) -> CarouselError:
-        """Return the error for a session that does not exist."""
-        if self._signer.is_own(key.owner, key.id):
-            return SessionLost(
-                f"the session {key.id!r} has expired, was deleted, or the store has lost it"
-            )
-        return SessionNotFound(f"there is no session {key.id!r}")
-
-    async def _call(
-        self,
-        script: str,
-        key: SessionKey,
-        args: Sequence[Value],
-        success: bytes,
-        wanted: int | None = None,
-    ) -> Reply:
-        reply = await self._client.call(script, [_record(key)], args)
-        if reply[0] != success:
-            raise self._refusal(key, reply, wanted)
-        return reply
-
-    def _refusal(self, key: SessionKey, reply: Reply, wanted: int | None = None) -> CarouselError:
-        if reply[0] == b"DAMAGED":
-            return damaged_log(key, int(reply[1]), int(reply[2]))
-        return self.missing(key) if reply[0] == b"NOT_FOUND" else refusal(key, reply, wanted)
 
 
 def _new_fields(content: Export, state_position: int) -> dict[str, Value]:
@@ -318,12 +285,17 @@ def _new_fields(content: Export, state_position: int) -> dict[str, Value]:
     }
 
 
-def _record(key: SessionKey) -> str:
-    return f"{PREFIX}session:{key}"
-
-
-def _idempotency_record(key: SessionKey, idempotency: IdempotencyKey | None) -> str:
+def _idempotency_record(
+    names: KeyNames, key: SessionKey, idempotency: IdempotencyKey | None
+) -> str:
     if idempotency is None:
-        return f"{PREFIX}retry:"
+        return names.idempotency(key, None)
     digest = hashlib.sha256(f"{key.id}\0{idempotency.key}".encode()).hexdigest()[:32]
-    return f"{PREFIX}retry:{key.owner}/{digest}"
+    return names.idempotency(key, digest)
+
+
+def _parts_of_new(names: KeyNames, key: SessionKey, fields: dict[str, Value]) -> list[str]:
+    parts = [("log", fields["tail"]), ("sums", fields["tail"])]
+    parts += [("state", fields["snapshot"])] if fields["snapshot"] else []
+    named = (names.part(key, kind, str(name)) for kind, name in parts)
+    return [names.request(key), *named]

@@ -19,14 +19,9 @@ from service.training.config import QueueConfig
 from service.training.job import JobKey, TrainJob
 from service.training.job_spec import TrainJobSpec
 from service.training.job_store import (
-    OPEN,
-    TRACED,
+    Connection,
     Fenced,
     JobStore,
-    index_key,
-    job_key,
-    named_errors,
-    redis_key,
 )
 from service.training.states import JobState, Transition, targets
 
@@ -52,7 +47,12 @@ class JobQueue:
 
     def __init__(self, url: str, config: QueueConfig) -> None:
         self._store, self._config = JobStore(url, config), config
-        self.connection = self._store.connection
+        self._names = self._store.names
+
+    @property
+    def connection(self) -> Connection:
+        """The connection of its store."""
+        return self._store.connection
 
     # -- for users
 
@@ -78,7 +78,7 @@ class JobQueue:
 
     def jobs(self, owner: str) -> list[TrainJob]:
         """List an owner's latest thousand jobs, the newest first."""
-        ids: list[bytes] = self._store.call("ZREVRANGE", index_key(owner), 0, 999)
+        ids: list[bytes] = self._store.call("ZREVRANGE", self._names.index(owner), 0, 999)
         found = (self._store.find(JobKey(owner, job_id.decode())) for job_id in ids)
         return [job for job in found if job is not None]
 
@@ -127,13 +127,10 @@ class JobQueue:
         if not _is_event_id(after_id):
             raise Validation(f"{after_id[:80]!r} is no event id; one looks like 1795468800000-0")
         most = self._config.max_events
-        with named_errors(), self.connection.pipeline(transaction=True) as pipe:
-            for kind in ("job-events", "job-progress"):
-                pipe.xrange(redis_key(kind, key), f"({after_id}", "+", most)
-            others, progress = pipe.execute()
-        found = sorted(others + progress, key=lambda event: _order(event[0].decode()))
+        found = self._store.events(key, after_id, most)
+        found.sort(key=lambda event: _order(event[0]))
         return [
-            StoredEvent(event_id.decode(), fields[b"name"].decode(), fields[b"data"].decode())
+            StoredEvent(event_id, fields["name"], fields["data"])
             for event_id, fields in found[:most]
         ]
 
@@ -192,13 +189,18 @@ class JobQueue:
 
     def open(self) -> list[TrainJob]:
         """List every owner's jobs that are not over."""
-        found = (self._store.find(job_key(name)) for name in self._store.call("SMEMBERS", OPEN))
+        found = (
+            self._store.find(self._names.job(name))
+            for name in self._store.call("SMEMBERS", self._names.open)
+        )
         return [job for job in found if job is not None]
 
     def jobs_to_clean_up(self) -> list[TrainJob]:
         """List the jobs that are over and whose folders may hold files."""
         jobs = []
-        for key in map(job_key, self._store.call("SDIFF", TRACED, OPEN)):
+        for key in map(
+            self._names.job, self._store.call("SDIFF", self._names.traced, self._names.open)
+        ):
             job = self._store.find(key)
             if job is None:
                 self.mark_clean(key)
@@ -208,16 +210,16 @@ class JobQueue:
 
     def mark_clean(self, key: JobKey) -> None:
         """Record that the folder of a job that is over holds nothing to remove."""
-        self._store.call("SREM", TRACED, redis_key("job", key))
+        self._store.call("SREM", self._names.traced, self._names.of("job", key))
 
     def lease(self, job: TrainJob, ms: int) -> bool:
         """Take the job's lease for so long, if it is free: only its holder acts on the job."""
-        key = redis_key("job-lease", job.key)
+        key = self._names.of("job-lease", job.key)
         return bool(self._store.call("SET", key, job.attempt, "NX", "PX", ms))
 
     def end_lease(self, key: JobKey) -> None:
         """Give a job's lease back."""
-        self._store.call("DEL", redis_key("job-lease", key))
+        self._store.call("DEL", self._names.of("job-lease", key))
 
     def requeue_lost(self) -> list[TrainJob]:
         """Queue jobs whose attempt is lost, or fail them at max_crashes. Returns the open jobs."""
@@ -228,7 +230,7 @@ class JobQueue:
         return jobs
 
     def _requeue_if_lost(self, job: TrainJob) -> None:
-        if self._store.call("EXISTS", redis_key("job-lease", job.key)):
+        if self._store.call("EXISTS", self._names.of("job-lease", job.key)):
             return
         crashes = job.crashes + 1
         fields: dict[str, Any] = {"crashes": crashes}

@@ -32,7 +32,7 @@ async def test_counts_of_processes_add_up_and_stay(store):
 async def test_a_batch_whose_reply_was_lost_is_added_once(store):
     ledger = UsageLedger(store.url, LimitConfig())
     for _ in range(2):
-        await ledger._client.call("add", ["day"], ["batch", 60, "requests:ann", 3])
+        await ledger._client.call("add", ["day", "day:batch"], [60, "requests:ann", 3])
     assert store.client.hget("day", "requests:ann") == b"3"
     await ledger.close()
 

@@ -9,6 +9,7 @@ from hypothesis.errors import Flaky
 
 from service.sessions.group_commit import GroupCommit
 from service.sessions.redis_client import read_scripts
+from tests.sessions.cluster import strict
 from tests.sessions.stories import play, stories
 from tests.sessions.world import CONFIG, IDLE_LIMIT_S, World, make_program, turn_request
 
@@ -75,6 +76,12 @@ def test_every_promise_holds_in_every_story(store, alike, n):
 @pytest.mark.parametrize("n", BUDGETS)
 def test_a_log_has_one_writer_even_if_processes_compute_differently(valkey, drifting, n):
     run_stories(lambda story: run_story(valkey, drifting, story), n)
+
+
+@pytest.mark.parametrize("n", BUDGETS)
+def test_every_promise_holds_on_a_cluster_with_no_key_that_is_not_declared(cluster, alike, n):
+    scripts = strict(read_scripts())
+    run_stories(lambda story: run_story(cluster, alike, story, scripts), n)
 
 
 class SendsFirst(GroupCommit):

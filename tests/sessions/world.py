@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from hiredis import ReplyError
 
 from service.constraints.compiler import ConstraintCompiler
 from service.constraints.spec import regex
@@ -25,6 +26,7 @@ from service.models.compile import compile_program
 from service.models.spec import ModelSpec, Weights
 from service.models.tokenizers.characters import CharacterTokenizer
 from service.models.tokenizers.tokenizer import Tokenizer
+from service.sessions.cluster_client import ClusterClient
 from service.sessions.codec import pack_state, unpack_tokens
 from service.sessions.config import SessionConfig
 from service.sessions.group_commit import GroupCommit
@@ -38,11 +40,13 @@ from service.sessions.session import EventId, OnDisconnect, Session, SessionKey,
 from service.sessions.sessions import Sessions
 from service.sessions.signing import Signer
 from service.sessions.store import Store
+from service.sessions.store_client import names_of
 from service.sessions.store_replies import CommitEntry, StoredTurn, session_of
 from service.sessions.turn_prompt import TurnPrompt
 from service.sessions.turn_record import TurnRecord
 from service.sessions.turns import TurnRequest
 from tests.generation.invariance import Stage
+from tests.sessions.cluster import UNDECLARED, OwnCluster
 from tests.sessions.hand_engine import CONFIG as ENGINE_CONFIG
 from tests.sessions.hand_engine import HandEngine
 from tests.sessions.valkey import OwnValkey
@@ -118,14 +122,35 @@ class FaultyClient(ScriptClient):
         return FaultyConnection(await super()._connected(), self._faults)
 
 
+class FaultyCluster(ClusterClient):
+    """As FaultyClient, to the nodes of a cluster."""
+
+    def __init__(
+        self, url: str, config: SessionConfig, scripts: dict[str, str], faults: list[str]
+    ) -> None:
+        super().__init__(url, config, scripts)
+        self._faults = faults
+
+    def _node(self, name: str) -> ScriptClient:
+        if name not in self._nodes:
+            url = self._address.url_of(name)
+            node = FaultyClient(url, self._config, self._scripts, self._faults)
+            node.is_node, node.greeting = True, self.greeting
+            self._nodes[name] = node
+        return self._nodes[name]
+
+
 class WatchedStore(Store):
     """Counts the conflicts: commits of tokens that differ from those in the log."""
 
     conflicts = 0
 
-    async def commit(self, version: str, entries: Sequence[CommitEntry]) -> list[tuple[str, int]]:
+    async def commit(
+        self, version: str, entries: Sequence[CommitEntry]
+    ) -> list[tuple[str, int] | CarouselError]:
         outcomes = await super().commit(version, entries)
-        self.conflicts += sum(outcome == "CONFLICT" for outcome, _ in outcomes)
+        found = [one for one in outcomes if not isinstance(one, CarouselError)]
+        self.conflicts += sum(outcome == "CONFLICT" for outcome, _ in found)
         return outcomes
 
 
@@ -140,6 +165,7 @@ class FaultyConnection:
         reply = await self._connection.call(*command)
         if fault == "reply lost":
             raise ConnectionError(fault)
+        assert not (isinstance(reply, ReplyError) and UNDECLARED in str(reply)), reply
         return reply
 
     def close(self) -> None:
@@ -166,10 +192,9 @@ class Process:
         self.name = f"process{number}"
         self.faults: list[str] = []
         config = world.config
-        clients = [
-            FaultyClient(world.valkey.url, config, world.scripts, self.faults) for _ in range(2)
-        ]
-        self.store = WatchedStore(*clients, world.signer, self.name, config)
+        made = FaultyCluster if world.names.is_cluster else FaultyClient
+        clients = [made(world.valkey.url, config, world.scripts, self.faults) for _ in range(2)]
+        self.store = WatchedStore(*clients, world.signer, self.name, config, world.names)
         self.commits = world.commit_class(self.store)
         self.sessions = Sessions.compose(self.store, self.commits, world.signer, config)
         self.records, self.turns = self.sessions.records, self.sessions.turns
@@ -196,7 +221,7 @@ class Process:
 class World:
     def __init__(
         self,
-        valkey: OwnValkey,
+        valkey: OwnValkey | OwnCluster,
         programs: Sequence[Any],
         scripts: dict[str, str] | None = None,
         commit_class: type[GroupCommit] = GroupCommit,
@@ -207,6 +232,7 @@ class World:
         tokenizer: Tokenizer | None = None,
     ) -> None:
         self.valkey, self.programs = valkey, programs  # one, or slightly different ones
+        self.names = names_of(valkey.url)
         self.reference = _reference(programs[0])
         self.scripts = scripts or read_scripts()
         self.commit_class, self.config = commit_class, config
@@ -378,7 +404,7 @@ class World:
                 self.clients.append(replace(client, turn=None, seen=list(client.seen)))
 
     def _expire(self, process: Process) -> None:
-        self.valkey.client.delete(f"carousel:process:{process.name}")
+        self.valkey.client.delete(self.names.process(process.name))
 
     def heartbeat(self, p: int) -> None:
         self._tried(self.processes[p].beat())
@@ -500,8 +526,8 @@ class World:
                 assert log[position - 1 : position] == [token], "sent and not in the log"
 
     def _found(self, key: SessionKey) -> StoredTurn:
-        fields = self.valkey.client.hgetall(f"carousel:session:{key}")
-        request = self.valkey.client.get(f"carousel:request:{key}") or b""
+        fields = self.valkey.client.hgetall(self.names.record(key))
+        request = self.valkey.client.get(self.names.request(key)) or b""
         pairs = [part for pair in {**fields, b"left_ms": b"1"}.items() for part in pair]
         return StoredTurn(session_of(key, pairs), request.decode(), is_held=False, tokens=b"")
 
@@ -509,16 +535,16 @@ class World:
         """Read the log without the scripts."""
         record = {
             name.decode(): value.decode()
-            for name, value in self.valkey.client.hgetall(f"carousel:session:{key}").items()
+            for name, value in self.valkey.client.hgetall(self.names.record(key)).items()
         }
         parts = [part.split(":") for part in record["chain"].split(",") if part]
         parts.append([record["tail"], record["position"], ""])
         log, first = b"", 0
         for segment, last, _ in parts:
-            content = self.valkey.client.get(f"carousel:log:{segment}") or b""
+            content = self.valkey.client.get(self.names.part(key, "log", segment)) or b""
             log += content[: int(last) - first]
             first = int(last)
-        whole = self.valkey.client.get(f"carousel:log:{record['tail']}") or b""
+        whole = self.valkey.client.get(self.names.part(key, "log", record["tail"])) or b""
         assert len(whole) == int(record["position"]) - int(record["base"]), "position and log"
         assert len(log) == int(record["position"]), "the log is not whole"
         return unpack_tokens(log, 1)
@@ -557,10 +583,10 @@ class World:
             assert turn.status.value == reason
 
     def _check_snapshot(self, key: SessionKey, log: list[int]) -> None:
-        name = self.valkey.client.hget(f"carousel:session:{key}", "snapshot").decode()
+        name = self.valkey.client.hget(self.names.record(key), "snapshot").decode()
         if not name:
             return
-        packed = self.valkey.client.get(f"carousel:state:{name}")
+        packed = self.valkey.client.get(self.names.part(key, "state", name))
         position = int(name.rpartition(":")[2])
         assert position < max(1, len(log)), "a snapshot ahead of the log"
         fold = self.reference.state(tuple(log[: position + 1]))
@@ -582,7 +608,7 @@ class World:
         self.check()
         for key in self.keys:
             status = self._found(key).session.turn.status
-            active = self.valkey.client.hget(f"carousel:session:{key}", "active")
+            active = self.valkey.client.hget(self.names.record(key), "active")
             assert status is not TurnStatus.RUNNING or active == b"turn"
 
 

@@ -12,6 +12,11 @@ local life_ms, made_for = ARGV[14], ARGV[15]
 local r = load(KEYS[1])
 if not r then return {'NOT_FOUND'} end
 if r.birth ~= birth then return {'CHANGED'} end -- deleted and created again
+if IS_CLUSTER then
+  want_session(r)
+  local reply = lacks(r.holder, ARGV[16])
+  if reply then return reply end
+end
 
 local function begun(before) -- `before`: the log's length without the prompt
   local from = math.max(0, math.min(snapshot_position(r), before - window))

@@ -1,4 +1,4 @@
--- Commit every running turn of a process. KEYS: records. ARGV: record version, then for each
+-- Commit every running turn of a process. KEYS: records, on a cluster one. ARGV: record version, then for each
 -- record: fencing token, position, tokens, status or '', name of the snapshot or '', its bytes,
 -- number of the retained snapshot that it also becomes or '', the checksum of the tokens as in
 -- `add_sum`. An entry without tokens still
@@ -71,9 +71,19 @@ local function commit(name, nonce, from, added, status, snapshot, state, mark, s
   return 'COMMITTED', r.position
 end
 
+if IS_CLUSTER then -- one record
+  local r, snapshot, mark = load(KEYS[1]), ARGV[6], ARGV[8]
+  if r then
+    want_session(r)
+    if snapshot ~= '' then want(key('state', snapshot)) end
+    for _, s in ipairs(mark ~= '' and segments(r) or {}) do want(key('mark', s.id .. ':' .. mark)) end
+    local reply = lacks()
+    if reply then return reply end
+  end
+end
 local replies = {}
-for i, name in ipairs(KEYS) do
-  local a = 1 + (i - 1) * 8
+for i = 1, (#ARGV - 1) / 8 do
+  local a, name = 1 + (i - 1) * 8, KEYS[i]
   local status, position = commit(name, ARGV[a + 1], tonumber(ARGV[a + 2]), ARGV[a + 3],
     ARGV[a + 4], ARGV[a + 5], ARGV[a + 6], ARGV[a + 7], ARGV[a + 8])
   replies[#replies + 1] = status

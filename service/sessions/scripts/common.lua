@@ -2,7 +2,11 @@
 -- names differ from those in the code. Positions count tokens; a segment's bytes are its tokens,
 -- `width` bytes each, little endian.
 
-local PREFIX = 'carousel:'
+-- On a cluster all keys of a call have one hash tag, `{owner/group}`, after the first part of their
+-- names; the index of an owner's sessions and the keys of processes are in other slots there.
+local TAGGED = string.match(KEYS[1] or '', '^carousel:{.-}:')
+local PREFIX = TAGGED or 'carousel:'
+local IS_CLUSTER = TAGGED ~= nil
 local MOST_SEGMENTS = 12
 
 local function key(kind, name) return PREFIX .. kind .. ':' .. name end
@@ -190,6 +194,7 @@ end
 -- Enter a session into the index, if it is not there. Sessions expire without a word, so each new
 -- one looks after three others: of the index at most a third, about, is of expired ones.
 local function enter(r, created_ms)
+  if IS_CLUSTER then return end -- session_index.py does it
   local index, id, record = index_of(r.name)
   if redis.call('ZADD', index, 'NX', created_ms, id) == 0 then return end
   keep(index, r.ttl)
@@ -201,7 +206,7 @@ end
 -- Whether an owner may have `n` more sessions beside those in the index; 0 is no limit. Some expired
 -- ones leave the index before: looking at all of them would take long at each refusal.
 local function has_room(name, n, most)
-  if most == 0 then return true end
+  if most == 0 or IS_CLUSTER then return true end
   local index, _, record = index_of(name)
   for round = 1, 2 do
     if redis.call('ZCARD', index) + n <= most then return true end
@@ -226,7 +231,7 @@ end
 local function touch(r)
   if redis.call('PTTL', r.name) * 16 > r.ttl * 15000 then return end
   redis.call('EXPIRE', r.name, r.ttl)
-  keep((index_of(r.name)), r.ttl)
+  if not IS_CLUSTER then keep((index_of(r.name)), r.ttl) end
   redis.call('EXPIRE', request_of(r), r.ttl)
   for _, s in ipairs(segments(r)) do
     keep(key('log', s.id), r.ttl)
@@ -275,12 +280,17 @@ local function add_sum(r, length, n, sum)
   end
 end
 
+-- What the caller has found of a process, on a cluster: its name, a colon, and 1 if it is alive.
+local stated_life
+
 local function is_alive(holder)
+  if IS_CLUSTER then return holder ~= '' and stated_life == holder .. ':1' end
   return holder ~= '' and redis.call('EXISTS', key('process', holder)) == 1
 end
 
 -- The holder of a turn is alive, even if the store has lost its last heartbeat.
 local function give_life(holder, life_ms)
+  if IS_CLUSTER then return end -- the caller does it
   redis.call('SET', key('process', holder), '1', 'PX', life_ms, 'NX')
 end
 
@@ -320,4 +330,51 @@ local function as_list(r)
   list[#list + 1] = 'left_ms'
   list[#list + 1] = tostring(redis.call('PTTL', r.name))
   return list
+end
+
+-- A cluster checks that a key is on its node by the KEYS of a call, so there a call has to pass each
+-- key that it may touch. A caller that does not know them all is told, before anything is written.
+local wanted = {}
+
+local function want(...)
+  for _, name in ipairs({...}) do wanted[#wanted + 1] = name end
+end
+
+local function want_segment(id) want(key('log', id), key('sums', id)) end
+
+local function want_marks(id, first, last, distance)
+  for k = math.floor(first / distance), math.floor(last / distance) do
+    want(key('mark', id .. ':' .. k))
+  end
+end
+
+-- The keys of a session; its retained snapshots, too, if their distance is given.
+local function want_session(r, distance)
+  want(request_of(r))
+  if (r.request_key or '') ~= '' then want(r.request_key) end
+  if r.snapshot ~= '' then want(key('state', r.snapshot)) end
+  for _, s in ipairs(segments(r)) do
+    want_segment(s.id)
+    if distance then want_marks(s.id, s.first, s.last, distance) end
+  end
+end
+
+-- The segment that `flat` makes, if it makes one.
+local function want_flat(list, position, id, distance)
+  if #list <= MOST_SEGMENTS then return end
+  want_segment(id)
+  want_marks(id, 0, position, distance)
+end
+
+-- Return the reply that asks for what the call lacks, or nil: keys, or whether `holder`, the process
+-- that runs the session's turn, is alive.
+local function lacks(holder, stated)
+  stated_life = stated
+  local given = {}
+  for _, name in ipairs(KEYS) do given[name] = true end
+  local is_complete = true
+  for _, name in ipairs(wanted) do is_complete = is_complete and given[name] end
+  local asked = holder and holder ~= '' and holder or ''
+  if asked ~= '' and string.match(stated or '', '^(.*):[01]$') ~= asked then is_complete = false end
+  return not is_complete and {'KEYS', wanted, asked} or nil
 end

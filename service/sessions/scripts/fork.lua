@@ -8,7 +8,20 @@ local r = load(KEYS[1])
 if not r then return {'NOT_FOUND'} end
 at = at or r.position
 if at > r.position then return {'POSITION', r.position} end
-local children = #KEYS - 1
+local children = #ARGV - 8
+if IS_CLUSTER then
+  want_session(r, distance)
+  want_segment(ARGV[#ARGV - 1])
+  want_flat(before(r, r.position), r.position, ARGV[#ARGV], distance)
+  for i = 1, children do
+    local child = load(KEYS[1 + i])
+    if child then want_session(child) end
+    want(request_of({name = KEYS[1 + i]}))
+    want_segment(ARGV[6 + i])
+  end
+  local reply = lacks()
+  if reply then return reply end
+end
 if redis.call('HGET', KEYS[2], 'birth') ~= birth then
   if not has_room(KEYS[1], children, tonumber(ARGV[6])) then return {'LIMIT'} end
   local whole = before(r, r.position)

@@ -3,6 +3,11 @@
 --   | DAMAGED positions of the frame whose checksum differs
 local r = load(KEYS[1])
 if not r then return {'NOT_FOUND'} end
+if IS_CLUSTER then
+  want_session(r)
+  local reply = lacks(r.holder, ARGV[3])
+  if reply then return reply end
+end
 touch(r)
 local from, to = tonumber(ARGV[1]), tonumber(ARGV[2])
 if not from then from, to = tonumber(r.first), tonumber(r.finish) end

@@ -5,6 +5,11 @@
 local nonce, stamp, holder, window = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local r = load(KEYS[1])
 if not r then return {'NOT_FOUND'} end
+if IS_CLUSTER then
+  want_session(r)
+  local reply = lacks(r.holder, ARGV[6])
+  if reply then return reply end
+end
 local request = redis.call('GET', request_of(r))
 if r.nonce ~= nonce then
   if r.active ~= 'turn' then return {'IDLE'} end

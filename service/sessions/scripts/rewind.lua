@@ -5,6 +5,13 @@ local nonce, stamp, to, distance = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber
 local r = load(KEYS[1])
 if not r then return {'NOT_FOUND'} end
 if r.nonce == nonce then return {'REWOUND', as_list(r)} end
+if IS_CLUSTER then
+  want_session(r, distance)
+  want_segment(ARGV[4])
+  want_flat(before(r, to), to, ARGV[5], distance)
+  local reply = lacks(r.holder, ARGV[7])
+  if reply then return reply end
+end
 if r.active ~= '' and is_alive(r.holder) then return {'BUSY'} end
 if to > r.position then return {'POSITION', r.position} end
 if r.active ~= '' then finish(r, 'cancelled') end

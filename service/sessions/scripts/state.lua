@@ -4,6 +4,11 @@
 local below, distance = tonumber(ARGV[1]), tonumber(ARGV[2])
 local r = load(KEYS[1])
 if not r then return {'NOT_FOUND'} end
+if IS_CLUSTER then
+  want_session(r, distance)
+  local reply = lacks()
+  if reply then return reply end
+end
 if ARGV[3] == '1' and r.snapshot ~= '' and snapshot_position(r) < below then
   return {'FOUND', redis.call('GET', key('state', r.snapshot)) or ''}
 end

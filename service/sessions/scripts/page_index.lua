@@ -1,0 +1,19 @@
+-- A page of an index, the newest first, on a cluster. KEYS: index. ARGV: members, the time and the id
+-- that the page begins after, or '' and ''. → PAGE, ids and times
+local index, most, time, after, rank = KEYS[1], tonumber(ARGV[1]), ARGV[2], ARGV[3], 0
+if after ~= '' then -- the rank that it had, also where it has been deleted since
+  local probe = after .. '\0'
+  redis.call('ZADD', index, time, probe)
+  rank = redis.call('ZREVRANK', index, probe)
+  redis.call('ZREM', index, probe)
+end
+local found = redis.call('ZREVRANGE', index, rank, rank + most, 'WITHSCORES')
+local page = {}
+for i = 1, #found, 2 do
+  local is_first = found[i] == after and tonumber(found[i + 1]) == tonumber(time)
+  if not is_first and #page < 2 * most then
+    page[#page + 1] = found[i]
+    page[#page + 1] = found[i + 1]
+  end
+end
+return {'PAGE', page}
