@@ -62,20 +62,22 @@ class StepwiseBurst:
         self._snapshots, self._threads = snapshots, threads
         self._pool = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="sampler")
 
-    def run(self, rows: int, steps: int) -> None:
-        """Take `steps` steps with the first `rows` rows."""
-        logits = rows * self._program.vocabulary_size
-        n_blocks = max(1, min(self._threads, rows, logits // LOGITS_PER_THREAD))
-        edges = [rows * i // n_blocks for i in range(n_blocks + 1)]
+    def run(self, rows: int, steps: int, first: int = 0) -> None:
+        """Take `steps` steps with the rows from `first` up to `rows`."""
+        n = rows - first
+        logits = n * self._program.vocabulary_size
+        n_blocks = max(1, min(self._threads, n, logits // LOGITS_PER_THREAD))
+        edges = [first + n * i // n_blocks for i in range(n_blocks + 1)]
+        part = self._batch.after(first) if first else self._batch
         blocks = list(pairwise(edges))
         for step in range(steps):
-            self._program.step(self._batch, rows)
+            self._program.step(part, n)
             self._snapshots.copy(rows, step)
             others = [
-                self._pool.submit(self._sampler.advance, self._batch, last, step, first)
-                for first, last in blocks[1:]
+                self._pool.submit(self._sampler.advance, self._batch, last, step, start)
+                for start, last in blocks[1:]
             ]
-            self._sampler.advance(self._batch, blocks[0][1], step)
+            self._sampler.advance(self._batch, blocks[0][1], step, first)
             for other in others:
                 other.result()
 

@@ -12,6 +12,12 @@ class EngineConfig:
     queue_limit: int = 1_024  # generations that wait for a row
     slice_steps: int = 64  # steps of a generation before it gives its row to one that waits
     max_row_steps: int = 1_024  # rows times steps of a burst: bounds the wait for the next plan
+    shared_rows: int = 32  # rows of a burst while an owner with fewer rows may wait for its end
+    shared_row_steps: int = 128  # rows times steps of such a burst: a millisecond or two
+    shared_memory_row_steps: int = 1024 * 1024  # since one has left: about 10 s
+    idle_credit_row_steps: int = 4_096  # that an idle owner saves up: a lone stream's 800 steps
+    step_overhead_rows: int = 4  # what a step costs apart from its rows, in rows
+    bursts_ahead: int = 2  # that the event loop has not delivered: bounds the delay of others there
     state_copy_every: int = 256  # tokens between two states that a running generation returns
     backlog_limit: int = 4_096  # tokens that a stream may be ahead of its reader before it pauses
     beam_search_limit: int = 256  # beam searches that run or wait

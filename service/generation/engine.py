@@ -22,6 +22,7 @@ from service.generation.scheduler import NOTHING_RESERVED, Scheduler
 from service.generation.stream import Stream
 from service.generation.table import SlotTable
 from service.generation.token_texts import TextRules, texts_of
+from service.generation.undelivered import Undelivered
 from service.models.step import StepProgram
 from service.models.tokenizers.tokenizer import Tokenizer
 
@@ -110,6 +111,7 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._condition = threading.Condition()  # guards the scheduler between bursts
         self._wake = DeferredNotify(self._condition)
+        self._undelivered = Undelivered(self._condition, config.bursts_ahead)
         self._is_closing = self._is_draining = False
         self._is_drain_over = False  # whether `drain` has ended all streams
         self.failure: str | None = None
@@ -142,10 +144,7 @@ class Engine:
         return self.open_stream(request)
 
     def check_capacity(self, n: int = 1, owner: str = "") -> None:
-        """Check that `n` generations of an owner fit now.
-
-        Raises Overloaded, Draining, GenerationFailed.
-        """
+        """Check that `n` more of an owner fit. Raises Overloaded, Draining, GenerationFailed."""
         if self.failure is not None:
             raise GenerationFailed(self.failure)
         if self._is_draining or self._is_closing:
@@ -252,19 +251,21 @@ class Engine:
                     for progress in updates if self._deadlines else ():
                         if progress.is_last:
                             self._deadlines.pop(progress.key, None)
+                    if updates:
+                        self._undelivered.add()
                 if updates:
                     self._post(self._deliver, updates)
         except Exception:  # noqa: BLE001 (every stream has to end with an error)
             _log.exception("the engine has failed")
             self.failure = "the model's engine has failed; the server has to be restarted"
-            self._post(self._fail_all)
+            self._post(self._fail_all, self.failure)
 
     def _next_plan(self) -> Plan | None:
         """Wait for a plan; None when the engine is closing."""
         with self._condition:
             while not self._is_closing:
                 self._finish_overdue()
-                plan = self._scheduler.plan()
+                plan = None if self._undelivered.is_full else self._scheduler.plan()
                 if plan is not None:
                     self.stats.begin(plan)
                     return plan
@@ -275,13 +276,12 @@ class Engine:
     def _finish_overdue(self) -> None:
         """End the generations whose deadline has passed."""
         now = time.monotonic()
-        updates = []
-        for key in [key for key, until in self._deadlines.items() if until <= now]:
+        overdue = [key for key, until in self._deadlines.items() if until <= now]
+        for key in overdue:
             del self._deadlines[key]
-            progress = self._scheduler.finish(key)
-            if progress is not None:
-                updates.append(progress)
+        updates = [one for key in overdue if (one := self._scheduler.finish(key)) is not None]
         if updates:
+            self._undelivered.add()
             self._post(self._deliver, updates)
 
     def _post(self, callback, *args) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002
@@ -299,6 +299,7 @@ class Engine:
             listener.deliver(progress)
             if progress.is_last:
                 self._drop(listener)
+        self._undelivered.taken_soon()
 
     def _drop(self, listener: Listener | BeamListener) -> None:
         self._listeners.discard(listener)
@@ -317,10 +318,9 @@ class Engine:
             self.cancel(listener)
             listener.fail(Draining(message))
 
-    def _fail_all(self) -> None:
-        assert self.failure is not None
+    def _fail_all(self, failure: str) -> None:
         for listener in list(self._listeners):
-            listener.fail(GenerationFailed(self.failure))
+            listener.fail(GenerationFailed(failure))
         self._listeners.clear()
 
 

@@ -22,7 +22,7 @@ class EngineStats:
         for feed in plan.feeds:
             self.prompt_tokens += feed.n_prompt
         if plan.rows:
-            self.rows.observe(plan.rows)
+            self.rows.observe(plan.rows - plan.first)
         for change in plan.changes:
             if isinstance(change, Start):
                 self.prompt_tokens += 1  # the first one, which a row begins with

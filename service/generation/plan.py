@@ -78,13 +78,17 @@ class Feed:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One burst: do the changes in order, feed, then take `steps` steps with the first `rows`."""
+    """One burst: do the changes in order, feed, then take `steps` steps.
+
+    They are taken with the rows from `first` up to `rows`, which is not among them.
+    """
 
     changes: tuple[Change, ...]
     feeds: tuple[Feed, ...]
     rows: int
     steps: int
     snapshots: tuple[tuple[int, int], ...] = ()  # (row, step after which its state is copied)
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)

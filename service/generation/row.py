@@ -28,6 +28,7 @@ class TableRow:
     is_complete: bool = False  # by an end token, or because its constraint allows no further token
     latest: list[TokenWithTop] = field(default_factory=list)  # held for a deadline, older than held
     state: State | None = None  # the latest that may be returned
+    turn: int = 0  # the latest burst of a part of an owner's rows in which it was
     slice_start: int = 0  # `steps` when it got its row
     saved: SavedRow | None = None  # while it is preempted
     is_paused: bool = False  # while it is preempted: it waits for no row until it is resumed

@@ -21,6 +21,7 @@ from service.errors import Overloaded
 from service.generation.config import EngineConfig
 from service.generation.engine_stats import EngineStats
 from service.generation.fair_queue import FairQueue
+from service.generation.fair_share import FairShare
 from service.generation.plan import (
     Change,
     Feed,
@@ -36,7 +37,8 @@ from service.generation.plan import (
 from service.generation.preemption import rows_to_preempt
 from service.generation.request import Chunk, Finish, FinishReason, GenerationRequest, Token
 from service.generation.row import TableRow
-from service.generation.sampling import ENDED, FAILED, MAX_STEPS, Samples
+from service.generation.row_selector import RowSelector
+from service.generation.sampling import ENDED, FAILED, Samples
 from service.generation.stopping import chunk_of
 from service.generation.token_texts import CHARACTERS, TextRules
 from service.models.step import State
@@ -65,6 +67,8 @@ class Scheduler:
         self._by_key: dict[Key, TableRow] = {}  # those in the table and the preempted ones
         self._waiting: dict[Key, GenerationRequest] = {}  # those that have not begun
         self._queue: FairQueue[Key] = FairQueue()  # those, and the preempted ones
+        self._share = FairShare(config)
+        self._selector = RowSelector(self._share, config)
         self._to_pause: set[Key] = set()
         self._to_resume: set[Key] = set()
 
@@ -150,12 +154,13 @@ class Scheduler:
         if self._queue:
             self._preempt(changes)
             self._start_waiting(changes)
-        running = self._rows[: self._n_running]
-        if not running:
+        if not self._n_running:
             return Plan(tuple(changes), (), 0, 0) if changes else None
-        steps = self._burst(running)
+        for a, b in self._selector.swaps(self._rows, self._n_running):
+            self._swap(changes, a, b)
+        first, last, steps = self._selector.select(self._rows, self._n_running)
         feeds, snapshots = [], []
-        for i, row in enumerate(running):
+        for i, row in enumerate(self._rows[first:last], first):
             request = row.request
             if row.prompt_remaining or row.generated < len(request.forced_tokens):
                 prompt = request.prompt[row.fed : row.fed + steps]
@@ -164,7 +169,7 @@ class Scheduler:
             taken = min(steps, row.steps_left)
             if taken and row.needs_snapshot_after(taken, self._config.state_copy_every):
                 snapshots.append((i, taken - 1))
-        return Plan(tuple(changes), tuple(feeds), len(running), steps, tuple(snapshots))
+        return Plan(tuple(changes), tuple(feeds), last, steps, tuple(snapshots), first)
 
     def _remove_finished(self, changes: list[Change]) -> None:
         for i in reversed(range(len(self._rows))):
@@ -175,6 +180,7 @@ class Scheduler:
         """Free a row. The rows after it may have changed their places, those before it have not."""
         if i < self._n_running:
             self._n_running -= 1
+            self._share.remove(self._rows[i].owner)
             self._swap(changes, i, self._n_running)
             i = self._n_running
         self._swap(changes, i, len(self._rows) - 1)
@@ -186,10 +192,12 @@ class Scheduler:
         for i in reversed(range(self._n_running)):
             if self._rows[i].key in self._to_pause:
                 self._n_running -= 1
+                self._share.remove(self._rows[i].owner)
                 self._swap(changes, i, self._n_running)
         for i in range(self._n_running, len(self._rows)):
             if self._rows[i].key in self._to_resume:
                 self._swap(changes, i, self._n_running)
+                self._share.add(self._rows[self._n_running].owner)
                 self._n_running += 1
         for key in self._to_pause | self._to_resume:
             row = self._by_key.get(key)
@@ -228,24 +236,13 @@ class Scheduler:
                 row.saved, row.slice_start = None, row.steps
             self._rows.append(row)
             self._swap(changes, n, self._n_running)
+            self._share.add(row.owner)
             self._n_running += 1
 
     def _swap(self, changes: list[Change], a: int, b: int) -> None:
         if a != b:
             changes.append(Swap(a, b))
             self._rows[a], self._rows[b] = self._rows[b], self._rows[a]
-
-    def _burst(self, running: Sequence[TableRow]) -> int:
-        """The number of steps of the next burst.
-
-        A lone stream gets its first token after one step, then longer and longer bursts; n rows
-        take n steps even if one of them waits for its first token, because each plan costs time
-        for every row.
-        """
-        max_steps = max(1, min(MAX_STEPS, self._config.max_row_steps // len(running)))
-        min_steps = min(max_steps, len(running))
-        steps = max(min_steps, min(max_steps, *(row.steps_to_first_token for row in running)))
-        return min(steps, max(row.steps_left for row in running))
 
     # -- apply
 
@@ -254,12 +251,13 @@ class Scheduler:
     ) -> list[Progress]:
         """Take in the results of the planned burst; return the progress of each row that made any.
 
-        `samples` has `plan.rows` rows of `plan.steps` columns. The columns in which a row consumed
-        its prompt, and those after its end, are undefined. `states` has `plan.snapshots`, by row.
+        `samples` has `plan.rows` rows, those of the burst last, of `plan.steps` columns. The
+        columns in which a row consumed its prompt, and those after its end, are undefined.
+        `states` has `plan.snapshots`, by row.
         """
         fed = {feed.row: feed.n_prompt for feed in plan.feeds}
         updates = []
-        for i, row in enumerate(self._rows[: plan.rows]):
+        for i, row in enumerate(self._rows[plan.first : plan.rows], plan.first):
             first = fed.get(i, 0)
             row.fed += first
             stop = min(plan.steps, first + row.request.max_new_tokens - row.generated)

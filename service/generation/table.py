@@ -47,7 +47,7 @@ class SlotTable:
         for feed in plan.feeds:
             self._sampler.feed(feed.row, feed.tokens, feed.n_prompt)
         self._snapshots.request(plan.snapshots)
-        self._burst.run(plan.rows, plan.steps)
+        self._burst.run(plan.rows, plan.steps, plan.first)
         return self._sampler.take(plan.rows, plan.steps), self._snapshots.take()
 
     def _apply(self, change: Change) -> None:

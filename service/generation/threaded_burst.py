@@ -39,12 +39,13 @@ class ThreadedBurst:
         self._threads = threads
         self._pool = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="burst")
 
-    def run(self, rows: int, steps: int) -> None:
-        """Take `steps` steps with the first `rows` rows."""
-        balanced = padded(rows // (self._threads * BLOCKS_PER_THREAD), ROWS)
-        size = max(1, min(-(-rows // self._threads), balanced))
-        blocks = iter(range(0, rows, size))
-        n_others = min(self._threads, -(-rows // size)) - 1
+    def run(self, rows: int, steps: int, first: int = 0) -> None:
+        """Take `steps` steps with the rows from `first` up to `rows`."""
+        n = rows - first
+        balanced = padded(n // (self._threads * BLOCKS_PER_THREAD), ROWS)
+        size = max(1, min(-(-n // self._threads), balanced))
+        blocks = iter(range(first, rows, size))
+        n_others = min(self._threads, -(-n // size)) - 1
         others = [self._pool.submit(self._work, blocks, size, rows, steps) for _ in range(n_others)]
         self._work(blocks, size, rows, steps)
         for other in others:

@@ -36,6 +36,11 @@ class Batch:
         for array in (self.tokens, *self.states):
             array[[a, b]] = array[[b, a]]
 
+    def after(self, first: int) -> "Batch":
+        """Return the rows from `first`, in the same memory, as a batch of its own."""
+        states = tuple(array[first:] for array in self.states)
+        return Batch(self.tokens[first:], states, self.logits[first:])
+
     def put(self, row: int, state: State | None) -> None:
         """Write a state into a row; None is the zero state."""
         for i, array in enumerate(self.states):

@@ -13,6 +13,16 @@ from service.models.step import State, StepProgram
 
 CAPACITY = 3
 CONFIG = EngineConfig(max_rows=CAPACITY, queue_limit=1_000, slice_steps=2)
+SHARED = EngineConfig(  # owners take turns at almost every burst, with parts of their rows
+    max_rows=8,
+    queue_limit=1_000,
+    slice_steps=2,
+    max_row_steps=8,
+    shared_rows=2,
+    shared_row_steps=4,
+    shared_memory_row_steps=20,
+    step_overhead_rows=0,
+)
 
 
 @dataclass
@@ -90,12 +100,14 @@ def check_invariance(
     threads: int = 1,
     alone_program: StepProgram | None = None,
     rules: TextRules = CHARACTERS,
+    *,
+    config: EngineConfig = CONFIG,
 ) -> list[Finish]:
     """Play a history; each generation must equal the one alone, or begin it if cancelled.
 
     Returns the ends of those that were not cancelled.
     """
-    stage, ends = Stage(program, texts, table, threads, rules), []
+    stage, ends = Stage(program, texts, table, threads, rules, config), []
     asked: list[GenerationRequest] = []
     cancelled = set()
     for action, argument in history:

@@ -1,5 +1,7 @@
 """The theorem of `invariance.py` on the pure scheduler, and planted faults that it must find."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis.errors import NoSuchExample
@@ -9,7 +11,7 @@ from service.generation.request import FinishReason
 from service.generation.table import SlotTable
 from service.generation.token_texts import TextRules
 from tests.fakes.digest_program import DigestProgram
-from tests.generation.invariance import check_invariance
+from tests.generation.invariance import CONFIG, SHARED, check_invariance
 from tests.generation.strategies import histories, requests
 
 TEXTS = "abcdefg"
@@ -21,6 +23,12 @@ HISTORIES = histories(requests(len(TEXTS), TEXTS))
 @given(history=HISTORIES)
 def test_a_generation_in_a_batch_equals_the_generation_alone(history):
     check_invariance(DigestProgram(len(TEXTS)), TEXTS, history)
+
+
+@settings(max_examples=BUDGET, deadline=None)
+@given(history=HISTORIES)
+def test_a_generation_whose_owner_takes_turns_with_others_equals_the_one_alone(history):
+    check_invariance(DigestProgram(len(TEXTS)), TEXTS, history, config=SHARED)
 
 
 WORDS = ("", " a", " bc", " d", "", " ef", " a b")
@@ -58,7 +66,7 @@ class LostToken(SlotTable):
 
     def run(self, plan: Plan):
         feeds = tuple(Feed(f.row, [*f.tokens[:-1], 0], f.n_prompt) for f in plan.feeds)
-        return super().run(Plan(plan.changes, feeds, plan.rows, plan.steps))
+        return super().run(replace(plan, feeds=feeds))
 
 
 class SwappedState(SlotTable):
@@ -119,18 +127,46 @@ class ForgottenBiases(SlotTable):
         self._sampler._biases[change.row] = before
 
 
+class ComputedAhead(SlotTable):
+    """A burst computes the rows before its own too."""
+
+    def run(self, plan: Plan):
+        return super().run(replace(plan, first=0))
+
+
+class ComputedBeyond(SlotTable):
+    """A burst computes a row after its own too."""
+
+    def run(self, plan: Plan):
+        if plan.rows < len(self._batch.tokens):
+            self._burst.run(plan.rows + 1, plan.steps, plan.rows)
+        return super().run(plan)
+
+
+class CopiedPart(SlotTable):
+    """A burst of a part of the rows loses their states."""
+
+    def run(self, plan: Plan):
+        before = [array.copy() for array in self._batch.states] if plan.first else []
+        samples, states = super().run(plan)
+        for array, state in zip(self._batch.states, before, strict=False):
+            array[:] = state
+        return samples, states
+
+
 @pytest.mark.parametrize(
-    "fault",
+    ("fault", "config"),
     [
-        *[StaleSlot, LostToken, SwappedState, SwappedParameters],
-        *[ForgottenState, ForgottenToken, ForgottenPosition],
-        *[ForgottenPenalties, ForgottenBiases],
+        *[(fault, CONFIG) for fault in (StaleSlot, LostToken, SwappedState, SwappedParameters)],
+        *[(fault, CONFIG) for fault in (ForgottenState, ForgottenToken, ForgottenPosition)],
+        *[(fault, CONFIG) for fault in (ForgottenPenalties, ForgottenBiases)],
+        *[(fault, SHARED) for fault in (ComputedAhead, ComputedBeyond, CopiedPart, SwappedState)],
     ],
 )
-def test_a_planted_fault_is_found(fault):
+def test_a_planted_fault_is_found(fault, config):
     def is_red(history):
         try:
-            check_invariance(DigestProgram(len(TEXTS)), TEXTS, history, fault)
+            check_invariance(DigestProgram(len(TEXTS)), TEXTS, history, fault, config=config)
         except AssertionError:
             return True
         return False

@@ -122,7 +122,7 @@ async def test_a_long_text_ends_in_time_with_its_beginning():
 
 
 async def test_a_deadline_in_the_queue_ends_without_tokens():
-    async with running(max_rows=1, slice_steps=10**9) as engine:
+    async with running(max_rows=1, slice_steps=10**9, backlog_limit=10**9) as engine:
         first = engine.submit(request(10**7))
         reader = asyncio.create_task(read(first))  # else it would give way to the second
         await until(lambda: engine.running == 1)

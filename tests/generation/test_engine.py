@@ -167,6 +167,17 @@ class Poisoned(DigestProgram):
         batch.logits[:rows][poisoned] = np.nan
 
 
+async def test_the_engine_is_few_bursts_ahead_of_an_event_loop_that_is_busy():
+    async with running(bursts_ahead=2, max_row_steps=8) as engine:
+        stream = engine.submit(request(1_000_000))
+        await anext(aiter(stream))
+        before = engine.stats.generated_tokens
+        time.sleep(0.3)  # noqa: ASYNC251 (the event loop is busy)
+        assert engine.stats.generated_tokens - before <= 3 * MAX_STEPS
+        await until(lambda: engine.stats.generated_tokens - before > 10 * MAX_STEPS)
+        stream.cancel()
+
+
 async def test_logits_that_are_not_finite_fail_their_own_stream_alone():
     async with running(Poisoned()) as engine:
         mask = ((6, -100.0),)

@@ -4,18 +4,22 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from service.generation.request import GenerationRequest, SamplingParams
+from service.generation.table import SlotTable
 from service.models import int8_gemm, vnni_gemm
 from service.models.bundle import Bundle, Precision
 from service.models.cell import LayerSpec
 from service.models.compile import Int8Kernel, compile_program, has_avx2, has_vnni
 from service.models.int8_step import FusedProgram
 from service.models.spec import ModelSpec
-from tests.generation.invariance import check_invariance
+from tests.generation.invariance import CONFIG, SHARED, check_invariance
 from tests.generation.strategies import histories, requests
 from tests.models.networks import SPECS, WINDOWED, random_weights
 
 BUNDLE = Bundle.read(Path(__file__).parents[2] / "model_store" / "demo" / "1")
+CONFIGS = st.sampled_from([CONFIG, SHARED])
 TEXTS = [BUNDLE.tokenizer.text_of(i) for i in range(len(BUNDLE.tokenizer))]
 
 
@@ -31,9 +35,11 @@ def test_a_generation_in_a_batch_equals_the_generation_alone(precision, kernel, 
     @settings(
         max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
     )
-    @given(history=histories(requests(len(TEXTS), " etaoin")))
-    def in_any_company(history):
-        check_invariance(program, TEXTS, history, threads=threads, alone_program=alone)
+    @given(history=histories(requests(len(TEXTS), " etaoin")), config=CONFIGS)
+    def in_any_company(history, config):
+        check_invariance(
+            program, TEXTS, history, threads=threads, alone_program=alone, config=config
+        )
 
     in_any_company()
 
@@ -54,9 +60,9 @@ def test_a_generation_by_fused_grus_equals_the_generation_alone(gemm, threads):
     @settings(
         max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
     )
-    @given(history=histories(requests(len(TEXTS), " etaoin")))
-    def in_any_company(history):
-        check_invariance(program, TEXTS, history, threads=threads)
+    @given(history=histories(requests(len(TEXTS), " etaoin")), config=CONFIGS)
+    def in_any_company(history, config):
+        check_invariance(program, TEXTS, history, threads=threads, config=config)
 
     in_any_company()
 
@@ -79,8 +85,54 @@ def test_general_and_windowed_models_in_a_batch(name, threads):
     @settings(
         max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
     )
-    @given(history=histories(requests(len(texts), "abc")))
-    def in_any_company(history):
-        check_invariance(program, texts, history, threads=threads, alone_program=alone)
+    @given(history=histories(requests(len(texts), "abc")), config=CONFIGS)
+    def in_any_company(history, config):
+        check_invariance(
+            program, texts, history, threads=threads, alone_program=alone, config=config
+        )
 
     in_any_company()
+
+
+def history_of_turns() -> list[tuple[str, object]]:
+    """One stream and then another beside six of another owner, all longer than some bursts."""
+
+    def asked(owner: str, seed: int) -> tuple[str, object]:
+        sampling = SamplingParams(seed, repetition_penalty=1.2 if seed % 2 else 1.0)
+        return "submit", GenerationRequest((1, 2, 3, 4), 40 + seed, sampling, owner=owner)
+
+    many = [asked("many", seed) for seed in range(6)]
+    work = [("work", None)] * 6
+    return [*many, *work, asked("one", 6), *work, ("pause", 2), asked("one", 7), *work, *work]
+
+
+class Parts(SlotTable):
+    """Counts the bursts of rows that are not the first ones."""
+
+    n = 0
+
+    def run(self, plan):
+        type(self).n += plan.first > 0
+        return super().run(plan)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", [*Precision, "fused", *WINDOWED])
+def test_a_burst_of_rows_that_are_not_the_first_ones(kind, threads):
+    class Own(Parts):
+        n = 0
+
+    if kind in WINDOWED:
+        spec = WINDOWED[kind]
+        program = compile_program(spec, random_weights(spec), Precision.FLOAT32, threads)
+    elif kind == "fused":
+        if not has_avx2():
+            pytest.skip("the fused program is for AVX2")
+        spec = ModelSpec(len(TEXTS), 16, (LayerSpec("gru", 48), LayerSpec("gru", 33)))
+        program = FusedProgram(spec, random_weights(spec))
+    else:
+        spec = BUNDLE.spec
+        program = compile_program(spec, BUNDLE.weights, kind, threads)
+    texts = [chr(97 + i) for i in range(spec.vocabulary_size)]
+    check_invariance(program, texts, history_of_turns(), Own, threads, config=SHARED)
+    assert Own.n > 5

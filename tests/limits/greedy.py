@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import sys
 from collections.abc import AsyncIterator
 
 ENDLESS = 1_000_000
@@ -59,3 +60,15 @@ async def greedy_streams(
         yield greedy
     finally:
         await greedy.close()
+
+
+async def _main() -> None:
+    port, n, secret = sys.argv[1:]
+    async with greedy_streams(int(port), int(n), {"Authorization": f"Bearer {secret}"}):
+        sys.stdout.write("open\n")
+        sys.stdout.flush()
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())

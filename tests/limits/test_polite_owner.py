@@ -1,50 +1,83 @@
 """A polite owner's requests beside a greedy owner's endless streams, by turns with alone."""
 
+import asyncio
+import contextlib
 import statistics
+import sys
 import time
+from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
 
 from tests.keys.conftest import ADMIN_KEY, new_folder
 from tests.keys.people import Admin, bearer
-from tests.limits.greedy import greedy_streams
 from tests.process import serving
 
-STREAMS, REQUESTS, TURNS = 300, 40, 4
-ASKED = {"inputs": "ROMEO:", "parameters": {"max_new_tokens": 5, "seed": 1}}
-SHARE = 4.0  # measured 1.4 to 2.1; without turns it was without end
+STREAMS, REQUESTS, TURNS, PAUSE_S, RISE_S = 256, 100, 5, 0.03, 1.0
+ASKED = {"inputs": "ROMEO:", "parameters": {"max_new_tokens": 64, "seed": 1}}
+RATIO = 4.0  # the aim is 1.2; on two cores 1.5 to 2.3, and 7 to 100 without fair bursts
 
 
-async def p99_s(http: httpx2.AsyncClient) -> float:
+async def latencies_s(http: httpx2.AsyncClient) -> list[float]:
     took_s = []
     for _ in range(REQUESTS):
+        await asyncio.sleep(PAUSE_S)
         began_s = time.perf_counter()
         reply = await http.post("/generate", json=ASKED)
         assert reply.status_code == 200
         took_s.append(time.perf_counter() - began_s)
-    return statistics.quantiles(took_s, n=100)[98]
+    return took_s
+
+
+@contextlib.asynccontextmanager
+async def greedy_process(port: int, secret: str) -> AsyncIterator[None]:
+    """Keep streams open in a process of its own, whose work delays no request measured here."""
+    command = [
+        "nice",
+        "-n",
+        "19",
+        sys.executable,
+        "-m",
+        "tests.limits.greedy",
+        str(port),
+        str(STREAMS),
+        secret,
+    ]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        assert await process.stdout.readline() == b"open\n"
+        yield
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def p99(values: list[float]) -> float:
+    return statistics.quantiles(values, n=100)[98]
 
 
 @pytest.mark.soak
-async def test_the_number_of_anothers_streams_does_not_matter(tmp_path):
-    """Beside more streams than there are rows it takes as long as beside a batch that has room.
-
-    A batch of 255 rows takes its time for each step, however fair its queue is: that is what
-    `alone` has too. What a queue would add is what is measured.
-    """
+async def test_a_polite_owner_is_served_beside_a_greedy_one_as_if_alone(tmp_path):
     settings = {"CAROUSEL_ADMIN_KEY": ADMIN_KEY}
     with serving(new_folder(tmp_path), **settings) as server, Admin(server.url) as admin:
         greedy, polite = (admin.add(name, "generate") for name in ("greedy", "polite"))
-        headers = bearer(greedy["secret"])
-        ratios = []
+        beside: list[float] = []
+        alone: list[float] = []
         async with httpx2.AsyncClient(
             base_url=server.url, headers=bearer(polite["secret"]), timeout=60
         ) as http:
+            await latencies_s(http)
             for _ in range(TURNS):
-                async with greedy_streams(server.port, 200, headers):
-                    with_room_s = await p99_s(http)
-                async with greedy_streams(server.port, STREAMS, headers):
-                    without_room_s = await p99_s(http)
-                ratios.append(without_room_s / with_room_s)
-        assert statistics.median(ratios) <= SHARE, ratios
+                alone += await latencies_s(http)
+                async with greedy_process(server.port, greedy["secret"]):
+                    await asyncio.sleep(RISE_S)
+                    beside += await latencies_s(http)
+        ratio = p99(beside) / p99(alone)
+        figures = ", ".join(
+            f"{name}: p50 {statistics.median(took) * 1e3:.1f} ms, p99 {p99(took) * 1e3:.1f} ms"
+            for name, took in (("alone", alone), ("beside", beside))
+        )
+        sys.stdout.write(f"{figures}, ratio of p99 {ratio:.2f}\n")
+        assert ratio <= RATIO, figures

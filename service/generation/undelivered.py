@@ -1,0 +1,34 @@
+"""The count of bursts whose results the event loop has not taken: the engine waits for it."""
+
+import asyncio
+import threading
+
+
+class Undelivered:
+    """Counts bursts between the engine's thread and the event loop, up to a limit.
+
+    An engine that runs ahead fills the event loop with results, and a new request waits behind
+    them. `add` and `is_full` are called with the condition held, `taken_soon` in the event loop.
+    """
+
+    def __init__(self, condition: threading.Condition, limit: int) -> None:
+        """The condition is notified each time a burst has been taken."""
+        self._condition, self._limit, self._n = condition, limit, 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the engine should wait."""
+        return self._n >= self._limit
+
+    def add(self) -> None:
+        """Count one more burst."""
+        self._n += 1
+
+    def taken_soon(self) -> None:
+        """Count one fewer when the readers that this pass of the event loop woke have run."""
+        asyncio.get_running_loop().call_soon(self._taken)
+
+    def _taken(self) -> None:
+        with self._condition:
+            self._n -= 1
+            self._condition.notify()
