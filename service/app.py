@@ -76,7 +76,7 @@ from service.metrics.metrics import Metrics
 from service.models.bundle import Bundle, Precision
 from service.models.bundled import add_bundled_models
 from service.models.chat_template_store import ChatTemplateStore
-from service.models.compile import compile_program
+from service.models.kernel_choice import KernelChoices
 from service.models.parity import check_here
 from service.models.registry import Registry, RegistryConfig
 from service.models.residency import ResidencyConfig
@@ -373,10 +373,11 @@ def _make_runtime(
     settings: Settings, config: EngineConfig, cache: PrefixCache, metrics: Metrics
 ) -> Callable[[Bundle, Precision], ModelRuntime]:
     threads, spins = settings.threads, settings.spins
+    kernels = KernelChoices(settings.model_store, settings.int8_kernel)
 
     def make(bundle: Bundle, precision: Precision) -> ModelRuntime:
         began_s = time.perf_counter()
-        program = compile_program(bundle.spec, bundle.weights, precision, threads, spins=spins)
+        program = kernels.compile(bundle.spec, bundle.weights, precision, threads, spins=spins)
         check_here(program, bundle, precision)
         engine = Engine(program, bundle.tokenizer, config, name=str(bundle.ref), threads=threads)
         constraints = ConstraintCompiler(_token_texts(bundle.tokenizer))

@@ -12,7 +12,7 @@ from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.models.bundle import Precision
 from service.models.cell import LayerSpec
-from service.models.compile import compile_program, own_instructions
+from service.models.compile import Int8Kernel, compile_program
 from service.models.spec import ModelSpec, Weights
 from service.models.tokenizers.characters import CharacterTokenizer
 from service.models.window import Padding, Window
@@ -23,8 +23,9 @@ def check_up() -> Iterator[str]:
     spec = ModelSpec(2, 1, (LayerSpec("lstm", 4),))
     zeros = {name: np.zeros(shape, np.float32) for name, shape in spec.weight_shapes.items()}
     weights, tokenizer = Weights(spec, zeros), CharacterTokenizer("ab")
-    for precision in Precision:
-        program = compile_program(spec, weights, precision)
+    int8 = [(Precision.INT8, kernel) for kernel in Int8Kernel]
+    for precision, kernel in [(Precision.FLOAT32, Int8Kernel.ONNX_RUNTIME), *int8]:
+        program = compile_program(spec, weights, precision, kernel=kernel)
         Engine(program, tokenizer, EngineConfig(), name="checkup").close()
         yield f"{precision}: {type(program).__name__}"
     window = Window(2, Padding.LEFT, 0)
@@ -35,9 +36,3 @@ def check_up() -> Iterator[str]:
     either = ConstraintSpec(ConstraintKind.REGEX, "a|b", bad_words=("b",))
     compile_constraint(either, "ab")
     compile_constraint(either, TokenTexts(("ab", "a")))
-    instructions = own_instructions()
-    yield (
-        f"int8 by Carousel's own kernel, with {instructions}"
-        if instructions
-        else "int8 by ONNX Runtime: this processor has no AVX2"
-    )

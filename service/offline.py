@@ -12,11 +12,12 @@ from service.generation.engine import Engine
 from service.generation.request import GenerationRequest, SamplingParams
 from service.generation.score import PIECE_CHARACTERS, Score, Scorer
 from service.generation.token_texts import begins_text
-from service.models.compile import compile_program
+from service.models.kernel_choice import KernelChoices
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from service.models.tokenizers.decode_stream import DecodeStream
 from service.models.tokenizers.tokenizer import Tokenizer
+from service.settings import Settings
 
 
 def write_text(
@@ -76,7 +77,8 @@ def score_file(model_store: Path, model: str, path: Path) -> Score:
 @contextlib.contextmanager
 def _engine(model_store: Path, model: str) -> Iterator[tuple[Engine, Tokenizer]]:
     bundle = ModelStore(model_store).read(ModelRef.parse(model))
-    program = compile_program(bundle.spec, bundle.weights, bundle.manifest.precision)
+    kernels = KernelChoices(model_store, Settings.read().int8_kernel)
+    program = kernels.compile(bundle.spec, bundle.weights, bundle.manifest.precision)
     engine = Engine(program, bundle.tokenizer, EngineConfig(), name=model)
     try:
         yield engine, bundle.tokenizer

@@ -22,9 +22,10 @@ from service.app import check_exposure, create_app, open_store, stop
 from service.connection_limits import ConnectionLimits
 from service.connections import Connections
 from service.http_protocol import HttpProtocol
+from service.models.compile import own_instructions
 from service.open_files import connections_within, raise_open_file_limit
 from service.settings import Settings
-from service.start_checks import check_folders, check_training, listen
+from service.start_checks import check_folders, check_int8_kernel, check_training, listen
 from service.telemetry import log_to_stderr
 from service.tls import server_context
 from service.worker_supervisor import WorkerSupervisor
@@ -137,6 +138,7 @@ def run(settings: Settings) -> None:
     Raises BadRequest where something that it needs is missing.
     """
     check_folders(settings)
+    check_int8_kernel(settings, own_instructions())
     if settings.workers:
         check_training(f"a training worker (CAROUSEL_WORKERS is {settings.workers})")
     tls = server_context(settings.tls_cert, settings.tls_key)

@@ -15,6 +15,17 @@ _BACKLOG = 2048
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # as IPv6 on many machines
 
 
+def check_int8_kernel(settings: Settings, instructions: str) -> None:
+    """Check that the processor has the kernel that was asked for. Raises BadRequest.
+
+    `instructions` are those that the own kernel uses here, "" if there are none.
+    """
+    if settings.int8_kernel == "own" and not instructions:
+        raise BadRequest(
+            "CAROUSEL_INT8_KERNEL is own, but this processor has no AVX2; set it to auto"
+        )
+
+
 def check_folders(settings: Settings) -> None:
     """Create the folders of a server, and check that each can be used. Raises BadRequest.
 

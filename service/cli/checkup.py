@@ -14,7 +14,7 @@ from service.errors import CarouselError, Validation
 from service.sessions.config import SessionConfig
 from service.sessions.store_client import check_store_at
 from service.settings import Settings
-from service.start_checks import check_folder, check_training, listen
+from service.start_checks import check_folder, check_int8_kernel, check_training, listen
 
 STORE_WAIT_S = 2.0
 PYTHONS = ((3, 11), (3, 13))
@@ -39,6 +39,7 @@ def checks_of(settings: Settings) -> Iterator[Check]:
         yield _attempt(name, partial(_folder, settings, name, is_written=is_written))
     yield _attempt("store", lambda: _store(settings))
     yield _attempt("port", lambda: _port(settings))
+    yield _attempt("int8", lambda: _int8(settings))
     yield _memory(settings.memory_budget_bytes, available_bytes(share.memory_bytes))
     yield _attempt("training", lambda: _training(settings))
 
@@ -118,6 +119,21 @@ def _memory(budget: int, available: int) -> Check:
         return Check("memory", text)
     mend = "end other processes, or set CAROUSEL_MEMORY_BUDGET to less"
     return Check("memory", f"{text}: {mend}", is_fault=True)
+
+
+def _int8(settings: Settings) -> str:
+    from service.models.compile import has_vnni, own_instructions
+    from service.models.kernel_choice import remembered
+
+    instructions = own_instructions()
+    check_int8_kernel(settings, instructions)
+    if settings.int8_kernel == "onnxruntime" or not instructions:
+        return "ONNX Runtime"
+    own = f"Carousel's own kernel, with {instructions}"
+    if settings.int8_kernel == "own" or not has_vnni():
+        return own
+    found = "; ".join(remembered(settings.model_store)) or "no model has been loaded yet"
+    return f"{own}, or ONNX Runtime, as a model's first load measures: {found}"
 
 
 def _training(settings: Settings) -> str:

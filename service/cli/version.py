@@ -32,11 +32,14 @@ def facts() -> dict[str, str]:
 
 
 def code_path() -> str:
-    """Return in words which program computes int8 models on this processor."""
-    from service.models.compile import own_instructions
+    """Return in words which kernels can compute int8 models on this processor."""
+    from service.models.compile import has_vnni, own_instructions
 
     instructions = own_instructions()
-    return f"Carousel's own kernel, with {instructions}" if instructions else "ONNX Runtime"
+    if not instructions:
+        return "ONNX Runtime"
+    own = f"Carousel's own kernel, with {instructions}"
+    return f"{own}, or ONNX Runtime, as `carousel doctor` shows" if has_vnni() else own
 
 
 def processor() -> str:

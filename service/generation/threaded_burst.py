@@ -11,12 +11,8 @@ from service.generation import sampling
 from service.generation.burst import StateSnapshots
 from service.generation.sampling import Sampler, advance_rows
 from service.models import int8_step
-from service.models.int8_gemm import ROWS, padded
-from service.models.int8_step import step_rows
+from service.models.int8_step import block_rows, step_rows
 from service.models.step import Batch, KernelProgram
-
-BLOCKS_PER_THREAD = 4
-"""More blocks balance the load of the threads better; fewer read the weights less often."""
 
 
 class ThreadedBurst:
@@ -42,8 +38,7 @@ class ThreadedBurst:
     def run(self, rows: int, steps: int, first: int = 0) -> None:
         """Take `steps` steps with the rows from `first` up to `rows`."""
         n = rows - first
-        balanced = padded(n // (self._threads * BLOCKS_PER_THREAD), ROWS)
-        size = max(1, min(-(-n // self._threads), balanced))
+        size = block_rows(n, self._threads)
         blocks = iter(range(first, rows, size))
         n_others = min(self._threads, -(-n // size)) - 1
         others = [self._pool.submit(self._work, blocks, size, rows, steps) for _ in range(n_others)]

@@ -15,12 +15,22 @@ from numba import njit
 from service.models import int8_gemm, vnni_gemm
 from service.models.cell import Activation
 from service.models.cells import CELLS
-from service.models.int8_gemm import DEPTH, PackedKernel, padded
+from service.models.int8_gemm import DEPTH, ROWS, PackedKernel, padded
 from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights
 from service.models.step import Batch, zero_batch
 
 CALLED_KERNELS = "57b68868ebeda955"
 """Hash of the kernels that this file calls; `sampling.py` says why."""
+
+
+BLOCKS_PER_THREAD = 4
+"""More blocks balance the load of the threads better; fewer read the weights less often."""
+
+
+def block_rows(rows: int, threads: int) -> int:
+    """Return how many rows a thread takes at once, where `threads` share `rows`."""
+    balanced = padded(rows // (threads * BLOCKS_PER_THREAD), ROWS)
+    return max(1, min(-(-rows // threads), balanced))
 
 
 def is_fusible(spec: ModelSpec) -> bool:

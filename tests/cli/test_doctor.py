@@ -6,8 +6,16 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from service.cli.checkup import Check, available_bytes, checks_of
+from service.errors import BadRequest
+from service.models.bundle import Precision
+from service.models.cell import LayerSpec
+from service.models.compile import has_vnni
+from service.models.kernel_choice import KernelChoices
+from service.models.spec import ModelSpec
 from service.settings import Settings
+from service.start_checks import check_int8_kernel
 from tests.cli.commands import carousel
+from tests.models.networks import random_weights
 from tests.process import free_port
 
 
@@ -52,6 +60,26 @@ def test_threads_are_compared_with_the_cores(tmp_path):
     check = found(tmp_path, threads=256)["threads"]
     assert check.is_fault
     assert "set CAROUSEL_THREADS to less" in check.found
+
+
+def test_the_kernel_of_int8_is_named_with_what_was_measured(tmp_path):
+    store = tmp_path / "model_store"
+    store.mkdir()
+    assert found(tmp_path, int8_kernel="onnxruntime")["int8"].found == "ONNX Runtime"
+    if has_vnni():
+        assert found(tmp_path)["int8"].found.endswith("no model has been loaded yet")
+        spec = ModelSpec(5, 4, (LayerSpec("lstm", 8),))
+        gains = {16: 1.5, 64: 1.25}
+        KernelChoices(store).choose(spec, random_weights(spec), Precision.INT8, 1, lambda *_: gains)
+        line = f"own for {spec.summary} (1.5 × at 16, 1.25 × at 64 rows)"
+        assert found(tmp_path)["int8"].found.endswith(line)
+
+
+def test_a_kernel_that_the_processor_lacks_is_refused():
+    check_int8_kernel(Settings(int8_kernel="own"), "AVX2")
+    check_int8_kernel(Settings(int8_kernel="auto"), "")
+    with pytest.raises(BadRequest, match="no AVX2; set it to auto"):
+        check_int8_kernel(Settings(int8_kernel="own"), "")
 
 
 def test_memory_is_compared_with_the_budget(tmp_path):
