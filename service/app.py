@@ -373,11 +373,11 @@ def _make_runtime(
     settings: Settings, config: EngineConfig, cache: PrefixCache, metrics: Metrics
 ) -> Callable[[Bundle, Precision], ModelRuntime]:
     threads, spins = settings.threads, settings.spins
-    kernels = KernelChoices(settings.model_store, settings.int8_kernel)
+    kernels = KernelChoices(settings.model_store, settings.int8_kernel, settings.int4_weights)
 
     def make(bundle: Bundle, precision: Precision) -> ModelRuntime:
         began_s = time.perf_counter()
-        program = kernels.compile(bundle.spec, bundle.weights, precision, threads, spins=spins)
+        program = kernels.compile(bundle, precision, threads, spins=spins)
         check_here(program, bundle, precision)
         engine = Engine(program, bundle.tokenizer, config, name=str(bundle.ref), threads=threads)
         constraints = ConstraintCompiler(_token_texts(bundle.tokenizer))

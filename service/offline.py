@@ -77,8 +77,9 @@ def score_file(model_store: Path, model: str, path: Path) -> Score:
 @contextlib.contextmanager
 def _engine(model_store: Path, model: str) -> Iterator[tuple[Engine, Tokenizer]]:
     bundle = ModelStore(model_store).read(ModelRef.parse(model))
-    kernels = KernelChoices(model_store, Settings.read().int8_kernel)
-    program = kernels.compile(bundle.spec, bundle.weights, bundle.manifest.precision)
+    settings = Settings.read()
+    kernels = KernelChoices(model_store, settings.int8_kernel, settings.int4_weights)
+    program = kernels.compile(bundle, bundle.manifest.precision)
     engine = Engine(program, bundle.tokenizer, EngineConfig(), name=model)
     try:
         yield engine, bundle.tokenizer

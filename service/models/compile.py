@@ -1,6 +1,7 @@
 """Chooses and compiles the fastest step program for this machine."""
 
 from enum import StrEnum
+from typing import Literal
 
 from llvmlite import binding
 
@@ -25,21 +26,26 @@ def compile_program(
     *,
     spins: bool = True,
     kernel: Int8Kernel = Int8Kernel.OWN,
+    weight_bits: Literal[4, 8] = 8,
 ) -> StepProgram:
     """Compile a model for this machine; `threads` share one step.
 
     With `spins` they wait for the next step in a loop, which is faster on cores of their own.
-    `kernel` computes int8, where it has the model's layers and the processor's instructions.
+    `kernel` computes int8, where it has the model's layers and the processor's instructions. The
+    own one with VNNI can have `weight_bits` of 4 in the recurrent layers.
 
     Programs are imported on use, because each import takes time and memory. Raises Validation if
     precision is int8 and some h is not within (-1, 1), or the model reads a window.
     """
     if precision is Precision.INT8 and kernel is Int8Kernel.OWN and has_avx2():
-        from service.models import int8_gemm, vnni_gemm  # noqa: PLC0415
+        from service.models import int4_gemm, int8_gemm, vnni_gemm  # noqa: PLC0415
         from service.models.int8_step import FusedProgram, is_fusible  # noqa: PLC0415
 
         if is_fusible(spec):
-            return FusedProgram(spec, weights, vnni_gemm.pack if has_vnni() else int8_gemm.pack)
+            if not has_vnni():
+                return FusedProgram(spec, weights, int8_gemm.pack)
+            pack_layer = int4_gemm.pack if weight_bits == 4 else vnni_gemm.pack
+            return FusedProgram(spec, weights, vnni_gemm.pack, pack_layer)
     if spec.window is not None:
         if precision is Precision.INT8:
             raise Validation("a model that reads a window is served in float32")

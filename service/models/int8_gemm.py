@@ -9,7 +9,7 @@ A column block is 16 columns; its bytes are in the order in which the kernel rea
 (column block, k / 32, 8 groups of four k, 2 vectors, 8 columns, 4 k).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,9 @@ class PackedKernel:
     bytes: npt.NDArray[np.int8]  # (column blocks, …)
     scale: npt.NDArray[np.float32]  # (columns,)
     zero: npt.NDArray[np.float64]  # (columns,), what the zero point of 128 contributes
+    halves: npt.NDArray[np.int8] = field(  # of four bits, in the layout of `int4_gemm`
+        default_factory=lambda: np.zeros((0, 0), np.int8)
+    )
 
     @classmethod
     def arranged(

@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from service.models import int8_gemm, vnni_gemm
+from service.models import int4_gemm, int8_gemm, vnni_gemm
 from service.models.cell import Activation
 from service.models.cells import CELLS
 from service.models.int8_gemm import DEPTH, ROWS, PackedKernel, padded
 from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights
 from service.models.step import Batch, zero_batch
 
-CALLED_KERNELS = "57b68868ebeda955"
+CALLED_KERNELS = "a7cc1189bed2e678"
 """Hash of the kernels that this file calls; `sampling.py` says why."""
 
 
@@ -67,7 +67,9 @@ class _Layer(NamedTuple):
     recurrent: npt.NDArray[np.int8]
     recurrent_scale: npt.NDArray[np.float32]
     recurrent_bias: npt.NDArray[np.float32]  # (columns,)
+    recurrent_halves: npt.NDArray[np.int8]  # empty without weights of four bits
     entry: npt.NDArray[np.int8]
+    entry_halves: npt.NDArray[np.int8]
     entry_scale: npt.NDArray[np.float32]
     bias: npt.NDArray[np.float32]  # (columns,)
 
@@ -75,12 +77,14 @@ class _Layer(NamedTuple):
 class FusedProgram:
     """An int8 step program that Numba code can run with the GIL released, by `arguments`."""
 
-    def __init__(self, spec: ModelSpec, weights: Weights, pack: Pack) -> None:
+    def __init__(
+        self, spec: ModelSpec, weights: Weights, pack: Pack, pack_layer: Pack | None = None
+    ) -> None:
         """Quantise and pack the weights for `int8_gemm` or for `vnni_gemm`, by its `pack`.
 
-        `is_fusible(spec)` must be true.
+        `pack_layer` packs those of the recurrent layers instead. `is_fusible(spec)` must be true.
         """
-        self._spec, self._pack = spec, pack
+        self._spec, self._pack, self._pack_layer = spec, pack, pack_layer or pack
         self.vocabulary_size = spec.vocabulary_size
         self._layers = tuple(self._layer(weights, i) for i in range(len(spec.recurrent_layers)))
         entry = weights["layers.0.kernel"].astype(np.float64)
@@ -92,8 +96,9 @@ class FusedProgram:
     def _layer(self, weights: Weights, i: int) -> _Layer:
         layers = self._spec.recurrent_layers
         columns = len(CELLS[layers[i].cell].gates) * layers[i].units
-        recurrent = self._pack(weights[f"layers.{i}.recurrent_kernel"])
-        entry = self._pack(weights[f"layers.{i}.kernel"] if i else np.zeros((1, 1), np.float32))
+        recurrent = self._pack_layer(weights[f"layers.{i}.recurrent_kernel"])
+        kernel = weights[f"layers.{i}.kernel"] if i else np.zeros((1, 1), np.float32)
+        entry = self._pack_layer(kernel)
         given = weights.get(f"layers.{i}.bias", np.zeros(columns)).reshape(-1, columns)
         bias, recurrent_bias = given[0], -recurrent.zero[:columns]
         if layers[i].cell == "gru":
@@ -108,7 +113,9 @@ class FusedProgram:
             recurrent=recurrent.bytes,
             recurrent_scale=recurrent.scale,
             recurrent_bias=recurrent_bias.astype(np.float32),
+            recurrent_halves=recurrent.halves,
             entry=entry.bytes,
+            entry_halves=entry.halves,
             entry_scale=entry.scale,
             bias=bias.astype(np.float32),
         )
@@ -123,7 +130,8 @@ class FusedProgram:
         coarse = self._pack(kernel)
         fine = self._pack((kernel - coarse.kernel()[:rows, :columns]).astype(np.float32))
         bias = weights.get("output.bias", np.zeros(columns)) - (coarse.zero + fine.zero)[:columns]
-        return coarse.bytes, coarse.scale, fine.bytes, fine.scale, bias.astype(np.float32)
+        planes = coarse.bytes, coarse.scale, fine.bytes, fine.scale
+        return *planes, bias.astype(np.float32), np.zeros_like(coarse.halves)
 
     def new_batch(self, capacity: int) -> Batch:
         """Allocate a batch of `capacity` rows, all in the zero state."""
@@ -230,10 +238,13 @@ def _quantise(h, out):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _multiply(x, kernel, z, first, last):  # type: ignore[no-untyped-def]
+def _multiply(x, kernel, halves, z, first, last):  # type: ignore[no-untyped-def]
     """Multiply by the kernel that has packed the bytes; the compiler drops the other branch."""
     if kernel.ndim == 3:
-        vnni_gemm.multiply(x, kernel, z, first, last)
+        if len(halves) > 0 and last - first <= int4_gemm.MOST_ROWS:
+            int4_gemm.multiply(x, halves, z, first, last)
+        else:
+            vnni_gemm.multiply(x, kernel, z, first, last)
     else:
         int8_gemm.multiply(x, kernel, z, first, last)
 
@@ -247,12 +258,12 @@ def step_rows(arguments, first, last):  # type: ignore[no-untyped-def]
         h = states[layer.state]
         for row in range(first, last):
             _quantise(h[row], x[row])
-        _multiply(x, layer.recurrent, sums, first, last)
+        _multiply(x, layer.recurrent, layer.recurrent_halves, sums, first, last)
         if i > 0:
             below = scratch[i - 1][0]
             for row in range(first, last):
                 _quantise(states[layers[i - 1].state][row], below[row])
-            _multiply(below, layer.entry, entry_sums, first, last)
+            _multiply(below, layer.entry, layer.entry_halves, entry_sums, first, last)
         z, u = np.empty(len(layer.bias), np.float32), np.empty(len(layer.bias), np.float32)
         for row in range(first, last):
             if i == 0:
@@ -266,12 +277,12 @@ def step_rows(arguments, first, last):  # type: ignore[no-untyped-def]
             else:
                 _add_product(entry, sums[row], layer.recurrent_scale, z)
                 _update_lstm(z, h[row], states[layer.state + 1][row])
-    coarse, coarse_scale, fine, fine_scale, bias = output
+    coarse, coarse_scale, fine, fine_scale, bias, no_halves = output
     top, x = states[layers[len(layers) - 1].state], scratch[len(layers) - 1][0]
     for row in range(first, last):
         _quantise(top[row], x[row])
-    _multiply(x, coarse, output_sums[0], first, last)
-    _multiply(x, fine, output_sums[1], first, last)
+    _multiply(x, coarse, no_halves, output_sums[0], first, last)
+    _multiply(x, fine, no_halves, output_sums[1], first, last)
     for row in range(first, last):
         _add_product(bias, output_sums[0, row], coarse_scale, logits[row])
         _add_product(logits[row], output_sums[1, row], fine_scale, logits[row])

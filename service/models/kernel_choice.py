@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,8 +20,10 @@ from typing import Any, Literal
 
 from llvmlite import binding
 
-from service.models.bundle import Precision
+from service.errors import BadCheckpoint
+from service.models.bundle import Bundle, Precision
 from service.models.compile import Int8Kernel, compile_program, has_vnni, own_instructions
+from service.models.parity import MAX_INT8_COST, check_here, cost_over_float32
 from service.models.spec import ModelSpec, Weights
 from service.models.step import KernelProgram, StepProgram
 
@@ -45,19 +47,59 @@ class KernelChoices:
 
     model_store: Path
     wanted: WantedKernel = "auto"
+    int4_weights: bool = False
 
     def compile(
+        self, bundle: Bundle, precision: Precision, threads: int = 1, *, spins: bool = True
+    ) -> StepProgram:
+        """Compile a model with the chosen kernel. Raises as `compile_program`."""
+        model = bundle.spec, bundle.weights, precision
+        kernel = self.choose(*model, threads)
+        if self.weight_bits(*model, kernel, bundle.tokenizer.special_ids) == 4:
+            program = compile_program(*model, threads, spins=spins, kernel=kernel, weight_bits=4)
+            try:
+                check_here(program, bundle, precision)
+            except BadCheckpoint as error:
+                _log.info("%s has weights of 8 bits: %s", bundle.ref, error)
+            else:
+                return program
+        return compile_program(*model, threads, spins=spins, kernel=kernel)
+
+    def weight_bits(
         self,
         spec: ModelSpec,
         weights: Weights,
         precision: Precision,
-        threads: int = 1,
-        *,
-        spins: bool = True,
-    ) -> StepProgram:
-        """Compile a model with the chosen kernel. Raises as `compile_program`."""
-        kernel = self.choose(spec, weights, precision, threads)
-        return compile_program(spec, weights, precision, threads, spins=spins, kernel=kernel)
+        kernel: Int8Kernel,
+        special_ids: Sequence[int] = (),
+        cost: Callable[..., float] = cost_over_float32,
+    ) -> Literal[4, 8]:
+        """Return how many bits the weights of the recurrent layers have.
+
+        They are 4 if that is wanted and costs at most `MAX_INT8_COST` over float32. That takes
+        seconds to measure, and depends on the model alone, so it is remembered.
+        """
+        if (
+            not self.int4_weights
+            or kernel is not Int8Kernel.OWN
+            or not _has_choice(spec, precision)
+        ):
+            return 8
+        path = self.model_store / FOLDER / f"{_key(spec, weights)}.json"
+        try:
+            found = float(json.loads(path.read_bytes())["cost_nats"])
+        except (OSError, ValueError, KeyError, TypeError):
+            program = compile_program(spec, weights, precision, weight_bits=4)
+            found = cost(program, spec, weights, special_ids)
+            _log.info("int4 weights cost %.4f nats in %s", found, spec.summary)
+            values = {"cost_nats": found, "model": spec.summary, "processor": _processor()}
+            try:
+                with _incoming(path) as incoming:
+                    incoming.write_text(json.dumps(values, indent=2) + "\n")
+                    incoming.replace(path)
+            except OSError as error:
+                _log.info("%s cannot be written: %s", path, error)
+        return 4 if found <= MAX_INT8_COST else 8
 
     def choose(
         self,
@@ -72,11 +114,9 @@ class KernelChoices:
         Where there is nothing to choose, or the store cannot be written to, it is the own kernel,
         which `compile_program` uses where it can.
         """
-        from service.models.int8_step import is_fusible  # noqa: PLC0415 (compiled where it is used)
-
         if self.wanted != "auto":
             return Int8Kernel(self.wanted)
-        if precision is not Precision.INT8 or not has_vnni() or not is_fusible(spec):
+        if not _has_choice(spec, precision):
             return Int8Kernel.OWN
         path = self.model_store / FOLDER / f"{_key(spec)}.json"
         found = _read(path)
@@ -95,8 +135,20 @@ def remembered(model_store: Path) -> Iterator[str]:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             values = json.loads(path.read_bytes())
             if values["processor"] == _processor():
-                gains = ", ".join(f"{gain} × at {rows}" for rows, gain in values["gain"].items())
-                yield f"{values['kernel']} for {values['model']} ({gains} rows)"
+                yield _line(values)
+
+
+def _line(values: Mapping[str, Any]) -> str:
+    if "cost_nats" in values:
+        return f"4 bits cost {values['cost_nats']:.4f} nats in {values['model']}"
+    gains = ", ".join(f"{gain} × at {rows}" for rows, gain in values["gain"].items())
+    return f"{values['kernel']} for {values['model']} ({gains} rows)"
+
+
+def _has_choice(spec: ModelSpec, precision: Precision) -> bool:
+    from service.models.int8_step import is_fusible  # noqa: PLC0415 (compiled where it is used)
+
+    return precision is Precision.INT8 and has_vnni() and is_fusible(spec)
 
 
 def measure_gains(spec: ModelSpec, weights: Weights, threads: int) -> Gains:
@@ -169,10 +221,7 @@ def _remember(
     measure: Callable[[ModelSpec, Weights, int], Gains],
 ) -> Int8Kernel:
     """Measure and write the choice, unless another process has been first. Raises OSError."""
-    path.parent.mkdir(exist_ok=True)
-    incoming = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    incoming.touch()  # where nothing can be written, nothing is measured
-    try:
+    with _incoming(path) as incoming:
         gains = measure(spec, weights, threads)
         is_faster = all(gain >= MIN_GAIN for gain in gains.values())
         chosen = Int8Kernel.OWN if is_faster else Int8Kernel.ONNX_RUNTIME
@@ -189,9 +238,19 @@ def _remember(
         with contextlib.suppress(FileExistsError):
             os.link(incoming, path)
         _log.info("int8 of %s by %s: %s", spec.summary, chosen, values["gain"])
+    return _read(path) or chosen
+
+
+@contextlib.contextmanager
+def _incoming(path: Path) -> Iterator[Path]:
+    """Yield a new file beside `path`, deleted at the end. Raises OSError at once if none can be."""
+    path.parent.mkdir(exist_ok=True)
+    incoming = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    incoming.touch()
+    try:
+        yield incoming
     finally:
         incoming.unlink(missing_ok=True)
-    return _read(path) or chosen
 
 
 def _read(path: Path) -> Int8Kernel | None:
@@ -206,8 +265,11 @@ def _processor() -> str:
     return f"{binding.get_host_cpu_name()} with {own_instructions()}"
 
 
-def _key(spec: ModelSpec) -> str:
+def _key(spec: ModelSpec, weights: Weights | None = None) -> str:
     from service.models.int8_step import CALLED_KERNELS  # noqa: PLC0415
 
     parts: list[Any] = [_processor(), version("onnxruntime"), CALLED_KERNELS, spec.to_json()]
-    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    digest = sha256(json.dumps(parts, sort_keys=True).encode())
+    for array in (weights or {}).values():
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:32]

@@ -87,6 +87,18 @@ def measure(
     return ParityResult(parity, *_choose(wanted, nats, max_int8_cost))
 
 
+def cost_over_float32(
+    program: StepProgram, spec: ModelSpec, weights: Weights, special_ids: Sequence[int] = ()
+) -> float:
+    """Return the nats per character that a program costs over float32.
+
+    The characters are those of `measure`. Blocks for seconds.
+    """
+    exact = compile_program(spec, weights, Precision.FLOAT32)
+    own = _sample(exact, spec, np.random.default_rng(_SEED), special_ids)
+    return _nats(program, own, special_ids) - _nats(exact, own, special_ids)
+
+
 def check_here(program: StepProgram, bundle: Bundle, precision: Precision) -> None:
     """Compare a compiled program with the reference on the machine that serves it.
 

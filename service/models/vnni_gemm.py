@@ -32,8 +32,13 @@ def pack(kernel: npt.NDArray[np.floating]) -> PackedKernel:
     w[:inputs, :columns] = kernel
     scale = np.abs(w).max(axis=0) / 127.0
     scale[scale == 0.0] = 1.0
-    shape = (w.shape[1] // COLUMNS, len(w) // GROUP, GROUP * COLUMNS)
-    return PackedKernel.arranged(np.rint(w / scale), scale, shape)
+    return arranged(np.rint(w / scale), scale)
+
+
+def arranged(q: npt.NDArray[np.floating], scale: npt.NDArray[np.floating]) -> PackedKernel:
+    """Arrange quantised weights, (inputs, columns), in the tile's layout."""
+    shape = (q.shape[1] // COLUMNS, len(q) // GROUP, GROUP * COLUMNS)
+    return PackedKernel.arranged(q, scale, shape)
 
 
 def lanes_here() -> int:

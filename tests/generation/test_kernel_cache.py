@@ -11,7 +11,7 @@ from numba.core.registry import cpu_target
 
 from service.generation import constraint_mask, filters, random, sampling, softmax
 from service.generation.threaded_burst import _compiled
-from service.models import int8_gemm, int8_step, simd_tile, vnni_gemm
+from service.models import int4_gemm, int8_gemm, int8_step, simd_tile, vnni_gemm
 
 
 @pytest.mark.parametrize(
@@ -19,11 +19,12 @@ from service.models import int8_gemm, int8_step, simd_tile, vnni_gemm
     [
         (sampling, [constraint_mask, filters, random, softmax]),
         (filters, [softmax]),
+        (int4_gemm, [simd_tile]),
         (int8_gemm, [simd_tile]),
         (vnni_gemm, [simd_tile]),
-        (int8_step, [int8_gemm, vnni_gemm]),
+        (int8_step, [int4_gemm, int8_gemm, vnni_gemm]),
     ],
-    ids=["sampling", "filters", "int8_gemm", "vnni_gemm", "int8_step"],
+    ids=["sampling", "filters", "int4_gemm", "int8_gemm", "vnni_gemm", "int8_step"],
 )
 def test_a_file_of_kernels_changes_with_the_kernels_that_it_calls(caller, called):
     content = b"".join(Path(module.__file__).read_bytes() for module in called)

@@ -25,12 +25,18 @@ TEXTS = [BUNDLE.tokenizer.text_of(i) for i in range(len(BUNDLE.tokenizer))]
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
-    ("precision", "kernel"),
-    [(Precision.FLOAT32, Int8Kernel.OWN), *((Precision.INT8, kernel) for kernel in Int8Kernel)],
+    ("precision", "kernel", "bits"),
+    [
+        (Precision.FLOAT32, Int8Kernel.OWN, 8),
+        (Precision.INT8, Int8Kernel.OWN, 8),
+        (Precision.INT8, Int8Kernel.OWN, 4),
+        (Precision.INT8, Int8Kernel.ONNX_RUNTIME, 8),
+    ],
 )
-def test_a_generation_in_a_batch_equals_the_generation_alone(precision, kernel, threads):
-    alone = compile_program(BUNDLE.spec, BUNDLE.weights, precision, 1, kernel=kernel)
-    program = compile_program(BUNDLE.spec, BUNDLE.weights, precision, threads, kernel=kernel)
+def test_a_generation_in_a_batch_equals_the_generation_alone(precision, kernel, bits, threads):
+    model, more = (BUNDLE.spec, BUNDLE.weights, precision), {"kernel": kernel, "weight_bits": bits}
+    alone = compile_program(*model, 1, **more)
+    program = compile_program(*model, threads, **more)
 
     @settings(
         max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None

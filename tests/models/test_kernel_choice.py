@@ -1,8 +1,10 @@
 import json
 import shutil
 import threading
+from dataclasses import replace
 
 import httpx2
+import numpy as np
 import pytest
 
 from service.models.bundle import Bundle, Precision
@@ -122,6 +124,70 @@ def test_the_setting_comes_before_any_measurement(tmp_path, wanted):
 def test_where_there_is_nothing_to_choose_nothing_is_measured(tmp_path, spec, precision):
     KernelChoices(tmp_path).choose(spec, random_weights(spec), precision, 1, never)
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_vnni
+@pytest.mark.parametrize(("cost", "bits"), [(-0.001, 4), (0.005, 4), (0.0051, 8), (np.nan, 8)])
+def test_weights_have_four_bits_where_they_cost_little(tmp_path, cost, bits):
+    choices = KernelChoices(tmp_path, int4_weights=True)
+    model = SPEC, WEIGHTS, INT8, Int8Kernel.OWN
+    assert choices.weight_bits(*model, cost=lambda *_: cost) == bits
+    assert choices.weight_bits(*model, cost=never) == bits
+    others = random_weights(SPEC, scale=0.5)
+    assert choices.weight_bits(SPEC, others, INT8, Int8Kernel.OWN, cost=lambda *_: 0.0) == 4
+    assert next(iter(remembered(tmp_path))).startswith("4 bits cost ")
+
+
+@pytest.mark.parametrize(
+    ("is_wanted", "precision", "kernel"),
+    [
+        (False, INT8, Int8Kernel.OWN),
+        (True, Precision.FLOAT32, Int8Kernel.OWN),
+        (True, INT8, Int8Kernel.ONNX_RUNTIME),
+    ],
+)
+def test_weights_of_four_bits_are_for_the_own_kernel_where_they_are_wanted(
+    tmp_path, is_wanted, precision, kernel
+):
+    choices = KernelChoices(tmp_path, int4_weights=is_wanted)
+    assert choices.weight_bits(SPEC, WEIGHTS, precision, kernel, cost=never) == 8
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_vnni
+def test_a_store_that_cannot_be_written_to_may_have_four_bits(tmp_path):
+    (tmp_path / FOLDER).touch()
+    choices = KernelChoices(tmp_path, int4_weights=True)
+    assert choices.weight_bits(SPEC, WEIGHTS, INT8, Int8Kernel.OWN, cost=lambda *_: 0.0) == 4
+
+
+@needs_vnni
+def test_four_bits_cost_little_in_the_bundled_model_and_are_used(tmp_path):
+    choices = KernelChoices(tmp_path, "own", int4_weights=True)
+    program = choices.compile(DEMO, INT8)
+    (record,) = (tmp_path / FOLDER).iterdir()
+    assert abs(json.loads(record.read_bytes())["cost_nats"]) < 0.002
+    eight = KernelChoices(tmp_path, "own").compile(DEMO, INT8)
+    assert not np.array_equal(logits_of(program), logits_of(eight))
+
+
+def logits_of(program) -> np.ndarray:
+    batch = program.new_batch(1)
+    for _ in range(3):
+        program.step(batch, 1)
+    return batch.logits.copy()
+
+
+@needs_vnni
+def test_four_bits_that_deviate_too_far_from_the_reference_are_not_used(tmp_path):
+    spec = ModelSpec(17, 8, (LayerSpec("lstm", 8), LayerSpec("lstm", 8)))
+    bundle = replace(DEMO, spec=spec, weights=random_weights(spec, scale=1.5))
+    choices = KernelChoices(tmp_path, "own", int4_weights=True)
+    model = spec, bundle.weights, INT8
+    assert choices.weight_bits(*model, Int8Kernel.OWN, cost=lambda *_: 0.0) == 4
+    eight, four = (compile_program(*model, weight_bits=bits) for bits in (8, 4))
+    assert not np.array_equal(logits_of(eight), logits_of(four))
+    assert np.array_equal(logits_of(choices.compile(bundle, INT8)), logits_of(eight))
 
 
 @needs_vnni

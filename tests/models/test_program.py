@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from service.errors import Validation
-from service.models import int8_gemm, vnni_gemm
+from service.models import int4_gemm, int8_gemm, vnni_gemm
 from service.models.bundle import Precision
 from service.models.cell import LayerSpec
 from service.models.compile import has_avx2, has_vnni
@@ -22,8 +22,16 @@ needs_avx2 = pytest.mark.skipif(not has_avx2(), reason="needs AVX2")
 needs_vnni = pytest.mark.skipif(not has_vnni(), reason="needs VNNI")
 needs_avx512 = pytest.mark.skipif(vnni_gemm.lanes_here() < 16, reason="needs VNNI in AVX-512")
 
-PACKS = {"avx2": int8_gemm.pack, "vnni": vnni_gemm.pack}
-OWN = [pytest.param("avx2", marks=needs_avx2), pytest.param("vnni", marks=needs_vnni)]
+PACKS = {
+    "avx2": (int8_gemm.pack, None),
+    "vnni": (vnni_gemm.pack, None),
+    "int4": (vnni_gemm.pack, int4_gemm.pack),
+}
+OWN = [
+    pytest.param("avx2", marks=needs_avx2),
+    pytest.param("vnni", marks=needs_vnni),
+    pytest.param("int4", marks=needs_vnni),
+]
 LANES = [
     pytest.param(int8_gemm.pack, int8_gemm.multiply, marks=needs_avx2, id="avx2"),
     pytest.param(vnni_gemm.pack, vnni_gemm.multiply_by(8), marks=needs_vnni, id="vnni 256"),
@@ -106,6 +114,32 @@ def test_the_tile_is_exact_and_its_weights_cannot_overflow(pack, multiply, shape
     assert np.abs(stored - kernel).max() <= 127.0 * packed.scale.max() * 0.51
 
 
+@pytest.mark.parametrize(
+    "lanes", [pytest.param(8, marks=needs_vnni), pytest.param(16, marks=needs_avx512)]
+)
+@pytest.mark.parametrize("shape", [(1024, 64), (100, 37), (24, 96), (1, 1)])
+def test_weights_of_four_bits_give_the_same_sums_in_both_layouts(lanes, shape):
+    rng = np.random.default_rng(5)
+    kernel = rng.laplace(size=shape).astype(np.float32)
+    kernel[:, 0] = -1.0
+    packed = int4_gemm.pack(kernel)
+    x = rng.integers(0, 256, (9, padded(shape[0], DEPTH))).astype(np.uint8)
+    x[0], x[1] = 255, 0
+    wanted = np.zeros((9, packed.columns), np.int32)
+    vnni_gemm.multiply(x, packed.bytes, wanted, 0, 9)
+    multiply = int4_gemm.multiply_by(lanes)
+    for first, last in [(0, 1), (0, 2), (3, 5), (8, 9)]:
+        sums = np.full((9, packed.columns), 7, np.int32)
+        multiply(x, packed.halves, sums, first, last)
+        assert (sums[first:last] == wanted[first:last]).all()
+        assert (sums[:first] == 7).all()
+        assert (sums[last:] == 7).all()
+    stored = packed.kernel()[: shape[0], : shape[1]]
+    error = np.sqrt(((stored - kernel) ** 2).mean())
+    assert error < 0.15 * np.sqrt((kernel**2).mean())
+    assert packed.halves.nbytes < 0.54 * packed.bytes.nbytes
+
+
 @needs_vnni
 def test_with_vnni_a_weight_has_all_of_its_eight_bits():
     kernel = np.linspace(-3.0, 3.0, 255, dtype=np.float32)[:, None] * np.ones(40, np.float32)
@@ -128,14 +162,22 @@ def test_lstms_and_grus_that_reset_after_the_product_are_fusible():
 def test_the_fused_program_computes_the_reference_equations(spec, own):
     weights = random_weights(spec)
     tokens = np.random.default_rng(3).integers(0, spec.vocabulary_size, TOKENS)
-    wanted = ReferenceModel(spec, weights).run(tokens)
-    deviation = np.abs(run(FusedProgram(spec, weights, PACKS[own]), tokens, 4, 6) - wanted).max()
+    layers = [f"layers.{i}." for i in range(len(spec.recurrent_layers))]
+    of_layers = [layer + "recurrent_kernel" for layer in layers]
+    of_layers += [layer + "kernel" for layer in layers[1:]]
+    rounded = {name: of_four_bits(weights[name]) for name in of_layers if own == "int4"}
+    wanted = ReferenceModel(spec, Weights(spec, weights | rounded)).run(tokens)
+    deviation = np.abs(run(FusedProgram(spec, weights, *PACKS[own]), tokens, 4, 6) - wanted).max()
     assert deviation < 0.1 * np.abs(wanted).max()
+
+
+def of_four_bits(kernel: np.ndarray) -> np.ndarray:
+    return int4_gemm.pack(kernel).kernel()[: kernel.shape[0], : kernel.shape[1]]
 
 
 def program_of(kind: str, spec: ModelSpec, weights: Weights, threads: int) -> StepProgram:
     if kind in PACKS:
-        return FusedProgram(spec, weights, PACKS[kind])
+        return FusedProgram(spec, weights, *PACKS[kind])
     return OnnxProgram(spec, weights, Precision(kind), threads)
 
 
