@@ -21,7 +21,7 @@ installed as a command.
 | exit code | when |
 |--:|---|
 | 0 | it is done |
-| 1 | `doctor` has found a fault, a job that is followed has failed, or the answer was no |
+| 1 | `doctor` has found a fault, a followed job or a line of a batch failed, the answer was no |
 | 2 | it is refused, in one sentence on standard error |
 | 130 | Ctrl-C |
 | 141 | the reader of its output is gone, as `head` |

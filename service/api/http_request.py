@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -15,6 +16,7 @@ WATCH_AFTER_S = 0.02
 """How long a reply takes before its client is watched for a disconnect."""
 
 TEXT, BINARY = "text/plain", "application/octet-stream"
+SEED = "seed"  # in the state of a batch's line: what its route takes where the body has none
 
 
 def header(http: Request, name: bytes) -> str | None:
@@ -112,3 +114,14 @@ def cancelled_on_disconnect(http: Request, cancel: Callable[[], None]) -> Iterat
             yield
     finally:
         cancel()
+
+
+def drawn_seeds(http: Request, n: int) -> list[int]:
+    """Return seeds for `n` prompts of a request that gives none.
+
+    They are random, but for the lines of a batch, which are answered the same again.
+    """
+    first = getattr(http.state, SEED, None)
+    if first is None:
+        return [secrets.randbits(64) for _ in range(n)]
+    return [(first + i) % 2**64 for i in range(n)]

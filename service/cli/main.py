@@ -8,6 +8,7 @@ import typer
 
 from service import __version__
 from service.cli import drain, jobs, keys, model_group, models, sessions
+from service.cli.batch import batch as run_batch
 from service.cli.leave import CommandGroup, leave
 from service.cli.options import (
     Cell,
@@ -31,6 +32,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(sessions.app, name="sessions")
 app.command(name="usage")(print_usage)
+app.command(name="batch")(run_batch)
 app.command(name="version")(print_version)
 app.add_typer(drain.app)
 _FILE_ERRORS = (

@@ -177,7 +177,9 @@ def generate(
     leave_on_interrupt()
     from service.offline import write_text
 
-    write_text(model_store, _stored(model_store, model), prompt, max_new_tokens, temperature, seed)
+    write_text(
+        model_store, stored_name(model_store, model), prompt, max_new_tokens, temperature, seed
+    )
 
 
 @app.command()
@@ -190,7 +192,7 @@ def score(
     leave_on_interrupt()
     from service.offline import score_file
 
-    found = score_file(model_store, _stored(model_store, model), file)
+    found = score_file(model_store, stored_name(model_store, model), file)
     if found.bits_per_character is None or found.bits_per_byte is None:
         print("the text is too short for a score")
     else:
@@ -203,7 +205,7 @@ def score(
         print(f"bits per byte: {found.bits_per_byte:.4f}")
 
 
-def _stored(model_store: Path, name: str) -> str:
+def stored_name(model_store: Path, name: str) -> str:
     """Return name@version of a stored model; the default alias is demo@1 where there is none."""
     from service.models.resolve import read_record, resolve_stored
     from service.models.store import ModelStore

@@ -1,6 +1,5 @@
 """The routes under /v1: completions, in a session or without one, and models."""
 
-import secrets
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -10,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from service.api.admitted_request import AdmittedRequest
 from service.api.fields import MAX_BEAMS
 from service.api.grammar import of_response_format, of_structured_outputs
-from service.api.http_request import header, session_id_of
+from service.api.http_request import drawn_seeds, header, session_id_of
 from service.api.model_description import described_if_stored
 from service.api.openai.responses import events, whole
 from service.api.openai.schemas import (
@@ -70,7 +69,7 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedRequest:
             TurnPrompt.of(model.tokenizer, _checked(model, one), 0, has_text=False)
             for one in body.prompt
         ]
-    owner, seeds = state.owner_of(http), [secrets.randbits(64) for _ in prompts]
+    owner, seeds = state.owner_of(http), drawn_seeds(http, len(prompts))
     requests = await _requests(model, body, prompts, seeds, owner)
     if not all(request.prompt for request in requests):
         raise Validation("`prompt` has no token that the model knows", "prompt")

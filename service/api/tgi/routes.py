@@ -1,6 +1,5 @@
 """The generate routes: from a body to a generation, in a session or without one."""
 
-import secrets
 import time
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -10,7 +9,7 @@ from pydantic import ValidationError
 
 from service.api.admitted_request import AdmittedRequest
 from service.api.grammar import of_grammar
-from service.api.http_request import header, session_id_of
+from service.api.http_request import drawn_seeds, header, session_id_of
 from service.api.sampling_fields import INPUT_ERROR, check_beam_search
 from service.api.state import ServedModel, get_state, session_model
 from service.api.tgi.responses import replayed, streamed, whole
@@ -68,7 +67,7 @@ async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> Admit
     _check_combination(parameters, is_stream=is_stream, is_turn=False)
     prompt = model.tokenizer.encode_prompt(body.inputs)
     is_start = begins_text(model.tokenizer, prompt)
-    owner, seed = state.owner_of(http), secrets.randbits(64)
+    owner, (seed,) = state.owner_of(http), drawn_seeds(http, 1)
     request = await _request(
         model,
         parameters,
