@@ -6,7 +6,7 @@ tokens.
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import astuple
 
 from service.errors import CarouselError, SessionExists, SessionMoved
@@ -15,6 +15,7 @@ from service.sessions.codec import Export
 from service.sessions.idempotency import IdempotencyKey
 from service.sessions.key_names import KeyNames
 from service.sessions.page import MAX_PAGE, Cursor, SessionPage
+from service.sessions.redis_client import Reply
 from service.sessions.redis_connection import Value
 from service.sessions.session import Session, SessionKey, Turn, TurnStatus
 from service.sessions.store_calls import StoreCalls
@@ -98,10 +99,7 @@ class Store(StoreCalls):
         expected: Value = "" if expected_position is None else expected_position
         fingerprint = idempotency.fingerprint if idempotency else ""
         known_version = known.record_version if known else ""
-        if self._index is not None:  # the script cannot do it: that key is in another slot
-            life = ("SET", self._process_key, "1", "PX", config.process_ttl_ms, "NX")
-            await self._client.execute(*life)
-        reply = await self._client.call(
+        call = self._client.call(
             "begin",
             [self._names.record(key), _idempotency_record(self._names, key, idempotency)],
             lambda: [  # the run id when it is sent: the call may have waited for a restart
@@ -111,6 +109,7 @@ class Store(StoreCalls):
                 "" if made_for is None else made_for,
             ],
         )
+        reply = await call if self._index is None else await self._called_alive(call)
         match reply[0]:
             case b"KNOWN" if known is not None:
                 session = continued(known, version, kind, *reply[1:])
@@ -163,6 +162,12 @@ class Store(StoreCalls):
             (status.decode(), int(position))
             for status, position in zip(reply[::2], reply[1::2], strict=True)
         ]
+
+    async def _called_alive(self, call: Awaitable[Reply]) -> Reply:
+        """Call a script that cannot say that this process is alive: that key is in another slot."""
+        life_ms = self._config.process_ttl_ms
+        life = self._client.execute("SET", self._process_key, "1", "PX", life_ms, "NX")
+        return (await asyncio.gather(call, life))[0]
 
     async def take_over(
         self, key: SessionKey, fencing_token: str
