@@ -20,8 +20,10 @@ from service import __version__
 from service.api import (
     admin,
     audit,
+    batches,
     chat_templates,
     docs_page,
+    files,
     health,
     oip,
     openapi,
@@ -35,6 +37,7 @@ from service.api import sessions as session_routes
 from service.api import training as training_routes
 from service.api.audit import AuditTrail
 from service.api.authentication import Authentication
+from service.api.batch_host import batch_runner
 from service.api.body_limit import body_limit_of
 from service.api.browser_guard import BrowserGuard
 from service.api.caller import caller_of
@@ -52,7 +55,7 @@ from service.api.request_log import RequestLog, RequestRecords
 from service.api.request_metrics import RequestMetrics
 from service.api.request_pipeline import RequestChecks, RequestPipeline
 from service.api.sse import EventEncoder
-from service.api.state import AppState, ModelRuntime, TrainingServices
+from service.api.state import AppState, BatchServices, ModelRuntime, TrainingServices
 from service.api.tgi import routes as tgi
 from service.api.tracing import tracer_of
 from service.constraints.compiler import ConstraintCompiler
@@ -202,6 +205,7 @@ def create_app(
         store,
         settings.import_dir,
         training,
+        BatchServices.of(settings.files_dir, settings.batches_dir),
         limits,
         engine_config,
         ChatTemplateStore(store),
@@ -225,7 +229,7 @@ def create_app(
         await asyncio.to_thread(_sweep, state)
         listener = MetricsListener(metrics_socket, app.state.scrape)
         async with listener, sessions.running():
-            work = _open(state), reconciler.run(), metering.run()
+            work = _open(state), reconciler.run(), metering.run(), batch_runner(state).run()
             tasks = [asyncio.create_task(one) for one in work]
             yield
             for task in tasks:
@@ -253,7 +257,7 @@ def create_app(
         for one in (
             *(tgi, openai, chat, embeddings, session_routes, tokens, score, health, oip),
             *(admin, key_routes, usage, chat_templates, training_routes, docs_page),
-            *(metric_routes, audit),
+            *(metric_routes, audit, files, batches),
         )
     ]
     for router in routers:

@@ -137,6 +137,14 @@ class CorpusNotFound(CarouselError, code="corpus_not_found"):
     """The owner has no corpus with this id."""
 
 
+class StoredFileNotFound(CarouselError, code="file_not_found"):
+    """The owner has no file with this id."""
+
+
+class BatchNotFound(CarouselError, code="batch_not_found"):
+    """The owner has no batch with this id."""
+
+
 class KeyNotFound(CarouselError, code="key_not_found"):
     """No key has this id."""
 

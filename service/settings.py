@@ -89,6 +89,16 @@ class Settings(BaseSettings):
         return self.data_dir / "corpora"
 
     @property
+    def files_dir(self) -> Path:
+        """The folder of uploaded files and of batches' outputs."""
+        return self.data_dir / "files"
+
+    @property
+    def batches_dir(self) -> Path:
+        """The folder of batches: servers write it."""
+        return self.data_dir / "batches"
+
+    @property
     def jobs_dir(self) -> Path:
         """The folder of train jobs: attempts write it, servers clean it up."""
         return self.data_dir / "jobs"

@@ -21,6 +21,8 @@ STATUSES: dict[type[errors.CarouselError], int] = {
     errors.SessionNotFound: 404,
     errors.JobNotFound: 404,
     errors.CorpusNotFound: 404,
+    errors.StoredFileNotFound: 404,
+    errors.BatchNotFound: 404,
     errors.KeyNotFound: 404,
     errors.SessionBusy: 409,
     errors.SessionExists: 409,

@@ -19,6 +19,7 @@ class ApiLimits:
     max_model_upload_bytes: int = GIB
     max_model_upload_files: int = 32
     max_corpus_bytes: int = 64 * MIB
+    max_file_bytes: int = 200 * MIB  # of a batch, as OpenAI's
     max_score_text_bytes: int = GIB
     upload_timeout_s: float = 3_600.0
     max_session_import_bytes: int = 64 * MIB

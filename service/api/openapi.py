@@ -38,6 +38,7 @@ _TAG_STATUSES = {
     "tokens": _MODEL_STATUSES,
     "admin": _MODEL_STATUSES | {413, 422, 429, 507},
     "keys": {404, 422, 503, 507},
+    "files": {404, 413, 422, 429, 503, 507},
     "training": {404, 409, 413, 422, 429, 503, 507},
     "service": {503},
     "oip": _MODEL_STATUSES,

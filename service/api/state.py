@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 from fastapi import Request
 
@@ -14,6 +15,8 @@ from service.api.limits import ApiLimits
 from service.api.metering import UsageMetering
 from service.api.model_leases import MODEL_LEASES, ModelLeases
 from service.api.sse import EventEncoder
+from service.batch.batch_store import BatchStore
+from service.batch.file_store import FileStore
 from service.constraints.compiler import ConstraintCompiler
 from service.errors import CarouselError, Draining, Forbidden
 from service.generation.config import EngineConfig
@@ -69,6 +72,19 @@ ServedModel = LoadedModel[ModelRuntime]
 
 
 @dataclass(frozen=True, slots=True)
+class BatchServices:
+    """The files of owners, and the batches over them."""
+
+    files: FileStore
+    store: BatchStore
+
+    @classmethod
+    def of(cls, files_dir: Path, batches_dir: Path) -> Self:
+        """Return the services over two folders, which are made when they are needed."""
+        return cls(FileStore(files_dir), BatchStore(batches_dir))
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingServices:
     """The queue of train jobs and the store of corpora."""
 
@@ -89,6 +105,7 @@ class AppState:
     store: ModelStore
     import_dir: Path
     training: TrainingServices
+    batches: BatchServices
     limits: ApiLimits
     engine_config: EngineConfig
     chat_templates: ChatTemplateStore

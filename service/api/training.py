@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, RootModel
 from service.api.caller import Caller, caller_of
 from service.api.errors import error_event
 from service.api.fields import Body, Name, Number
+from service.api.files import stored_bytes_of
 from service.api.http_request import TEXT, disk_full_as_too_large, media_type, raw_body
 from service.api.sse import NO_MORE_EVENTS, Responses, SSEResponse, events_of
 from service.api.state import AppState, get_state
@@ -279,13 +280,12 @@ def _check_stored_bytes(request: Request, incoming: Path) -> None:
     limit = state.metering.limits_of(caller_of(request.scope)).stored_bytes
     if limit is None:
         return
-    cards = state.training.corpora.cards(state.owner_of(request))
     size_bytes = incoming.stat().st_size
-    stored_bytes = sum(card.bytes for card in cards)
+    stored_bytes = stored_bytes_of(state, state.owner_of(request))
     if stored_bytes + size_bytes > limit:
         raise TooLarge(
             f"the text has {size_bytes} bytes, and {stored_bytes} are stored: the limit "
-            f"stored_bytes of this key is {limit}; delete a corpus"
+            f"stored_bytes of this key is {limit}; delete a corpus or a file"
         )
 
 

@@ -27,7 +27,7 @@ class BatchOutput:
         self.path = path
         self.rows = self.failed_rows = 0
         self._file = path.open("a+b")
-        self._size_bytes = 0
+        self.size_bytes = 0
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -57,10 +57,10 @@ class BatchOutput:
             while not row.endswith(b"\n") and (more := self._file.readline(_PIECE_BYTES)):
                 size_bytes, row = size_bytes + len(more), row[-64:] + more
             if not row.endswith(b"\n"):
-                self._file.truncate(self._size_bytes)
+                self._file.truncate(self.size_bytes)
                 return chain((line,), lines)
             self._count(row)
-            self._size_bytes += size_bytes
+            self.size_bytes += size_bytes
         return lines
 
     def write(self, row: bytes) -> None:
@@ -68,7 +68,7 @@ class BatchOutput:
         self._file.write(row)
         self._file.flush()
         self._count(row)
-        self._size_bytes += len(row)
+        self.size_bytes += len(row)
 
     def sync(self) -> None:
         """Have the system write everything to the disk."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 
 from service.batch.call import Answer, RouteCall, RouteReply
@@ -27,7 +27,7 @@ class RunConfig:
 
 async def rows_of(
     lines: Iterator[BatchLine], answer: Answer, config: RunConfig
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Yield the row of each line, in their order. Raises as `answer`.
 
     When it is left before its end, the lines in flight are given up.

@@ -57,6 +57,10 @@ class KeyRing:
         """Return every key, the oldest first, with those that are revoked or have expired."""
         return await self._store.all()
 
+    async def find(self, key_id: str) -> Key | None:
+        """Return a key, be it revoked or expired; None where there is none."""
+        return await self._store.find(key_id)
+
     async def rotate(
         self, key_id: str, grace_s: float, idempotency_key: str | None = None
     ) -> tuple[Key, KeySecret]:

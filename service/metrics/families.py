@@ -167,6 +167,12 @@ TRAIN_ATTEMPTS = MetricFamily(
     "Attempts of train jobs that have ended, as every server sees them.",
     ("outcome",),
 )
+BATCH_LINES = MetricFamily(
+    "carousel_batch_lines_total",
+    _COUNTER,
+    "Lines of batches that were answered or have failed.",
+    ("outcome",),
+)
 AUTH_FAILURES = MetricFamily(
     "carousel_auth_failures_total",
     _COUNTER,
@@ -223,6 +229,7 @@ FAMILIES = (
     TRAIN_JOBS,
     TRAIN_CHARACTERS,
     TRAIN_ATTEMPTS,
+    BATCH_LINES,
     AUTH_FAILURES,
     RATE_LIMITED,
     UNLIMITED,

@@ -31,6 +31,15 @@ NOT_ASKED = {
     "POST /admin/drain": "it ends the server",
     "POST /admin/models": "the upload is the same import",
     "POST /train-jobs/{job_id}/publish": "no worker trains here",
+    "POST /v1/files": "files and batches stay on the disk",
+    "GET /v1/files": "likewise",
+    "GET /v1/files/{file_id}": "likewise",
+    "GET /v1/files/{file_id}/content": "likewise",
+    "DELETE /v1/files/{file_id}": "likewise",
+    "POST /v1/batches": "likewise",
+    "GET /v1/batches": "likewise",
+    "GET /v1/batches/{batch_id}": "likewise",
+    "POST /v1/batches/{batch_id}/cancel": "likewise",
     "GET /docs/oauth2-redirect": "a page",
 }
 

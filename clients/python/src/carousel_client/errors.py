@@ -16,6 +16,8 @@ _STATUSES = {
     "session_not_found": 404,
     "job_not_found": 404,
     "corpus_not_found": 404,
+    "file_not_found": 404,
+    "batch_not_found": 404,
     "key_not_found": 404,
     "session_busy": 409,
     "session_exists": 409,
