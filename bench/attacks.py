@@ -158,6 +158,20 @@ def json_bomb(attacker: Attacker) -> None:
     _repeat(attacker, head + body, 0.2)
 
 
+def nothing(attacker: Attacker) -> None:
+    """No attack: what the machine adds by itself."""
+    while attacker.goes_on(0.1):
+        pass
+
+
+def spin(attacker: Attacker) -> None:
+    """A busy process that leaves the server alone: what taking processor time does."""
+    while attacker.goes_on(0.0):
+        sum(range(10_000))
+
+
+CONTROLS: dict[str, Callable[[Attacker], None]] = {"nothing": nothing, "spin": spin}
+
 ATTACKS: dict[str, Callable[[Attacker], None]] = {
     function.__name__: function
     for function in (
@@ -179,7 +193,7 @@ def main() -> None:
     name, port, seconds = sys.argv[1:]
     os.nice(19)
     raise_open_file_limit()
-    ATTACKS[name](Attacker(int(port), float(seconds)))
+    (CONTROLS | ATTACKS)[name](Attacker(int(port), float(seconds)))
 
 
 if __name__ == "__main__":

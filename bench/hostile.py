@@ -1,9 +1,12 @@
 """Latency of polite streams beside hostile clients, by turns with the same streams alone.
 
-`python -m bench.hostile [NAME…]` prints the table of docs/explanation/hostile-clients.md. Each
-attack runs in a process of its own for some seconds, and everything ends by itself.
+`python -m bench.hostile [--turns N] [NAME…]` prints the table of
+docs/explanation/hostile-clients.md. Each attack runs in a process of its own for some seconds, and
+everything ends by itself. `nothing` and `spin` do nothing to the server: they show what the
+machine adds by itself, and what a busy process does that only takes processor time.
 """
 
+import argparse
 import json
 import os
 import selectors
@@ -15,28 +18,48 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.attacks import ATTACKS
+import psutil
+
+from bench.attacks import ATTACKS, CONTROLS
 from bench.server import server
 
 STREAMS, CHARACTERS = 4, 64
-TURNS, WINDOW_S, RISE_S, WARM_UP_S = 3, 2.0, 1.0, 3.0
-RISES_S = {"idle": 10.5}  # to open them all
+TURNS, WINDOW_S, RISE_S, WARM_UP_S = 9, 3.0, 1.0, 3.0
+SLOW = {  # turns, time before the window, and the window, where the attack itself takes long
+    "idle": (5, 2.5, 8.0),  # from the limit of an address until all have been opened
+    "idle_held": (5, 10.5, 3.0),  # when all are open
+}
 LIMIT = 1.2
 END = b"0\r\n\r\n"
 HELD = {"CAROUSEL_MAX_CONNECTIONS_PER_ADDRESS": "20000", "CAROUSEL_MAX_CONNECTIONS": "20000"}
 
 
+@dataclass(slots=True)
+class Side:
+    """Polite requests of all turns, and the processor time that passed meanwhile."""
+
+    times_ms: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    server_s: float = 0.0
+    attacker_s: float = 0.0
+
+    @property
+    def request_ms(self) -> float:
+        """The server's processor time for each polite request, the attack's part included."""
+        return 1e3 * self.server_s / len(self.times_ms)
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The times of polite requests in all turns, alone and beside an attack, in milliseconds."""
+    """The polite requests alone and beside an attack."""
 
     name: str
-    alone: Sequence[float]
-    beside: Sequence[float]
+    alone: Side
+    beside: Side
     ratios_p99: Sequence[float]  # of each turn
 
     @property
@@ -92,62 +115,115 @@ def p99(values: Sequence[float]) -> float:
     return sorted(values)[int(0.99 * (len(values) - 1))]
 
 
-def measure(name: str, port: int) -> Result:
+def measure(name: str, port: int, serving: psutil.Process, turns: int | None = None) -> Result:
     """Measure the polite streams alone and beside an attack, by turns."""
     urllib.request.urlopen(f"http://127.0.0.1:{port}/openapi.json").close()  # made at the first
+    usual, rise_s, window_s = SLOW.get(name, (TURNS, RISE_S, WINDOW_S))
+    attack = name.removesuffix("_held")
+    command = [sys.executable, "-m", "bench.attacks", attack, str(port)]
+    command.append(str(rise_s + window_s + 0.5))
     polite = Polite(port)
     polite.run(WARM_UP_S)
-    alone: list[float] = []
-    beside: list[float] = []
+    alone, beside = Side(), Side()
     ratios: list[float] = []
-    for _ in range(TURNS):
-        before = polite.run(WINDOW_S)
-        rise_s = RISES_S.get(name, RISE_S)
-        seconds = rise_s + WINDOW_S
-        command = [sys.executable, "-m", "bench.attacks", name, str(port), str(seconds + 0.5)]
-        with subprocess.Popen(command) as attack:
+    for _ in range(turns or usual):
+        before = _watch(alone, polite, WINDOW_S, serving)
+        with subprocess.Popen(command) as attacker:
             polite.run(rise_s)
-            during = polite.run(WINDOW_S)
-            attack.wait(30)
+            during = _watch(beside, polite, window_s, serving, psutil.Process(attacker.pid))
+            attacker.wait(30)
         polite.run(0.5)
-        alone += before
-        beside += during
         ratios.append(p99(during) / p99(before))
     return Result(name, alone, beside, ratios)
 
 
+def _watch(
+    side: Side,
+    polite: Polite,
+    seconds: float,
+    serving: psutil.Process,
+    attacker: psutil.Process | None = None,
+) -> list[float]:
+    server_s, attacker_s, begin_s = _used_s(serving), _used_s(attacker), time.perf_counter()
+    times_ms = polite.run(seconds)
+    side.seconds += time.perf_counter() - begin_s
+    side.server_s += _used_s(serving) - server_s
+    side.attacker_s += _used_s(attacker) - attacker_s
+    side.times_ms += times_ms
+    return times_ms
+
+
+def _used_s(process: psutil.Process | None) -> float:
+    if process is None:
+        return 0.0
+    used = process.cpu_times()
+    return float(used.user + used.system)
+
+
+HEAD = (
+    "attack",
+    "requests",
+    "p50 (ms)",
+    "p99 (ms)",
+    "server's processor a request (ms)",
+    "attacker's cores",
+    "ratio of p99: median (quarters)",
+    "of all turns",
+)
+
+
 def rows(results: Sequence[Result]) -> list[str]:
-    """Return the table in Markdown."""
-    head = (
-        "| attack | requests alone · beside | p50 alone · beside (ms) | p99 alone · beside (ms) |"
-    )
-    lines = [head + " ratio of p99: median (turns) |", "|---|---|---|---|---|"]
+    """Return the table in Markdown: two figures of one cell are alone · beside."""
+    lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     for one in results:
-        medians = f"{statistics.median(one.alone):.1f} · {statistics.median(one.beside):.1f}"
-        tails = f"{p99(one.alone):.1f} · {p99(one.beside):.1f}"
-        turns = ", ".join(f"{ratio:.2f}" for ratio in one.ratios_p99)
-        count = f"{len(one.alone)} · {len(one.beside)}"
-        lines.append(
-            f"| `{one.name}` | {count} | {medians} | {tails} | {one.ratio:.2f} ({turns}) |"
+        alone, beside = one.alone, one.beside
+
+        def pair(of: Callable[[Side], float], a: Side = alone, b: Side = beside) -> str:
+            return f"{of(a):.1f} · {of(b):.1f}"
+
+        low, _, high = statistics.quantiles([*one.ratios_p99, *one.ratios_p99], n=4)
+        cells = (
+            f"`{one.name}`",
+            f"{len(alone.times_ms)} · {len(beside.times_ms)}",
+            pair(lambda side: statistics.median(side.times_ms)),
+            pair(lambda side: p99(side.times_ms)),
+            pair(lambda side: side.request_ms),
+            f"{beside.attacker_s / beside.seconds:.2f}",
+            f"{one.ratio:.2f} ({low:.2f} to {high:.2f})",
+            f"{p99(beside.times_ms) / p99(alone.times_ms):.2f}",
         )
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def main() -> None:
     """Print the table; exit 1 where a median is over the limit."""
-    names = sys.argv[1:] or [*ATTACKS, "idle_held"]
+    known = [*CONTROLS, *ATTACKS, "idle_held"]
+    parser = argparse.ArgumentParser(prog="python -m bench.hostile", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
+    parser.add_argument("--turns", type=int, help="in place of the usual number")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(known):
+        parser.error(f"there is no attack {', '.join(unknown)}; there are {', '.join(known)}")
     results = []
-    for name in names:
+    for name in options.names or known:
         with tempfile.TemporaryDirectory() as folder:
             store = Path(folder) / "model_store"
             shutil.copytree(Path(__file__).parents[1] / "model_store" / "demo", store / "demo")
             settings = {"CAROUSEL_THREADS": "1"} | (HELD if name == "idle_held" else {})
             with server(store, **settings) as port:
-                result = measure(name.removesuffix("_held"), port)
-        results.append(Result(name, result.alone, result.beside, result.ratios_p99))
+                results.append(measure(name, port, _server_of(port), options.turns))
         print(rows(results)[-1], flush=True)
     print("\n".join(["", f"{os.cpu_count()} processors", *rows(results)]))
     sys.exit(any(one.ratio > LIMIT for one in results))
+
+
+def _server_of(port: int) -> psutil.Process:
+    """Return the process that listens on a port."""
+    for process in psutil.Process().children(recursive=True):
+        if any(one.laddr.port == port for one in process.net_connections("tcp")):
+            return process
+    raise ProcessLookupError(f"no process of this bench listens on port {port}")
 
 
 if __name__ == "__main__":

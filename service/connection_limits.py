@@ -26,8 +26,8 @@ class ConnectionLimits:
     linger_s: float = 2.0  # between the reply to what cannot be parsed, and the end
     write_timeout_s: float = 15.0  # in which a client whose replies wait has to read write_bytes
     write_bytes: int = 15 * 1024
-    free_ahead: int = 16  # requests sent ahead (pipelined) that are answered without a pause
-    ahead_pause_s: float = 0.005  # before each of the others
+    free_ahead: int = 4  # requests sent ahead (pipelined) that are answered without a pause
+    ahead_pause_s: float = 0.02  # before each of the others
     probe_after_s: float = 0.25  # of a client that has closed its side
     probe_interval_s: float = 1.0
     half_closed_timeout_s: float = 5.0  # of an HTTP/1.0 client, which cannot be probed
@@ -84,16 +84,22 @@ class WriteWatch:
 
 
 class Timer:
-    """One callback at a time, after a time that may be set again."""
+    """One callback at a time, after a time that may be set again.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-        self._loop, self._callback = loop, callback
+    It refers to nothing while it does not run, so that whoever owns it is freed when it is
+    forgotten, and not by the next collection of cycles.
+    """
+
+    __slots__ = ("_handle", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._handle: asyncio.TimerHandle | None = None
 
-    def start(self, timeout_s: float) -> None:
-        """Call back after `timeout_s`, and not at the time that was set before."""
+    def start(self, timeout_s: float, callback: Callable[[], None]) -> None:
+        """Call back after `timeout_s`, and not what was to be called before."""
         self.stop()
-        self._handle = self._loop.call_later(timeout_s, self._callback)
+        self._handle = self._loop.call_later(timeout_s, callback)
 
     def stop(self) -> None:
         """Do not call back."""

@@ -11,7 +11,8 @@ from service.connections import Connections
 from service.http_head import Refusal, last_reply
 from service.http_parsing import StrictParsing
 
-_PIECE_BYTES = 4096  # parsed at once: no more requests than fit in it are queued
+_HEAD_PIECE_BYTES = 512  # parsed at once: no more requests than fit in it are queued
+_BODY_PIECE_BYTES = 4096
 
 
 class HttpProtocol(StrictParsing):
@@ -31,8 +32,8 @@ class HttpProtocol(StrictParsing):
     def __init__(self, limits: ConnectionLimits, connections: Connections, **given: Any) -> None:
         super().__init__(limits.max_head_bytes, **given)
         self._limits, self._connections = limits, connections
-        self._timer = Timer(self.loop, self._out_of_time)  # of the connection's state
-        self._probe_timer = Timer(self.loop, self._probe)
+        self._timer = Timer(self.loop)  # of the connection's state
+        self._probe_timer = Timer(self.loop)
         self._writes = WriteWatch(self.loop, limits)
         self._half_closed = asyncio.Event()
 
@@ -44,7 +45,7 @@ class HttpProtocol(StrictParsing):
         self.flow = ReadFlow(transport)
         full = self._connections.admit(self, self.client[0] if self.client else "")
         if full is None:
-            self._timer.start(self._limits.head_timeout_s)
+            self._timer.start(self._limits.head_timeout_s, self._out_of_time)
         elif self._connections.can_refuse:
             refusal = b"503 Service Unavailable", f"{full}; try again later", "overloaded"
             self._end(last_reply(refusal))
@@ -68,7 +69,7 @@ class HttpProtocol(StrictParsing):
         self._half_closed.set()
         if not self._held:
             self.cycle.keep_alive = False
-        self._probe_timer.start(self._limits.probe_after_s)
+        self._probe_timer.start(self._limits.probe_after_s, self._probe)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -78,8 +79,10 @@ class HttpProtocol(StrictParsing):
         self._probe_timer.stop()
         self._writes.stop()
         super().connection_lost(exc)
-        if self._running is not None:
-            _disconnect(self._running)
+        for cycle in (self._running, self.cycle):
+            if cycle is not None:
+                _disconnect(cycle)
+                cycle.on_response = _nothing  # else it refers to the connection, and that to it
         self.pipeline.clear()
         self._held = b""
 
@@ -166,9 +169,11 @@ class HttpProtocol(StrictParsing):
             if self.pipeline:  # one request is answered and another one waits
                 self._held = data[at:]
                 self.flow.hold()  # so that an end of the connection cannot be read either
-                self._probe_timer.start(self._limits.probe_interval_s)
+                self._probe_timer.start(self._limits.probe_interval_s, self._probe)
                 return
-            piece, was_in_head = data[at : at + _PIECE_BYTES], self._is_in_head
+            is_in_body = not self._is_in_head and not self._is_message_complete
+            size = _BODY_PIECE_BYTES if is_in_body else _HEAD_PIECE_BYTES
+            piece, was_in_head = data[at : at + size], self._is_in_head
             try:
                 at += self._feed(piece)
             except httptools.HttpParserError as error:
@@ -207,11 +212,12 @@ class HttpProtocol(StrictParsing):
             return
         self.transport.write_eof()
         self.flow.release()
-        self._timer.start(self._limits.linger_s)
+        self._timer.start(self._limits.linger_s, self._out_of_time)
 
     def _close(self) -> None:
         self.transport.close()
-        self._writes.start(self.transport)
+        if self.scheme == "https" or self.transport.get_write_buffer_size():  # else it is closed
+            self._writes.start(self.transport)
 
     # -- times
 
@@ -222,11 +228,11 @@ class HttpProtocol(StrictParsing):
         if self._is_answering:
             self._timer.stop()  # the body has limits of its own, and the app its own
         elif self._is_in_head:
-            self._timer.start(self._limits.head_timeout_s)
+            self._timer.start(self._limits.head_timeout_s, self._out_of_time)
         elif not self._is_message_complete:
-            self._timer.start(self._limits.leftover_timeout_s)
+            self._timer.start(self._limits.leftover_timeout_s, self._out_of_time)
         else:
-            self._timer.start(self._limits.idle_timeout_s)
+            self._timer.start(self._limits.idle_timeout_s, self._out_of_time)
 
     def _out_of_time(self) -> None:
         if self._is_ending:
@@ -242,14 +248,18 @@ class HttpProtocol(StrictParsing):
             return
         if running.scope["http_version"] == "1.0":
             if is_half_closed and not running.response_started:
-                self._timer.start(self._limits.half_closed_timeout_s)
+                self._timer.start(self._limits.half_closed_timeout_s, self._out_of_time)
         elif is_half_closed or self._held:
             if not running.response_started:  # else the reply itself is the probe
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._probe_timer.start(self._limits.probe_interval_s)
+            self._probe_timer.start(self._limits.probe_interval_s, self._probe)
 
 
 def _disconnect(cycle: RequestResponseCycle) -> None:
     if not cycle.response_complete:
         cycle.disconnected = True
         cycle.message_event.set()
+
+
+def _nothing() -> None:
+    pass

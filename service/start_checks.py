@@ -11,8 +11,13 @@ from service.settings import Settings
 
 TRAINING_MODULES = ("tensorflow", "keras", "matplotlib")
 TRAINING_EXTRA = "pip install 'carousel-serve[train]'"
-_BACKLOG = 2048
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # as IPv6 on many machines
+_BACKLOG = 2048
+
+_UNSENT_LIMIT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+_UNSENT_BYTES = 32 * 1024
+"""What the system keeps of a connection beyond what it has sent. Its own limit is megabytes, which
+are tens of thousands of events computed for a client that reads none."""
 
 
 def check_int8_kernel(settings: Settings, instructions: str) -> None:
@@ -104,6 +109,8 @@ def _listener(
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:  # the address of IPv4 has a socket of its own
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if _UNSENT_LIMIT is not None:  # each connection has it from its listener
+            listener.setsockopt(socket.IPPROTO_TCP, _UNSENT_LIMIT, _UNSENT_BYTES)
         listener.bind(address)  # type: ignore[arg-type]  # as getaddrinfo returned it
         listener.listen(_BACKLOG)
     except BaseException:

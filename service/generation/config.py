@@ -19,7 +19,7 @@ class EngineConfig:
     step_overhead_rows: int = 4  # what a step costs apart from its rows, in rows
     bursts_ahead: int = 2  # that the event loop has not delivered: bounds the delay of others there
     state_copy_every: int = 256  # tokens between two states that a running generation returns
-    backlog_limit: int = 4_096  # tokens that a stream may be ahead of its reader before it pauses
+    backlog_limit: int = 1_024  # tokens that a stream may be ahead of its reader before it pauses
     beam_search_limit: int = 256  # beam searches that run or wait
     max_beam_searches: int = 8  # beam searches that run at a time, each with a batch in memory
     beam_slice_steps: int = 32  # steps of one beam search before the next one's

@@ -11,6 +11,7 @@ import pytest
 
 from service.connections import Connections
 from service.settings import Settings
+from service.start_checks import listen
 from tests.api.conftest import new_home
 from tests.attack.edge import GET, PATIENCE_S, SHORT, edge, is_closed, read_all, wait_until
 from tests.process import serving
@@ -59,6 +60,47 @@ def has_ended(connection: socket.socket) -> bool:
         if error or state != 1:  # TCP_ESTABLISHED
             return True
     return False
+
+
+def test_the_system_keeps_little_for_a_client_that_never_reads():
+    """It would keep megabytes: tens of thousands of events that the engine has to compute."""
+    (listener,) = listen("127.0.0.1", 0)
+    with listener, socket.create_connection(listener.getsockname()) as client:
+        connection, _ = listener.accept()
+        with connection:
+            connection.setblocking(False)
+            n_bytes = 0
+            for _ in range(20):
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        n_bytes += connection.send(bytes(1_600))
+                time.sleep(0.02)
+            assert 65_536 < n_bytes < 1_000_000
+        assert client.recv(1) == b"\0"
+
+
+def test_an_unread_stream_of_a_million_characters_stands_still(tmp_path):
+    body = b'{"inputs": "The ", "parameters": {"max_new_tokens": 1000000}}'
+    head = b"POST /generate_stream HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with serving(new_home(tmp_path)) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(head + body)
+            wait_until(lambda: n_generated(server.url))
+            counts = [0, 1]
+            while counts[-1] != counts[-2]:
+                time.sleep(1)
+                counts.append(n_generated(server.url))
+        assert counts[-1] < 20_000  # 1,024 in the stream, the others as events in buffers
+
+
+def n_generated(url: str) -> int:
+    lines = httpx2.get(f"{url}/metrics").text.splitlines()
+    return sum(
+        int(float(line.split()[-1]))
+        for line in lines
+        if line.startswith("carousel_generated_tokens_total{")
+    )
 
 
 def test_a_client_that_reads_slowly_gets_the_whole_reply():

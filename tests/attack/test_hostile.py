@@ -17,7 +17,7 @@ LIMIT_S = 240
 def test_polite_streams_go_on_beside_an_attack(name):
     """The ratio is a figure for a quiet machine; here every polite request is answered."""
     done = subprocess.run(
-        [sys.executable, "-m", "bench.hostile", name],
+        [sys.executable, "-m", "bench.hostile", "--turns", "1", name],
         cwd=ROOT,
         capture_output=True,
         text=True,

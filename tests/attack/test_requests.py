@@ -1,5 +1,6 @@
 """Requests that two readers read differently, and unusual ones that deserve an answer."""
 
+import gc
 import socket
 import subprocess
 import threading
@@ -8,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from service.http_protocol import HttpProtocol
 from tests.attack.edge import GET, LAST, SHORT, edge, read_all, wait_until
 
 BODY = b"POST /body HTTP/1.1\r\nHost: a\r\n"
@@ -198,6 +200,8 @@ def test_few_of_them_wait_while_one_is_answered():
         wait_until(lambda: server.n_running)
         time.sleep(0.3)
         assert server.paths == ["/wait"]
+        queued = [len(one.pipeline) for one in gc.get_objects() if type(one) is HttpProtocol]
+        assert 0 < max(queued) <= 512 // len(GET) + 1  # they hold the loop for as long
         connection.close()
         wait_until(lambda: not server.n_running or server.n_left)
 
