@@ -17,10 +17,12 @@ from service.sessions.store_client import names_of, open_client
 COUNTS = ("requests", "prompt_tokens", "generated_tokens", "train_jobs")
 
 _ADD = """#!lua flags=allow-oom
--- Add counts of one day. KEYS: the day, the batch. ARGV: seconds that it is kept, then field, n.
--- A batch that is repeated after its reply was lost adds nothing more.
-if not redis.call('SET', KEYS[2], '1', 'EX', 3600, 'NX') then return {0} end
-for i = 2, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
+-- Add counts of one day. KEYS: the day, the writer's latest batch. ARGV: seconds that the day is
+-- kept, the batch, then field, n. A batch that is repeated after its reply was lost adds nothing
+-- more: a writer sends one after the other, so it is the latest.
+if redis.call('GET', KEYS[2]) == ARGV[2] then return {0} end
+redis.call('SET', KEYS[2], ARGV[2], 'EX', 3600)
+for i = 3, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return {1}
 """
@@ -46,7 +48,7 @@ class UsageLedger:
 
     def __init__(self, redis_url: str, config: LimitConfig) -> None:
         self._client, self._config = open_client(redis_url, SessionConfig(), {"add": _ADD}), config
-        self._names = names_of(redis_url)
+        self._names, self._writer = names_of(redis_url), secrets.token_hex(8)
         self._counted: defaultdict[date, Counter[str]] = defaultdict(Counter)
         self._pending: list[tuple[date, str, list[str | int]]] = []  # batches on their way
         self._writing = asyncio.Lock()  # one after the other
@@ -78,7 +80,8 @@ class UsageLedger:
             while self._pending:
                 day, batch, flat = self._pending[0]
                 key = _key(day, self._names)
-                await self._client.call("add", [key, f"{key}:batch:{batch}"], [kept_s, *flat])
+                keys = [key, f"{key}:writer:{self._writer}"]
+                await self._client.call("add", keys, [kept_s, batch, *flat])
                 self._pending.pop(0)
 
     async def read(self, first: date, last: date, owner: str | None = None) -> list[OwnerUsage]:

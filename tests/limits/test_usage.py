@@ -31,9 +31,19 @@ async def test_counts_of_processes_add_up_and_stay(store):
 
 async def test_a_batch_whose_reply_was_lost_is_added_once(store):
     ledger = UsageLedger(store.url, LimitConfig())
-    for _ in range(2):
-        await ledger._client.call("add", ["day", "day:batch"], [60, "requests:ann", 3])
-    assert store.client.hget("day", "requests:ann") == b"3"
+    for batch in ("a", "a", "b", "b"):
+        await ledger._client.call("add", ["day", "day:writer"], [60, batch, "requests:ann", 3])
+    assert store.client.hget("day", "requests:ann") == b"6"
+    await ledger.close()
+
+
+async def test_a_process_that_writes_often_leaves_two_keys(store):
+    before = store.client.dbsize()
+    ledger = UsageLedger(store.url, LimitConfig())
+    for _ in range(20):
+        ledger.add("ann", requests=1)
+        await ledger.flush()
+    assert store.client.dbsize() - before <= 4  # at midnight; else 2
     await ledger.close()
 
 
