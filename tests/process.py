@@ -13,8 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.models.compile import own_instructions
+
 START_LIMIT_S = 60.0
 ROOT = Path(__file__).parents[1]
+INT8_KERNEL = "own" if own_instructions() else "onnxruntime"  # measured only where a test says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ def environment(folder: Path, port: int, **settings: str) -> dict[str, str]:
         "CAROUSEL_PORT": str(port),
         "CAROUSEL_DRAIN_S": "10",
         "CAROUSEL_METRICS_PORT": "0",
+        "CAROUSEL_INT8_KERNEL": INT8_KERNEL,
         "CAROUSEL_MODEL_STORE": str(folder / "model_store"),
         "CAROUSEL_IMPORT_DIR": str(folder / "imports"),
         "CAROUSEL_DATA_DIR": str(folder / "data"),

@@ -196,12 +196,12 @@ def test_a_server_and_the_command_use_one_choice(tmp_path):
     home = tmp_path / "home"
     shutil.copytree(ROOT / "model_store" / "demo", home / "model_store" / "demo")
     body = {"inputs": "The ", "parameters": {"max_new_tokens": 60, "seed": 3, "temperature": 0.8}}
-    with serving(home) as server:
+    with serving(home, CAROUSEL_INT8_KERNEL="auto") as server:
         reply = httpx2.post(f"{server.url}/generate", json=body, timeout=60)
     (record,) = (home / "model_store" / FOLDER).iterdir()
     before = record.read_bytes()
     arguments = ("generate", "The ", "--max-new-tokens", "60", "--seed", "3", "--model", "demo")
-    done = ended(home, *arguments)
+    done = ended(home, *arguments, CAROUSEL_INT8_KERNEL="auto")
     assert done.stdout == f"The {reply.json()['generated_text']}\n"
     assert record.read_bytes() == before
 
