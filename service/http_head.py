@@ -12,8 +12,12 @@ _UPGRADE = {b"upgrade", b"http2-settings"}
 
 def fault_of_head(method: bytes, version: str, headers: Headers) -> Refusal | None:
     """Return why a head is refused: it is not HTTP/1, or two readers may read it differently."""
-    n_hosts = sum(name == b"host" for name, _ in headers)
-    codings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
+    n_hosts, codings = 0, []
+    for name, value in headers:
+        if name == b"host":
+            n_hosts += 1
+        elif name == b"transfer-encoding":
+            codings.append(value.strip().lower())
     if version not in {"1.0", "1.1"}:
         sentence = f"HTTP/{version} is not served; send HTTP/1.1"
         return b"505 HTTP Version Not Supported", sentence, "bad_request"

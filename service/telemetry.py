@@ -5,11 +5,13 @@ import logging
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Literal
 
 LogFormat = Literal["auto", "json", "text"]
 
 _ENCODER = json.JSONEncoder(ensure_ascii=True, default=str)
+_N_OWN = len(vars(logging.makeLogRecord({})))
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -62,7 +64,8 @@ def log_to_stderr(level: str, log_format: LogFormat = "json") -> None:
 
 
 def _extra(record: logging.LogRecord) -> Mapping[str, object]:
-    return {name: value for name, value in vars(record).items() if name not in _OWN}
+    given = islice(vars(record).items(), _N_OWN, None)  # after those that every record has
+    return {name: value for name, value in given if name not in _OWN}
 
 
 def _shown(value: object) -> str:

@@ -101,8 +101,10 @@ class RequestRecords:
         """Write the record: an error for a 5xx, a debug record for a probe, else information."""
         level = logging.ERROR if request.status >= 500 else logging.INFO
         level = logging.DEBUG if request.is_probe else level
-        if _log.isEnabledFor(level):
-            _log.log(level, "request", extra=self.fields(request))
+        if _log.isEnabledFor(level):  # the two halves of `Logger.log`, without its checks
+            record = logging.LogRecord(_log.name, level, "", 0, "request", None, None)
+            vars(record).update(self.fields(request))
+            _log.handle(record)
 
     def fields(self, request: EndedRequest) -> dict[str, object]:
         """Return what the record has besides its time and level."""
