@@ -1,12 +1,14 @@
 """Logs on standard error: JSON lines, or lines for a person where it is a terminal."""
 
+import asyncio
+import contextlib
 import json
 import logging
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Literal
+from typing import Literal, TextIO
 
 LogFormat = Literal["auto", "json", "text"]
 
@@ -50,6 +52,44 @@ class TextLines(logging.Formatter):
         return line
 
 
+class PassHandler(logging.StreamHandler[TextIO]):
+    """Writes the lines of one pass of the event loop at once, at its end.
+
+    A write gives the interpreter to another thread, and the event loop waits to get it back. A
+    line of another thread, and a warning, is written at once, after those that wait.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._waiting: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, or keep it until the end of the pass."""
+        try:
+            line = self.format(record) + self.terminator
+        except Exception:  # noqa: BLE001 (as every handler)
+            self.handleError(record)
+            return
+        self._waiting.append(line)
+        loop = None
+        if record.levelno < logging.WARNING:
+            with contextlib.suppress(RuntimeError):  # a thread without an event loop
+                loop = asyncio.get_running_loop()
+        if loop is None:
+            self.flush()
+        elif len(self._waiting) == 1:
+            loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        with self.lock or contextlib.nullcontext():
+            lines, self._waiting = self._waiting, []
+            with contextlib.suppress(OSError, ValueError):  # nobody reads the log any more
+                if lines:
+                    self.stream.write("".join(lines))
+                self.stream.flush()
+
+
 def log_to_stderr(level: str, log_format: LogFormat = "json") -> None:
     """Send every log record of the process to standard error; `auto` is text on a terminal.
 
@@ -58,7 +98,7 @@ def log_to_stderr(level: str, log_format: LogFormat = "json") -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None  # noqa: SLF001 (the way that the documentation of logging names)
     is_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler()
+    handler = PassHandler(sys.stderr)
     handler.setFormatter(TextLines() if is_text else JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 

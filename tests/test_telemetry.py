@@ -1,3 +1,5 @@
+import asyncio
+import io
 import json
 import logging
 import os
@@ -7,7 +9,7 @@ import sys
 
 import pytest
 
-from service.telemetry import JsonLines, TextLines
+from service.telemetry import JsonLines, PassHandler, TextLines
 from tests.process import ROOT
 
 
@@ -74,3 +76,35 @@ def test_text_is_for_a_terminal(log_format, is_terminal, is_text):
     os.close(theirs)
     assert line.startswith("{") is not is_text
     assert "hello" in line
+
+
+class Writes(io.StringIO):
+    """A stream that knows its writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.all.append(text)
+        return len(text)
+
+
+async def test_the_lines_of_one_pass_of_the_event_loop_are_one_write():
+    stream = Writes()
+    logger = logging.Logger("test")  # noqa: LOG001 (of this test alone)
+    logger.addHandler(PassHandler(stream))
+    logger.info("a")
+    logger.info("b")
+    assert stream.all == []
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert stream.all == ["a\nb\n"]
+    logger.info("c")
+    logger.warning("d")
+    assert stream.all[1:] == ["c\nd\n"], "a warning waits for nothing"
+    await asyncio.to_thread(logger.info, "e")
+    assert stream.all[2:] == ["e\n"], "nor does a thread"
+    logger.info("f")
+    logger.handlers[0].flush()  # as at the end of the process
+    assert stream.all[3:] == ["f\n"]
