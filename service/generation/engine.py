@@ -5,18 +5,20 @@ import contextlib
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from service.errors import CarouselError, Draining, GenerationFailed
 from service.generation.beam_worker import BeamListener, BeamWorker
 from service.generation.config import EngineConfig
-from service.generation.deferred_notify import DeferredNotify
-from service.generation.plan import Key, Plan, Progress
+from service.generation.deadlines import Deadlines
+from service.generation.deferred_call import DeferredCall
+from service.generation.lone_burst import LoneBurst
+from service.generation.plan import Plan, Progress
 from service.generation.prompt_reader import PromptReader
 from service.generation.request import GenerationRequest
+from service.generation.reservation import Reservation, Reservations
 from service.generation.sampling import Sampler
 from service.generation.scheduler import NOTHING_RESERVED, Scheduler
 from service.generation.stream import Stream
@@ -44,33 +46,6 @@ class Listener(Protocol):
 
     def fail(self, error: CarouselError) -> None:
         """End with an error. Does nothing after the end."""
-
-
-class Reservation:
-    """Reserved capacity in an engine's queue, for generations that are submitted later.
-
-    `drain` waits for open reservations; leaving the `with` block releases one.
-    """
-
-    def __init__(self, n: int, owner: str, on_free: Callable[["Reservation"], None]) -> None:
-        self.n, self.owner, self._on_free = n, owner, on_free
-
-    def free(self) -> None:
-        """Release the reserved capacity. Does nothing the second time."""
-        self._on_free(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.free()
-
-
-def _by_owner(reservations: Iterable[Reservation]) -> Counter[str]:
-    counts = Counter[str]()
-    for reservation in reservations:
-        counts[reservation.owner] += reservation.n
-    return counts
 
 
 class Engine:
@@ -105,12 +80,12 @@ class Engine:
         self.beam_worker = BeamWorker(program, texts, suppressed, self._post, config, name, rules)
         self.beam_worker.warm_up()
         self._listeners: set[Listener | BeamListener] = set()
-        self._reservations: set[Reservation] = set()
-        self._deadlines: dict[Key, float] = {}  # monotonic seconds; guarded as the scheduler is
+        self._reservations, self._deadlines = Reservations(self._check_empty), Deadlines()
         self._drained = asyncio.Event()  # set when a draining engine has no stream left
         self._loop: asyncio.AbstractEventLoop | None = None
         self._condition = threading.Condition()  # guards the scheduler between bursts
-        self._wake = DeferredNotify(self._condition)
+        self._lone = LoneBurst(self._condition, self._scheduler.plan, self._compute, config)
+        self._submitted = DeferredCall(self._begin)
         self._undelivered = Undelivered(self._condition, config.bursts_ahead)
         self._is_closing = self._is_draining = False
         self._is_drain_over = False  # whether `drain` has ended all streams
@@ -149,7 +124,7 @@ class Engine:
             raise GenerationFailed(self.failure)
         if self._is_draining or self._is_closing:
             raise Draining(_REFUSED)
-        reserved = _by_owner(self._reservations) if self._reservations else NOTHING_RESERVED
+        reserved = self._reservations.by_owner if self._reservations else NOTHING_RESERVED
         self._scheduler.check_capacity(n, owner, reserved)
 
     def reserve(self, n: int, owner: str = "") -> Reservation:
@@ -158,9 +133,7 @@ class Engine:
         With `n` 0 the reservation only makes a drain wait for it.
         """
         self.check_capacity(n, owner)
-        reservation = Reservation(n, owner, self._free)
-        self._reservations.add(reservation)
-        return reservation
+        return self._reservations.add(n, owner)
 
     def open_stream(self, request: GenerationRequest) -> Stream:
         """Start a generation that was admitted before, and return its chunks."""
@@ -178,9 +151,8 @@ class Engine:
         request.timing.submitted()
         with self._condition:
             self._scheduler.submit(listener, self.prompts.read(request))
-            if request.deadline_s is not None:
-                self._deadlines[listener] = time.monotonic() + request.deadline_s - time.time()
-        self._wake.soon()
+            self._deadlines.add(listener, request.deadline_s)
+        self._submitted.soon()
         # Since it was admitted, the engine may have ended all other streams.
         if self._is_drain_over or self._is_closing or self.failure is not None:
             self.cancel(listener)
@@ -204,7 +176,7 @@ class Engine:
         """Remove a generation from the batch before the next burst."""
         self._drop(listener)
         with self._condition:
-            self._deadlines.pop(listener, None)
+            self._deadlines.drop((listener,))
             self._scheduler.cancel(listener)
             self._condition.notify()
 
@@ -226,7 +198,7 @@ class Engine:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._drained.wait(), timeout_s)
         self._is_drain_over = True
-        self._end_streams(_UNFINISHED)
+        self._end_streams(Draining, _UNFINISHED)
 
     def close(self) -> None:
         """Stop the threads. Streams that are still open fail."""
@@ -238,48 +210,51 @@ class Engine:
         self.beam_worker.close()
         self._table.close()
         self.prompts.close()
-        self._end_streams("the model was closed before the generation was complete")
+        self._end_streams(Draining, "the model was closed before the generation was complete")
 
     # -- the engine's thread
 
     def _run(self) -> None:
         try:
             while (plan := self._next_plan()) is not None:
-                samples, states = self._table.run(plan)
-                with self._condition:
-                    updates = self._scheduler.apply(plan, samples, states)
-                    for progress in updates if self._deadlines else ():
-                        if progress.is_last:
-                            self._deadlines.pop(progress.key, None)
-                    if updates:
-                        self._undelivered.add()
-                if updates:
+                if updates := self._compute(plan):
                     self._post(self._deliver, updates)
         except Exception:  # noqa: BLE001 (every stream has to end with an error)
-            _log.exception("the engine has failed")
-            self.failure = "the model's engine has failed; the server has to be restarted"
-            self._post(self._fail_all, self.failure)
+            self._fail()
+
+    def _compute(self, plan: Plan) -> Sequence[Progress]:
+        self.stats.begin(plan)
+        began_s = time.perf_counter()
+        samples, states = self._table.run(plan)
+        with self._condition:
+            self._lone.measured(plan, time.perf_counter() - began_s)
+            updates = self._scheduler.apply(plan, samples, states)
+            self._deadlines.drop(one.key for one in updates if one.is_last)
+            if updates:
+                self._undelivered.add()
+        return updates
+
+    def _fail(self) -> None:
+        _log.exception("the engine has failed")
+        self.failure = "the model's engine has failed; the server has to be restarted"
+        self._post(self._end_streams, GenerationFailed, self.failure)
 
     def _next_plan(self) -> Plan | None:
         """Wait for a plan; None when the engine is closing."""
         with self._condition:
             while not self._is_closing:
                 self._finish_overdue()
-                plan = None if self._undelivered.is_full else self._scheduler.plan()
+                is_full = self._undelivered.is_full
+                plan = None if is_full else self._lone.take() or self._scheduler.plan()
                 if plan is not None:
-                    self.stats.begin(plan)
                     return plan
-                next_s = min(self._deadlines.values(), default=None)
-                self._condition.wait(None if next_s is None else next_s - time.monotonic())
+                self._lone.wait(self._deadlines.wait_s)
         return None
 
     def _finish_overdue(self) -> None:
         """End the generations whose deadline has passed."""
-        now = time.monotonic()
-        overdue = [key for key, until in self._deadlines.items() if until <= now]
-        for key in overdue:
-            del self._deadlines[key]
-        updates = [one for key in overdue if (one := self._scheduler.finish(key)) is not None]
+        ends = map(self._scheduler.finish, self._deadlines.take_overdue())
+        updates = [one for one in ends if one is not None]
         if updates:
             self._undelivered.add()
             self._post(self._deliver, updates)
@@ -292,6 +267,14 @@ class Engine:
             _log.debug("the event loop was closed before the engine")
 
     # -- the event loop
+
+    def _begin(self) -> None:
+        """Begin what this pass of the event loop has submitted."""
+        try:
+            if updates := self._lone.begin(is_lone=self.streams == 1 and not self._is_closing):
+                self._deliver(updates)
+        except Exception:  # noqa: BLE001 (as in the thread)
+            self._fail()
 
     def _deliver(self, updates: Sequence[Progress]) -> None:
         for progress in updates:
@@ -309,19 +292,10 @@ class Engine:
         if self._is_draining and not (self._listeners or self._reservations):
             self._drained.set()
 
-    def _free(self, reservation: Reservation) -> None:
-        self._reservations.discard(reservation)
-        self._check_empty()
-
-    def _end_streams(self, message: str) -> None:
+    def _end_streams(self, error: type[CarouselError], message: str) -> None:
         for listener in list(self._listeners):
             self.cancel(listener)
-            listener.fail(Draining(message))
-
-    def _fail_all(self, failure: str) -> None:
-        for listener in list(self._listeners):
-            listener.fail(GenerationFailed(failure))
-        self._listeners.clear()
+            listener.fail(error(message))
 
 
 def _fault_of(request: GenerationRequest, vocabulary_size: int) -> str | None:

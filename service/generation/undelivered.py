@@ -30,5 +30,6 @@ class Undelivered:
 
     def _taken(self) -> None:
         with self._condition:
-            self._n -= 1
-            self._condition.notify()
+            was_full, self._n = self.is_full, self._n - 1
+            if was_full:  # else nobody waits for it
+                self._condition.notify()

@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import dataclasses
 import random
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -74,6 +75,48 @@ async def test_a_short_text_that_is_read_as_a_whole_is_one_burst():
         assert engine.stats.rows.count > 2
         stopped = engine.submit(request(MAX_STEPS, is_whole=True, stop=("no such text",)))
         assert len((await read(stopped)).tokens) == MAX_STEPS
+
+
+class ThreadsProgram(DigestProgram):
+    """Notes which threads take its steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[int] = []
+
+    def step(self, batch: Batch, rows: int) -> None:
+        self.threads.append(threading.get_ident())
+        super().step(batch, rows)
+
+
+@pytest.mark.parametrize(("limit_s", "is_here"), [(10.0, True), (0.0, False)])
+async def test_a_lone_short_burst_is_computed_by_the_event_loop(limit_s, is_here):
+    async with running(program := ThreadsProgram(), lone_burst_s=limit_s) as engine:
+        expected = await read(engine.submit(request(8, is_whole=True)))  # by the thread: unmeasured
+        for n in range(3):
+            await until(lambda: engine.running == 0 and engine.waiting == 0)
+            await asyncio.sleep(0.05)  # the thread waits again
+            program.threads.clear()
+            assert await read(engine.submit(request(8, is_whole=True))) == expected, n
+        assert (set(program.threads) == {threading.get_ident()}) is is_here
+        program.threads.clear()
+        lone, other = engine.submit(request(40)), engine.submit(request(8))
+        await asyncio.gather(read(lone), read(other))
+        assert threading.get_ident() not in program.threads, "two are no lone request"
+        stream = await read(engine.submit(request(200)))
+        assert len(stream.tokens) == 200, "the thread goes on"
+
+
+async def test_a_failure_of_a_burst_in_the_event_loop_ends_the_stream():
+    program = ThreadsProgram()
+    async with running(program, lone_burst_s=10.0) as engine:
+        await read(engine.submit(request(8, is_whole=True)))
+        await asyncio.sleep(0.05)
+        program.threads = None  # type: ignore[assignment]  # its step raises
+        with pytest.raises(GenerationFailed):
+            await read(engine.submit(request(8, is_whole=True)))
+        with pytest.raises(GenerationFailed):
+            engine.submit(request(8))
 
 
 async def test_requests_that_arrive_together_begin_in_one_burst():
