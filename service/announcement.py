@@ -6,8 +6,11 @@ from pathlib import Path
 
 from service.api.state import AppState
 from service.models.loaded_model import ModelInfo, ModelStatus
+from service.models.spec import ModelRef
 
 POLL_S = 0.2
+PATIENCE_S = 3.0
+"""A start that takes longer than this says why: a first one compiles the kernels."""
 COMMAND = "carousel"
 
 
@@ -25,6 +28,20 @@ async def announce(state: AppState, address: str) -> None:
     while not state.is_ready:  # noqa: ASYNC110 (it depends on the store and on every model)
         await asyncio.sleep(POLL_S)
     print("\n".join(ready(address)), flush=True)
+
+
+async def explain_wait(state: AppState, patience_s: float = PATIENCE_S) -> None:
+    """Print what a start still does after `patience_s`; nothing if the models are there by then."""
+    await asyncio.sleep(patience_s)
+    loading = [one.ref for one in state.registry.listings() if one.status is ModelStatus.LOADING]
+    if loading:
+        print(waiting(loading), flush=True)
+
+
+def waiting(loading: Sequence[ModelRef]) -> str:
+    """Return the line for a start that takes long, so that nobody takes it for one that hangs."""
+    names = ", ".join(map(str, loading))
+    return f"Carousel is loading {names}; the first start on a machine compiles, for a minute or so"
 
 
 def ready(address: str) -> Sequence[str]:

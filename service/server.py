@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import FrameType
 from typing import Any, cast
@@ -16,7 +17,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from service.announcement import address_of, announce
+from service.announcement import address_of, announce, explain_wait
 from service.api.metrics_listener import bind
 from service.app import check_exposure, create_app, open_store, stop
 from service.connection_limits import ConnectionLimits
@@ -72,7 +73,8 @@ class DrainingServer(uvicorn.Server):
         gc.freeze()  # what the start has made is not examined again: that took up to 0.1 s
         config = self.config
         address = address_of(config.host, config.port, is_tls=config.is_ssl)
-        self._announcement = asyncio.create_task(announce(self._state, address))
+        announcements = announce(self._state, address), explain_wait(self._state)
+        self._announcements = [asyncio.create_task(each) for each in announcements]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Stop, and at the second signal at once: what runs is told so and ended."""
@@ -85,20 +87,23 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for requests while new ones are refused (`draining`); then close connections."""
-        self._announcement.cancel()
+        for each in self._announcements:
+            each.cancel()
         drain = self._state.drain
         _exit_after(drain.config.lame_duck_s + drain.config.drain_s + STOP_MARGIN_S)
         await drain.begin()
         self._on_stop()
         await stop(self._state)
         await super().shutdown(sockets)
+        # The loop would wait for the threads of its executor: one may compile a model, for minutes.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
 
 
 def _exit_after(limit_s: float) -> None:
     """End the process after `limit_s` if it still runs then, also where a thread hangs."""
 
     def exit_now() -> None:
-        _log.error("stopping took longer than %s s; the running requests are cut off", limit_s)
+        _log.error("stopping took longer than %s s; what still runs is cut off", limit_s)
         os._exit(1)
 
     timer = threading.Timer(limit_s, exit_now)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from typing import Any, NoReturn
 
 import typer
@@ -39,13 +40,23 @@ def leave(code: int) -> NoReturn:
     """End the process with an exit code, with a word where a person has interrupted it.
 
     An interrupted interpreter is not shut down: threads that are in compiled code would be ended
-    in it, which its C++ frames turn into an abort.
+    in it, which its C++ frames turn into an abort. Nor is one whose threads still run: it would
+    wait for them, as for the compilation of a model that nobody waits for any more.
     """
-    if code not in {INTERRUPTED, CLOSED_PIPE}:
+    if code not in {INTERRUPTED, CLOSED_PIPE} and not _has_threads():
         raise SystemExit(code)
     with contextlib.suppress(OSError, RuntimeError, ValueError):
         sys.stdout.flush()
     with contextlib.suppress(OSError, RuntimeError, ValueError):
         if code == INTERRUPTED:
             print("\ncarousel: interrupted; goodbye", file=sys.stderr, flush=True)
+        sys.stderr.flush()
     os._exit(code)
+
+
+def _has_threads() -> bool:
+    return any(
+        not thread.daemon
+        for thread in threading.enumerate()
+        if thread is not threading.main_thread()
+    )

@@ -1,6 +1,8 @@
 """A start that cannot succeed: one sentence, exit code 2, and no traceback."""
 
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -240,3 +242,25 @@ def test_a_reader_that_has_enough_ends_the_command_quietly(tmp_path):
 def test_an_empty_prompt_is_refused(tmp_path):
     store = {"CAROUSEL_MODEL_STORE": str(ROOT / "model_store")}
     assert "give the beginning of a text" in refusal(tmp_path, "generate", "", **store)
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_stop_while_the_first_start_compiles(tmp_path, sent, code):
+    """It says why it takes long, and a stop does not wait for the compiler, which has no end."""
+    shutil.copytree(ROOT / "model_store", tmp_path / "model_store")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve"],
+        env=environment(tmp_path, free_port(), NUMBA_CACHE_DIR=str(tmp_path / "numba")),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == (
+        "Carousel is loading demo@1; the first start on a machine compiles, for a minute or so\n"
+    )
+    process.send_signal(sent)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (code, ""), err
+    assert "stopping took longer" not in err
