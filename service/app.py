@@ -60,7 +60,7 @@ from service.api.tgi import routes as tgi
 from service.api.tracing import tracer_of
 from service.constraints.compiler import ConstraintCompiler
 from service.constraints.token_texts import TokenTexts
-from service.errors import BadRequest, StoreUnavailable, Validation
+from service.errors import StoreUnavailable
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.memory_estimate import estimate_memory
@@ -72,7 +72,6 @@ from service.keys.key_ring import KeyRing
 from service.keys.key_store import KeyStore, count_keys
 from service.limits.config import LimitConfig
 from service.limits.limiter import Limiter
-from service.limits.limits import Limits
 from service.limits.usage import UsageLedger
 from service.metrics.families import MODEL_LOAD
 from service.metrics.metrics import Metrics
@@ -96,7 +95,8 @@ from service.sessions.signing import Signer, read_secret
 from service.sessions.store import Store
 from service.sessions.store_client import check_store_at, names_of, open_client
 from service.sessions.store_replies import random_name
-from service.settings import LEAST_ADMIN_KEY, Settings
+from service.settings import Settings
+from service.start_checks import admin_key_of, default_limits_of, exposed, needs_no_key
 from service.training.config import QueueConfig
 from service.training.corpus_store import CorpusStore, check_text
 from service.training.queue import JobQueue
@@ -144,15 +144,11 @@ def check_exposure(settings: Settings, redis_url: str) -> None:
 
     A store that does not answer refuses nothing: until it does, nobody is let in.
     """
-    if settings.is_loopback or settings.allow_anonymous or _admin_key(settings):
+    if needs_no_key(settings):
         return
     with contextlib.suppress(StoreUnavailable):
         if not asyncio.run(count_keys(redis_url)):
-            raise BadRequest(
-                f"CAROUSEL_HOST is {settings.host}, where others could use the server without a "
-                "key: make one with `carousel keys add NAME --scope generate` (a private network "
-                "of your own: CAROUSEL_ALLOW_ANONYMOUS=true)"
-            )
+            raise exposed(settings)
 
 
 def create_app(
@@ -187,13 +183,13 @@ def create_app(
     authenticator = Authenticator(
         key_store,
         KeyConfig(),
-        admin_key=_admin_key(settings),
+        admin_key=admin_key_of(settings),
         allows_anonymous=settings.allow_anonymous or settings.is_loopback,
     )
     children = SandboxChildren()
     corpora = CorpusStore(settings.corpora_dir, partial(check_text, children=children))
     training = TrainingServices(queue, corpora, settings.jobs_dir)
-    limit_config, defaults = LimitConfig(), _default_limits(settings)
+    limit_config, defaults = LimitConfig(), default_limits_of(settings)
     metering = UsageMetering(
         Limiter(redis_url, defaults, limit_config), UsageLedger(redis_url, limit_config)
     )
@@ -341,24 +337,6 @@ async def stop(state: AppState) -> None:
 def _signing_secret(settings: Settings) -> bytes:
     given = settings.secret.get_secret_value() if settings.secret else None
     return read_secret(settings.data_dir, given)
-
-
-def _admin_key(settings: Settings) -> str | None:
-    given = settings.admin_key.get_secret_value() if settings.admin_key else ""
-    if not given:  # a compose file writes an empty one where there is none
-        return None
-    if len(given) < LEAST_ADMIN_KEY:
-        raise BadRequest(
-            f"CAROUSEL_ADMIN_KEY has {len(given)} characters; it needs at least {LEAST_ADMIN_KEY}"
-        )
-    return given
-
-
-def _default_limits(settings: Settings) -> Limits:
-    try:
-        return Limits.parse(settings.default_limits)
-    except Validation as error:
-        raise BadRequest(f"CAROUSEL_DEFAULT_LIMITS: {error}") from error
 
 
 def _make_sessions(signer: Signer, redis_url: str) -> Sessions:

@@ -6,8 +6,9 @@ import os
 import socket
 from pathlib import Path
 
-from service.errors import BadRequest
-from service.settings import Settings
+from service.errors import BadRequest, Validation
+from service.limits.limits import Limits
+from service.settings import LEAST_ADMIN_KEY, Settings
 
 TRAINING_MODULES = ("tensorflow", "keras", "matplotlib")
 TRAINING_EXTRA = "pip install 'carousel-serve[train]'"
@@ -70,6 +71,40 @@ def check_training(what: str) -> None:
         raise BadRequest(
             f"{what} needs {', '.join(missing)}, which this installation lacks: {TRAINING_EXTRA}"
         )
+
+
+def admin_key_of(settings: Settings) -> str | None:
+    """Return CAROUSEL_ADMIN_KEY, None if there is none. Raises BadRequest if it is too short."""
+    given = settings.admin_key.get_secret_value() if settings.admin_key else ""
+    if not given:  # a compose file writes an empty one where there is none
+        return None
+    if len(given) < LEAST_ADMIN_KEY:
+        raise BadRequest(
+            f"CAROUSEL_ADMIN_KEY has {len(given)} characters; it needs at least {LEAST_ADMIN_KEY}"
+        )
+    return given
+
+
+def default_limits_of(settings: Settings) -> Limits:
+    """Return the limits of CAROUSEL_DEFAULT_LIMITS. Raises BadRequest if it has others."""
+    try:
+        return Limits.parse(settings.default_limits)
+    except Validation as error:
+        raise BadRequest(f"CAROUSEL_DEFAULT_LIMITS: {error}") from error
+
+
+def needs_no_key(settings: Settings) -> bool:
+    """Whether a server may start without a key in its store. Raises as `admin_key_of`."""
+    return settings.is_loopback or settings.allow_anonymous or admin_key_of(settings) is not None
+
+
+def exposed(settings: Settings) -> BadRequest:
+    """Return the refusal of an address that others reach while nobody needs a key."""
+    return BadRequest(
+        f"CAROUSEL_HOST is {settings.host}, where others could use the server without a "
+        "key: make one with `carousel keys add NAME --scope generate` (a private network "
+        "of your own: CAROUSEL_ALLOW_ANONYMOUS=true)"
+    )
 
 
 def listen(host: str, port: int, setting: str = "CAROUSEL_PORT") -> list[socket.socket]:

@@ -1,5 +1,6 @@
 """TLS of the server: its certificate and key, checked before anything starts."""
 
+import contextlib
 import ssl
 from pathlib import Path
 
@@ -32,6 +33,37 @@ def load_certificate(context: ssl.SSLContext, certificate: Path, key: Path | Non
             f"CAROUSEL_TLS_CERT {certificate} and CAROUSEL_TLS_KEY {key or certificate} cannot be"
             f" used ({reason}); both are PEM files, the certificate first and then its chain"
         ) from error
+
+
+def check_certificate(certificate: Path, key: Path | None) -> str:
+    """Return the day on which a certificate ends, as it is shown. Raises BadRequest.
+
+    It is tried in a handshake in memory, so that one that has ended is a fault here and not at the
+    first client. Whether clients trust who signed it is not tried.
+    """
+    server = server_context(certificate, key)
+    assert server is not None
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.load_verify_locations(certificate)
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (
+        client.wrap_bio(to_client, to_server),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    )
+    try:
+        for _ in range(4):  # TLS 1.3 needs three turns
+            for end in ends:
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    end.do_handshake()
+    except ssl.SSLCertVerificationError as error:
+        raise BadRequest(
+            f"CAROUSEL_TLS_CERT {certificate} is refused by clients: {error.verify_message}; "
+            "have it renewed"
+        ) from error
+    found = ends[0].getpeercert() or {}
+    return str(found.get("notAfter", "an unknown day"))
 
 
 def _refuse_password() -> str:

@@ -43,22 +43,32 @@ class NoTracer:
         """Do nothing."""
 
 
+def check_traces(environment: Mapping[str, str]) -> str | None:
+    """Return the variable that asks for traces, None if none does.
+
+    Raises BadRequest where the extra `otel` is not installed.
+    """
+    endpoint = next((name for name in ENDPOINTS if environment.get(name)), None)
+    if endpoint is not None:
+        try:
+            import service.api.otel_tracer  # noqa: F401, PLC0415 (an extra)
+        except ImportError as error:
+            raise BadRequest(
+                f"{endpoint} is set, but OpenTelemetry is not installed: "
+                "pip install 'carousel-serve[otel]', or unset the variable"
+            ) from error
+    return endpoint
+
+
 def tracer_of(
     environment: Mapping[str, str], fields: Callable[[EndedRequest], Mapping[str, object]]
 ) -> Tracer:
     """Return the tracer that OpenTelemetry's variables ask for: without an endpoint there is none.
 
-    `fields` are those of a request's log record, which its span has too. Raises BadRequest where
-    the extra `otel` is not installed.
+    `fields` are those of a request's log record, which its span has too. Raises as `check_traces`.
     """
-    endpoint = next((name for name in ENDPOINTS if environment.get(name)), None)
-    if endpoint is None:
+    if check_traces(environment) is None:
         return NoTracer()
-    try:
-        from service.api.otel_tracer import OtelTracer  # noqa: PLC0415 (an extra)
-    except ImportError as error:
-        raise BadRequest(
-            f"{endpoint} is set, but OpenTelemetry is not installed: "
-            "pip install 'carousel-serve[otel]', or unset the variable"
-        ) from error
+    from service.api.otel_tracer import OtelTracer  # noqa: PLC0415 (an extra)
+
     return OtelTracer(fields)

@@ -6,15 +6,31 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
+from urllib.request import urlopen
 
+from service.api.metrics_listener import DEFAULT_PORT, bind
+from service.api.tracing import check_traces
 from service.cgroup import MachineShare, machine_share
 from service.cli.admin_client import AdminClient, NoServer
 from service.errors import CarouselError, Validation
+from service.keys.key_store import count_keys
 from service.sessions.config import SessionConfig
+from service.sessions.signing import check_secret
 from service.sessions.store_client import check_store_at
 from service.settings import Settings
-from service.start_checks import check_folder, check_int8_kernel, check_training, listen
+from service.start_checks import (
+    admin_key_of,
+    check_folder,
+    check_int8_kernel,
+    check_training,
+    default_limits_of,
+    exposed,
+    listen,
+    needs_no_key,
+)
+from service.tls import check_certificate, server_context
 
 STORE_WAIT_S = 2.0
 PYTHONS = ((3, 11), (3, 13))
@@ -40,6 +56,12 @@ def checks_of(settings: Settings) -> Iterator[Check]:
     yield _attempt("store", lambda: _store(settings))
     yield _attempt("port", lambda: _port(settings))
     yield _attempt("int8", lambda: _int8(settings))
+    yield _attempt("tls", lambda: _tls(settings))
+    yield _attempt("metrics", lambda: _metrics(settings))
+    yield _attempt("keys", lambda: _keys(settings))
+    yield _attempt("limits", lambda: _limits(settings))
+    yield _attempt("secret", lambda: _secret(settings))
+    yield _attempt("traces", lambda: check_traces(os.environ) or "none are sent")
     yield _memory(settings.memory_budget_bytes, available_bytes(share.memory_bytes))
     yield _attempt("training", lambda: _training(settings))
 
@@ -111,6 +133,67 @@ def _port(settings: Settings) -> str:
                 raise error from None
         return f"a Carousel serves {settings.host}:{settings.port}"
     return f"{settings.host}:{settings.port} is free"
+
+
+def _tls(settings: Settings) -> str:
+    server_context(settings.tls_cert, settings.tls_key)
+    if settings.tls_cert is None:
+        return "none: the port speaks HTTP"
+    return (
+        f"the certificate is valid until {check_certificate(settings.tls_cert, settings.tls_key)}"
+    )
+
+
+def _metrics(settings: Settings) -> str:
+    host, port = settings.metrics_host, settings.metrics_port
+    address = f"{host}:{DEFAULT_PORT if port is None else port}"
+    if port == 0:
+        return "no listener of their own"
+    try:
+        bound = bind(host, DEFAULT_PORT if port is None else port)
+        assert bound is not None
+        bound.close()
+    except CarouselError as error:
+        if _is_our_metrics(address):
+            return f"a Carousel serves {address}"
+        if port is None:
+            return f"no listener: {address} is in use; CAROUSEL_METRICS_PORT names another port"
+        raise error from None
+    return f"{address} is free"
+
+
+def _is_our_metrics(address: str) -> bool:
+    try:
+        with urlopen(f"http://{address}/metrics", timeout=STORE_WAIT_S) as reply:
+            return b"carousel_build_info" in reply.read()
+    except (OSError, HTTPException):
+        return False
+
+
+def _keys(settings: Settings) -> str:
+    if needs_no_key(settings):
+        if admin_key_of(settings):
+            return "CAROUSEL_ADMIN_KEY is one"
+        return f"none is needed at {settings.host} until there is one"
+    if settings.redis_url is not None:
+        n_keys = asyncio.run(count_keys(settings.redis_url.get_secret_value()))
+    else:  # only a start opens it
+        n_keys = len(list((settings.data_dir / "valkey").glob("*")))
+    if not n_keys:
+        raise exposed(settings)
+    return f"needed at {settings.host}, and the start looks for one"
+
+
+def _limits(settings: Settings) -> str:
+    given = default_limits_of(settings).members()
+    return ", ".join(f"{name}={n}" for name, n in given.items()) or "none but those of keys"
+
+
+def _secret(settings: Settings) -> str:
+    if settings.secret is None:
+        return f"in {settings.data_dir / 'secret'}, which other servers do not have"
+    check_secret(settings.secret.get_secret_value())
+    return "CAROUSEL_SECRET"
 
 
 def _memory(budget: int, available: int) -> Check:

@@ -52,13 +52,18 @@ class Signer:
         return base64.b32encode(digest).decode().lower()[:_TAG_CHARACTERS]
 
 
+def check_secret(given: str) -> None:
+    """Raise BadRequest where CAROUSEL_SECRET is too short."""
+    if len(given) < LEAST_SECRET:
+        raise BadRequest(
+            f"CAROUSEL_SECRET has {len(given)} characters; it needs at least {LEAST_SECRET}"
+        )
+
+
 def read_secret(folder: Path, given: str | None) -> bytes:
     """Return the given secret, else that in `folder`, made if missing. Raises BadRequest."""
     if given is not None:
-        if len(given) < LEAST_SECRET:
-            raise BadRequest(
-                f"CAROUSEL_SECRET has {len(given)} characters; it needs at least {LEAST_SECRET}"
-            )
+        check_secret(given)
         return given.encode()
     path = folder / "secret"
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,19 +12,14 @@ from service.errors import BadRequest
 from service.tls import server_context
 from tests.api.conftest import new_home
 from tests.attack.edge import PATIENCE_S, is_closed
+from tests.certificates import new_certificate
 from tests.process import ended, serving
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
-    more = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([*words.split(), *files, *more], check=True, capture_output=True)
-    return certificate, key
+    return new_certificate(tmp_path_factory.mktemp("tls"))
 
 
 def test_requests_and_streams_over_tls_and_nothing_without(tmp_path, pair):

@@ -1,7 +1,10 @@
 """`carousel doctor`: each fault that a start would meet, with the line that mends it."""
 
+import re
+import sys
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +17,7 @@ from service.models.kernel_choice import KernelChoices
 from service.models.spec import ModelSpec
 from service.settings import Settings
 from service.start_checks import check_int8_kernel
+from tests.certificates import new_certificate
 from tests.cli.commands import carousel
 from tests.models.networks import random_weights
 from tests.process import free_port
@@ -89,6 +93,53 @@ def test_memory_is_compared_with_the_budget(tmp_path):
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 5 kB\n")
     assert available_bytes(10**9, tmp_path / "meminfo") == 5_120
     assert available_bytes(7, tmp_path / "nothing") == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "mend"),
+    [
+        ("tls", {"tls_cert": Path("nowhere.pem")}, "both are PEM files"),
+        ("tls", {"tls_key": Path("nowhere.pem")}, "set both"),
+        ("keys", {"host": "0.0.0.0"}, "make one with `carousel keys add"),
+        ("keys", {"admin_key": "short", "host": "0.0.0.0"}, "it needs at least 32"),
+        ("limits", {"default_limits": "rpm=3"}, "'rpm' is no limit"),
+        ("secret", {"secret": "short"}, "it needs at least 32"),
+    ],
+)
+def test_what_a_start_would_refuse(tmp_path, name, settings, mend):
+    check = found(tmp_path, **settings)[name]
+    assert check.is_fault
+    assert mend in check.found
+
+
+def test_a_certificate_that_has_ended_and_one_that_has_not(tmp_path):
+    certificate, key = new_certificate(tmp_path, days=2)
+    check = found(tmp_path, tls_cert=certificate, tls_key=key)["tls"]
+    assert not check.is_fault
+    assert re.fullmatch(r"the certificate is valid until \w+ .* GMT", check.found)
+    certificate, key = new_certificate(tmp_path, days=-1)
+    check = found(tmp_path, tls_cert=certificate, tls_key=key)["tls"]
+    assert check.is_fault
+    assert check.found.endswith("is refused by clients: certificate has expired; have it renewed")
+
+
+def test_a_port_of_the_metrics_that_another_program_has(tmp_path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as other:
+        threading.Thread(target=other.serve_forever).start()
+        check = found(tmp_path, metrics_port=other.server_port)["metrics"]
+        other.shutdown()
+    assert check.is_fault
+    assert "set CAROUSEL_METRICS_PORT to a free port, or to 0" in check.found
+
+
+def test_traces_without_what_sends_them(tmp_path, monkeypatch):
+    assert found(tmp_path)["traces"].found == "none are sent"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    assert found(tmp_path)["traces"].found == "OTEL_EXPORTER_OTLP_ENDPOINT"
+    monkeypatch.setitem(sys.modules, "service.api.otel_tracer", None)
+    check = found(tmp_path)["traces"]
+    assert check.is_fault
+    assert "pip install 'carousel-serve[otel]'" in check.found
 
 
 def test_the_command_ends_with_1_on_a_fault_and_compiles_without_a_check(tmp_path):
