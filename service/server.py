@@ -28,7 +28,7 @@ from service.open_files import connections_within, raise_open_file_limit
 from service.settings import Settings
 from service.start_checks import check_folders, check_int8_kernel, check_training, listen
 from service.telemetry import log_to_stderr
-from service.tls import server_context
+from service.tls import Certificate, server_context
 from service.worker_supervisor import WorkerSupervisor
 
 TLS_HANDSHAKE_TIMEOUT_S = 10.0
@@ -58,11 +58,16 @@ class DrainingServer(uvicorn.Server):
     """A server that prints when it is ready, and drains before it stops."""
 
     def __init__(
-        self, config: uvicorn.Config, app: FastAPI, on_stop: Callable[[], None] = lambda: None
+        self,
+        config: uvicorn.Config,
+        app: FastAPI,
+        on_stop: Callable[[], None] = lambda: None,
+        certificate: Certificate | None = None,
     ) -> None:
         """`on_stop` is called when new requests begin to be refused."""
         super().__init__(config)
         self._state, self._on_stop = app.state.carousel, on_stop
+        self._certificate = certificate
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -73,8 +78,10 @@ class DrainingServer(uvicorn.Server):
         gc.freeze()  # what the start has made is not examined again: that took up to 0.1 s
         config = self.config
         address = address_of(config.host, config.port, is_tls=config.is_ssl)
-        announcements = announce(self._state, address), explain_wait(self._state)
-        self._announcements = [asyncio.create_task(each) for each in announcements]
+        work = [announce(self._state, address), explain_wait(self._state)]
+        if self._certificate is not None:
+            work.append(self._certificate.watch())
+        self._tasks = [asyncio.create_task(each) for each in work]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Stop, and at the second signal at once: what runs is told so and ended."""
@@ -87,7 +94,7 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for requests while new ones are refused (`draining`); then close connections."""
-        for each in self._announcements:
+        for each in self._tasks:
             each.cancel()
         drain = self._state.drain
         _exit_after(drain.config.lame_duck_s + drain.config.drain_s + STOP_MARGIN_S)
@@ -173,6 +180,9 @@ def run(settings: Settings) -> None:
                 forwarded_allow_ips=[str(network) for network in settings.proxy_networks],
                 ssl_context_factory=None if tls is None else lambda *_: tls,
             )
-            DrainingServer(config, app, workers.begin_stop).run(sockets)
+            certificate = None
+            if tls is not None and settings.tls_cert is not None:
+                certificate = Certificate(tls, settings.tls_cert, settings.tls_key)
+            DrainingServer(config, app, workers.begin_stop, certificate).run(sockets)
         finally:
             workers.stop()

@@ -1,10 +1,17 @@
-"""TLS of the server: its certificate and key, checked before anything starts."""
+"""TLS of the server: its certificate and key, checked before a start, and read when renewed."""
 
+import asyncio
 import contextlib
+import logging
 import ssl
 from pathlib import Path
 
 from service.errors import BadRequest
+
+RELOAD_S = 5.0
+"""How often a running server looks whether its certificate has been renewed."""
+
+_log = logging.getLogger(__name__)
 
 
 def server_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
@@ -33,6 +40,49 @@ def load_certificate(context: ssl.SSLContext, certificate: Path, key: Path | Non
             f"CAROUSEL_TLS_CERT {certificate} and CAROUSEL_TLS_KEY {key or certificate} cannot be"
             f" used ({reason}); both are PEM files, the certificate first and then its chain"
         ) from error
+
+
+class Certificate:
+    """The certificate of a running server, which is read again when its files have changed.
+
+    For one event loop. The files are tried in a context of their own first: half of a renewal, as
+    the new certificate with the old key, changes nothing.
+    """
+
+    def __init__(self, context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
+        self._context, self._certificate, self._key = context, certificate, key
+        self._seen = self._stamps()
+
+    async def watch(self, poll_s: float = RELOAD_S) -> None:
+        """Look at the files every `poll_s`, for good."""
+        while True:
+            await asyncio.sleep(poll_s)
+            self.reload_if_changed()
+
+    def reload_if_changed(self) -> None:
+        """Use the files for connections from now on if they have changed and can be used."""
+        stamps = self._stamps()
+        if stamps == self._seen:
+            return
+        self._seen = stamps
+        try:
+            server_context(self._certificate, self._key)
+            load_certificate(self._context, self._certificate, self._key)
+        except BadRequest as error:
+            _log.warning("the certificate has changed, and the one before is still used: %s", error)
+        else:
+            _log.info("the certificate %s has been read again", self._certificate)
+
+    def _stamps(self) -> list[tuple[int, int, int] | None]:
+        return [_stamp(path) for path in (self._certificate, self._key or self._certificate)]
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()  # of what a link leads to: Kubernetes and certbot change links
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def check_certificate(certificate: Path, key: Path | None) -> str:
