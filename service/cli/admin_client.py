@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from http.client import HTTPException
 from typing import Any
@@ -94,6 +95,11 @@ class AdminClient:
             raise Validation(f"the server at {self.url} refuses: {message}") from error
         except (OSError, HTTPException) as error:
             reason = error.reason if isinstance(error, URLError) else error
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                raise NoServer(
+                    f"the certificate of {self.url} is not trusted ({reason.verify_message}); if it"
+                    " is your own, name the file of who has signed it in SSL_CERT_FILE"
+                ) from error
             raise NoServer(f"no server answers at {self.url} ({reason})") from error
 
     def _read(self, content: bytes) -> dict[str, Any]:

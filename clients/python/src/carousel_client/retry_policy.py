@@ -1,6 +1,7 @@
 """Decide whether an operation is attempted again, and after which delay."""
 
 import random
+import ssl
 import time
 from collections.abc import Callable
 
@@ -18,12 +19,21 @@ STREAM_SILENCE_S = 35.0
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
 
+def _is_distrust(error: BaseException | None) -> bool:
+    """Whether a connection failed because of the server's certificate: it will fail again."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 class RetryPolicy:
     """The attempts of one operation, or of a stream since its last event; it does no I/O.
 
     Attempted again are requests that were not sent, transient error responses, and requests that
     may be repeated and whose response was lost: with jitter, until `timeout_s` is over. Every other
-    error is final.
+    error is final, and so is a certificate that is not trusted.
     """
 
     def __init__(self, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -50,6 +60,11 @@ class RetryPolicy:
     def delay_after_disconnect(self, request: Request, error: Exception) -> float:
         """Return the seconds to wait after a failed connection. Raises Unreachable."""
         reason = str(error) or type(error).__name__
+        if _is_distrust(error):
+            raise Unreachable(
+                f"the certificate of the server is not trusted ({reason}); if it is your own, name "
+                "the file of who has signed it in SSL_CERT_FILE"
+            ) from error
         if not isinstance(error, _NEVER_SENT):
             self._may_have_succeeded = True
             if not request.is_repeatable:
