@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from service.api.draining import DrainPhase
+from service.api.ended_request import MADE
 from service.api.errors import describe
 from service.api.fields import Body, Name
 from service.api.http_request import disk_full_as_too_large
@@ -185,8 +186,7 @@ async def list_models(request: Request) -> dict[str, Any]:
 @router.post("/models", status_code=201, responses={201: {"model": StoredModel}})
 async def import_model(request: Request, body: ImportBody) -> dict[str, Any]:
     """Import a checkpoint from the import folder, and load it."""
-    state = get_state(request)
-    return await _import(state, body, state.import_dir, _IMPORT_FOLDER)
+    return await _import(request, body, get_state(request).import_dir, _IMPORT_FOLDER)
 
 
 @router.post(
@@ -214,7 +214,7 @@ async def upload_model(request: Request) -> dict[str, Any]:
         async with request.form(max_files=n_files, max_fields=n_files) as form:
             await asyncio.to_thread(_save, form, folder)
             body = _upload_body(form)
-        return await _import(state, body, folder, "the upload's own files are meant")
+        return await _import(request, body, folder, "the upload's own files are meant")
 
 
 @router.post("/models/{ref}/load", responses={200: {"model": StoredModel}})
@@ -289,8 +289,10 @@ async def remove_alias(request: Request, alias: str) -> Response:
     return Response(status_code=204)
 
 
-async def _import(state: AppState, body: ImportBody, folder: Path, where: str) -> dict[str, Any]:
+async def _import(request: Request, body: ImportBody, folder: Path, where: str) -> dict[str, Any]:
     """Import and load; `where` ends the refusal of a path. Only a good request waits for others."""
+    state = get_state(request)
+    setattr(request.state, MADE, body.name)  # the audit trail has the name of a refused one, too
     check_name(body.name)
     if body.name in state.registry.aliases:
         raise Validation(f"{body.name!r} is an alias; take another name for the model", "name")
@@ -315,6 +317,7 @@ async def _import(state: AppState, body: ImportBody, folder: Path, where: str) -
         raise Validation(f"{error}; {where}" if error.field else str(error), error.field) from error
     async with state.importing:
         bundle = await asyncio.to_thread(importer.run, import_request)
+    setattr(request.state, MADE, str(bundle.ref))
     registry = state.registry
     registry.refresh()
     await registry.load(bundle.ref)

@@ -52,7 +52,7 @@ class AuditRecord(BaseModel):
     id: str  # of the record; ids grow
     time: float  # Unix time
     action: str
-    target: str  # the model, alias, key or job of its path; "" where the body names it
+    target: str  # the model, alias, key or job; "" where a refused body was to name it
     outcome: str  # "done", or the error's code
     status: int
     request_id: str

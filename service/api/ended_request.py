@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from service.api.caller import ANONYMOUS, Caller
 from service.api.request_stats import RequestStats
 
+MADE = "made"
+"""The state of a request has what it has made under this name: the key, or the model."""
+
 PROBES = frozenset({"/health", "/health/live", "/health/ready", "/ping", "/metrics"})
 
 
@@ -23,7 +26,7 @@ class EndedRequest:
     stats: RequestStats | None = None  # of a generate request that was admitted
     caller: Caller = ANONYMOUS
     trace_id: str = ""
-    target: str = ""  # the parameters of its path, but for sessions
+    target: str = ""  # what it has made, or the parameters of its path, but for sessions
     address: str = ""  # of the client
 
     @property

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Header, Request
 from pydantic import BaseModel, Field
 
 from service.api.caller import KeyScope
+from service.api.ended_request import MADE
 from service.api.fields import Body
 from service.api.state import get_state
 from service.keys.key import Key
@@ -80,6 +81,7 @@ async def add_key(request: Request, body: KeyBody) -> KeyWithSecret:
         expires_in_s=body.expires_in_s,
         limits=Limits.of(body.limits),
     )
+    setattr(request.state, MADE, made[0].id)
     return _with_secret(*made)
 
 

@@ -47,7 +47,7 @@ class AppMetrics:
     async def scrape(self) -> bytes:
         """Return the exposition. It is formatted in a thread: with many models it takes long."""
         await self._ask_store()
-        models = {str(model.ref) for model in self._state.registry.in_memory()}
+        models = set(map(str, self._state.registry.in_use()))
         snapshot = self._state.metrics.snapshot(models)
         return await asyncio.to_thread(self._exposition.text, snapshot)
 

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.caller import ANONYMOUS
-from service.api.ended_request import EndedRequest
+from service.api.ended_request import MADE, EndedRequest
 from service.api.errors import internal_error
 from service.api.exchange import EXCHANGE, HEADER, Exchange
 from service.api.request_stats import BEGAN, KEY, RequestStats
@@ -72,7 +72,7 @@ class RequestLog:
                 stats=state.get(KEY),
                 caller=state.get("caller", ANONYMOUS),
                 trace_id=span.trace_id,
-                target=_target(scope, template),
+                target=state.get(MADE) or _target(scope, template),
                 address=(scope.get("client") or ("",))[0],
             )
             for tell in self._on_end:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from service.errors import Validation
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Make, list, rotate and revoke API keys.")
 
 T = TypeVar("T")
+
+MAX_DAYS = 36_500
 
 RedisUrl = Annotated[
     str | None, typer.Option(help="Where Redis is; default: the private Valkey of --data-dir.")
@@ -46,6 +50,10 @@ def add(
     data_dir: DataDir = None,
 ) -> None:
     """Make a key and print its secret, which is stored nowhere: on standard output, alone."""
+    if expires_in_days is not None and not 0 < expires_in_days <= MAX_DAYS:
+        raise Validation(
+            f"--expires-in-days is {expires_in_days:g}; it is above 0 and at most {MAX_DAYS}"
+        )
     expires_in_s = None if expires_in_days is None else 86_400 * expires_in_days
 
     from service.limits.limits import Limits
@@ -64,6 +72,7 @@ def add(
         return secret.text
 
     print(_changed(redis_url, data_dir, added))
+    print(f"stored in {_place(redis_url, data_dir)}, for the servers that use it", file=sys.stderr)
 
 
 @app.command(name="list")
@@ -121,6 +130,16 @@ def _changed(
 
     with open_store(settings) as url:
         return asyncio.run(run(url))
+
+
+def _place(redis_url: str | None, data_dir: Path | None) -> str:
+    """Say where the keys are: a key in another folder than the server's opens nothing."""
+    from service.settings import Settings
+
+    settings = Settings.read(redis_url=redis_url, data_dir=data_dir)
+    if settings.redis_url is not None:
+        return "the store of CAROUSEL_REDIS_URL"
+    return f"the private Valkey of {settings.data_dir.absolute()}"
 
 
 def _described(key: "Key") -> str:

@@ -15,7 +15,10 @@ from service.keys.secret import make_secret, new_id, parse_secret
 BOOTSTRAP_ID = "bootstrap"
 """The id of the key CAROUSEL_ADMIN_KEY, which has no record."""
 
-_NOT_VALID = "the API key is not valid"
+NOT_VALID = (
+    "the API key is not valid: it is mistyped, revoked, expired or of another server; "
+    "ask whoever runs this one for another"
+)
 _NONE_YET = (
     "there is no API key yet, and this server listens on more than the loopback address: "
     "`carousel keys add NAME --scope generate` makes one"
@@ -66,11 +69,11 @@ class Authenticator:
             return Key(BOOTSTRAP_ID, BOOTSTRAP_ID, BOOTSTRAP_ID, ("admin",), None, 0.0, None, "")
         secret = parse_secret(text)
         if secret is None:
-            raise Unauthorized(_NOT_VALID, reason="malformed")
+            raise Unauthorized(NOT_VALID, reason="malformed")
         key = await self._keys.get(secret.key_id)
         status = (key or self._nobody).status(secret, time.time())
         if key is None or status != "valid":
-            raise Unauthorized(_NOT_VALID, reason="unknown" if key is None else status)
+            raise Unauthorized(NOT_VALID, reason="unknown" if key is None else status)
         return key
 
     def _is_admin_key(self, text: str) -> bool:

@@ -51,7 +51,9 @@ class KeyStore:
         while True:
             found = await self._client.execute("HGET", HASH, key_id)
             if found is None:
-                raise KeyNotFound(f"there is no key {key_id[:80]!r}")
+                raise KeyNotFound(
+                    f"there is no key with the id {key_id[:80]!r}; `carousel keys list` shows ids"
+                )
             key = change(Key.from_json(found))
             if await self._replace(key_id, found, key):
                 return key

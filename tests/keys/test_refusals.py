@@ -1,5 +1,7 @@
 """What a key may not do by a way around."""
 
+import time
+
 import pytest
 
 from service.api.access import ROUTE_SCOPES
@@ -49,6 +51,16 @@ def test_what_a_key_without_the_scope_tries_is_not_in_the_trail(admin):
     records = admin.http.get("/admin/audit", params={"limit": 1_000}).json()["records"]
     assert records
     assert not [one for one in records if one["outcome"] == "forbidden"]
+
+
+def test_the_trail_has_the_key_that_was_made(admin):
+    made = admin.add("made", "generate")
+    until = time.monotonic() + 10
+    while time.monotonic() < until:  # it is stored after the reply
+        (newest,) = admin.http.get("/admin/audit", params={"limit": 1}).json()["records"]
+        if newest["target"] == made["id"]:
+            break
+    assert (newest["action"], newest["target"]) == ("key.add", made["id"])
 
 
 def test_the_least_day_and_the_least_record_are_in_the_past(admin):

@@ -8,6 +8,7 @@ import httpx2
 import pytest
 
 from service.api.access import ROUTE_SCOPES
+from service.keys.authenticator import NOT_VALID
 from service.keys.key import SCOPES
 from service.keys.secret import make_secret, new_id
 from tests.keys.people import Admin, bearer
@@ -103,9 +104,7 @@ def test_no_key_is_a_401_that_says_how_to_send_one(http, route):
 def test_a_key_that_is_not_valid_is_a_401_that_does_not_say_why(http, route, keys):
     replies = [send(http, route, secret) for secret in keys.values()]
     assert {reply.status_code for reply in replies} == {401}
-    assert {error_of(reply) for reply in replies} == {
-        ("the API key is not valid", unauthorized_code(route))
-    }
+    assert {error_of(reply) for reply in replies} == {(NOT_VALID, unauthorized_code(route))}
     assert len({reply.headers["www-authenticate"] for reply in replies}) == 1
 
 

@@ -42,6 +42,21 @@ def test_without_a_key_another_address_is_refused_with_what_to_do(folder):
     assert "CAROUSEL_ALLOW_ANONYMOUS" in line
 
 
+def test_the_terminal_says_where_a_key_is_and_which_words_were_wrong(folder):
+    place = folder / "data"
+    assert (
+        f"stored in the private Valkey of {place}"
+        in keys("add", "me", "--scope", "generate", folder=folder).stderr
+    )
+    for words, said in (
+        (("revoke", "me"), "no key with the id 'me'; `carousel keys list` shows ids"),
+        (("add", "me", "--scope", "train", "--expires-in-days", "0"), "--expires-in-days is 0; it"),
+    ):
+        done = carousel("keys", *words, folder=folder)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
+
+
 def test_a_short_admin_key_is_refused(folder):
     assert "it needs at least 32" in refused_start(folder, CAROUSEL_ADMIN_KEY="a" * 31)
 

@@ -54,6 +54,13 @@ def test_changes_are_in_the_trail_and_in_the_log(server, http):
     assert [one["action"] for one in logged][-5:] == [one[0] for one in newest[::-1]]
 
 
+def test_a_refused_import_has_the_name_that_it_asked_for(http):
+    before = len(trail(http, 0))
+    assert http.post("/admin/models", json={"source": "nothing.h5", "name": "mine"}).is_error
+    newest = trail(http, before + 1)[0]
+    assert (newest["action"], newest["target"]) == ("model.import", "mine")
+
+
 def test_pages_follow_each_other_without_gap_and_overlap(http):
     before = len(trail(http, 0))
     for _ in range(5):
