@@ -53,9 +53,10 @@ def processor() -> str:
 
 
 def commit(folder: Path = Path(__file__).parents[2]) -> str | None:
-    """Return the commit of a checkout that this runs from; None where it is installed."""
+    """Return the commit of a checkout that this runs from, or was built from; None if unknown."""
     if not (folder / ".git").exists():
-        return None
+        built = folder / "service" / "commit.txt"
+        return built.read_text().strip() if built.exists() else None
     command = ["git", "rev-parse", "--short=12", "HEAD"]
     try:
         done = subprocess.run(  # noqa: S603 (fixed words)

@@ -63,6 +63,13 @@ def test_it_has_every_file_of_the_package_and_the_demo_model(names):
     assert demo <= names
 
 
+def test_it_says_from_which_commit_it_was_built(wheel):
+    words = ["git", "rev-parse", "--short=12", "HEAD"]
+    with zipfile.ZipFile(wheel) as archive:
+        built = archive.read("service/commit.txt").decode()
+    assert built == subprocess.check_output(words, cwd=ROOT, text=True)
+
+
 def test_it_has_nothing_else(names):
     tops = {name.split("/")[0] for name in names}
     assert tops == {"service", f"carousel_serve-{__version__}.dist-info"}
