@@ -40,8 +40,8 @@ class Settings(BaseSettings):
     memory_budget: ByteSize | None = Field(default=None, gt=0)  # None: half of the container's
     autoload: bool = False  # off: a request for a model that is not loaded is a 409
     load_wait_s: float = Field(default=30.0, ge=0, le=3_600)  # then it is a 507
-    drain_s: float = Field(default=25.0, ge=0, le=3_600)  # a stop waits so long for requests
-    lame_duck_s: float = Field(default=0.0, ge=0, le=600)  # before: not ready, still accepting
+    drain_s: float = Field(default=25.0, ge=0, le=3_600)  # give a service manager 5 s more
+    lame_duck_s: float = Field(default=0.0, ge=0, le=600)
     workers: int = Field(default=0, ge=0, le=64)  # training workers, each of one job at a time
     redis_url: SecretStr | None = None  # redis+cluster://: a cluster; None: a private Valkey
     secret: SecretStr | None = None  # signs ids and exports; None: generated in data_dir

@@ -84,7 +84,7 @@ def serve(
         float | None, typer.Option(help="Seconds that a stop waits for requests.")
     ] = None,
     lame_duck_s: Annotated[
-        float | None, typer.Option(help="Seconds before: not ready, and still accepting.")
+        float | None, typer.Option(help="Seconds before the drain: not ready, still accepting.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Training workers to start.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="Where Redis is.")] = None,
