@@ -47,8 +47,9 @@ class AppMetrics:
     async def scrape(self) -> bytes:
         """Return the exposition. It is formatted in a thread: with many models it takes long."""
         await self._ask_store()
-        models = set(map(str, self._state.registry.in_use()))
-        snapshot = self._state.metrics.snapshot(models)
+        registry = self._state.registry
+        refs = {model.ref for model in registry.in_memory()} | registry.loading()
+        snapshot = self._state.metrics.snapshot(set(map(str, refs)))
         return await asyncio.to_thread(self._exposition.text, snapshot)
 
     async def _ask_store(self) -> None:

@@ -158,11 +158,9 @@ class Registry(Generic[R]):
         yield from (entry.loaded for entry in self._entries.values() if entry.loaded is not None)
         yield from self._residency.leaving
 
-    def in_use(self) -> Iterator[ModelRef]:
-        """Iterate over the versions in memory and those that are being loaded."""
-        yield from (model.ref for model in self.in_memory())
-        is_loading = ModelStatus.LOADING
-        yield from (ref for ref, entry in self._entries.items() if entry.status is is_loading)
+    def loading(self) -> set[ModelRef]:
+        """Return the versions that are being loaded."""
+        return {ref for ref, one in self._entries.items() if one.status is ModelStatus.LOADING}
 
     def info(self, ref: ModelRef) -> ModelInfo:
         """Describe one version. Raises ModelNotFound."""

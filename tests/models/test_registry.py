@@ -191,7 +191,7 @@ async def test_a_model_that_is_being_loaded_is_not_ready(tmp_path, registry_of, 
     for name in ("a", "b"):  # the loading of b has not started
         with pytest.raises(ModelNotReady, match="being loaded"):
             registry.get(name)
-    assert ModelRef("a", 1) in registry.in_use()  # a scrape keeps what its load has observed
+    assert ModelRef("a", 1) in registry.loading()  # a scrape keeps what its load has observed
     assert list(registry.in_memory()) == []
     factory.may_go_on.set()
     await opening
