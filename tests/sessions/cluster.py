@@ -98,6 +98,7 @@ class OwnCluster:
     """Three masters with a third of the slots each."""
 
     def __init__(self, folder: Path, server: str = "valkey") -> None:
+        self._server = server
         self.nodes = [ClusterNode(folder / f"node{i}", server) for i in range(3)]
 
     @property
@@ -132,6 +133,20 @@ class OwnCluster:
         info = node.client.execute_command("CLUSTER INFO")
         known = len(node.client.execute_command("CLUSTER SLOTS"))
         return info["cluster_state"] == "ok" and known == len(self.nodes)
+
+    def add_replica(self, folder: Path, master: ClusterNode) -> ClusterNode:
+        """A replica that takes the master's place when it has ended."""
+        replica = ClusterNode(folder, self._server)
+        replica.start()
+        replica.client.execute_command("CLUSTER MEET", "127.0.0.1", self.nodes[0].port)
+        until = time.monotonic() + START_LIMIT_S
+        while replica.client.info("replication").get("master_link_status") != "up":
+            assert time.monotonic() < until, "the replica did not follow"
+            with contextlib.suppress(redis.ResponseError):  # it does not know the master yet
+                replica.client.execute_command("CLUSTER REPLICATE", master.id)
+            time.sleep(0.1)
+        self.nodes.append(replica)
+        return replica
 
     def flush(self) -> None:
         for node in self.nodes:
