@@ -57,40 +57,72 @@ class _Tally:
 
 
 class Connection:
-    """One client: a connection that stays open, and one request."""
+    """One client: a request, and a connection that stays open as long as the server lets it."""
 
-    def __init__(self, port: int, request: Request) -> None:
-        """Connect, and send nothing yet."""
-        self.socket = socket.create_connection(("127.0.0.1", port))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(
+        self, port: int, request: Request, selector: selectors.BaseSelector | None = None
+    ) -> None:
+        """Connect, and send nothing yet; the selector watches what comes."""
         content = json.dumps(request.body).encode()
         head = f"POST {request.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
         self._bytes, self._request, self._reader = head.encode() + content, request, ReplyReader()
+        self._port, self._selector = port, selector
         self._asked_s = self._last_s = 0.0
+        self._replies, self._is_awaited = 0, True
+        self._open()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.socket.close()
+        self._close()
+
+    def _open(self) -> None:
+        self._replies = 0  # of this connection
+        self._socket = socket.create_connection(("127.0.0.1", self._port))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._selector is not None:
+            self._selector.register(self._socket, selectors.EVENT_READ, self)
+
+    def _close(self) -> None:
+        if self._selector is not None:
+            self._selector.unregister(self._socket)
+        self._socket.close()
 
     def ask(self) -> None:
         """Send the request."""
         self._reader.on_message_begin()
-        self._asked_s = time.perf_counter()
-        self.socket.sendall(self._bytes)
+        self._asked_s, self._is_awaited = time.perf_counter(), True
+        self._send()
+
+    def _send(self) -> None:
+        with contextlib.suppress(ConnectionError):  # a closed one is noticed by the next read
+            self._socket.sendall(self._bytes)
+
+    def _receive(self) -> bytes:
+        with contextlib.suppress(ConnectionError):
+            return self._socket.recv(1 << 18)
+        return b""
 
     def read(self, tally: _Tally) -> bool:
         """Read what has come, and return whether the reply is complete.
 
-        Raises ConnectionError where the server closed the connection, ValueError where the reply
-        is none of success or has not its events.
+        A server may close a connection between two replies: then the request goes out on a new
+        one. Raises ConnectionError where it closes one within a reply or before the first, and
+        ValueError where the reply is none of success or has not its events.
         """
-        data = self.socket.recv(1 << 18)
+        data = self._receive()
         now_s = time.perf_counter()
         if not data:
-            raise ConnectionError("the server closed a connection")
+            if not self._replies or not self._is_awaited:
+                raise ConnectionError("the server closed a connection before the reply's end")
+            self._close()
+            self._open()
+            self._reader = ReplyReader()
+            self._send()
+            return False
+        self._is_awaited = False
         reader, request = self._reader, self._request
         before = reader.events
         reader.feed(data)
@@ -109,6 +141,7 @@ class Connection:
         if not request.events:
             tally.characters += request.characters
         tally.replies_s.append(now_s - self._asked_s)
+        self._replies += 1
         return True
 
     def first_event_s(self) -> float:
@@ -131,9 +164,7 @@ def closed_loop(
     processes = server_processes(port)
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
         for request in requests:
-            connection = stack.enter_context(Connection(port, request))
-            selector.register(connection.socket, selectors.EVENT_READ, connection)
-            connection.ask()
+            stack.enter_context(Connection(port, request, selector)).ask()
         _serve(selector, _Tally(), warm_up_s)
         tally, began_s = _Tally(), time.perf_counter()
         server_s, client_s = cpu_s(processes), time.process_time()
@@ -158,8 +189,9 @@ def _serve(selector: selectors.BaseSelector, tally: _Tally, seconds: float) -> N
     until_s = time.perf_counter() + seconds
     while time.perf_counter() < until_s:
         for key, _ in selector.select(1.0):
-            if key.data.read(tally):
-                key.data.ask()
+            connection: Connection = key.data
+            if connection.read(tally):
+                connection.ask()
 
 
 def quantile_ms(times_s: Sequence[float], q: float) -> float | None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 START_LIMIT_S = 60.0
@@ -16,9 +16,7 @@ START_LIMIT_S = 60.0
 @contextlib.contextmanager
 def server(store: Path, *, module: str = "service", **settings: str) -> Iterator[int]:
     """Start a server of a model store, yield its port, and stop it on exit."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CAROUSEL_")}
     environment |= {
         "CAROUSEL_PORT": str(port),
@@ -28,21 +26,35 @@ def server(store: Path, *, module: str = "service", **settings: str) -> Iterator
         "CAROUSEL_LOG_LEVEL": "warning",
         **settings,
     }
-    command = [sys.executable, "-m", module, "serve"]
+    with listening([sys.executable, "-m", module, "serve"], port, "/health/ready", environment):
+        yield port
+
+
+@contextlib.contextmanager
+def listening(
+    command: Sequence[str], port: int, ready_path: str, environment: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """Run a command until the context ends, which begins once a path answers with success."""
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
         try:
-            _wait_until_ready(port)
-            yield port
+            _wait_until_ready(process, f"http://127.0.0.1:{port}{ready_path}")
+            yield
         finally:
             process.terminate()
 
 
-def _wait_until_ready(port: int) -> None:
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
     until = time.monotonic() + START_LIMIT_S
-    while True:
+    while process.poll() is None and time.monotonic() < until:
         with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5).close()
+            urllib.request.urlopen(url, timeout=5).close()
             return
-        if time.monotonic() > until:
-            raise TimeoutError("the server did not become ready")
         time.sleep(0.1)
+    raise TimeoutError(f"the server did not become ready: {process.args!r}")

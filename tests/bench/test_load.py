@@ -16,13 +16,18 @@ PIECES = chunked(*(STREAM[i : i + 3] for i in range(0, len(STREAM), 3)))
 
 
 @contextlib.contextmanager
-def answering(*replies: bytes, read_size: int = 7):
-    """A server whose reply comes in pieces of a few bytes; the last one is repeated."""
+def answering(*replies: bytes, read_size: int = 7, requests: int = 1_000_000):
+    """A server whose reply comes in pieces of a few bytes; the last one is repeated.
+
+    It closes a connection after so many requests.
+    """
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self):
             waiting = list(replies)
-            while self.request.recv(1 << 16):
+            for _ in range(requests):
+                if not self.request.recv(1 << 16):
+                    return
                 reply = waiting.pop(0) if len(waiting) > 1 else waiting[0]
                 with contextlib.suppress(OSError):
                     for i in range(0, len(reply), read_size):
@@ -71,4 +76,20 @@ def test_a_whole_reply_has_no_events():
 )
 def test_a_reply_that_is_not_whole_is_an_error(reply, sentence):
     with answering(PIECES, reply) as port, pytest.raises(ValueError, match=sentence):
+        loop(port)
+
+
+@pytest.mark.parametrize("requests", [1, 2])
+def test_a_connection_that_ends_between_two_replies_is_opened_again(requests):
+    with answering(PIECES, requests=requests) as port:
+        load = loop(port)
+    assert load.requests_per_s > 5
+
+
+@pytest.mark.parametrize("reply", [b"", PIECES[:40], PIECES[:-1]])
+def test_a_connection_that_ends_within_a_reply_is_an_error(reply):
+    with (
+        answering(reply, requests=1) as port,
+        pytest.raises(ConnectionError, match="before the re"),
+    ):
         loop(port)
