@@ -21,8 +21,8 @@ def processor() -> str:
     name = next(names, platform.processor() or platform.machine())
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
     kinds = {"avx2": "AVX2", "avx512f": "AVX-512", "avx_vnni": "VNNI", "avx512_vnni": "VNNI"}
-    has = " and ".join(dict.fromkeys(kind for flag, kind in kinds.items() if flag in flags))
-    return f"{name}{' with ' if has else ''}{has}, {os.cpu_count()} cores"
+    has = ", ".join(dict.fromkeys(kind for flag, kind in kinds.items() if flag in flags))
+    return f"{name}{' with ' if has else ''}{has}; {os.cpu_count()} cores"
 
 
 def machine() -> dict[str, Any]:

@@ -12,7 +12,6 @@ gguf, which is not among the development packages:
 import argparse
 import contextlib
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -51,7 +50,8 @@ class Case:
     @property
     def title(self) -> str:
         """Say it for a table's row."""
-        kind = "streams" if self.is_streamed else "clients, whole replies"
+        many = "s" if self.clients > 1 else ""
+        kind = f"stream{many}" if self.is_streamed else f"client{many}, whole replies"
         return f"{self.clients} {kind} of {self.characters}"
 
     def ours(self, model: str) -> list[load.Request]:
@@ -190,12 +190,16 @@ def _median(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """Return the figures as a Markdown table, with the other's best precision in each row."""
-    heads = "characters/s | Carousel | llama-server (its best precision) | ×"
-    heads += " | µs of processor time a character, server · client: Carousel | llama-server"
-    heads += " | reply p50 / p99 ms: Carousel | llama-server"
+    heads = "characters/s | Carousel | llama-server, its best precision | ×"
+    heads += "".join(
+        f" | {what}, {name}"
+        for what in ("processor µs a character, server · client", "reply p50 / p99 ms")
+        for name in ("Carousel", "llama-server")
+    )
     threads = f"{result['threads']} thread{'s' if result['threads'] > 1 else ''} of each server"
+    version = result["llama_server"][0].removeprefix("version: ")
     lines = [
-        f"{caption(result['machine'])}; {threads}; llama-server {result['llama_server'][0]}",
+        f"{caption(result['machine'])}; {threads}; llama-server {version}",
         "",
         f"| {heads} |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
@@ -215,7 +219,9 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _ms(figures: dict[str, Any], quantile: str) -> str:
-    return f"{figures.get(f'reply_{quantile}_ms', math.nan):.1f}"
+    """Say a quantile of the replies' times, where there was a reply within the measurement."""
+    found = figures.get(f"reply_{quantile}_ms")
+    return "–" if found is None else f"{found:.1f}"
 
 
 def main() -> None:
