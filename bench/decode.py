@@ -1,6 +1,6 @@
 """Characters per second of the step and of the engine in a process, without HTTP.
 
-`python -m bench.decode int8` is a contender: it measures for each line `step 64` or
+`python -m bench.decode int8 [THREADS]` is a contender: it measures for each line `step 64` or
 `engine 64 [PATTERN]`. A pattern is a regular expression that constrains the streams, and must let
 every text reach its limit of characters.
 """
@@ -33,9 +33,11 @@ MEASURE_S = 1.0
 class InProcess:
     """A model with an engine of its own, and no server."""
 
-    def __init__(self, spec: ModelSpec, weights: Weights, precision: Precision) -> None:
-        """Compile the model for all cores, as the server does."""
-        threads = os.cpu_count() or 1
+    def __init__(
+        self, spec: ModelSpec, weights: Weights, precision: Precision, threads: int | None = None
+    ) -> None:
+        """Compile the model for so many threads, by default for all cores as the server does."""
+        threads = threads or os.cpu_count() or 1
         self.program = compile_program(spec, weights, precision, threads)
         tokenizer = CharacterTokenizer(tuple(chr(0x4E00 + i) for i in range(spec.vocabulary_size)))
         self.engine = Engine(self.program, tokenizer, EngineConfig(), name="bench", threads=threads)
@@ -90,7 +92,7 @@ def costed(measure: Callable[[], float]) -> dict[str, float]:
 
 def main() -> None:
     """Measure for each line of standard input."""
-    model = InProcess(SPEC, seed_weights(), Precision(sys.argv[1]))
+    model = InProcess(SPEC, seed_weights(), Precision(sys.argv[1]), *map(int, sys.argv[2:]))
     with asyncio.Runner() as runner:
 
         async def start() -> None:

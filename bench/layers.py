@@ -1,11 +1,14 @@
 """The article's loop, the step alone, the engine and HTTP streaming, by turns in one run.
 
-`python -m bench.layers [STREAMS…]` prints the figures as JSON; each is the median of the rounds,
-each ratio the median of the rounds' ratios.
+`python -m bench.layers [STREAMS…] [--threads N]` prints the figures as JSON; each is the median of
+the rounds, each ratio the median of the rounds' ratios. On cores that other programs use, one
+thread tells more: the threads of a step wait for each other in a loop.
 """
 
+import argparse
 import contextlib
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -42,7 +45,9 @@ def steps(streams: Sequence[int]) -> int:
     return ROUNDS * (1 + len(Precision) * len(streams) * len(LAYERS))
 
 
-def measured(streams: Sequence[int] = STREAMS) -> dict[str, Any]:
+def measured(
+    streams: Sequence[int] = STREAMS, threads: int = os.cpu_count() or 1
+) -> dict[str, Any]:
     """Measure every layer in each precision for each number of streams."""
     about, progress = machine(), Progress("layers", steps(streams), expected_s(streams))
     found: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
@@ -54,9 +59,11 @@ def measured(streams: Sequence[int] = STREAMS) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         store = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         models = {each: str(write_seed_model(store, each)) for each in Precision}
-        inside = {each: stack.enter_context(Contender("decode", each)) for each in Precision}
+        inside = {
+            each: stack.enter_context(Contender("decode", each, str(threads))) for each in Precision
+        }
         article = stack.enter_context(Contender("baseline"))
-        port = stack.enter_context(server(store))
+        port = stack.enter_context(server(store, CAROUSEL_THREADS=str(threads)))
         for _ in range(ROUNDS):
             note(("article",), article.measure())
             for precision in Precision:
@@ -73,6 +80,7 @@ def measured(streams: Sequence[int] = STREAMS) -> dict[str, Any]:
     return {
         "machine": about | {"code_paths": paths},
         "rounds": ROUNDS,
+        "threads": threads,
         "article": _median(found["article",]),
         "rows": [_row(found, precision, n) for precision in Precision for n in streams],
     }
@@ -106,13 +114,14 @@ def table(result: dict[str, Any]) -> str:
     """Return the figures as a Markdown table."""
     about, article = result["machine"], result["article"]
     paths = ", ".join(f"{precision}: {name}" for precision, name in about["code_paths"].items())
+    how = f"threads: {result['threads']}. {paths} (ONNX Runtime {about['onnxruntime']})"
     loop = f"{article['characters_per_s']:.0f} characters/s, {article['cpu_us']:,.0f} µs each"
     heads = "precision | streams | the step alone, characters/s | engine (of the step)"
     heads += " | HTTP (of the step) | × the article"
     heads += " | µs of processor time a character: step · engine · server · client"
     heads += " | first event p50 / p99 ms | between deliveries p50 / p99 ms"
     lines = [
-        f"{caption(about)}. {paths} (ONNX Runtime {about['onnxruntime']}). The article: {loop}.",
+        f"{caption(about)}; {how}. The article: {loop}.",
         "",
         f"| {heads} |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
@@ -136,7 +145,11 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Print the figures as JSON, and the table on standard error."""
-    result = measured(tuple(map(int, sys.argv[1:])) or STREAMS)
+    options = argparse.ArgumentParser(prog="python -m bench.layers")
+    options.add_argument("streams", type=int, nargs="*", default=STREAMS)
+    options.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of a step")
+    chosen = options.parse_args()
+    result = measured(chosen.streams, chosen.threads)
     print(json.dumps(result, indent=1))
     print(table(result), file=sys.stderr)
 
