@@ -3,7 +3,7 @@
 `python -m bench [--write] [PART…]`; the parts are layers, sessions, decoding, wild and training,
 and `quality TEXT`. Tables go to standard output, progress to standard error. Without --write no
 file of the checkout is touched. Other comparisons are modules of their own: `bench.beside`,
-`bench.observed`, `bench.hostile`, `bench.guidellm`, `bench.peer`.
+`bench.observed`, `bench.short_requests`, `bench.hostile`, `bench.guidellm`, `bench.peer`.
 """
 
 import argparse

@@ -146,11 +146,18 @@ class Connection:
 
     def first_event_s(self) -> float:
         """Send the request and read its reply; return the seconds to the first event."""
+        return self._reply().first_events_s[0]
+
+    def reply_s(self) -> float:
+        """Send the request and read its reply; return the seconds to its end."""
+        return self._reply().replies_s[0]
+
+    def _reply(self) -> _Tally:
         tally = _Tally()
         self.ask()
         while not self.read(tally):
             pass
-        return tally.first_events_s[0]
+        return tally
 
 
 def closed_loop(
