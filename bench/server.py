@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-START_LIMIT_S = 60.0
+START_LIMIT_S = 180.0
 
 
 @contextlib.contextmanager
