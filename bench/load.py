@@ -49,7 +49,9 @@ class Load:
 
 
 @dataclass(slots=True)
-class _Tally:
+class Tally:
+    """What clients have received so far."""
+
     characters: float = 0
     replies_s: list[float] = field(default_factory=list)
     first_events_s: list[float] = field(default_factory=list)
@@ -105,7 +107,7 @@ class Connection:
             return self._socket.recv(1 << 18)
         return b""
 
-    def read(self, tally: _Tally) -> bool:
+    def read(self, tally: Tally) -> bool:
         """Read what has come, and return whether the reply is complete.
 
         A server may close a connection between two replies: then the request goes out on a new
@@ -152,8 +154,8 @@ class Connection:
         """Send the request and read its reply; return the seconds to its end."""
         return self._reply().replies_s[0]
 
-    def _reply(self) -> _Tally:
-        tally = _Tally()
+    def _reply(self) -> Tally:
+        tally = Tally()
         self.ask()
         while not self.read(tally):
             pass
@@ -172,10 +174,10 @@ def closed_loop(
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
         for request in requests:
             stack.enter_context(Connection(port, request, selector)).ask()
-        _serve(selector, _Tally(), warm_up_s)
-        tally, began_s = _Tally(), time.perf_counter()
+        serve(selector, Tally(), warm_up_s)
+        tally, began_s = Tally(), time.perf_counter()
         server_s, client_s = cpu_s(processes), time.process_time()
-        _serve(selector, tally, measure_s)
+        serve(selector, tally, measure_s)
         elapsed_s = time.perf_counter() - began_s
         server_s, client_s = cpu_s(processes) - server_s, time.process_time() - client_s
     return Load(
@@ -192,7 +194,8 @@ def closed_loop(
     )
 
 
-def _serve(selector: selectors.BaseSelector, tally: _Tally, seconds: float) -> None:
+def serve(selector: selectors.BaseSelector, tally: Tally, seconds: float) -> None:
+    """Read what comes for a while, and send each request again after its reply."""
     until_s = time.perf_counter() + seconds
     while time.perf_counter() < until_s:
         for key, _ in selector.select(1.0):

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from bench.load import Connection, _serve, _Tally, streaming
+from bench.load import Connection, Tally, serve, streaming
 from bench.machine import caption, machine, server_processes
 from bench.progress import Progress
 from bench.seed_model import write_seed_model
@@ -45,14 +45,13 @@ class Clients:
         self._selector = stack.enter_context(selectors.DefaultSelector())
         for i in range(streams):
             request = streaming(model, i)
-            one = stack.enter_context(Connection(ports[i % len(ports)], request))
-            self._selector.register(one.socket, selectors.EVENT_READ, one)
-            one.ask()
+            port = ports[i % len(ports)]
+            stack.enter_context(Connection(port, request, self._selector)).ask()
 
     def serve(self, seconds: float) -> float:
         """Read for a while, and return the characters of a second."""
-        tally, began_s = _Tally(), time.perf_counter()
-        _serve(self._selector, tally, seconds)
+        tally, began_s = Tally(), time.perf_counter()
+        serve(self._selector, tally, seconds)
         return tally.characters / (time.perf_counter() - began_s)
 
 
