@@ -1,7 +1,7 @@
 """What a server prints on its terminal: that it is ready, or what to do so that it becomes so."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from service.api.state import AppState
@@ -20,14 +20,22 @@ def address_of(host: str, port: int, *, is_tls: bool = False) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-async def announce(state: AppState, address: str) -> None:
-    """Print what a server without a model lacks, and that it is ready once it is."""
+async def announce(
+    state: AppState, address: str, on_ready: Callable[[], None] | None = None
+) -> None:
+    """Print what a server without a model lacks, and that it is ready once it is.
+
+    A process of several prints nothing, and `on_ready` is called in place of it.
+    """
     await state.opened.wait()
-    if not state.registry.has_models:
+    if not state.registry.has_models and on_ready is None:
         print("\n".join(advice(state.registry.listings(), state.store.folder)), flush=True)
     while not state.is_ready:  # noqa: ASYNC110 (it depends on the store and on every model)
         await asyncio.sleep(POLL_S)
-    print("\n".join(ready(address)), flush=True)
+    if on_ready is None:
+        print("\n".join(ready(address)), flush=True)
+    else:
+        on_ready()
 
 
 async def explain_wait(state: AppState, patience_s: float = PATIENCE_S) -> None:

@@ -8,7 +8,6 @@ import os
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import SecretStr
 from service import __version__
 from service.api import (
     admin,
+    aliases,
     audit,
     batches,
     chat_templates,
@@ -31,6 +31,7 @@ from service.api import (
     tokens,
     usage,
 )
+from service.api import fleet as fleet_routes
 from service.api import keys as key_routes
 from service.api import metrics as metric_routes
 from service.api import sessions as session_routes
@@ -54,18 +55,13 @@ from service.api.openai import routes as openai
 from service.api.request_log import RequestLog, RequestRecords
 from service.api.request_metrics import RequestMetrics
 from service.api.request_pipeline import RequestChecks, RequestPipeline
-from service.api.sse import EventEncoder
 from service.api.state import AppState, BatchServices, ModelRuntime, TrainingServices
 from service.api.tgi import routes as tgi
 from service.api.tracing import tracer_of
-from service.constraints.compiler import ConstraintCompiler
-from service.constraints.token_texts import TokenTexts
 from service.errors import StoreUnavailable
+from service.fleet.join import ServerProcess, join_fleet
 from service.generation.config import EngineConfig
-from service.generation.engine import Engine
-from service.generation.memory_estimate import estimate_memory
-from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
-from service.generation.state_reader import StateReader
+from service.generation.prefix_cache import PrefixCache
 from service.keys.authenticator import Authenticator
 from service.keys.config import KeyConfig
 from service.keys.key_ring import KeyRing
@@ -73,19 +69,14 @@ from service.keys.key_store import KeyStore, count_keys
 from service.limits.config import LimitConfig
 from service.limits.limiter import Limiter
 from service.limits.usage import UsageLedger
-from service.metrics.families import MODEL_LOAD
 from service.metrics.metrics import Metrics
-from service.models.bundle import Bundle, Precision
 from service.models.bundled import add_bundled_models
 from service.models.chat_template_store import ChatTemplateStore
-from service.models.kernel_choice import KernelChoices
-from service.models.parity import check_here
-from service.models.registry import Registry, RegistryConfig
-from service.models.residency import ResidencyConfig
+from service.models.registry import Registry
 from service.models.store import ModelStore
-from service.models.tokenizers.tokenizer import Tokenizer
 from service.sandbox import SandboxChildren
 from service.scratch_folder import sweep
+from service.served_models import make_registry
 from service.sessions.audit_store import AuditStore
 from service.sessions.config import SessionConfig, ValkeyConfig
 from service.sessions.embedded import EmbeddedValkey, ValkeySupervisor
@@ -103,6 +94,8 @@ from service.training.queue import JobQueue
 from service.training.reconciler import JobReconciler
 
 _log = logging.getLogger(__name__)
+
+_LONE = ServerProcess()
 
 SWITCH_INTERVAL_S = 0.0005
 """How long the event loop may hold the interpreter while an engine waits for its next step."""
@@ -157,25 +150,17 @@ def create_app(
     owner_of: Callable[[Request], str] = owner_of_key,
     limits: ApiLimits = ApiLimits(),  # noqa: B008 (frozen)
     metrics_socket: socket.socket | None = None,
+    process: ServerProcess = _LONE,
 ) -> FastAPI:
     """Put the service together. It answers at once, and is ready when its models are loaded.
 
-    `metrics_socket` is where the metrics have a listener of their own, if they do.
+    `metrics_socket` is where the metrics have a listener of their own, if they do; `process` is
+    which of a server's processes this is.
     """
     store = ModelStore(settings.model_store)
-    engine_config = EngineConfig()
-    registry_config = RegistryConfig(
-        settings.memory_budget_bytes,
-        autoload=settings.autoload,
-        residency=ResidencyConfig(load_wait_s=settings.load_wait_s),
-    )
-    prefix_cache, metrics = PrefixCache(engine_config.prefix_cache_bytes), Metrics()
-    registry = Registry(
-        store,
-        _make_runtime(settings, engine_config, prefix_cache, metrics),
-        registry_config,
-        lambda spec: estimate_memory(spec, engine_config).total,
-    )
+    engine_config, metrics = EngineConfig(), Metrics()
+    prefix_cache = PrefixCache(engine_config.prefix_cache_bytes)
+    registry = make_registry(settings, store, engine_config, prefix_cache, metrics)
     secret, key_store = _signing_secret(settings), KeyStore(redis_url)
     signer, keys = Signer(secret), KeyRing(key_store, secret, KeyConfig())
     sessions = _make_sessions(signer, redis_url)
@@ -187,15 +172,24 @@ def create_app(
         allows_anonymous=settings.allow_anonymous or settings.is_loopback,
     )
     children = SandboxChildren()
-    corpora = CorpusStore(settings.corpora_dir, partial(check_text, children=children))
-    training = TrainingServices(queue, corpora, settings.jobs_dir)
-    limit_config, defaults = LimitConfig(), default_limits_of(settings)
-    metering = UsageMetering(
-        Limiter(redis_url, defaults, limit_config), UsageLedger(redis_url, limit_config)
+    check = partial(check_text, children=children)
+    training = TrainingServices(queue, CorpusStore(settings.corpora_dir, check), settings.jobs_dir)
+    limiter = Limiter(redis_url, default_limits_of(settings), LimitConfig())
+    metering = UsageMetering(limiter, UsageLedger(redis_url, LimitConfig()))
+    drain = Drain(
+        DrainConfig(settings.drain_s, settings.lame_duck_s), partial(_n_streams, registry)
     )
-    reconciler = JobReconciler(queue, store, settings.jobs_dir, registry, training.tally)
+    fleet = join_fleet(
+        redis_url if settings.has_shared_store else None,
+        registry,
+        lambda: not drain.is_serving,
+        process,
+        settings.model_store,
+    )
+    reconciler = JobReconciler(queue, store, settings.jobs_dir, fleet, training.tally)
     state = AppState(
         registry,
+        fleet,
         sessions,
         owner_of,
         store,
@@ -210,8 +204,8 @@ def create_app(
         metrics,
         AuditStore(redis_url),
         prefix_cache,
-        Drain(DrainConfig(settings.drain_s, settings.lame_duck_s), partial(_n_streams, registry)),
-        children,
+        drain,
+        children=children,
     )
 
     records = RequestRecords(signer.tag_of_owner)
@@ -225,14 +219,15 @@ def create_app(
         await asyncio.to_thread(_sweep, state)
         listener = MetricsListener(metrics_socket, app.state.scrape)
         async with listener, sessions.running():
-            work = _open(state), reconciler.run(), metering.run(), batch_runner(state).run()
+            work = _serve_models(state), reconciler.run(), metering.run(), batch_runner(state).run()
             tasks = [asyncio.create_task(one) for one in work]
+            await _wait_to_listen(process, state)
             yield
             for task in tasks:
                 task.cancel()
             await stop(state)
             await metering.close()
-        for part in (keys, state.audit, tracer):
+        for part in (fleet, keys, state.audit, tracer):
             await part.close()
 
     app = FastAPI(
@@ -252,8 +247,8 @@ def create_app(
         one.router
         for one in (
             *(tgi, openai, chat, embeddings, session_routes, tokens, score, health, oip),
-            *(admin, key_routes, usage, chat_templates, training_routes, docs_page),
-            *(metric_routes, audit, files, batches),
+            *(admin, aliases, fleet_routes, key_routes, usage, chat_templates),
+            *(training_routes, docs_page, metric_routes, audit, files, batches),
         )
     ]
     for router in routers:
@@ -299,12 +294,18 @@ def _make_folders(settings: Settings, store: ModelStore) -> None:
     add_bundled_models(store)
 
 
-async def _open(state: AppState) -> None:
+async def _serve_models(state: AppState) -> None:
     try:
-        await state.registry.open()
+        await state.fleet.run(state.opened.set)
     except Exception:  # noqa: BLE001 (the server says what it lacks, and an admin can mend it)
         _log.exception("the models of the store could not be opened")
-    state.opened.set()
+        state.opened.set()
+
+
+async def _wait_to_listen(process: ServerProcess, state: AppState) -> None:
+    """Wait for the models where another process serves meanwhile."""
+    if process.listens_late:
+        await state.opened.wait()
 
 
 def _sweep(state: AppState) -> None:
@@ -334,6 +335,11 @@ async def stop(state: AppState) -> None:
     state.children.end()
 
 
+def make_secret(settings: Settings) -> None:
+    """Make the secret of a new data folder. Raises BadRequest where the given one is too short."""
+    _signing_secret(settings)
+
+
 def _signing_secret(settings: Settings) -> bytes:
     given = settings.secret.get_secret_value() if settings.secret else None
     return read_secret(settings.data_dir, given)
@@ -344,29 +350,3 @@ def _make_sessions(signer: Signer, redis_url: str) -> Sessions:
     clients = open_client(redis_url, config), open_client(redis_url, config)
     store = Store(*clients, signer, random_name(), config, names_of(redis_url))
     return Sessions.compose(store, GroupCommit(store), signer, config)
-
-
-def _token_texts(tokenizer: Tokenizer) -> TokenTexts:
-    tokens = map(tokenizer.bytes_of, range(len(tokenizer)))
-    return TokenTexts.of_bytes(tokens, tokenizer.joiner, tokenizer.end_ids)
-
-
-def _make_runtime(
-    settings: Settings, config: EngineConfig, cache: PrefixCache, metrics: Metrics
-) -> Callable[[Bundle, Precision], ModelRuntime]:
-    threads, spins = settings.threads, settings.spins
-    kernels = KernelChoices(settings.model_store, settings.int8_kernel, settings.int4_weights)
-
-    def make(bundle: Bundle, precision: Precision) -> ModelRuntime:
-        began_s = time.perf_counter()
-        program = kernels.compile(bundle, precision, threads, spins=spins)
-        check_here(program, bundle, precision)
-        engine = Engine(program, bundle.tokenizer, config, name=str(bundle.ref), threads=threads)
-        constraints = ConstraintCompiler(_token_texts(bundle.tokenizer))
-        prefixes = ScopedPrefixCache(cache, b"").scoped(bundle.manifest.digest, precision)
-        took = metrics.histogram(MODEL_LOAD, (str(bundle.ref),))
-        took.observe(time.perf_counter() - began_s)
-        encoder, reader = EventEncoder(bundle.tokenizer), StateReader(program, bundle.spec)
-        return ModelRuntime(engine, encoder, constraints, prefixes, reader)
-
-    return make

@@ -17,16 +17,23 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from service.announcement import address_of, announce, explain_wait
+from service.announcement import address_of, announce, explain_wait, ready
 from service.api.metrics_listener import bind
-from service.app import check_exposure, create_app, open_store, stop
+from service.app import check_exposure, create_app, make_secret, open_store, stop
 from service.connection_limits import ConnectionLimits
 from service.connections import Connections
+from service.fleet.fleet_store import forget_wish
 from service.http_protocol import HttpProtocol
 from service.models.compile import own_instructions
 from service.open_files import connections_within, raise_open_file_limit
+from service.process_supervisor import BEGIN_DRAIN, RETIRE, PlaceSockets, ProcessSupervisor
 from service.settings import Settings
-from service.start_checks import check_folders, check_int8_kernel, check_training, listen
+from service.start_checks import (
+    check_folders,
+    check_int8_kernel,
+    check_training,
+    listen_in_places,
+)
 from service.telemetry import log_to_stderr
 from service.tls import Certificate, server_context
 from service.worker_supervisor import WorkerSupervisor
@@ -40,6 +47,7 @@ STOP_MARGIN_S = 4.5
 `stop_grace_period` in docker-compose.yml, which is more than lame duck, drain and this together."""
 
 HURRY_LIMIT_S = 3.0
+PROCESS_HEADER = "X-Carousel-Process"
 
 _log = logging.getLogger(__name__)
 
@@ -62,13 +70,18 @@ class DrainingServer(uvicorn.Server):
         config: uvicorn.Config,
         app: FastAPI,
         on_stop: Callable[[], None] = lambda: None,
+        on_ready: Callable[[], None] | None = None,
         certificate: Certificate | None = None,
     ) -> None:
-        """`on_stop` is called when new requests begin to be refused."""
+        """`on_stop` is called when new requests begin to be refused.
+
+        `on_ready` is called when this process of several is ready, in place of the announcement.
+        """
         super().__init__(config)
-        self._state, self._on_stop = app.state.carousel, on_stop
+        self._state, self._on_stop, self._on_ready = app.state.carousel, on_stop, on_ready
         self._certificate = certificate
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_retiring = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and print the address when the models are loaded."""
@@ -78,13 +91,19 @@ class DrainingServer(uvicorn.Server):
         gc.freeze()  # what the start has made is not examined again: that took up to 0.1 s
         config = self.config
         address = address_of(config.host, config.port, is_tls=config.is_ssl)
-        work = [announce(self._state, address), explain_wait(self._state)]
+        work = [announce(self._state, address, self._on_ready), explain_wait(self._state)]
         if self._certificate is not None:
             work.append(self._certificate.watch())
         self._tasks = [asyncio.create_task(each) for each in work]
+        if self._on_ready is not None:
+            self._loop.add_signal_handler(RETIRE, self._retire)
+            self._loop.add_signal_handler(BEGIN_DRAIN, self._state.drain.begin)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Stop, and at the second signal at once: what runs is told so and ended."""
+        is_repeated = self._on_ready is not None and sig == signal.SIGTERM
+        if self.should_exit and is_repeated:
+            return  # by a service manager that signals every process, beside the parent
         if self.should_exit and self._loop is not None:
             _exit_after(HURRY_LIMIT_S)
             self._loop.call_soon_threadsafe(self._state.drain.hurry)
@@ -92,11 +111,21 @@ class DrainingServer(uvicorn.Server):
             self._captured_signals.append(sig)  # it decides the exit code
         self.should_exit = True
 
+    def _retire(self) -> None:
+        """Stop as one of several processes, whose successor accepts connections already."""
+        self._is_retiring = True
+        self.should_exit = True
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for requests while new ones are refused (`draining`); then close connections."""
         for each in self._tasks:
             each.cancel()
         drain = self._state.drain
+        if self._is_retiring:
+            for server in self.servers:
+                server.close()
+            for connection in list(self.server_state.connections):
+                connection.shutdown()  # at once if it is idle, else after its reply
         _exit_after(drain.config.lame_duck_s + drain.config.drain_s + STOP_MARGIN_S)
         await drain.begin()
         self._on_stop()
@@ -145,44 +174,95 @@ def _protocol_of(settings: Settings) -> type[asyncio.Protocol]:
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. SIGHUP is ignored: a terminal that closes ends nothing.
+    """Serve until SIGTERM or SIGINT, in one process or in `settings.n_processes`.
 
-    Raises BadRequest where something that it needs is missing.
+    SIGHUP is ignored by one: a terminal that closes ends nothing. Of several it replaces each, one
+    after the other. Raises BadRequest where something that it needs is missing.
     """
     check_folders(settings)
     check_int8_kernel(settings, own_instructions())
     if settings.workers:
         check_training(f"a training worker (CAROUSEL_WORKERS is {settings.workers})")
-    tls = server_context(settings.tls_cert, settings.tls_key)
-    sockets = listen(settings.host, settings.port)
+    server_context(settings.tls_cert, settings.tls_key)
+    n = settings.n_processes
+    places = listen_in_places(settings.host, settings.port, n)
     log_to_stderr(settings.log_level, settings.log_format)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the child processes inherit it
     signal.signal(signal.SIGTERM, _exit_normally)  # uvicorn raises caught signals again at its end
-    metrics_socket = bind(settings.metrics_host, settings.metrics_port)
+    host, port = settings.metrics_host, settings.metrics_port
+    metrics = [bind(host, port, offset) for offset in range(n)]
     with open_store(settings) as redis_url:
         check_exposure(settings, redis_url)
         workers = WorkerSupervisor(settings, redis_url, settings.workers)
         workers.start()
         try:
-            app = create_app(settings, redis_url, metrics_socket=metrics_socket)
-            config = uvicorn.Config(
-                app,
-                host=settings.host,
-                port=settings.port,
-                loop="service.server:Loop",
-                http=_protocol_of(settings),
-                ws="none",
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                timeout_graceful_shutdown=CLOSE_S,
-                proxy_headers=bool(settings.proxy_networks),
-                forwarded_allow_ips=[str(network) for network in settings.proxy_networks],
-                ssl_context_factory=None if tls is None else lambda *_: tls,
-            )
-            certificate = None
-            if tls is not None and settings.tls_cert is not None:
-                certificate = Certificate(tls, settings.tls_cert, settings.tls_key)
-            DrainingServer(config, app, workers.begin_stop, certificate).run(sockets)
+            if n == 1:
+                app = create_app(settings, redis_url, metrics_socket=metrics[0])
+                serve(settings, app, places[0], on_stop=workers.begin_stop)
+            else:
+                _serve_in_processes(settings, redis_url, places, metrics)
         finally:
             workers.stop()
+
+
+def serve(
+    settings: Settings,
+    app: FastAPI,
+    sockets: list[socket.socket],
+    *,
+    on_stop: Callable[[], None] = lambda: None,
+    on_ready: Callable[[], None] | None = None,
+) -> None:
+    """Serve an app in this process until a signal; `on_ready` replaces the greeting."""
+    tls = server_context(settings.tls_cert, settings.tls_key)
+    name = app.state.carousel.fleet.process
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="service.server:Loop",
+        http=_protocol_of(settings),
+        ws="none",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=CLOSE_S,
+        headers=[(PROCESS_HEADER, name)] if settings.has_shared_store else [],
+        proxy_headers=bool(settings.proxy_networks),
+        forwarded_allow_ips=[str(network) for network in settings.proxy_networks],
+        ssl_context_factory=None if tls is None else lambda *_: tls,
+    )
+    certificate = None
+    if tls is not None and settings.tls_cert is not None:
+        certificate = Certificate(tls, settings.tls_cert, settings.tls_key)
+    DrainingServer(config, app, on_stop, on_ready, certificate).run(sockets)
+
+
+def _serve_in_processes(
+    settings: Settings,
+    redis_url: str,
+    places: list[list[socket.socket]],
+    metrics: list[socket.socket | None],
+) -> None:
+    """Serve in processes of their own, and supervise them."""
+    make_secret(settings)  # before several would
+    if not settings.has_shared_store:
+        asyncio.run(forget_wish(redis_url))  # between two runs the folder of models has it
+
+    def greet() -> None:
+        address = address_of(settings.host, settings.port, is_tls=settings.tls_cert is not None)
+        print("\n".join(ready(address)), flush=True)  # noqa: T201 (as the announcement)
+
+    stop_limit_s = settings.lame_duck_s + settings.drain_s + STOP_MARGIN_S
+    supervisor = ProcessSupervisor(
+        list(map(PlaceSockets, places, metrics)),
+        os.environ | settings.for_process(redis_url),
+        "shared" if settings.has_shared_store else "private",
+        greet,
+        stop_limit_s + 1.0,
+    )
+    number = supervisor.run()
+    if number is None:
+        raise SystemExit(1)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt

@@ -5,7 +5,7 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,6 +20,7 @@ PREFIX = "CAROUSEL_"
 # How the terminal and the clients reach a running server; no settings of a server.
 CLIENT_VARIABLES = frozenset({"CAROUSEL_URL", "CAROUSEL_API_KEY"})
 LEAST_ADMIN_KEY = 32
+PROCESS_BYTES = 1024 * 1024 * 1024  # a process with some small models; see docs/how-to/scale.md
 
 
 _HOST_NAME = re.compile(r"[a-z0-9._-]{1,253}")
@@ -34,6 +35,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     threads: int = Field(default_factory=lambda: min(256, machine_share().cores), ge=1, le=256)
+    processes: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = 1  # which share the port
     spin: Literal["auto", "on", "off"] = "auto"  # auto: where the machine is its own
     int8_kernel: Literal["auto", "own", "onnxruntime"] = "auto"  # auto: measured at a first load
     int4_weights: bool = False  # with VNNI, where they cost at most 0.005 nats: faster lone streams
@@ -82,6 +84,19 @@ class Settings(BaseSettings):
         names = ("model_store", "import_dir", "data_dir")
         found = {str(getattr(self, name).absolute()): PREFIX + name.upper() for name in names}
         return dict(sorted(found.items(), key=lambda item: -len(item[0])))
+
+    @property
+    def n_processes(self) -> int:
+        """How many processes serve. `auto`: one for each core, with PROCESS_BYTES of memory."""
+        if self.processes != "auto":
+            return self.processes
+        share = machine_share()
+        return max(1, min(256, share.cores, share.memory_bytes // PROCESS_BYTES))
+
+    @property
+    def has_shared_store(self) -> bool:
+        """Whether other processes may have the same store: then it has what all of them load."""
+        return self.redis_url is not None
 
     @property
     def corpora_dir(self) -> Path:
@@ -160,6 +175,28 @@ class Settings(BaseSettings):
             f"{PREFIX}LOG_FORMAT": self.log_format,
         }
 
+    def for_process(self, redis_url: str) -> dict[str, str]:
+        """Environment variables that give one of `n_processes` its part of these settings.
+
+        Threads are of each process where they are given; the memory is of all.
+        """
+        n = self.n_processes
+        threads = self.threads if "threads" in self.model_fields_set else self.threads // n
+        part: dict[str, object] = {
+            "processes": 1,
+            "threads": max(1, threads),
+            "spin": "off" if self.spin == "auto" else self.spin,
+            "memory_budget": max(1, self.memory_budget_bytes // n),
+            "redis_url": redis_url,
+            "workers": 0,
+        }
+        values = {name: getattr(self, name) for name in type(self).model_fields} | part
+        return {
+            f"{PREFIX}{name.upper()}": _text_of(value)
+            for name, value in values.items()
+            if value is not None
+        }
+
     @classmethod
     def read(cls, **options: object) -> Self:
         """Read the environment, after `options` that are not None. Raises BadRequest."""
@@ -182,6 +219,10 @@ class Settings(BaseSettings):
 def _networks(text: str) -> tuple[Network, ...]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     return tuple(ipaddress.ip_network(part) for part in parts)
+
+
+def _text_of(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
 def _listed(given: str) -> list[str]:

@@ -4,6 +4,7 @@ import errno
 import importlib.util
 import os
 import socket
+import sys
 from pathlib import Path
 
 from service.errors import BadRequest, Validation
@@ -107,7 +108,9 @@ def exposed(settings: Settings) -> BadRequest:
     )
 
 
-def listen(host: str, port: int, setting: str = "CAROUSEL_PORT") -> list[socket.socket]:
+def listen(
+    host: str, port: int, setting: str = "CAROUSEL_PORT", *, is_shared: bool = False
+) -> list[socket.socket]:
     """Take a port on every address of a host. Raises BadRequest.
 
     Connections wait to be accepted: a socket that does not listen would leave the port to others.
@@ -123,7 +126,8 @@ def listen(host: str, port: int, setting: str = "CAROUSEL_PORT") -> list[socket.
     problem: OSError | None = None
     for family, kind, protocol, _, address in dict.fromkeys(found):
         try:
-            sockets.append(_listener(family, kind, protocol, address))
+            listener = _listener(family, kind, protocol, address, is_shared=is_shared)
+            sockets.append(listener)
         except OSError as error:
             problem = error
             if error.errno not in _NOT_HERE:
@@ -135,13 +139,33 @@ def listen(host: str, port: int, setting: str = "CAROUSEL_PORT") -> list[socket.
     return sockets
 
 
+def listen_in_places(host: str, port: int, n: int) -> list[list[socket.socket]]:
+    """Take a port for `n` processes; each has sockets of its own. Raises BadRequest.
+
+    Linux spreads connections over the sockets by their addresses. Elsewhere all have the same ones.
+    """
+    listen_to = listen(host, port)
+    if n == 1 or sys.platform != "linux":
+        return [listen_to] * n
+    for each in listen_to:  # a port that is free; others may now take it only with the option
+        each.close()
+    return [listen(host, port, is_shared=True) for _ in range(n)]
+
+
 def _listener(
-    family: socket.AddressFamily, kind: socket.SocketKind, protocol: int, address: object
+    family: socket.AddressFamily,
+    kind: socket.SocketKind,
+    protocol: int,
+    address: object,
+    *,
+    is_shared: bool = False,
 ) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         # A port may be taken again whose last connections are still being closed.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:  # the address of IPv4 has a socket of its own
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if _UNSENT_LIMIT is not None:  # each connection has it from its listener

@@ -43,7 +43,8 @@ def test_the_url_that_the_terminal_uses_is_no_unknown_setting(monkeypatch):
         ("CAROUSEL_PORT", "65536"),
         ("CAROUSEL_PORT", "8e3"),
         ("CAROUSEL_THREADS", "0"),
-        ("CAROUSEL_PROCESSES", "1"),
+        ("CAROUSEL_PROCESSES", "0"),
+        ("CAROUSEL_PROCESSES", "many"),
         ("CAROUSEL_LOG_LEVEL", "INFO"),
     ],
 )

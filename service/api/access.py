@@ -84,6 +84,7 @@ ROUTE_SCOPES: Mapping[str, Access] = {
     "GET /admin/usage": "admin",
     "PUT /admin/aliases/{alias}": "admin",
     "DELETE /admin/aliases/{alias}": "admin",
+    "GET /admin/fleet": "admin",
     "GET /admin/keys": "admin",
     "POST /admin/keys": "admin",
     "POST /admin/keys/{key_id}/rotate": "admin",

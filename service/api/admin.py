@@ -1,4 +1,4 @@
-"""The admin routes: list, import, load, unload and delete models, and set aliases."""
+"""The admin routes of models: list, import, load, unload and delete; and those of the drain."""
 
 import asyncio
 import json
@@ -16,16 +16,18 @@ from service.api.draining import DrainPhase
 from service.api.ended_request import MADE
 from service.api.errors import describe
 from service.api.fields import Body, Name
+from service.api.fleet import ChangeReport, ChangeWait, Waiting
 from service.api.http_request import disk_full_as_too_large
 from service.api.memory_usage import memory_usage
 from service.api.model_description import SpecialTokensByRole, described_if_stored
 from service.api.sampling_fields import INPUT_ERROR
 from service.api.state import AppState, get_state
 from service.errors import Validation
+from service.fleet.outcome import FleetOutcome
 from service.models.bundle import Precision
 from service.models.importing.importer import Importer
 from service.models.importing.request import ImportRequest
-from service.models.loaded_model import ModelInfo, ModelStatus
+from service.models.loaded_model import ModelStatus
 from service.models.retention import FOREVER, Retention
 from service.models.spec import ModelRef, ModelSpec, check_name
 from service.scratch_folder import scratch_folder, store_errors
@@ -102,12 +104,6 @@ class UnloadBody(Body):
     drain_s: float | None = Field(None, ge=0, le=MAX_DRAIN_S)
 
 
-class AliasBody(Body):
-    """The body of PUT /admin/aliases/{alias}."""
-
-    model: Name
-
-
 class StoredModel(BaseModel):
     """A stored version. Members that a damaged one lacks are null."""
 
@@ -132,6 +128,12 @@ class StoredModel(BaseModel):
     error: str | None = None
 
 
+class ChangedModel(StoredModel):
+    """A version that was changed, as it is in this process, and how far every process is."""
+
+    fleet: ChangeReport
+
+
 class ModelMemory(BaseModel):
     """The memory of this process's models in bytes. Those of the parts are upper bounds."""
 
@@ -153,17 +155,21 @@ class StoredModels(BaseModel):
     memory: ModelMemory
 
 
-class Aliases(BaseModel):
-    """Every alias and its version."""
-
-    aliases: dict[str, str]
-
-
 class DrainReport(BaseModel):
     """The state of a drain."""
 
     phase: DrainPhase
     running: int  # requests, and generations that go on without one
+
+
+_CHANGED: dict[int | str, dict[str, Any]] = {
+    200: {"model": ChangedModel},
+    202: {"model": ChangedModel},
+}
+_IMPORTED: dict[int | str, dict[str, Any]] = {
+    201: {"model": ChangedModel},
+    202: {"model": ChangedModel},
+}
 
 
 @router.get("/models", responses={200: {"model": StoredModels}})
@@ -173,7 +179,7 @@ async def list_models(request: Request) -> dict[str, Any]:
     registry = state.registry
     registry.refresh()
     return {
-        "models": [_row(state, info) for info in registry.listings()],
+        "models": [_row(state, info.ref) for info in registry.listings()],
         "aliases": {alias: str(ref) for alias, ref in sorted(registry.aliases.items())},
         "memory": {
             "budget": registry.budget.limit_bytes,
@@ -183,20 +189,24 @@ async def list_models(request: Request) -> dict[str, Any]:
     }
 
 
-@router.post("/models", status_code=201, responses={201: {"model": StoredModel}})
-async def import_model(request: Request, body: ImportBody) -> dict[str, Any]:
-    """Import a checkpoint from the import folder, and load it."""
-    return await _import(request, body, get_state(request).import_dir, _IMPORT_FOLDER)
+@router.post("/models", status_code=201, responses=_IMPORTED)
+async def import_model(
+    request: Request, response: Response, body: ImportBody, waiting: Waiting
+) -> dict[str, Any]:
+    """Import a checkpoint from the import folder, and load it in every process."""
+    state = get_state(request)
+    ref, outcome = await _import(request, body, state.import_dir, _IMPORT_FOLDER, waiting)
+    return _row(state, ref) | {"fleet": waiting.report(response, outcome)}
 
 
 @router.post(
     "/models/upload",
     status_code=201,
-    responses={201: {"model": StoredModel}},
+    responses=_IMPORTED,
     openapi_extra=_UPLOAD_BODY,
 )
-async def upload_model(request: Request) -> dict[str, Any]:
-    """Import a checkpoint whose files are parts of the form, and load it.
+async def upload_model(request: Request, response: Response, waiting: Waiting) -> dict[str, Any]:
+    """Import a checkpoint whose files are parts of the form, and load it in every process.
 
     The fields are those of POST /admin/models; `assume` is a JSON object. `source`, `vocabulary`,
     `vocabulary_text` and `config` are files; several `source` parts are one checkpoint of
@@ -214,12 +224,19 @@ async def upload_model(request: Request) -> dict[str, Any]:
         async with request.form(max_files=n_files, max_fields=n_files) as form:
             await asyncio.to_thread(_save, form, folder)
             body = _upload_body(form)
-        return await _import(request, body, folder, "the upload's own files are meant")
+        where = "the upload's own files are meant"
+        chosen, outcome = await _import(request, body, folder, where, waiting)
+        return _row(state, chosen) | {"fleet": waiting.report(response, outcome)}
 
 
-@router.post("/models/{ref}/load", responses={200: {"model": StoredModel}})
-async def load_model(request: Request, ref: str, body: LoadBody | None = None) -> dict[str, Any]:
+@router.post("/models/{ref}/load", responses=_CHANGED)
+async def load_model(
+    request: Request, response: Response, ref: str, waiting: Waiting, body: LoadBody | None = None
+) -> dict[str, Any]:
     """Load a stored version; if it is loaded, the old one serves until the new one is ready.
+
+    Every process of the store loads it. The status is 202 where one has not, for as long as the
+    request waits, and `fleet` says which and why.
 
     With `pin` or `keep_alive_s` and without `precision` a loaded one only changes how long it
     stays in memory. With `evict` models that no request uses leave the memory for it.
@@ -231,31 +248,35 @@ async def load_model(request: Request, ref: str, body: LoadBody | None = None) -
     body = body or LoadBody()
     precision = None if body.precision is None else Precision(body.precision)
     retention = body.retention(registry.info(chosen).retention)
-    await registry.load(chosen, precision, retention, evict=body.evict)
-    return _row(state, registry.info(chosen))
+    outcome = await state.fleet.load(
+        chosen, precision, retention, evict=body.evict, wait_s=waiting.limit_s
+    )
+    return _row(state, chosen) | {"fleet": waiting.report(response, outcome)}
 
 
-@router.post("/models/{ref}/unload", responses={200: {"model": StoredModel}})
+@router.post("/models/{ref}/unload", responses=_CHANGED)
 async def unload_model(
-    request: Request, ref: str, body: UnloadBody | None = None
+    request: Request, response: Response, ref: str, waiting: Waiting, body: UnloadBody | None = None
 ) -> dict[str, Any]:
-    """Remove a model from memory; it is `draining` until its running requests have ended.
+    """Remove a model from every process; it is `draining` until its requests have ended.
 
     They have an hour, or `drain_s`; then they end with the error `draining`. The answer does not
     wait for them.
     """
     state = get_state(request)
-    registry = state.registry
-    chosen = registry.resolve(ref)
-    await registry.unload(chosen, body.drain_s if body else None)
-    return _row(state, registry.info(chosen))
+    chosen = state.registry.resolve(ref)
+    drain_s = body.drain_s if body else None
+    outcome = await state.fleet.unload(chosen, drain_s, wait_s=waiting.limit_s)
+    return _row(state, chosen) | {"fleet": waiting.report(response, outcome)}
 
 
 @router.post("/drain", status_code=202, responses={202: {"model": DrainReport}})
 async def begin_drain(request: Request) -> dict[str, Any]:
     """Refuse new requests from now on, after the lame-duck time, and go on with those that run."""
-    drain = get_state(request).drain
+    state = get_state(request)
+    drain = state.drain
     drain.begin()
+    state.drain_others()
     await asyncio.sleep(0)
     return {"phase": drain.phase, "running": drain.running}
 
@@ -270,26 +291,13 @@ async def get_drain(request: Request) -> dict[str, Any]:
 @router.delete("/models/{ref}", status_code=204)
 async def delete_model(request: Request, ref: str) -> Response:
     """Delete a stored version that is neither loaded nor aliased."""
-    await get_state(request).registry.delete(ModelRef.parse(ref))
+    await get_state(request).fleet.delete(ModelRef.parse(ref))
     return Response(status_code=204)
 
 
-@router.put("/aliases/{alias}", responses={200: {"model": Aliases}})
-async def set_alias(request: Request, alias: str, body: AliasBody) -> dict[str, Any]:
-    """Point an alias to a model; it applies to new requests."""
-    registry = get_state(request).registry
-    registry.set_alias(alias, registry.resolve(body.model))
-    return {"aliases": {name: str(ref) for name, ref in sorted(registry.aliases.items())}}
-
-
-@router.delete("/aliases/{alias}", status_code=204)
-async def remove_alias(request: Request, alias: str) -> Response:
-    """Remove an alias; its model stays, and running requests go on."""
-    get_state(request).registry.remove_alias(alias)
-    return Response(status_code=204)
-
-
-async def _import(request: Request, body: ImportBody, folder: Path, where: str) -> dict[str, Any]:
+async def _import(
+    request: Request, body: ImportBody, folder: Path, where: str, waiting: ChangeWait
+) -> tuple[ModelRef, FleetOutcome]:
     """Import and load; `where` ends the refusal of a path. Only a good request waits for others."""
     state = get_state(request)
     setattr(request.state, MADE, body.name)  # the audit trail has the name of a refused one, too
@@ -318,12 +326,11 @@ async def _import(request: Request, body: ImportBody, folder: Path, where: str) 
     async with state.importing:
         bundle = await asyncio.to_thread(importer.run, import_request)
     setattr(request.state, MADE, str(bundle.ref))
-    registry = state.registry
-    registry.refresh()
-    await registry.load(bundle.ref)
+    state.registry.refresh()
+    outcome = await state.fleet.load(bundle.ref, wait_s=waiting.limit_s)
     if body.alias is not None:
-        registry.set_alias(body.alias, bundle.ref)
-    return _row(state, registry.info(bundle.ref))
+        outcome = await state.fleet.set_alias(body.alias, bundle.ref, wait_s=waiting.limit_s)
+    return bundle.ref, outcome
 
 
 def _save(form: FormData, folder: Path) -> None:
@@ -364,8 +371,9 @@ def _upload_body(form: FormData) -> ImportBody:
         raise Validation(f"{INPUT_ERROR}`assume` is not JSON") from error
 
 
-def _row(state: AppState, info: ModelInfo) -> dict[str, Any]:
-    """Return a model as a StoredModel."""
+def _row(state: AppState, ref: ModelRef) -> dict[str, Any]:
+    """Return a version as a StoredModel."""
+    info = state.registry.info(ref)
     manifest = info.manifest
     loaded = next((model for model in state.registry.loaded() if model.ref == info.ref), None)
     row: dict[str, Any] = {

@@ -68,6 +68,11 @@ class Drain:
         return max(len(self._requests), self._streams())
 
     @property
+    def is_serving(self) -> bool:
+        """Whether the drain has not begun."""
+        return self.phase is DrainPhase.SERVING
+
+    @property
     def is_draining(self) -> bool:
         """Whether new requests are refused."""
         return self.phase is DrainPhase.DRAINING

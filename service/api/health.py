@@ -54,6 +54,7 @@ async def info(request: Request) -> dict[str, Any]:
         "validation_workers": 1,
         "max_client_batch_size": 1,
         "router": "carousel",
+        "process": state.fleet.process,
         "version": __version__,
         "sha": None,
         "docker_label": None,

@@ -66,6 +66,7 @@ class AppMetrics:
         self._one(families.DRAINING, lambda: float(state.drain.is_draining))
         self._one(families.UNLIMITED, lambda: state.metering.limiter.unlimited)
         state.metrics.read(families.BUILD_INFO, lambda: {(__version__,): 1.0})
+        state.metrics.read(families.PROCESS_INFO, lambda: {(state.fleet.process,): 1.0})
 
     def _read_models(self) -> None:
         self._each(families.RUNNING, lambda one: one.engine.running)

@@ -106,14 +106,15 @@ class MetricsListener:
             return "500 Internal Server Error", _TEXT, b"the server's log has the error\n"
 
 
-def bind(host: str, port: int | None) -> socket.socket | None:
+def bind(host: str, port: int | None, offset: int = 0) -> socket.socket | None:
     """Return a socket of the metrics' address; None for port 0, which turns the listener off.
 
-    None as `port` is the default one if it is free. Raises BadRequest where a port cannot be used.
+    `offset` is added to the port: each process of a server has one of its own. None as `port` is
+    the default one if it is free. Raises BadRequest where a port cannot be used.
     """
     if port == 0:
         return None
-    wanted = DEFAULT_PORT if port is None else port
+    wanted = (DEFAULT_PORT if port is None else port) + offset
     try:
         address = socket.getaddrinfo(host, wanted, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(address[0], address[1])

@@ -19,6 +19,7 @@ from service.batch.batch_store import BatchStore
 from service.batch.file_store import FileStore
 from service.constraints.compiler import ConstraintCompiler
 from service.errors import CarouselError, Draining, Forbidden
+from service.fleet.changes import FleetChanges
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
@@ -100,6 +101,7 @@ class AppState:
     """The only mutable value of the app. Belongs to the event loop."""
 
     registry: Registry[ModelRuntime]
+    fleet: FleetChanges
     sessions: Sessions
     owner_of: Callable[[Request], str]
     store: ModelStore
@@ -115,6 +117,7 @@ class AppState:
     audit: AuditStore
     prefix_cache: PrefixCache  # of all models
     drain: Drain
+    drain_others: Callable[[], None] = lambda: None  # the other processes of this server
     children: SandboxChildren = field(default_factory=SandboxChildren)
     has_stopped: bool = False
     allowed_models: frozenset[str] | None = None  # in a copy for one request; None: every model

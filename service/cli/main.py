@@ -68,6 +68,9 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the network.")] = None,
+    processes: Annotated[
+        str | None, typer.Option(help="Processes that serve: a number, or auto.")
+    ] = None,
     spin: Annotated[
         str | None, typer.Option(help="Threads keep their cores between steps: auto, on, off.")
     ] = None,
@@ -101,6 +104,7 @@ def serve(
         host=host,
         port=port,
         threads=threads,
+        processes=processes,
         spin=spin,
         memory_budget=memory_budget,
         autoload=autoload,

@@ -1,11 +1,14 @@
 """Loading, unloading, aliases and deletion, by a running server or in the store's record."""
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from service.cli.admin_client import DEFAULT_URL, AdminClient, NoServer
 from service.errors import BadCheckpoint, ModelInUse, ModelNotFound, Validation
+from service.fleet.fleet_store import has_wish
 from service.models.registry import DEFAULT_ALIAS
 from service.models.resolve import read_record, resolve_stored
 from service.models.retention import Retention
@@ -31,8 +34,8 @@ class ModelChanges:
 
         def by_server(client: AdminClient) -> str:
             ref = _newest_of(client, name)
-            client.call("POST", "models", ref, "load", body=dict(options) or None)
-            return f"{ref} is loaded by the server at {client.url}"
+            row = client.call("POST", "models", ref, "load", body=dict(options) or None)
+            return f"{ref} is loaded by the server at {client.url}{_but_not_everywhere(row)}"
 
         def by_record() -> str:
             ref, record = self._readable(name), read_record(self.store)
@@ -63,9 +66,10 @@ class ModelChanges:
             if row["status"] == "draining":
                 return (
                     f"{_ref_of(row)} is being unloaded by the server at {client.url}: it accepts "
-                    "no requests, and those that run have an hour"
+                    f"no requests, and those that run have an hour{_but_not_everywhere(row)}"
                 )
-            return f"{_ref_of(row)} is unloaded by the server at {client.url}"
+            where = f"the server at {client.url}{_but_not_everywhere(row)}"
+            return f"{_ref_of(row)} is unloaded by {where}"
 
         def by_record() -> str:
             ref, record = resolve_stored(self.store, name), read_record(self.store)
@@ -82,8 +86,9 @@ class ModelChanges:
         check_name(alias)
 
         def by_server(client: AdminClient) -> str:
-            found = client.call("PUT", "aliases", alias, body={"model": name})["aliases"][alias]
-            return f"{alias} is {found} in the server at {client.url}, for new requests"
+            reply = client.call("PUT", "aliases", alias, body={"model": name})
+            where = f"the server at {client.url}, for new requests{_but_not_everywhere(reply)}"
+            return f"{alias} is {reply['aliases'].get(alias, 'set')} in {where}"
 
         def by_record() -> str:
             ref, record = self._readable(name), read_record(self.store)
@@ -99,8 +104,9 @@ class ModelChanges:
         """Remove an alias. Raises CarouselError."""
 
         def by_server(client: AdminClient) -> str:
-            client.call("DELETE", "aliases", alias)
-            return f"{alias} is no alias any more in the server at {client.url}"
+            reply = client.call("DELETE", "aliases", alias)
+            where = f"the server at {client.url}{_but_not_everywhere(reply)}"
+            return f"{alias} is no alias any more in {where}"
 
         def by_record() -> str:
             record = read_record(self.store)
@@ -189,12 +195,14 @@ class ModelChanges:
     def _change(self, by_server: Callable[[AdminClient], str], by_record: Callable[[], str]) -> str:
         client = self._client()
         if client is None:
+            _refuse_where_the_store_decides()
             return f"the next server on {self.store.folder} {by_record()}"
         try:
             return by_server(client)
         except NoServer as error:
             if self.url is not None:
                 raise NoServer(f"{error}; --offline changes what the next start loads") from error
+            _refuse_where_the_store_decides()
             return f"{error}: the next server on {self.store.folder} {by_record()}"
 
     def _client(self) -> AdminClient | None:
@@ -210,6 +218,23 @@ class ModelChanges:
         if not os.access(self.store.folder, os.W_OK):
             raise Validation(f"{self.store.folder} cannot be written")
         record.write(self.store.folder)
+
+
+def _refuse_where_the_store_decides() -> None:
+    """Raise Validation where servers load what their Redis says, and not what the folder does."""
+    url = os.environ.get("CAROUSEL_REDIS_URL")
+    if url and asyncio.run(has_wish(url)):
+        raise Validation(
+            "what a server loads is in the Redis of CAROUSEL_REDIS_URL; start a server, which then "
+            "makes the change in every process"
+        )
+
+
+def _but_not_everywhere(reply: Mapping[str, Any]) -> str:
+    """Return which processes have not made a change, and why, as the end of a sentence."""
+    processes = reply.get("fleet", {}).get("processes", [])
+    lacking = [f"{one['process']}: {one['problem']}" for one in processes if one["problem"]]
+    return f", but not yet by every process ({'; '.join(lacking)})" if lacking else ""
 
 
 def _newest_of(client: AdminClient, name: str) -> str:

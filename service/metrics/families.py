@@ -196,6 +196,9 @@ DRAINING = MetricFamily(
 BUILD_INFO = MetricFamily(
     "carousel_build_info", _GAUGE, "1, with the version as a label.", ("version",)
 )
+PROCESS_INFO = MetricFamily(
+    "carousel_process_info", _GAUGE, "1, with the name of the process as a label.", ("process",)
+)
 
 FAMILIES = (
     REQUESTS,
@@ -235,4 +238,5 @@ FAMILIES = (
     UNLIMITED,
     DRAINING,
     BUILD_INFO,
+    PROCESS_INFO,
 )

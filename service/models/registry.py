@@ -6,9 +6,8 @@ restart loads the models that were loaded before (`RegistryRecord`).
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic
 
 from service.cgroup import machine_share
 from service.errors import (
@@ -19,10 +18,11 @@ from service.errors import (
     Validation,
 )
 from service.models.bundle import Bundle, Precision
-from service.models.loaded_model import LoadedModel, ModelInfo, ModelStatus, R
+from service.models.loaded_model import LoadedModel, ModelStatus, R
 from service.models.loader import ModelLoader, parameter_bytes
 from service.models.memory_budget import MemoryBudget
 from service.models.model_entry import IDLE, ModelEntry, ModelLease
+from service.models.model_listing import ModelListing
 from service.models.model_names import check_alias, resolve_name
 from service.models.residency import Residency, ResidencyConfig
 from service.models.retention import Retention
@@ -42,11 +42,12 @@ class RegistryConfig:
 
     budget_bytes: int = field(default_factory=lambda: machine_share().memory_bytes // 2)
     autoload: bool = False  # load a stored model for the first request that names it
+    keeps_record: bool = True  # off: what the next start loads is written elsewhere
     sweep_s: float = 1.0  # between two looks for models whose `keep_alive_s` has passed
     residency: ResidencyConfig = field(default_factory=ResidencyConfig)
 
 
-class Registry(Generic[R]):
+class Registry(ModelListing[R]):
     """The models of one process. All methods are called from one event loop.
 
     Files are read, and `make` compiles a bundle to a runtime, in other threads.
@@ -60,42 +61,47 @@ class Registry(Generic[R]):
         size_of: Callable[[ModelSpec], int] = parameter_bytes,
     ) -> None:
         """`size_of` is an upper bound of a model's memory, in bytes."""
-        self._store, self._config = store, config
+        super().__init__(store, is_autoloading=config.autoload)
+        self._config = config
         self.budget = MemoryBudget(config.budget_bytes)
-        self._entries: dict[ModelRef, ModelEntry[R]] = {}
         self.aliases: dict[str, ModelRef] = {}
+        self._stand_ins: Mapping[ModelRef, ModelRef] = {}  # for versions that failed at the start
         self._sweeper: asyncio.Task[None] | None = None
-        self._residency = Residency(
+        self._residency = residency = Residency(
             ModelLoader(store, make, size_of),
             self.budget,
             config.residency,
             self._entries,
             lambda: self.aliases.get(DEFAULT_ALIAS),
         )
-        self.evictions = self._residency.evictions  # how often each stored model was evicted
+        self.evictions = residency.evictions  # how often each stored model was evicted
+        self._leaving = lambda: residency.leaving
         self.refresh()
 
-    async def open(self) -> None:
-        """Load the models of the record, or, in a new store, the newest version of each model.
+    def stored_record(self) -> RegistryRecord:
+        """Return the record, or, in a new store, the newest version of each model."""
+        return RegistryRecord.read(self._store.folder, sorted(self._entries), DEFAULT_ALIAS)
+
+    async def open(self, record: RegistryRecord | None = None) -> None:
+        """Load the models of a record, by default those of the store's.
 
         A model that cannot be loaded is `failed`; the others are loaded. With `autoload` those that
         the budget has no room for stay `stored`.
         """
-        record = RegistryRecord.read(self._store.folder, sorted(self._entries), DEFAULT_ALIAS)
+        record = self.stored_record() if record is None else record
         self.aliases = dict(record.aliases)
         for ref, retention in record.retentions.items():
-            self._entries[ref].retention = retention
+            self.retain(ref, retention)
         if self._config.autoload:
             self._sweeper = asyncio.create_task(self._sweep())
-        for ref in record.loaded:
+        loaded = [ref for ref in record.loaded if ref in self._entries]
+        for ref in loaded:
             self._entries[ref].status = ModelStatus.LOADING
             self._entries[ref].is_wanted = True
-        stand_ins = await load_recorded(
-            record.loaded, self._entries, self._residency, autoload=self._config.autoload
+        self._stand_ins = await load_recorded(
+            loaded, self._entries, self._residency, autoload=self._config.autoload
         )
-        default = self.aliases.get(DEFAULT_ALIAS)
-        if default in stand_ins:  # every other alias is a choice, and stays
-            self.aliases[DEFAULT_ALIAS] = stand_ins[default]
+        self.adopt_aliases(self.aliases)
 
     async def close(self, timeout_s: float) -> None:
         """Drain and close every model."""
@@ -139,47 +145,6 @@ class Registry(Generic[R]):
             raise
         return lease
 
-    @property
-    def has_models(self) -> bool:
-        """Whether a request for some model can be served: one is ready, or can be loaded for it."""
-        statuses = {entry.status for entry in self._entries.values()}
-        return ModelStatus.READY in statuses or (
-            self._config.autoload and bool(statuses - {ModelStatus.FAILED})
-        )
-
-    def loaded(self) -> Iterator[LoadedModel[R]]:
-        """Iterate over the models that are ready."""
-        for entry in self._entries.values():
-            if entry.loaded is not None and entry.status is ModelStatus.READY:
-                yield entry.loaded
-
-    def in_memory(self) -> Iterator[LoadedModel[R]]:
-        """Iterate over the models that generate: those that are ready, and those that drain."""
-        yield from (entry.loaded for entry in self._entries.values() if entry.loaded is not None)
-        yield from self._residency.leaving
-
-    def loading(self) -> set[ModelRef]:
-        """Return the versions that are being loaded."""
-        return {ref for ref, one in self._entries.items() if one.status is ModelStatus.LOADING}
-
-    def info(self, ref: ModelRef) -> ModelInfo:
-        """Describe one version. Raises ModelNotFound."""
-        entry = self._entry(ref)
-        return entry.info(ref, entry.loaded.manifest if entry.loaded else self._store.inspect(ref))
-
-    def listings(self) -> list[ModelInfo]:
-        """Describe every version, in order."""
-        return [self.info(ref) for ref in sorted(self._entries)]
-
-    def servable(self) -> list[ModelInfo]:
-        """Describe the versions that a request can name: loaded, or loaded for it."""
-        return [
-            self.info(ref)
-            for ref, entry in sorted(self._entries.items())
-            if entry.status is ModelStatus.READY
-            or (self._config.autoload and entry.status is not ModelStatus.FAILED)
-        ]
-
     # -- changes
 
     def refresh(self) -> None:
@@ -208,19 +173,29 @@ class Registry(Generic[R]):
         BadCheckpoint, MemoryBudgetExceeded; Validation also for a `keep_alive_s` where nothing
         would load the model again.
         """
+        self.check_load(ref, retention)
         entry = self._entry(ref)
         may_evict = evict or self._config.autoload
+        entry.is_wanted, entry.retention = True, retention or entry.retention
+        if retention is None or precision is not None or not entry.is_ready:
+            await self._residency.load(ref, entry, precision, may_evict=may_evict)
+        self.aliases.setdefault(DEFAULT_ALIAS, ref)
+        self._write_record()
+
+    def check_load(self, ref: ModelRef, retention: Retention | None) -> None:
+        """Raise what a load refuses before it begins: ModelNotFound, Validation."""
+        self.check_stored(ref)
         if retention is not None and retention.keep_alive_s >= 0 and not self._config.autoload:
             raise Validation(
                 f"`keep_alive_s` is {retention.keep_alive_s:g}, but nothing would load {ref} for "
                 "its next request; set CAROUSEL_AUTOLOAD=true, or leave it at -1",
                 "keep_alive_s",
             )
-        entry.is_wanted, entry.retention = True, retention or entry.retention
-        if retention is None or precision is not None or not entry.is_ready:
-            await self._residency.load(ref, entry, precision, may_evict=may_evict)
-        self.aliases.setdefault(DEFAULT_ALIAS, ref)
-        self._write_record()
+
+    def retain(self, ref: ModelRef, retention: Retention) -> None:
+        """Set how long a version stays in memory, if it is stored."""
+        if ref in self._entries:
+            self._entries[ref].retention = retention
 
     async def unload(self, ref: ModelRef, drain_s: float | None = None) -> None:
         """Unload a model, if it is loaded. It is `draining` while its generations go on.
@@ -235,9 +210,9 @@ class Registry(Generic[R]):
 
     async def delete(self, ref: ModelRef) -> None:
         """Delete a stored version. Raises ModelNotFound; ModelInUse if it is loaded or aliased."""
-        self._check_unused(ref)
+        self.check_unused(ref)
         async with self._entry(ref).lock:
-            self._check_unused(ref)  # again: a load may have had the lock
+            self.check_unused(ref)  # again: a load may have had the lock
             with store_errors("the model store"):
                 await asyncio.to_thread(self._store.delete, ref)
             del self._entries[ref]
@@ -262,7 +237,22 @@ class Registry(Generic[R]):
             raise ModelNotFound(f"there is no alias {alias[:80]!r}; there are: {known}")
         self._write_record()
 
-    def _check_unused(self, ref: ModelRef) -> None:
+    def adopt_aliases(self, aliases: Mapping[str, ModelRef]) -> None:
+        """Have these aliases and no others; an older version stands in for a default that failed.
+
+        Every other alias is a choice, and stays.
+        """
+        self.aliases = dict(aliases)
+        for failed, stand_in in self._stand_ins.items():
+            if self.aliases.get(DEFAULT_ALIAS) == failed and not self._entries[failed].is_ready:
+                self.aliases[DEFAULT_ALIAS] = stand_in
+
+    def check_stored(self, ref: ModelRef) -> None:
+        """Raise ModelNotFound if a version is not stored."""
+        self._entry(ref)
+
+    def check_unused(self, ref: ModelRef) -> None:
+        """Raise ModelInUse if a version is in memory or has an alias; ModelNotFound."""
         aliases = [alias for alias, target in self.aliases.items() if target == ref]
         status = self._entry(ref).status
         if status not in IDLE or aliases:
@@ -271,14 +261,10 @@ class Registry(Generic[R]):
                 f"{ref} cannot be deleted: {why}; unload it and move its aliases first"
             )
 
-    def _entry(self, ref: ModelRef) -> ModelEntry[R]:
-        try:
-            return self._entries[ref]
-        except KeyError:
-            raise ModelNotFound(f"no model {ref} is stored") from None
-
     def _write_record(self) -> None:
         """Record the models that the next start loads, also those that failed."""
+        if not self._config.keeps_record:
+            return
         loaded = tuple(ref for ref, entry in sorted(self._entries.items()) if entry.is_wanted)
         given = {ref: entry.retention for ref, entry in self._entries.items()}
         retentions = {ref: each for ref, each in given.items() if each != Retention()}

@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from service.errors import CarouselError, JobNotFound
-from service.models.registry import Registry
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from service.training.checkpoint import clean
@@ -23,6 +22,16 @@ ORPHAN_REMOVAL_LEASE_MS = 60_000
 _log = logging.getLogger(__name__)
 
 
+class TrainedModels(Protocol):
+    """Where trained models are served."""
+
+    async def publish(self, ref: ModelRef, alias: str | None) -> None:
+        """Load a trained model, and set its alias. Raises CarouselError. May be repeated."""
+
+    async def delete(self, ref: ModelRef) -> None:
+        """Delete a version that was stored too late. Raises CarouselError."""
+
+
 class JobReconciler:
     """Reconciles the jobs' records. Every server has one. Not thread-safe: one event loop only."""
 
@@ -31,12 +40,12 @@ class JobReconciler:
         queue: JobQueue,
         store: ModelStore,
         folder: Path,
-        registry: Registry[Any],
+        models: TrainedModels,
         tally: JobTally | None = None,
     ) -> None:
         """`folder` holds the folders of the jobs; `tally` counts what is seen of them."""
         self._queue, self._store, self._folder = queue, store, folder
-        self._registry = registry
+        self._models = models
         self._tally = JobTally() if tally is None else tally
 
     async def run(self) -> None:
@@ -68,11 +77,7 @@ class JobReconciler:
         error = None
         if job.spec.load_when_done:
             try:
-                self._registry.refresh()
-                ref = ModelRef.parse(model)
-                await self._registry.load(ref)
-                if job.spec.alias is not None:
-                    self._registry.set_alias(job.spec.alias, ref)
+                await self._models.publish(ModelRef.parse(model), job.spec.alias)
             except CarouselError as refusal:  # it is stored, and can be loaded by hand
                 error = {"error": f"{model} was not loaded: {refusal}", "error_type": refusal.code}
         try:
@@ -101,8 +106,7 @@ class JobReconciler:
         if ref is None:
             return
         try:
-            self._registry.refresh()
-            await self._registry.delete(ref)
+            await self._models.delete(ref)
         except CarouselError as refusal:
             _log.debug("%s, of a job that has ended, is not removed: %s", ref, refusal)
         else:

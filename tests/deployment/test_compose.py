@@ -21,7 +21,7 @@ def defaults(service: str) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("service", ["api", "worker"])
+@pytest.mark.parametrize("service", ["api", "replica", "worker"])
 def test_its_variables_are_settings_with_values_that_are_taken(service):
     environment = SERVICES[service]["environment"]
     assert not unknown(environment)
@@ -38,7 +38,7 @@ def test_a_service_that_everybody_reaches_refuses_without_keys():
 
 
 def test_a_stop_outlasts_the_drain():
-    for name in ("api", "worker"):
+    for name in ("api", "replica", "worker"):
         grace_s = int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
         assert grace_s >= read(**defaults(name)).drain_s + 5
 
@@ -48,6 +48,8 @@ def test_plain_up_starts_the_service_alone_and_profiles_the_rest():
     assert plain == {"api", "valkey", "worker"}
     observed = {name for name, one in SERVICES.items() if one.get("profiles") == ["observability"]}
     assert observed == {"prometheus", "grafana", "redis_exporter"}
+    scaled = {name for name, one in SERVICES.items() if one.get("profiles") == ["scale"]}
+    assert scaled == {"haproxy", "replica"}
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -138,8 +138,8 @@ class Site:
         async def remove(ref: ModelRef) -> None:
             self.store.delete(ref)
 
-        registry = SimpleNamespace(refresh=nothing, load=load, delete=remove)
-        return JobReconciler(self.queue, self.store, self.jobs, registry)
+        models = SimpleNamespace(publish=load, delete=remove)
+        return JobReconciler(self.queue, self.store, self.jobs, models)
 
     def reconcile(self) -> None:
         asyncio.run(self.reconciler.reconcile())

@@ -1,0 +1,1 @@
+"""Desired state: which models every process of one store loads, and the aliases that all have."""
