@@ -47,6 +47,7 @@ STOP_MARGIN_S = 4.5
 `stop_grace_period` in docker-compose.yml, which is more than lame duck, drain and this together."""
 
 HURRY_LIMIT_S = 3.0
+RETIRE_PAUSE_S = 0.3
 PROCESS_HEADER = "X-Carousel-Process"
 
 _log = logging.getLogger(__name__)
@@ -124,6 +125,7 @@ class DrainingServer(uvicorn.Server):
         if self._is_retiring:
             for server in self.servers:
                 server.close()
+            await asyncio.sleep(RETIRE_PAUSE_S)  # for requests of connections just accepted
             for connection in list(self.server_state.connections):
                 connection.shutdown()  # at once if it is idle, else after its reply
         _exit_after(drain.config.lame_duck_s + drain.config.drain_s + STOP_MARGIN_S)

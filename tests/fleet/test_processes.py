@@ -47,7 +47,7 @@ class House:
 
     def serving(self) -> dict[str, int]:
         """The processes that serve, by name, and their ids."""
-        with contextlib.suppress(httpx2.HTTPError):
+        with contextlib.suppress(httpx2.HTTPError, KeyError):  # a process has just been killed
             listed = self.get("/admin/fleet").json()["processes"]
             return {one["process"]: one["pid"] for one in listed if one["phase"] == "serving"}
         return {}
