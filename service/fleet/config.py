@@ -12,4 +12,5 @@ class FleetConfig:
     poll_s: float = 0.05  # between two looks of a change that waits for other processes
     wait_s: float = 60.0  # of a change, for every live process
     retry_s: float = 30.0  # before a model that a process could not load is tried again
+    again_s: float = 2.0  # before a wish that failed as a whole is tried again
     close_wait_s: float = 2.0  # of a stop, for the store to hear that the process is gone

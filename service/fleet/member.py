@@ -159,7 +159,12 @@ class FleetMember:
         while True:
             wish = self.wish
             self._has_changed.clear()
-            await self._carry_out(wish)
+            try:
+                await self._carry_out(wish)
+            except Exception:  # noqa: BLE001 (such as a folder that cannot be read now)
+                _log.exception("the wish cannot be carried out, and is tried again")
+                await self._change(self._config.again_s)
+                continue
             if not self._is_serving:
                 await self._begin_to_serve(wish, on_open)
             if not self._has_changed.is_set():

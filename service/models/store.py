@@ -41,10 +41,12 @@ class ModelStore:
     def refs(self) -> list[ModelRef]:
         """Return every stored version, in order."""
         refs = []
-        for manifest in self.folder.glob(f"*/*/{MANIFEST}"):
-            with contextlib.suppress(Validation):
-                name, version = manifest.parent.parent.name, manifest.parent.name
-                refs.append(ModelRef.parse(f"{name}@{version}"))
+        for model in _folders(self.folder):
+            for version in _folders(model):
+                with contextlib.suppress(Validation):
+                    ref = ModelRef.parse(f"{model.name}@{version.name}")
+                    if (version / MANIFEST).exists():
+                        refs.append(ref)
         return sorted(refs)
 
     def path(self, ref: ModelRef) -> Path:
@@ -124,6 +126,13 @@ class ModelStore:
         if not (self.path(ref) / MANIFEST).is_file():
             raise ModelNotFound(f"no model {ref} is stored")
         return self.path(ref)
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Return the folders of a folder, but hidden ones; none if it has been deleted meanwhile."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        return [Path(one.path) for one in entries if one.is_dir() and one.name[0] != "."]
+    return []
 
 
 def _copied(ref: ModelRef, manifest: Manifest) -> str:

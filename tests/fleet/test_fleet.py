@@ -71,6 +71,21 @@ async def test_a_precision_and_a_pin_are_everywhere_and_a_pin_loads_nothing(worl
         assert three.registry.info(A).retention.pin
 
 
+async def test_a_folder_that_cannot_be_read_for_a_while_ends_nothing(world, tmp_path):
+    async with world() as place:
+        one = await place.started("one")
+        away = tmp_path.with_name("away")
+        tmp_path.rename(away)
+        tmp_path.touch()  # no folder
+        change = asyncio.create_task(one.fleet.unload(A))
+        await asyncio.sleep(0.3)
+        tmp_path.unlink()
+        away.rename(tmp_path)
+        await change
+        await one.fleet.load(B)
+        assert one.loaded == {"b@1"}
+
+
 async def test_what_cannot_be_is_refused_before_it_is_a_wish(world):
     async with world() as place:
         one = await place.started("one")

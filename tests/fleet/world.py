@@ -16,7 +16,9 @@ from service.models.registry import Registry, RegistryConfig
 from service.models.store import ModelStore
 from tests.fakes.runtime import FakeFactory
 
-CONFIG = FleetConfig(look_s=0.02, lifetime_s=1.0, poll_s=0.01, wait_s=10.0, retry_s=0.2)
+CONFIG = FleetConfig(
+    look_s=0.02, lifetime_s=1.0, poll_s=0.01, wait_s=10.0, retry_s=0.2, again_s=0.1
+)
 
 
 async def until(is_so: Callable[[], bool], limit_s: float = 10.0) -> None:

@@ -1,14 +1,20 @@
 """Loads, unloads and evictions that meet: nothing is deleted while it writes, no load fails."""
 
 import asyncio
+import shutil
+import threading
+import time
 
 import pytest
 
 from service.errors import MemoryBudgetExceeded, ModelInUse
+from service.models.bundle import MANIFEST
 from service.models.loaded_model import ModelStatus
 from service.models.registry import Registry, RegistryConfig
 from service.models.retention import Retention
+from service.models.spec import ModelRef
 from service.models.store import ModelStore, RegistryRecord
+from tests.bundles import put_model
 from tests.models.conftest import SIZE_BYTES
 
 
@@ -74,3 +80,30 @@ async def test_a_model_whose_time_has_passed_is_not_evicted_for_another(registry
             await asyncio.sleep(0.02)
     assert not registry.evictions
     await registry.close(0)
+
+
+def test_versions_are_listed_while_others_are_deleted(tmp_path):
+    put_model(tmp_path, "stays")
+    is_over = threading.Event()
+
+    def come_and_go():
+        for n in range(1_000_000):
+            if is_over.is_set():
+                return
+            version = tmp_path / f"goes-{n % 7}" / "1"
+            version.mkdir(parents=True)
+            (version / MANIFEST).write_text("{}")
+            hidden = tmp_path / f".deleted-{n}"
+            version.rename(hidden)
+            version.parent.rmdir()
+            shutil.rmtree(hidden)
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        until_s = time.monotonic() + 2
+        while time.monotonic() < until_s:
+            assert ModelRef("stays", 1) in ModelStore(tmp_path).refs()
+    finally:
+        is_over.set()
+        thread.join()
