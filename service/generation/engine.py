@@ -271,7 +271,11 @@ class Engine:
     def _begin(self) -> None:
         """Begin what this pass of the event loop has submitted."""
         try:
-            if updates := self._lone.begin(is_lone=self.streams == 1 and not self._is_closing):
+            with self._condition:
+                # The thread may have begun it: what that has posted comes before the next burst.
+                is_lone = self.streams == 1 and self._undelivered.is_empty
+                updates = self._lone.begin(is_lone=is_lone and not self._is_closing)
+            if updates:
                 self._deliver(updates)
         except Exception:  # noqa: BLE001 (as in the thread)
             self._fail()

@@ -20,6 +20,11 @@ class Undelivered:
         """Whether the engine should wait."""
         return self._n >= self._limit
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the event loop has taken all results."""
+        return self._n == 0
+
     def add(self) -> None:
         """Count one more burst."""
         self._n += 1

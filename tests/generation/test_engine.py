@@ -221,6 +221,26 @@ async def test_the_engine_is_few_bursts_ahead_of_an_event_loop_that_is_busy():
         stream.cancel()
 
 
+class SlowProgram(DigestProgram):
+    def step(self, batch: Batch, rows: int) -> None:
+        time.sleep(0.02)
+        super().step(batch, rows)
+
+
+async def test_what_the_thread_has_computed_comes_before_a_burst_of_the_event_loop():
+    async with running(lone_burst_s=10.0) as engine:
+        expected = await read(engine.submit(request(12, seed=5)))
+    async with running(SlowProgram(), lone_burst_s=10.0) as engine:
+        await read(engine.submit(request(1)))  # so that a step's time is known
+        for _ in range(3):
+            first = engine.submit(request(40))
+            await anext(aiter(first))
+            first.cancel()
+            stream = engine.submit(request(12, seed=5))
+            time.sleep(1.5)  # noqa: ASYNC251 (the thread goes on meanwhile)
+            assert (await read(stream)).tokens == expected.tokens
+
+
 async def test_logits_that_are_not_finite_fail_their_own_stream_alone():
     async with running(Poisoned()) as engine:
         mask = ((6, -100.0),)

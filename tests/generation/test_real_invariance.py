@@ -135,7 +135,7 @@ def test_a_burst_of_rows_that_are_not_the_first_ones(kind, threads):
         if not has_avx2():
             pytest.skip("the fused program is for AVX2")
         spec = ModelSpec(len(TEXTS), 16, (LayerSpec("gru", 48), LayerSpec("gru", 33)))
-        program = FusedProgram(spec, random_weights(spec))
+        program = FusedProgram(spec, random_weights(spec), int8_gemm.pack)
     else:
         spec = BUNDLE.spec
         program = compile_program(spec, BUNDLE.weights, kind, threads)
