@@ -11,15 +11,15 @@ class DeferredCall:
     the interpreter while the event loop prepares the wait for the reply. For one event loop.
     """
 
-    def __init__(self, callback: Callable[[], None]) -> None:
-        self._callback, self._is_due = callback, False
+    def __init__(self) -> None:
+        self._is_due = False
 
-    def soon(self) -> None:
+    def soon(self, callback: Callable[[], None]) -> None:
         """Call back after this pass of the running event loop."""
         if not self._is_due:
             self._is_due = True
-            asyncio.get_running_loop().call_soon(self._call)
+            asyncio.get_running_loop().call_soon(self._call, callback)
 
-    def _call(self) -> None:
+    def _call(self, callback: Callable[[], None]) -> None:
         self._is_due = False
-        self._callback()
+        callback()

@@ -20,7 +20,7 @@ from service.generation.prompt_reader import PromptReader
 from service.generation.request import GenerationRequest
 from service.generation.reservation import Reservation, Reservations
 from service.generation.sampling import Sampler
-from service.generation.scheduler import NOTHING_RESERVED, Scheduler
+from service.generation.scheduler import Scheduler
 from service.generation.stream import Stream
 from service.generation.table import SlotTable
 from service.generation.token_texts import TextRules, texts_of
@@ -80,12 +80,12 @@ class Engine:
         self.beam_worker = BeamWorker(program, texts, suppressed, self._post, config, name, rules)
         self.beam_worker.warm_up()
         self._listeners: set[Listener | BeamListener] = set()
-        self._reservations, self._deadlines = Reservations(self._check_empty), Deadlines()
+        self._reservations, self._deadlines = Reservations(), Deadlines()
         self._drained = asyncio.Event()  # set when a draining engine has no stream left
         self._loop: asyncio.AbstractEventLoop | None = None
         self._condition = threading.Condition()  # guards the scheduler between bursts
-        self._lone = LoneBurst(self._condition, self._scheduler.plan, self._compute, config)
-        self._submitted = DeferredCall(self._begin)
+        self._lone = LoneBurst(self._condition, self._scheduler.plan, config)
+        self._submitted = DeferredCall()
         self._undelivered = Undelivered(self._condition, config.bursts_ahead)
         self._is_closing = self._is_draining = False
         self._is_drain_over = False  # whether `drain` has ended all streams
@@ -124,8 +124,7 @@ class Engine:
             raise GenerationFailed(self.failure)
         if self._is_draining or self._is_closing:
             raise Draining(_REFUSED)
-        reserved = self._reservations.by_owner if self._reservations else NOTHING_RESERVED
-        self._scheduler.check_capacity(n, owner, reserved)
+        self._scheduler.check_capacity(n, owner, self._reservations.by_owner)
 
     def reserve(self, n: int, owner: str = "") -> Reservation:
         """Reserve capacity for `n` later generations of an owner. Raises as `check_capacity`.
@@ -133,7 +132,7 @@ class Engine:
         With `n` 0 the reservation only makes a drain wait for it.
         """
         self.check_capacity(n, owner)
-        return self._reservations.add(n, owner)
+        return self._reservations.add(n, owner, self._check_empty)
 
     def open_stream(self, request: GenerationRequest) -> Stream:
         """Start a generation that was admitted before, and return its chunks."""
@@ -152,7 +151,7 @@ class Engine:
         with self._condition:
             self._scheduler.submit(listener, self.prompts.read(request))
             self._deadlines.add(listener, request.deadline_s)
-        self._submitted.soon()
+        self._submitted.soon(self._begin)
         # Since it was admitted, the engine may have ended all other streams.
         if self._is_drain_over or self._is_closing or self.failure is not None:
             self.cancel(listener)
@@ -269,14 +268,13 @@ class Engine:
     # -- the event loop
 
     def _begin(self) -> None:
-        """Begin what this pass of the event loop has submitted."""
-        try:
+        try:  # what this pass of the event loop has submitted
             with self._condition:
+                is_lone = self.streams == 1 and not (self._deadlines or self._is_closing)
                 # The thread may have begun it: what that has posted comes before the next burst.
-                is_lone = self.streams == 1 and self._undelivered.is_empty
-                updates = self._lone.begin(is_lone=is_lone and not self._is_closing)
-            if updates:
-                self._deliver(updates)
+                may_compute = is_lone and self._undelivered.is_empty
+                if updates := self._lone.begin(self._compute, is_lone=may_compute):
+                    self._deliver(updates)
         except Exception:  # noqa: BLE001 (as in the thread)
             self._fail()
 

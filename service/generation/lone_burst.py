@@ -19,16 +19,17 @@ class LoneBurst:
         self,
         condition: threading.Condition,
         plan: Callable[[], Plan | None],
-        compute: Callable[[Plan], Sequence[Progress]],
         config: EngineConfig,
     ) -> None:
         """`config` has how long the event loop may be held."""
-        self._condition, self._plan, self._compute = condition, plan, compute
+        self._condition, self._plan = condition, plan
         self._limit_s, self._step_s = config.lone_burst_s, math.inf  # the shortest step of one row
         self._planned: Plan | None = None
         self._is_thread_waiting = False
 
-    def begin(self, *, is_lone: bool) -> Sequence[Progress]:
+    def begin(
+        self, compute: Callable[[Plan], Sequence[Progress]], *, is_lone: bool
+    ) -> Sequence[Progress]:
         """Compute what is to be done and return its results, or wake the thread for it.
 
         Raises as `compute`.
@@ -39,7 +40,7 @@ class LoneBurst:
                 self._planned = plan = self._plan()
                 if plan is not None and plan.steps * self._step_s <= self._limit_s:
                     self._planned = None
-                    updates = self._compute(plan)
+                    updates = compute(plan)
                     self._planned = self._plan()  # which frees the rows of what has ended
                     if self._planned is None:
                         return updates

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Self
 
 
@@ -28,10 +29,8 @@ class Reservation:
 class Reservations:
     """The open reservations of one engine. For the event loop."""
 
-    def __init__(self, on_free: Callable[[], None]) -> None:
-        """`on_free` is called after each one that is released."""
+    def __init__(self) -> None:
         self._open: set[Reservation] = set()
-        self._on_free = on_free
 
     def __bool__(self) -> bool:
         return bool(self._open)
@@ -44,12 +43,12 @@ class Reservations:
             counts[reservation.owner] += reservation.n
         return counts
 
-    def add(self, n: int, owner: str) -> Reservation:
-        """Open a reservation."""
-        reservation = Reservation(n, owner, self._free)
+    def add(self, n: int, owner: str, on_free: Callable[[], None]) -> Reservation:
+        """Open a reservation; `on_free` is called when it is released."""
+        reservation = Reservation(n, owner, partial(self._free, on_free))
         self._open.add(reservation)
         return reservation
 
-    def _free(self, reservation: Reservation) -> None:
+    def _free(self, on_free: Callable[[], None], reservation: Reservation) -> None:
         self._open.discard(reservation)
-        self._on_free()
+        on_free()
