@@ -32,7 +32,7 @@ def test_a_process_that_serves_holds_no_tensorflow_and_little_memory(tmp_path):
         ("CAROUSEL_PROT", "8000", "CAROUSEL_PROT is unknown"),
         ("CAROUSEL_PORT", "many", "CAROUSEL_PORT is 'many'"),
         ("CAROUSEL_PORT", "0", "CAROUSEL_PORT is"),
-        ("CAROUSEL_PROCESSES", "1", "CAROUSEL_PROCESSES is unknown"),
+        ("CAROUSEL_PROCESSES", "many", "CAROUSEL_PROCESSES is 'many'"),
         ("CAROUSEL_LOG_LEVEL", "loud", "CAROUSEL_LOG_LEVEL"),
     ],
 )

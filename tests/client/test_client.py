@@ -120,10 +120,12 @@ def test_a_busy_session_is_retried(kind, server, client):
     session = client.sessions.create(text=INPUTS, seed=SEED).id
     first = client.stream("", session_id=session, max_new_tokens=20_000, temperature=0.8)
     next(first)
+    reader = threading.Thread(target=list, args=(first,))  # unread, it would pause
+    reader.start()
     received = kind.stream(server.url, "", session_id=session, **HOW)
     assert received.result.session.turn == 2
     assert received.result.session.position == 4 + 20_000 + 30
-    first.close()
+    reader.join()
 
 
 def test_threads_share_a_client(client):

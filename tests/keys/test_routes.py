@@ -176,7 +176,9 @@ def test_the_log_says_why_and_has_no_secret(keyed, http, keys, right):
     for name, secret in keys.items():
         http.get("/v1/models", headers=bearer(secret) | {"X-Request-Id": name.replace("'", "")})
     http.get("/admin/models", headers=bearer(right["train"]) | {"X-Request-Id": "scope"})
-    log = keyed.log.read_text()
+    until_s = time.monotonic() + 10  # a line is written after the reply
+    while '"scope"' not in (log := keyed.log.read_text()) and time.monotonic() < until_s:
+        time.sleep(0.05)
     for name, reason in {
         "mistyped": "malformed",
         "unknown": "unknown",
