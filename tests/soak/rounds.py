@@ -200,6 +200,7 @@ class Rounds:
         self.admin.get("/admin/keys")
         self.admin.get("/admin/audit")
         self.admin.get("/admin/usage")
+        self.admin.get("/admin/fleet")
         self.http.get("/metrics")
         self.admin.post(f"/admin/keys/{self._key_id}/rotate", json={"grace_s": 1})
 
