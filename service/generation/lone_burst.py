@@ -11,8 +11,8 @@ from service.generation.plan import Plan, Progress
 class LoneBurst:
     """Computes a burst where it is asked for, if it is short and the engine's thread waits.
 
-    Two changes of threads take longer than such a burst. `begin` is of the event loop, `take` and
-    `wait` of the thread, which holds the condition.
+    Two changes of threads take longer than such a burst. `begin` is of the event loop, the rest of
+    the thread. Who calls holds the condition.
     """
 
     def __init__(
@@ -35,16 +35,15 @@ class LoneBurst:
         Raises as `compute`.
         """
         updates: Sequence[Progress] = ()
-        with self._condition:
-            if is_lone and self._is_thread_waiting and self._planned is None:
-                self._planned = plan = self._plan()
-                if plan is not None and plan.steps * self._step_s <= self._limit_s:
-                    self._planned = None
-                    updates = compute(plan)
-                    self._planned = self._plan()  # which frees the rows of what has ended
-                    if self._planned is None:
-                        return updates
-            self._condition.notify()
+        if is_lone and self._is_thread_waiting and self._planned is None:
+            self._planned = plan = self._plan()
+            if plan is not None and plan.steps * self._step_s <= self._limit_s:
+                self._planned = None
+                updates = compute(plan)
+                self._planned = self._plan()  # which frees the rows of what has ended
+                if self._planned is None:
+                    return updates
+        self._condition.notify()
         return updates
 
     def measured(self, plan: Plan, took_s: float) -> None:
