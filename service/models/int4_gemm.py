@@ -18,8 +18,8 @@ from numba import njit
 from numba.core import cgutils
 
 from service.models.int8_gemm import PackedKernel, padded
-from service.models.simd_tile import GROUP, I8, I16, I64, Tile, address, tile_function
-from service.models.vnni_gemm import COLUMNS, DEPTH, arranged, lanes_here
+from service.models.simd_tile import GROUP, I8, I16, I64, address, tile_function
+from service.models.vnni_gemm import COLUMNS, DEPTH, DotTile, arranged, lanes_here
 
 CALLED_KERNELS = "ba411f15224c707e"
 """Hash of the kernels that this file calls; `sampling.py` says why."""
@@ -73,13 +73,8 @@ def _halves(q: npt.NDArray[np.int64], m: npt.NDArray[np.uint8]) -> npt.NDArray[n
     return np.ascontiguousarray(blocks.reshape(len(blocks), -1)).view(np.int8)
 
 
-class _Tile(Tile):
+class _Tile(DotTile):
     """The tile of one or two rows by one column block, in turns of DEPTH bytes."""
-
-    def __init__(self, builder: ir.IRBuilder, rows: int, lanes: int, chains: int) -> None:
-        super().__init__(builder, rows, lanes, chains)
-        name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
-        self._dot = self.instruction(name, self.dwords, self.dwords, self.bytes, self.bytes)
 
     def generate(self, x, x_stride, block, z, z_stride, depth) -> None:  # type: ignore[no-untyped-def]
         """Generate the product."""
@@ -115,7 +110,7 @@ class _Tile(Tile):
                 for place, bits in ((v, low), (v + vectors // 2, both)):
                     weights = b.and_(bits, upper)
                     for r, spread in enumerate(inputs):
-                        sums[r, place] = b.call(self._dot, [sums[r, place], spread, weights])
+                        sums[r, place] = b.call(self.dot, [sums[r, place], spread, weights])
         return sums
 
 

@@ -46,13 +46,17 @@ def lanes_here() -> int:
     return 16 if binding.get_host_cpu_features().get("avx512vnni") else 8
 
 
-class _Tile(Tile):
-    """The tile of some rows by one column block, in turns of `chains` groups."""
+class DotTile(Tile):
+    """A tile whose products are `dot`: the instruction `vpdpbusd`."""
 
     def __init__(self, builder: ir.IRBuilder, rows: int, lanes: int, chains: int) -> None:
         super().__init__(builder, rows, lanes, chains)
         name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
-        self._dot = self.instruction(name, self.dwords, self.dwords, self.bytes, self.bytes)
+        self.dot = self.instruction(name, self.dwords, self.dwords, self.bytes, self.bytes)
+
+
+class _Tile(DotTile):
+    """The tile of some rows by one column block, in turns of `chains` groups."""
 
     def generate(self, x, x_stride, block, z, z_stride, depth) -> None:  # type: ignore[no-untyped-def]
         """Generate the product."""
@@ -70,7 +74,7 @@ class _Tile(Tile):
                     inputs = self.spread(row, GROUP * k)
                     for v in range(vectors):
                         total = totals[r, v, k]
-                        b.store(b.call(self._dot, [b.load(total), inputs, columns[v]]), total)
+                        b.store(b.call(self.dot, [b.load(total), inputs, columns[v]]), total)
         for r in range(self.rows):
             for v in range(vectors):
                 whole = b.load(totals[r, v, 0])
