@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from tests.sessions.valkey import OwnValkey, own_store
+
 LAST_WORDS_S = 10.0
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -23,6 +25,19 @@ def no_store_outlives_its_server(tmp_path_factory) -> Iterator[None]:
     while (left := stores_under(folder)) and time.monotonic() < until:
         time.sleep(0.05)
     assert left == []
+
+
+@pytest.fixture(scope="module")
+def valkey_server(tmp_path_factory) -> Iterator[OwnValkey]:
+    with own_store(tmp_path_factory.mktemp("valkey")) as own:
+        yield own
+
+
+@pytest.fixture
+def valkey(valkey_server) -> OwnValkey:
+    """An empty Valkey, which a test may kill and start again."""
+    valkey_server.client.flushall()
+    return valkey_server
 
 
 def stores_under(folder: str) -> list[int]:

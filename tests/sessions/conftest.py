@@ -8,19 +8,6 @@ from tests.sessions.cluster import OwnCluster, own_cluster
 from tests.sessions.valkey import SERVERS, OwnValkey, own_store
 
 
-@pytest.fixture(scope="module")
-def valkey_server(tmp_path_factory) -> Iterator[OwnValkey]:
-    with own_store(tmp_path_factory.mktemp("valkey")) as own:
-        yield own
-
-
-@pytest.fixture
-def valkey(valkey_server) -> OwnValkey:
-    """An empty Valkey, which a test may kill and start again."""
-    valkey_server.client.flushall()
-    return valkey_server
-
-
 @pytest.fixture(scope="module", params=SERVERS)
 def store_server(request, tmp_path_factory) -> Iterator[OwnValkey]:
     with own_store(tmp_path_factory.mktemp("store"), request.param) as own:
