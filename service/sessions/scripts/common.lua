@@ -11,6 +11,17 @@ local MOST_SEGMENTS = 12
 
 local function key(kind, name) return PREFIX .. kind .. ':' .. name end
 
+-- Return the rank of what follows a member in an index, the newest first, also where that has been
+-- deleted since; 0 where `after` is ''.
+local function rank_after(index, time, after)
+  if after == '' then return 0 end
+  local probe = after .. '\0'
+  redis.call('ZADD', index, time, probe)
+  local rank = redis.call('ZREVRANK', index, probe)
+  redis.call('ZREM', index, probe)
+  return rank
+end
+
 local function fields_of(name)
   local flat, record = redis.call('HGETALL', name), {}
   for i = 1, #flat, 2 do record[flat[i]] = flat[i + 1] end

@@ -2,13 +2,8 @@
 -- members to look at at most, the time and the id that the page begins after, or '' and ''.
 -- → LISTED, the time and the id of the last member or '' and '', then id and record of each session
 local index, limit, most, time, after = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local record, rank = key('session', string.sub(index, #key('sessions', '') + 1)) .. '/', 0
-if after ~= '' then -- the rank that it had, also where it has been deleted since
-  local probe = after .. '\0'
-  redis.call('ZADD', index, time, probe)
-  rank = redis.call('ZREVRANK', index, probe)
-  redis.call('ZREM', index, probe)
-end
+local record = key('session', string.sub(index, #key('sessions', '') + 1)) .. '/'
+local rank = rank_after(index, time, after)
 local listed, n, last = {}, 0, {'', ''}
 local found = redis.call('ZREVRANGE', index, rank, rank + most, 'WITHSCORES')
 for i = 1, #found, 2 do

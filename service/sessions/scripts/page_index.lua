@@ -1,12 +1,7 @@
 -- A page of an index, the newest first, on a cluster. KEYS: index. ARGV: members, the time and the id
 -- that the page begins after, or '' and ''. → PAGE, ids and times
-local index, most, time, after, rank = KEYS[1], tonumber(ARGV[1]), ARGV[2], ARGV[3], 0
-if after ~= '' then -- the rank that it had, also where it has been deleted since
-  local probe = after .. '\0'
-  redis.call('ZADD', index, time, probe)
-  rank = redis.call('ZREVRANK', index, probe)
-  redis.call('ZREM', index, probe)
-end
+local index, most, time, after = KEYS[1], tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local rank = rank_after(index, time, after)
 local found = redis.call('ZREVRANGE', index, rank, rank + most, 'WITHSCORES')
 local page = {}
 for i = 1, #found, 2 do
