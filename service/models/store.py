@@ -129,8 +129,11 @@ class ModelStore:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Return the folders of a folder, but hidden ones; none if it has been deleted meanwhile."""
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+    """Return the folders of a folder, but hidden ones; none if it is no folder, or no more."""
+    with (
+        contextlib.suppress(FileNotFoundError, NotADirectoryError),
+        os.scandir(folder) as entries,
+    ):
         return [Path(one.path) for one in entries if one.is_dir() and one.name[0] != "."]
     return []
 
