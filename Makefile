@@ -72,7 +72,8 @@ lock:  ## resolve again and export what pip installs; needs uv
 	uv export --quiet --no-emit-project --no-dev --output-file requirements/serve.txt
 	uv export --quiet --no-emit-project --no-dev --extra cpu --output-file requirements/cpu.txt
 	uv export --quiet --no-emit-project --no-dev --extra gpu --output-file requirements/gpu.txt
-	uv export --quiet --no-emit-project --extra cpu --extra otel --group dev --output-file requirements/dev.txt
+	uv export --quiet --no-emit-project --no-dev --extra ray --output-file requirements/ray.txt
+	uv export --quiet --no-emit-project --extra cpu --extra otel --extra ray --group dev --output-file requirements/dev.txt
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "needs $(PYTHON): set PYTHON=…"; exit 1; }

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from service import __version__
-from service.cli import drain, jobs, keys, model_group, models, sessions
+from service.cli import drain, fleet, jobs, keys, model_group, models, sessions
 from service.cli.batch import batch as run_batch
 from service.cli.leave import CommandGroup, leave
 from service.cli.options import (
@@ -31,6 +31,7 @@ app.add_typer(model_group.app, name="models")
 app.add_typer(keys.app, name="keys")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(sessions.app, name="sessions")
+app.add_typer(fleet.app, name="fleet")
 app.command(name="usage")(print_usage)
 app.command(name="batch")(run_batch)
 app.command(name="version")(print_version)

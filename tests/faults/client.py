@@ -50,6 +50,7 @@ class Stream:
         self._reply: http.client.HTTPResponse | None = None
         self.is_broken = False  # the connection ended before the stream did
         self.events: list[Event] = []  # all that have been read
+        self.first_event_s: float | None = None  # when the first one came, of the monotonic clock
 
     @property
     def status(self) -> int:
@@ -66,6 +67,7 @@ class Stream:
                     last_id = line[4:].strip().decode()
                 elif line.startswith(b"data: "):
                     found.append(Event(last_id, json.loads(line[6:])))
+                    self.first_event_s = self.first_event_s or time.monotonic()
                     last_id = None
         except (OSError, http.client.HTTPException, json.JSONDecodeError):
             self.is_broken = True  # perhaps within an event, which is dropped

@@ -23,19 +23,27 @@ class ResumedStream:
     n: int
     events: list[Event] = field(default_factory=list)
     n_breaks: int = 0
+    longest_silence_s: float = 0.0  # from a break to the next event
 
     def run(self) -> None:
         """Read until the turn's last event."""
         stream = self._begin()
         end = time.monotonic() + LIMIT_S
+        broken_s: float | None = None
         while True:
             with contextlib.closing(stream):
                 events = _read(stream)
+            if broken_s is not None and stream.first_event_s is not None:
+                self.longest_silence_s = max(
+                    self.longest_silence_s, stream.first_event_s - broken_s
+                )
+                broken_s = None
             self.events += [event for event in events if event.id is not None]
             if self.events and self.events[-1].data.get("details") is not None:
                 return
             assert time.monotonic() < end, "the turn has not ended"
             self.n_breaks += 1
+            broken_s = broken_s or time.monotonic()
             time.sleep(PAUSE_S)
             stream = self._begin() if not self.events else self._again()
 

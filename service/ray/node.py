@@ -1,0 +1,64 @@
+"""A machine's node of a fleet: Ray's processes, with the flags that a fleet needs."""
+
+import os
+import shlex
+import socket
+import sys
+from pathlib import Path
+
+from service.cgroup import machine_share
+from service.errors import BadRequest
+from service.ray.environment import check_ray, fleet_environment, fleet_settings, head_login
+from service.ray.fleet_file import FleetFile
+from service.ray.ingress import find_haproxy
+
+OBJECT_STORE_BYTES = 100_000_000
+"""Nothing of ours enters Ray's object store, which takes a third of the memory otherwise."""
+
+
+def prepare(file: FleetFile) -> None:
+    """Set this process's environment as the fleet's processes have it, before Ray is imported.
+
+    Raises BadRequest where something is missing.
+    """
+    check_ray()
+    os.environ.update(fleet_environment(file, _write_launcher(fleet_settings(file).data_dir)))
+
+
+def run_node(
+    file: FleetFile, *, is_head: bool, address: str | None, cores: int | None, scratch: Path | None
+) -> None:
+    """Become this machine's node, in the foreground, until SIGTERM. Raises BadRequest."""
+    prepare(file)
+    if find_haproxy() is None:
+        raise BadRequest(
+            "HAProxy is not installed; it comes with Ray's wheels, or: apt install haproxy"
+        )
+    url = fleet_settings(file).redis_url
+    assert url is not None
+    host, _, port = file.head.rpartition(":")
+    options = ["--block", "--disable-usage-stats", f"--object-store-memory={OBJECT_STORE_BYTES}"]
+    options.append(f"--num-cpus={cores or machine_share().cores}")
+    if is_head:
+        options += ["--head", f"--port={port}", f"--node-ip-address={address or host}"]
+        options += ["--include-dashboard=false", *head_login(url.get_secret_value())]
+    else:
+        options.append(f"--address={file.head}")
+        options += [f"--node-ip-address={address}"] if address else []
+    if scratch is not None and is_head:
+        options.append(f"--temp-dir={scratch}")
+    program = [sys.executable, "-m", "ray.scripts.scripts", "start", *options]
+    os.execv(sys.executable, program)  # noqa: S606 (this process becomes the node)
+
+
+def _write_launcher(folder: Path) -> Path:
+    """Write the program that Ray starts in the place of HAProxy."""
+    path = (folder / "ray" / f"haproxy-{socket.gethostname()}").absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m service.ray.ingress "$@"\n'
+    if not path.exists() or path.read_text() != text:
+        incoming = path.with_name(f"{path.name}.{os.getpid()}")
+        incoming.write_text(text)
+        incoming.chmod(0o755)
+        incoming.replace(path)
+    return path

@@ -1,0 +1,47 @@
+"""The gate of a replica, as an ASGI app."""
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from service.ray.gate import REFUSAL, IngressGate
+from service.ray.ingress import INGRESS_HEADER, ingress_token
+
+TOKEN = ingress_token("a-secret-that-every-node-has-and-nobody-else")
+
+
+async def echo(request: Request) -> JSONResponse:
+    return JSONResponse(sorted(request.headers))
+
+
+@pytest.fixture
+def client() -> TestClient:
+    app = Starlette(routes=[Route("/{path:path}", echo)])
+    return TestClient(IngressGate(app, TOKEN, "1-abc"))
+
+
+def test_what_haproxy_has_sent_is_served_and_the_app_does_not_see_the_token(client):
+    reply = client.get("/x", headers={INGRESS_HEADER: TOKEN})
+    assert reply.status_code == 200
+    assert INGRESS_HEADER not in reply.json()
+    assert reply.headers["X-Carousel-Process"] == "1-abc"
+
+
+@pytest.mark.parametrize("given", [[], [""], ["0" * 64], [TOKEN[:-1]], [TOKEN, TOKEN]])
+def test_everything_else_is_refused_in_the_shape_of_its_path(client, given):
+    headers = [(INGRESS_HEADER, one) for one in given]
+    reply = client.get("/generate", headers=headers)
+    assert (reply.status_code, reply.json()) == (
+        403,
+        {"error": REFUSAL, "error_type": "forbidden"},
+    )
+    reply = client.get("/v1/models", headers=headers)
+    assert reply.json()["error"] == {
+        "message": REFUSAL,
+        "type": "permission_error",
+        "param": None,
+        "code": "forbidden",
+    }
