@@ -24,6 +24,7 @@ PROCESS_BYTES = 1024 * 1024 * 1024  # a process with some small models; see docs
 
 
 _HOST_NAME = re.compile(r"[a-z0-9._-]{1,253}")
+_QUEUES = r"^train-(cpu|gpu)(,train-(cpu|gpu))?$"
 _ORIGIN = re.compile(r"https?://[a-z0-9._-]{1,253}(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?")
 
 
@@ -45,6 +46,7 @@ class Settings(BaseSettings):
     drain_s: float = Field(default=25.0, ge=0, le=3_600)  # give a service manager 5 s more
     lame_duck_s: float = Field(default=0.0, ge=0, le=600)
     workers: int = Field(default=0, ge=0, le=64)  # training workers, each of one job at a time
+    worker_queues: str = Field(default="train-cpu", pattern=_QUEUES)  # in order; or train-gpu
     redis_url: SecretStr | None = None  # redis+cluster://: a cluster; None: a private Valkey
     secret: SecretStr | None = None  # signs ids and exports; None: generated in data_dir
     admin_key: SecretStr | None = None  # a key with the scope admin, to make the first ones with
@@ -119,6 +121,11 @@ class Settings(BaseSettings):
         return self.data_dir / "jobs"
 
     @property
+    def queues(self) -> list[str]:
+        """The queues of train jobs that a worker takes jobs of, of the first one first."""
+        return list(dict.fromkeys(_listed(self.worker_queues)))
+
+    @property
     def spins(self) -> bool:
         """Whether threads of the network wait for the next step in a loop.
 
@@ -171,6 +178,7 @@ class Settings(BaseSettings):
             f"{PREFIX}REDIS_URL": redis_url,
             f"{PREFIX}MODEL_STORE": str(self.model_store),
             f"{PREFIX}DATA_DIR": str(self.data_dir),
+            f"{PREFIX}WORKER_QUEUES": self.worker_queues,
             f"{PREFIX}LOG_LEVEL": self.log_level,
             f"{PREFIX}LOG_FORMAT": self.log_format,
         }

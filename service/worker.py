@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from types import FrameType
 
 from service.errors import CarouselError
@@ -34,8 +35,9 @@ _log = logging.getLogger(__name__)
 class TrainWorker:
     """Takes train jobs, one at a time, and starts a process for each attempt."""
 
-    def __init__(self, queue: JobQueue, environment: dict[str, str]) -> None:
-        self._queue, self._environment = queue, environment
+    def __init__(self, queue: JobQueue, environment: dict[str, str], queues: Sequence[str]) -> None:
+        """`queues` are those whose jobs it takes, of the first one first."""
+        self._queue, self._environment, self._queues = queue, environment, queues
         self._attempt: subprocess.Popen[bytes] | None = None
         self._is_stopping = False
 
@@ -49,7 +51,7 @@ class TrainWorker:
         """Take jobs until `stop` is called. Blocks."""
         while not self._is_stopping:
             try:
-                job = self._queue.take()
+                job = self._queue.take(self._queues)
                 if job is not None:
                     self._run_attempt(job)
             except CarouselError as error:
@@ -83,7 +85,7 @@ def work(settings: Settings, redis_url: str, *, parent: int | None = None) -> No
     if parent is not None:
         _end_with_parent(parent)
     environment = ALLOCATOR_ENVIRONMENT | os.environ | settings.for_worker(redis_url)
-    worker = TrainWorker(JobQueue(redis_url, QueueConfig()), environment)
+    worker = TrainWorker(JobQueue(redis_url, QueueConfig()), environment, settings.queues)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, worker.stop)
     worker.run()

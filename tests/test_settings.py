@@ -46,6 +46,8 @@ def test_the_url_that_the_terminal_uses_is_no_unknown_setting(monkeypatch):
         ("CAROUSEL_PROCESSES", "0"),
         ("CAROUSEL_PROCESSES", "many"),
         ("CAROUSEL_LOG_LEVEL", "INFO"),
+        ("CAROUSEL_WORKER_QUEUES", "gpu"),
+        ("CAROUSEL_WORKER_QUEUES", "train-gpu,"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_name(monkeypatch, name, value):

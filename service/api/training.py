@@ -22,7 +22,13 @@ from service.models.cells import CellName
 from service.models.spec import ModelRef
 from service.training.checkpoint import best_checkpoint
 from service.training.job import JobKey, TrainJob
-from service.training.job_spec import DEFAULT_MAX_SECONDS, TrainingText, make_job_spec
+from service.training.job_spec import (
+    DEFAULT_MAX_SECONDS,
+    DEFAULT_QUEUE,
+    QueueName,
+    TrainingText,
+    make_job_spec,
+)
 from service.training.queue import JobQueue
 from service.training.states import JobState, JobStatus
 
@@ -89,6 +95,7 @@ class JobBody(Body):
     initial_model: Name | None = None
     load_when_done: bool = True
     alias: Name | None = None
+    queue: QueueName = DEFAULT_QUEUE
 
 
 class JobReply(BaseModel):
@@ -104,6 +111,7 @@ class JobReply(BaseModel):
     initial_model: str | None
     load_when_done: bool
     alias: str | None
+    queue: QueueName
     attempt: int
     created_at: datetime
     started_at: datetime | None
@@ -315,6 +323,7 @@ def _submit(
         initial_model=None if initial is None else state.store.read(initial),
         load_when_done=body.load_when_done,
         alias=body.alias,
+        queue=body.queue,
     )
     job = state.training.queue.submit(owner, spec, max_open)
     try:

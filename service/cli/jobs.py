@@ -55,6 +55,9 @@ def submit(
     max_seconds: MaxSeconds = None,
     initial_model: InitialModel = None,
     alias: Annotated[str | None, typer.Option(help="Alias that the model gets.")] = None,
+    queue: Annotated[
+        str | None, typer.Option(help="train-cpu or train-gpu: the machines that train it.")
+    ] = None,
     url: Url = None,
 ) -> None:
     """Upload a text and submit a job that trains on it; print the job's id."""
@@ -69,7 +72,7 @@ def submit(
     given = {
         "architecture": _given(cell=cell, units=units, layers=layers),
         "training": _given(epochs=epochs, max_seconds=max_seconds),
-        **_given(initial_model=initial_model, alias=alias),
+        **_given(initial_model=initial_model, alias=alias, queue=queue),
     }
     job = client.send("POST", "train-jobs", body={"name": name, "corpus": corpus["id"], **given})
     print(job["id"])

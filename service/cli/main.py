@@ -127,6 +127,9 @@ def worker(
     redis_url: Annotated[str | None, typer.Option(help="Where Redis is.")] = None,
     model_store: Annotated[Path | None, typer.Option(help="Folder of bundles.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of everything else.")] = None,
+    worker_queues: Annotated[
+        str | None, typer.Option("--queue", help="train-cpu, train-gpu, or both with a comma.")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
     *,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -139,7 +142,11 @@ def worker(
 
     check_training("a training worker")
     settings = Settings.read(
-        redis_url=redis_url, model_store=model_store, data_dir=data_dir, log_level=log_level
+        redis_url=redis_url,
+        model_store=model_store,
+        data_dir=data_dir,
+        worker_queues=worker_queues,
+        log_level=log_level,
     )
     check_folder(settings.data_dir, "CAROUSEL_DATA_DIR", is_written=True)
     check_folder(settings.model_store, "CAROUSEL_MODEL_STORE", is_written=True)

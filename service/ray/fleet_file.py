@@ -14,7 +14,16 @@ from service.settings import PREFIX, Settings
 SECRETS = ("redis_url", "secret", "admin_key")
 """Settings that no file has: Ray would keep them in its records, which its dashboard shows."""
 
-_OF_THE_FLEET = ("host", "port", "threads", "processes", "workers", "tls_cert", "tls_key")
+_OF_THE_FLEET = (
+    "host",
+    "port",
+    "threads",
+    "processes",
+    "workers",
+    "worker_queues",
+    "tls_cert",
+    "tls_key",
+)
 _GIVEN = frozenset(Settings.model_fields) - {*SECRETS, *_OF_THE_FLEET}
 REGISTER_S = 5.0
 """How long a replica that leaves stays open, so that every HAProxy has been told."""

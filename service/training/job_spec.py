@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from service.errors import Validation
 from service.models.bundle import Bundle
@@ -18,6 +18,10 @@ from service.training.recipe import (
     usual_epochs,
 )
 
+QueueName = Literal["train-cpu", "train-gpu"]
+"""A queue for each kind of machine that trains: a worker takes jobs of the queues it is told."""
+
+DEFAULT_QUEUE: QueueName = "train-cpu"
 MAX_EPOCHS, MAX_SECONDS = 10_000, 7 * 86_400
 MAX_TRAINED_LAYERS = 4
 DEFAULT_MAX_SECONDS = 86_400
@@ -36,10 +40,13 @@ class TrainJobSpec:
     initial_model: str | None = None
     load_when_done: bool = True
     alias: str | None = None
+    queue: QueueName = DEFAULT_QUEUE
 
     def __post_init__(self) -> None:
         """Check everything that needs no text."""
         check_name(self.name)
+        if self.queue not in get_args(QueueName):
+            raise Validation(f"`queue` is {self.queue!r}; there are {_names(QueueName)}")
         if self.alias is not None:
             check_name(self.alias)
             if not self.load_when_done:
@@ -57,6 +64,7 @@ class TrainJobSpec:
             "initial_model": self.initial_model,
             "load_when_done": self.load_when_done,
             "alias": self.alias,
+            "queue": self.queue,
         }
 
     @classmethod
@@ -71,7 +79,8 @@ class TrainJobSpec:
             precision,
         )
         rest = {name: value[name] for name in ("initial_model", "load_when_done", "alias")}
-        return cls(value["name"], value["corpus"], recipe, **rest)
+        queue = value.get("queue", DEFAULT_QUEUE)  # a job of before there were two
+        return cls(value["name"], value["corpus"], recipe, queue=queue, **rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +104,8 @@ def make_job_spec(
 ) -> TrainJobSpec:
     """Build a job's specification from a request; what is None there gets its default.
 
-    `training` holds the hyperparameters and `precision`, `publication` the fields `load_when_done`
-    and `alias`. Raises Validation as TrainJobSpec, `architecture_of` and `check_fits`.
+    `training` holds the hyperparameters and `precision`, `publication` the fields `load_when_done`,
+    `alias` and `queue`. Raises Validation as TrainJobSpec, `architecture_of` and `check_fits`.
     """
     layers = {key: value for key, value in architecture.items() if value is not None}
     if initial_model is None:
@@ -154,6 +163,10 @@ def architecture_of(
             f"{''.join(missing[:8])!r} among them; an initial model's vocabulary must cover it"
         )
     return architecture
+
+
+def _names(choices: Any) -> str:
+    return " and ".join(get_args(choices))
 
 
 def _check_recipe(recipe: Recipe) -> None:

@@ -1,8 +1,8 @@
 """The queue of train jobs: submit, follow, cancel and publish them; take, run and reconcile them.
 
-A job's record is the only truth. The set of open jobs is the queue: a worker takes the oldest job
-that waits by setting its lease. Every write of an attempt passes the fence, which is the number of
-the job's latest attempt.
+A job's record is the only truth. The open jobs of a kind of machine are its queue: a worker takes
+the oldest job that waits by setting its lease. Every write of an attempt passes the fence, which is
+the number of the job's latest attempt.
 """
 
 import contextlib
@@ -10,14 +10,14 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from service.errors import CorpusInUse, JobNotFound, Validation
 from service.training.config import QueueConfig
 from service.training.job import JobKey, TrainJob
-from service.training.job_spec import TrainJobSpec
+from service.training.job_spec import DEFAULT_QUEUE, TrainJobSpec
 from service.training.job_store import (
     Connection,
     Fenced,
@@ -136,10 +136,14 @@ class JobQueue:
 
     # -- for workers
 
-    def take(self) -> TrainJob | None:
-        """Take the oldest job that waits, for an attempt that begins within start_ms."""
-        for job in sorted(self.open(), key=lambda job: job.created_s):
-            if job.state.is_waiting and self.lease(job, self._config.start_ms):
+    def take(self, queues: Sequence[str] = (DEFAULT_QUEUE,)) -> TrainJob | None:
+        """Take the oldest job that waits in the first of `queues`, else in the next one.
+
+        Its attempt has to begin within start_ms.
+        """
+        waiting = [job for job in self.open() if job.state.is_waiting and job.spec.queue in queues]
+        for job in sorted(waiting, key=lambda job: (queues.index(job.spec.queue), job.created_s)):
+            if self.lease(job, self._config.start_ms):
                 return job
         return None
 

@@ -35,12 +35,14 @@ def test_a_job_from_submission_to_deletion(server, home):
     (home / "text.txt").write_text(TEXT)
     to = ("--url", server.url)
     job = printed(
-        *("jobs", "submit", home / "text.txt", "--name", "owl", "--units", 64, "--layers", 1, *to),
+        *("jobs", "submit", home / "text.txt", "--name", "owl", "--units", 64, "--layers", 1),
+        *("--queue", "train-gpu", *to),
         folder=home,
     ).strip()
     rows = json.loads(printed("jobs", "list", "--json", *to, folder=home))
     assert [row["id"] for row in rows] == [job]
     assert rows[0]["architecture"]["units"] == 64
+    assert rows[0]["queue"] == "train-gpu"
     lines = printed("jobs", "list", *to, folder=home).splitlines()
     assert lines[0].split()[:3] == ["id", "status", "name"]
     assert lines[1].split()[:3] == [job, "queued", "owl"]

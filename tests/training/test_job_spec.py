@@ -17,7 +17,13 @@ def spec_of(architecture=None, schedule=None, **rest):
 
 
 def test_a_specification_comes_back_from_json():
-    one = spec_of({"cell": "gru", "units": 7}, {"epochs": 3}, alias="a", initial_model="m@1")
+    one = spec_of(
+        {"cell": "gru", "units": 7},
+        {"epochs": 3},
+        alias="a",
+        initial_model="m@1",
+        queue="train-gpu",
+    )
     assert TrainJobSpec.from_json(one.to_json()) == one
 
 
@@ -68,6 +74,11 @@ def test_what_fits_is_what_the_batches_take():
 def test_a_model_that_is_too_large_is_refused():
     with pytest.raises(Validation, match="weights; 50,000,000 is most"):
         check_fits(spec_of({"units": 4_096, "layers": 2}), 100, 10**6)
+
+
+def test_a_queue_is_one_that_there_is():
+    with pytest.raises(Validation, match="`queue` is 'gpu'; there are train-cpu and train-gpu"):
+        spec_of(queue="gpu")
 
 
 def test_an_alias_needs_a_loaded_model():

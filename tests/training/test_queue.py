@@ -53,6 +53,33 @@ def test_a_job_is_queued_and_listed(queue):
     assert queue.jobs("you") == []
 
 
+def test_a_worker_takes_jobs_of_its_queues_and_of_the_first_one_first(queue):
+    specs = [SPEC, replace(SPEC, queue="train-gpu"), SPEC, replace(SPEC, queue="train-gpu")]
+    first, second, third, fourth = (queue.submit("me", spec).key for spec in specs)
+
+    def taken(*queues: str) -> list[JobKey]:
+        keys = []
+        while (job := queue.take(queues)) is not None:
+            keys.append(job.key)
+        for key in keys:
+            queue.end_lease(key)
+        return keys
+
+    assert taken("train-cpu") == [first, third]
+    assert taken("train-gpu") == [second, fourth]
+    assert taken("train-gpu", "train-cpu") == [second, fourth, first, third]
+    assert waiting(queue) == [(first, 1), (third, 1)]
+
+
+def test_a_job_of_before_there_were_queues_is_in_that_of_processors(queue, valkey):
+    key = queue.submit("me", SPEC).key
+    order = SPEC.to_json()
+    del order["queue"]
+    valkey.client.hset(queue._names.of("job", key), "order", json.dumps(order))
+    assert waiting(queue) == [(key, 1)]
+    assert queue.get(key).spec == SPEC
+
+
 def test_another_owners_job_is_as_one_that_never_was(queue):
     job = queue.submit("me", SPEC)
     sentences = []

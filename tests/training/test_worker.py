@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -31,8 +32,10 @@ def queue(valkey) -> Iterator[JobQueue]:
 
 
 @contextmanager
-def working(tmp_path, valkey, parent: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "service", "worker"]
+def working(
+    tmp_path, valkey, parent: int | None = None, *options: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "service", "worker", *options]
     command += [] if parent is None else ["--parent", str(parent)]
     settings = environment(tmp_path, 1, CAROUSEL_REDIS_URL=valkey.url)
     settings.pop("CAROUSEL_PORT")
@@ -65,6 +68,19 @@ def test_a_worker_runs_one_job_after_another(tmp_path, valkey, queue):
         job = queue.get(key)
         assert (job.status, job.attempt) == (JobStatus.FAILED, 1)
         assert job.error["error_type"] == "corpus_not_found"
+
+
+def test_a_worker_for_a_gpu_leaves_the_jobs_of_processors(tmp_path, valkey, queue):
+    other = queue.submit("", SPEC).key
+    own = queue.submit("", replace(SPEC, queue="train-gpu")).key
+    with working(tmp_path, valkey, None, "--queue", "train-gpu") as worker:
+        attempt_of(worker).wait(START_LIMIT_S)
+        until = time.monotonic() + START_LIMIT_S
+        while not queue.get(own).state.is_over and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(1.2)  # two looks
+    assert (queue.get(own).status, queue.get(other).status) == (JobStatus.FAILED, JobStatus.QUEUED)
+    assert queue.get(other).attempt == 1
 
 
 def test_an_attempt_ends_with_its_worker(tmp_path, valkey, queue):

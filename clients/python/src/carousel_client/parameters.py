@@ -56,6 +56,7 @@ class TrainJobOptions(TypedDict, total=False):
     initial_model: str
     load_when_done: bool
     alias: str
+    queue: Literal["train-cpu", "train-gpu"]
 
 
 class ImportOptions(TypedDict, total=False):
