@@ -12,8 +12,8 @@ class EngineConfig:
     queue_limit: int = 1_024  # generations that wait for a row
     slice_steps: int = 64  # steps of a generation before it gives its row to one that waits
     max_row_steps: int = 1_024  # rows times steps of a burst: bounds the wait for the next plan
-    shared_rows: int = 32  # rows of a burst while an owner with fewer rows may wait for its end
-    shared_row_steps: int = 128  # rows times steps of such a burst: a millisecond or two
+    shared_rows: int = 8  # rows of a burst while an owner with fewer rows may wait for its end
+    shared_row_steps: int = 64  # rows times steps of such a burst: about a millisecond
     shared_memory_row_steps: int = 1024 * 1024  # since one has left: about 10 s
     idle_credit_row_steps: int = 4_096  # that an idle owner saves up: a lone stream's 800 steps
     step_overhead_rows: int = 4  # what a step costs apart from its rows, in rows

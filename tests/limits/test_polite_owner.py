@@ -1,7 +1,13 @@
-"""A polite owner's requests beside a greedy owner's endless streams, by turns with alone."""
+"""A polite owner's requests beside a greedy owner's endless streams, by turns with alone.
+
+Here the greedy owner's clients run on the cores of the server. So there is a control: the polite
+owner beside unrelated programs that keep every core busy. It tells how much of the difference the
+sharing of cores makes, with no greedy owner at all.
+"""
 
 import asyncio
 import contextlib
+import os
 import statistics
 import sys
 import time
@@ -16,7 +22,8 @@ from tests.process import serving
 
 STREAMS, REQUESTS, TURNS, PAUSE_S, RISE_S = 256, 100, 5, 0.03, 1.0
 ASKED = {"inputs": "ROMEO:", "parameters": {"max_new_tokens": 64, "seed": 1}}
-RATIO = 4.0  # the aim is 1.2; on two cores 1.5 to 2.3, and 7 to 100 without fair bursts
+RATIO = 2.0  # the aim is 1.2; 7 to 100 without fair bursts
+BUSY = "while True: sum(range(1000))"
 
 
 async def latencies_s(http: httpx2.AsyncClient) -> list[float]:
@@ -54,6 +61,21 @@ async def greedy_process(port: int, secret: str) -> AsyncIterator[None]:
         await process.wait()
 
 
+@contextlib.asynccontextmanager
+async def busy_cores() -> AsyncIterator[None]:
+    """Keep every core busy with programs that ask the server for nothing."""
+    programs = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", BUSY)
+        for _ in range(len(os.sched_getaffinity(0)))
+    ]
+    try:
+        yield
+    finally:
+        for program in programs:
+            program.kill()
+            await program.wait()
+
+
 def p99(values: list[float]) -> float:
     return statistics.quantiles(values, n=100)[98]
 
@@ -65,6 +87,7 @@ async def test_a_polite_owner_is_served_beside_a_greedy_one_as_if_alone(tmp_path
         greedy, polite = (admin.add(name, "generate") for name in ("greedy", "polite"))
         beside: list[float] = []
         alone: list[float] = []
+        control: list[float] = []
         async with httpx2.AsyncClient(
             base_url=server.url, headers=bearer(polite["secret"]), timeout=60
         ) as http:
@@ -74,10 +97,13 @@ async def test_a_polite_owner_is_served_beside_a_greedy_one_as_if_alone(tmp_path
                 async with greedy_process(server.port, greedy["secret"]):
                     await asyncio.sleep(RISE_S)
                     beside += await latencies_s(http)
-        ratio = p99(beside) / p99(alone)
+                async with busy_cores():
+                    control += await latencies_s(http)
+        ratio = p99(beside) / p99(control)
         figures = ", ".join(
             f"{name}: p50 {statistics.median(took) * 1e3:.1f} ms, p99 {p99(took) * 1e3:.1f} ms"
-            for name, took in (("alone", alone), ("beside", beside))
+            for name, took in (("alone", alone), ("beside", beside), ("control", control))
         )
-        sys.stdout.write(f"{figures}, ratio of p99 {ratio:.2f}\n")
+        ratios = f"ratio of p99 to control {ratio:.2f}, to alone {p99(beside) / p99(alone):.2f}"
+        sys.stdout.write(f"{figures}; {ratios}\n")
         assert ratio <= RATIO, figures
