@@ -29,6 +29,7 @@ class Request:
     body: dict[str, Any]
     characters: int
     events: int  # 0: the reply is whole
+    key: str = ""  # the secret that it is sent with
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Connection:
         """Connect, and send nothing yet; the selector watches what comes."""
         content = json.dumps(request.body).encode()
         head = f"POST {request.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        head += f"Authorization: Bearer {request.key}\r\n" if request.key else ""
         head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
         self._bytes, self._request, self._reader = head.encode() + content, request, ReplyReader()
         self._port, self._selector = port, selector
@@ -204,17 +206,71 @@ def serve(selector: selectors.BaseSelector, tally: Tally, seconds: float) -> Non
                 connection.ask()
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a fixed number of requests took."""
+
+    characters: float
+    wall_s: float
+    server_cpu_s: float
+
+
+class ClientGroup:
+    """Clients whose connections stay open, so that short measurements by turns begin warm.
+
+    Each measurement has the same requests, each to its end: nothing that one has left runs in
+    the next.
+    """
+
+    def __init__(self, port: int, requests: Sequence[Request]) -> None:
+        """Connect; nothing is sent yet."""
+        self._selector, self._stack = selectors.DefaultSelector(), contextlib.ExitStack()
+        self._processes = server_processes(port)
+        self._connections = [
+            self._stack.enter_context(Connection(port, request, self._selector))
+            for request in requests
+        ]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        self._selector.close()
+
+    def work(self, repeats: int) -> Work:
+        """Have each client send its request so often, one after the other. Raises as `read`."""
+        tally, left = Tally(), dict.fromkeys(self._connections, repeats)
+        began_s, server_s = time.perf_counter(), cpu_s(self._processes)
+        for connection in self._connections:
+            connection.ask()
+        while left:
+            for key, _ in self._selector.select(1.0):
+                one: Connection = key.data
+                if not one.read(tally):
+                    continue
+                left[one] -= 1
+                if left[one]:
+                    one.ask()
+                else:
+                    del left[one]
+        wall_s = time.perf_counter() - began_s
+        return Work(tally.characters, wall_s, cpu_s(self._processes) - server_s)
+
+
 def quantile_ms(times_s: Sequence[float], q: float) -> float | None:
     """Return a quantile in milliseconds, None of no times."""
     ordered = sorted(times_s)
     return 1e3 * ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else None
 
 
-def streaming(model: str, seed: int, characters: int = CHARACTERS, **more: object) -> Request:
+def streaming(
+    model: str, seed: int, characters: int = CHARACTERS, *, key: str = "", **more: object
+) -> Request:
     """Return a request of Carousel's for a stream, an event a character."""
     parameters = {"max_new_tokens": characters, "do_sample": True, "temperature": 0.8, "seed": seed}
     body = {"inputs": "ROMEO:", "model": model, "parameters": parameters | more}
-    return Request("/generate_stream", body, characters, characters)
+    return Request("/generate_stream", body, characters, characters, key)
 
 
 def whole(model: str, seed: int, characters: int) -> Request:

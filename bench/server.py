@@ -9,13 +9,19 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 START_LIMIT_S = 180.0
 
 
 @contextlib.contextmanager
-def server(store: Path, *, module: str = "service", **settings: str) -> Iterator[int]:
-    """Start a server of a model store, yield its port, and stop it on exit."""
+def server(
+    store: Path, *, module: str = "service", log: str = "", **settings: str
+) -> Iterator[int]:
+    """Start a server of a model store, yield its port, and stop it on exit.
+
+    Its log goes to the file `log`, or to standard error.
+    """
     port = free_port()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CAROUSEL_")}
     environment |= {
@@ -26,16 +32,25 @@ def server(store: Path, *, module: str = "service", **settings: str) -> Iterator
         "CAROUSEL_LOG_LEVEL": "warning",
         **settings,
     }
-    with listening([sys.executable, "-m", module, "serve"], port, "/health/ready", environment):
+    command = [sys.executable, "-m", module, "serve"]
+    with contextlib.ExitStack() as stack:
+        errors = stack.enter_context(Path(log).open("wb")) if log else None
+        stack.enter_context(listening(command, port, "/health/ready", environment, errors))
         yield port
 
 
 @contextlib.contextmanager
 def listening(
-    command: Sequence[str], port: int, ready_path: str, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    port: int,
+    ready_path: str,
+    environment: Mapping[str, str] | None = None,
+    errors: IO[bytes] | None = None,
 ) -> Iterator[None]:
     """Run a command until the context ends, which begins once a path answers with success."""
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=errors
+    ) as process:
         try:
             _wait_until_ready(process, f"http://127.0.0.1:{port}{ready_path}")
             yield

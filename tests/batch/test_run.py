@@ -55,6 +55,31 @@ async def test_many_lines_are_in_flight_and_no_more_than_allowed():
     assert (len(rows), most) == (200, 8)
 
 
+@pytest.mark.parametrize(("limit", "most"), [({"max_lines": 20}, 20), ({"max_bytes": 300}, 20)])
+async def test_no_more_lines_are_in_memory_than_allowed_while_one_is_answered(limit, most):
+    n_read = 0
+    may_end = asyncio.Event()
+
+    def counted():
+        nonlocal n_read
+        for line in lines(200):
+            n_read += 1
+            yield line
+
+    async def answer(call: RouteCall) -> RouteReply:
+        if inputs_of(call) == 0:
+            await may_end.wait()
+        return RouteReply(200, b"{}")
+
+    rows = rows_of(counted(), answer, RunConfig(in_flight=8, **limit))
+    first = asyncio.ensure_future(anext(rows))
+    for _ in range(1_000):
+        await asyncio.sleep(0)
+    assert n_read == most  # ten of 15 bytes, ten of 16
+    may_end.set()
+    assert len([await first, *[row async for row in rows]]) == 200
+
+
 async def test_a_full_engine_is_asked_again_and_an_error_is_not():
     asked = dict.fromkeys(range(3), 0)
     statuses = {0: (429, 429, 200), 1: (503, 200), 2: (422,)}

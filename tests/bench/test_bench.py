@@ -4,11 +4,21 @@ import os
 import re
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 from bench.__main__ import PARTS, README, RESULTS, insert
-from bench.machine import BUSY_SHARE, busy_warning, caption, paired_ratio, processor
+from bench.machine import (
+    BUSY_SHARE,
+    busy_warning,
+    caption,
+    cpu_s,
+    median_limits,
+    paired_ratio,
+    processor,
+)
 from bench.progress import Progress
 from tests.process import ROOT
 
@@ -38,6 +48,23 @@ def test_the_processor_has_a_name():
 def test_ratios_are_of_turns():
     """One round that other work has slowed on both sides changes nothing."""
     assert paired_ratio([90, 9, 88], [100, 10, 100]) == 0.9
+
+
+def test_the_limits_of_a_median_are_two_of_the_values():
+    values = [float(i) for i in range(40)]
+    assert median_limits(values) == (13.0, 26.0)  # by the binomial distribution: 96 %
+    assert median_limits([*values[:-1], 1e9]) == (13.0, 26.0)
+    assert median_limits([1.0, 2.0]) == (1.0, 2.0)
+
+
+def test_the_processor_time_of_a_process_is_finer_than_a_tick():
+    process = psutil.Process()
+    before, own_s = cpu_s([process]), time.process_time()
+    while time.process_time() - own_s < 0.02:
+        pass
+    found = cpu_s([process]) - before
+    assert found >= 0.02
+    assert round(found, 2) != found
 
 
 def test_every_table_of_the_readme_has_its_place(tmp_path):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from bench.load import Request, closed_loop
+from bench.load import ClientGroup, Connection, Request, closed_loop
 from tests.bench.test_reply import chunked
 
 EVENTS = 5
@@ -93,3 +93,31 @@ def test_a_connection_that_ends_within_a_reply_is_an_error(reply):
         pytest.raises(ConnectionError, match="before the re"),
     ):
         loop(port)
+
+
+def test_a_group_of_clients_does_its_work_again_on_the_same_connections():
+    requests = [Request("/", {"seed": 1}, EVENTS, EVENTS)] * 3
+    with answering(PIECES) as port, ClientGroup(port, requests) as group:
+        works = [group.work(4) for _ in range(2)]
+    for work in works:
+        assert work.characters == 3 * 4 * EVENTS
+        assert work.wall_s > 0
+        assert work.server_cpu_s > 0
+
+
+def test_a_key_is_sent():
+    heard = []
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            heard.append(self.request.recv(1 << 16))
+            self.request.sendall(PIECES)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request, daemon=True)
+        thread.start()
+        request = Request("/", {}, EVENTS, EVENTS, "secret")
+        with Connection(server.server_address[1], request) as one:
+            one.first_event_s()
+        thread.join()
+    assert b"\r\nAuthorization: Bearer secret\r\n" in heard[0]

@@ -245,6 +245,28 @@ def test_no_owner_waits_for_ever(history):
     assert not waiting
 
 
+@pytest.mark.parametrize("rows", [1, 8, 255])
+def test_a_burst_of_a_lone_owner_costs_what_a_shared_one_does(rows):
+    """A lone owner's bursts are charged by a shorter way, which has to come to the same."""
+    lone, shared = FairShare(CONFIG), FairShare(CONFIG)
+    for share in (lone, shared):
+        for _ in range(rows):
+            share.add("before")
+    for _ in range(50):
+        lone.charge_lone("before", rows, MAX_STEPS)
+        shared.choose()
+        shared.charge({"before": rows}, MAX_STEPS)
+    turns = []
+    for share in (lone, shared):
+        share.add("after")
+        turns.append([])
+        for _ in range(2_000):
+            owners, has_lighter = share.choose()
+            turns[-1].append((set(owners), has_lighter))
+            share.charge({owner: share.rows_of(owner) for owner in owners}, 1)
+    assert turns[0] == turns[1]
+
+
 def test_idle_owners_are_forgotten():
     share = FairShare(CONFIG)
     share.add("stays")

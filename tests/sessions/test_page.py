@@ -111,6 +111,17 @@ async def test_the_index_expires_with_the_last_session_and_ends_with_the_last_de
         assert store.client.keys("carousel:session*") == []
 
 
+async def test_the_index_lives_as_long_as_a_session_that_is_read(store):
+    async with opened(store) as sessions:
+        key = SessionKey("me", "used")
+        await sessions.create(key, CONTENT, 9_000)
+        store.client.expire("carousel:session:me/used", 4_000)
+        store.client.expire("carousel:sessions:me", 4_000)
+        await sessions.read(key, 0, 1)
+        assert store.client.ttl("carousel:session:me/used") > 8_990
+        assert store.client.ttl("carousel:sessions:me") > 8_990
+
+
 async def test_a_session_of_an_earlier_version_is_listed_from_its_next_turn_on(store):
     async with opened(store) as sessions:
         key = SessionKey("me", "old")
