@@ -116,6 +116,18 @@ def test_a_client_that_reads_slowly_gets_the_whole_reply():
         assert n > 50_000_000
 
 
+def test_a_client_that_reads_less_than_it_has_to_is_cut_off():
+    limits = replace(SHORT, write_timeout_s=1.0, write_bytes=10_000_000)
+    with edge(limits) as server, server.connect() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        connection.sendall(b"GET /large HTTP/1.0\r\n\r\n")
+        until = time.monotonic() + PATIENCE_S
+        with pytest.raises(ConnectionResetError):
+            while time.monotonic() < until:
+                connection.recv(8_192)
+                time.sleep(0.02)
+
+
 def test_a_running_request_outlives_every_time_limit():
     with edge() as server, server.connect() as connection:
         connection.sendall(b"GET /later HTTP/1.1\r\nHost: a\r\n\r\nGET /now HTTP/1.1\r\nHost:")

@@ -192,6 +192,7 @@ def test_checksums_are_few_and_end_with_their_session(world):
     client = world.valkey.client
     (name,) = client.keys("carousel:sums:*")
     assert client.strlen(name) <= 12 * (3_000 // 256 + 3)
+    assert client.strlen(name) >= 12 * (3_000 // 512)  # else a read of a few tokens checks them all
     assert client.ttl(name) > 0
     world.do(world.processes[0].records.delete(world.keys[0]))
     assert client.keys("carousel:sums:*") == []
