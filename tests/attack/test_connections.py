@@ -121,11 +121,15 @@ def test_a_client_that_reads_less_than_it_has_to_is_cut_off():
     with edge(limits) as server, server.connect() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         connection.sendall(b"GET /large HTTP/1.0\r\n\r\n")
-        until = time.monotonic() + PATIENCE_S
         with pytest.raises(ConnectionResetError):
-            while time.monotonic() < until:
-                connection.recv(8_192)
-                time.sleep(0.02)
+            read_for(connection, PATIENCE_S)
+
+
+def read_for(connection: socket.socket, limit_s: float) -> None:
+    until = time.monotonic() + limit_s
+    while time.monotonic() < until:
+        connection.recv(8_192)
+        time.sleep(0.02)
 
 
 def test_a_running_request_outlives_every_time_limit():
