@@ -264,13 +264,11 @@ def quantile_ms(times_s: Sequence[float], q: float) -> float | None:
     return 1e3 * ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else None
 
 
-def streaming(
-    model: str, seed: int, characters: int = CHARACTERS, *, key: str = "", **more: object
-) -> Request:
+def streaming(model: str, seed: int, characters: int = CHARACTERS, **more: object) -> Request:
     """Return a request of Carousel's for a stream, an event a character."""
     parameters = {"max_new_tokens": characters, "do_sample": True, "temperature": 0.8, "seed": seed}
     body = {"inputs": "ROMEO:", "model": model, "parameters": parameters | more}
-    return Request("/generate_stream", body, characters, characters, key)
+    return Request("/generate_stream", body, characters, characters)
 
 
 def whole(model: str, seed: int, characters: int) -> Request:

@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 from bench.load import ClientGroup, Request, Work, streaming
@@ -84,7 +85,7 @@ def main() -> None:
 
 def requests(streams: int, key: str) -> list[Request]:
     """Return a request of each client."""
-    return [streaming("demo", seed, CHARACTERS, key=key) for seed in range(streams)]
+    return [replace(streaming("demo", seed, CHARACTERS), key=key) for seed in range(streams)]
 
 
 def new_key(port: int) -> str:
