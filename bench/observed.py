@@ -20,6 +20,7 @@ from bench.load import ClientGroup, Request, Work, streaming
 from bench.machine import machine, median_limits
 from bench.progress import Progress
 from bench.server import server
+from service.models.compile import own_instructions
 
 ROUNDS, STREAMS, CHARACTERS = 40, 16, 256
 REPEATS = 6  # requests of a client in a turn
@@ -42,10 +43,12 @@ def main() -> None:
         for name in spent:
             (root / name).mkdir()
             (root / name / "demo").symlink_to(Path("model_store/demo").resolve())
-        observing = {"CAROUSEL_LOG_LEVEL": "info", "CAROUSEL_ADMIN_KEY": ADMIN_KEY}
+        # One kernel for both: each store would choose its own by a measurement.
+        kernel = {"CAROUSEL_INT8_KERNEL": "own" if own_instructions() else "onnxruntime"}
+        observing = {"CAROUSEL_LOG_LEVEL": "info", "CAROUSEL_ADMIN_KEY": ADMIN_KEY, **kernel}
         with (
             server(root / "with", log=str(root / "log"), **observing) as port,
-            server(root / "without", module="bench.unobserved") as bare,
+            server(root / "without", module="bench.unobserved", **kernel) as bare,
             ClientGroup(port, requests(streams, new_key(port))) as observed,
             ClientGroup(bare, requests(streams, "")) as unobserved,
         ):

@@ -1,10 +1,12 @@
 """What a server prints on its terminal: that it is ready, or what to do so that it becomes so."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from service.api.state import AppState
+from service.errors import CarouselError
 from service.models.loaded_model import ModelInfo, ModelStatus
 from service.models.spec import ModelRef
 
@@ -33,7 +35,7 @@ async def announce(
     while not state.is_ready:  # noqa: ASYNC110 (it depends on the store and on every model)
         await asyncio.sleep(POLL_S)
     if on_ready is None:
-        print("\n".join(ready(address)), flush=True)
+        print("\n".join(ready(address, needs_key=await _has_keys(state))), flush=True)
     else:
         on_ready()
 
@@ -52,14 +54,27 @@ def waiting(loading: Sequence[ModelRef]) -> str:
     return f"Carousel is loading {names}; the first start on a machine compiles, for a minute or so"
 
 
-def ready(address: str) -> Sequence[str]:
+def ready(address: str, *, needs_key: bool = False) -> Sequence[str]:
     """Return the lines for a server that answers generate requests."""
     body = """'{"inputs": "The "}'"""
     header = "-H 'Content-Type: application/json'"
+    if needs_key:
+        header = f'-H "Authorization: Bearer $KEY" {header}'
+    scheme, _, place = address.partition("://")
+    for every in ("0.0.0.0:", "[::]:"):  # addresses to listen on, and none to connect to
+        if place.startswith(every):
+            place = f"localhost:{place.removeprefix(every)}"
     return (
         f"Carousel is ready at {address}; try:",
-        f"  curl -N {address}/generate_stream {header} -d {body}",
+        f"  curl -N {scheme}://{place}/generate_stream {header} -d {body}",
     )
+
+
+async def _has_keys(state: AppState) -> bool:
+    """Return whether there are keys; not known is none, since this is an example only."""
+    with contextlib.suppress(CarouselError):
+        return bool(await state.keys.all())
+    return False
 
 
 def advice(models: Sequence[ModelInfo], model_store: Path) -> Sequence[str]:

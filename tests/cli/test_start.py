@@ -20,6 +20,7 @@ from service.sessions.config import SessionConfig
 from service.sessions.redis_client import check_store_config
 from service.settings import Settings
 from service.start_checks import check_folder, check_folders, listen
+from service.announcement import ready
 from tests.process import ROOT, ended, environment, free_port
 
 
@@ -264,3 +265,12 @@ def test_a_stop_while_the_first_start_compiles(tmp_path, sent, code):
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (code, ""), err
     assert "stopping took longer" not in err
+
+
+def test_the_first_line_to_try_has_a_key_and_an_address_that_answers():
+    at, line = ready("https://0.0.0.0:8443", needs_key=True)
+    assert at == "Carousel is ready at https://0.0.0.0:8443; try:"
+    assert line.startswith('  curl -N https://localhost:8443/generate_stream -H "Authorization: ')
+    assert "localhost:8000/" in ready("http://[::]:8000")[1]
+    assert "http://127.0.0.1:8000/" in ready("http://127.0.0.1:8000")[1]
+    assert "Authorization" not in ready("http://127.0.0.1:8000")[1]

@@ -179,7 +179,10 @@ async def alias_moves_before_all_are_ready(place: World) -> bool:
     await one.fleet.load(B, wait_s=0.0)
     await until(lambda: "b@1" in one.loaded)
     moving = asyncio.create_task(one.fleet.set_alias("prod", B))
-    await asyncio.sleep(0.3)
+    for _ in range(100):  # two seconds, also where a machine is busy
+        if "prod" in two.aliases:
+            break
+        await asyncio.sleep(0.02)
     too_early = "prod" in two.aliases and "b@1" not in two.loaded
     two.factory.may_go_on.set()
     await moving

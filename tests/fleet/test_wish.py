@@ -38,6 +38,12 @@ def test_a_pin_of_a_loaded_model_loads_nothing():
     assert after.models[A].precision is Precision.INT8  # of a process that starts later
 
 
+def test_a_load_without_a_retention_keeps_the_one_there_is():
+    wish = Wish().with_load(A, None, PINNED)
+    assert wish.with_load(A, Precision.INT8).models[A].retention == PINNED
+    assert wish.with_unload(A).with_load(A).models[A].retention == PINNED
+
+
 def test_an_unload_comes_before_a_load_and_is_carried_out_once():
     wish = Wish().with_load(A).with_load(B)
     done = dict(wish.models)
