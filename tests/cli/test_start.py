@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.announcement import advice
+from service.announcement import advice, ready
 from service.errors import BadRequest
 from service.models.loaded_model import ModelInfo, ModelStatus
 from service.models.retention import Retention
@@ -20,7 +20,6 @@ from service.sessions.config import SessionConfig
 from service.sessions.redis_client import check_store_config
 from service.settings import Settings
 from service.start_checks import check_folder, check_folders, listen
-from service.announcement import ready
 from tests.process import ROOT, ended, environment, free_port
 
 
