@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+import psutil
+
 from bench.machine import cpu_s, server_processes
 from bench.reply import ReplyReader
 
@@ -170,9 +172,13 @@ def closed_loop(
     *,
     warm_up_s: float = WARM_UP_S,
     measure_s: float = MEASURE_S,
+    processes: Sequence[psutil.Process] | None = None,
 ) -> Load:
-    """Keep one client busy for each request for a while, and return the measurements."""
-    processes = server_processes(port)
+    """Keep one client busy for each request for a while, and return the measurements.
+
+    The server's time is that of `processes`, else of what listens on the port.
+    """
+    processes = server_processes(port) if processes is None else processes
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
         for request in requests:
             stack.enter_context(Connection(port, request, selector)).ask()

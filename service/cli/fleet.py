@@ -31,7 +31,13 @@ def node(
 
 
 @app.command()
-def up(file: File) -> None:
+def up(
+    file: File,
+    *,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Replace replicas that have not changed, too.")
+    ] = False,
+) -> None:
     """Start the replicas, or bring them to the file one after the other; return when it is so."""
     from service.ray.fleet_file import FleetFile
     from service.ray.node import prepare
@@ -42,7 +48,7 @@ def up(file: File) -> None:
 
     application.connect(found)
     application.check_nodes()
-    application.deploy(found)
+    application.deploy(found, restarts=restart)
     print(f"Carousel serves on http://{found.host}:{found.port} by Ray Serve")
 
 

@@ -1,5 +1,6 @@
 """The application on Ray Serve: from a fleet's file to a deployment, and what Ray says of it."""
 
+import secrets
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from service import __version__
 from service.errors import BadRequest, ModelNotReady
 from service.ray.autoscaling import replicas_for_streams
 from service.ray.environment import HAPROXY_FLAG, RAY_VERSION, fleet_settings
@@ -74,8 +76,10 @@ def _flags_of(node: str) -> Any:
     return ray.remote(num_cpus=0)(flags).options(scheduling_strategy=here).remote(HAPROXY_FLAG)
 
 
-def deploy(file: FleetFile) -> None:
+def deploy(file: FleetFile, *, restarts: bool = False) -> None:
     """Start the application or bring it to the file; return when it is so.
+
+    Replicas are replaced where their settings or their size are others, or if `restarts`.
 
     Raises BadRequest where the fleet has other addresses than the file, ModelNotReady where a
     replica does not start.
@@ -86,12 +90,12 @@ def deploy(file: FleetFile) -> None:
     )
     _check_address(file)
     try:
-        serve.run(deployment_of(file), name=file.name, route_prefix="/")
+        serve.run(deployment_of(file, restarts=restarts), name=file.name, route_prefix="/")
     except RuntimeError as error:
         raise ModelNotReady(f"the replicas did not start: {_reason(file, error)}") from error
 
 
-def deployment_of(file: FleetFile) -> serve.Application:
+def deployment_of(file: FleetFile, *, restarts: bool) -> serve.Application:
     """Return what Ray deploys for a file."""
     replicas, settings = file.replicas, fleet_settings(file)
     scaling = AutoscalingConfig(
@@ -112,6 +116,7 @@ def deployment_of(file: FleetFile) -> serve.Application:
         max_ongoing_requests=_MOST_ONGOING,
         max_queued_requests=-1,
         max_replicas_per_node=replicas.per_node,
+        max_surge_percent=replicas.surge,
         graceful_shutdown_timeout_s=file.shutdown_s(settings),
         graceful_shutdown_wait_loop_s=0.5,
         health_check_period_s=5.0,
@@ -120,6 +125,9 @@ def deployment_of(file: FleetFile) -> serve.Application:
             "runtime_env": {"env_vars": file.environment},
         },
     )
+    # Without one, Ray makes up a new one each time, and replaces replicas that need not be.
+    version = f"{__version__}-{secrets.token_hex(4)}" if restarts else __version__
+    deployment._version = version  # noqa: SLF001 (no public way is left)
     return deployment.bind()
 
 

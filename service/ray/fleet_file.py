@@ -40,6 +40,7 @@ class Replicas(BaseModel):
     max: int = Field(default=1, ge=1, le=1_000)
     streams: float = Field(default=32.0, gt=0)  # that generate, of each replica, on average
     threads: int = Field(default=1, ge=1, le=256)
+    surge: int = Field(default=0, ge=0, le=100)  # percent of them, more during an update
     per_node: int | None = Field(default=None, ge=1, le=100)
     upscale_delay_s: float = Field(default=5.0, ge=0, le=3_600)
     downscale_delay_s: float = Field(default=300.0, ge=0, le=86_400)
@@ -106,6 +107,7 @@ class FleetFile(BaseModel):
             "host": self.host,
             "port": str(self.port),
             "threads": str(self.replicas.threads),
+            "spin": given.get("spin", "off"),  # there are other replicas, and Ray, on its cores
             "metrics_port": given.get("metrics_port", "0"),
         }
         return {f"{PREFIX}{name.upper()}": value for name, value in (given | own).items()}

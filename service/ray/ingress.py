@@ -18,10 +18,6 @@ INGRESS_HEADER = "x-carousel-ingress"
 
 MARK = "# completed by Carousel"
 HEAD_LIMIT_S = 10
-_REFUSED_HEADS = {
-    400: "this is no valid HTTP request, or its head has more than 16 KiB",
-    408: f"the request's head did not arrive within {HEAD_LIMIT_S} s",
-}
 _NO_REPLICA = ("model_not_ready", "no replica is ready; repeat the request")
 _FAILURES = {
     500: ("internal", "internal error; the server's log has the details"),
@@ -91,11 +87,11 @@ def _bound(host: str) -> str:
 
 
 def _defaults() -> str:
-    """The lines of every section: what a head may take, and the bodies of HAProxy's own errors."""
+    """The lines of every section: what a head may take, and the bodies of HAProxy's own errors.
+
+    A head that it cannot parse has HAProxy's own reply, whatever its file says.
+    """
     lines = [f"timeout http-request {HEAD_LIMIT_S}s", "option forwardfor"]
-    for status, message in _REFUSED_HEADS.items():
-        body = _quoted(message.join(_TGI[:2]) + "bad_request" + _TGI[2])
-        lines.append(f"http-error status {status} content-type application/json string {body}")
     for status, (code, message) in _FAILURES.items():
         retry = " hdr Retry-After 1" if status == 503 else ""
         body = _body(message, code)

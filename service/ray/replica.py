@@ -23,10 +23,17 @@ NO_HAPROXY = (
 )
 
 
-def check_ingress() -> None:
-    """Check that this process belongs to a Ray with HAProxy. Raises BadRequest."""
+def replica_settings() -> Settings:
+    """Return the settings of this process, a replica of a Ray with HAProxy. Raises BadRequest."""
     if os.environ.get(HAPROXY_FLAG) != "1":
         raise BadRequest(NO_HAPROXY)
+    settings = Settings.read()
+    if settings.redis_url is None or settings.secret is None:
+        raise BadRequest(
+            "this node has no CAROUSEL_REDIS_URL or no CAROUSEL_SECRET; start it with "
+            "`carousel fleet node FILE` where both are set"
+        )
+    return settings
 
 
 @serve.ingress(None)
@@ -35,13 +42,7 @@ class Replica:
 
     def __init__(self) -> None:
         """Read the settings, which the environment has. Raises BadRequest."""
-        check_ingress()
-        self._settings = Settings.read()
-        if self._settings.redis_url is None or self._settings.secret is None:
-            raise BadRequest(
-                "this node has no CAROUSEL_REDIS_URL or no CAROUSEL_SECRET; start it with "
-                "`carousel fleet node FILE` where both are set"
-            )
+        self._settings = replica_settings()
         log_to_stderr(self._settings.log_level, "json")
         self._service: Any = None
 

@@ -37,6 +37,7 @@ def test_each_replica_has_the_settings_of_the_file_and_the_size(tmp_path):
         "CAROUSEL_HOST": "0.0.0.0",
         "CAROUSEL_PORT": "8080",
         "CAROUSEL_THREADS": "3",
+        "CAROUSEL_SPIN": "off",
         "CAROUSEL_METRICS_PORT": "0",
     }
 

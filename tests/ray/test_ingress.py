@@ -120,6 +120,17 @@ def test_a_request_has_the_token_and_nothing_that_ray_would_obey(tmp_path, repli
     assert reply.headers.get_list("x-request-id") == ["ours"]
 
 
+def test_a_head_without_an_end_is_refused(tmp_path, replica):
+    with ingress(tmp_path, replica) as url:
+        place = ("127.0.0.1", int(url.rpartition(":")[2]))
+        with socket.create_connection(place, 30) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"a" * 40_000)
+            assert connection.makefile("rb").readline().startswith(b"HTTP/1.1 400 ")
+        with socket.create_connection(place, 30) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
+            assert connection.makefile("rb").readline().startswith(b"HTTP/1.1 408 ")
+
+
 @pytest.mark.parametrize("has_application", [True, False])
 def test_without_a_replica_the_reply_is_ours_in_the_shape_of_its_path(tmp_path, has_application):
     with ingress(tmp_path, free_port() if has_application else 0) as url:
@@ -145,7 +156,7 @@ def test_the_file_opens_no_port_and_no_socket_to_others(tmp_path):
     assert [one.startswith("127.0.0.1:") for one in binds] == [True, False, True]
     assert "mode 666" not in text
     assert " backup" not in text
-    assert "errorfile" not in text
+    assert "500.http" not in text
 
 
 def test_a_file_that_is_complete_stays(tmp_path):
