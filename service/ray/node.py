@@ -1,9 +1,11 @@
 """A machine's node of a fleet: Ray's processes, with the flags that a fleet needs."""
 
+import contextlib
 import os
 import shlex
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 from service.cgroup import machine_share
@@ -42,13 +44,25 @@ def run_node(
     if is_head:
         options += ["--head", f"--port={port}", f"--node-ip-address={address or host}"]
         options += ["--include-dashboard=false", *head_login(url.get_secret_value())]
+        folder = scratch or Path(tempfile.gettempdir()) / f"ray-{file.name}"
+        options.append(f"--temp-dir={folder}")
+        _forget_dead_head(folder, address or host, int(port))
     else:
         options.append(f"--address={file.head}")
         options += [f"--node-ip-address={address}"] if address else []
-    if scratch is not None and is_head:
-        options.append(f"--temp-dir={scratch}")
     program = [sys.executable, "-m", "ray.scripts.scripts", "start", *options]
     os.execv(sys.executable, program)  # noqa: S606 (this process becomes the node)
+
+
+def _forget_dead_head(folder: Path, host: str, port: int) -> None:
+    """Have Ray not take what a killed head has left for a head that runs. Raises BadRequest.
+
+    It looks for a file, and for processes that were told the address: other nodes, and its own
+    agents that outlive it for a while.
+    """
+    with contextlib.suppress(OSError), socket.create_connection((host, port), 2.0):
+        raise BadRequest(f"something listens at {host}:{port} already; is it the fleet's head?")
+    (folder / "ray_current_cluster").unlink(missing_ok=True)
 
 
 def _write_launcher(folder: Path) -> Path:

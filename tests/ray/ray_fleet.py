@@ -68,6 +68,7 @@ class RayFleet:
     scratch: Path
     content: dict[str, Any]
     variables: dict[str, str]
+    port_2: int  # of the HAProxy of the other nodes: they share a machine with the head
     nodes: list[Node] = field(default_factory=list)
     n_started: int = 0
 
@@ -88,7 +89,8 @@ class RayFleet:
 
     def start_node(self, *, is_head: bool = False) -> Node:
         given = ["--cores", "2", *(["--head", "--scratch", str(self.scratch)] if is_head else [])]
-        return self._start(["service", "fleet", "node", str(self.file), *given], {})
+        ports = {} if is_head else _ports() | {"RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(self.port_2)}
+        return self._start(["service", "fleet", "node", str(self.file), *given], ports)
 
     def start_plain_head(self) -> Node:
         """A head as Ray's own documentation starts it, to which we may connect."""
@@ -190,7 +192,6 @@ def ray_fleet(folder: Path, store: str, **replicas: object) -> Iterator[RayFleet
     content: dict[str, Any] = {
         "head": f"127.0.0.1:{free_port()}",
         "port": free_port(),
-        "ingress": "head",  # two nodes of one machine would want the same ports
         "replicas": {"min": 2, "max": 2, "per_node": 1, **replicas},
         "settings": settings,
     }
@@ -200,14 +201,13 @@ def ray_fleet(folder: Path, store: str, **replicas: object) -> Iterator[RayFleet
         "CAROUSEL_REDIS_URL": store,
         "CAROUSEL_SECRET": SECRET,
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        **_ports(),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
     }
     variables.pop("PYTHONDONTWRITEBYTECODE", None)
     scratch = Path(tempfile.mkdtemp(prefix="cr"))  # the paths of its sockets have to be short
-    fleet = RayFleet(home, scratch, content, variables)
+    fleet = RayFleet(home, scratch, content, variables, free_port())
     try:
         yield fleet
     finally:
@@ -215,6 +215,12 @@ def ray_fleet(folder: Path, store: str, **replicas: object) -> Iterator[RayFleet
             node.kill()
         _end_strays(scratch)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _ports() -> dict[str, str]:
+    """Ports of HAProxy that are fixed, one for each machine."""
+    names = ("METRICS", "STATS")
+    return {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in names}
 
 
 def _end_strays(scratch: Path) -> None:

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from tests.fleet.resumed import ResumedStream, new_session
-from tests.process import serving
+from tests.process import Server, serving
 from tests.ray.ray_fleet import RayFleet, ray_fleet, tcp_store
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
@@ -90,6 +90,9 @@ def test_replicas_of_both_nodes_answer(fleet):
     assert state["application"] == "RUNNING"
     assert state["replicas"] == {"RUNNING": 2}
     assert [node["state"] for node in state["nodes"]] == ["alive", "alive"]
+    assert list(state["ingresses"].values()) == ["HEALTHY", "HEALTHY"]
+    reply = httpx2.get(f"http://127.0.0.1:{fleet.port_2}/health/ready", timeout=10)
+    assert reply.status_code == 200
     assert [len(node.replicas()) for node in fleet.nodes] == [1, 1]
 
 
@@ -198,12 +201,21 @@ def test_a_killed_head_comes_back_with_the_application(fleet):
     fleet.nodes.pop(0).kill()
     with pytest.raises(httpx2.HTTPError):
         httpx2.get(f"http://127.0.0.1:{fleet.port}/health", timeout=5)
+    other = Server(fleet.port_2, fleet.nodes[0].process, fleet.nodes[0].log)
+    for _ in range(8):  # by the HAProxy of the other machine, which is told of no change now
+        ResumedStream(other, new_session(other), 200).run()
     fleet.start_node(is_head=True)
     fleet.nodes.insert(0, fleet.nodes.pop())
     fleet.until_replicas(2)  # nobody has called `up`
     reply = httpx2.get(f"{fleet.server.url}/sessions/{session.session}", timeout=30)
     assert reply.status_code == 200
     assert fleet.status()["application"] == "RUNNING"
+
+
+def test_a_second_head_is_refused(fleet):
+    done = fleet.run("node", str(fleet.file), "--head")
+    assert done.returncode == 2
+    assert "is it the fleet's head?" in done.stderr
 
 
 def test_a_node_without_haproxy_is_refused(tmp_path):
