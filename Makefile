@@ -47,8 +47,8 @@ bench-train: $(VENV)/.dev  ## speed of training against Keras and PyTorch, which
 openapi: $(VENV)/.run  ## write docs/reference/openapi.json again, which a test compares
 	$(BIN)/python -m service openapi > docs/reference/openapi.json
 
-soak: $(VENV)/.dev  ## the long tests
-	$(BIN)/python -m pytest -m soak
+soak: $(VENV)/.dev  ## the long tests; TESTS=tests/fleet: those of one folder
+	$(BIN)/python -m pytest -m soak $(TESTS)
 
 docs: $(VENV)/.dev  ## write the list of modules in docs/architecture.md again, which a test compares
 	$(BIN)/python -m tools.packages

@@ -1,4 +1,4 @@
-"""What one Valkey computes and keeps for sessions: processor time of each script, bytes at rest."""
+"""What one Valkey computes and keeps: processor time of each script, a session's bytes at rest."""
 
 import asyncio
 import contextlib
@@ -15,6 +15,11 @@ import numpy as np
 
 from bench.machine import caption, machine
 from bench.seed_model import SPEC, VOCABULARY
+from service.fleet.config import FleetConfig
+from service.fleet.fleet_store import FleetStore
+from service.fleet.report import ProcessPhase, ProcessReport
+from service.fleet.wish import Wish
+from service.models.spec import ModelRef
 from service.models.step import State
 from service.sessions.codec import Export, pack_state, pack_tokens
 from service.sessions.config import SessionConfig, ValkeyConfig
@@ -28,6 +33,7 @@ from service.sessions.store_replies import CommitEntry, random_id
 
 SESSIONS, TOKENS, AT_ONCE, TURN = 4_000, 1_000, 64, 16
 DIGEST = "ab" * 32
+PROCESSES, MODELS = (10, 1_000, 10_000), 3
 
 
 @contextlib.asynccontextmanager
@@ -126,17 +132,55 @@ async def measured(url: str) -> dict[str, Any]:
     return result
 
 
+async def looked(url: str) -> dict[str, dict[str, float]]:
+    """Measure the looks of the processes of a fleet, by their number, and the view of all."""
+    store, client = FleetStore(url, FleetConfig().lifetime_s), open_client(url, SessionConfig())
+    wish = Wish()
+    for i in range(MODELS):
+        wish = wish.with_load(ModelRef(f"m{i}", 1))
+    written = await store.change(None, wish)
+    ready = {f"m{i}@1": DIGEST for i in range(MODELS)}
+    result = {}
+    for n in PROCESSES:
+        reports = [ProcessReport(f"{i}-{i:06x}", ProcessPhase.SERVING, 1, ready) for i in range(n)]
+        looks = [partial(store.look, lambda one=one: one, written) for one in reports]
+        await costed(client, looks)
+        before = await sent_bytes(client)
+        result[f"look, {n} processes"] = await costed(client, looks)
+        sent = await sent_bytes(client) - before
+        result[f"look, {n} processes"]["reply_bytes"] = sent / n
+        view = [partial(store.view, lambda: reports[0], written)]  # noqa: B023 (called here)
+        result[f"view, {n} processes"] = await costed(client, view)
+    await store.forget()
+    await store.close()
+    await client.close()
+    return result
+
+
+async def everything(url: str) -> dict[str, Any]:
+    """Measure the sessions and the fleet."""
+    return {**await measured(url), **await looked(url)}
+
+
+async def sent_bytes(client: StoreClient) -> int:
+    """Return the bytes that all servers of a store have sent."""
+    texts = [reply.decode() for reply in await client.everywhere("INFO", "stats")]
+    lines = [line for text in texts for line in text.splitlines()]
+    name = "total_net_output_bytes:"
+    return sum(int(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+
 def main() -> None:
     """`python -m bench.store_cost [URL]`: of a private Valkey, or of the store at a URL."""
     about = machine()
     with tempfile.TemporaryDirectory() as folder:
         if len(sys.argv) > 1:
-            result = asyncio.run(measured(sys.argv[1]))
+            result = asyncio.run(everything(sys.argv[1]))
         else:
             valkey = EmbeddedValkey(Path(folder) / "valkey", ValkeyConfig())
             valkey.start()
             try:
-                result = asyncio.run(measured(valkey.url))
+                result = asyncio.run(everything(valkey.url))
             finally:
                 valkey.stop()
     print(caption(about), file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.cgroup import machine_share
+from service.cgroup import MachineShare, machine_share
 from service.errors import BadRequest
 from service.telemetry import LogFormat
 
@@ -90,10 +90,7 @@ class Settings(BaseSettings):
     @property
     def n_processes(self) -> int:
         """How many processes serve. `auto`: one for each core, with PROCESS_BYTES of memory."""
-        if self.processes != "auto":
-            return self.processes
-        share = machine_share()
-        return max(1, min(256, share.cores, share.memory_bytes // PROCESS_BYTES))
+        return processes_for(machine_share()) if self.processes == "auto" else self.processes
 
     @property
     def has_shared_store(self) -> bool:
@@ -183,16 +180,21 @@ class Settings(BaseSettings):
             f"{PREFIX}LOG_FORMAT": self.log_format,
         }
 
+    @property
+    def threads_of_process(self) -> int:
+        """The threads of each of `n_processes`: as given, or its part of the cores."""
+        is_given = "threads" in self.model_fields_set
+        return self.threads if is_given else max(1, self.threads // self.n_processes)
+
     def for_process(self, redis_url: str) -> dict[str, str]:
         """Environment variables that give one of `n_processes` its part of these settings.
 
         Threads are of each process where they are given; the memory is of all.
         """
         n = self.n_processes
-        threads = self.threads if "threads" in self.model_fields_set else self.threads // n
         part: dict[str, object] = {
             "processes": 1,
-            "threads": max(1, threads),
+            "threads": self.threads_of_process,
             "spin": "off" if self.spin == "auto" else self.spin,
             "memory_budget": max(1, self.memory_budget_bytes // n),
             "redis_url": redis_url,
@@ -222,6 +224,11 @@ class Settings(BaseSettings):
             first = error.errors()[0]
             name = PREFIX + str(first["loc"][0]).upper()
             raise BadRequest(f"{name} is {first['input']!r}: {first['msg']}") from error
+
+
+def processes_for(share: MachineShare) -> int:
+    """Return how many processes `auto` is where a server may use this share of its machine."""
+    return max(1, min(256, share.cores, share.memory_bytes // PROCESS_BYTES))
 
 
 def _networks(text: str) -> tuple[Network, ...]:

@@ -264,6 +264,7 @@ async def unload_model(
     wait for them.
     """
     state = get_state(request)
+    state.registry.refresh()  # another process may have stored it
     chosen = state.registry.resolve(ref)
     drain_s = body.drain_s if body else None
     outcome = await state.fleet.unload(chosen, drain_s, wait_s=waiting.limit_s)
@@ -302,6 +303,7 @@ async def _import(
     state = get_state(request)
     setattr(request.state, MADE, body.name)  # the audit trail has the name of a refused one, too
     check_name(body.name)
+    state.registry.refresh()
     if body.name in state.registry.aliases:
         raise Validation(f"{body.name!r} is an alias; take another name for the model", "name")
     if body.alias is not None:

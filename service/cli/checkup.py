@@ -1,20 +1,24 @@
 """What a start on this machine would meet: settings, folders, store, port, memory, each a line."""
 
 import asyncio
+import contextlib
+import json
 import os
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from urllib.request import urlopen
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import HTTPSHandler, ProxyHandler, build_opener, urlopen
 
 from service.api.metrics_listener import DEFAULT_PORT, bind
 from service.api.tracing import check_traces
 from service.cgroup import MachineShare, machine_share
-from service.cli.admin_client import AdminClient, NoServer
-from service.errors import CarouselError, Validation
+from service.errors import CarouselError
 from service.keys.key_store import count_keys
 from service.sessions.config import SessionConfig
 from service.sessions.signing import check_secret
@@ -32,7 +36,7 @@ from service.start_checks import (
 )
 from service.tls import check_certificate, server_context
 
-STORE_WAIT_S = 2.0
+STORE_WAIT_S = ANSWER_WAIT_S = 2.0
 PYTHONS = ((3, 11), (3, 13))
 
 
@@ -49,6 +53,7 @@ def checks_of(settings: Settings) -> Iterator[Check]:
     """Check what a server with these settings would need. Changes nothing."""
     share = machine_share()
     yield _python()
+    yield _processes(settings, share)
     yield _threads(settings, share)
     folders = {"model_store": False, "import_dir": False, "data_dir": True}
     for name, is_written in folders.items():
@@ -91,11 +96,29 @@ def _python() -> Check:
     return Check("python", f"{text}; install 3.11, 3.12 or 3.13", is_fault=True)
 
 
+def _processes(settings: Settings, share: MachineShare) -> Check:
+    n = settings.n_processes
+    if settings.processes == "auto":
+        text = (
+            f"{n}, by auto: {share.cores} of {share.machine_cores} cores and "
+            f"{share.memory_bytes / 1024**3:.1f} GiB may be used"
+        )
+        return Check("processes", text)
+    if n <= share.cores:
+        return Check("processes", str(n))
+    mend = "set CAROUSEL_PROCESSES to less, or to auto"
+    text = f"{n}; {share.cores} of {share.machine_cores} cores may be used: {mend}"
+    return Check("processes", text, is_fault=True)
+
+
 def _threads(settings: Settings, share: MachineShare) -> Check:
-    spin = "spinning" if settings.spins else "not spinning"
-    text = f"{settings.threads} of the network, {spin}"
+    n = settings.n_processes
+    threads = settings.threads if n == 1 else settings.threads_of_process
+    spins = settings.spins if n == 1 else settings.spin == "on"
+    text = f"{threads} of the network, {'spinning' if spins else 'not spinning'}"
+    text += f", in each of {n} processes" if n > 1 else ""
     cores = f"{share.cores} of {share.machine_cores} cores may be used"
-    if settings.threads <= share.cores:
+    if threads * n <= max(share.cores, n):
         return Check("threads", f"{text}; {cores}")
     return Check("threads", f"{text}; {cores}: set CAROUSEL_THREADS to less", is_fault=True)
 
@@ -119,20 +142,38 @@ def _store(settings: Settings) -> str:
 
 
 def _port(settings: Settings) -> str:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
     try:
         for each in listen(settings.host, settings.port):
             each.close()
-    except CarouselError as error:
-        try:
-            AdminClient(f"http://{host}:{settings.port}").send("GET", "info")
-        except NoServer:
-            raise error from None
-        except Validation as refusal:
-            if "refuses" not in str(refusal):
-                raise error from None
+    except CarouselError:
+        if not _is_carousel(settings):
+            raise
         return f"a Carousel serves {settings.host}:{settings.port}"
     return f"{settings.host}:{settings.port} is free"
+
+
+def _is_carousel(settings: Settings) -> bool:
+    """Whether the program that has the port is a Carousel, with TLS or without.
+
+    It is sent no key: the certificate is not checked, since any name may be in it.
+    """
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    opener = build_opener(ProxyHandler({}), HTTPSHandler(context=context))
+    for scheme in ("http", "https") if settings.tls_cert is None else ("https", "http"):
+        reply: Any = None
+        with contextlib.suppress(OSError, HTTPException, ValueError):
+            try:
+                url = f"{scheme}://{host}:{settings.port}/info"
+                with opener.open(url, timeout=ANSWER_WAIT_S) as found:
+                    reply = json.load(found)
+            except HTTPError as refusal:  # it wants a key
+                with refusal:
+                    reply = json.load(refusal)
+        if isinstance(reply, dict) and not {"process", "error_type"}.isdisjoint(reply):
+            return True
+    return False
 
 
 def _tls(settings: Settings) -> str:
@@ -146,20 +187,25 @@ def _tls(settings: Settings) -> str:
 
 def _metrics(settings: Settings) -> str:
     host, port = settings.metrics_host, settings.metrics_port
-    address = f"{host}:{DEFAULT_PORT if port is None else port}"
     if port == 0:
         return "no listener of their own"
-    try:
-        bound = bind(host, DEFAULT_PORT if port is None else port)
-        assert bound is not None
-        bound.close()
-    except CarouselError as error:
-        if _is_our_metrics(address):
-            return f"a Carousel serves {address}"
-        if port is None:
-            return f"no listener: {address} is in use; CAROUSEL_METRICS_PORT names another port"
-        raise error from None
-    return f"{address} is free"
+    n, serving = settings.n_processes, 0
+    first = DEFAULT_PORT if port is None else port
+    addresses = [f"{host}:{first + i}" for i in range(n)]
+    for i, address in enumerate(addresses):
+        try:
+            bound = bind(host, first, i)
+            assert bound is not None
+            bound.close()
+        except CarouselError as error:
+            if _is_our_metrics(address):
+                serving += 1
+            elif port is None:
+                return f"no listener: {address} is in use; CAROUSEL_METRICS_PORT names another port"
+            else:
+                raise error from None
+    where = addresses[0] if n == 1 else f"{addresses[0]} to {first + n - 1}"
+    return f"a Carousel serves {where}" if serving else f"{where} {'is' if n == 1 else 'are'} free"
 
 
 def _is_our_metrics(address: str) -> bool:

@@ -12,7 +12,7 @@ import typer
 from service.errors import Validation
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from service.keys.key import Key
     from service.keys.key_ring import KeyRing
@@ -73,6 +73,8 @@ def add(
 
     print(_changed(redis_url, data_dir, added))
     print(f"stored in {_place(redis_url, data_dir)}, for the servers that use it", file=sys.stderr)
+    for warning in _unusable(model or ()):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 @app.command(name="list")
@@ -140,6 +142,30 @@ def _place(redis_url: str | None, data_dir: Path | None) -> str:
     if settings.redis_url is not None:
         return "the store of CAROUSEL_REDIS_URL"
     return f"the private Valkey of {settings.data_dir.absolute()}"
+
+
+def _unusable(names: "Iterable[str]") -> "Iterator[str]":
+    """Yield what is odd about models that a key names: it may be made before they are stored.
+
+    A folder without models says nothing: the servers may have another one, or are to be started.
+    """
+    from service.models.resolve import read_record
+    from service.models.store import ModelStore
+    from service.settings import Settings
+
+    store = ModelStore(Settings.read().model_store)
+    refs = store.refs()
+    known = {*map(str, refs), *(ref.name for ref in refs)}
+    aliases = read_record(store).aliases
+    for name in names if refs else ():
+        if name in aliases:
+            yield f"{name!r} is an alias, and a key names models: it does not open its model"
+        elif name not in known:
+            stored = ", ".join(sorted({ref.name for ref in refs})[:20])
+            yield (
+                f"no model {name!r} is stored in {store.folder} (there are: {stored}); the key may "
+                "use it once it is"
+            )
 
 
 def _described(key: "Key") -> str:

@@ -1,7 +1,7 @@
 """Changes of the models of every process of a store: the wish is written, and all carry it out."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from service.errors import ModelInUse, ModelNotReady, StoreUnavailable
@@ -9,6 +9,7 @@ from service.fleet.config import FleetConfig
 from service.fleet.fleet_store import FleetStore, FleetView
 from service.fleet.member import FleetMember
 from service.fleet.outcome import FleetOutcome, outcome_of, serving, why_not_ready
+from service.fleet.report import ProcessReport
 from service.fleet.wish import Wish
 from service.models.bundle import Precision
 from service.models.registry import Registry
@@ -47,7 +48,8 @@ class Fleet:
 
     async def view(self) -> FleetView:
         """Return the wish and the live processes. Raises StoreUnavailable."""
-        return await self._member.look()
+        wish, reports = await self._member.view()
+        return FleetView(wish, tuple(reports))
 
     async def load(
         self,
@@ -59,6 +61,7 @@ class Fleet:
         wait_s: float | None = None,
     ) -> FleetOutcome:
         """Load a version in every process. Raises as Registry.load where none has loaded it."""
+        self._registry.refresh()
         self._registry.check_load(ref, retention)
         wish = await self._change(lambda old: old.with_load(ref, precision, retention, evict=evict))
         outcome = await self._wait(wish, ref, wait_s)
@@ -69,6 +72,7 @@ class Fleet:
         self, ref: ModelRef, drain_s: float | None = None, *, wait_s: float | None = None
     ) -> FleetOutcome:
         """Unload a version in every process. Raises ModelNotFound."""
+        self._registry.refresh()
         self._registry.check_stored(ref)
         wish = await self._change(lambda old: old.with_unload(ref, drain_s))
         return await self._wait(wish, None, wait_s)
@@ -80,23 +84,22 @@ class Fleet:
 
         Raises ModelNotFound, Validation; ModelNotReady where one has not within `wait_s`.
         """
+        self._registry.refresh()
         self._registry.check_alias(alias)
         self._registry.check_stored(ref)
         until_s = self._deadline(wait_s)
         while True:
-            view = await self._member.look()
-            assert view.wish is not None
-            barrier = self._barrier(view, ref)
+            wish, reports = await self._member.view()
+            barrier = self._barrier(wish, reports, ref)
             if barrier.is_everywhere:
                 # Only if nothing has changed since: then the barrier still holds as it is written.
-                new = view.wish.with_alias(alias, ref)
-                written = await self._store.change(view.wish, new)
+                written = await self._store.change(wish, wish.with_alias(alias, ref))
                 if written is not None:
                     self._member.adopt(written)
                     return await self._wait(written, None, wait_s)
             elif _now_s() >= until_s or barrier.is_settled:
                 raise ModelNotReady(_not_moved(alias, ref, barrier))
-            await asyncio.sleep(self._config.poll_s)
+            await self._pause(reports)
 
     async def remove_alias(self, alias: str, *, wait_s: float | None = None) -> FleetOutcome:
         """Remove an alias. Raises ModelNotFound."""
@@ -110,9 +113,7 @@ class Fleet:
         """
         self._registry.refresh()
         self._registry.check_stored(ref)
-        view = await self._member.look()
-        assert view.wish is not None
-        wish = view.wish
+        wish = await self._member.look()
         if ref not in wish.models:
             wish = await self._change(lambda old: old if ref in old.models else old.with_load(ref))
         outcome = await self._wait(wish, ref, None)
@@ -121,15 +122,24 @@ class Fleet:
             await self.set_alias(alias, ref)
 
     async def delete(self, ref: ModelRef) -> None:
-        """Delete a stored version. Raises ModelNotFound; ModelInUse if a process uses it."""
+        """Delete a stored version, or forget a wanted one whose files are gone.
+
+        Raises ModelNotFound; ModelInUse if a process uses it.
+        """
         self._registry.refresh()
-        self._registry.check_stored(ref)
-        for report in (await self._member.look()).reports:
+        wish, reports = await self._member.view()
+        is_gone = ref in wish.models and not self._registry.is_stored(ref)
+        if not is_gone:
+            self._registry.check_stored(ref)
+        for report in reports:
             if report.process != self.process and str(ref) in report.ready:
                 raise ModelInUse(
                     f"{ref} cannot be deleted: the process {report.process} has loaded it; "
                     "unload it first"
                 )
+        if is_gone:
+            await self._change(lambda old: old.with_unload(ref).without_model(ref))
+            return
         self._registry.check_unused(ref)
         await self._change(lambda old: old.without_model(ref))
         await self._registry.delete(ref)
@@ -140,12 +150,11 @@ class Fleet:
     async def _change(self, make: Callable[[Wish], Wish]) -> Wish:
         """Write what `make` makes of the wish, again where another change came between."""
         for _ in range(_MAX_TRIES):
-            view = await self._member.look()
-            assert view.wish is not None
-            new = make(view.wish)
-            if new is view.wish:
+            wish = await self._member.look()
+            new = make(wish)
+            if new is wish:
                 return new
-            written = await self._store.change(view.wish, new)
+            written = await self._store.change(wish, new)
             if written is not None:
                 self._member.adopt(written)
                 return written
@@ -155,20 +164,23 @@ class Fleet:
         """Wait until every process has reached a wish, or until the time is over."""
         until_s = self._deadline(wait_s)
         while True:
-            reports = serving((await self._member.look()).reports, self.process)
-            outcome = outcome_of(wish.revision, reports, ref)
+            _, reports = await self._member.view()
+            outcome = outcome_of(wish.revision, serving(reports, self.process), ref)
             if outcome.is_settled or _now_s() >= until_s:
                 return outcome
-            await asyncio.sleep(self._config.poll_s)
+            await self._pause(reports)
 
-    def _barrier(self, view: FleetView, ref: ModelRef) -> FleetOutcome:
+    async def _pause(self, reports: Sequence[ProcessReport]) -> None:
+        """Wait before the reports are read again: longer where there are many."""
+        await asyncio.sleep(max(self._config.poll_s, len(reports) / self._config.reports_per_s))
+
+    def _barrier(self, wish: Wish, reports: Sequence[ProcessReport], ref: ModelRef) -> FleetOutcome:
         """Return which processes lack a version; none if it is not to be loaded at all."""
-        assert view.wish is not None
-        if not view.wish.wants(ref):
+        if not wish.wants(ref):
             return FleetOutcome()
-        reports = serving(view.reports, self.process)
         digest = self._registry.digests().get(ref)
-        return why_not_ready(reports, ref, view.wish.models[ref].load_revision, digest)
+        concerned = serving(reports, self.process)
+        return why_not_ready(concerned, ref, wish.models[ref].load_revision, digest)
 
     def _raise_if_all_failed(self, outcome: FleetOutcome, ref: ModelRef) -> None:
         own = self._member.errors.get(ref)

@@ -25,7 +25,7 @@ _SCRIPTS = Path(__file__).parent / "scripts"
 
 @dataclass(frozen=True, slots=True)
 class FleetView:
-    """What a look has found. The wish is None in a store that has none."""
+    """What a view has found. The wish is None in a store that has none."""
 
     wish: Wish | None
     reports: tuple[ProcessReport, ...]  # of the live processes, ordered by name
@@ -45,21 +45,44 @@ class FleetStore:
         self._client = open_client(redis_url, config or SessionConfig(), scripts)
         self._lifetime_ms = round(lifetime_s * 1_000)
 
-    async def look(self, report: Callable[[], ProcessReport] | None = None) -> FleetView:
-        """Return the wish and the live processes, after this process has sent its report."""
+    async def look(
+        self, report: Callable[[], ProcessReport] | None = None, known: Wish | None = None
+    ) -> Wish | None:
+        """Return the wish, None if there is none, after this process has sent its report.
+
+        The `known` one is returned where it is the stored one, which is not sent then. What a look
+        takes does not grow with the number of processes.
+        """
+        found = await self._look(report, known, has_reports=False)
+        return _wish_of(found, known)
+
+    async def view(
+        self, report: Callable[[], ProcessReport] | None = None, known: Wish | None = None
+    ) -> FleetView:
+        """As `look`, and return every live process too."""
+        found = await self._look(report, known, has_reports=True)
+        try:
+            reports = sorted(map(ProcessReport.from_json, _texts(found[3])), key=_name)
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreUnavailable(f"a report in the store cannot be read: {error!r}") from error
+        return FleetView(_wish_of(found, known), tuple(reports))
+
+    async def _look(
+        self,
+        report: Callable[[], ProcessReport] | None,
+        known: Wish | None,
+        *,
+        has_reports: bool,
+    ) -> Sequence[object]:
+        stamp, flag = "" if known is None else _stamp(known), "1" if has_reports else ""
 
         def args() -> Sequence[Value]:
             if report is None:
-                return "", "", self._lifetime_ms
+                return "", "", self._lifetime_ms, stamp, flag
             made = report()  # as it is at each attempt
-            return made.process, made.to_json(), self._lifetime_ms
+            return made.process, made.to_json(), self._lifetime_ms, stamp, flag
 
-        found = await self._client.call("look", (REVISION, MODELS, ALIASES, REPORTS, SEEN), args)
-        try:
-            reports = sorted(map(ProcessReport.from_json, _texts(found[3])), key=_name)
-            return FleetView(_wish_of(found), tuple(reports))
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreUnavailable(f"the wish in the store cannot be read: {error!r}") from error
+        return await self._client.call("look", (REVISION, MODELS, ALIASES, REPORTS, SEEN), args)
 
     async def change(self, old: Wish | None, new: Wish) -> Wish | None:
         """Write `new`, unless the stored wish is another than `old`; return it as written."""
@@ -94,7 +117,7 @@ async def has_wish(redis_url: str) -> bool:
     """Return whether a store says what its processes load. Raises StoreUnavailable."""
     store = FleetStore(redis_url, FleetConfig().lifetime_s)
     try:
-        return (await store.look()).wish is not None
+        return await store.look() is not None
     finally:
         await store.close()
 
@@ -119,23 +142,29 @@ def _stamp(wish: Wish) -> str:
     return f"{wish.revision} {wish.token}"
 
 
-def _wish_of(found: Sequence[object]) -> Wish | None:
+def _wish_of(found: Sequence[object], known: Wish | None) -> Wish | None:
+    """Return the wish of a reply. Raises StoreUnavailable if it cannot be read."""
     if not isinstance(found[0], bytes):
         return None
-    revision, _, token = found[0].decode().partition(" ")
-    models, aliases = _texts(found[1]), _texts(found[2])
-    return Wish(
-        int(revision),
-        token,
-        {
-            ModelRef.parse(ref): ModelWish.from_json(text)
-            for ref, text in zip(models[::2], models[1::2], strict=True)
-        },
-        {
-            alias: ModelRef.parse(ref)
-            for alias, ref in zip(aliases[::2], aliases[1::2], strict=True)
-        },
-    )
+    if known is not None and found[0].decode() == _stamp(known):
+        return known
+    try:
+        revision, _, token = found[0].decode().partition(" ")
+        models, aliases = _texts(found[1]), _texts(found[2])
+        return Wish(
+            int(revision),
+            token,
+            {
+                ModelRef.parse(ref): ModelWish.from_json(text)
+                for ref, text in zip(models[::2], models[1::2], strict=True)
+            },
+            {
+                alias: ModelRef.parse(ref)
+                for alias, ref in zip(aliases[::2], aliases[1::2], strict=True)
+            },
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreUnavailable(f"the wish in the store cannot be read: {error!r}") from error
 
 
 def _texts(values: object) -> list[str]:

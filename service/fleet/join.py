@@ -47,11 +47,11 @@ def join_fleet(
 
     Without a `redis_url` its store is its own. `folder` is that of the models.
     """
+    empty = ProcessReport(process.name, host=process.host, pid=process.pid)
     if redis_url is None:
-        return LoneProcess(process.name, registry)
+        return LoneProcess(empty, registry, is_draining)
     config = FleetConfig()
     store = FleetStore(redis_url, config.lifetime_s)
-    empty = ProcessReport(process.name, host=process.host, pid=process.pid)
     member = FleetMember(empty, store, registry, config, is_draining)
     if process.keeps_record:
         member.on_reached = lambda wish: wish.record().write(folder)

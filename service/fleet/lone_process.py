@@ -1,6 +1,7 @@
 """Changes of the models of a process that shares its store with no other."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from service.fleet.fleet_store import FleetView
@@ -17,8 +18,12 @@ _DONE = FleetOutcome()
 class LoneProcess:
     """Changes the registry of this process, whose record is the file in the folder of models."""
 
-    def __init__(self, process: str, registry: Registry[Any]) -> None:
-        self.process, self._registry = process, registry
+    def __init__(
+        self, process: ProcessReport, registry: Registry[Any], is_draining: Callable[[], bool]
+    ) -> None:
+        """`process` has its name, and where it is."""
+        self.process, self._report, self._registry = process.process, process, registry
+        self._is_draining = is_draining
         self._is_open = False
 
     async def run(self, on_open: Callable[[], None]) -> None:
@@ -33,8 +38,9 @@ class LoneProcess:
     async def view(self) -> FleetView:
         """Return this process alone."""
         phase = ProcessPhase.SERVING if self._is_open else ProcessPhase.STARTING
+        phase = ProcessPhase.DRAINING if self._is_draining() else phase
         ready = {str(ref): digest for ref, digest in self._registry.digests().items()}
-        return FleetView(None, (ProcessReport(self.process, phase, 0, ready),))
+        return FleetView(None, (replace(self._report, phase=phase, ready=ready),))
 
     async def load(
         self,

@@ -4,14 +4,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from service.errors import CarouselError, GenerationFailed, ModelNotFound, ModelNotReady
 from service.fleet.config import FleetConfig
 from service.fleet.convergence import asks_for_load, next_to_change
-from service.fleet.fleet_store import FleetStore, FleetView
+from service.fleet.fleet_store import FleetStore
 from service.fleet.report import ProcessPhase, ProcessReport
 from service.fleet.wish import ModelWish, Wish
 from service.models.bundle import Precision
@@ -113,14 +113,21 @@ class FleetMember:
                 await self._store.leave(self.name)
         await self._store.close()
 
-    async def look(self) -> FleetView:
+    async def look(self) -> Wish:
         """Report, and take over the wish, which is seeded where the store has none."""
-        view = await self._store.look(self.report)
-        while view.wish is None:
+        while (wish := await self._store.look(self.report, self.wish)) is None:
             await self._seed()
-            view = await self._store.look(self.report)
-        self.adopt(view.wish)
-        return view
+        self.adopt(wish)
+        return wish
+
+    async def view(self) -> tuple[Wish, Sequence[ProcessReport]]:
+        """As `look`, and return every live process too, of the same moment."""
+        while True:
+            view = await self._store.view(self.report, self.wish)
+            if view.wish is not None:
+                self.adopt(view.wish)
+                return view.wish, view.reports
+            await self._seed()
 
     def adopt(self, wish: Wish) -> None:
         """Carry out a wish from now on, unless it is the one that is being carried out."""
@@ -188,13 +195,13 @@ class FleetMember:
         """Say that this process serves, unless the wish has changed: an alias waits for it then."""
         self._is_serving = True
         try:
-            view = await self.look()
+            found = await self.look()
         except CarouselError:
-            view = None
-        if view is None or view.wish is None or not view.wish.is_as(wish):
+            found = None
+        if found is None or not found.is_as(wish):
             self._is_serving = False
             self._has_changed.set()  # once more
-            await asyncio.sleep(0 if view else self._config.look_s)
+            await asyncio.sleep(0 if found else self._config.look_s)
         else:
             on_open()
 

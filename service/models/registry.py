@@ -125,7 +125,7 @@ class Registry(ModelListing[R]):
         To look at it only: a request takes a lease.
         """
         ref = self.resolve(name)
-        return _ready(ref, self._entries[ref])
+        return _ready(ref, self._entry(ref))
 
     async def acquire(self, name: str | None) -> ModelLease[R]:
         """Return a lease of the model of a name. With `autoload` it is loaded first.
@@ -134,7 +134,7 @@ class Registry(ModelListing[R]):
         Raises as `get`, and with `autoload` MemoryBudgetExceeded.
         """
         ref = self.resolve(name)
-        entry = self._entries[ref]
+        entry = self._entry(ref)
         lease = ModelLease(entry, lambda: self._released(ref))
         try:
             if self._config.autoload:
@@ -244,8 +244,14 @@ class Registry(ModelListing[R]):
         """
         self.aliases = dict(aliases)
         for failed, stand_in in self._stand_ins.items():
-            if self.aliases.get(DEFAULT_ALIAS) == failed and not self._entries[failed].is_ready:
+            entry = self._entries.get(failed)  # its files may have been deleted since
+            is_ready = entry is not None and entry.is_ready
+            if self.aliases.get(DEFAULT_ALIAS) == failed and not is_ready:
                 self.aliases[DEFAULT_ALIAS] = stand_in
+
+    def is_stored(self, ref: ModelRef) -> bool:
+        """Return whether a version is stored, or in memory without its files."""
+        return ref in self._entries
 
     def check_stored(self, ref: ModelRef) -> None:
         """Raise ModelNotFound if a version is not stored."""

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Protocol
 
-from service.errors import CarouselError, JobNotFound
+from service.errors import CarouselError, JobNotFound, StoreUnavailable
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from service.training.checkpoint import clean
@@ -18,6 +18,7 @@ from service.training.tally import JobTally
 
 POLL_S = 1.0
 ORPHAN_REMOVAL_LEASE_MS = 60_000
+PUBLISH_LEASE_MS = 20_000  # then another process publishes it too, which changes nothing
 
 _log = logging.getLogger(__name__)
 
@@ -76,14 +77,28 @@ class JobReconciler:
     async def _finish(self, job: TrainJob, model: str) -> None:
         error = None
         if job.spec.load_when_done:
-            try:
-                await self._models.publish(ModelRef.parse(model), job.spec.alias)
-            except CarouselError as refusal:  # it is stored, and can be loaded by hand
-                error = {"error": f"{model} was not loaded: {refusal}", "error_type": refusal.code}
+            if not await asyncio.to_thread(self._queue.lease, job, PUBLISH_LEASE_MS):
+                return  # another process publishes it; if it has died, the lease ends
+            current = await asyncio.to_thread(self._queue.get, job.key)
+            if current.state is not JobState.PUBLISHED:  # another one has, since it was listed
+                await asyncio.to_thread(self._queue.end_lease, job.key)
+                return
+            error = await self._publish(job, ModelRef.parse(model))
         try:
             await asyncio.to_thread(self._queue.finish, job, Transition.SUCCEED, error)
         except Fenced:
             _log.debug("another process has finished the job %s", job.key.id)
+
+    async def _publish(self, job: TrainJob, ref: ModelRef) -> dict[str, str] | None:
+        """Return why a model is not loaded. Raises StoreUnavailable: it is tried again."""
+        try:
+            await self._models.publish(ref, job.spec.alias)
+        except StoreUnavailable:
+            await asyncio.to_thread(self._queue.end_lease, job.key)
+            raise
+        except CarouselError as refusal:  # it is stored, and can be loaded by hand
+            return {"error": f"{ref} was not loaded: {refusal}", "error_type": refusal.code}
+        return None
 
     async def _clean(self, job: TrainJob) -> None:
         await asyncio.to_thread(clean, self._folder / job.key.id, job.state)

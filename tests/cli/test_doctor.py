@@ -1,13 +1,16 @@
 """`carousel doctor`: each fault that a start would meet, with the line that mends it."""
 
 import re
+import socket
 import sys
 import threading
+from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from service.cgroup import machine_share
 from service.cli.checkup import Check, available_bytes, checks_of
 from service.errors import BadRequest
 from service.models.bundle import Precision
@@ -17,10 +20,11 @@ from service.models.kernel_choice import KernelChoices
 from service.models.spec import ModelSpec
 from service.settings import Settings
 from service.start_checks import check_int8_kernel
+from tests.api.conftest import new_home
 from tests.certificates import new_certificate
 from tests.cli.commands import carousel
 from tests.models.networks import random_weights
-from tests.process import free_port
+from tests.process import Server, free_port, serving
 
 
 def found(tmp_path, **settings) -> dict[str, Check]:
@@ -51,6 +55,55 @@ def test_a_port_in_use_by_another_program(tmp_path):
         other.shutdown()
     assert check.is_fault
     assert "is in use by another process; end it, or set CAROUSEL_PORT" in check.found
+
+
+def test_a_port_whose_program_says_nothing(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        check = found(tmp_path, port=other.getsockname()[1])["port"]
+    assert check.is_fault
+    assert "is in use by another process" in check.found
+
+
+@pytest.fixture(scope="module")
+def with_tls(tmp_path_factory) -> Iterator[tuple[Server, dict[str, Path]]]:
+    """A server with TLS whose clients need a key."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = new_certificate(folder)
+    names = {"tls_cert": certificate, "tls_key": key}
+    given = {f"CAROUSEL_{name.upper()}": str(path) for name, path in names.items()}
+    home, key = new_home(folder / "home"), "k" * 32
+    with serving(home, certificate=certificate, CAROUSEL_ADMIN_KEY=key, **given) as server:
+        yield server, names
+
+
+@pytest.mark.parametrize("has_tls", [True, False])
+def test_a_server_with_tls_is_known_at_its_port(tmp_path, with_tls, has_tls):
+    """Also by a doctor that was not told of the TLS, as in another shell."""
+    server, names = with_tls
+    check = found(tmp_path, port=server.port, **(names if has_tls else {}))["port"]
+    assert check == Check("port", f"a Carousel serves 127.0.0.1:{server.port}")
+
+
+def test_processes_and_threads_are_compared_with_the_cores(tmp_path):
+    cores = machine_share().cores
+    checks = found(tmp_path, processes="auto")
+    assert f"{cores} of " in checks["processes"].found
+    assert "by auto" in checks["processes"].found
+    assert not checks["threads"].is_fault
+    checks = found(tmp_path, processes=256)
+    assert checks["processes"].is_fault
+    assert "set CAROUSEL_PROCESSES to less" in checks["processes"].found
+    check = found(tmp_path, processes=2, threads=cores)["threads"]
+    assert check.is_fault is (cores > 1)
+    assert f"{cores} of the network, not spinning, in each of 2 processes" in check.found
+
+
+def test_the_metrics_of_every_process_have_a_port(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        check = found(tmp_path, processes=2, metrics_port=port - 1)["metrics"]
+    assert check.is_fault
+    assert f"127.0.0.1:{port}" in check.found
 
 
 def test_a_store_that_does_not_answer(tmp_path):

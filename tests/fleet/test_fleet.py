@@ -1,7 +1,7 @@
 """Members of one fleet on a real Valkey: every rule, and mutants that break one each."""
 
 import asyncio
-from collections.abc import Callable
+import shutil
 
 import pytest
 
@@ -13,28 +13,14 @@ from service.errors import (
     Validation,
 )
 from service.fleet.fleet import Fleet
-from service.fleet.fleet_store import FleetView
 from service.fleet.member import FleetMember
 from service.fleet.outcome import FleetOutcome
 from service.fleet.wish import Wish
 from service.models.bundle import Precision
 from service.models.retention import Retention
 from service.models.spec import ModelRef
-from service.models.store import RegistryRecord
 from tests.bundles import put_model
-from tests.fleet.world import World, until, world_of
-
-A, B = ModelRef("a", 1), ModelRef("b", 1)
-
-
-@pytest.fixture
-def world(tmp_path, valkey) -> Callable[..., object]:
-    """A world over two stored models, of which `a` is loaded and the default."""
-    put_model(tmp_path, "a")
-    put_model(tmp_path, "b")
-    RegistryRecord((A,), {"default": A}).write(tmp_path)
-    return lambda **more: world_of(tmp_path, valkey.url, **more)
-
+from tests.fleet.world import A, B, World, until
 
 # -- one act on all
 
@@ -84,6 +70,37 @@ async def test_a_folder_that_cannot_be_read_for_a_while_ends_nothing(world, tmp_
         await change
         await one.fleet.load(B)
         assert one.loaded == {"b@1"}
+
+
+@pytest.mark.parametrize("act", ["load", "unload", "set_alias"])
+async def test_an_act_knows_a_version_that_another_process_has_stored(world, tmp_path, act):
+    async with world() as place:
+        one = await place.started("one")
+        new = put_model(tmp_path, "c")
+        acts = {
+            "load": lambda: one.fleet.load(new),
+            "unload": lambda: one.fleet.unload(new),
+            "set_alias": lambda: one.fleet.set_alias("prod", new),
+        }
+        assert (await acts[act]()).is_everywhere
+
+
+async def test_a_wanted_model_whose_files_are_gone_can_be_forgotten(world, tmp_path):
+    async with world() as place:
+        one = await place.started("one")
+        await one.fleet.load(B)
+        await one.freeze()
+        shutil.rmtree(tmp_path / "b")
+        again = await place.started("again")
+        assert again.loaded == {"a@1"}
+        (report,) = (each for each in (await again.fleet.view()).reports if each.process == "again")
+        assert report.failed == {"b@1": "no model b@1 is stored"}
+        await one.fleet.close()  # its report, in which the model is ready
+        await again.fleet.delete(B)
+        assert B not in again.member.wish.models
+        await until(lambda: not again.member.errors)
+        with pytest.raises(ModelNotFound):
+            await again.fleet.delete(B)
 
 
 async def test_what_cannot_be_is_refused_before_it_is_a_wish(world):
@@ -196,7 +213,7 @@ async def test_an_alias_moves_when_all_have_its_target(world):
 
 
 class NoBarrier(Fleet):
-    def _barrier(self, view: FleetView, ref: ModelRef) -> FleetOutcome:  # noqa: ARG002
+    def _barrier(self, wish, reports, ref) -> FleetOutcome:  # noqa: ARG002
         return FleetOutcome()
 
 
@@ -260,12 +277,12 @@ async def test_aliases_that_are_set_at_once_end_as_one_everywhere(world):
 class OwnWritesOnly(FleetMember):
     """Takes over what this process has written itself, and the first wish."""
 
-    async def look(self) -> FleetView:
+    async def look(self) -> Wish:
         before = self.wish
-        view = await super().look()
+        wish = await super().look()
         if before is not None:
             self.wish = before
-        return view
+        return wish
 
 
 async def test_mutant_that_reads_its_own_writes_only(world):

@@ -13,12 +13,15 @@ from service.fleet.fleet_store import FleetStore
 from service.fleet.member import FleetMember
 from service.fleet.report import ProcessReport
 from service.models.registry import Registry, RegistryConfig
+from service.models.spec import ModelRef
 from service.models.store import ModelStore
 from tests.fakes.runtime import FakeFactory
 
 CONFIG = FleetConfig(
     look_s=0.02, lifetime_s=1.0, poll_s=0.01, wait_s=10.0, retry_s=0.2, again_s=0.1
 )
+
+A, B = ModelRef("a", 1), ModelRef("b", 1)
 
 
 async def until(is_so: Callable[[], bool], limit_s: float = 10.0) -> None:
@@ -67,14 +70,15 @@ class World:
     member_class: type[FleetMember] = FleetMember
     fleet_class: type[Fleet] = Fleet
     lifetime_s: float = CONFIG.lifetime_s
+    config: FleetConfig = CONFIG
     processes: list[Process] = field(default_factory=list)
 
     def process(self, name: str, *, autoload: bool = False) -> Process:
         factory, config = FakeFactory(), RegistryConfig(autoload=autoload, keeps_record=False)
         registry = Registry(ModelStore(self.folder), factory, config)
         store = FleetStore(self.url, self.lifetime_s)
-        member = self.member_class(ProcessReport(name), store, registry, CONFIG)
-        fleet = self.fleet_class(member, store, registry, CONFIG)
+        member = self.member_class(ProcessReport(name), store, registry, self.config)
+        fleet = self.fleet_class(member, store, registry, self.config)
         self.processes.append(Process(member, fleet, registry, factory))
         return self.processes[-1]
 

@@ -5,6 +5,7 @@ import subprocess
 import httpx2
 import pytest
 
+from tests.bundles import put_model
 from tests.cli.commands import carousel
 from tests.keys.conftest import new_folder
 from tests.keys.people import bearer
@@ -55,6 +56,25 @@ def test_the_terminal_says_where_a_key_is_and_which_words_were_wrong(folder):
         done = carousel("keys", *words, folder=folder)
         assert (done.returncode, done.stdout) == (2, "")
         assert said in done.stderr
+
+
+def test_the_terminal_warns_of_a_model_that_a_key_cannot_use(folder):
+    """It is made all the same: its model may be imported later."""
+    put_model(folder / "model_store", "owl")
+    (folder / "model_store" / "registry.json").write_text(
+        '{"aliases": {"default": "owl@1", "prod": "owl@1"}, "loaded": []}'
+    )
+    models = ("--model", "owl", "--model", "owl@1")
+    made = keys("add", "a", "--scope", "generate", *models, folder=folder)
+    assert "warning" not in made.stderr
+    odd = ("--model", "owI", "--model", "owl@2", "--model", "prod")
+    made = keys("add", "b", "--scope", "generate", *odd, folder=folder)
+    assert len(made.stdout.splitlines()) == 1
+    warnings = [line for line in made.stderr.splitlines() if line.startswith("warning: ")]
+    assert [line.split("'")[1] for line in warnings] == ["owI", "owl@2", "prod"]
+    assert "there are: " in warnings[0]
+    assert "is an alias" in warnings[2]
+    assert "models=owI,owl@2,prod" in keys("list", folder=folder).stdout
 
 
 def test_a_short_admin_key_is_refused(folder):

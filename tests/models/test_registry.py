@@ -1,6 +1,7 @@
 import asyncio
 import json
 import logging
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -17,7 +18,7 @@ from service.errors import (
 from service.models.loaded_model import ModelStatus
 from service.models.registry import Registry, RegistryConfig
 from service.models.spec import ModelRef
-from service.models.store import FILE_NAME, ModelStore
+from service.models.store import FILE_NAME, ModelStore, RegistryRecord
 from tests.bundles import put_model
 from tests.models.conftest import SIZE_BYTES
 
@@ -368,3 +369,30 @@ async def test_closing_cancels_at_the_deadline_even_a_replaced_runtime(
     await registry.close(0.01)
     assert all(runtime.is_closed for runtime in factory.made)
     assert [runtime.was_cut for runtime in factory.made] == [True, False]
+
+
+# -- files that somebody has deleted
+
+
+async def test_an_alias_of_a_version_that_is_not_stored_is_no_model(tmp_path, registry_of):
+    put_model(tmp_path, "a")
+    registry = registry_of()
+    await registry.open()
+    registry.adopt_aliases({"default": ModelRef("a", 1), "prod": ModelRef("gone", 1)})
+    with pytest.raises(ModelNotFound, match="no model gone@1 is stored"):
+        registry.get("prod")
+    with pytest.raises(ModelNotFound, match="no model gone@1 is stored"):
+        await registry.acquire("prod")
+
+
+async def test_a_default_that_failed_and_is_deleted_still_has_its_stand_in(tmp_path, registry_of):
+    put_model(tmp_path, "a", version=1)
+    put_model(tmp_path, "a", version=2)
+    (tmp_path / "a" / "2" / "weights.safetensors").write_bytes(b"nonsense")
+    registry = registry_of()
+    default = {"default": ModelRef("a", 2)}
+    await registry.open(RegistryRecord((ModelRef("a", 2),), default))
+    shutil.rmtree(tmp_path / "a" / "2")
+    registry.refresh()
+    registry.adopt_aliases(default)
+    assert registry.get(None).ref == ModelRef("a", 1)

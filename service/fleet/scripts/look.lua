@@ -1,7 +1,9 @@
 -- Report this process, forget those whose reports are too old, and return the wish.
 -- KEYS: revision, wanted models, aliases, reports, times of the reports.
--- ARGV: the process, its report ('': none), the lifetime of a report in ms.
--- Replies: revision and token (or false), models, aliases, reports.
+-- ARGV: the process, its report ('': none), the lifetime of a report in ms, the 'revision token'
+-- that the caller knows ('': none), '1' for the reports of all processes.
+-- Replies: revision and token (or false), models, aliases, reports. The wish is left out where the
+-- caller knows it, and the reports where they are not asked for: each process looks all the time.
 local now = redis.call('TIME')
 local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
 if ARGV[2] ~= '' then
@@ -13,9 +15,11 @@ if #gone > 0 then
   redis.call('HDEL', KEYS[4], unpack(gone))
   redis.call('ZREM', KEYS[5], unpack(gone))
 end
+local current = redis.call('GET', KEYS[1])
+local is_known = current == ARGV[4]
 return {
-  redis.call('GET', KEYS[1]),
-  redis.call('HGETALL', KEYS[2]),
-  redis.call('HGETALL', KEYS[3]),
-  redis.call('HVALS', KEYS[4]),
+  current,
+  is_known and {} or redis.call('HGETALL', KEYS[2]),
+  is_known and {} or redis.call('HGETALL', KEYS[3]),
+  ARGV[5] == '1' and redis.call('HVALS', KEYS[4]) or {},
 }
