@@ -39,6 +39,7 @@ from service.api import training as training_routes
 from service.api.audit import AuditTrail
 from service.api.authentication import Authentication
 from service.api.batch_host import batch_runner
+from service.api.batch_log import BatchLog
 from service.api.body_limit import body_limit_of
 from service.api.browser_guard import BrowserGuard
 from service.api.caller import caller_of
@@ -219,7 +220,8 @@ def create_app(
         await asyncio.to_thread(_sweep, state)
         listener = MetricsListener(metrics_socket, app.state.scrape)
         async with listener, sessions.running():
-            work = _serve_models(state), reconciler.run(), metering.run(), batch_runner(state).run()
+            batches_run = batch_runner(state, BatchLog(signer.tag_of_owner)).run()
+            work = _serve_models(state), reconciler.run(), metering.run(), batches_run
             tasks = [asyncio.create_task(one) for one in work]
             await _wait_to_listen(process, state)
             yield

@@ -13,8 +13,10 @@ PACKAGE = Path(__file__).parent / "src" / "carousel_client"
 SOURCE, TARGET = PACKAGE / "_async", PACKAGE / "_sync"
 NOTICE = "# Generated from ../_async: change that, and run `make client-sync`.\n"
 NAMES = {
+    "AsyncBatchesAPI": "BatchesAPI",
     "AsyncClient": "Client",  # ours and httpx2's
     "AsyncCorporaAPI": "CorporaAPI",
+    "AsyncFilesAPI": "FilesAPI",
     "AsyncModelsAPI": "ModelsAPI",
     "AsyncSessionsAPI": "SessionsAPI",
     "AsyncStream": "Stream",

@@ -3,12 +3,13 @@
 import time
 from functools import partial
 
+from service.api.batch_log import BatchLog
 from service.api.caller import ANONYMOUS, Caller
 from service.api.files import stored_bytes_of
 from service.api.json_size import JsonSize
 from service.api.line_app import LineApp
 from service.api.state import AppState
-from service.batch.batch_store import BatchSpec
+from service.batch.batch_store import BatchRecord, BatchSpec
 from service.batch.call import Answer
 from service.batch.row import is_failed
 from service.batch.runner import BatchRunner
@@ -20,8 +21,8 @@ from service.metrics import families
 class ServerBatchHost:
     """Answers the lines of batches as their owners' own requests. For the event loop."""
 
-    def __init__(self, state: AppState) -> None:
-        self._state, self._app = state, LineApp(state)
+    def __init__(self, state: AppState, log: BatchLog) -> None:
+        self._state, self._app, self._log = state, LineApp(state), log
 
     @property
     def is_stopping(self) -> bool:
@@ -61,6 +62,10 @@ class ServerBatchHost:
         outcome = "failed" if is_failed(row) else "completed"
         self._state.metrics.inc(families.BATCH_LINES, (outcome,))
 
+    def ended(self, batch: BatchRecord) -> None:
+        """Write the record of a batch that is over."""
+        self._log.ended(batch)
+
     async def _caller(self, spec: BatchSpec) -> Caller | None:
         """Return whose request a line is, by the key as it is now; None where it is not valid."""
         if spec.key_id is None:
@@ -74,7 +79,7 @@ class ServerBatchHost:
         return Caller(key.owner, key.id, frozenset(key.scopes), models, key.limits)
 
 
-def batch_runner(state: AppState) -> BatchRunner:
+def batch_runner(state: AppState, log: BatchLog) -> BatchRunner:
     """Return what runs the batches of a server, beside its requests."""
     services = state.batches
-    return BatchRunner(services.files, services.store, ServerBatchHost(state))
+    return BatchRunner(services.files, services.store, ServerBatchHost(state, log))

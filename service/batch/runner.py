@@ -68,6 +68,9 @@ class BatchHost(Protocol):
     def count(self, row: bytes) -> None:
         """Count a row for the metrics."""
 
+    def ended(self, batch: BatchRecord) -> None:
+        """Be told of a batch that is over."""
+
 
 @dataclass(slots=True)
 class BatchRunner:
@@ -148,7 +151,8 @@ class BatchRunner:
                     "validation", f"the input file has {told}; a batch has 1 to {limit:,} lines"
                 )
                 failed = state.begin(BatchStatus.FAILED, total=n_lines, errors=(error,))
-                await asyncio.to_thread(batch.write, failed)
+                ended = await asyncio.to_thread(batch.write, failed)
+                self.host.ended(ended)
                 await asyncio.to_thread(batch.clear)
                 return
             state = state.begin(BatchStatus.IN_PROGRESS, total=n_lines)
@@ -159,7 +163,7 @@ class BatchRunner:
                 return
             state = done.begin(BatchStatus.FINALIZING)
             batch = await asyncio.to_thread(batch.write, state)
-        await asyncio.to_thread(self._finalize, batch)
+        self.host.ended(await asyncio.to_thread(self._finalize, batch))
 
     async def _answer(self, batch: BatchRecord) -> BatchState | None:
         """Answer the lines that have no row; return the state then, None where the server stops."""
@@ -224,7 +228,7 @@ class BatchRunner:
         )
         return LineReader(file, line_format)
 
-    def _finalize(self, batch: BatchRecord) -> None:
+    def _finalize(self, batch: BatchRecord) -> BatchRecord:
         """Sort the rows into the files of answers and of errors, and end the batch."""
         state, spec = batch.state, batch.spec
         outcome = state.outcome
@@ -254,8 +258,10 @@ class BatchRunner:
         if outcome is BatchStatus.EXPIRED:
             state = replace(state, failed=state.total - state.completed)
         output_id, error_id = ids
-        batch.write(state.begin(outcome, output_file_id=output_id, error_file_id=error_id))
+        ended = state.begin(outcome, output_file_id=output_id, error_file_id=error_id)
+        written = batch.write(ended)
         batch.clear()
+        return written
 
     def _all_rows(self, batch: BatchRecord, *, has_rest: bool) -> Iterator[bytes]:
         """Iterate over the rows, and with `has_rest` over one for each line without an answer."""

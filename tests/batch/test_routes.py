@@ -200,6 +200,33 @@ def test_lines_are_counted_and_changes_are_audited(client, server):
     assert "batch.create" in actions
 
 
+def used_by(http: httpx2.Client, owner: str) -> dict[str, int]:
+    rows = http.get("/admin/usage", params={"owner": owner}).json()["usage"]
+    names = ("requests", "prompt_tokens", "generated_tokens")
+    return {name: sum(row[name] for row in rows) for name in names}
+
+
+def test_a_batch_is_one_record_of_the_log_and_its_lines_are_usage(client, server):
+    with httpx2.Client(base_url=server.url) as http:
+        before = used_by(http, "")
+        made = waited_for(client, begin(client, [*map(line, range(3)), line(3, prompt=7)]).id)
+        empty = waited_for(client, begin(client, []).id)
+        until = time.monotonic() + 30
+        wanted = {"requests": 3, "prompt_tokens": 9, "generated_tokens": 15}
+        while {name: n - before[name] for name, n in used_by(http, "").items()} != wanted:
+            assert time.monotonic() < until, (before, used_by(http, ""))  # written every 2 s
+            time.sleep(0.1)
+    records = [json.loads(one) for one in server.log.read_text().splitlines() if one[0] == "{"]
+    found = {one["batch"]: one for one in records if one["logger"] == "carousel.batches"}
+    record, failed = found[made.id], found[empty.id]
+    counts = ("status", "route", "lines", "completed", "failed")
+    assert [record[name] for name in counts] == ["completed", URL, 4, 3, 1]
+    assert record["duration_ms"] >= 0
+    assert (failed["status"], failed["error_type"]) == ("failed", "validation")
+    assert sum(one.get("batch") == made.id for one in records) == 1
+    assert not [one for one in records if "abc" in str(one)]  # no prompt
+
+
 def test_a_killed_server_goes_on_and_writes_what_it_would_have_written(folder):
     lines = [line(i, max_tokens=400) for i in range(300)]
     home = folder

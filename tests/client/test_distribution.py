@@ -32,7 +32,11 @@ def test_the_blocking_side_is_the_async_one_converted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["Client", "SessionsAPI", "ModelsAPI", "CorporaAPI", "TrainJobsAPI"]
+    "name",
+    [
+        *("Client", "SessionsAPI", "ModelsAPI", "CorporaAPI", "TrainJobsAPI", "FilesAPI"),
+        "BatchesAPI",
+    ],
 )
 def test_both_sides_have_the_same_methods(name):
     def methods(of: type) -> dict[str, list[tuple[str, object, object]]]:

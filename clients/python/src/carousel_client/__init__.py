@@ -2,12 +2,16 @@
 
 from importlib.metadata import version
 
+from carousel_client._async.batches import AsyncBatchesAPI as AsyncBatchesAPI
+from carousel_client._async.batches import AsyncFilesAPI as AsyncFilesAPI
 from carousel_client._async.client import AsyncClient as AsyncClient
 from carousel_client._async.models import AsyncModelsAPI as AsyncModelsAPI
 from carousel_client._async.sessions import AsyncSessionsAPI as AsyncSessionsAPI
 from carousel_client._async.stream import AsyncStream as AsyncStream
 from carousel_client._async.train_jobs import AsyncCorporaAPI as AsyncCorporaAPI
 from carousel_client._async.train_jobs import AsyncTrainJobsAPI as AsyncTrainJobsAPI
+from carousel_client._sync.batches import BatchesAPI as BatchesAPI
+from carousel_client._sync.batches import FilesAPI as FilesAPI
 from carousel_client._sync.client import Client as Client
 from carousel_client._sync.models import ModelsAPI as ModelsAPI
 from carousel_client._sync.sessions import SessionsAPI as SessionsAPI
@@ -35,8 +39,11 @@ from carousel_client.parameters import GenerateParameters as GenerateParameters
 from carousel_client.parameters import Grammar as Grammar
 from carousel_client.parameters import ImportOptions as ImportOptions
 from carousel_client.parameters import TrainJobOptions as TrainJobOptions
+from carousel_client.responses import Batch as Batch
+from carousel_client.responses import BatchPage as BatchPage
 from carousel_client.responses import Corpus as Corpus
 from carousel_client.responses import Details as Details
+from carousel_client.responses import FilePage as FilePage
 from carousel_client.responses import GenerationResult as GenerationResult
 from carousel_client.responses import Model as Model
 from carousel_client.responses import ModelList as ModelList
@@ -46,6 +53,7 @@ from carousel_client.responses import ServerInfo as ServerInfo
 from carousel_client.responses import SessionPage as SessionPage
 from carousel_client.responses import SessionPosition as SessionPosition
 from carousel_client.responses import SessionState as SessionState
+from carousel_client.responses import StoredFile as StoredFile
 from carousel_client.responses import TextToken as TextToken
 from carousel_client.responses import Token as Token
 from carousel_client.responses import TrainJob as TrainJob

@@ -71,6 +71,23 @@ def with_json(
     return Request(method, path, json.dumps(given(**body)).encode(), headers, is_repeatable)
 
 
+def with_file(path: str, fields: Mapping[str, str], name: str, content: bytes) -> Request:
+    """Return a POST of a form with a file. It is not repeatable: each one stores a file."""
+    boundary = secrets.token_hex(16)
+    for character, code in (("\r", "%0D"), ("\n", "%0A"), ('"', "%22")):
+        name = name.replace(character, code)  # as browsers send them
+    parts = {f'name="{field}"': value.encode() for field, value in fields.items()}
+    parts[f'name="file"; filename="{name}"'] = content
+    pieces = [
+        b"--%s\r\nContent-Disposition: form-data; %s\r\n\r\n%s\r\n"
+        % (boundary.encode(), head.encode(), value)
+        for head, value in parts.items()
+    ]
+    body = b"".join([*pieces, b"--%s--\r\n" % boundary.encode()])
+    headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    return Request("POST", path, body, headers, is_repeatable=False)
+
+
 def completion(
     path: str,
     inputs: str,
@@ -102,5 +119,7 @@ def url_path(*segments: str) -> str:
     """Return a path of quoted segments. Raises ValueError where one would change the path."""
     for name in segments:
         if not name.strip("."):
-            raise ValueError(f"{name!r} is no name of a session, model, alias or train job")
+            raise ValueError(
+                f"{name!r} is no name of a session, model, alias, train job, file or batch"
+            )
     return "".join("/" + quote(name, safe="@") for name in segments)

@@ -6,7 +6,7 @@ turns into an UnexpectedResponse. Source: docs/reference/http.md.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Self
 
 Json = Mapping[str, Any]
@@ -307,3 +307,89 @@ class TrainJobEvent:
     id: str  # where to resume after this event
     name: str  # progress, validation, sample, checkpoint, published or done
     body: Json
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile(Response):
+    """A stored file: the input of a batch, or its output."""
+
+    id: str
+    name: str
+    size_bytes: int
+    purpose: str  # batch, or batch_output
+    created_at: datetime
+    expires_at: datetime | None
+
+    @classmethod
+    def from_json(cls, body: Json) -> Self:
+        """Build it."""
+        times = {name: _time(body[name]) for name in ("created_at", "expires_at")}
+        return cls._with(body, name=body["filename"], size_bytes=body["bytes"], **times)
+
+
+@dataclass(frozen=True, slots=True)
+class FilePage(Response):
+    """Files, the newest first."""
+
+    files: tuple[StoredFile, ...]
+    next: str | None  # `after` of the next page; None: this is the last one
+
+    @classmethod
+    def from_json(cls, body: Json) -> Self:
+        """Build it, with its files."""
+        return cls(StoredFile.several(body["data"]), _next(body))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Response):
+    """The current record of a batch."""
+
+    id: str
+    status: str  # validating, in_progress, finalizing, completed, failed, expired, cancelling, …
+    endpoint: str
+    input_file_id: str
+    completion_window: str
+    output_file_id: str | None  # the rows of the lines that were answered
+    error_file_id: str | None  # the rows of the others
+    total: int  # lines
+    completed: int
+    failed: int
+    errors: tuple[Json, ...]  # why the batch has failed as a whole
+    metadata: Mapping[str, str] | None
+    created_at: datetime
+    expires_at: datetime  # the end of its window
+    completed_at: datetime | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no more lines are answered, with whichever outcome; its files are there then."""
+        return self.status in {"completed", "failed", "expired", "cancelled"}
+
+    @classmethod
+    def from_json(cls, body: Json) -> Self:
+        """Build it."""
+        counts, errors = body["request_counts"], body["errors"] or {"data": []}
+        times = {name: _time(body[name]) for name in ("created_at", "expires_at", "completed_at")}
+        counted = {name: counts[name] for name in ("total", "completed", "failed")}
+        return cls._with(body, errors=tuple(errors["data"]), **counted, **times)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPage(Response):
+    """Batches, the newest first."""
+
+    batches: tuple[Batch, ...]
+    next: str | None  # `after` of the next page; None: this is the last one
+
+    @classmethod
+    def from_json(cls, body: Json) -> Self:
+        """Build it, with its batches."""
+        return cls(Batch.several(body["data"]), _next(body))
+
+
+def _time(seconds: int | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _next(body: Json) -> str | None:
+    return str(body["last_id"]) if body["has_more"] else None

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Self, Unpack
 from urllib.parse import urlencode
 
+from carousel_client._async.batches import AsyncBatchesAPI, AsyncFilesAPI
 from carousel_client._async.models import AsyncModelsAPI
 from carousel_client._async.sessions import AsyncSessionsAPI
 from carousel_client._async.stream import AsyncStream
@@ -44,6 +45,8 @@ class AsyncClient:
         self.models = AsyncModelsAPI(self._transport)
         self.corpora = AsyncCorporaAPI(self._transport)
         self.train_jobs = AsyncTrainJobsAPI(self._transport)
+        self.files = AsyncFilesAPI(self._transport)
+        self.batches = AsyncBatchesAPI(self._transport)
 
     async def generate(
         self,

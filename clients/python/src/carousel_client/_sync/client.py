@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Self, Unpack
 from urllib.parse import urlencode
 
+from carousel_client._sync.batches import BatchesAPI, FilesAPI
 from carousel_client._sync.models import ModelsAPI
 from carousel_client._sync.sessions import SessionsAPI
 from carousel_client._sync.stream import Stream
@@ -45,6 +46,8 @@ class Client:
         self.models = ModelsAPI(self._transport)
         self.corpora = CorporaAPI(self._transport)
         self.train_jobs = TrainJobsAPI(self._transport)
+        self.files = FilesAPI(self._transport)
+        self.batches = BatchesAPI(self._transport)
 
     def generate(
         self,
