@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -143,13 +144,13 @@ async def looked(url: str) -> dict[str, dict[str, float]]:
     result = {}
     for n in PROCESSES:
         reports = [ProcessReport(f"{i}-{i:06x}", ProcessPhase.SERVING, 1, ready) for i in range(n)]
-        looks = [partial(store.look, lambda one=one: one, written) for one in reports]
+        looks = [partial(store.look, partial(replace, one), written) for one in reports]
         await costed(client, looks)
         before = await sent_bytes(client)
         result[f"look, {n} processes"] = await costed(client, looks)
         sent = await sent_bytes(client) - before
         result[f"look, {n} processes"]["reply_bytes"] = sent / n
-        view = [partial(store.view, lambda: reports[0], written)]  # noqa: B023 (called here)
+        view = [partial(store.view, partial(replace, reports[0]), written)]
         result[f"view, {n} processes"] = await costed(client, view)
     await store.forget()
     await store.close()
