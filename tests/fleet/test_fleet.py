@@ -165,6 +165,7 @@ async def test_a_process_that_fails_is_named_and_the_others_serve(world):
             await one.fleet.set_alias("prod", B)
         two.factory.failure = None  # tried again after a while
         await until(lambda: "b@1" in two.loaded)
+        await two.fleet.view()  # it reports
         assert (await one.fleet.set_alias("prod", B)).is_everywhere
 
 
