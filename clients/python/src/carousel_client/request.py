@@ -74,8 +74,8 @@ def with_json(
 def with_file(path: str, fields: Mapping[str, str], name: str, content: bytes) -> Request:
     """Return a POST of a form with a file. It is not repeatable: each one stores a file."""
     boundary = secrets.token_hex(16)
-    for character, code in (("\r", "%0D"), ("\n", "%0A"), ('"', "%22")):
-        name = name.replace(character, code)  # as browsers send them
+    for character, sent in (("\\", "\\\\"), ('"', '\\"'), ("\r", " "), ("\n", " ")):
+        name = name.replace(character, sent)
     parts = {f'name="{field}"': value.encode() for field, value in fields.items()}
     parts[f'name="file"; filename="{name}"'] = content
     pieces = [
