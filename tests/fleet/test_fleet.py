@@ -199,7 +199,7 @@ async def alias_moves_before_all_are_ready(place: World, limit_s: float = 10.0) 
     await until(lambda: "b@1" in one.loaded)
     moving = asyncio.create_task(one.fleet.set_alias("prod", B))
     end = time.monotonic() + limit_s
-    while not (is_moved := "prod" in one.member.wish.aliases) and time.monotonic() < end:
+    while not (is_moved := "prod" in one.member.wish.aliases) and time.monotonic() < end:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     too_early = is_moved and "b@1" not in two.loaded
     two.factory.may_go_on.set()
