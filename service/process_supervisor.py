@@ -92,7 +92,7 @@ class ProcessSupervisor:
         self._to_roll: list[ServerPlace] = []
         self._roll_began_s = 0.0
         self._signals: list[int] = []
-        self._has_greeted = False
+        self._has_greeted = self._is_draining = False
 
     def run(self) -> int | None:
         """Run until a signal, and return it; None if no process can be kept running.
@@ -115,7 +115,7 @@ class ProcessSupervisor:
                 return None
             for place in self._places:
                 if place.start_s is not None and time.monotonic() >= place.start_s:
-                    place.start_s, place.current = None, self._start(place)
+                    self._fill(place)
             self._listen()
             self._roll()
             time.sleep(POLL_S)
@@ -133,7 +133,16 @@ class ProcessSupervisor:
         found = [each for place in self._places for each in (place.current, place.next) if each]
         return found + self._leaving
 
+    def _fill(self, place: ServerPlace) -> None:
+        """Start a process for a place that has none."""
+        try:
+            place.start_s, place.current = None, self._start(place)
+        except OSError as error:  # the system has no room for one now, and the others go on
+            _log.error("process %s cannot be started: %s", place.index, error)
+            self._restart_later(place, "it could not be started")
+
     def _start(self, place: ServerPlace) -> ServerChild:
+        """Start a process. Raises OSError."""
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
         first, place.is_new = FIRST if place.is_new else REPLACEMENT, False
@@ -146,6 +155,9 @@ class ProcessSupervisor:
                 pass_fds=(writer, *(each.fileno() for each in place.sockets.all)),
                 process_group=0,  # a terminal's Ctrl-C reaches this process alone
             )
+        except OSError:
+            os.close(reader)
+            raise
         finally:
             os.close(writer)
         return ServerChild(process, reader, time.monotonic())
@@ -157,7 +169,10 @@ class ProcessSupervisor:
                 said = os.read(child.pipe, 64)
                 child.is_ready = child.is_ready or READY in said
                 if DRAIN in said:
+                    self._is_draining = True
                     self._signal_all(BEGIN_DRAIN)
+                elif READY in said and self._is_draining:  # it has not heard of it
+                    child.process.send_signal(BEGIN_DRAIN)
         if not self._has_greeted and all(
             one.current and one.current.is_ready for one in self._places
         ):
@@ -185,16 +200,17 @@ class ProcessSupervisor:
         if place.next is not None:  # it was to be replaced anyway
             place.current, place.next = place.next, None
             return
+        self._restart_later(place, f"exit code {code}")
+
+    def _restart_later(self, place: ServerPlace, why: str) -> None:
         place.start_s = place.limit.next_start_s(time.monotonic())
         if place.start_s is not None:
-            _log.warning(
-                "process %s has ended with exit code %s; it is restarted", place.index, code
-            )
+            _log.warning("process %s has ended (%s); it is restarted", place.index, why)
             return
         _log.error(
-            "process %s has ended %s times in %.0f s, the last time with exit code %s; it is not "
-            "started again, and the others go on",
-            *(place.index, MOST_RESTARTS + 1, WINDOW_S, code),
+            "process %s has ended %s times in %.0f s, the last time with: %s; it is not started "
+            "again, and the others go on",
+            *(place.index, MOST_RESTARTS + 1, WINDOW_S, why),
         )
         for each in place.sockets.all:
             each.close()  # new connections go to the others
@@ -219,7 +235,11 @@ class ProcessSupervisor:
             if place.current.started_s > self._roll_began_s:
                 self._to_roll.pop(0)
                 return
-            place.next = self._start(place)
+            try:
+                place.next = self._start(place)
+            except OSError as error:
+                _log.error("nothing is replaced: %s", error)
+                self._to_roll.clear()
         elif place.next.is_ready:
             self._leaving.append(place.current)
             place.current.process.send_signal(RETIRE)

@@ -55,6 +55,13 @@ class House:
             return {one["process"]: one["pid"] for one in listed if one["phase"] == "serving"}
         return {}
 
+    def pids(self, phase: str) -> list[int]:
+        """The ids of the processes that are in a phase."""
+        with contextlib.suppress(httpx2.HTTPError, KeyError):
+            listed = self.get("/admin/fleet").json()["processes"]
+            return [one["pid"] for one in listed if one["phase"] == phase]
+        return []
+
     def position(self, session: str) -> int:
         return int(self.get(f"/sessions/{session}").json()["position"])
 

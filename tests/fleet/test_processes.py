@@ -199,6 +199,10 @@ def test_a_drain_is_of_all(tmp_path):
     with a_house(tmp_path) as house:
         assert httpx2.post(f"{house.server.url}/admin/drain", timeout=30).status_code == 202
         until(lambda: {house.get("/health/ready").status_code for _ in range(24)} == {503})
+        old = {child.pid for child in house.children()}
+        os.kill(min(set(old) & set(house.pids("draining"))), signal.SIGKILL)
+        until(lambda: not set(house.pids("draining")) <= old)  # also of the one that is started
+        until(lambda: {house.get("/health/ready").status_code for _ in range(24)} == {503})
 
 
 # -- without a server
