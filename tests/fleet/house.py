@@ -63,7 +63,8 @@ class House:
         return []
 
     def position(self, session: str) -> int:
-        return int(self.get(f"/sessions/{session}").json()["position"])
+        """How far a session is; 0 where the answer has to wait, as the store's."""
+        return int(self.get(f"/sessions/{session}").json().get("position", 0))
 
     def children(self) -> list[psutil.Process]:
         found = psutil.Process(self.server.process.pid).children(recursive=True)
