@@ -46,7 +46,11 @@ class Stream:
             small.connect(("127.0.0.1", server.port))
         content = None if body is None else json.dumps(body)
         all_headers = {"Content-Type": "application/json"} | (headers or {})
-        self._connection.request("GET" if body is None else "POST", path, content, all_headers)
+        try:
+            self._connection.request("GET" if body is None else "POST", path, content, all_headers)
+        except BaseException:
+            self._connection.close()
+            raise
         self._reply: http.client.HTTPResponse | None = None
         self.is_broken = False  # the connection ended before the stream did
         self.events: list[Event] = []  # all that have been read
