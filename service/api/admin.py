@@ -177,7 +177,7 @@ async def list_models(request: Request) -> dict[str, Any]:
     """List every stored version, and the aliases."""
     state = get_state(request)
     registry = state.registry
-    registry.refresh()
+    registry.refresh_if_readable()
     return {
         "models": [_row(state, info.ref) for info in registry.listings()],
         "aliases": {alias: str(ref) for alias, ref in sorted(registry.aliases.items())},
@@ -243,7 +243,7 @@ async def load_model(
     """
     state = get_state(request)
     registry = state.registry
-    registry.refresh()
+    registry.refresh_if_readable()
     chosen = registry.resolve(ref)
     body = body or LoadBody()
     precision = None if body.precision is None else Precision(body.precision)
@@ -264,7 +264,7 @@ async def unload_model(
     wait for them.
     """
     state = get_state(request)
-    state.registry.refresh()  # another process may have stored it
+    state.registry.refresh_if_readable()  # another process may have stored it
     chosen = state.registry.resolve(ref)
     drain_s = body.drain_s if body else None
     outcome = await state.fleet.unload(chosen, drain_s, wait_s=waiting.limit_s)
@@ -303,7 +303,7 @@ async def _import(
     state = get_state(request)
     setattr(request.state, MADE, body.name)  # the audit trail has the name of a refused one, too
     check_name(body.name)
-    state.registry.refresh()
+    state.registry.refresh_if_readable()
     if body.name in state.registry.aliases:
         raise Validation(f"{body.name!r} is an alias; take another name for the model", "name")
     if body.alias is not None:
@@ -328,7 +328,7 @@ async def _import(
     async with state.importing:
         bundle = await asyncio.to_thread(importer.run, import_request)
     setattr(request.state, MADE, str(bundle.ref))
-    state.registry.refresh()
+    state.registry.refresh_if_readable()
     outcome = await state.fleet.load(bundle.ref, wait_s=waiting.limit_s)
     if body.alias is not None:
         outcome = await state.fleet.set_alias(body.alias, bundle.ref, wait_s=waiting.limit_s)

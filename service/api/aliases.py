@@ -35,7 +35,7 @@ async def set_alias(
     Where several processes serve, it moves in one step, once each has the model ready.
     """
     state = get_state(request)
-    state.registry.refresh()  # another process may have stored it
+    state.registry.refresh_if_readable()  # another process may have stored it
     target = state.registry.resolve(body.model)
     outcome = await state.fleet.set_alias(alias, target, wait_s=waiting.limit_s)
     aliases = {name: str(ref) for name, ref in sorted(state.registry.aliases.items())}

@@ -57,7 +57,7 @@ async def reset_template(request: Request, ref: str) -> Response:
 
 def _stored(state: AppState, ref: str) -> ModelRef:
     """Return the version that a name refers to. Raises ModelNotFound."""
-    state.registry.refresh()
+    state.registry.refresh_if_readable()
     chosen = state.registry.resolve(ref)
     if state.store.manifest(chosen) is None:
         raise ModelNotFound(f"no model {chosen} is stored")

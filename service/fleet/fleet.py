@@ -61,7 +61,7 @@ class Fleet:
         wait_s: float | None = None,
     ) -> FleetOutcome:
         """Load a version in every process. Raises as Registry.load where none has loaded it."""
-        self._registry.refresh()
+        self._registry.refresh_if_readable()
         self._registry.check_load(ref, retention)
         wish = await self._change(lambda old: old.with_load(ref, precision, retention, evict=evict))
         outcome = await self._wait(wish, ref, wait_s)
@@ -72,7 +72,7 @@ class Fleet:
         self, ref: ModelRef, drain_s: float | None = None, *, wait_s: float | None = None
     ) -> FleetOutcome:
         """Unload a version in every process. Raises ModelNotFound."""
-        self._registry.refresh()
+        self._registry.refresh_if_readable()
         self._registry.check_stored(ref)
         wish = await self._change(lambda old: old.with_unload(ref, drain_s))
         return await self._wait(wish, None, wait_s)
@@ -84,7 +84,7 @@ class Fleet:
 
         Raises ModelNotFound, Validation; ModelNotReady where one has not within `wait_s`.
         """
-        self._registry.refresh()
+        self._registry.refresh_if_readable()
         self._registry.check_alias(alias)
         self._registry.check_stored(ref)
         until_s = self._deadline(wait_s)
@@ -111,7 +111,7 @@ class Fleet:
 
         Every process may call it: it is loaded once, and one that was unloaded since stays so.
         """
-        self._registry.refresh()
+        self._registry.refresh_if_readable()
         self._registry.check_stored(ref)
         wish = await self._member.look()
         if ref not in wish.models:
@@ -126,7 +126,7 @@ class Fleet:
 
         Raises ModelNotFound; ModelInUse if a process uses it.
         """
-        self._registry.refresh()
+        self._registry.refresh_if_readable()
         wish, reports = await self._member.view()
         is_gone = ref in wish.models and not self._registry.is_stored(ref)
         if not is_gone:

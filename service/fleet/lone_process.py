@@ -89,12 +89,12 @@ class LoneProcess:
 
     async def publish(self, ref: ModelRef, alias: str | None) -> None:
         """Load a trained model, and set its alias. Raises CarouselError."""
-        self._registry.refresh()
+        self._registry.refresh_if_readable()
         await self._registry.load(ref)
         if alias is not None:
             self._registry.set_alias(alias, ref)
 
     async def delete(self, ref: ModelRef) -> None:
         """Delete a stored version. Raises ModelNotFound; ModelInUse if it is used."""
-        self._registry.refresh()
+        self._registry.refresh_if_readable()
         await self._registry.delete(ref)

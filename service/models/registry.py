@@ -157,6 +157,13 @@ class Registry(ModelListing[R]):
             if ref not in stored and is_idle:
                 del self._entries[ref]
 
+    def refresh_if_readable(self) -> None:
+        """As `refresh`; a folder that cannot be read now leaves what is known as it is."""
+        try:
+            self.refresh()
+        except OSError as error:
+            _log.warning("the model store cannot be read: %s", error)
+
     async def load(
         self,
         ref: ModelRef,
