@@ -26,6 +26,7 @@ class ConnectionLimits:
     linger_s: float = 2.0  # between the reply to what cannot be parsed, and the end
     write_timeout_s: float = 15.0  # in which a client whose replies wait has to read write_bytes
     write_bytes: int = 15 * 1024
+    slow_reader_timeout_s: float = 3600.0  # in total, in which one reply waits for its client
     free_ahead: int = 4  # requests sent ahead (pipelined) that are answered without a pause
     ahead_pause_s: float = 0.02  # before each of the others
     probe_after_s: float = 0.25  # of a client that has closed its side
@@ -55,32 +56,51 @@ class ReadFlow(FlowControl):
 
 
 class WriteWatch:
-    """Cuts a connection whose client does not read what waits for it."""
+    """Cuts a connection whose client does not read what waits for it, or reads it too slowly.
+
+    Raises nothing. Belongs to the event loop.
+    """
+
+    __slots__ = ("_begin_s", "_limits", "_loop", "_timer", "_waited_s")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: ConnectionLimits) -> None:
         self._loop, self._limits = loop, limits
         self._timer: asyncio.TimerHandle | None = None
+        self._begin_s = self._waited_s = 0.0  # of this wait; of the reply's waits before it
+
+    def begin_reply(self) -> None:
+        """Give the next reply the whole time."""
+        self._begin_s, self._waited_s = self._loop.time(), 0.0
 
     def start(self, transport: Any) -> None:
         """Watch until `stop`, or until the connection is lost."""
         if self._timer is None:
-            before_bytes = _unread_bytes(transport)
-            self._timer = self._loop.call_later(
-                self._limits.write_timeout_s, self._check, transport, before_bytes
-            )
+            self._begin_s = self._loop.time()
+            self._watch(transport)
 
     def stop(self) -> None:
         """End the watch."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._waited_s += self._loop.time() - self._begin_s
+
+    def _watch(self, transport: Any) -> None:
+        delay_s = min(self._limits.write_timeout_s, self._left_s())
+        before_bytes = _unread_bytes(transport)
+        self._timer = self._loop.call_later(delay_s, self._check, transport, before_bytes)
 
     def _check(self, transport: Any, before_bytes: int) -> None:
         self._timer = None
-        if _unread_bytes(transport) > max(0, before_bytes - self._limits.write_bytes):
+        is_unread = _unread_bytes(transport) > max(0, before_bytes - self._limits.write_bytes)
+        if is_unread or not self._left_s():
             _reset(transport)
         else:
-            self.start(transport)
+            self._watch(transport)
+
+    def _left_s(self) -> float:
+        waited_s = self._waited_s + self._loop.time() - self._begin_s
+        return max(0.0, self._limits.slow_reader_timeout_s - waited_s)
 
 
 class Timer:

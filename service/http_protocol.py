@@ -148,6 +148,7 @@ class HttpProtocol(StrictParsing):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        self._writes.begin_reply()
         if self._n_ahead <= self._limits.free_ahead:
             super()._start_asgi_task(cycle, app)
         else:  # else one client's queue would take all of the event loop

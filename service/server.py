@@ -171,7 +171,10 @@ def _protocol_of(settings: Settings) -> type[asyncio.Protocol]:
         settings.max_connections_per_address,
         settings.proxy_networks,
     )
-    limits = ConnectionLimits(idle_timeout_s=settings.idle_timeout_s)
+    limits = ConnectionLimits(
+        idle_timeout_s=settings.idle_timeout_s,
+        slow_reader_timeout_s=settings.slow_reader_timeout_s,
+    )
     return cast("type[asyncio.Protocol]", partial(HttpProtocol, limits, connections))
 
 

@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     max_connections: int = Field(default=10_240, ge=1)  # open at once; fewer if files are limited
     max_connections_per_address: int = Field(default=2_048, ge=1)  # not of a trusted proxy
     idle_timeout_s: float = Field(default=30.0, gt=0)  # of a connection between two requests
+    slow_reader_timeout_s: float = Field(default=3_600.0, gt=0)  # a reply's waits for its client
     trusted_proxies: str = ""  # addresses and networks, with commas; their X-Forwarded-For counts
     tls_cert: Path | None = None  # PEM: the certificate and its chain; None: HTTP without TLS
     tls_key: Path | None = None  # PEM; None: the key is in tls_cert

@@ -9,6 +9,7 @@ from dataclasses import replace
 import httpx2
 import pytest
 
+from service.connection_limits import ConnectionLimits, WriteWatch
 from service.connections import Connections
 from service.settings import Settings
 from service.start_checks import listen
@@ -130,6 +131,100 @@ def read_for(connection: socket.socket, limit_s: float) -> None:
     while time.monotonic() < until:
         connection.recv(8_192)
         time.sleep(0.02)
+
+
+def test_a_client_that_reads_slowly_is_cut_off_when_the_reply_has_waited_its_time():
+    limits = replace(SHORT, write_bytes=1, slow_reader_timeout_s=1.0)
+    with edge(limits) as server, server.connect() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        connection.sendall(b"GET /large HTTP/1.0\r\n\r\n")
+        n = 0
+        with contextlib.suppress(ConnectionResetError):
+            while piece := connection.recv(1_024):
+                n += len(piece)
+                time.sleep(0.002)  # less than 500 KB/s, while write_bytes asks for a byte
+        assert n < 50_000_000
+
+
+def test_each_reply_of_a_connection_has_the_whole_time():
+    limits = replace(LONG, write_timeout_s=PATIENCE_S, slow_reader_timeout_s=6.0)
+    with edge(limits) as server, server.connect() as connection:
+        for _ in range(2):
+            connection.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+            time.sleep(3.5)
+            n = 0
+            while n < 50_000_000:
+                assert (piece := connection.recv(1 << 20))
+                n += len(piece)
+
+
+class Waits:
+    """A loop whose time passes when it is told, and the one timer in it."""
+
+    def __init__(self) -> None:
+        self.now_s, self.due_s, self.call = 100.0, 0.0, None
+
+    def time(self) -> float:
+        return self.now_s
+
+    def call_later(self, delay_s, callback, *given):
+        self.due_s, self.call = self.now_s + delay_s, lambda: callback(*given)
+        return self
+
+    def cancel(self) -> None:
+        self.call = None
+
+    def pass_s(self, seconds: float) -> None:
+        until_s = self.now_s + seconds
+        while self.call is not None and self.due_s <= until_s:
+            self.now_s, call, self.call = self.due_s, self.call, None
+            call()
+        self.now_s = until_s
+
+
+class Unread:
+    """A transport with a socket, and bytes that its client does not read."""
+
+    def __init__(self, own: socket.socket) -> None:
+        self.own, self.n_bytes, self.is_cut = own, 50_000, False
+
+    def get_write_buffer_size(self) -> int:
+        return self.n_bytes
+
+    def get_extra_info(self, _: str) -> socket.socket:
+        return self.own
+
+    def abort(self) -> None:
+        self.is_cut = True
+
+
+def test_the_waits_of_one_reply_are_added_and_the_next_reply_begins_anew():
+    loop, limits = Waits(), ConnectionLimits(write_timeout_s=15.0, slow_reader_timeout_s=100.0)
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as own:
+        own.connect(listener.getsockname())
+        watch, transport = WriteWatch(loop, limits), Unread(own)
+        watch.begin_reply()
+
+        def wait_s(seconds: int) -> None:
+            watch.start(transport)
+            for _ in range(seconds):
+                transport.n_bytes -= 2_000  # a second: more than write_bytes asks for
+                loop.pass_s(1.0)
+            transport.n_bytes += 2_000 * seconds
+            watch.stop()
+
+        wait_s(20)
+        loop.pass_s(1_000.0)  # in which nothing waits for the client
+        wait_s(20)
+        wait_s(20)
+        wait_s(20)
+        assert not transport.is_cut
+        watch.begin_reply()
+        for _ in range(4):
+            wait_s(20)
+        assert not transport.is_cut
+        wait_s(21)
+        assert transport.is_cut
 
 
 def test_a_running_request_outlives_every_time_limit():
