@@ -1,6 +1,8 @@
 """The attackers of `bench.hostile`: each bounded in time, against 127.0.0.1 only.
 
-They share the machine with the server, so each runs at the lowest priority and at a stated pace.
+They share the machine with the server, where a real one would have its own. So each runs only in
+processor time that nobody else wants (`SCHED_IDLE`), at a stated pace: the last line that it prints
+is what it has reached.
 """
 
 import contextlib
@@ -20,8 +22,10 @@ class Attacker:
     """What an attack needs: a port, and when it ends."""
 
     def __init__(self, port: int, seconds: float) -> None:
-        self.port, self._until_s = port, time.monotonic() + seconds
+        self._begin_s = self._next_s = time.monotonic()
+        self.port, self._until_s = port, self._begin_s + seconds
         self.head = HEAD.format(port=port).encode()
+        self._n_opened = self._n_bytes = 0
 
     def open(self) -> socket.socket | None:
         """Connect without waiting; None where the system refuses."""
@@ -30,23 +34,39 @@ class Attacker:
         except OSError:
             return None
         connection.setblocking(False)
+        self._n_opened += 1
         return connection
 
+    def send(self, connection: socket.socket, data: bytes) -> int:
+        """Send what fits; return how many bytes that was."""
+        n_bytes = 0
+        with contextlib.suppress(OSError):
+            n_bytes = connection.send(data)
+        self._n_bytes += n_bytes
+        return n_bytes
+
+    def send_all(self, connection: socket.socket, data: bytes) -> None:
+        """Send everything. Raises OSError."""
+        view = memoryview(data)
+        while view:
+            n_bytes = connection.send(view)
+            self._n_bytes += n_bytes
+            view = view[n_bytes:]
+
     def goes_on(self, pause_s: float) -> bool:
-        """Wait; return whether there is time left."""
-        time.sleep(pause_s)
+        """Wait until `pause_s` after the last time; return whether there is time left.
+
+        What has taken longer is made up for, up to a second of it.
+        """
+        now_s = time.monotonic()
+        self._next_s = max(self._next_s + pause_s, now_s - 1.0)
+        time.sleep(max(0.0, self._next_s - now_s))
         return time.monotonic() < self._until_s
 
-
-def send(connection: socket.socket, data: bytes) -> bool:
-    """Send what fits; return whether the connection is still there."""
-    try:
-        connection.send(data)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return True
+    def reached(self) -> dict[str, float]:
+        """Return the connections and the megabytes of each second."""
+        seconds = time.monotonic() - self._begin_s
+        return {"connections": self._n_opened / seconds, "mb": self._n_bytes / 1e6 / seconds}
 
 
 def drain(connection: socket.socket) -> bool:
@@ -65,10 +85,10 @@ def slowloris(attacker: Attacker) -> None:
     while attacker.goes_on(0.1):
         held = [one for one in held[50:] + held[:50] if drain(one)]
         for one in held[:50]:
-            send(one, b"a")
+            attacker.send(one, b"a")
         for _ in range(min(50, 500 - len(held))):
             if (new := attacker.open()) is not None:
-                send(new, b"GET / HTTP/1.1\r\n" + attacker.head + b"X-A: ")
+                attacker.send(new, b"GET / HTTP/1.1\r\n" + attacker.head + b"X-A: ")
                 held.append(new)
 
 
@@ -87,7 +107,7 @@ def _repeat(attacker: Attacker, data: bytes, pause_s: float) -> None:
             with new:
                 new.settimeout(1)
                 with contextlib.suppress(OSError):
-                    new.sendall(data)
+                    attacker.send_all(new, data)
                     new.recv(4_096)
 
 
@@ -101,7 +121,7 @@ def _unread(attacker: Attacker, count: int, data: bytes) -> None:
     held: list[socket.socket] = []
     while attacker.goes_on(0.1):
         if len(held) < count and (new := attacker.open()) is not None:
-            send(new, data)
+            attacker.send(new, data)
             held.append(new)
 
 
@@ -134,8 +154,7 @@ def pipelining(attacker: Attacker) -> None:
         new, data = attacker.open(), get * 10_000
         for _ in range(10):
             if new is not None and data:
-                with contextlib.suppress(OSError):
-                    data = data[new.send(data) :]
+                data = data[attacker.send(new, data) :]
                 drain(new)
             if not attacker.goes_on(0.1):
                 return
@@ -191,9 +210,18 @@ ATTACKS: dict[str, Callable[[Attacker], None]] = {
 def main() -> None:
     """`python -m bench.attacks idle 8000 4` attacks port 8000 of this machine for 4 seconds."""
     name, port, seconds = sys.argv[1:]
-    os.nice(19)
+    _yield_to_others()
     raise_open_file_limit()
-    (CONTROLS | ATTACKS)[name](Attacker(int(port), float(seconds)))
+    attacker = Attacker(int(port), float(seconds))
+    (CONTROLS | ATTACKS)[name](attacker)
+    print(json.dumps(attacker.reached()))
+
+
+def _yield_to_others() -> None:
+    if sys.platform == "linux":
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(19)
 
 
 if __name__ == "__main__":

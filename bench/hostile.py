@@ -46,11 +46,16 @@ class Side:
     seconds: float = 0.0
     server_s: float = 0.0
     attacker_s: float = 0.0
+    reached: list[dict[str, float]] = field(default_factory=list)  # by the attacker, each turn
 
     @property
     def request_ms(self) -> float:
         """The server's processor time for each polite request, the attack's part included."""
         return 1e3 * self.server_s / len(self.times_ms)
+
+    def least(self, what: str) -> float:
+        """The lowest rate of any turn that the attacker has reached."""
+        return min(one[what] for one in self.reached)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +133,11 @@ def measure(name: str, port: int, serving: psutil.Process, turns: int | None = N
     ratios: list[float] = []
     for _ in range(turns or usual):
         before = _watch(alone, polite, WINDOW_S, serving)
-        with subprocess.Popen(command) as attacker:
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as attacker:
             polite.run(rise_s)
             during = _watch(beside, polite, window_s, serving, psutil.Process(attacker.pid))
-            attacker.wait(30)
+            printed, _ = attacker.communicate(timeout=30)
+        beside.reached.append(json.loads(printed))
         polite.run(0.5)
         ratios.append(p99(during) / p99(before))
     return Result(name, alone, beside, ratios)
@@ -167,6 +173,8 @@ HEAD = (
     "p99 (ms)",
     "server's processor a request (ms)",
     "attacker's cores",
+    "connections a second",
+    "MB a second",
     "ratio of p99: median (quarters)",
     "of all turns",
 )
@@ -189,6 +197,8 @@ def rows(results: Sequence[Result]) -> list[str]:
             pair(lambda side: p99(side.times_ms)),
             pair(lambda side: side.request_ms),
             f"{beside.attacker_s / beside.seconds:.2f}",
+            f"{beside.least('connections'):.1f}",
+            f"{beside.least('mb'):.2f}",
             f"{one.ratio:.2f} ({low:.2f} to {high:.2f})",
             f"{p99(beside.times_ms) / p99(alone.times_ms):.2f}",
         )

@@ -1,7 +1,6 @@
 """uvicorn with the app: its limits of connections, its TLS, and a stop that drains streams."""
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -23,6 +22,7 @@ from service.app import check_exposure, create_app, make_secret, open_store, sto
 from service.connection_limits import ConnectionLimits
 from service.connections import Connections
 from service.fleet.fleet_store import forget_wish
+from service.garbage_collector import keep_aside, set_aside
 from service.http_protocol import HttpProtocol
 from service.models.compile import own_instructions
 from service.open_files import connections_within, raise_open_file_limit
@@ -88,11 +88,11 @@ class DrainingServer(uvicorn.Server):
         """Listen, and print the address when the models are loaded."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
-        gc.collect()
-        gc.freeze()  # what the start has made is not examined again: that took up to 0.1 s
+        set_aside()
         config = self.config
         address = address_of(config.host, config.port, is_tls=config.is_ssl)
         work = [announce(self._state, address, self._on_ready), explain_wait(self._state)]
+        work.append(keep_aside(lambda: frozenset(self._state.registry.digests().items())))
         if self._certificate is not None:
             work.append(self._certificate.watch())
         self._tasks = [asyncio.create_task(each) for each in work]
