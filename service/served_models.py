@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from service.api.sse import EventEncoder
 from service.api.state import ModelRuntime
@@ -15,10 +16,13 @@ from service.generation.state_reader import StateReader
 from service.metrics.families import MODEL_LOAD
 from service.metrics.metrics import Metrics
 from service.models.bundle import Bundle, Precision
+from service.models.device import Device, device_of
+from service.models.gpu_memory import GpuMemory
 from service.models.kernel_choice import KernelChoices
-from service.models.parity import check_here
+from service.models.program_compiler import ProgramCompiler
 from service.models.registry import Registry, RegistryConfig
 from service.models.residency import ResidencyConfig
+from service.models.spec import ModelSpec
 from service.models.store import ModelStore
 from service.models.tokenizers.tokenizer import Tokenizer
 from service.settings import Settings
@@ -40,29 +44,54 @@ def make_registry(
     registry_config = RegistryConfig(
         settings.memory_budget_bytes,
         autoload=settings.autoload,
+        device=settings.device,
         residency=ResidencyConfig(load_wait_s=settings.load_wait_s),
         keeps_record=not settings.has_shared_store,
     )
     make = _make_runtime(settings, config, cache, metrics)
-    return Registry(store, make, registry_config, lambda spec: estimate_memory(spec, config).total)
+
+    def size_of(spec: ModelSpec, precision: Precision) -> int:
+        device = device_of(settings.device, precision)
+        given = config if device is Device.CPU else gpu_config(config, settings.gpu_rows)
+        return estimate_memory(spec, given).total
+
+    return Registry(store, make, registry_config, size_of)
+
+
+def gpu_config(config: EngineConfig, rows: int) -> EngineConfig:
+    """Return the limits of an engine on a GPU, where a step of few rows takes as long as of all."""
+    scale = max(1, rows // config.max_rows)
+    return replace(
+        config,
+        max_rows=rows,
+        max_row_steps=scale * config.max_row_steps * config.step_overhead_rows,
+        shared_rows=rows,
+        shared_row_steps=config.step_overhead_rows * rows,
+        shared_memory_row_steps=scale * config.shared_memory_row_steps,
+        idle_credit_row_steps=scale * config.idle_credit_row_steps,
+    )
 
 
 def _make_runtime(
     settings: Settings, config: EngineConfig, cache: PrefixCache, metrics: Metrics
 ) -> Callable[[Bundle, Precision], ModelRuntime]:
-    threads, spins = settings.threads, settings.spins
     kernels = KernelChoices(settings.model_store, settings.int8_kernel, settings.int4_weights)
+    memory = GpuMemory(None if settings.gpu_memory is None else int(settings.gpu_memory))
+    threads, on_gpu = settings.threads, gpu_config(config, settings.gpu_rows)
+    compiler = ProgramCompiler(kernels, settings.device, threads, settings.spins, memory)
 
     def make(bundle: Bundle, precision: Precision) -> ModelRuntime:
         began_s = time.perf_counter()
-        program = kernels.compile(bundle, precision, threads, spins=spins)
-        check_here(program, bundle, precision)
-        engine = Engine(program, bundle.tokenizer, config, name=str(bundle.ref), threads=threads)
+        device = compiler.device_of(precision)
+        limits = on_gpu if device is Device.GPU else config
+        rows = limits.rows_of(bundle.spec.vocabulary_size)
+        program = compiler.compile(bundle, precision, rows)
+        engine = Engine(program, bundle.tokenizer, limits, name=str(bundle.ref), threads=threads)
         constraints = ConstraintCompiler(_token_texts(bundle.tokenizer))
         prefixes = ScopedPrefixCache(cache, b"").scoped(bundle.manifest.digest, precision)
         took = metrics.histogram(MODEL_LOAD, (str(bundle.ref),))
         took.observe(time.perf_counter() - began_s)
         encoder, reader = EventEncoder(bundle.tokenizer), StateReader(program, bundle.spec)
-        return ModelRuntime(engine, encoder, constraints, prefixes, reader)
+        return ModelRuntime(engine, encoder, constraints, prefixes, reader, device)
 
     return make

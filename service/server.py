@@ -29,6 +29,7 @@ from service.open_files import connections_within, raise_open_file_limit
 from service.process_supervisor import BEGIN_DRAIN, RETIRE, PlaceSockets, ProcessSupervisor
 from service.settings import Settings
 from service.start_checks import (
+    check_device,
     check_folders,
     check_int8_kernel,
     check_training,
@@ -186,6 +187,7 @@ def run(settings: Settings) -> None:
     """
     check_folders(settings)
     check_int8_kernel(settings, own_instructions())
+    check_device(settings)
     if settings.workers:
         check_training(f"a training worker (CAROUSEL_WORKERS is {settings.workers})")
     server_context(settings.tls_cert, settings.tls_key)

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     spin: Literal["auto", "on", "off"] = "auto"  # auto: where the machine is its own
     int8_kernel: Literal["auto", "own", "onnxruntime"] = "auto"  # auto: measured at a first load
     int4_weights: bool = False  # with VNNI, where they cost at most 0.005 nats: faster lone streams
+    device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: the processor, but float16 on a GPU
+    gpu_rows: int = Field(default=2_048, ge=64, le=65_536)  # that each step of a GPU computes
+    gpu_memory: ByteSize | None = Field(default=None, gt=0)  # None: what the GPU has
     memory_budget: ByteSize | None = Field(default=None, gt=0)  # None: half of the container's
     autoload: bool = False  # off: a request for a model that is not loaded is a 409
     load_wait_s: float = Field(default=30.0, ge=0, le=3_600)  # then it is a 507
@@ -198,6 +201,7 @@ class Settings(BaseSettings):
             "threads": self.threads_of_process,
             "spin": "off" if self.spin == "auto" else self.spin,
             "memory_budget": max(1, self.memory_budget_bytes // n),
+            "gpu_memory": None if self.gpu_memory is None else max(1, int(self.gpu_memory) // n),
             "redis_url": redis_url,
             "workers": 0,
         }

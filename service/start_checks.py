@@ -33,6 +33,18 @@ def check_int8_kernel(settings: Settings, instructions: str) -> None:
         )
 
 
+def check_device(settings: Settings) -> None:
+    """Check that there is a GPU where one was asked for. Raises BadRequest."""
+    if settings.device != "gpu":
+        return
+    from service.models.onnx_device import check_gpu  # noqa: PLC0415 (it needs ONNX Runtime)
+
+    try:
+        check_gpu()
+    except Validation as error:
+        raise BadRequest(f"CAROUSEL_DEVICE is gpu, but {error}") from error
+
+
 def check_folders(settings: Settings) -> None:
     """Create the folders of a server, and check that each can be used. Raises BadRequest.
 

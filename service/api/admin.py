@@ -79,7 +79,7 @@ class ImportBody(Body):
 class LoadBody(Body):
     """The body of POST /admin/models/{ref}/load."""
 
-    precision: Literal["float32", "int8"] | None = None
+    precision: Literal["float32", "int8", "float16"] | None = None
     pin: bool | None = None
     keep_alive_s: float | None = Field(None, ge=-1, le=MAX_KEEP_ALIVE_S)
     evict: bool = False
@@ -111,7 +111,7 @@ class StoredModel(BaseModel):
     version: int
     status: ModelStatus
     digest: str | None
-    precision: Literal["float32", "int8"] | None  # in memory
+    precision: Literal["float32", "int8", "float16"] | None  # in memory
     bytes: int
     architecture: str | None
     vocabulary_size: int | None

@@ -63,6 +63,7 @@ async def info(request: Request) -> dict[str, Any]:
                 "id": str(model.ref),
                 "digest": model.manifest.digest,
                 "precision": model.precision,
+                "device": model.runtime.device,
                 "architecture": model.spec.summary,
                 **described(model),
                 "state_bytes": model.spec.state_bytes,

@@ -21,7 +21,7 @@ class MemoryUsage:
 def memory_usage(state: AppState) -> MemoryUsage:
     """Return what the loaded models and their caches take now. Event loop only."""
     models = list(state.registry.loaded())
-    estimates = [estimate_memory(model.spec, state.engine_config) for model in models]
+    estimates = [estimate_memory(model.spec, model.runtime.engine.config) for model in models]
     return MemoryUsage(
         weights=sum(each.weights for each in estimates),
         programs=sum(each.program for each in estimates),

@@ -27,6 +27,7 @@ from service.generation.state_reader import StateReader
 from service.keys.key_ring import KeyRing
 from service.metrics.metrics import Metrics
 from service.models.chat_template_store import ChatTemplateStore
+from service.models.device import Device
 from service.models.loaded_model import LoadedModel, ModelInfo
 from service.models.registry import Registry
 from service.models.spec import ModelRef
@@ -50,6 +51,7 @@ class ModelRuntime:
     constraints: ConstraintCompiler
     prefixes: ScopedPrefixCache
     state_reader: StateReader
+    device: Device = Device.CPU  # that computes the steps
 
     @property
     def is_busy(self) -> bool:

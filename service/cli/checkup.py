@@ -26,6 +26,7 @@ from service.sessions.store_client import check_store_at
 from service.settings import Settings
 from service.start_checks import (
     admin_key_of,
+    check_device,
     check_folder,
     check_int8_kernel,
     check_training,
@@ -61,6 +62,7 @@ def checks_of(settings: Settings) -> Iterator[Check]:
     yield _attempt("store", lambda: _store(settings))
     yield _attempt("port", lambda: _port(settings))
     yield _attempt("int8", lambda: _int8(settings))
+    yield _attempt("device", lambda: _device(settings))
     yield _attempt("tls", lambda: _tls(settings))
     yield _attempt("metrics", lambda: _metrics(settings))
     yield _attempt("keys", lambda: _keys(settings))
@@ -263,6 +265,13 @@ def _int8(settings: Settings) -> str:
         return own
     found = "; ".join(remembered(settings.model_store)) or "no model has been loaded yet"
     return f"{own}, or ONNX Runtime, as a model's first load measures: {found}"
+
+
+def _device(settings: Settings) -> str:
+    check_device(settings)
+    if settings.device == "gpu":
+        return f"a GPU, {settings.gpu_rows} rows a step"
+    return "the processor" + (", and a GPU for loads in float16" * (settings.device == "auto"))
 
 
 def _training(settings: Settings) -> str:

@@ -208,6 +208,5 @@ def _step(program: StepProgram, batch: Batch, search: BeamSearchState) -> None:
     program.step(batch, search.rows)
     rows, tokens = search.advance(batch.logits[: search.rows])
     if rows != list(range(len(rows))):
-        for states in batch.states:
-            states[: len(rows)] = states[rows]
+        batch.take(rows)
     batch.tokens[: len(rows)] = tokens

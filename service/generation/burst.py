@@ -20,8 +20,9 @@ class StateSnapshots:
     """Holds the states that a burst copies. Belongs to one thread between bursts."""
 
     def __init__(self, batch: Batch) -> None:
-        self._states = batch.states
-        self.arrays = tuple(np.zeros_like(state) for state in batch.states)
+        self._batch = batch
+        n = len(batch.tokens)
+        self.arrays = tuple(np.zeros((n, *one.shape[1:]), one.dtype) for one in batch.read([0]))
         self.after = np.full(len(batch.tokens), NEVER, np.int64)  # (capacity,), a step of the burst
         self._rows: list[int] = []
 
@@ -35,8 +36,9 @@ class StateSnapshots:
         """Copy the states that were requested after step number `step`."""
         if self._rows:
             rows_now = np.flatnonzero(self.after[:rows] == step)
-            for array, state in zip(self.arrays, self._states, strict=True):
-                array[rows_now] = state[rows_now]
+            if rows_now.size:
+                for array, states in zip(self.arrays, self._batch.read(rows_now), strict=True):
+                    array[rows_now] = states
 
     def take(self) -> dict[int, tuple[npt.NDArray[Any], ...]]:
         """Return the copies by row, and clear the requests."""

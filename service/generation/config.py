@@ -25,3 +25,7 @@ class EngineConfig:
     max_beam_searches: int = 8  # beam searches that run at a time, each with a batch in memory
     beam_slice_steps: int = 32  # steps of one beam search before the next one's
     prefix_cache_bytes: int = 64 * 1024 * 1024  # states that the models' prefix cache keeps
+
+    def rows_of(self, vocabulary_size: int) -> int:
+        """Return how many generations a batch of a model with such a vocabulary has."""
+        return max(1, min(self.max_rows, self.max_table_entries // vocabulary_size))

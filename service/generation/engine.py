@@ -67,7 +67,7 @@ class Engine:
         self.config = config
         self._vocabulary_size = size = program.vocabulary_size
         self.prompts = PromptReader(program)
-        self.rows = rows = max(1, min(config.max_rows, config.max_table_entries // size))
+        self.rows = rows = config.rows_of(size)
         self.texts, self.rules = texts, rules = texts_of(tokenizer), TextRules.of(tokenizer)
         suppressed = tokenizer.suppressed_ids
         sampler = Sampler(size, rows, suppressed, tokenizer.end_ids)

@@ -34,7 +34,7 @@ class MemoryEstimate:
 def estimate_memory(spec: ModelSpec, config: EngineConfig) -> MemoryEstimate:
     """Return how much memory a model takes once it is loaded."""
     vocabulary = spec.vocabulary_size
-    rows = max(1, min(config.max_rows, config.max_table_entries // vocabulary))
+    rows = config.rows_of(vocabulary)
     first = spec.recurrent_layers[0]
     table_bytes = 4 * vocabulary * len(CELLS[first.cell].gates) * first.units  # x W + b by token
     weights = 4 * spec.parameters

@@ -121,7 +121,12 @@ class StateReader:
         batch = self._program.new_batch(len(texts))
         layer = self._spec.recurrent_layers[-1]
         n_states = len(CELLS[layer.cell].states)
-        states = batch.states[-n_states:][: width // layer.units]  # of the last layer: h, c
+        n_read = width // layer.units  # of the last layer: h, c
+
+        def vectors(rows: int) -> Vector:
+            states = batch.read(range(rows))[-n_states:][:n_read]
+            return np.concatenate(states, axis=1).astype(np.float32)
+
         sums = np.zeros((len(texts), width))
         rows = len(texts)
         for step in range(len(texts[0])):
@@ -132,9 +137,9 @@ class StateReader:
             batch.tokens[:rows] = [text[step] for text in texts[:rows]]
             self._program.step(batch, rows)
             if pooling is Pooling.MEAN:
-                sums[:rows] += np.concatenate([state[:rows] for state in states], axis=1)
+                sums[:rows] += vectors(rows)
         if pooling is Pooling.LAST:
             # A row that has ended is in no later step.
-            return list(np.concatenate(states, axis=1).astype(np.float32))
+            return list(vectors(len(texts)))
         lengths = np.array([[len(text)] for text in texts])
         return list((sums / lengths).astype(np.float32))

@@ -83,7 +83,7 @@ class SlotTable:
         """Save a row with all that belongs to it."""
         saved, row, batch = change.saved, change.row, self._batch
         saved.token = int(batch.tokens[row])
-        saved.states = tuple(array[row].copy() for array in batch.states)
+        saved.states = tuple(array[0] for array in batch.read([row]))
         saved.sampling = self._sampler.save(row)
 
     def restore(self, change: Restore) -> None:
@@ -91,6 +91,5 @@ class SlotTable:
         saved, row = change.saved, change.row
         assert saved.sampling is not None
         self._batch.tokens[row] = saved.token
-        for array, state in zip(self._batch.states, saved.states, strict=True):
-            array[row] = state
+        self._batch.write(row, saved.states)
         self._sampler.restore(row, saved.sampling)

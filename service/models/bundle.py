@@ -29,6 +29,7 @@ class Precision(StrEnum):
 
     FLOAT32 = "float32"
     INT8 = "int8"
+    FLOAT16 = "float16"  # chosen by a load or by the device; no bundle records it
 
 
 WantedPrecision = Literal["auto", "float32", "int8"]

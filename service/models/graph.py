@@ -8,7 +8,8 @@ For an LSTM in float32, with the embedding folded into a table of one row per to
     c' = σ(f) c + σ(i) φ(g)            h' = σ(o) φ(c')      logits = h' K + k
 
 In int8 every product with an h is `MatMulIntegerToFloat(Quantize(h), columns of int8)`: h is in
-(-1, 1) by construction, so its scale is the constant 1/127 and needs no calibration.
+(-1, 1) by construction, so its scale is the constant 1/127 and needs no calibration. In float16
+the factors and the result of such a product are rounded; gates and states stay float32.
 """
 
 from abc import ABC, abstractmethod
@@ -63,15 +64,23 @@ def build_graph(
     precision: Precision,
     weight_bits: int,
     fold_limit_bytes: int = FOLD_LIMIT_BYTES,
+    *,
+    selects_rows: bool = False,
+    keeps_casts: bool = True,
 ) -> bytes:
     """Serialise the step of a model. `weight_bits` is the width of an int8 weight: 7 or 8.
 
     Inputs: `tokens` (rows,) int64 and `state_0`, `state_1`, … (rows, units) float32 in the order
     of `ModelSpec.state_units`. Outputs: `logits` (rows, vocabulary) float32 and `new_state_0`, ….
     Every reader of `state_i` is an ancestor of `new_state_i`, or is the node that computes it
-    element by element, so both may be the same memory.
+    element by element, so both may be the same memory. With `selects_rows` there is an input
+    `active` (rows, 1) bool, and the other rows keep their states. `keeps_casts` is for devices
+    without float16 products: ONNX Runtime would leave out casts there and back, and their rounding.
     """
     graph = _StepGraph(spec, weights, precision, weight_bits, fold_limit_bytes)
+    graph.keeps_casts = keeps_casts
+    if selects_rows:
+        graph.select_rows()
     return bytes(graph.build().SerializeToString())
 
 
@@ -83,6 +92,7 @@ class NetworkGraph(ABC):
     """
 
     has_window = False
+    keeps_casts = True
 
     def __init__(
         self,
@@ -93,7 +103,7 @@ class NetworkGraph(ABC):
         fold_limit_bytes: int,
     ) -> None:
         self._spec, self._weights = spec, weights
-        self._is_int8 = precision is Precision.INT8
+        self._precision = precision
         self._max_weight = 2 ** (weight_bits - 1) - 1
         self._fold_limit_bytes = fold_limit_bytes
         self._nodes: list[NodeProto] = []
@@ -208,7 +218,8 @@ class NetworkGraph(ABC):
 
     def _add_output(self, x: str) -> None:
         kernel, bias = self._weights["output.kernel"], self._weights.get("output.bias", np.zeros(1))
-        if self._is_int8 and kernel.shape[1] >= WIDE_VOCABULARY and x in self._bounded:
+        is_reduced = self._precision is not Precision.FLOAT32
+        if is_reduced and kernel.shape[1] >= WIDE_VOCABULARY and x in self._bounded:
             product = self.product(x, "output.kernel", kernel)
         else:
             product = self.node("MatMul", x, self.constant("output.kernel", kernel))
@@ -233,14 +244,17 @@ class NetworkGraph(ABC):
 
     def _constant(self, name: str, value: npt.NDArray[np.generic]) -> str:
         if name not in self._constants:
-            array = value.astype(np.float32) if value.dtype.kind == "f" else value
+            is_wide = value.dtype.kind == "f" and value.dtype != np.float16
+            array = value.astype(np.float32) if is_wide else value
             self._constants[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
         return name
 
     def product(self, x: str, name: str, kernel: npt.NDArray[np.float32]) -> str:
         """Add `x @ kernel`, where x is an h or a gated h: within (-1, 1)."""
-        if not self._is_int8:
+        if self._precision is Precision.FLOAT32:
             return self.node("MatMul", x, self.constant(name, kernel))
+        if self._precision is Precision.FLOAT16:
+            return self._half_product(x, f"{name}.float16", kernel)
         scale = np.abs(kernel).max(axis=0) / self._max_weight
         scale[scale == 0.0] = 1.0
         columns = np.rint(kernel / scale).astype(np.int8)
@@ -252,6 +266,17 @@ class NetworkGraph(ABC):
         scales = self.constant(f"{name}.scale", scale)
         inputs = (self._quantised[x], weights, step, scales, zero)
         return self.node("MatMulIntegerToFloat", *inputs, domain="com.microsoft")
+
+    def _half_product(self, x: str, name: str, kernel: npt.NDArray[np.float32]) -> str:
+        def rounded(half: str) -> str:
+            """Return a copy, between two casts that are then not left out."""
+            return self.node("Concat", half, axis=1) if self.keeps_casts else half
+
+        if x not in self._quantised:
+            self._quantised[x] = rounded(self.node("Cast", x, to=TensorProto.FLOAT16))
+        weights = self.constant(name, kernel.astype(np.float16))
+        product = rounded(self.node("MatMul", self._quantised[x], weights))
+        return self.node("Cast", product, to=TensorProto.FLOAT)
 
     def split(self, x: str, parts: int, units: int) -> list[str]:
         """Split the columns of `x` into blocks of `units`."""
@@ -272,10 +297,23 @@ class NetworkGraph(ABC):
 class _StepGraph(NetworkGraph):
     """The graph of one step."""
 
+    _active = ""  # (rows, 1) bool; the input's name where there is one
+
+    def select_rows(self) -> None:
+        """Add the input `active`: the other rows keep their states."""
+        self._active = "active"
+
+    def build(self) -> ModelProto:
+        """Return the model."""
+        if self._active:
+            info = helper.make_tensor_value_info
+            self._inputs.append(info(self._active, TensorProto.BOOL, ["rows", 1]))
+        return super().build()
+
     def add_recurrent(self, layer: LayerSpec, weights: Mapping[str, FloatArray], xw: str) -> str:
         """Add one step, with the layer's states as inputs and outputs of the graph."""
         cell, info = CELLS[layer.cell], helper.make_tensor_value_info
-        first = len(self._inputs) - 1  # after the tokens
+        first = len(self._inputs) - 1 - bool(self._active)  # after the tokens
         before = [f"state_{first + i}" for i in range(len(cell.states))]
         after = cell.add_step(self, layer, weights, xw, before)
         if self._mask:
@@ -283,11 +321,17 @@ class _StepGraph(NetworkGraph):
                 self.node("Where", self._mask, kept, new)
                 for kept, new in zip(before, after, strict=True)
             ]
+        h = after[0]
+        if self._active:
+            after = [
+                self.node("Where", self._active, new, kept)
+                for kept, new in zip(before, after, strict=True)
+            ]
         for i, name in enumerate(after, first):
             self.node("Identity", name, output=f"new_state_{i}")
             self._inputs.append(info(f"state_{i}", TensorProto.FLOAT, ["rows", layer.units]))
             self._outputs.append(info(f"new_state_{i}", TensorProto.FLOAT, ["rows", layer.units]))
-        return after[0]
+        return h
 
 
 def _stays_bounded(layer: AnyLayer, inputs: Sequence[bool]) -> bool:

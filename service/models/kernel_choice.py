@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -265,10 +265,18 @@ def _processor() -> str:
     return f"{binding.get_host_cpu_name()} with {own_instructions()}"
 
 
+def _onnx_version() -> str:
+    """Return ONNX Runtime's version; the package for CUDA has another name."""
+    try:
+        return version("onnxruntime")
+    except PackageNotFoundError:
+        return version("onnxruntime-gpu")
+
+
 def _key(spec: ModelSpec, weights: Weights | None = None) -> str:
     from service.models.int8_step import CALLED_KERNELS  # noqa: PLC0415
 
-    parts: list[Any] = [_processor(), version("onnxruntime"), CALLED_KERNELS, spec.to_json()]
+    parts: list[Any] = [_processor(), _onnx_version(), CALLED_KERNELS, spec.to_json()]
     digest = sha256(json.dumps(parts, sort_keys=True).encode())
     for array in (weights or {}).values():
         digest.update(array.tobytes())

@@ -7,6 +7,7 @@ from typing import Generic
 
 from service.errors import BadCheckpoint, CarouselError
 from service.models.bundle import Bundle, Precision
+from service.models.device import WantedDevice, served_precision
 from service.models.loaded_model import LoadedModel, R
 from service.models.spec import ModelRef, ModelSpec
 from service.models.store import ModelStore
@@ -21,26 +22,32 @@ class ModelLoader(Generic[R]):
         self,
         store: ModelStore,
         make: Callable[[Bundle, Precision], R],
-        size_of: Callable[[ModelSpec], int],
+        size_of: Callable[[ModelSpec, Precision], int],
+        device: WantedDevice = "auto",
     ) -> None:
-        """`size_of` is an upper bound of the memory of a model, in bytes."""
+        """`size_of` is an upper bound of the memory of a model in a precision, in bytes."""
         self._store, self._make, self._size_of = store, make, size_of
+        self._device: WantedDevice = device
 
-    def size_bytes(self, ref: ModelRef) -> int:
+    def size_bytes(self, ref: ModelRef, precision: Precision | None) -> int:
         """Return how much memory a version needs, by its manifest; 0 if that is damaged."""
         manifest = self._store.manifest(ref)
-        return 0 if manifest is None else self._size_of(ModelSpec.from_json(manifest.architecture))
+        if manifest is None:
+            return 0
+        chosen = precision or served_precision(self._device, manifest.precision)
+        return self._size_of(ModelSpec.from_json(manifest.architecture), chosen)
 
     async def load(
         self, ref: ModelRef, precision: Precision | None, size_bytes: int
     ) -> LoadedModel[R]:
-        """Read and compile a version; without a precision, in that of its manifest.
+        """Read and compile a version; without a precision, in that of its manifest or device.
 
         Raises ModelNotFound, BadCheckpoint, Validation.
         """
         try:
             bundle = await asyncio.to_thread(self._store.read, ref)
-            precision = precision or bundle.manifest.precision
+            recorded = bundle.manifest.precision
+            precision = precision or served_precision(self._device, recorded)
             runtime = await asyncio.to_thread(self._make, bundle, precision)
         except CarouselError:
             raise
@@ -52,6 +59,6 @@ class ModelLoader(Generic[R]):
         )
 
 
-def parameter_bytes(spec: ModelSpec) -> int:
+def parameter_bytes(spec: ModelSpec, precision: Precision) -> int:  # noqa: ARG001 (see `size_of`)
     """Return an upper bound of a model's weights: in float32, and the program's copy."""
     return 2 * 4 * spec.parameters

@@ -28,7 +28,7 @@ MAX_INT8_COST = 0.005
 """Nats per character that int8 may cost over float32 for `auto` to choose it."""
 
 LOAD_TOKENS = 16
-MAX_DEVIATION = {Precision.FLOAT32: 1e-3, Precision.INT8: 0.1}
+MAX_DEVIATION = {Precision.FLOAT32: 1e-3, Precision.INT8: 0.1, Precision.FLOAT16: 0.02}
 """Largest deviation of a program at load, as a share of the largest logit."""
 
 _SEED = 0x1997

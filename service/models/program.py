@@ -17,6 +17,7 @@ from service.models.step import Batch, zero_batch
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # a server reports nothing to third parties
 import onnxruntime as ort
 
+LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 STOPS_SPINNING_ABOVE = 8_192
 """Vocabularies above it: the sampler takes as long as the step and gets every core for it.
 
@@ -38,12 +39,8 @@ class OnnxProgram:
         *,
         spins: bool = True,
     ) -> None:
-        """Compile the graph. Raises Validation for int8 if some h may leave (-1, 1)."""
-        if precision is Precision.INT8 and not spec.is_bounded:
-            raise Validation(
-                "precision int8 needs h within (-1, 1): activation tanh and sigmoid gates in every "
-                "layer; use float32"
-            )
+        """Compile the graph. Raises Validation as `check_precision`."""
+        check_precision(spec, weights, precision)
         graph = build_graph(spec, weights, precision, int8_weight_bits(), fold_limit_bytes)
         is_wide = spec.vocabulary_size > STOPS_SPINNING_ABOVE
         self._session = open_session(graph, threads, spins=spins, stops_spinning=is_wide)
@@ -74,6 +71,22 @@ class OnnxProgram:
             bind_array(binding.bind_input, f"state_{i}", state)
             bind_array(binding.bind_output, f"new_state_{i}", state)
         return binding
+
+
+def check_precision(spec: ModelSpec, weights: Weights, precision: Precision) -> None:
+    """Raise Validation if a precision needs what the model lacks."""
+    if precision is not Precision.FLOAT32 and not spec.is_bounded:
+        raise Validation(
+            f"precision {precision} needs h within (-1, 1): activation tanh and sigmoid gates in "
+            "every layer; use float32"
+        )
+    if precision is Precision.FLOAT16:
+        largest = max(float(np.abs(each).max(initial=0.0)) for each in weights.values())
+        if largest > LARGEST_FLOAT16:
+            raise Validation(
+                f"precision float16 has no number above {LARGEST_FLOAT16:,.0f}, and the largest "
+                f"weight is {largest:,.0f}; use float32"
+            )
 
 
 def open_session(

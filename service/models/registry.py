@@ -18,6 +18,7 @@ from service.errors import (
     Validation,
 )
 from service.models.bundle import Bundle, Precision
+from service.models.device import WantedDevice
 from service.models.loaded_model import LoadedModel, ModelStatus, R
 from service.models.loader import ModelLoader, parameter_bytes
 from service.models.memory_budget import MemoryBudget
@@ -43,6 +44,7 @@ class RegistryConfig:
     budget_bytes: int = field(default_factory=lambda: machine_share().memory_bytes // 2)
     autoload: bool = False  # load a stored model for the first request that names it
     keeps_record: bool = True  # off: what the next start loads is written elsewhere
+    device: WantedDevice = "auto"  # that of loads
     sweep_s: float = 1.0  # between two looks for models whose `keep_alive_s` has passed
     residency: ResidencyConfig = field(default_factory=ResidencyConfig)
 
@@ -58,9 +60,9 @@ class Registry(ModelListing[R]):
         store: ModelStore,
         make: Callable[[Bundle, Precision], R],
         config: RegistryConfig,
-        size_of: Callable[[ModelSpec], int] = parameter_bytes,
+        size_of: Callable[[ModelSpec, Precision], int] = parameter_bytes,
     ) -> None:
-        """`size_of` is an upper bound of a model's memory, in bytes."""
+        """`size_of` is an upper bound of a model's memory in a precision, in bytes."""
         super().__init__(store, is_autoloading=config.autoload)
         self._config = config
         self.budget = MemoryBudget(config.budget_bytes)
@@ -68,7 +70,7 @@ class Registry(ModelListing[R]):
         self._stand_ins: Mapping[ModelRef, ModelRef] = {}  # for versions that failed at the start
         self._sweeper: asyncio.Task[None] | None = None
         self._residency = residency = Residency(
-            ModelLoader(store, make, size_of),
+            ModelLoader(store, make, size_of, config.device),
             self.budget,
             config.residency,
             self._entries,

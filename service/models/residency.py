@@ -216,7 +216,7 @@ class Residency(Generic[R]):
     async def _load(
         self, ref: ModelRef, precision: Precision | None, *, may_evict: bool
     ) -> LoadedModel[R]:
-        size_bytes = self._loader.size_bytes(ref)
+        size_bytes = self._loader.size_bytes(ref, precision)
         if may_evict:
             await self._reserve_room(ref, size_bytes)
         else:

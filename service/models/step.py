@@ -10,6 +10,8 @@ import numpy.typing as npt
 from service.models.spec import FloatArray, ModelSpec
 from service.models.window import Window
 
+StateArrays = tuple[npt.NDArray[Any], ...]
+
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -23,7 +25,8 @@ class State:
 class Batch:
     """The memory of a batch: one row per running generation.
 
-    Only its creator writes to it, and only between steps.
+    Only its creator writes to it, and only between steps. Where the states are in the memory of a
+    device (`DeviceBatch`) there are no arrays of them here: the methods reach them.
     """
 
     tokens: npt.NDArray[np.int64]  # (capacity,), the next token of each row
@@ -43,8 +46,21 @@ class Batch:
 
     def put(self, row: int, state: State | None) -> None:
         """Write a state into a row; None is the zero state."""
+        self.write(row, None if state is None else state.arrays)
+
+    def write(self, row: int, states: StateArrays | None) -> None:
+        """Write the states of a row, each (width,); None are zeros."""
         for i, array in enumerate(self.states):
-            array[row] = 0 if state is None else state.arrays[i]
+            array[row] = 0 if states is None else states[i]
+
+    def read(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> StateArrays:
+        """Return a copy of the states of these rows, each (rows, width)."""
+        return tuple(array[rows] for array in self.states)
+
+    def take(self, rows: Sequence[int]) -> None:
+        """Give the first rows the states that `rows` have now."""
+        for array in self.states:
+            array[: len(rows)] = array[rows]
 
 
 def zero_batch(spec: ModelSpec, capacity: int) -> Batch:

@@ -12,10 +12,13 @@ from service.models import int8_gemm, vnni_gemm
 from service.models.bundle import Bundle, Precision
 from service.models.cell import LayerSpec
 from service.models.compile import Int8Kernel, compile_program, has_avx2, has_vnni
+from service.models.gpu_program import GpuProgram
 from service.models.int8_step import FusedProgram
+from service.models.program import OnnxProgram
 from service.models.spec import ModelSpec
 from tests.generation.invariance import CONFIG, SHARED, check_invariance
 from tests.generation.strategies import histories, requests
+from tests.models.far_device import FarDevice
 from tests.models.networks import SPECS, WINDOWED, random_weights
 
 BUNDLE = Bundle.read(Path(__file__).parents[2] / "model_store" / "demo" / "1")
@@ -46,6 +49,23 @@ def test_a_generation_in_a_batch_equals_the_generation_alone(precision, kernel, 
         check_invariance(
             program, TEXTS, history, threads=threads, alone_program=alone, config=config
         )
+
+    in_any_company()
+
+
+@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.FLOAT16])
+def test_the_program_of_a_gpu_in_any_company(precision):
+    """With states in a memory apart; one row's numbers come from a program of another shape."""
+    model = BUNDLE.spec, BUNDLE.weights, precision
+    program = GpuProgram(*model, FarDevice(), SHARED.max_rows)
+    alone = OnnxProgram(*model)
+
+    @settings(
+        max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+    )
+    @given(history=histories(requests(len(TEXTS), " etaoin")), config=CONFIGS)
+    def in_any_company(history, config):
+        check_invariance(program, TEXTS, history, alone_program=alone, config=config)
 
     in_any_company()
 

@@ -20,6 +20,7 @@ from service.api.openai.event_encoder import (
 from service.api.openai.logprobs import LogprobsEncoder, prompt_logprobs
 from service.api.openai.schemas import CompletionBody
 from service.generation.request import Token
+from service.models.device import Device
 
 KIND = "text_completion"
 
@@ -139,12 +140,13 @@ def head_of(
     """Return the members with which a reply and every event of this kind begin."""
     model = admitted.model
     digest = model.manifest.digest.rpartition(":")[2]
+    on_gpu = "_gpu" if model.runtime.device is Device.GPU else ""  # another rounding
     return {
         "id": f"{prefix}-{body.request_id or secrets.token_hex(12)}",
         "object": kind,
         "created": int(time.time()),
         "model": str(model.ref),
-        "system_fingerprint": f"fp_{digest[:12]}_{model.precision}",
+        "system_fingerprint": f"fp_{digest[:12]}_{model.precision}{on_gpu}",
     }
 
 

@@ -25,7 +25,7 @@ class ModelsAPI:
     def load(
         self,
         ref: str,
-        precision: Literal["float32", "int8"] | None = None,
+        precision: Literal["float32", "int8", "float16"] | None = None,
         *,
         pin: bool | None = None,
         keep_alive_s: float | None = None,
