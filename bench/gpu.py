@@ -74,7 +74,8 @@ def measure(name: str, program: StepProgram, rows: int, threads: int) -> Figures
 
 def _best(run: Callable[[], object]) -> tuple[float, float]:
     run()
-    found, began_s = [], time.perf_counter()
+    found: list[tuple[float, float]] = []
+    began_s = time.perf_counter()
     while len(found) < FEWEST_TURNS or time.perf_counter() < began_s + LIMIT_S:
         start_s, start_cpu_s = time.perf_counter(), time.process_time()
         run()

@@ -53,9 +53,10 @@ def test_a_session_goes_on_in_float16_where_the_processor_computes_it(home):
     """As it does on any other precision: its committed tokens stay, the numbers change."""
     put_model(home / "model_store", "relu", SPECS["relu"], 0.01, "abcdefghijklmnopq")
     settings = {"CAROUSEL_DEVICE": "cpu"}
-    body = {"prompt": "Once", "max_tokens": 40, "seed": 1, "session_id": "moved", "model": "demo"}
+    body = {"prompt": "Once", "max_tokens": 40, "seed": 1}
     with serving(home, **settings) as server, httpx2.Client(base_url=server.url) as http:
         http.timeout = 60
+        body["session_id"] = session = http.post("/sessions", json={"model": "demo"}).json()["id"]
         one = http.post("/v1/completions", json=body).json()
         assert load(http, "demo", precision="float16").status_code == 200
         (row,) = [m for m in http.get("/info").json()["models"] if m["id"] == "demo@1"]
@@ -63,7 +64,7 @@ def test_a_session_goes_on_in_float16_where_the_processor_computes_it(home):
         two = http.post("/v1/completions", json=body | {"prompt": ""}).json()
         assert one["system_fingerprint"].endswith("_int8")
         assert two["system_fingerprint"].endswith("_float16")
-        text = http.get("/sessions/moved/text").text
+        text = http.get(f"/sessions/{session}/text").json()["text"]
         assert text == "Once" + one["choices"][0]["text"] + two["choices"][0]["text"]
         refused = load(http, "relu", precision="float16")
         assert refused.status_code == 422
