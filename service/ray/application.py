@@ -12,9 +12,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from service import __version__
 from service.errors import BadRequest, ModelNotReady
 from service.ray.autoscaling import replicas_for_streams
-from service.ray.environment import HAPROXY_FLAG, RAY_VERSION, fleet_settings
+from service.ray.environment import (
+    HAPROXY_FLAG,
+    NO_HAPROXY,
+    RAY_VERSION,
+    fleet_settings,
+)
 from service.ray.fleet_file import FleetFile
-from service.ray.replica import NO_HAPROXY, Replica
+from service.ray.replica import Replica
+from service.ray.telling_line import telling_line
 
 _ASK_LIMIT_S = 60.0
 _MOST_ONGOING = 100_000  # the engine refuses what is too much, in its own words
@@ -81,13 +87,14 @@ def deploy(file: FleetFile, *, restarts: bool = False) -> None:
 
     Replicas are replaced where their settings or their size are others, or if `restarts`.
 
-    Raises BadRequest where the fleet has other addresses than the file, ModelNotReady where a
-    replica does not start.
+    Raises BadRequest where the fleet has other addresses than the file, ModelNotReady where
+    HAProxy or a replica does not start.
     """
-    serve.start(
-        proxy_location=_LOCATIONS[file.ingress],
-        http_options={"host": file.replica_host, "port": file.port, "keep_alive_timeout_s": 30},
-    )
+    options = {"host": file.replica_host, "port": file.port, "keep_alive_timeout_s": 30}
+    try:
+        serve.start(proxy_location=_LOCATIONS[file.ingress], http_options=options)
+    except RuntimeError as error:  # HAProxy's port may be taken
+        raise ModelNotReady(f"HAProxy did not start: {telling_line(str(error))}") from error
     _check_address(file)
     try:
         serve.run(deployment_of(file, restarts=restarts), name=file.name, route_prefix="/")
@@ -149,13 +156,7 @@ def _reason(file: FleetFile, error: RuntimeError) -> str:
     lines = [str(error)]
     if found is not None:
         lines = [found.message, *(one.message for one in found.deployments.values())]
-    telling = [
-        line.strip()
-        for text in lines
-        for line in text.splitlines()
-        if "service.errors." in line or "BadRequest" in line
-    ]
-    return telling[-1] if telling else " ".join(str(error).split())[:500]
+    return telling_line("\n".join(lines))
 
 
 def rows(file: FleetFile) -> list[dict[str, object]]:

@@ -18,6 +18,10 @@ RAY_VERSION = "2.60.0"
 """The version that the extra pins: the file of its HAProxy is completed by what it has here."""
 
 HAPROXY_FLAG = "RAY_SERVE_ENABLE_HA_PROXY"
+NO_HAPROXY = (
+    "Ray's proxy in Python serves streams at less than half the speed and is refused: start every "
+    f"node with `carousel fleet node FILE`, which sets {HAPROXY_FLAG}=1"
+)
 INSTALL = "pip install 'carousel-serve[ray]'"
 _LONGEST_STREAM_S = 3_600
 _CHECK = {"INTER": "500ms", "FASTINTER": "250ms", "DOWNINTER": "250ms", "RISE": "1", "FALL": "2"}
@@ -49,6 +53,19 @@ def fleet_settings(file: FleetFile) -> Settings:
     return settings
 
 
+def replica_settings() -> Settings:
+    """Return the settings of this process, a replica of a Ray with HAProxy. Raises BadRequest."""
+    if os.environ.get(HAPROXY_FLAG) != "1":
+        raise BadRequest(NO_HAPROXY)
+    settings = Settings.read()
+    if settings.redis_url is None or settings.secret is None:
+        raise BadRequest(
+            "this node has no CAROUSEL_REDIS_URL or no CAROUSEL_SECRET; start it with "
+            "`carousel fleet node FILE` where both are set"
+        )
+    return settings
+
+
 def fleet_environment(
     file: FleetFile, launcher: Path, given: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
@@ -70,7 +87,8 @@ def fleet_environment(
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(_LONGEST_STREAM_S),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, machine_share().cores)),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "600",  # for so long nodes wait for a head
+        "RAY_num_redis_request_retries": "600",  # for ten minutes the head waits for the store
         "PYTHONPATH": root,
     }
     tuning |= {f"RAY_SERVE_HAPROXY_HEALTH_CHECK_{name}": value for name, value in _CHECK.items()}

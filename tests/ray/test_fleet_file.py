@@ -1,12 +1,14 @@
 """The fleet's file, and the environment that its processes get from it."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from service.errors import BadRequest
 from service.ray.environment import fleet_environment, head_login, head_store
-from service.ray.fleet_file import FleetFile
+from service.ray.fleet_file import FleetFile, Replicas
+from tests.process import ROOT
 
 FILE = """
 head: 10.0.0.1:6380
@@ -136,3 +138,14 @@ def test_replicas_listen_for_other_machines_only_where_there_can_be_any(tmp_path
         for name in ("127.0.0.1", "localhost", "10.0.0.1", "head.example.com")
     ]
     assert hosts == ["127.0.0.1", "127.0.0.1", "0.0.0.0", "0.0.0.0"]
+
+
+def test_the_files_of_the_documentation_are_valid_and_name_every_key(tmp_path):
+    shipped = FleetFile.read(ROOT / "docker" / "ray" / "fleet.yaml")
+    assert shipped.model_fields_set == set(FleetFile.model_fields)
+    assert shipped.replicas.model_fields_set == set(Replicas.model_fields)
+    page = (ROOT / "docs" / "how-to" / "scale.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert read(tmp_path, example).replicas.max == 8
+    for name in {*FleetFile.model_fields, *Replicas.model_fields} - {"replicas", "name"}:
+        assert re.search(rf"`(replicas\.)?{name}`", page), name

@@ -1,18 +1,16 @@
 """The service on a real Ray of two nodes: the bytes of a plain server, and what it survives."""
 
 import concurrent.futures
-import contextlib
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import httpx2
 import pytest
 
 from tests.fleet.resumed import ResumedStream, new_session
 from tests.process import Server, serving
-from tests.ray.ray_fleet import RayFleet, ray_fleet, tcp_store
+from tests.ray.ray_fleet import RayFleet, ray_fleet, running_loads, tcp_store
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 pytestmark = [
@@ -27,50 +25,12 @@ BODY = {"inputs": "The ", "parameters": {"max_new_tokens": 300, "seed": 7, "temp
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory) -> Iterator[RayFleet]:
     folder = tmp_path_factory.mktemp("ray")
-    with tcp_store(folder) as store, ray_fleet(folder, store) as found:
+    with tcp_store(folder) as store, ray_fleet(folder, store.url) as found:
         found.start_node(is_head=True)
         found.start_node()
         found.up()
         found.until_replicas(2)
         yield found
-
-
-@dataclass
-class Load:
-    """Streams without a session, one after the other: none of them could go on elsewhere."""
-
-    fleet: RayFleet
-    is_over: bool = False
-    n_done: int = 0
-    faults: list[str] = field(default_factory=list)
-
-    def run(self) -> None:
-        while not self.is_over:
-            parameters = {"max_new_tokens": 2_000}
-            body = {"inputs": "The ", "parameters": parameters}
-            try:
-                url = f"{self.fleet.server.url}/generate_stream"
-                reply = httpx2.post(url, json=body, timeout=120)
-                if reply.status_code != 200 or reply.text.count("data:") != 2_000:
-                    self.faults.append(f"{reply.status_code} {reply.text[-300:]}")
-            except httpx2.HTTPError as error:
-                self.faults.append(repr(error))
-            self.n_done += 1
-
-
-@contextlib.contextmanager
-def four_streams(fleet: RayFleet) -> Iterator[list[Load]]:
-    """Four streams at any time of the block; at its end all have ended."""
-    loads = [Load(fleet) for _ in range(4)]
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        running = [pool.submit(load.run) for load in loads]
-        try:
-            yield loads
-        finally:
-            for load in loads:
-                load.is_over = True
-            for one in running:
-                one.result(180)
 
 
 def test_a_stream_has_the_bytes_of_a_plain_server(fleet, tmp_path):
@@ -156,7 +116,7 @@ def test_sessions_go_on_with_the_other_replica_when_one_is_killed(fleet, record_
 
 def test_a_rolling_update_cuts_no_stream(fleet):
     before = fleet.until_replicas(2)
-    with four_streams(fleet) as loads:
+    with running_loads(fleet, 4) as loads:
         fleet.up(log_level="warning")
         fleet.until_replicas(2, frozenset(before))
     assert sum(load.n_done for load in loads) > 4
@@ -165,7 +125,7 @@ def test_a_rolling_update_cuts_no_stream(fleet):
 
 def test_scaling_in_cuts_no_stream(fleet):
     before = fleet.until_replicas(2)
-    with four_streams(fleet) as loads:
+    with running_loads(fleet, 4) as loads:
         fleet.content["replicas"] |= {"min": 1, "max": 1}
         fleet.up()
         left = fleet.until_replicas(1)
@@ -190,6 +150,18 @@ def test_a_killed_node_loses_no_session_and_its_successor_serves(fleet):
             one.result(180)
     assert [stream.tokens == whole.tokens for stream in streams] == [True] * 4
     assert len(fleet.processes()) == 1
+    fleet.start_node()
+    fleet.until_replicas(2)
+
+
+def test_a_node_that_is_told_to_stop_cuts_no_stream(fleet):
+    fleet.until_replicas(2)
+    with running_loads(fleet, 4) as loads:
+        node = fleet.nodes.pop()
+        node.process.terminate()
+        node.process.wait(120)
+        assert len(fleet.processes()) == 1
+    assert [load.faults for load in loads] == [[]] * 4
     fleet.start_node()
     fleet.until_replicas(2)
 
@@ -219,7 +191,7 @@ def test_a_second_head_is_refused(fleet):
 
 
 def test_a_node_without_haproxy_is_refused(tmp_path):
-    with tcp_store(tmp_path) as store, ray_fleet(tmp_path, store) as fleet:
+    with tcp_store(tmp_path) as store, ray_fleet(tmp_path, store.url) as fleet:
         fleet.start_plain_head()
         done = fleet.run("up", str(fleet.file))
     assert done.returncode == 2
