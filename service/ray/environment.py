@@ -102,6 +102,7 @@ def fleet_environment(
         "RAY_AUTH_TOKEN": hmac.digest(secret.encode(), b"ray nodes", "sha256").hex(),
         "RAY_external_storage_namespace": file.name,
         "CAROUSEL_HOST": file.host,
+        "CAROUSEL_TRUSTED_PROXIES": settings.trusted_proxies,
         "CAROUSEL_SECRET": secret,
         "CAROUSEL_REDIS_URL": settings.redis_url.get_secret_value(),
         **head_store(settings.redis_url.get_secret_value()),

@@ -33,7 +33,6 @@ _CLIENT_HEADERS = (
     "x-request-disconnect-disabled",  # by which Ray would not notice that a client has left
     "serve_multiplexed_model_id",
     "x-serve-session-id",
-    "x-forwarded-for",
     "x-request-id",  # which Ray would repeat in its reply, whatever it is
     INGRESS_HEADER,
 )
@@ -48,10 +47,11 @@ def ingress_token(secret: str) -> str:
     return hmac.digest(secret.encode(), b"ray ingress", "sha256").hex()
 
 
-def complete(config: str, token: str, host: str) -> str:
+def complete(config: str, token: str, host: str, trusted: str = "") -> str:
     """Return Ray's file of HAProxy with what Carousel needs. Raises UnknownConfig.
 
     `host` is where clients connect to: Ray's file has the address of the replicas there.
+    `trusted` has the networks of proxies before HAProxy, with commas, whose X-Forwarded-For counts.
     """
     if MARK in config:
         return config
@@ -67,7 +67,7 @@ def complete(config: str, token: str, host: str) -> str:
     config = _replace(
         config,
         r"(?m)^(frontend http_frontend\n\s*bind )\S*(:\d+\n)",
-        rf"\g<1>{_bound(host)}\g<2>" + _frontend(token),
+        rf"\g<1>{_bound(host)}\g<2>" + _frontend(token, trusted),
     )
     config = _replace(
         config,
@@ -101,9 +101,12 @@ def _defaults() -> str:
     return _indented(lines)
 
 
-def _frontend(token: str) -> str:
+def _frontend(token: str, trusted: str) -> str:
     """The lines of what clients connect to."""
     lines = [f"http-request del-header {name}" for name in _CLIENT_HEADERS]
+    networks = " ".join(part.strip() for part in trusted.split(",") if part.strip())
+    condition = f" unless {{ src {networks} }}" if networks else ""
+    lines.append(f"http-request del-header x-forwarded-for{condition}")
     lines += [
         f"http-request set-header {INGRESS_HEADER} {token}",
         "acl is_openai path /v1",
@@ -165,7 +168,8 @@ def main() -> None:
     path = Path(arguments[arguments.index("-f") + 1])
     completed = path.with_name(f"{path.name}.{os.getpid()}")
     completed.touch(mode=0o600)
-    completed.write_text(complete(path.read_text(), ingress_token(secret), host))
+    trusted = os.environ.get("CAROUSEL_TRUSTED_PROXIES", "")
+    completed.write_text(complete(path.read_text(), ingress_token(secret), host, trusted))
     completed.replace(path)
     os.execv(binary, [binary, *arguments])  # noqa: S606 (this process becomes HAProxy)
 

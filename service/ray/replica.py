@@ -35,7 +35,7 @@ class Replica:
         app = create_app(settings, settings.redis_url.get_secret_value(), process=process)
         self._service = app.state.carousel
         token = ingress_token(settings.secret.get_secret_value())
-        return IngressGate(app, token, process.name)
+        return IngressGate(app, token, process.name, settings.proxy_networks)
 
     def check_health(self) -> None:
         """Raise GenerationFailed where an engine has failed: Ray then replaces the replica.

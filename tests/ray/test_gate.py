@@ -1,5 +1,7 @@
 """The gate of a replica, as an ASGI app."""
 
+import ipaddress
+
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -14,13 +16,30 @@ TOKEN = ingress_token("a-secret-that-every-node-has-and-nobody-else")
 
 
 async def echo(request: Request) -> JSONResponse:
-    return JSONResponse(sorted(request.headers))
+    assert request.client is not None
+    return JSONResponse([request.client.host, *sorted(request.headers)])
 
 
 @pytest.fixture
 def client() -> TestClient:
     app = Starlette(routes=[Route("/{path:path}", echo)])
-    return TestClient(IngressGate(app, TOKEN, "1-abc"))
+    trusted = (ipaddress.ip_network("10.0.0.0/8"),)
+    return TestClient(IngressGate(app, TOKEN, "1-abc", trusted))
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "client_address"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("192.0.2.7, 10.0.0.2", "192.0.2.7"),
+        ("1.1.1.1, 192.0.2.7, 10.0.0.3, 10.0.0.2", "192.0.2.7"),
+        ("1.1.1.1, 192.0.2.7", "192.0.2.7"),  # which its sender has made up
+        ("10.0.0.3, 10.0.0.2", "10.0.0.3"),
+    ],
+)
+def test_the_client_is_who_haproxy_and_the_trusted_proxies_say(client, forwarded, client_address):
+    headers = {INGRESS_HEADER: TOKEN, "X-Forwarded-For": forwarded}
+    assert client.get("/x", headers=headers).json()[0] == client_address
 
 
 def test_what_haproxy_has_sent_is_served_and_the_app_does_not_see_the_token(client):

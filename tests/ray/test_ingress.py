@@ -72,12 +72,17 @@ def written(folder: Path, replica: int) -> tuple[Path, int]:
 
 
 @contextlib.contextmanager
-def ingress(folder: Path, replica: int) -> Iterator[str]:
+def ingress(folder: Path, replica: int, **variables: str) -> Iterator[str]:
     """The ingress as Ray starts it; its URL."""
     path, port = written(folder, replica)
     with subprocess.Popen(
         [sys.executable, "-m", "service.ray.ingress", "-db", "-f", str(path)],
-        env={"PATH": "/usr/bin:/bin", "CAROUSEL_SECRET": SECRET, "CAROUSEL_HOST": "127.0.0.1"},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "CAROUSEL_SECRET": SECRET,
+            "CAROUSEL_HOST": "127.0.0.1",
+            **variables,
+        },
         cwd=ROOT,
     ) as process:
         try:
@@ -129,6 +134,15 @@ def test_a_head_without_an_end_is_refused(tmp_path, replica):
         with socket.create_connection(place, 30) as connection:
             connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
             assert connection.makefile("rb").readline().startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_proxy_before_it_says_who_its_clients_are_where_it_is_trusted(tmp_path, replica):
+    for i, (trusted, seen) in enumerate((("", "127.0.0.1"), ("127.0.0.0/8,::1", "10.9.9.9"))):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        with ingress(folder, replica, CAROUSEL_TRUSTED_PROXIES=trusted) as url:
+            reply = httpx2.get(f"{url}/x", headers={"X-Forwarded-For": "10.9.9.9"})
+        assert f"x-forwarded-for: {seen}" in reply.text
 
 
 @pytest.mark.parametrize("has_application", [True, False])
