@@ -24,7 +24,7 @@ NO_HAPROXY = (
 )
 INSTALL = "pip install 'carousel-serve[ray]'"
 _LONGEST_STREAM_S = 3_600
-_CHECK = {"INTER": "500ms", "FASTINTER": "250ms", "DOWNINTER": "250ms", "RISE": "1", "FALL": "2"}
+_CHECK = {"INTER": "500ms", "FASTINTER": "500ms", "DOWNINTER": "250ms", "RISE": "1", "FALL": "3"}
 
 
 def check_ray() -> None:

@@ -18,6 +18,10 @@ INGRESS_HEADER = "x-carousel-ingress"
 
 MARK = "# completed by Carousel"
 HEAD_LIMIT_S = 10
+CHECK_LIMIT_S = 3
+"""For so long a replica may be busy. Without it that is the time between two looks, and a fleet
+whose replicas all start or compute for half a second has none that is ready."""
+
 _NO_REPLICA = ("model_not_ready", "no replica is ready; repeat the request")
 _FAILURES = {
     500: ("internal", "internal error; the server's log has the details"),
@@ -91,7 +95,11 @@ def _defaults() -> str:
 
     A head that it cannot parse has HAProxy's own reply, whatever its file says.
     """
-    lines = [f"timeout http-request {HEAD_LIMIT_S}s", "option forwardfor"]
+    lines = [
+        f"timeout http-request {HEAD_LIMIT_S}s",
+        f"timeout check {CHECK_LIMIT_S}s",
+        "option forwardfor",
+    ]
     for status, (code, message) in _FAILURES.items():
         retry = " hdr Retry-After 1" if status == 503 else ""
         body = _body(message, code)

@@ -1,13 +1,14 @@
 """HAProxy's file: what Ray writes, completed, and what HAProxy then does with it."""
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx2
@@ -49,8 +50,11 @@ class Replica(BaseHTTPRequestHandler):
     """Replies with its request's headers, and with two request ids, as Ray's replicas do."""
 
     protocol_version = "HTTP/1.1"
+    check_s = 0.0  # how long it takes for an answer to a look at its health
 
     def do_GET(self):
+        if self.path == "/-/healthz":
+            time.sleep(self.check_s)
         body = "\n".join(f"{name.lower()}: {value}" for name, value in self.headers.items())
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -67,7 +71,9 @@ def written(folder: Path, replica: int) -> tuple[Path, int]:
     """Ray's file for one replica, or for none, and the port of its ingress."""
     port = free_port()
     ports = [str(one) for one in (port, replica, free_port(), free_port())]
-    subprocess.run([sys.executable, "-c", WRITE, str(folder), *ports], check=True, cwd=ROOT)
+    looks = {"RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "500ms"}
+    command = [sys.executable, "-c", WRITE, str(folder), *ports]
+    subprocess.run(command, check=True, cwd=ROOT, env=os.environ | looks)
     return folder / "haproxy.cfg", port
 
 
@@ -97,8 +103,9 @@ def ingress(folder: Path, replica: int, **variables: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def replica() -> Iterator[int]:
-    server = HTTPServer(("127.0.0.1", 0), Replica)
+def replica(request) -> Iterator[int]:
+    busy = type("BusyReplica", (Replica,), {"check_s": getattr(request, "param", 0.0)})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), busy)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server.server_port
@@ -143,6 +150,15 @@ def test_a_proxy_before_it_says_who_its_clients_are_where_it_is_trusted(tmp_path
         with ingress(folder, replica, CAROUSEL_TRUSTED_PROXIES=trusted) as url:
             reply = httpx2.get(f"{url}/x", headers={"X-Forwarded-For": "10.9.9.9"})
         assert f"x-forwarded-for: {seen}" in reply.text
+
+
+@pytest.mark.parametrize("replica", [1.0], indirect=True)
+def test_a_replica_that_is_busy_for_a_second_stays(tmp_path, replica):
+    with ingress(tmp_path, replica) as url:
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            assert httpx2.get(f"{url}/x", timeout=10).status_code == 200
+            time.sleep(0.1)
 
 
 @pytest.mark.parametrize("has_application", [True, False])
