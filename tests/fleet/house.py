@@ -29,6 +29,13 @@ def until(is_so: Callable[[], bool], limit_s: float = 60.0) -> None:
         time.sleep(0.05)
 
 
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @dataclass
 class House:
     """A server of `n` processes."""

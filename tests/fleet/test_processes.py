@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
-import psutil
 import pytest
 
 from service.restart_limit import MOST_RESTARTS, RESTART_AFTER_S, WINDOW_S, RestartLimit
 from service.settings import Settings
 from tests.bundles import put_model
-from tests.fleet.house import HEADER, House, a_house, until
+from tests.fleet.house import HEADER, House, a_house, is_alive, until
 from tests.fleet.resumed import ResumedStream, new_session
 
 GREETING = "Carousel is ready"
@@ -186,13 +185,6 @@ def test_a_stop_while_processes_start_leaves_none(tmp_path):
         house.server.process.terminate()
         assert house.server.process.wait(60) == 0
         assert not [one for one in children if is_alive(one)]
-
-
-def is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_a_drain_is_of_all(tmp_path):

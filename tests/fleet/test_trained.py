@@ -2,47 +2,62 @@
 
 import random
 import time
+from collections.abc import Callable
 
 import httpx2
 import pytest
 
-from tests.api.conftest import new_home
-from tests.process import serving
+from tests.fleet.house import a_house, is_alive, until
 
 LIMIT_S = 240.0
+SMALL = {"cell": "lstm", "layers": 1, "units": 16}
+
+
+def submit(http: httpx2.Client, corpus: str, name: str, epochs: int, **more: str) -> str:
+    """The path of a job."""
+    training = {"epochs": epochs, "batch_size": 16, "sequence_length": 20}
+    body = {"name": name, "corpus": corpus, "architecture": SMALL, "training": training, **more}
+    job = http.post("/train-jobs", json=body)
+    assert job.status_code == 202, job.text
+    return job.headers["location"]
+
+
+def wait_for(http: httpx2.Client, job: str, is_so: Callable[[dict], bool]) -> dict:
+    end = time.monotonic() + LIMIT_S
+    while not is_so(found := http.get(job).json()):
+        assert found["status"] not in {"failed", "cancelled"}, found
+        assert time.monotonic() < end, found
+        time.sleep(0.5)
+    return found
 
 
 @pytest.mark.tf
 @pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_a_trained_model_is_loaded_and_aliased_in_both_processes(tmp_path):
+@pytest.mark.timeout(560)
+@pytest.mark.parametrize(
+    "n", [pytest.param(1, marks=pytest.mark.soak), 2, pytest.param(4, marks=pytest.mark.soak)]
+)
+def test_a_trained_model_is_loaded_and_aliased_in_every_process(tmp_path, n):
+    """Then the parent is killed in the midst of another job: nothing is left of it."""
     random.seed(1)
     text = " ".join(random.choice(("and", "the", "owl", "sea", "wind")) for _ in range(4_000))
-    settings = {"CAROUSEL_PROCESSES": "2", "CAROUSEL_WORKERS": "1"}
-    with (
-        serving(new_home(tmp_path), **settings) as server,
-        httpx2.Client(base_url=server.url, timeout=60) as http,
-    ):
+    with a_house(tmp_path, n, CAROUSEL_WORKERS="1") as house, house.client() as http:
         corpus = http.post("/corpora", params={"name": "words"}, content=text.encode()).json()["id"]
-        body = {
-            "name": "owl",
-            "corpus": corpus,
-            "architecture": {"cell": "lstm", "layers": 1, "units": 16},
-            "training": {"epochs": 1, "batch_size": 16, "sequence_length": 20},
-            "alias": "newest",
-        }
-        job = http.post("/train-jobs", json=body)
-        assert job.status_code == 202, job.text
-        end = time.monotonic() + LIMIT_S
-        while (found := http.get(job.headers["location"]).json())["status"] != "succeeded":
-            assert found["status"] not in {"failed", "cancelled"}, found
-            assert time.monotonic() < end, found
-            time.sleep(0.5)
-        assert "error" not in found or found["error"] is None
-        seen = set()
-        while len(seen) < 2:
-            assert time.monotonic() < end, seen
-            url, asked = f"{server.url}/v1/completions", {"model": "newest", "prompt": "a"}
-            reply = httpx2.post(url, json=asked | {"max_tokens": 1}, timeout=60)
-            assert reply.status_code == 200, reply.text
-            seen.add(reply.headers["X-Carousel-Process"])
+        job = submit(http, corpus, "owl", 1, alias="newest")
+        found = wait_for(http, job, lambda job: job["status"] == "succeeded")
+        assert found.get("error") is None
+        asked = {"model": "newest", "prompt": "a", "max_tokens": 1}
+        assert house.everywhere(
+            lambda other: other.post("/v1/completions", json=asked).status_code == 200
+        )
+        listed = http.get("/admin/fleet").json()["processes"]
+        assert [each["ready"].get("owl@1") is not None for each in listed] == [True] * n
+        assert len({each["ready"]["owl@1"] for each in listed}) == 1  # one model, by its digest
+
+        job = submit(http, corpus, "long", 1_000)
+        wait_for(http, job, lambda job: job["status"] == "running" and job["progress"] is not None)
+        children = house.children()
+        assert any("service.worker" in " ".join(child.cmdline()) for child in children)
+        house.server.process.kill()
+        house.server.process.wait()
+        until(lambda: not [child for child in children if is_alive(child)], 30)
