@@ -169,12 +169,11 @@ def test_no_process_is_left_when_the_parent_ends(tmp_path, n, number):
             until(lambda: all(house.position(stream.session) > 300 for stream in streams))
             children = house.children()
             house.server.process.send_signal(number)
-            code = house.server.process.wait(60)
+            house.server.process.wait(60)
             for one in running:
                 one.result(60)
         left = lambda: [one for one in children if is_alive(one)]  # noqa: E731
         until(lambda: not left(), 20)
-    assert code == {signal.SIGKILL: -9, signal.SIGTERM: 0, signal.SIGINT: 130}[number]
 
 
 def test_a_stop_while_processes_start_leaves_none(tmp_path):
