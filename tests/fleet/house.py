@@ -1,6 +1,7 @@
 """One server of 1, 2 or 4 processes, as `--processes` starts it."""
 
 import contextlib
+import socket
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -98,11 +99,21 @@ class House:
         return True
 
 
+def free_ports(n: int) -> int:
+    """The first of `n` ports in a row that are free."""
+    while True:
+        first = free_port()
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + n):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+
+
 @contextlib.contextmanager
 def a_house(
     folder: Path, n: int = 2, command: tuple[str, ...] = (), **more: str
 ) -> Iterator[House]:
-    port = free_port()
+    port = free_ports(n)
     settings = {
         "CAROUSEL_PROCESSES": str(n),
         "CAROUSEL_METRICS_PORT": str(port),
