@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from service.api.sse import EventEncoder
 from service.api.state import ModelRuntime
@@ -10,11 +11,13 @@ from service.constraints.compiler import ConstraintCompiler
 from service.constraints.token_texts import TokenTexts
 from service.generation.config import EngineConfig
 from service.generation.engine import Engine
+from service.generation.engine_stats import EngineStats
 from service.generation.memory_estimate import estimate_memory
-from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
+from service.generation.prefix_cache import PrefixCache, PrefixLookups, ScopedPrefixCache
 from service.generation.state_reader import StateReader
-from service.metrics.families import MODEL_LOAD
+from service.metrics import families
 from service.metrics.metrics import Metrics
+from service.metrics.model_totals import Counts
 from service.models.bundle import Bundle, Precision
 from service.models.device import Device, device_of
 from service.models.gpu_memory import GpuMemory
@@ -31,6 +34,19 @@ from service.settings import Settings
 def _token_texts(tokenizer: Tokenizer) -> TokenTexts:
     tokens = map(tokenizer.bytes_of, range(len(tokenizer)))
     return TokenTexts.of_bytes(tokens, tokenizer.joiner, tokenizer.end_ids)
+
+
+def _counts(model: str, stats: EngineStats, lookups: PrefixLookups) -> Counts:
+    """Return what one load of a model has counted: its engine, and its part of the cache."""
+    return {
+        families.STEP_ROWS_USED: {(model,): stats.rows},
+        families.GENERATED_TOKENS: {(model,): stats.generated_tokens + stats.beam_tokens},
+        families.PROMPT_TOKENS: {
+            (model, "fed"): stats.prompt_tokens,
+            (model, "known"): lookups.known_tokens,
+        },
+        families.PREFIX_LOOKUPS: {(model, "hit"): lookups.hits, (model, "miss"): lookups.misses},
+    }
 
 
 def make_registry(
@@ -89,8 +105,10 @@ def _make_runtime(
         engine = Engine(program, bundle.tokenizer, limits, name=str(bundle.ref), threads=threads)
         constraints = ConstraintCompiler(_token_texts(bundle.tokenizer))
         prefixes = ScopedPrefixCache(cache, b"").scoped(bundle.manifest.digest, precision)
-        took = metrics.histogram(MODEL_LOAD, (str(bundle.ref),))
+        took = metrics.histogram(families.MODEL_LOAD, (str(bundle.ref),))
         took.observe(time.perf_counter() - began_s)
+        name = str(bundle.ref)
+        metrics.totals.add(name, partial(_counts, name, engine.stats, prefixes.lookups))
         encoder, reader = EventEncoder(bundle.tokenizer), StateReader(program, bundle.spec)
         return ModelRuntime(engine, encoder, constraints, prefixes, reader, device)
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 BOARD = Path(__file__).parents[1] / "docker/observability/grafana/boards/carousel.json"
-COLUMNS, HEIGHT = 24, 7
+COLUMNS, HEIGHT, MOST_A_LINE = 24, 7, 4
 
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _AT = 'instance=~"$instance"'
 _OF = f'{_AT},model=~"$model"'
+_USERS = f'{_AT},route!~"/health.*|/v2/health.*"'  # probes are no users
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +51,38 @@ def _mean(metric: str, labels: str, by: str) -> str:
     return f"{total} / {count}"
 
 
+def _share(metric: str, labels: str, part: str, by: str) -> str:
+    return f"{_rate(metric, f'{labels},{part}', by)} / {_rate(metric, labels, by)}"
+
+
 ROWS: dict[str, Sequence[Panel]] = {
     "Users": (
         Panel(
+            "Processes",
+            "short",
+            [
+                Query(f"count(carousel_build_info{{{_AT}}})", "there are"),
+                Query(f"sum(carousel_store_up{{{_AT}}})", "reach the store"),
+                Query(
+                    f"count(count by (instance) (carousel_model_loaded{{{_AT}}})) or vector(0)",
+                    "have a model",
+                ),
+                Query(f"sum(carousel_draining{{{_AT}}})", "drain"),
+            ],
+            "The first three are one line while all is well.",
+        ),
+        Panel(
             "Requests",
             "reqps",
-            [Query(_rate("carousel_requests_total", _AT, "status"), "{{status}}")],
-            "By HTTP status; 499: the client left.",
+            [Query(_rate("carousel_requests_total", _USERS, "status"), "{{status}}")],
+            "By HTTP status, without probes; 499: the client left.",
         ),
         Panel(
             "Refused",
             "reqps",
             [
                 Query(
-                    _rate("carousel_requests_total", f'{_AT},status=~"[45].."', "error_type"),
+                    _rate("carousel_requests_total", f'{_USERS},status=~"[45].."', "error_type"),
                     "{{error_type}}",
                 )
             ],
@@ -81,6 +100,14 @@ ROWS: dict[str, Sequence[Panel]] = {
             _quantiles("carousel_inter_delivery_seconds", _OF, 0.5, 0.95, 0.99),
             "Of one stream. A send has the tokens of one burst.",
         ),
+        Panel(
+            "Time of a whole reply",
+            "s",
+            _quantiles(
+                "carousel_request_duration_seconds", f'{_USERS},streamed="no"', 0.5, 0.95, 0.99
+            ),
+            "Of all requests that are no streams.",
+        ),
     ),
     "Engine": (
         Panel(
@@ -88,6 +115,12 @@ ROWS: dict[str, Sequence[Panel]] = {
             "cps",
             [Query(_rate("carousel_generated_tokens_total", _OF, "model"), "{{model}}")],
             "Tokens a second: characters for models of characters.",
+        ),
+        Panel(
+            "Prompt tokens",
+            "cps",
+            [Query(_rate("carousel_prompt_tokens_total", _OF, "source"), "{{source}}")],
+            "A second. fed: the network has read them; known: their state was in the prefix cache.",
         ),
         Panel(
             "Batch",
@@ -109,13 +142,16 @@ ROWS: dict[str, Sequence[Panel]] = {
             "How full the batch is.",
         ),
         Panel(
-            "Time per token and in the queue",
+            "Time in the queue",
             "s",
-            [
-                *_quantiles("carousel_time_per_output_token_seconds", _OF, 0.5, 0.99),
-                Query(_quantiles("carousel_queue_seconds", _OF, 0.99)[0].expr, "queue p99"),
-            ],
-            "Per token after the first, a mean of each request; the wait for a row.",
+            _quantiles("carousel_queue_seconds", _OF, 0.5, 0.95, 0.99),
+            "The wait for a row.",
+        ),
+        Panel(
+            "Time per token",
+            "s",
+            _quantiles("carousel_time_per_output_token_seconds", _OF, 0.5, 0.95, 0.99),
+            "After the first; a mean of each request.",
         ),
     ),
     "Sessions": (
@@ -153,9 +189,8 @@ ROWS: dict[str, Sequence[Panel]] = {
             [
                 Query(f"max(carousel_store_used_bytes{{{_AT}}})", "used"),
                 Query(f"max(carousel_store_limit_bytes{{{_AT}}})", "limit"),
-                Query(f"min(carousel_store_up{{{_AT}}})", "up"),
             ],
-            "A full store refuses sessions; up is 1.",
+            "A full store refuses sessions. The limit is 0 where there is none.",
         ),
     ),
     "Models": (
@@ -191,12 +226,14 @@ ROWS: dict[str, Sequence[Panel]] = {
         ),
         Panel(
             "Prefix cache",
-            "cps",
+            "percentunit",
             [
-                Query(_rate("carousel_prefix_lookups_total", _OF, "result"), "{{result}}"),
-                Query(_rate("carousel_prompt_tokens_total", _OF, "source"), "tokens {{source}}"),
+                Query(
+                    _share("carousel_prefix_lookups_total", _OF, 'result="hit"', "model"),
+                    "{{model}}",
+                )
             ],
-            "Lookups a second, and prompt tokens that were computed (fed) or cached (known).",
+            "Share of the lookups that find a state.",
         ),
     ),
     "Training": (
@@ -276,12 +313,15 @@ def _panels() -> Iterator[dict[str, Any]]:
     for title, panels in ROWS.items():
         place = {"x": 0, "y": y, "w": COLUMNS, "h": 1}
         yield {"id": number, "type": "row", "title": title, "gridPos": place, "panels": []}
-        number, y, width = number + 1, y + 1, COLUMNS // len(panels)
+        number, y = number + 1, y + 1
+        n_lines = -(-len(panels) // MOST_A_LINE)
+        a_line = -(-len(panels) // n_lines)
+        width = COLUMNS // a_line
         for i, panel in enumerate(panels):
-            place = {"x": i * width, "y": y, "w": width, "h": HEIGHT}
-            yield _chart(panel, number, place)
+            at = {"x": i % a_line * width, "y": y + i // a_line * HEIGHT}
+            yield _chart(panel, number, {**at, "w": width, "h": HEIGHT})
             number += 1
-        y += HEIGHT
+        y += n_lines * HEIGHT
 
 
 def _chart(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:

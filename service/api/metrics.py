@@ -72,34 +72,7 @@ class AppMetrics:
         self._each(families.RUNNING, lambda one: one.engine.running)
         self._each(families.WAITING, lambda one: one.engine.waiting)
         self._each(families.ROWS, lambda one: one.engine.rows)
-        self._each(families.STEP_ROWS_USED, lambda one: one.engine.stats.rows)
-        self._each(
-            families.GENERATED_TOKENS,
-            lambda one: one.engine.stats.generated_tokens + one.engine.stats.beam_tokens,
-        )
         read, loaded = self._state.metrics.read, self._loaded
-        read(
-            families.PROMPT_TOKENS,
-            lambda: {
-                (name, source): n
-                for name, model in loaded().items()
-                for source, n in (
-                    ("fed", model.runtime.engine.stats.prompt_tokens),
-                    ("known", model.runtime.prefixes.lookups.known_tokens),
-                )
-            },
-        )
-        read(
-            families.PREFIX_LOOKUPS,
-            lambda: {
-                (name, result): n
-                for name, model in loaded().items()
-                for result, n in (
-                    ("hit", model.runtime.prefixes.lookups.hits),
-                    ("miss", model.runtime.prefixes.lookups.misses),
-                )
-            },
-        )
         read(families.MODEL_LOADED, lambda: {(name,): 1.0 for name in loaded()})
         read(
             families.MODEL_BYTES,

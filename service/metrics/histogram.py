@@ -33,3 +33,10 @@ class Histogram:
         copy = Histogram(self.bounds)
         copy.counts, copy.sum = self.counts.copy(), self.sum
         return copy
+
+    def plus(self, other: "Histogram") -> "Histogram":
+        """Return the histogram of both's values, which have the same bounds."""
+        both = self.copy()
+        both.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        both.sum += other.sum
+        return both

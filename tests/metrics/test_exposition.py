@@ -7,10 +7,18 @@ import subprocess
 import pytest
 
 from service.metrics.exposition import Exposition
-from service.metrics.families import FAMILIES, FIRST_TOKEN, GENERATED_TOKENS, QUEUE, REQUESTS
+from service.metrics.families import (
+    FAMILIES,
+    FIRST_TOKEN,
+    GENERATED_TOKENS,
+    QUEUE,
+    REQUESTS,
+    STEP_ROWS_USED,
+)
 from service.metrics.family import MetricKind
 from service.metrics.histogram import Histogram
-from service.metrics.metrics import Metrics
+from service.metrics.metrics import KEEP_MODEL_S, Metrics
+from service.metrics.model_totals import ModelTotals
 from tests.metrics.exposition import Scrape
 from tests.process import ROOT
 
@@ -83,15 +91,54 @@ def test_a_snapshot_does_not_change_while_it_is_formatted():
     assert snapshot[QUEUE]["a@1",].count == 0
 
 
-def test_the_children_of_a_model_that_is_not_loaded_are_deleted():
-    metrics = Metrics()
+def test_the_children_of_a_model_stay_for_an_hour_after_it_was_unloaded():
+    now_s = 0.0
+    metrics = Metrics(lambda: now_s)
     for model in ("a@1", "b@1", "other", ""):
         metrics.inc(REQUESTS, ("/generate", model, "200", ""))
         metrics.histogram(FIRST_TOKEN, (model, "no")).observe(1.0)
-    snapshot = dict(metrics.snapshot(["b@1"]))
-    assert {labels[1] for labels in snapshot[REQUESTS]} == {"b@1", "other", ""}
-    assert {labels[0] for labels in snapshot[FIRST_TOKEN]} == {"b@1", "other", ""}
-    assert {labels[1] for labels in metrics._counters[REQUESTS]} == {"b@1", "other", ""}
+    metrics.totals.add("a@1", lambda: {GENERATED_TOKENS: {("a@1",): 7}})
+
+    def models() -> list[set[str]]:
+        snapshot = dict(metrics.snapshot(["b@1"]))
+        return [
+            {labels[1] for labels in snapshot[REQUESTS]},
+            {labels[0] for labels in snapshot[FIRST_TOKEN]},
+            {labels[0] for labels in snapshot[GENERATED_TOKENS]},
+        ]
+
+    all_ = {"a@1", "b@1", "other", ""}
+    assert models() == [all_, all_, {"a@1"}]
+    now_s = KEEP_MODEL_S - 1
+    assert models() == [all_, all_, {"a@1"}]
+    metrics.snapshot(["a@1"])  # it was loaded again: another hour
+    now_s += 2
+    assert models() == [all_, all_, {"a@1"}]
+    now_s += KEEP_MODEL_S
+    models()
+    assert models() == [all_ - {"a@1"}, all_ - {"a@1"}, set()]
+    assert {labels[1] for labels in metrics._counters[REQUESTS]} == all_ - {"a@1"}
+
+
+def test_the_loads_of_a_model_add_up_however_many_there_are():
+    totals = ModelTotals()
+    counts = []
+    for n in range(30):
+        rows = Histogram((1.0, 2.0))
+        counts.append(rows)
+        totals.add(
+            "a@1",
+            lambda rows=rows: {GENERATED_TOKENS: {("a@1",): 2}, STEP_ROWS_USED: {("a@1",): rows}},
+        )
+        rows.observe(n)
+        totals.values()
+    for rows in counts[-2:]:
+        rows.observe(9)  # one drains while its successor runs
+    found = totals.values()
+    assert found[GENERATED_TOKENS]["a@1",] == 60
+    assert found[STEP_ROWS_USED]["a@1",].counts == [2, 1, 29]
+    assert found[STEP_ROWS_USED]["a@1",].sum == sum(range(30)) + 18
+    assert counts[0].count == 1  # what is read stays as it is
 
 
 def test_the_page_has_every_family_with_its_kind_and_labels_and_no_other():

@@ -183,8 +183,23 @@ def test_models_are_those_in_memory(http, scrape):
     less = after.since(before, "carousel_memory_bytes", part="weights")
     assert less < 0
     http.post("/admin/models/awkward@1/load")
-    gone = {name for name, labels in after.series if ("model", "awkward@1") in labels}
-    assert gone <= {"carousel_model_evictions_total"}
+    left = {name for name, labels in after.series if ("model", "awkward@1") in labels}
+    assert not left & {"carousel_model_loaded", "carousel_model_bytes", "carousel_rows"}
+
+
+def test_the_counters_of_a_model_go_on_when_it_is_loaded_again(http, scrape):
+    before, names = scrape(), ("carousel_generated_tokens_total", "carousel_step_rows_count")
+    body = {"inputs": "é", "model": "awkward", "parameters": {"max_new_tokens": 4}}
+    for n in (1, 2, 3):
+        assert http.post("/admin/models/awkward@1/load").status_code == 200
+        assert http.post("/generate", json=body).status_code == 200
+        http.post("/admin/models/awkward@1/unload")
+        after = scrape()
+        assert after.since(before, "carousel_generated_tokens_total", model="awkward@1") == 4 * n
+        assert after.since(before, "carousel_model_load_seconds_count", model="awkward@1") == n
+        labels = {"model": "awkward@1", "status": "200"}
+        assert after.since(before, "carousel_requests_total", **labels) == n
+    assert all(after.value(name, model="awkward@1") > 0 for name in names)
 
 
 def test_the_main_port_has_the_same_metrics(http, scrape):
