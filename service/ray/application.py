@@ -16,6 +16,7 @@ from service.ray.environment import (
     HAPROXY_FLAG,
     NO_HAPROXY,
     RAY_VERSION,
+    check_head,
     fleet_settings,
 )
 from service.ray.fleet_file import FleetFile
@@ -44,6 +45,7 @@ class FleetNode:
 
 def connect(file: FleetFile) -> None:
     """Connect to the fleet by this machine's node. Raises BadRequest where there is none."""
+    check_head(file)
     try:
         ray.init(address=file.head, namespace="serve", log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError) as error:

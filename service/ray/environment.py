@@ -3,6 +3,7 @@
 import hmac
 import math
 import os
+import socket
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from service.cgroup import machine_share
 from service.errors import BadRequest
 from service.ray.fleet_file import REGISTER_S, FleetFile
+from service.sessions.signing import check_secret
 from service.settings import PREFIX, Settings
 from service.store_address import is_cluster_url
 
@@ -24,6 +26,7 @@ NO_HAPROXY = (
 )
 INSTALL = "pip install 'carousel-serve[ray]'"
 _LONGEST_STREAM_S = 3_600
+_HEAD_LIMIT_S = 5.0
 _CHECK = {"INTER": "500ms", "FASTINTER": "500ms", "DOWNINTER": "250ms", "RISE": "1", "FALL": "3"}
 
 
@@ -50,7 +53,20 @@ def fleet_settings(file: FleetFile) -> Settings:
             "a fleet keeps its sessions and the state of its head in one store: set "
             "CAROUSEL_REDIS_URL and CAROUSEL_SECRET, the same on each node"
         )
+    check_secret(settings.secret.get_secret_value())
     return settings
+
+
+def check_head(file: FleetFile) -> None:
+    """Check that the head listens. Raises BadRequest, where Ray would try again for minutes."""
+    host, _, port = file.head.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), _HEAD_LIMIT_S).close()
+    except OSError as error:
+        raise BadRequest(
+            f"the head of the fleet does not listen at {file.head} ({error.strerror or error}); "
+            "start it with `carousel fleet node FILE --head`"
+        ) from error
 
 
 def replica_settings() -> Settings:

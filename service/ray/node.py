@@ -10,7 +10,13 @@ from pathlib import Path
 
 from service.cgroup import machine_share
 from service.errors import BadRequest
-from service.ray.environment import check_ray, fleet_environment, fleet_settings, head_login
+from service.ray.environment import (
+    check_head,
+    check_ray,
+    fleet_environment,
+    fleet_settings,
+    head_login,
+)
 from service.ray.fleet_file import FleetFile
 from service.ray.ingress import find_haproxy
 
@@ -50,6 +56,7 @@ def run_node(
     else:  # a head has no other node to leave its part to
         drain_s = file.shutdown_s(fleet_settings(file))
         os.environ.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", f"{drain_s:g}")
+        check_head(file)
         options.append(f"--address={file.head}")
         options += [f"--node-ip-address={address}"] if address else []
     program = [sys.executable, "-m", "ray.scripts.scripts", "start", *options]

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from service.errors import BadRequest
-from service.ray.environment import fleet_environment, head_login, head_store
+from service.ray.environment import check_head, fleet_environment, head_login, head_store
 from service.ray.fleet_file import FleetFile, Replicas
-from tests.process import ROOT
+from tests.process import ROOT, free_port
 
 FILE = """
 head: 10.0.0.1:6380
@@ -113,6 +113,20 @@ def test_a_fleet_without_a_store_of_all_is_refused(tmp_path, monkeypatch, missin
     monkeypatch.delenv(missing)
     with pytest.raises(BadRequest, match="set CAROUSEL_REDIS_URL and CAROUSEL_SECRET"):
         fleet_environment(read(tmp_path, FILE), Path("x"), {})
+
+
+def test_a_secret_that_is_too_short_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAROUSEL_REDIS_URL", "redis://10.0.0.9")
+    for secret in ("", "short"):
+        monkeypatch.setenv("CAROUSEL_SECRET", secret)
+        with pytest.raises(BadRequest, match="CAROUSEL_SECRET"):
+            fleet_environment(read(tmp_path, FILE), Path("x"), {})
+
+
+def test_a_head_that_does_not_listen_is_named_at_once(tmp_path):
+    place = f"127.0.0.1:{free_port()}"
+    with pytest.raises(BadRequest, match=f"the head of the fleet does not listen at {place}"):
+        check_head(read(tmp_path, f"head: {place}"))
 
 
 def test_the_head_keeps_its_state_in_the_store():
