@@ -1,6 +1,7 @@
 """The service on a real Ray of two nodes: the bytes of a plain server, and what it survives."""
 
 import concurrent.futures
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ pytestmark = [
 ]
 
 N = 12_000
+_log = logging.getLogger(__name__)
 BODY = {"inputs": "The ", "parameters": {"max_new_tokens": 300, "seed": 7, "temperature": 0.8}}
 
 
@@ -93,7 +95,7 @@ def test_a_client_cannot_have_ray_end_a_stream(fleet):
     assert reply.status_code == 200
 
 
-def test_sessions_go_on_with_the_other_replica_when_one_is_killed(fleet, record_property):
+def test_sessions_go_on_with_the_other_replica_when_one_is_killed(fleet):
     before = fleet.until_replicas(2)
     (whole,) = streams_of(fleet, 1)
     whole.run()
@@ -109,7 +111,7 @@ def test_sessions_go_on_with_the_other_replica_when_one_is_killed(fleet, record_
     assert [stream.tokens == whole.tokens for stream in streams] == [True] * 8
     assert sum(stream.n_breaks for stream in streams) > 0
     silence_s = max(stream.longest_silence_s for stream in streams)
-    record_property("silence_s", silence_s)  # 3 s of it are the lease of a session; see scale.md
+    _log.info("the longest silence of a session was %.1f s", silence_s)  # 3 s of it are its lease
     assert silence_s < 20, "5 s on a machine that does nothing else"
     assert len(fleet.until_replicas(2) - before) == 1
 
