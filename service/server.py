@@ -8,12 +8,9 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from types import FrameType
-from typing import Any, cast
 
 import uvicorn
-import uvloop
 from fastapi import FastAPI
 
 from service.announcement import address_of, announce, explain_wait, ready
@@ -23,11 +20,11 @@ from service.connection_limits import ConnectionLimits
 from service.connections import Connections
 from service.fleet.fleet_store import forget_wish
 from service.garbage_collector import keep_aside, set_aside
-from service.http_protocol import HttpProtocol
 from service.models.compile import own_instructions
 from service.open_files import connections_within, raise_open_file_limit
 from service.process_supervisor import BEGIN_DRAIN, RETIRE, PlaceSockets, ProcessSupervisor
 from service.settings import Settings
+from service.socket_server import SocketServer
 from service.start_checks import (
     check_device,
     check_folders,
@@ -39,7 +36,6 @@ from service.telemetry import log_to_stderr
 from service.tls import Certificate, server_context
 from service.worker_supervisor import WorkerSupervisor
 
-TLS_HANDSHAKE_TIMEOUT_S = 10.0
 CLOSE_S = 1
 """The time for connections to receive their last bytes after every stream has ended."""
 
@@ -54,22 +50,14 @@ PROCESS_HEADER = "X-Carousel-Process"
 _log = logging.getLogger(__name__)
 
 
-class Loop(uvloop.Loop):
-    """uvloop's event loop, in which a TLS handshake has less time than its 60 s."""
-
-    async def create_server(self, *given: Any, **more: Any) -> asyncio.Server:
-        """Listen. Raises as uvloop's."""
-        if more.get("ssl") is not None:
-            more.setdefault("ssl_handshake_timeout", TLS_HANDSHAKE_TIMEOUT_S)
-        return cast("asyncio.Server", await super().create_server(*given, **more))
-
-
-class DrainingServer(uvicorn.Server):
+class DrainingServer(SocketServer):
     """A server that prints when it is ready, and drains before it stops."""
 
     def __init__(
         self,
         config: uvicorn.Config,
+        connections: Connections,
+        limits: ConnectionLimits,
         app: FastAPI,
         on_stop: Callable[[], None] = lambda: None,
         on_ready: Callable[[], None] | None = None,
@@ -79,7 +67,7 @@ class DrainingServer(uvicorn.Server):
 
         `on_ready` is called when this process of several is ready, in place of the announcement.
         """
-        super().__init__(config)
+        super().__init__(config, connections, limits)
         self._state, self._on_stop, self._on_ready = app.state.carousel, on_stop, on_ready
         self._certificate = certificate
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -124,11 +112,9 @@ class DrainingServer(uvicorn.Server):
             each.cancel()
         drain = self._state.drain
         if self._is_retiring:
-            for server in self.servers:
-                server.close()
+            self.stop_accepting()
             await asyncio.sleep(RETIRE_PAUSE_S)  # for requests of connections just accepted
-            for connection in list(self.server_state.connections):
-                connection.shutdown()  # at once if it is idle, else after its reply
+            self.close_idle()
         _exit_after(drain.config.lame_duck_s + drain.config.drain_s + STOP_MARGIN_S)
         await drain.begin()
         self._on_stop()
@@ -155,8 +141,8 @@ def _exit_normally(*_: object) -> None:
     raise SystemExit(0)
 
 
-def _protocol_of(settings: Settings) -> type[asyncio.Protocol]:
-    """Return what makes the protocol of each connection, all of which share their limits."""
+def _connections_of(settings: Settings) -> Connections:
+    """Return the count of connections, which all of them share."""
     open_files = raise_open_file_limit()
     most = connections_within(open_files)
     if most < settings.max_connections:
@@ -167,16 +153,11 @@ def _protocol_of(settings: Settings) -> type[asyncio.Protocol]:
             most,
             settings.max_connections,
         )
-    connections = Connections(
+    return Connections(
         min(most, settings.max_connections),
         settings.max_connections_per_address,
         settings.proxy_networks,
     )
-    limits = ConnectionLimits(
-        idle_timeout_s=settings.idle_timeout_s,
-        slow_reader_timeout_s=settings.slow_reader_timeout_s,
-    )
-    return cast("type[asyncio.Protocol]", partial(HttpProtocol, limits, connections))
 
 
 def run(settings: Settings) -> None:
@@ -227,8 +208,7 @@ def serve(
         app,
         host=settings.host,
         port=settings.port,
-        loop="service.server:Loop",
-        http=_protocol_of(settings),
+        loop="uvloop",
         ws="none",
         log_config=None,
         log_level="warning",
@@ -242,7 +222,13 @@ def serve(
     certificate = None
     if tls is not None and settings.tls_cert is not None:
         certificate = Certificate(tls, settings.tls_cert, settings.tls_key)
-    DrainingServer(config, app, on_stop, on_ready, certificate).run(sockets)
+    limits = ConnectionLimits(
+        idle_timeout_s=settings.idle_timeout_s,
+        slow_reader_timeout_s=settings.slow_reader_timeout_s,
+    )
+    connections = _connections_of(settings)
+    server = DrainingServer(config, connections, limits, app, on_stop, on_ready, certificate)
+    server.run(sockets)
 
 
 def _serve_in_processes(

@@ -7,13 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
 import uvicorn
 
 from service.connection_limits import ConnectionLimits
 from service.connections import Connections
-from service.http_protocol import HttpProtocol
+from service.socket_server import SocketServer
+from service.start_checks import listen
 
 SHORT = ConnectionLimits(
     max_head_bytes=16_384,
@@ -36,6 +36,7 @@ LAST = b"GET /now HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 class Edge:
     """A running server, and what its app has seen."""
 
+    connections: Connections
     port: int = 0
     paths: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
@@ -95,13 +96,11 @@ def edge(
     limits: ConnectionLimits = SHORT, most: int = 1_000, most_of_address: int = 1_000, proxies=()
 ) -> Iterator[Edge]:
     """A server in a thread."""
-    running = Edge()
     connections = Connections(most, most_of_address, proxies)
+    running = Edge(connections)
     config = uvicorn.Config(
         running.app,
-        port=0,
         loop="uvloop",
-        http=partial(HttpProtocol, limits, connections),
         ws="none",
         log_config=None,
         lifespan="off",
@@ -109,11 +108,12 @@ def edge(
         proxy_headers=False,
         timeout_graceful_shutdown=1,
     )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    server = SocketServer(config, connections, limits)
+    listeners = listen("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, args=(listeners,))
     thread.start()
     wait_until(lambda: server.started)
-    running.port = server.servers[0].sockets[0].getsockname()[1]
+    running.port = listeners[0].getsockname()[1]
     try:
         yield running
     finally:
@@ -151,3 +151,9 @@ def wait_until(is_so) -> None:
     while not is_so():
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+async def until(is_so) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not is_so():  # noqa: ASYNC110 (nobody tells)
+            await asyncio.sleep(0.001)

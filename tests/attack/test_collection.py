@@ -13,7 +13,7 @@ import pytest
 from service.garbage_collector import keep_aside
 from service.http_protocol import HttpProtocol
 from tests.api.conftest import new_home
-from tests.attack.edge import GET, PATIENCE_S, edge, is_closed, wait_until
+from tests.attack.edge import GET, edge, is_closed, until, wait_until
 from tests.process import serving
 
 FROZEN = re.compile(r"^frozen (\d+) (\d+) (\d+)$", re.MULTILINE)
@@ -94,9 +94,3 @@ async def test_what_has_left_with_a_model_is_freed_when_the_next_change_is_set_a
         keeping.cancel()
         gc.set_threshold(*thresholds)
         gc.unfreeze()
-
-
-async def until(is_so) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not is_so():  # noqa: ASYNC110 (the collector tells nobody)
-            await asyncio.sleep(0.001)
