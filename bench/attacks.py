@@ -1,8 +1,7 @@
 """The attackers of `bench.hostile`: each bounded in time, against 127.0.0.1 only.
 
-They share the machine with the server, where a real one would have its own. So each runs only in
-processor time that nobody else wants (`SCHED_IDLE`), at a stated pace: the last line that it prints
-is what it has reached.
+They share the machine with the server, where real ones would have their own. So each runs at the
+lowest priority, at a stated pace: the last line that it prints is what it has reached.
 """
 
 import contextlib
@@ -218,10 +217,9 @@ def main() -> None:
 
 
 def _yield_to_others() -> None:
-    if sys.platform == "linux":
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    else:
-        os.nice(19)
+    if sys.platform == "linux":  # the bench may run at real-time priority
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    os.nice(19)
 
 
 if __name__ == "__main__":

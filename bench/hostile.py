@@ -3,7 +3,8 @@
 `python -m bench.hostile [--turns N] [NAME…]` prints the table of
 docs/explanation/hostile-clients.md. Each attack runs in a process of its own for some seconds, and
 everything ends by itself. `nothing` and `spin` do nothing to the server: they show what the
-machine adds by itself, and what a busy process does that only takes processor time.
+machine adds by itself, and what a busy process does that only takes processor time. Beside other
+work, `chrt -r 1 python -m bench.hostile` has the server and the streams go before it.
 """
 
 import argparse
@@ -28,10 +29,10 @@ from bench.attacks import ATTACKS, CONTROLS
 from bench.server import server
 
 STREAMS, CHARACTERS = 4, 64
-TURNS, WINDOW_S, RISE_S, WARM_UP_S = 9, 3.0, 1.0, 3.0
+TURNS, WINDOW_S, RISE_S, WARM_UP_S = 9, 1.5, 0.7, 2.0
 SLOW = {  # turns, time before the window, and the window, where the attack itself takes long
-    "idle": (5, 2.5, 8.0),  # from the limit of an address until all have been opened
-    "idle_held": (5, 10.5, 3.0),  # when all are open
+    "idle": (6, 2.5, 6.0),  # from the limit of an address until all have been opened
+    "idle_held": (6, 10.5, 1.5),  # when all are open
 }
 LIMIT = 1.2
 END = b"0\r\n\r\n"

@@ -20,6 +20,7 @@ class ConnectionLimits:
     """The limits of one connection. Each state of it ends by its own time."""
 
     max_head_bytes: int = 64 * 1024  # of a head, and of the trailer of a chunked body
+    max_fields: int = 256  # likewise: each costs more than its bytes
     head_timeout_s: float = 10.0  # from the first byte of a head to its last
     idle_timeout_s: float = 30.0  # from a reply to the first byte of the next head
     leftover_timeout_s: float = 5.0  # for the rest of a body that was answered before its end

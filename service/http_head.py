@@ -35,6 +35,11 @@ def fault_of_head(method: bytes, version: str, headers: Headers) -> Refusal | No
     return None
 
 
+def too_large(sentence: str) -> Refusal:
+    """Return the refusal of a head with more than is read of one."""
+    return b"431 Request Header Fields Too Large", sentence, "too_large"
+
+
 def head_without_upgrade(method: bytes, url: bytes, headers: Headers) -> bytes:
     """Return a head of HTTP/1.1 without its offer to change to another protocol."""
     lines = [b"%s %s HTTP/1.1\r\n" % (method, url)]

@@ -1,11 +1,11 @@
 """The parsing of HTTP/1.1: heads that are limited and not ambiguous, and no change of protocol."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.http_head import Refusal, fault_of_head, head_without_upgrade
+from service.http_head import Refusal, fault_of_head, head_without_upgrade, too_large
 
 
 class HeadRefused(Exception):
@@ -22,18 +22,18 @@ class StrictParsing(HttpToolsProtocol):
     url = b""  # of the request being parsed
     _is_in_head, _is_message_complete = False, True
     _is_upgrade = False  # the head has an offer, and is to be read again
-    _head_bytes = 0  # of the complete fields
+    _head_bytes = _n_fields = 0  # of the complete fields
     _refusal: Refusal | None = None
 
-    def __init__(self, max_head_bytes: int, **given: Any) -> None:
+    def __init__(self, max_head_bytes: int, max_fields: int, **given: Any) -> None:
         super().__init__(**given)
-        self._max_head_bytes = max_head_bytes
+        self._max_head_bytes, self._max_fields = max_head_bytes, max_fields
 
     def on_message_begin(self) -> None:
         """Start the limits of a new head."""
         super().on_message_begin()
         self._is_in_head, self._is_message_complete, self._is_upgrade = True, False, False
-        self._head_bytes = 0
+        self._head_bytes = self._n_fields = 0
 
     def on_url(self, url: bytes) -> None:
         """Count the bytes of the URL."""
@@ -42,6 +42,9 @@ class StrictParsing(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Count the bytes of a field. One of a trailer is no header: it is dropped."""
+        self._n_fields += 1
+        if self._n_fields > self._max_fields:
+            self._stop(f"the request's head has more than {self._max_fields} fields")
         self._count(len(name) + len(value) + 4)
         if self._is_in_head:
             super().on_header(name, value)
@@ -55,7 +58,7 @@ class StrictParsing(HttpToolsProtocol):
         self._is_upgrade = bool(self.parser.should_upgrade())
         if not self._is_upgrade:
             super().on_headers_complete()
-        self._is_in_head, self._head_bytes = False, 0
+        self._is_in_head, self._head_bytes, self._n_fields = False, 0, 0
 
     def on_body(self, body: bytes) -> None:
         """Pass a piece of the body on."""
@@ -83,12 +86,15 @@ class StrictParsing(HttpToolsProtocol):
     def _count(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > self._max_head_bytes:
-            self._refusal = self._too_large()
-            raise HeadRefused  # the parser stops
+            self._stop(self._too_many_bytes)
 
-    def _too_large(self) -> Refusal:
-        sentence = f"the request's head has more than {self._max_head_bytes} bytes"
-        return b"431 Request Header Fields Too Large", sentence, "too_large"
+    def _stop(self, sentence: str) -> NoReturn:
+        self._refusal = too_large(sentence)
+        raise HeadRefused  # the parser stops
+
+    @property
+    def _too_many_bytes(self) -> str:
+        return f"the request's head has more than {self._max_head_bytes} bytes"
 
     def _fault(self, error: httptools.HttpParserError) -> Refusal:
         """Return the refusal of what the parser has stopped at."""

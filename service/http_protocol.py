@@ -8,7 +8,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.connection_limits import ConnectionLimits, ReadFlow, Timer, WriteWatch
 from service.connections import Connections
-from service.http_head import Refusal, last_reply
+from service.http_head import Refusal, last_reply, too_large
 from service.http_parsing import StrictParsing
 
 _HEAD_PIECE_BYTES = 512  # parsed at once: no more requests than fit in it are queued
@@ -30,7 +30,7 @@ class HttpProtocol(StrictParsing):
     _n_ahead = 0  # requests that were there before the reply to the one before them
 
     def __init__(self, limits: ConnectionLimits, connections: Connections, **given: Any) -> None:
-        super().__init__(limits.max_head_bytes, **given)
+        super().__init__(limits.max_head_bytes, limits.max_fields, **given)
         self._limits, self._connections = limits, connections
         self._timer = Timer(self.loop)  # of the connection's state
         self._probe_timer = Timer(self.loop)
@@ -183,7 +183,7 @@ class HttpProtocol(StrictParsing):
             if was_in_head and self._is_in_head:
                 self._raw_bytes += len(piece)
                 if self._raw_bytes > self._limits.max_head_bytes:
-                    self._refuse(self._too_large())
+                    self._refuse(too_large(self._too_many_bytes))
 
     # -- the end
 

@@ -9,6 +9,9 @@ from typing import Any
 from service.connections import Connections
 
 SWEEP_S = 0.5
+SWEEP_PORTION, SWEEP_PAUSE_S = 4, 0.001
+"""Closed at once where many are late: requests go on before the next ones."""
+
 EVENTS = 32
 """Connections that begin at once; the others do so in the next pass of the event loop."""
 
@@ -110,11 +113,14 @@ class SilentConnections:
             task.exception()  # of a TLS handshake that has failed: the connection is closed
 
     def _sweep(self) -> None:
-        """Close those whose time is over: the first ones."""
+        """Close those whose time is over, the first ones, a few at a time."""
         now_s = self._loop.time()
-        while self._waiting:
-            one = next(iter(self._waiting.values()))
-            if one.deadline_s > now_s:
+        for _ in range(SWEEP_PORTION):
+            one = next(iter(self._waiting.values()), None)
+            if one is None or one.deadline_s > now_s:
+                pause_s = SWEEP_S
                 break
             self.close_one(one)
-        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep) if self._waiting else None
+        else:
+            pause_s = SWEEP_PAUSE_S
+        self._sweeper = self._loop.call_later(pause_s, self._sweep) if self._waiting else None

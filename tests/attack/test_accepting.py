@@ -6,8 +6,10 @@ import errno
 import gc
 import socket
 
+from service.connections import Connections
 from service.http_protocol import HttpProtocol
 from service.paced_server import PORTION, PacedServer
+from service.silent_connections import SWEEP_PORTION, SilentConnections
 from service.start_checks import listen
 from tests.attack.edge import GET, LAST, edge, is_closed, read_all, until, wait_until
 from tests.attack.test_connections import LONG, WAIT
@@ -72,6 +74,41 @@ async def test_others_go_on_between_a_few_connections_and_the_next():
         await until(lambda: len(taken) == 40 and events[-1] == " ")
         server.close()
     assert max(map(len, "".join(events).split())) <= PORTION
+
+
+class Leaving(Connections):
+    """A count of connections that says when one has left."""
+
+    def __init__(self, events: list[str]) -> None:
+        super().__init__(100, 100)
+        self.events = events
+
+    def leave(self, connection) -> None:
+        super().leave(connection)
+        self.events.append("c")
+
+
+async def test_others_go_on_while_many_that_have_sent_nothing_are_closed():
+    loop, events = asyncio.get_running_loop(), []
+    connections = Leaving(events)
+    silent = SilentConnections(loop, connections, 0.0, asyncio.Protocol)
+
+    def other() -> None:
+        events.append(" ")
+        if connections.n_open:
+            loop.call_soon(other)
+
+    pairs = [socket.socketpair() for _ in range(40)]
+    for mine, _ in pairs:
+        silent.add(mine, "192.0.2.1")
+    assert connections.n_open == 40
+    loop.call_soon(other)
+    await until(lambda: connections.n_open == 0 and events[-1] == " ")
+    silent.close()
+    assert max(map(len, "".join(events).split())) <= SWEEP_PORTION
+    for _, its in pairs:
+        assert its.recv(1) == b""
+        its.close()
 
 
 async def test_what_has_connected_before_the_end_is_accepted():

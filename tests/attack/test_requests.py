@@ -68,6 +68,8 @@ def server():
         (BODY + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nh", 400),
         (b"GET /now HTTP/1.1\r\nHost: a\r\nA: " + b"b" * 17_000 + b"\r\n\r\n", 431),
         (b"GET /now HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 4_000 + b"\r\n", 431),
+        (b"GET /now HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 256 + b"\r\n", 431),
+        (BODY + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: b\r\n" * 257 + b"\r\n", 431),
         (b"GET /" + b"a" * 17_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431),
         (BODY + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: b\r\n" * 4_000 + b"\r\n", 431),
     ],
@@ -82,6 +84,10 @@ def test_what_is_ambiguous_is_refused_and_the_connection_ends(server, request_by
     assert b'"error_type"' in reply
     assert "/smuggled" not in server.paths[before:]
     assert set(server.paths[before:]) <= {"/body"}  # started, and disconnected within its body
+
+
+def test_a_head_of_256_fields_is_served(server):
+    assert b"200 OK" in server.exchange(LAST[:-2] + b"A: b\r\n" * 254 + b"\r\n")
 
 
 def test_a_refusal_waits_for_the_replies_before_it(server):
