@@ -14,7 +14,7 @@ from carousel_client import Client, Unreachable
 from service.errors import BadRequest
 from service.tls import server_context
 from tests.api.conftest import new_home
-from tests.attack.edge import PATIENCE_S, is_closed
+from tests.attack.edge import PATIENCE_S, is_closed, wait_until
 from tests.certificates import new_certificate
 from tests.cli.commands import carousel
 from tests.process import ended, serving
@@ -36,7 +36,7 @@ def test_requests_and_streams_over_tls_and_nothing_without(tmp_path, pair):
             assert len(http.post("/generate", json=body).json()["generated_text"]) == 9
             with http.stream("POST", "/generate_stream", json=body) as stream:
                 assert sum(line.startswith("data:") for line in stream.iter_lines()) == 9
-        assert f"Carousel is ready at {server.url}" in server.log.read_text()
+        wait_until(lambda: f"Carousel is ready at {server.url}" in server.log.read_text())
         with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as plain:
             plain.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
             assert b"200 OK" not in plain.recv(65_536)
