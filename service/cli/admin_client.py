@@ -100,7 +100,8 @@ class AdminClient:
                     f"the certificate of {self.url} is not trusted ({reason.verify_message}); if it"
                     " is your own, name the file of who has signed it in SSL_CERT_FILE"
                 ) from error
-            raise NoServer(f"no server answers at {self.url} ({reason})") from error
+            where = f"no server answers at {self.url} ({reason})"
+            raise NoServer(f"{where}; start one, or name it with --url or CAROUSEL_URL") from error
 
     def _read(self, content: bytes) -> dict[str, Any]:
         try:

@@ -251,6 +251,7 @@ def test_sixteen_clients_at_twenty_models_with_room_for_five(tmp_path):
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(560)
 def test_sixteen_clients_at_twenty_models_for_minutes(tmp_path):
     evict_under_load(tmp_path, 300.0)
 
