@@ -28,6 +28,7 @@ from bench.server import server
 from service.models.bundle import Precision
 
 STREAMS, ROUNDS = (1, 16, 64), 3
+PRECISIONS = (Precision.FLOAT32, Precision.INT8)  # float16 is for a GPU: `bench.gpu`
 WARM_UP_S, MEASURE_S = 0.5, 2.0
 STEP_S, START_S = 2.1, 45.0
 """What a step of the progress takes on average, and what comes before the first one."""
@@ -42,7 +43,7 @@ def expected_s(streams: Sequence[int] = STREAMS) -> float:
 
 def steps(streams: Sequence[int]) -> int:
     """Return the number of measurements."""
-    return ROUNDS * (1 + len(Precision) * len(streams) * len(LAYERS))
+    return ROUNDS * (1 + len(PRECISIONS) * len(streams) * len(LAYERS))
 
 
 def measured(
@@ -58,7 +59,7 @@ def measured(
 
     with contextlib.ExitStack() as stack:
         store = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        models = {each: str(write_seed_model(store, each)) for each in Precision}
+        models = {each: str(write_seed_model(store, each)) for each in PRECISIONS}
         inside = {
             each: stack.enter_context(Contender("decode", each, str(threads))) for each in Precision
         }
@@ -66,7 +67,7 @@ def measured(
         port = stack.enter_context(server(store, CAROUSEL_THREADS=str(threads)))
         for _ in range(ROUNDS):
             note(("article",), article.measure())
-            for precision in Precision:
+            for precision in PRECISIONS:
                 for n in streams:
                     for layer in LAYERS[:2]:
                         figures = inside[precision].measure(layer, n)
@@ -76,13 +77,13 @@ def measured(
                         port, requests, warm_up_s=WARM_UP_S, measure_s=MEASURE_S
                     )
                     note((precision, str(n), "http"), asdict(http))
-        paths = {precision.value: inside[precision].about for precision in Precision}
+        paths = {precision.value: inside[precision].about for precision in PRECISIONS}
     return {
         "machine": about | {"code_paths": paths},
         "rounds": ROUNDS,
         "threads": threads,
         "article": _median(found["article",]),
-        "rows": [_row(found, precision, n) for precision in Precision for n in streams],
+        "rows": [_row(found, precision, n) for precision in PRECISIONS for n in streams],
     }
 
 

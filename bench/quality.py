@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.layers import PRECISIONS
 from bench.machine import machine
 from bench.seed_model import write_seed_model
 from bench.server import server
@@ -75,7 +76,7 @@ def _scores(client: Client, ref: str, text: str) -> dict[str, Any]:
     share = Recipe().schedule.validation_fraction
     validation = text[round(len(text) * (1.0 - share)) :]
     scores = {}
-    for precision in Precision:
+    for precision in PRECISIONS:
         client.models.load(ref, precision.value)
         began = time.monotonic()
         score = client.score(validation, model=ref)
