@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from bench.machine import processor
 from bench.seed_model import SPEC, seed_weights
@@ -110,15 +111,51 @@ def rows_of_table(
         yield f"\nThe estimate of its memory at {max(sizes):,} rows: {size_bytes / 2**20:,.0f} MiB."
 
 
+def training_lines() -> Iterator[str]:
+    """Yield the table of training: the own step and cuDNN's layers, in each precision."""
+    import numpy as np  # noqa: PLC0415
+    import tensorflow as tf  # noqa: PLC0415 (seconds, and its own log)
+
+    from service.training.corpus import BPTTChunk  # noqa: PLC0415
+    from service.training.initializers import initial_weights  # noqa: PLC0415
+    from service.training.recipe import Architecture, Hyperparameters, Recipe  # noqa: PLC0415
+    from service.training.recurrence_choice import gpu_name  # noqa: PLC0415
+    from service.training.train_step import TrainStep  # noqa: PLC0415
+
+    found = gpu_name()
+    names = ("own", "cudnn") if found else ("own",)
+    if not found:
+        yield "TensorFlow finds no GPU here: only our own step is measured, on the processor."
+    yield f"TensorFlow {tf.__version__}, {found or processor()}; LSTM(1024), 64 × 100 characters.\n"
+    yield "| step | precision | characters/s |\n|---|---|--:|"
+    recipe = Recipe(
+        Architecture(units=1024, dropout=0.0),
+        Hyperparameters(batch_size=64, sequence_length=100, recurrent_weight_drop=0.0),
+    )
+    spec = recipe.architecture.spec(65)
+    tokens = np.random.default_rng(0).integers(65, size=(2, 64, 100)).astype(np.int32)
+    for precision in ("float32", "bfloat16"):
+        for name in names:
+            step = TrainStep(spec, recipe, 1_000, initial_weights(spec, 0), precision, name)
+            chunk = BPTTChunk(tokens[0], tokens[1])
+            seconds, _ = _best(partial(step.learn, chunk, is_first=True))
+            yield f"| {name} | {precision} | {tokens[0].size / seconds:,.0f} |"
+
+
 def main() -> None:
-    """`python -m bench.gpu [--rows N,…] [--rehearse]` prints a table in Markdown."""
+    """`python -m bench.gpu [--rows N,…] [--training] [--rehearse]` prints a table in Markdown."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--rows", default=",".join(map(str, ROWS)), help="sizes of the batch")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
         "--rehearse", action="store_true", help="run the program of a GPU on the processor"
     )
+    parser.add_argument("--training", action="store_true", help="measure training instead")
     given = parser.parse_args()
+    if given.training:
+        for line in training_lines():
+            print(line, flush=True)
+        return
     sizes = tuple(int(size) for size in given.rows.split(","))
     device = None
     if given.rehearse:

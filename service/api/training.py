@@ -82,6 +82,7 @@ class TrainingBody(Body):
     max_seconds: Number | None = None
     validations_per_epoch: int | None = None
     precision: Literal["auto", "float32", "bfloat16"] | None = None
+    recurrence: Literal["auto", "own", "cudnn"] | None = None
 
 
 class JobBody(Body):

@@ -169,6 +169,7 @@ def train(
     learning_rate: Annotated[float | None, typer.Option()] = None,
     max_seconds: MaxSeconds = None,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    recurrence: Annotated[str, typer.Option(help="auto, own, or cudnn on a GPU.")] = "auto",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     initial_model: InitialModel = None,
     model_store: Store = Path("model_store"),
@@ -200,6 +201,7 @@ def train(
         "learning_rate": learning_rate,
         "max_seconds": max_seconds,
         "precision": precision,
+        "recurrence": recurrence,
     }
     spec = make_job_spec(
         name,

@@ -14,6 +14,7 @@ from service.training.recipe import (
     Hyperparameters,
     Recipe,
     WantedArithmetic,
+    WantedRecurrence,
     split_index,
     usual_epochs,
 )
@@ -55,11 +56,14 @@ class TrainJobSpec:
 
     def to_json(self) -> dict[str, Any]:
         """The specification as plain JSON values, in the shape of the request's body."""
+        recurrence = self.recipe.recurrence
         return {
             "name": self.name,
             "corpus": self.corpus,
             "architecture": asdict(self.recipe.architecture),
-            "training": self.recipe.schedule.to_json() | {"precision": self.recipe.precision},
+            "training": self.recipe.schedule.to_json()
+            | {"precision": self.recipe.precision}
+            | ({"recurrence": recurrence} if recurrence != "auto" else {}),
             "seed": self.recipe.seed,
             "initial_model": self.initial_model,
             "load_when_done": self.load_when_done,
@@ -71,12 +75,13 @@ class TrainJobSpec:
     def from_json(cls, value: dict[str, Any]) -> Self:
         """The specification that `to_json` wrote. Raises Validation."""
         training = dict(value["training"])
-        precision = training.pop("precision")
+        precision, recurrence = training.pop("precision"), training.pop("recurrence", "auto")
         recipe = Recipe(
             Architecture(**value["architecture"]),
             Hyperparameters.from_json(training),
             value["seed"],
             precision,
+            recurrence,
         )
         rest = {name: value[name] for name in ("initial_model", "load_when_done", "alias")}
         queue = value.get("queue", DEFAULT_QUEUE)  # a job of before there were two
@@ -104,8 +109,9 @@ def make_job_spec(
 ) -> TrainJobSpec:
     """Build a job's specification from a request; what is None there gets its default.
 
-    `training` holds the hyperparameters and `precision`, `publication` the fields `load_when_done`,
-    `alias` and `queue`. Raises Validation as TrainJobSpec, `architecture_of` and `check_fits`.
+    `training` holds the hyperparameters, `precision` and `recurrence`; `publication` the fields
+    `load_when_done`, `alias` and `queue`. Raises Validation as TrainJobSpec, `architecture_of` and
+    `check_fits`.
     """
     layers = {key: value for key, value in architecture.items() if value is not None}
     if initial_model is None:
@@ -117,11 +123,15 @@ def make_job_spec(
     precision = values.pop("precision", "auto")
     if precision not in get_args(WantedArithmetic):
         raise Validation(f"`precision` is {precision!r}; there are auto, float32 and bfloat16")
+    recurrence = values.pop("recurrence", "auto")
+    if recurrence not in get_args(WantedRecurrence):
+        raise Validation(f"`recurrence` is {recurrence!r}; there are auto, own and cudnn")
     recipe = Recipe(
         shape,
         Hyperparameters(**({"epochs": usual_epochs(text.n_characters)} | values)),
         secrets.randbits(31) if seed is None else seed,
         precision,
+        recurrence,
     )
     ref = None if initial_model is None else str(initial_model.ref)
     spec = TrainJobSpec(name, text.id, recipe, ref, **publication)

@@ -96,7 +96,12 @@ def cross_entropy(targets: Any, logits: Any) -> Any:
 
 def _dropped(x: Any, shape: Any, rate: float, seed: Any, place: int) -> Any:
     """Set a share `rate` of the entries to zero and scale the others up, by a mask of `shape`."""
+    return x * dropout_mask(shape, rate, seed, place) if rate else x
+
+
+def dropout_mask(shape: Any, rate: float, seed: Any, place: int) -> Any:
+    """Return what a value of a `shape` is multiplied with, at one place of the network."""
     if not rate:
-        return x
+        return tf.ones(shape)
     uniform = tf.random.stateless_uniform(shape, seed + tf.constant([0, place]), alg="philox")
-    return x * (tf.cast(uniform >= rate, tf.float32) / (1.0 - rate))
+    return tf.cast(uniform >= rate, tf.float32) / (1.0 - rate)

@@ -10,6 +10,9 @@ from service.models.spec import ModelSpec
 WantedArithmetic = Literal["auto", "float32", "bfloat16"]
 """The type of the matrix products' operands; `auto` is bfloat16 where the machine has it."""
 
+WantedRecurrence = Literal["auto", "own", "cudnn"]
+"""What computes the recurrent layers; `auto` measures cuDNN on a GPU, elsewhere it is our own."""
+
 
 USUAL_CHARACTERS, MOST_USUAL_EPOCHS = 13_400_000, 200
 """By default training reads so many characters in all, in at most so many epochs."""
@@ -85,7 +88,11 @@ class Recipe:
     schedule: Hyperparameters = field(default_factory=Hyperparameters)
     seed: int = 0
     precision: WantedArithmetic = "auto"
+    recurrence: WantedRecurrence = "auto"
 
     def to_json(self) -> dict[str, object]:
         """The recipe as plain JSON values."""
-        return asdict(self) | {"schedule": self.schedule.to_json()}
+        values = asdict(self) | {"schedule": self.schedule.to_json()}
+        if self.recurrence == "auto":  # as the recipes of trainings that began without it
+            del values["recurrence"]
+        return values

@@ -1,9 +1,9 @@
 """The result of a training, without TensorFlow."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from service.errors import BadCheckpoint
 from service.models.spec import ModelSpec, Weights
@@ -36,6 +36,7 @@ class Trained:
     history: tuple[ValidationEvent, ...]
     elapsed_s: float
     precision: str
+    recurrence: dict[str, Any] = field(default_factory=dict)  # as `RecurrenceChoice.to_json`
 
     @classmethod
     def from_best(cls, path: Path, spec: ModelSpec) -> Self:
@@ -55,4 +56,5 @@ class Trained:
             tuple(ValidationEvent(**validation) for validation in history),
             best.elapsed_s,
             snapshot.facts["identity"]["precision"],
+            snapshot.facts["identity"].get("recurrence", {}),
         )

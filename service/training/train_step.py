@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from service.models.spec import ModelSpec, Weights
 from service.training.corpus import BPTTChunk, EvaluationBatches
+from service.training.cudnn_network import CudnnNetwork
 from service.training.matmul import MatMul
 from service.training.network import DropoutRates, Network, cross_entropy, initial_state
 from service.training.optimizer import AdamW, ema_decay, learning_rate
@@ -25,18 +26,30 @@ class TrainStep:
     """
 
     def __init__(
-        self, spec: ModelSpec, recipe: Recipe, n_steps: int, weights: Weights, precision: str
+        self,
+        spec: ModelSpec,
+        recipe: Recipe,
+        n_steps: int,
+        weights: Weights,
+        precision: str,
+        recurrence: str = "own",
     ) -> None:
+        """`recurrence` is `own`, or `cudnn`: Keras's layers, which XLA does not compile."""
         self.step = 0
         self._spec, self._recipe, self._n_steps = spec, recipe, n_steps
-        self._network = Network(spec, MatMul(tf.as_dtype(precision)))
+        is_own = recurrence == "own"
+        self._network = (
+            Network(spec, MatMul(tf.as_dtype(precision)))
+            if is_own
+            else CudnnNetwork(spec, precision)
+        )
         self._weights = {name: tf.Variable(weight) for name, weight in weights.items()}
         self._average = {name: tf.Variable(weight) for name, weight in weights.items()}
         self._optimizer = AdamW(recipe.schedule, self._weights)
         zeros = initial_state(spec, recipe.schedule.batch_size)
         self._state = [tf.Variable(tensor) for tensor in zeros]
-        self._learn = tf.function(self._learn_chunk, jit_compile=True, autograph=False)
-        self._evaluate = tf.function(self._evaluate_chunk, jit_compile=True, autograph=False)
+        self._learn = tf.function(self._learn_chunk, jit_compile=is_own, autograph=False)
+        self._evaluate = tf.function(self._evaluate_chunk, jit_compile=is_own, autograph=False)
 
     def learn(self, chunk: BPTTChunk, *, is_first: bool) -> float:
         """Take one step on a chunk; return its loss in nats per character.

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ from service.training.events import (
 from service.training.initializers import initial_weights
 from service.training.matmul import resolved
 from service.training.recipe import Recipe, WantedArithmetic
+from service.training.recurrence_choice import (
+    RecurrenceChoice,
+    Step,
+    choose_recurrence,
+    gpu_name,
+)
 from service.training.result import StopReason, Trained
 from service.training.sample import sample_text
 from service.training.train_step import TrainStep
@@ -81,6 +88,7 @@ class _Training:
         folder: Path,
         initial: Weights | None,
         resolve: Callable[[WantedArithmetic], str],
+        device_of: Callable[[], str] = gpu_name,
     ) -> None:
         schedule = recipe.schedule
         self._recipe, self._folder = recipe, folder
@@ -107,7 +115,8 @@ class _Training:
             self._precision = str(last.facts["identity"]["precision"])
         else:
             self._precision = resolve(recipe.precision)
-        self._train_step = TrainStep(self._spec, recipe, self._n_steps, weights, self._precision)
+        self._recurrence = self._chosen_recurrence(last, weights, device_of)
+        self._train_step = self._step_of(weights, self._recurrence.name)
         self._identity = {
             "recipe": recipe.to_json(),
             "precision": self._precision,
@@ -115,11 +124,31 @@ class _Training:
             "vocabulary_sha256": _sha256([json.dumps(list(vocabulary)).encode()]),
             "initial_sha256": initial_sha256,
         }
+        if self._recurrence.name != "own":  # so that trainings that began without it go on
+            self._identity["recurrence"] = self._recurrence.to_json()
         self._history: list[ValidationEvent] = []
         self._losses: list[float] = []  # since the last validation
         self._elapsed_before_s = 0.0
         if last is not None:
             self._resume(last)
+
+    def _step_of(self, weights: Weights, recurrence: str) -> TrainStep:
+        parts = self._spec, self._recipe, self._n_steps, weights, self._precision
+        return TrainStep(*parts, recurrence)
+
+    def _chosen_recurrence(
+        self, last: checkpoint.Snapshot | None, weights: Weights, device_of: Callable[[], str]
+    ) -> RecurrenceChoice:
+        """Return what the training began with or, of a new one, what is wanted and faster here."""
+        if last is not None:
+            return RecurrenceChoice(**last.facts["identity"].get("recurrence", {}))
+
+        def steps() -> dict[str, Step]:
+            made = {name: self._step_of(weights, name) for name in ("own", "cudnn")}
+            chunk = self._batches.chunk(0, 0)
+            return {name: partial(one.learn, chunk, is_first=True) for name, one in made.items()}
+
+        return choose_recurrence(self._recipe.recurrence, self._spec, device_of(), steps)
 
     def run(self, report: Callable[[TrainEvent], None], should_stop: Callable[[], bool]) -> Trained:
         self._report, self._should_stop = report, should_stop
@@ -151,6 +180,7 @@ class _Training:
             tuple(self._history),
             self._elapsed_s,
             self._precision,
+            self._recurrence.to_json(),
         )
 
     def _stop_reason(self) -> StopReason | None:
@@ -247,7 +277,8 @@ class _Training:
 
     def _resume(self, last: checkpoint.Snapshot) -> None:
         if last.facts["identity"] != self._identity:
-            other = sorted(k for k, v in self._identity.items() if last.facts["identity"][k] != v)
+            before = last.facts["identity"]
+            other = sorted(k for k, v in self._identity.items() if before.get(k) != v)
             raise errors.Validation(
                 f"the folder holds another training: {', '.join(other)} differs; take a new folder"
             )
