@@ -45,7 +45,7 @@ class CudnnNetwork:
         """As `Network.logits`, with its dropout masks."""
         remaining, after = list(state), []
         embedding = weights["embedding"]
-        embedding = embedding * dropout_mask(embedding.shape, dropout.embedding, seed, 0)
+        embedding = embedding * _mask(embedding.shape, dropout.embedding, seed, 0)
         x = tf.gather(embedding, tf.transpose(tokens))  # (streams, time, features)
         for i, (spec, layer) in enumerate(
             zip(self.spec.recurrent_layers, self._layers, strict=True)
@@ -53,7 +53,7 @@ class CudnnNetwork:
             parts = layer_weights(weights, i)
             kernel = parts["recurrent_kernel"]
             rate = dropout.recurrent_weights
-            kernel = kernel * dropout_mask(kernel.shape, rate, seed, 2 * i + 1)
+            kernel = kernel * _mask(kernel.shape, rate, seed, 2 * i + 1)
             before = [tf.transpose(remaining.pop(0)) for _ in CELLS[spec.cell].states]
             (x, *last), _ = layer.stateless_call(
                 [parts["kernel"], kernel, parts["bias"]],
@@ -63,8 +63,18 @@ class CudnnNetwork:
             )
             after += [tf.transpose(tf.cast(one, tf.float32)) for one in last]
             shape = (spec.units, 1, tokens.shape[1])
-            mask = dropout_mask(shape, dropout.output, seed, 2 * i + 2)
+            mask = _mask(shape, dropout.output, seed, 2 * i + 2)
             x = tf.cast(x, tf.float32) * tf.transpose(mask, (2, 1, 0))
         output = tf.cast(weights["output.kernel"], self._type)
         logits = tf.cast(tf.tensordot(tf.cast(x, self._type), output, 1), tf.float32)
         return tf.transpose(logits, (1, 0, 2)) + weights["output.bias"], after
+
+
+def _mask(shape: Any, rate: float, seed: Any, place: int) -> Any:
+    """Return a mask as `Network` has it: XLA draws other random numbers than TensorFlow."""
+
+    @tf.function(jit_compile=True, autograph=False)
+    def drawn(seed: Any) -> Any:
+        return dropout_mask(shape, rate, seed, place)
+
+    return drawn(seed)

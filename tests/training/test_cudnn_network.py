@@ -100,11 +100,12 @@ def steps_of(recurrence: str, n: int) -> TrainStep:
 
 
 def test_a_step_changes_the_weights_as_the_own_one_does():
+    """With its dropout masks: XLA's random numbers are not TensorFlow's."""
     own, other = steps_of("own", 3), steps_of("cudnn", 3)
     for name, mine in own.arrays().items():
         theirs = other.arrays()[name]
         if name.startswith(("weight/", "state/")):
-            assert np.abs(mine - theirs).max() < 2e-3, name
+            assert np.abs(mine - theirs).max() < 1e-5, name
 
 
 # -- which one is used
