@@ -103,7 +103,7 @@ class NetworkGraph(ABC):
         fold_limit_bytes: int,
     ) -> None:
         self._spec, self._weights = spec, weights
-        self._precision = precision
+        self._precision = Precision(precision)  # its name is one too
         self._max_weight = 2 ** (weight_bits - 1) - 1
         self._fold_limit_bytes = fold_limit_bytes
         self._nodes: list[NodeProto] = []

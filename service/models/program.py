@@ -75,6 +75,7 @@ class OnnxProgram:
 
 def check_precision(spec: ModelSpec, weights: Weights, precision: Precision) -> None:
     """Raise Validation if a precision needs what the model lacks."""
+    precision = Precision(precision)  # its name is one too
     if precision is not Precision.FLOAT32 and not spec.is_bounded:
         raise Validation(
             f"precision {precision} needs h within (-1, 1): activation tanh and sigmoid gates in "
