@@ -18,9 +18,11 @@ from service.generation.sampling import Sampler
 from service.generation.table import SlotTable
 from service.models.bundle import Bundle, Precision
 from service.models.compile import Int8Kernel, compile_program
+from service.models.parity import cost_over_float32
 from service.models.spec import ModelSpec, Weights
 
 ROWS, STEPS, TURNS = (1, 4, 16, 64), 16, 15
+TEXTS = 8
 DEMO = Path(__file__).parents[1] / "model_store" / "demo" / "1"
 
 
@@ -69,10 +71,35 @@ def measure(spec: ModelSpec, weights: Weights, threads: int) -> dict[int, dict[s
     return found
 
 
+def costs(bundle: Bundle) -> dict[str, dict[str, float]]:
+    """Return what programs cost over float32: the mean of eight texts, and its standard error."""
+    model = bundle.spec, bundle.weights
+    programs = {
+        "int8": compile_program(*model, Precision.INT8),
+        "int4": compile_program(*model, Precision.INT8, weight_bits=4),
+        "float16": compile_program(*model, Precision.FLOAT16),
+    }
+    found = {}
+    for name, program in programs.items():
+        nats = [
+            cost_over_float32(program, *model, bundle.tokenizer.special_ids, seed)
+            for seed in range(TEXTS)
+        ]
+        error = statistics.stdev(nats) / TEXTS**0.5
+        found[name] = {"nats": round(statistics.mean(nats), 5), "error": round(error, 5)}
+    return found
+
+
 def main() -> None:
-    """`python -m bench.kernels [threads]` prints the figures of two models as JSON lines."""
-    threads = int(sys.argv[1]) if len(sys.argv) > 1 else os.cpu_count() or 1
+    """`python -m bench.kernels [threads]` prints the figures of two models as JSON lines.
+
+    `python -m bench.kernels cost` prints what each precision costs the bundled model instead.
+    """
     demo = Bundle.read(DEMO)
+    if sys.argv[1:] == ["cost"]:
+        print(json.dumps(costs(demo)))
+        return
+    threads = int(sys.argv[1]) if len(sys.argv) > 1 else os.cpu_count() or 1
     models = {"seed": (SPEC, seed_weights()), "demo": (demo.spec, demo.weights)}
     for name, (spec, weights) in models.items():
         for rows, figures in measure(spec, weights, threads).items():

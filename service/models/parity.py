@@ -88,14 +88,18 @@ def measure(
 
 
 def cost_over_float32(
-    program: StepProgram, spec: ModelSpec, weights: Weights, special_ids: Sequence[int] = ()
+    program: StepProgram,
+    spec: ModelSpec,
+    weights: Weights,
+    special_ids: Sequence[int] = (),
+    seed: int = _SEED,
 ) -> float:
     """Return the nats per character that a program costs over float32.
 
-    The characters are those of `measure`. Blocks for seconds.
+    The characters are those of `measure`, unless another `seed` is given. Blocks for seconds.
     """
     exact = compile_program(spec, weights, Precision.FLOAT32)
-    own = _sample(exact, spec, np.random.default_rng(_SEED), special_ids)
+    own = _sample(exact, spec, np.random.default_rng(seed), special_ids)
     return _nats(program, own, special_ids) - _nats(exact, own, special_ids)
 
 
