@@ -72,9 +72,7 @@ class CudnnNetwork:
 
 def _mask(shape: Any, rate: float, seed: Any, place: int) -> Any:
     """Return a mask as `Network` has it: XLA draws other random numbers than TensorFlow."""
-
-    @tf.function(jit_compile=True, autograph=False)
-    def drawn(seed: Any) -> Any:
-        return dropout_mask(shape, rate, seed, place)
-
-    return drawn(seed)
+    draw = tf.function(
+        lambda given: dropout_mask(shape, rate, given, place), jit_compile=True, autograph=False
+    )
+    return draw(seed)
