@@ -271,7 +271,7 @@ def _device(settings: Settings) -> str:
     check_device(settings)
     if settings.device == "gpu":
         return f"a GPU, {settings.gpu_rows} rows a step"
-    return "the processor" + (", and a GPU for loads in float16" * (settings.device == "auto"))
+    return "the processor" + ("; loads in float16 need a GPU" * (settings.device == "auto"))
 
 
 def _training(settings: Settings) -> str:
