@@ -105,11 +105,10 @@ class HttpProtocol(StrictParsing):
     # -- the parser's callbacks
 
     def on_message_begin(self) -> None:
-        """Start the limits of a new head."""
+        """Start the limit of the bytes of a new head; `_parse` starts that of its time."""
         super().on_message_begin()
         self.scope["state"]["half_closed"] = self._half_closed
         self._raw_bytes = 0
-        self._limit_state()
 
     def on_headers_complete(self) -> None:
         """Start the request: the connection no longer waits."""
@@ -128,11 +127,14 @@ class HttpProtocol(StrictParsing):
     def on_response_complete(self) -> None:
         """Start the next request that has been parsed, or parse what has been held back."""
         self._n_ahead = self._n_ahead + 1 if self.pipeline or self._held else 0
-        super().on_response_complete()
-        self._unset_keepalive_if_required()  # any byte would cancel it: `_timer` is its successor
+        # As uvicorn's, but for its time limit of an idle connection: that is `_timer`'s.
+        self.server_state.total_requests += 1
         if self.transport.is_closing():
             self._writes.start(self.transport)
             return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
         if self._held and not self.pipeline:
             data, self._held = self._held, b""
             self.flow.release()
@@ -180,7 +182,9 @@ class HttpProtocol(StrictParsing):
             except httptools.HttpParserError as error:
                 self._refuse(self._fault(error))
                 return
-            if was_in_head and self._is_in_head:
+            if self._is_in_head and not was_in_head:
+                self._limit_state()  # a head in one piece needs no limit of its time
+            elif self._is_in_head:
                 self._raw_bytes += len(piece)
                 if self._raw_bytes > self._limits.max_head_bytes:
                     self._refuse(too_large(self._too_many_bytes))

@@ -20,10 +20,12 @@ _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "task
 class JsonLines(logging.Formatter):
     """Formats each record, with its `extra`, as one line of JSON in ASCII: no value breaks it."""
 
+    _second = (-1, "")  # the latest one, and its text
+
     def format(self, record: logging.LogRecord) -> str:
         """Return the line without its line break."""
         line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": self._time_of(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -32,6 +34,15 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return _ENCODER.encode(line)
+
+    def _time_of(self, record: logging.LogRecord) -> str:
+        """Return its time in ISO 8601; the text of a second is made once."""
+        second, text = self._second
+        if second != int(record.created):
+            second = int(record.created)
+            text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._second = second, text
+        return f"{text}.{int(1e3 * (record.created - second)):03}+00:00"
 
 
 class TextLines(logging.Formatter):

@@ -1,8 +1,10 @@
 """Limits of request bodies: their size, the time to receive them, the values of their JSON."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
 
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope
@@ -70,13 +72,7 @@ class LimitedBody:
             raise HTTPException(415, "the body is compressed; send it without Content-Encoding")
         if self._declared.isdigit() and int(self._declared) > self._limit.size_bytes:
             raise _too_large(self._limit)
-        timeout_s = self._limit.timeout_at(self._received_bytes)
-        try:
-            async with asyncio.timeout_at(self._begin_s + timeout_s):
-                message = await self._receive()
-        except TimeoutError:
-            slow = f"the body was not complete within {timeout_s:.0f} s"
-            raise HTTPException(408, slow, {"Connection": "close"}) from None
+        message = await self._next()
         piece = message.get("body", b"")
         self._received_bytes += len(piece)
         if self._received_bytes > self._limit.size_bytes:
@@ -86,6 +82,21 @@ class LimitedBody:
         self._is_complete = not message.get("more_body", False)
         return message
 
+    async def _next(self) -> Message:
+        """Return the next piece in its time. One that has arrived already needs no timer."""
+        receiving = self._receive().__await__()
+        try:
+            waits_for = next(receiving)
+        except StopIteration as arrived:
+            return cast("Message", arrived.value)
+        timeout_s = self._limit.timeout_at(self._received_bytes)
+        try:
+            async with asyncio.timeout_at(self._begin_s + timeout_s):
+                return await _Begun(waits_for, receiving)
+        except TimeoutError:
+            slow = f"the body was not complete within {timeout_s:.0f} s"
+            raise HTTPException(408, slow, {"Connection": "close"}) from None
+
     def _check_json(self, size: JsonSize, piece: bytes) -> None:
         if b"\0" in piece:  # of UTF-16, whose values cannot be counted so; UTF-8 has none
             raise HTTPException(415, "JSON is sent in UTF-8")
@@ -93,6 +104,27 @@ class LimitedBody:
         excess = size.excess(self._json_limit)
         if excess is not None:
             raise HTTPException(413, excess)
+
+
+class _Begun:
+    """The rest of an awaitable that has been begun, and waits for something."""
+
+    def __init__(self, waits_for: Any, rest: Generator[Any, Any, Message]) -> None:
+        self._waits_for, self._rest = waits_for, rest
+
+    def __await__(self) -> Generator[Any, Any, Message]:
+        waits_for, rest = self._waits_for, self._rest
+        while True:
+            try:
+                sent = yield waits_for
+            except BaseException as error:  # noqa: BLE001 (a cancellation, for what is awaited)
+                resume = partial(rest.throw, error)
+            else:
+                resume = partial(rest.send, sent)
+            try:
+                waits_for = resume()
+            except StopIteration as arrived:
+                return cast("Message", arrived.value)
 
 
 def body_limit_of(limits: ApiLimits) -> BodyLimit:

@@ -23,6 +23,7 @@ from service.errors import CarouselError
 Endpoint = Callable[[Request, Any], Awaitable[Response]]
 
 _JSON = b"application/json"
+_DECODER = json.JSONDecoder()
 
 
 class DirectRoute:
@@ -60,7 +61,7 @@ class DirectRoute:
         if len(kinds) != 1 or kinds[0].partition(b";")[0].strip().lower() != _JSON:
             return None
         try:
-            return self._body.model_validate(json.loads(content))
+            return self._body.model_validate(_json(content))
         except (ValidationError, ValueError, RecursionError):
             return None
 
@@ -107,6 +108,16 @@ async def _content(receive: Receive) -> bytes:
             return b"".join(pieces)
         message = await receive()
     raise ClientDisconnect
+
+
+def _json(content: bytes) -> Any:
+    """Return as `json.loads`, which first looks for encodings and blanks that are rare."""
+    try:
+        text = content.decode()
+        value, end = _DECODER.raw_decode(text)
+    except ValueError:
+        return json.loads(content)
+    return value if end == len(text) else json.loads(content)
 
 
 def _again(content: bytes, receive: Receive) -> Receive:

@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -10,6 +9,7 @@ from typing import Any, Self
 from fastapi import HTTPException, Request
 from starlette.types import Receive
 
+from service.api.seed_pool import SeedPool
 from service.errors import TooLarge, Validation
 
 WATCH_AFTER_S = 0.02
@@ -116,12 +116,12 @@ def cancelled_on_disconnect(http: Request, cancel: Callable[[], None]) -> Iterat
         cancel()
 
 
-def drawn_seeds(http: Request, n: int) -> list[int]:
+def drawn_seeds(http: Request, pool: SeedPool, n: int) -> list[int]:
     """Return seeds for `n` prompts of a request that gives none.
 
     They are random, but for the lines of a batch, which are answered the same again.
     """
-    first = getattr(http.state, SEED, None)
+    first = http.scope["state"].get(SEED)
     if first is None:
-        return [secrets.randbits(64) for _ in range(n)]
+        return [pool.draw() for _ in range(n)]
     return [(first + i) % 2**64 for i in range(n)]

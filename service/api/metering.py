@@ -69,14 +69,15 @@ class UsageMetering:
 
         Raises as `Limiter.reserve`.
         """
-        known = getattr(request.state, METER, None)
+        state = request.scope["state"]
+        known = state.get(METER)
         if isinstance(known, RequestMeter):  # the beginning of a turn is tried again
             return known
         caller = caller_of(request.scope)
         meter, limits = RequestMeter(caller.owner), self.limits_of(caller)
         if limits.has_rates:
             meter.lease = await self.limiter.reserve(caller.key_id or "", limits, tokens)
-        setattr(request.state, METER, meter)
+        state[METER] = meter
         return meter
 
     def end(self, meter: RequestMeter) -> None:

@@ -14,6 +14,7 @@ from service.api.draining import Drain, DrainPhase
 from service.api.limits import ApiLimits
 from service.api.metering import UsageMetering
 from service.api.model_leases import MODEL_LEASES, ModelLeases
+from service.api.seed_pool import SeedPool
 from service.api.sse import EventEncoder
 from service.batch.batch_store import BatchStore
 from service.batch.file_store import FileStore
@@ -121,6 +122,7 @@ class AppState:
     drain: Drain
     drain_others: Callable[[], None] = lambda: None  # the other processes of this server
     children: SandboxChildren = field(default_factory=SandboxChildren)
+    seeds: SeedPool = field(default_factory=SeedPool)
     has_stopped: bool = False
     allowed_models: frozenset[str] | None = None  # in a copy for one request; None: every model
     importing: asyncio.Lock = field(default_factory=asyncio.Lock)  # one at a time: memory

@@ -13,6 +13,7 @@ from service.generation.engine import Engine
 from service.generation.prefill import Prefill, PromptLogprobs
 from service.generation.prefix_cache import ScopedPrefixCache
 from service.generation.request import Chunk, GenerationRequest
+from service.generation.reservation import Reservation  # noqa: TC001 (as every import here)
 from service.generation.stream import Stream  # noqa: TC001 (as every import here)
 
 READ_AHEAD = 64  # chunks of several completions that may wait for the reader
@@ -86,7 +87,7 @@ def start(
             streams.append(
                 BeamSearch(engine, prefill, beams)
                 if beams
-                else ParallelSampling(engine, prefill, n_sampled)
+                else ParallelSampling(engine, prefill, n_sampled, is_alone=len(requests) == 1)
             )
             undo.callback(streams[-1].cancel)
         for stream in streams:
@@ -104,10 +105,17 @@ def _joined(streams: Sequence[CompletionStream], n: int) -> CompletionStream:
 class ParallelSampling:
     """`n` sampled completions of one prompt, each with a seed of its own."""
 
-    def __init__(self, engine: Engine, prefill: Prefill, n: int) -> None:
-        """Reserve capacity for `n`. Raises as `Engine.check_capacity`."""
+    def __init__(self, engine: Engine, prefill: Prefill, n: int, *, is_alone: bool = False) -> None:
+        """Reserve capacity for `n`. Raises as `Engine.check_capacity`.
+
+        The only sample of an only prompt begins at once, so its capacity is checked and not kept.
+        """
         self._engine, self._prefill, self._n = engine, prefill, n
-        self._reservation = engine.reserve(n, prefill.request.owner)
+        self._reservation: Reservation | None = None
+        if is_alone and n == 1 and not prefill.is_separate:
+            engine.check_capacity(1, prefill.request.owner)
+        else:
+            self._reservation = engine.reserve(n, prefill.request.owner)
         self._is_cancelled = False
         self._streams: list[Stream] = []
 
@@ -134,8 +142,10 @@ class ParallelSampling:
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
         if not self._streams:
-            with self._reservation:
+            try:
                 self._start_samples(await self._prefill.rest())
+            finally:
+                self._free()
         try:
             if len(self._streams) == 1:  # the common case, without a queue and one generator less
                 async for chunk in self._streams[0]:
@@ -148,15 +158,21 @@ class ParallelSampling:
 
     def _start_samples(self, request: GenerationRequest) -> None:
         """Submit every completion, from the prompt's last token on."""
-        with self._reservation:
+        try:
             for index in range(0 if self._is_cancelled else self._n):
                 self._streams.append(self._engine.open_stream(with_seed(request, index)))
+        finally:
+            self._free()
+
+    def _free(self) -> None:
+        if self._reservation is not None:
+            self._reservation.free()
 
     def cancel(self) -> None:
         """Stop generating. Does nothing if the stream has finished."""
         self._is_cancelled = True
         self._prefill.cancel()
-        self._reservation.free()
+        self._free()
         for stream in self._streams:
             stream.cancel()
 

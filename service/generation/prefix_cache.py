@@ -8,6 +8,7 @@ import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -95,8 +96,8 @@ class ScopedPrefixCache:
 
     def scoped(self, *names: str) -> "ScopedPrefixCache":
         """A narrower scope, which shares no states with any other."""
-        parts = (hashlib.sha256(name.encode()).digest() for name in names)
-        return ScopedPrefixCache(self.cache, b"".join((self.scope, *parts)), self.lookups)
+        scope = b"".join((self.scope, *map(_digest_of, names)))
+        return ScopedPrefixCache(self.cache, scope, self.lookups)
 
     def longest(self, prompt: Sequence[int]) -> State | None:
         """The state after the longest known prefix that leaves the prompt's last token."""
@@ -128,6 +129,11 @@ class PrefillSnapshots:
         if self.states and self.states[-1].position - before < self._distance:
             self.states.pop()
         self.states.append(state)
+
+
+@lru_cache(maxsize=1_024)
+def _digest_of(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
 
 
 def _keys(scope: bytes, tokens: Sequence[int], lengths: Iterable[int]) -> Iterator[bytes]:

@@ -1,9 +1,12 @@
 """Reserved capacity in an engine's queue, for generations that are submitted later."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Self
+
+NOTHING_RESERVED: Mapping[str, int] = MappingProxyType({})
 
 
 class Reservation:
@@ -36,8 +39,10 @@ class Reservations:
         return bool(self._open)
 
     @property
-    def by_owner(self) -> Counter[str]:
+    def by_owner(self) -> Mapping[str, int]:
         """How many generations each owner has reserved."""
+        if not self._open:
+            return NOTHING_RESERVED
         counts = Counter[str]()
         for reservation in self._open:
             counts[reservation.owner] += reservation.n

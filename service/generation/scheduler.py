@@ -12,7 +12,6 @@ There is no clock, no thread and no I/O here; the engine has those (`engine.py`)
 """
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy.typing as npt
@@ -36,6 +35,7 @@ from service.generation.plan import (
 )
 from service.generation.preemption import rows_to_preempt
 from service.generation.request import Chunk, Finish, FinishReason, GenerationRequest, Token
+from service.generation.reservation import NOTHING_RESERVED
 from service.generation.row import TableRow
 from service.generation.row_selector import RowSelector
 from service.generation.sampling import ENDED, FAILED, Samples
@@ -44,9 +44,6 @@ from service.generation.token_texts import CHARACTERS, TextRules
 from service.models.step import State
 
 NOT_FINITE = "the network's logits are not finite numbers; the model's weights are damaged"
-
-
-NOTHING_RESERVED: Mapping[str, int] = MappingProxyType({})
 
 
 class Scheduler:

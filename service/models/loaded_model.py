@@ -1,6 +1,6 @@
 """A model in memory, the state of each stored version in this process, and what runs a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
@@ -50,11 +50,11 @@ class LoadedModel(Generic[R]):
     precision: Precision
     runtime: R
     size_bytes: int  # an upper bound of its memory, which counts against the budget
+    ref: ModelRef = field(init=False)  # its name and version
 
-    @property
-    def ref(self) -> ModelRef:
-        """The model's name and version."""
-        return ModelRef(self.manifest.name, self.manifest.version)
+    def __post_init__(self) -> None:
+        """Make what each request reads."""
+        object.__setattr__(self, "ref", ModelRef(self.manifest.name, self.manifest.version))
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedRequest:
             TurnPrompt.of(model.tokenizer, _checked(model, one), 0, has_text=False)
             for one in body.prompt
         ]
-    owner, seeds = state.owner_of(http), drawn_seeds(http, len(prompts))
+    owner, seeds = state.owner_of(http), drawn_seeds(http, state.seeds, len(prompts))
     requests = await _requests(model, body, prompts, seeds, owner)
     if not all(request.prompt for request in requests):
         raise Validation("`prompt` has no token that the model knows", "prompt")

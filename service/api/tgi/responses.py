@@ -10,6 +10,7 @@ from fastapi import Request, Response
 from service.api.admitted_request import AdmittedRequest, ChoiceState
 from service.api.choice_decoder import ChoiceDecoder
 from service.api.errors import error_event
+from service.api.exchange import RawHeaders
 from service.api.sse import rounded
 from service.api.state import ServedModel
 from service.errors import CarouselError
@@ -133,9 +134,17 @@ async def whole(http: Request, admitted: AdmittedRequest, *, in_list: bool = Fal
                 {"generated_text": _text(admitted, other)} | _details(admitted, other)
                 for other in others
             ]
-    content = json.dumps([reply] if in_list else reply, ensure_ascii=True)
-    headers = _timing_headers(admitted, started_s, best.n_tokens)
-    return Response(content, headers=headers, media_type="application/json")
+    content = _json(reply)
+    response = Response(f"[{content}]" if in_list else content, media_type="application/json")
+    response.raw_headers += _timing_headers(admitted, started_s, best.n_tokens)
+    return response
+
+
+def _json(reply: dict[str, Any]) -> str:
+    """Return as `json.dumps`, which makes an encoder for each object; a text alone needs none."""
+    if len(reply) == 1:
+        return f'{{"generated_text": {json.dumps(reply["generated_text"])}}}'
+    return json.dumps(reply, ensure_ascii=True)
 
 
 def _text(admitted: AdmittedRequest, choice: ChoiceState) -> str:
@@ -194,20 +203,19 @@ def _token(tokenizer: Tokenizer, token: Token) -> dict[str, Any]:
     }
 
 
-def _timing_headers(admitted: AdmittedRequest, started_s: float, generated: int) -> dict[str, str]:
+def _timing_headers(admitted: AdmittedRequest, started_s: float, generated: int) -> RawHeaders:
     """Return TGI's timing headers, in milliseconds."""
-    now_s = time.perf_counter()
-    spans_s = {
-        "total-time": now_s - admitted.arrived_s,
-        "validation-time": admitted.admitted_s - admitted.arrived_s,
-        "queue-time": started_s - admitted.admitted_s,
-        "inference-time": now_s - started_s,
-        "time-per-token": (now_s - started_s) / max(1, generated),
-    }
-    return {
-        "x-compute-type": "cpu",
-        "x-compute-time": f"{now_s - admitted.arrived_s:.6f}",
-        "x-compute-characters": str(admitted.prompt_characters),
-        "x-prompt-tokens": str(admitted.prompt_tokens),
-        "x-generated-tokens": str(generated),
-    } | {f"x-{name}": str(round(1e3 * span_s)) for name, span_s in spans_s.items()}
+    now_s, arrived_s, admitted_s = time.perf_counter(), admitted.arrived_s, admitted.admitted_s
+    inference_ms = 1e3 * (now_s - started_s)
+    return [
+        (b"x-compute-type", b"cpu"),
+        (b"x-compute-time", b"%.6f" % (now_s - arrived_s)),
+        (b"x-compute-characters", b"%d" % admitted.prompt_characters),
+        (b"x-prompt-tokens", b"%d" % admitted.prompt_tokens),
+        (b"x-generated-tokens", b"%d" % generated),
+        (b"x-total-time", b"%.0f" % (1e3 * (now_s - arrived_s))),
+        (b"x-validation-time", b"%.0f" % (1e3 * (admitted_s - arrived_s))),
+        (b"x-queue-time", b"%.0f" % (1e3 * (started_s - admitted_s))),
+        (b"x-inference-time", b"%.0f" % inference_ms),
+        (b"x-time-per-token", b"%.0f" % (inference_ms / max(1, generated))),
+    ]

@@ -67,7 +67,7 @@ async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> Admit
     _check_combination(parameters, is_stream=is_stream, is_turn=False)
     prompt = model.tokenizer.encode_prompt(body.inputs)
     is_start = begins_text(model.tokenizer, prompt)
-    owner, (seed,) = state.owner_of(http), drawn_seeds(http, 1)
+    owner, (seed,) = state.owner_of(http), drawn_seeds(http, state.seeds, 1)
     request = await _request(
         model,
         parameters,

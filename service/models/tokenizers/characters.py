@@ -1,5 +1,6 @@
 """The tokenizer of characters: one token for each Unicode code point."""
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
@@ -66,6 +67,13 @@ class CharacterTokenizer(Tokenizer):
             if token is not None:
                 out.append((token, offset, offset + 1))
         return out
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of `text`. Raises as `encode_with_offsets`."""
+        if not self._is_lower:
+            with contextlib.suppress(KeyError):
+                return list(map(self._ids.__getitem__, text))
+        return super().encode(text)
 
     def bytes_of(self, token: int) -> bytes:
         """Return the character in UTF-8."""
