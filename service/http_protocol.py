@@ -10,6 +10,7 @@ from service.connection_limits import ConnectionLimits, ReadFlow, Timer, WriteWa
 from service.connections import Connections
 from service.http_head import Refusal, last_reply, too_large
 from service.http_parsing import StrictParsing
+from service.whole_reply import WholeReply
 
 _HEAD_PIECE_BYTES = 512  # parsed at once: no more requests than fit in it are queued
 _BODY_PIECE_BYTES = 4096
@@ -151,10 +152,14 @@ class HttpProtocol(StrictParsing):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         self._writes.begin_reply()
+
+        def replying(scope: Any, receive: Any, send: Any) -> Any:
+            return app(scope, receive, WholeReply(cycle, send).send)
+
         if self._n_ahead <= self._limits.free_ahead:
-            super()._start_asgi_task(cycle, app)
+            super()._start_asgi_task(cycle, replying)
         else:  # else one client's queue would take all of the event loop
-            self.loop.call_later(self._limits.ahead_pause_s, self._start_late, cycle, app)
+            self.loop.call_later(self._limits.ahead_pause_s, self._start_late, cycle, replying)
 
     def _start_late(self, cycle: RequestResponseCycle, app: Any) -> None:
         if not cycle.disconnected:

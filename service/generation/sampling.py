@@ -106,6 +106,8 @@ class Sampler:
     ) -> None:
         """Tokens of `suppressed_ids` are never sampled; one of `end_ids` ends its row."""
         self._rows = np.zeros(capacity, _ROW)
+        fields = ("n_fed", "n_prompt", "has_ended")
+        self._n_fed, self._n_prompt, self._has_ended = map(self._rows.__getitem__, fields)  # views
         self._feed = np.zeros((capacity, MAX_STEPS), np.int64)
         self._bias_tokens = np.zeros((capacity, MAX_LOGIT_BIASES), np.int32)
         self._biases = np.zeros((capacity, MAX_LOGIT_BIASES))
@@ -147,9 +149,7 @@ class Sampler:
             request.top_tokens,
             len(biases),
             has_penalty,
-            0,
-            0,
-            0,
+            *(0, 0, 0),  # window_length, n_fed, n_prompt
             0 if constraint is None else constraint.table.ctypes.data,
             0 if constraint is None else constraint.table.size,
             START,
@@ -197,7 +197,7 @@ class Sampler:
         The first `n_prompt` belong to its prompt; the others are reported as if they were sampled.
         """
         self._feed[row, : len(tokens)] = tokens
-        self._rows["n_fed"][row], self._rows["n_prompt"][row] = len(tokens), n_prompt
+        self._n_fed[row], self._n_prompt[row] = len(tokens), n_prompt
 
     def swap(self, a: int, b: int) -> None:
         """Exchange two rows."""
@@ -220,12 +220,12 @@ class Sampler:
 
     def take(self, rows: int, steps: int) -> Samples:
         """Return the samples of the burst that has ended, and clear its feeds."""
-        self._rows["n_fed"][:rows] = self._rows["n_prompt"][:rows] = 0
-        is_over = self._rows["has_ended"][:rows] != 0
-        for row in np.flatnonzero(self._rows["table"][:rows]).tolist():
-            constraint = self._constraints[row]
-            state, remaining = self._rows[["state", "remaining"]][row].tolist()
-            is_over[row] |= constraint is not None and constraint.is_over(state, remaining)
+        self._n_fed[:rows] = self._n_prompt[:rows] = 0
+        is_over = self._has_ended[:rows] != 0
+        for row, constraint in enumerate(self._constraints[:rows]):
+            if constraint is not None:
+                state, remaining = self._rows[["state", "remaining"]][row].tolist()
+                is_over[row] |= constraint.is_over(state, remaining)
         tokens, logprobs, top_tokens, top_logprobs = self._outputs
         return Samples(
             tokens[:rows, :steps],

@@ -1,5 +1,6 @@
 """What is between the socket and the routes."""
 
+import asyncio
 import json
 import logging
 
@@ -93,8 +94,6 @@ class Sender:
     async def receive(self) -> dict:
         if self._messages:
             return self._messages.pop(0)
-        import asyncio  # noqa: PLC0415
-
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -165,3 +164,23 @@ def test_no_log_has_a_sessions_id_whole(server, http):
     log = server.log.read_text()
     assert f"/sessions/{session[:6]}" in log
     assert session not in log
+
+
+class LateSender(Sender):
+    """Sends each piece a moment after it is asked for."""
+
+    async def receive(self):
+        await asyncio.sleep(0.01)
+        return await super().receive()
+
+
+async def test_a_body_that_is_waited_for_arrives_whole():
+    assert await read(LateSender(b"12345", b"67890")) == b"1234567890"
+
+
+async def test_a_wait_for_a_body_can_be_cancelled():
+    task = asyncio.create_task(read(Sender(b"1", ends=False), timeout_s=60.0))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
