@@ -9,6 +9,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _OF_UVICORN = {b"connection", b"transfer-encoding"}
 _WITHOUT_BODY = {204, 304}
+_COPIED_BYTES = 64 * 1024  # of a body, at most: a copy of a larger one costs more than a write
 
 
 class _Done:
@@ -73,7 +74,7 @@ class WholeReply:
                 length = int(value)
             pieces += (name, b": ", value, b"\r\n")
             values += (name, value)
-        if length != len(body) or _CONTROL.search(b"".join(values)):
+        if length != len(body) or length > _COPIED_BYTES or _CONTROL.search(b"".join(values)):
             return None
         pieces += (b"\r\n", body)
         return b"".join(pieces)
