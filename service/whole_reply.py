@@ -68,12 +68,13 @@ class WholeReply:
         values: list[bytes] = []
         length = -1
         for name, value in (*cycle.default_headers, *head["headers"]):
-            if name in _OF_UVICORN:
+            low = name.lower()
+            if low in _OF_UVICORN:
                 return None
-            if name == b"content-length":
+            if low == b"content-length":
                 length = int(value)
-            pieces += (name, b": ", value, b"\r\n")
-            values += (name, value)
+            pieces += (low, b": ", value, b"\r\n")
+            values += (low, value)
         if length != len(body) or length > _COPIED_BYTES or _CONTROL.search(b"".join(values)):
             return None
         pieces += (b"\r\n", body)

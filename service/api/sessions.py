@@ -199,7 +199,7 @@ async def append(
     """Append a text to a session without generating."""
     state = get_state(request)
     key = state.key(request, session_id)
-    retry = idempotency_key(retry_key, "append", body.fingerprint)
+    retry = idempotency_key(retry_key, "append", lambda: body.fingerprint)
 
     async def feed(session: Session) -> None:
         model = await state.get_for(request, session)

@@ -217,7 +217,7 @@ def session_model(model: ServedModel) -> SessionModel:
     return SessionModel(
         str(model.ref),
         model.manifest.digest,
-        model.spec.state_units,
+        model.state_units,
         model.tokenizer,
         model.runtime.engine,
         model.runtime.constraints,

@@ -51,10 +51,12 @@ class LoadedModel(Generic[R]):
     runtime: R
     size_bytes: int  # an upper bound of its memory, which counts against the budget
     ref: ModelRef = field(init=False)  # its name and version
+    state_units: tuple[int, ...] = field(init=False)  # of `spec`
 
     def __post_init__(self) -> None:
         """Make what each request reads."""
         object.__setattr__(self, "ref", ModelRef(self.manifest.name, self.manifest.version))
+        object.__setattr__(self, "state_units", self.spec.state_units)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,10 @@ class IdempotencyKey:
 
 
 def idempotency_key(header: str | None, *request: object) -> IdempotencyKey | None:
-    """Return the key in a request's header, or None without one. Raises Validation."""
+    """Return the key in a request's header, or None without one. Raises Validation.
+
+    A part of the request may be a function, which is called only for a key.
+    """
     if header is None:
         return None
     if not 1 <= len(header) <= MAX_KEY_CHARACTERS:
@@ -25,4 +28,5 @@ def idempotency_key(header: str | None, *request: object) -> IdempotencyKey | No
             f"the Idempotency-Key has {len(header)} characters; 1 to {MAX_KEY_CHARACTERS} are "
             "allowed"
         )
-    return IdempotencyKey(header, hashlib.sha256(repr(request).encode()).hexdigest()[:32])
+    parts = tuple(part() if callable(part) else part for part in request)
+    return IdempotencyKey(header, hashlib.sha256(repr(parts).encode()).hexdigest()[:32])

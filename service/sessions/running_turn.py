@@ -95,7 +95,9 @@ class RunningTurn:
     def start(self, request: GenerationRequest, add: Callable[["RunningTurn"], None]) -> None:
         """Submit the request to the engine; `add` includes this turn in the next commit."""
         self._add = add
-        self._engine.submit_admitted(replace(request, owner=self.session.key.owner), self)
+        owner = self.session.key.owner
+        owned = request if request.owner == owner else replace(request, owner=owner)
+        self._engine.submit_admitted(owned, self)
 
     def commit_end(self, status: TurnStatus, add: Callable[["RunningTurn"], None]) -> None:
         """Commit the end without generating: the log has all tokens already."""

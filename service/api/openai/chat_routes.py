@@ -26,7 +26,7 @@ async def chat(http: Request, body: ChatBody) -> Response:
     _check_combination(body)
     with _about_messages():
         completion = await _completion(http, body)
-        admitted = await admit(http, completion, "chat", body.fingerprint)
+        admitted = await admit(http, completion, "chat", lambda: body.fingerprint)
     if body.stream:
         return admitted.stream(http, chat_events(admitted, completion), {})
     return await whole_chat(http, admitted, completion)

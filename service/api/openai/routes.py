@@ -1,6 +1,6 @@
 """The routes under /v1: completions, in a session or without one, and models."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -39,14 +39,14 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 @router.post("/completions", response_class=Response, responses=COMPLETED)
 async def create(http: Request, body: CompletionBody) -> Response:
     """Complete one prompt or several; with `stream` as server-sent events."""
-    admitted = await admit(http, body, "completion", body.fingerprint)
+    admitted = await admit(http, body, "completion", lambda: body.fingerprint)
     if body.stream:
         return admitted.stream(http, events(admitted, body), {})
     return await whole(http, admitted, body)
 
 
 async def admit(
-    http: Request, body: CompletionBody, kind: str, fingerprint: str
+    http: Request, body: CompletionBody, kind: str, fingerprint: Callable[[], str]
 ) -> AdmittedRequest:
     """Check the whole request and start it, in a session or without one.
 
@@ -102,7 +102,7 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedRequest:
 
 
 async def _admit_turn(
-    http: Request, body: CompletionBody, session_id: str, kind: str, fingerprint: str
+    http: Request, body: CompletionBody, session_id: str, kind: str, fingerprint: Callable[[], str]
 ) -> AdmittedRequest:
     """Start a turn of a session, or return the one that began with the same idempotency key."""
     state, key = get_state(http), header(http, b"idempotency-key")

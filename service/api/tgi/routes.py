@@ -126,13 +126,14 @@ async def _admit_turn(
         echoed_prompt = body.inputs if parameters.return_full_text else ""
         is_in_log = bool(echoed_prompt) and echoed_prompt == model.tokenizer.decode(request.prompt)
         reply = {"details": True} if parameters.details else {}
+        key = header(http, b"idempotency-key")
         turn_request = TurnRequest(
             request,
             OnDisconnect(body.on_disconnect),
             reply
             if is_in_log or not echoed_prompt
             else reply | {"prefix": echoed_prompt},  # truncated
-            idempotency_key(header(http, b"idempotency-key"), "generate", body.fingerprint),
+            idempotency_key(key, "generate", lambda: body.fingerprint),
             body.expected_position,
             is_streamed=is_stream,
             shows_prompt=is_in_log,
