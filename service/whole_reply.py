@@ -1,12 +1,15 @@
 """The way of a reply to its connection: one that is whole is written at once."""
 
-import re
 from collections.abc import Awaitable, Generator
 
 from starlette.types import Message, Send
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_RE,
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    RequestResponseCycle,
+)
 
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _OF_UVICORN = {b"connection", b"transfer-encoding"}
 _WITHOUT_BODY = {204, 304}
 _COPIED_BYTES = 64 * 1024  # of a body, at most: a copy of a larger one costs more than a write
@@ -65,6 +68,7 @@ class WholeReply:
         if cycle.response_started or cycle.scope["method"] == "HEAD" or status in _WITHOUT_BODY:
             return None
         pieces: list[bytes] = [STATUS_LINE[status]]
+        names: list[bytes] = []
         values: list[bytes] = []
         length = -1
         for name, value in (*cycle.default_headers, *head["headers"]):
@@ -74,8 +78,9 @@ class WholeReply:
             if low == b"content-length":
                 length = int(value)
             pieces += (low, b": ", value, b"\r\n")
-            values += (low, value)
-        if length != len(body) or length > _COPIED_BYTES or _CONTROL.search(b"".join(values)):
+            names.append(low)
+            values.append(value)
+        if length != len(body) or length > _COPIED_BYTES or _is_invalid(names, values):
             return None
         pieces += (b"\r\n", body)
         return b"".join(pieces)
@@ -87,6 +92,12 @@ class WholeReply:
         cycle.transport.write(content)
         cycle.message_event.set()
         cycle.on_response()
+
+
+def _is_invalid(names: list[bytes], values: list[bytes]) -> bool:
+    """Whether a header could be read as another one, by the rules of uvicorn."""
+    has_name = HEADER_RE.search(b"".join(names)) is not None
+    return has_name or HEADER_VALUE_RE.search(b"".join(values)) is not None
 
 
 def _has_length(head: Message) -> bool:

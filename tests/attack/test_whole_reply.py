@@ -38,12 +38,14 @@ REPLIES = {
     "/long": [start(200, SIZE), body(b"texts")],
     "/name": [start(200, SIZE, (b"x y", b"1")), body()],
     "/forged": [start(200, SIZE, (b"x", b"1\r\ny: 2")), body()],
-    "/head-only": [start(200, SIZE)],
 }
 
 
+HEAD_ONLY = [start(200, SIZE)]
+
+
 async def app(scope, receive, send):  # noqa: ARG001 (no body is read)
-    for message in REPLIES[scope["path"]]:
+    for message in REPLIES.get(scope["path"], HEAD_ONLY):
         await send(
             message | {"headers": list(message["headers"])} if "status" in message else message
         )
@@ -92,6 +94,11 @@ def test_a_reply_has_the_bytes_of_uvicorns(ports, method, path):
     ours, theirs = (reply(port, (once + last).encode()) for port in ports)
     assert ours == theirs
     assert b"\r\ny: 2" not in ours
+
+
+def test_a_head_without_its_body_is_an_error_and_no_empty_reply(ports):
+    request = b"GET /head-only HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    assert reply(ports[0], request).startswith(b"HTTP/1.1 500 ")
 
 
 def test_a_reply_in_http_1_0_ends_the_connection(ports):
