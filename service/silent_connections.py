@@ -80,8 +80,11 @@ class SilentConnections:
 
     def close_one(self, one: SilentConnection) -> None:
         """Close a connection."""
-        self._waiting.pop(one.socket.fileno(), None)
-        one.socket.close()  # which ends the wait for it, too
+        fd = one.socket.fileno()
+        self._waiting.pop(fd, None)
+        if self._epoll is not None:  # a child process may have the socket until it runs its program
+            self._epoll.unregister(fd)
+        one.socket.close()
         self._connections.leave(one)
 
     def close(self) -> None:

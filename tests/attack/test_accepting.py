@@ -111,6 +111,25 @@ async def test_others_go_on_while_many_that_have_sent_nothing_are_closed():
         its.close()
 
 
+async def test_a_closed_connection_of_which_another_process_has_the_socket_is_not_heard():
+    loop, faults = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _, context: faults.append(context))
+    connections = Connections(1, 1)
+    silent = SilentConnections(loop, connections, 60.0, asyncio.Protocol)
+    mine, its = socket.socketpair()
+    with mine.dup(), its:
+        silent.add(mine, "192.0.2.1")
+        other, _ = pair = socket.socketpair()
+        silent.add(other, "192.0.2.1")  # the first one makes room for it
+        its.sendall(b"GET")
+        await asyncio.sleep(0.05)
+        assert faults == []
+        assert connections.n_open == 1
+        silent.close()
+        pair[1].close()
+    assert connections.n_open == 0
+
+
 async def test_what_has_connected_before_the_end_is_accepted():
     (listener,) = listen("127.0.0.1", 0)
     taken = []
