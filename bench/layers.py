@@ -145,14 +145,15 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Print the figures as JSON, and the table on standard error."""
+    """Print the figures as JSON; on a terminal also the table, on standard error."""
     options = argparse.ArgumentParser(prog="python -m bench.layers")
     options.add_argument("streams", type=int, nargs="*", default=STREAMS)
     options.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of a step")
     chosen = options.parse_args()
     result = measured(chosen.streams, chosen.threads)
     print(json.dumps(result, indent=1))
-    print(table(result), file=sys.stderr)
+    if sys.stdout.isatty():  # else `python -m bench` prints it
+        print(table(result), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class Maker:
         return asyncio.run(self._make(lengths))
 
     async def _make(self, lengths: list[int]) -> list[str]:
-        config = SessionConfig()
+        config = SessionConfig(call_timeout_s=60.0, answer_timeout_s=30.0)  # of a busy machine
         client = ScriptClient(self._url, config)
         store = Store(client, client, Signer(b"b" * 32), "bench", config)
         names = [f"bench-{secrets.token_hex(8)}" for _ in lengths]
@@ -285,7 +285,8 @@ def main() -> None:
     """`python -m bench.sessions` prints the figures as JSON, and the table on standard error."""
     result = measure()
     print(json.dumps(result))
-    print(table(result), file=sys.stderr)
+    if sys.stdout.isatty():  # else `python -m bench` prints it
+        print(table(result), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -122,7 +122,10 @@ class Load:
                 pass
 
     def _turn(self) -> None:
-        session = self._http.post("/sessions", json={"text": "The "}).json()["id"]
+        made = self._http.post("/sessions", json={"text": "The "})
+        if made.status_code != 201:  # such as a store that a busy machine does not let answer
+            return
+        session = made.json()["id"]
         body = {"inputs": "a", "session_id": session, "parameters": {"max_new_tokens": 300}}
         self._http.post("/generate", json=body)
         self._http.post("/generate", json=body | {"expected_position": 1})  # 412
