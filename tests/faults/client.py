@@ -55,6 +55,8 @@ class Stream:
         self.is_broken = False  # the connection ended before the stream did
         self.events: list[Event] = []  # all that have been read
         self.first_event_s: float | None = None  # when the first one came, of the monotonic clock
+        self.last_event_s: float | None = None
+        self.longest_gap_s = 0.0  # between two events
 
     @property
     def status(self) -> int:
@@ -71,12 +73,18 @@ class Stream:
                     last_id = line[4:].strip().decode()
                 elif line.startswith(b"data: "):
                     found.append(Event(last_id, json.loads(line[6:])))
-                    self.first_event_s = self.first_event_s or time.monotonic()
+                    self._note_time()
                     last_id = None
         except (OSError, http.client.HTTPException, json.JSONDecodeError):
             self.is_broken = True  # perhaps within an event, which is dropped
         self.events += found
         return found
+
+    def _note_time(self) -> None:
+        now_s = time.monotonic()
+        if self.last_event_s is not None:
+            self.longest_gap_s = max(self.longest_gap_s, now_s - self.last_event_s)
+        self.first_event_s, self.last_event_s = self.first_event_s or now_s, now_s
 
     def rest(self) -> list[Event]:
         """Read every event up to the end, or to where the connection breaks."""
