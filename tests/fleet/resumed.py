@@ -28,7 +28,7 @@ class ResumedStream:
     turn: int = 0
     events: list[Event] = field(default_factory=list)
     n_breaks: int = 0
-    longest_silence_s: float = 0.0  # from a break to the next event
+    longest_silence_s: float = 0.0  # between two events, a break included
 
     def run(self) -> None:
         """Read until the turn's last event."""
@@ -60,6 +60,7 @@ class ResumedStream:
             stream = self._again() if self.events else self._begin()
             with contextlib.closing(stream):
                 events = stream.rest() if stream.status == 200 else []
+                self.longest_silence_s = max(self.longest_silence_s, stream.longest_gap_s)
                 return events, stream.first_event_s
         return [], None
 
