@@ -81,7 +81,7 @@ def test_it_asks_for_what_the_project_names(metadata):
     plain = [one for one in asked if "extra ==" not in one]
     assert len(plain) == len(PROJECT["dependencies"])
     assert not [one for one in plain if one.startswith(("tensorflow", "keras", "opentelemetry"))]
-    assert set(metadata.get_all("Provides-Extra")) == {"cpu", "gpu", "otel", "train"}
+    assert set(metadata.get_all("Provides-Extra")) == {"cpu", "gpu", "otel", "ray", "train"}
     assert metadata["Requires-Python"] == "<3.14,>=3.11"
     train = [one for one in asked if "extra == 'train'" in one]
     assert train == ["carousel-serve[cpu]; extra == 'train'"] or any(
