@@ -328,7 +328,7 @@ class Full:
 
     ref, tokenizer = "full@1", CharacterTokenizer("ab")
     manifest = SimpleNamespace(digest="ab" * 32)
-    spec = SimpleNamespace(state_units=(8,))
+    state_units = (8,)
 
     @property
     def runtime(self) -> SimpleNamespace:

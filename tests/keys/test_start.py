@@ -67,11 +67,11 @@ def test_the_terminal_warns_of_a_model_that_a_key_cannot_use(folder):
     models = ("--model", "owl", "--model", "owl@1")
     made = keys("add", "a", "--scope", "generate", *models, folder=folder)
     assert "warning" not in made.stderr
-    odd = ("--model", "owI", "--model", "owl@2", "--model", "prod")
+    odd = ("--model", "owx", "--model", "owl@2", "--model", "prod")
     made = keys("add", "b", "--scope", "generate", *odd, folder=folder)
     assert len(made.stdout.splitlines()) == 1
     warnings = [line for line in made.stderr.splitlines() if line.startswith("warning: ")]
-    assert [line.split("'")[1] for line in warnings] == ["owI", "owl@2", "prod"]
+    assert [line.split("'")[1] for line in warnings] == ["owx", "owl@2", "prod"]
     assert "there are: " in warnings[0]
     assert "is an alias" in warnings[2]
     assert "models=owI,owl@2,prod" in keys("list", folder=folder).stdout
