@@ -74,7 +74,7 @@ def test_the_terminal_warns_of_a_model_that_a_key_cannot_use(folder):
     assert [line.split("'")[1] for line in warnings] == ["owx", "owl@2", "prod"]
     assert "there are: " in warnings[0]
     assert "is an alias" in warnings[2]
-    assert "models=owI,owl@2,prod" in keys("list", folder=folder).stdout
+    assert "models=owl@2,owx,prod" in keys("list", folder=folder).stdout
 
 
 def test_a_short_admin_key_is_refused(folder):
