@@ -8,6 +8,7 @@ import contextlib
 import json
 import selectors
 import socket
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -289,6 +290,18 @@ def run(port: int, model: str, streams: int, **more: object) -> Load:
     """
     return closed_loop(
         port, [streaming(model, seed, CHARACTERS, **more) for seed in range(streams)]
+    )
+
+
+def table_row(streams: int, way: str, loads: Sequence[Load], first: Sequence[Load]) -> str:
+    """Return a row of a table: the medians of a way's rounds, and its ratio to the first way."""
+    pairs = zip(loads, first, strict=True)
+    ratio = statistics.median(one.characters_per_s / other.characters_per_s for one, other in pairs)
+    characters = statistics.median(load.characters_per_s for load in loads)
+    cpu = statistics.median(load.server_cpu_us for load in loads)
+    first_event = statistics.median(load.first_event_p50_ms or 0.0 for load in loads)
+    return (
+        f"| {streams} | {way} | {characters:,.0f} | {ratio:.2f} | {cpu:.1f} | {first_event:.1f} |"
     )
 
 

