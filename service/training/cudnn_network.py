@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from service.models.cells import CELLS
 from service.models.spec import ModelSpec, layer_weights
-from service.training.network import DropoutRates, dropout_mask
+from service.training.network import DropoutRates, dropout_mask, dropped
 
 CUDNN_CELLS = ("lstm", "gru")
 
@@ -45,7 +45,7 @@ class CudnnNetwork:
         """As `Network.logits`, with its dropout masks."""
         remaining, after = list(state), []
         embedding = weights["embedding"]
-        embedding = embedding * _mask(embedding.shape, dropout.embedding, seed, 0)
+        embedding = dropped(embedding, embedding.shape, dropout.embedding, seed, 0, _mask)
         x = tf.gather(embedding, tf.transpose(tokens))  # (streams, time, features)
         for i, (spec, layer) in enumerate(
             zip(self.spec.recurrent_layers, self._layers, strict=True)
@@ -53,7 +53,7 @@ class CudnnNetwork:
             parts = layer_weights(weights, i)
             kernel = parts["recurrent_kernel"]
             rate = dropout.recurrent_weights
-            kernel = kernel * _mask(kernel.shape, rate, seed, 2 * i + 1)
+            kernel = dropped(kernel, kernel.shape, rate, seed, 2 * i + 1, _mask)
             before = [tf.transpose(remaining.pop(0)) for _ in CELLS[spec.cell].states]
             (x, *last), _ = layer.stateless_call(
                 [parts["kernel"], kernel, parts["bias"]],
@@ -63,8 +63,8 @@ class CudnnNetwork:
             )
             after += [tf.transpose(tf.cast(one, tf.float32)) for one in last]
             shape = (spec.units, 1, tokens.shape[1])
-            mask = _mask(shape, dropout.output, seed, 2 * i + 2)
-            x = tf.cast(x, tf.float32) * tf.transpose(mask, (2, 1, 0))
+            x = tf.cast(x, tf.float32)
+            x = dropped(x, shape, dropout.output, seed, 2 * i + 2, _transposed_mask)
         output = tf.cast(weights["output.kernel"], self._type)
         logits = tf.cast(tf.tensordot(tf.cast(x, self._type), output, 1), tf.float32)
         return tf.transpose(logits, (1, 0, 2)) + weights["output.bias"], after
@@ -76,3 +76,7 @@ def _mask(shape: Any, rate: float, seed: Any, place: int) -> Any:
         lambda given: dropout_mask(shape, rate, given, place), jit_compile=True, autograph=False
     )
     return draw(seed)
+
+
+def _transposed_mask(shape: Any, rate: float, seed: Any, place: int) -> Any:
+    return tf.transpose(_mask(shape, rate, seed, place), (2, 1, 0))

@@ -1,6 +1,6 @@
 """A model as a differentiable TensorFlow function of its weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,9 @@ from service.models.cells import CELLS
 from service.models.spec import ModelSpec, layer_weights
 from service.training.cells import RECURRENCES
 from service.training.matmul import MatMul, features_first
+
+DrawMask = Callable[[Any, float, Any, int], Any]
+"""From a shape, a rate, a seed and a place of the network to what a value is multiplied with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +63,18 @@ class Network:
                 bias, parts["recurrent_bias"] = tf.unstack(bias)
             if x is None:
                 embedding = weights["embedding"]
-                embedding = _dropped(embedding, embedding.shape, dropout.embedding, seed, 0)
+                embedding = dropped(embedding, embedding.shape, dropout.embedding, seed, 0)
                 x = self._embedded(embedding, tokens, parts["kernel"], bias)
             else:
                 x = self._product.dense(x, parts["kernel"]) + bias[:, None, None]
             kernel = parts["recurrent_kernel"]
-            kernel = _dropped(kernel, kernel.shape, dropout.recurrent_weights, seed, 2 * i + 1)
+            kernel = dropped(kernel, kernel.shape, dropout.recurrent_weights, seed, 2 * i + 1)
             extra = [parts[name] for name in recurrence.extra_weights]
             before = [remaining.pop(0) for _ in CELLS[layer.cell].states]
             x, *last = recurrence.make(self._product)(x, kernel, *extra, *before)
             after += last
             units, _, streams = x.shape
-            x = _dropped(x, (units, 1, streams), dropout.output, seed, 2 * i + 2)
+            x = dropped(x, (units, 1, streams), dropout.output, seed, 2 * i + 2)
         logits = self._product.dense(x, weights["output.kernel"])
         return tf.transpose(logits, (1, 2, 0)) + weights["output.bias"], after
 
@@ -94,14 +97,17 @@ def cross_entropy(targets: Any, logits: Any) -> Any:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
 
 
-def _dropped(x: Any, shape: Any, rate: float, seed: Any, place: int) -> Any:
-    """Set a share `rate` of the entries to zero and scale the others up, by a mask of `shape`."""
-    return x * dropout_mask(shape, rate, seed, place) if rate else x
-
-
 def dropout_mask(shape: Any, rate: float, seed: Any, place: int) -> Any:
     """Return what a value of a `shape` is multiplied with, at one place of the network."""
-    if not rate:
-        return tf.ones(shape)
     uniform = tf.random.stateless_uniform(shape, seed + tf.constant([0, place]), alg="philox")
     return tf.cast(uniform >= rate, tf.float32) / (1.0 - rate)
+
+
+def dropped(
+    x: Any, shape: Any, rate: float, seed: Any, place: int, draw: DrawMask = dropout_mask
+) -> Any:
+    """Set a share `rate` of the entries to zero and scale the others up, by a mask of `shape`.
+
+    `draw` computes the mask, as `dropout_mask` does.
+    """
+    return x * draw(shape, rate, seed, place) if rate else x
