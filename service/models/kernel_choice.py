@@ -36,7 +36,10 @@ WantedKernel = Literal["auto", "own", "onnxruntime"]
 Gains = Mapping[int, float]
 """How many times ONNX Runtime's speed the own kernel has, by rows."""
 
-_STEPS, _TURNS, _FEWEST_TURNS, _LIMIT_S = 8, 6, 2, 1.0
+_TURNS, _FEWEST_TURNS, _LIMIT_S = 24, 6, 1.0
+_ROW_STEPS, _FEWEST_STEPS = 64, 2
+"""A turn takes one to three milliseconds: on a busy machine a longer one is never without a pause,
+and the best of many short ones is."""
 
 _log = logging.getLogger(__name__)
 
@@ -182,13 +185,17 @@ def _time_s(run: Callable[[int], None], rows: int) -> float:
     return time.perf_counter() - start_s
 
 
+def _steps(rows: int) -> int:
+    return max(_FEWEST_STEPS, _ROW_STEPS // rows)
+
+
 def _run_of(program: StepProgram, threads: int, pool: ThreadPoolExecutor) -> Callable[[int], None]:
     """Return a function that takes some steps of a program with some rows, as a burst does."""
     batch = program.new_batch(max(ROWS))
     if not isinstance(program, KernelProgram):
 
         def run_stepwise(rows: int) -> None:
-            for _ in range(_STEPS):
+            for _ in range(_steps(rows)):
                 program.step(batch, rows)
 
         return run_stepwise
@@ -198,7 +205,7 @@ def _run_of(program: StepProgram, threads: int, pool: ThreadPoolExecutor) -> Cal
 
     def take(blocks: Iterator[int], size: int, rows: int) -> None:
         for first in blocks:
-            for _ in range(_STEPS):
+            for _ in range(_steps(rows)):
                 step_rows(arguments, first, min(first + size, rows))
 
     def run(rows: int) -> None:
