@@ -25,6 +25,7 @@ from service.api import (
     docs_page,
     files,
     health,
+    inspection,
     oip,
     openapi,
     score,
@@ -63,6 +64,8 @@ from service.errors import StoreUnavailable
 from service.fleet.join import ServerProcess, join_fleet
 from service.generation.config import EngineConfig
 from service.generation.prefix_cache import PrefixCache
+from service.inspection.config import InspectionConfig
+from service.inspection.inspection_thread import InspectionThread
 from service.keys.authenticator import Authenticator
 from service.keys.config import KeyConfig
 from service.keys.key_ring import KeyRing
@@ -161,7 +164,12 @@ def create_app(
     store = ModelStore(settings.model_store)
     engine_config, metrics = EngineConfig(), Metrics()
     prefix_cache = PrefixCache(engine_config.prefix_cache_bytes)
-    registry = make_registry(settings, store, engine_config, prefix_cache, metrics)
+    inspections = InspectionThread(
+        InspectionConfig(
+            max_values=settings.inspection_values, max_numbers=settings.inspection_numbers
+        )
+    )
+    registry = make_registry(settings, store, engine_config, prefix_cache, metrics, inspections)
     secret, key_store = _signing_secret(settings), KeyStore(redis_url)
     signer, keys = Signer(secret), KeyRing(key_store, secret, KeyConfig())
     sessions = _make_sessions(signer, redis_url)
@@ -229,6 +237,7 @@ def create_app(
                 task.cancel()
             await stop(state)
             await metering.close()
+            inspections.close()
         for part in (fleet, keys, state.audit, tracer):
             await part.close()
 
@@ -248,7 +257,8 @@ def create_app(
     routers = [
         one.router
         for one in (
-            *(tgi, openai, chat, embeddings, session_routes, tokens, score, health, oip),
+            *(tgi, openai, chat, embeddings, session_routes, tokens, score),
+            *(inspection, health, oip),
             *(admin, aliases, fleet_routes, key_routes, usage, chat_templates),
             *(training_routes, docs_page, metric_routes, audit, files, batches),
         )

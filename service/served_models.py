@@ -15,6 +15,8 @@ from service.generation.engine_stats import EngineStats
 from service.generation.memory_estimate import estimate_memory
 from service.generation.prefix_cache import PrefixCache, PrefixLookups, ScopedPrefixCache
 from service.generation.state_reader import StateReader
+from service.inspection.inspection_thread import InspectionThread
+from service.inspection.inspector import Inspector
 from service.metrics import families
 from service.metrics.metrics import Metrics
 from service.metrics.model_totals import Counts
@@ -55,6 +57,7 @@ def make_registry(
     config: EngineConfig,
     cache: PrefixCache,
     metrics: Metrics,
+    inspections: InspectionThread,
 ) -> Registry[ModelRuntime]:
     """Return the registry of a server, whose runtimes share a prefix cache and the metrics."""
     registry_config = RegistryConfig(
@@ -64,7 +67,7 @@ def make_registry(
         residency=ResidencyConfig(load_wait_s=settings.load_wait_s),
         keeps_record=not settings.has_shared_store,
     )
-    make = _make_runtime(settings, config, cache, metrics)
+    make = _make_runtime(settings, config, cache, metrics, inspections)
 
     def size_of(spec: ModelSpec, precision: Precision) -> int:
         device = device_of(settings.device, precision)
@@ -89,7 +92,11 @@ def gpu_config(config: EngineConfig, rows: int) -> EngineConfig:
 
 
 def _make_runtime(
-    settings: Settings, config: EngineConfig, cache: PrefixCache, metrics: Metrics
+    settings: Settings,
+    config: EngineConfig,
+    cache: PrefixCache,
+    metrics: Metrics,
+    inspections: InspectionThread,
 ) -> Callable[[Bundle, Precision], ModelRuntime]:
     kernels = KernelChoices(settings.model_store, settings.int8_kernel, settings.int4_weights)
     memory = GpuMemory(None if settings.gpu_memory is None else int(settings.gpu_memory))
@@ -110,6 +117,7 @@ def _make_runtime(
         name = str(bundle.ref)
         metrics.totals.add(name, partial(_counts, name, engine.stats, prefixes.lookups))
         encoder, reader = EventEncoder(bundle.tokenizer), StateReader(program, bundle.spec)
-        return ModelRuntime(engine, encoder, constraints, prefixes, reader, device)
+        inspector = Inspector(program, bundle.spec, inspections)
+        return ModelRuntime(engine, encoder, constraints, prefixes, reader, inspector, device)
 
     return make

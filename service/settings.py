@@ -58,6 +58,8 @@ class Settings(BaseSettings):
     default_limits: str = ""  # of keys and of who has none: NAME=NUMBER, with commas
     allowed_hosts: str = ""  # more names that Host may have, with commas; *: any
     cors_origins: str = ""  # origins whose pages may use the API, with commas; "": none
+    inspection_values: int = Field(default=8_000_000, ge=1)  # of one reply of /inspect, as bytes
+    inspection_numbers: int = Field(default=200_000, ge=1)  # of one reply of /inspect, as JSON
     model_store: Path = Path("model_store")
     import_dir: Path = Path("imports")
     data_dir: Path = Path(".data")

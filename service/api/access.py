@@ -49,6 +49,8 @@ ROUTE_SCOPES: Mapping[str, Access] = {
     "POST /detokenize": "generate",
     "POST /score": "generate",
     "POST /score/text": "generate",
+    "POST /inspect": "generate",
+    "POST /inspect/statistics": "generate",
     "GET /sessions": "generate",
     "POST /sessions": "generate",
     "POST /sessions/import": "generate",

@@ -34,6 +34,7 @@ _TAG_STATUSES = {
     "generate": _SESSION_STATUSES,
     "openai": _SESSION_STATUSES,
     "score": _SESSION_STATUSES,
+    "inspection": _SESSION_STATUSES,
     "sessions": _SESSION_STATUSES,
     "tokens": _MODEL_STATUSES,
     "admin": _MODEL_STATUSES | {413, 422, 429, 507},

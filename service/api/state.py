@@ -25,6 +25,7 @@ from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
 from service.generation.state_reader import StateReader
+from service.inspection.inspector import Inspector
 from service.keys.key_ring import KeyRing
 from service.metrics.metrics import Metrics
 from service.models.chat_template_store import ChatTemplateStore
@@ -52,6 +53,7 @@ class ModelRuntime:
     constraints: ConstraintCompiler
     prefixes: ScopedPrefixCache
     state_reader: StateReader
+    inspector: Inspector
     device: Device = Device.CPU  # that computes the steps
 
     @property

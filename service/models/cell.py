@@ -115,6 +115,9 @@ class StepGraph(Protocol):
     def activate(self, activation: Activation, x: str) -> str:
         """Apply an activation."""
 
+    def gate(self, name: str, x: str) -> str:
+        """Name the output of the node that was added last as one of the cell's `activated`."""
+
 
 class Cell(ABC):
     """A recurrent cell: everything but its gradient, which is in `service.training.cells`.
@@ -126,6 +129,9 @@ class Cell(ABC):
     label: ClassVar[str]  # in summaries, such as LSTM
     year: ClassVar[int]  # of publication: CELLS, so every list of cells, is in this order
     gates: ClassVar[tuple[str, ...]]  # the blocks of `units` columns in a kernel, in order
+    # the gates and the candidate after their activations, which an inspection shows; in the order
+    # in which `int8_step` has them
+    activated: ClassVar[tuple[str, ...]] = ()
     states: ClassVar[tuple[str, ...]]  # the output h first; all are (units,)
     is_bounded: ClassVar[bool]  # whether tanh and sigmoid gates keep h in (-1, 1): int8 needs it
     has_int8_step: ClassVar[bool] = False  # whether `int8_step` implements this cell

@@ -67,18 +67,20 @@ def build_graph(
     *,
     selects_rows: bool = False,
     keeps_casts: bool = True,
+    shows_gates: bool = False,
 ) -> bytes:
     """Serialise the step of a model. `weight_bits` is the width of an int8 weight: 7 or 8.
 
     Inputs: `tokens` (rows,) int64 and `state_0`, `state_1`, … (rows, units) float32 in the order
-    of `ModelSpec.state_units`. Outputs: `logits` (rows, vocabulary) float32 and `new_state_0`, ….
+    of `ModelSpec.state_units`. Outputs: `logits` (rows, vocabulary) float32, `new_state_0`, … and,
+    with `shows_gates`, those of each recurrent layer by `gate_name`, (rows, units) float32.
     Every reader of `state_i` is an ancestor of `new_state_i`, or is the node that computes it
     element by element, so both may be the same memory. With `selects_rows` there is an input
     `active` (rows, 1) bool, and the other rows keep their states. `keeps_casts` is for devices
     without float16 products: ONNX Runtime would leave out casts there and back, and their rounding.
     """
     graph = _StepGraph(spec, weights, precision, weight_bits, fold_limit_bytes)
-    graph.keeps_casts = keeps_casts
+    graph.keeps_casts, graph.shows_gates = keeps_casts, shows_gates
     if selects_rows:
         graph.select_rows()
     return bytes(graph.build().SerializeToString())
@@ -128,7 +130,7 @@ class NetworkGraph(ABC):
             self._mask = self.node("Gather", self.constant("masked", masked[:, None]), "tokens")
         values = [_INPUT]
         for i, layer in enumerate(spec.layers):
-            self._scope = f"layers.{i}."
+            self._scope = layer_scope(i)
             inputs, weights = (
                 [values[j] for j in spec.inputs_of(i)],
                 layer_weights(self._weights, i),
@@ -285,6 +287,10 @@ class NetworkGraph(ABC):
         self._nodes.append(helper.make_node("Split", [x, sizes], names, axis=1))
         return names
 
+    def gate(self, name: str, x: str) -> str:  # noqa: ARG002 (for subclasses)
+        """Name a gate, which the last node has computed."""
+        return x
+
     def activate(self, activation: Activation, x: str) -> str:
         """Apply an activation."""
         if activation in _HARD_SLOPES:
@@ -297,6 +303,7 @@ class NetworkGraph(ABC):
 class _StepGraph(NetworkGraph):
     """The graph of one step."""
 
+    shows_gates = False
     _active = ""  # (rows, 1) bool; the input's name where there is one
 
     def select_rows(self) -> None:
@@ -309,6 +316,16 @@ class _StepGraph(NetworkGraph):
             info = helper.make_tensor_value_info
             self._inputs.append(info(self._active, TensorProto.BOOL, ["rows", 1]))
         return super().build()
+
+    def gate(self, name: str, x: str) -> str:
+        """Make a gate an output of the graph, without a node that copies it."""
+        if not self.shows_gates:
+            return x
+        node, renamed = self._nodes[-1], gate_name(self._scope, name)
+        assert list(node.output) == [x]
+        node.output[0] = renamed
+        self._outputs.append(helper.make_tensor_value_info(renamed, TensorProto.FLOAT, None))
+        return renamed
 
     def add_recurrent(self, layer: LayerSpec, weights: Mapping[str, FloatArray], xw: str) -> str:
         """Add one step, with the layer's states as inputs and outputs of the graph."""
@@ -332,6 +349,16 @@ class _StepGraph(NetworkGraph):
             self._inputs.append(info(f"state_{i}", TensorProto.FLOAT, ["rows", layer.units]))
             self._outputs.append(info(f"new_state_{i}", TensorProto.FLOAT, ["rows", layer.units]))
         return h
+
+
+def layer_scope(i: int) -> str:
+    """Return the prefix of the tensors of `ModelSpec.layers[i]`."""
+    return f"layers.{i}."
+
+
+def gate_name(scope: str, name: str) -> str:
+    """Return the name of a gate's tensor; `scope` is that of the layer's weights."""
+    return f"{scope}gate.{name}"
 
 
 def _stays_bounded(layer: AnyLayer, inputs: Sequence[bool]) -> bool:

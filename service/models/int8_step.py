@@ -17,7 +17,7 @@ from service.models.cell import Activation
 from service.models.cells import CELLS
 from service.models.int8_gemm import DEPTH, ROWS, PackedKernel, padded
 from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights
-from service.models.step import Batch, zero_batch
+from service.models.step import Batch, Trace, zero_batch
 
 CALLED_KERNELS = "2e4006e7e7de7bc7"
 """Hash of the kernels that this file calls; `sampling.py` says why."""
@@ -144,6 +144,22 @@ class FusedProgram:
             arguments = batch.bindings[0] = self.arguments(batch)
         step_rows(arguments, 0, rows)
 
+    def trace(self, batch: Batch) -> Trace:
+        """Return the trace of a batch."""
+        arguments, capacity = self.arguments(batch), len(batch.tokens)
+        columns = [len(layer.bias) for layer in self._layers]
+        blocks = tuple(np.zeros((capacity, n), np.float32) for n in columns)
+        gates = []
+        for layer, block in zip(self._spec.recurrent_layers, blocks, strict=True):
+            names = CELLS[layer.cell].activated
+            parts = np.split(block, len(names), axis=1)
+            gates.append(dict(zip(names, parts, strict=True)))
+
+        def step(rows: int) -> None:
+            trace_rows(arguments, blocks, 0, rows)
+
+        return Trace(step, tuple(gates))
+
     def arguments(self, batch: Batch) -> tuple[Any, ...]:
         """Return the arguments of `step_rows` for a batch: tokens, states and logits come first."""
         capacity = len(batch.tokens)
@@ -252,6 +268,18 @@ def _multiply(x, kernel, halves, z, first, last):  # type: ignore[no-untyped-def
 @njit(nogil=True, cache=True, error_model="numpy")
 def step_rows(arguments, first, last):  # type: ignore[no-untyped-def]
     """Run one step of the rows from `first` to `last`. Disjoint ranges may run at once."""
+    _run_rows(arguments, None, first, last)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def trace_rows(arguments, gates, first, last):  # type: ignore[no-untyped-def]
+    """Run `step_rows`, and write each layer's gates: (capacity, columns), side by side."""
+    _run_rows(arguments, gates, first, last)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _run_rows(arguments, gates, first, last):  # type: ignore[no-untyped-def]
+    """Run one step; the compiler leaves out what is about `gates` where they are None."""
     tokens, states, logits, table, layers, scratch, output, output_sums = arguments
     for i in range(len(layers)):
         layer, (x, sums, entry_sums) = layers[i], scratch[i]
@@ -274,9 +302,13 @@ def step_rows(arguments, first, last):  # type: ignore[no-untyped-def]
             if layer.is_gru:
                 _add_product(layer.recurrent_bias, sums[row], layer.recurrent_scale, u)
                 _update_gru(entry, u, h[row])
+                if gates is not None:
+                    gates[i][row] = u
             else:
                 _add_product(entry, sums[row], layer.recurrent_scale, z)
                 _update_lstm(z, h[row], states[layer.state + 1][row])
+                if gates is not None:
+                    gates[i][row] = z
     coarse, coarse_scale, fine, fine_scale, bias, no_halves = output
     top, x = states[layers[len(layers) - 1].state], scratch[len(layers) - 1][0]
     for row in range(first, last):

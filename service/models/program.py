@@ -1,7 +1,9 @@
 """The step program that runs on ONNX Runtime."""
 
 import os
+from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,11 @@ from onnx import TensorProto, helper
 
 from service.errors import Validation
 from service.models.bundle import Precision
-from service.models.graph import IR_VERSION, OPSET, build_graph
+from service.models.cell import LayerSpec
+from service.models.cells import CELLS
+from service.models.graph import IR_VERSION, OPSET, build_graph, gate_name, layer_scope
 from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights
-from service.models.step import Batch, zero_batch
+from service.models.step import Batch, Trace, zero_batch
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # a server reports nothing to third parties
 import onnxruntime as ort
@@ -41,7 +45,8 @@ class OnnxProgram:
     ) -> None:
         """Compile the graph. Raises Validation as `check_precision`."""
         check_precision(spec, weights, precision)
-        graph = build_graph(spec, weights, precision, int8_weight_bits(), fold_limit_bytes)
+        bits = int8_weight_bits()
+        graph = build_graph(spec, weights, precision, bits, fold_limit_bytes, shows_gates=True)
         is_wide = spec.vocabulary_size > STOPS_SPINNING_ABOVE
         self._session = open_session(graph, threads, spins=spins, stops_spinning=is_wide)
         self._spec = spec
@@ -58,7 +63,32 @@ class OnnxProgram:
             binding = batch.bindings[rows] = self._bind(batch, rows)
         self._session.run_with_iobinding(binding)
 
-    def _bind(self, batch: Batch, rows: int) -> Any:
+    def trace(self, batch: Batch) -> Trace:
+        """Return the trace of a batch: the same graph, with its gates bound, too."""
+        gates = {}
+        for i, layer in enumerate(self._spec.layers):
+            if isinstance(layer, LayerSpec):
+                shape = len(batch.tokens), layer.units
+                names = CELLS[layer.cell].activated
+                gates[i] = {name: np.zeros(shape, np.float32) for name in names}
+        outputs = {
+            gate_name(layer_scope(i), name): array
+            for i, of_layer in gates.items()
+            for name, array in of_layer.items()
+        }
+        bindings: dict[int, Any] = {}
+
+        def step(rows: int) -> None:
+            binding = bindings.get(rows)
+            if binding is None:
+                binding = bindings[rows] = self._bind(batch, rows, outputs)
+            self._session.run_with_iobinding(binding)
+
+        return Trace(step, tuple(gates.values()))
+
+    def _bind(
+        self, batch: Batch, rows: int, gates: Mapping[str, npt.NDArray[Any]] = MappingProxyType({})
+    ) -> Any:
         """Bind the graph to the first rows of the batch, states in place (see `build_graph`)."""
         binding = self._session.io_binding()
 
@@ -70,6 +100,8 @@ class OnnxProgram:
         for i, state in enumerate(batch.states):
             bind_array(binding.bind_input, f"state_{i}", state)
             bind_array(binding.bind_output, f"new_state_{i}", state)
+        for name, array in gates.items():
+            bind_array(binding.bind_output, name, array)
         return binding
 
 

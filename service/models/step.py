@@ -1,6 +1,6 @@
 """The interface of a compiled model: one step for a batch of rows, and the batch's memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -93,6 +93,23 @@ class StepProgram(Protocol):
 
         Blocks until the step is computed. One thread at a time per batch.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A batch whose steps are traced: each leaves its gates here, and computes the same bytes."""
+
+    step: Callable[[int], None]  # as `StepProgram.step` of the batch
+    gates: tuple[Mapping[str, FloatArray], ...]  # by recurrent layer, each (capacity, units)
+
+
+@runtime_checkable
+class TracedProgram(StepProgram, Protocol):
+    """A step program that can show the gates of its steps."""
+
+    def trace(self, batch: Batch) -> Trace:
+        """Return the trace of a batch. Its steps may be mixed with those of `step`."""
         ...
 
 

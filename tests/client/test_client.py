@@ -172,6 +172,34 @@ def test_a_score(kind, server, client):
         kind.call(server.url, lambda to: to.score("é"))
 
 
+def test_an_inspection(kind, server, client):
+    text = "f(x) "
+    found = kind.call(server.url, lambda to: to.inspect(text, cells=[445, 2], top_n_tokens=2))
+    [layer] = found.layers
+    assert (found.token_count, layer.cell, layer.cells) == (5, "lstm", (445, 2))
+    assert [*layer.signals] == ["i", "f", "g", "o", "c", "h"]
+    assert [len(row) for row in layer.signals["c"]] == [2] * 5
+    scored = kind.call(server.url, lambda to: to.score(text, details=True)).tokens
+    assert [token.logprob for token in found.tokens] == [token.logprob for token in scored]
+    assert [len(token.top_tokens) for token in found.tokens] == [0, 2, 2, 2, 2]
+    session = client.sessions.create(text=text[:2]).id
+    rest = kind.call(server.url, lambda to: to.inspect(text[2:], session_id=session, cells=[445]))
+    assert rest.layers[0].before["c"] == [layer.signals["c"][1][0]]
+    file = kind.call(server.url, lambda to: to.inspect_as_safetensors(text, signals=["c"]))
+    assert b'"layers.0.c":{"dtype":"F32","shape":[5,448]' in file
+    with pytest.raises(Invalid):
+        kind.call(server.url, lambda to: to.inspect(text, cells=[448]))
+
+
+def test_statistics_of_cells(kind, server):
+    text = "f(x) is (y). " * 10
+    found = kind.call(server.url, lambda to: to.inspect_statistics(text, cells=[445]))
+    [layer] = found.layers
+    assert (found.model, found.token_count) == ("demo@1", len(text))
+    assert [cell["cell"] for cell in layer["cells"]] == [445]
+    assert layer["cells"][0]["cleared_by"][0]["text"] == "("
+
+
 def test_a_turn_is_cancelled(kind, server, client):
     session = client.sessions.create(text=INPUTS, seed=SEED).id
     running = client.stream("", session_id=session, max_new_tokens=1_000_000, temperature=0.8)

@@ -33,6 +33,7 @@ class GRU(Cell):
     label = "GRU"
     year = 2014
     gates = ("z", "r", "h")
+    activated = ("z", "r", "candidate")
     states = ("h",)
     is_bounded = True
     has_int8_step = True  # with reset_after
@@ -75,14 +76,15 @@ class GRU(Cell):
         else:
             gates = graph.product(h, f"{name}.gates", kernel[:, : 2 * units])
             u_z, u_r = graph.split(gates, 2, units)
-        z = graph.activate(sigma, graph.node("Add", x_z, u_z))
-        r = graph.activate(sigma, graph.node("Add", x_r, u_r))
+        z = graph.gate("z", graph.activate(sigma, graph.node("Add", x_z, u_z)))
+        r = graph.gate("r", graph.activate(sigma, graph.node("Add", x_r, u_r)))
         if layer.reset_after:
             u_h = graph.node("Mul", r, u_h)
         else:
             reset = graph.node("Mul", r, h)
             u_h = graph.product(reset, f"{name}.candidate", kernel[:, 2 * units :])
         candidate = graph.activate(layer.activation, graph.node("Add", x_h, u_h))
+        candidate = graph.gate("candidate", candidate)
         rest = graph.node("Sub", graph.constant("one", np.ones(1)), z)
         return [graph.node("Add", graph.node("Mul", z, h), graph.node("Mul", rest, candidate))]
 

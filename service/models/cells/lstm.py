@@ -29,6 +29,7 @@ class LSTM(Cell):
     label = "LSTM"
     year = 1997
     gates = ("i", "f", "g", "o")
+    activated = ("i", "f", "g", "o")
     states = ("h", "c")
     is_bounded = True
     has_int8_step = True
@@ -60,12 +61,14 @@ class LSTM(Cell):
         if peepholes:
             z_i = graph.node("Add", z_i, graph.node("Mul", peepholes[0], c))
             z_f = graph.node("Add", z_f, graph.node("Mul", peepholes[1], c))
-        kept = graph.node("Mul", graph.activate(sigma, z_f), c)
-        new = graph.node("Mul", graph.activate(sigma, z_i), graph.activate(phi, z_g))
+        f = graph.gate("f", graph.activate(sigma, z_f))
+        kept = graph.node("Mul", f, c)
+        i = graph.gate("i", graph.activate(sigma, z_i))
+        new = graph.node("Mul", i, graph.gate("g", graph.activate(phi, z_g)))
         c = graph.node("Add", kept, new)
         if peepholes:
             z_o = graph.node("Add", z_o, graph.node("Mul", peepholes[2], c))
-        o = graph.activate(sigma, z_o)
+        o = graph.gate("o", graph.activate(sigma, z_o))
         return [graph.node("Mul", o, graph.activate(phi, c)), c]
 
 

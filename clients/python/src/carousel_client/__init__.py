@@ -38,6 +38,7 @@ from carousel_client.errors import Unreachable as Unreachable
 from carousel_client.parameters import GenerateParameters as GenerateParameters
 from carousel_client.parameters import Grammar as Grammar
 from carousel_client.parameters import ImportOptions as ImportOptions
+from carousel_client.parameters import InspectOptions as InspectOptions
 from carousel_client.parameters import TrainJobOptions as TrainJobOptions
 from carousel_client.responses import Batch as Batch
 from carousel_client.responses import BatchPage as BatchPage
@@ -45,6 +46,10 @@ from carousel_client.responses import Corpus as Corpus
 from carousel_client.responses import Details as Details
 from carousel_client.responses import FilePage as FilePage
 from carousel_client.responses import GenerationResult as GenerationResult
+from carousel_client.responses import InspectedLayer as InspectedLayer
+from carousel_client.responses import InspectedToken as InspectedToken
+from carousel_client.responses import Inspection as Inspection
+from carousel_client.responses import InspectionStatistics as InspectionStatistics
 from carousel_client.responses import Model as Model
 from carousel_client.responses import ModelList as ModelList
 from carousel_client.responses import Score as Score

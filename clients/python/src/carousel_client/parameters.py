@@ -69,3 +69,12 @@ class ImportOptions(TypedDict, total=False):
     precision: Literal["auto", "float32", "int8"]
     assume: Mapping[str, str]
     alias: str
+
+
+class InspectOptions(TypedDict, total=False):
+    """What of a text's inspection is shown; without an option it is everything of its kind."""
+
+    layers: Sequence[int]  # recurrent layers, counted from 0
+    cells: Sequence[int]  # of each layer, counted from 0
+    signals: Sequence[str]  # such as f, c or tanh_c
+    top_n_tokens: int  # most likely tokens at each place, at most 20

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 from carousel_client.errors import UnexpectedResponse
-from carousel_client.parameters import GenerateParameters
+from carousel_client.parameters import GenerateParameters, InspectOptions
 
 T = TypeVar("T")
 Parser = Callable[[Any], T]
@@ -123,3 +123,17 @@ def url_path(*segments: str) -> str:
                 f"{name!r} is no name of a session, model, alias, train job, file or batch"
             )
     return "".join("/" + quote(name, safe="@") for name in segments)
+
+
+def inspection(
+    text: str,
+    model: str | None,
+    session_id: str | None,
+    options: InspectOptions,
+    format_: str,
+) -> Request:
+    """Return the request for the trace of a text."""
+    names = {"inputs": text, "model": model, "session_id": session_id, "format": format_}
+    chosen: Mapping[str, Any] = options
+    lists = {name: list(chosen[name]) for name in ("layers", "cells", "signals") if name in chosen}
+    return with_json("POST", "/inspect", {**options, **lists, **names})

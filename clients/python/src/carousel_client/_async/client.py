@@ -10,9 +10,24 @@ from carousel_client._async.sessions import AsyncSessionsAPI
 from carousel_client._async.stream import AsyncStream
 from carousel_client._async.train_jobs import AsyncCorporaAPI, AsyncTrainJobsAPI
 from carousel_client._async.transport import AsyncTransport
-from carousel_client.parameters import GenerateParameters
-from carousel_client.request import TEXT, OnDisconnect, Request, completion, given, with_json
-from carousel_client.responses import GenerationResult, Score, ServerInfo, TextToken
+from carousel_client.parameters import GenerateParameters, InspectOptions
+from carousel_client.request import (
+    TEXT,
+    OnDisconnect,
+    Request,
+    completion,
+    given,
+    inspection,
+    with_json,
+)
+from carousel_client.responses import (
+    GenerationResult,
+    Inspection,
+    InspectionStatistics,
+    Score,
+    ServerInfo,
+    TextToken,
+)
 from carousel_client.retry_policy import DEFAULT_TIMEOUT_S
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -120,6 +135,53 @@ class AsyncClient:
             query = urlencode(given(**options))
             request = Request("POST", f"/score/text?{query}", text.encode(), TEXT)
         return await self._transport.execute(request, Score.from_json, timeout_s)
+
+    async def inspect(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        session_id: str | None = None,
+        timeout_s: float | None = None,
+        **options: Unpack[InspectOptions],
+    ) -> Inspection:
+        """Return the gates and states of cells while the model reads a text.
+
+        Without `signals` an LSTM's are i, f, g, o, c and h. With `session_id` the text is read as a
+        continuation of the session, which does not change.
+        """
+        request = inspection(text, model, session_id, options, "json")
+        return await self._transport.execute(request, Inspection.from_json, timeout_s)
+
+    async def inspect_as_safetensors(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        session_id: str | None = None,
+        timeout_s: float | None = None,
+        **options: Unpack[InspectOptions],
+    ) -> bytes:
+        """Return the same as a safetensors file, in float32: up to 8,000,000 values."""
+        request = inspection(text, model, session_id, options, "safetensors")
+        return await self._transport.send(request, timeout_s)
+
+    async def inspect_statistics(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        layers: Sequence[int] | None = None,
+        cells: Sequence[int] | None = None,
+        timeout_s: float | None = None,
+    ) -> InspectionStatistics:
+        """Return what cells do in a long text: how long they remember, what clears and writes."""
+        chosen = {"layers": layers, "cells": cells}
+        lists = {name: list(values) for name, values in chosen.items() if values is not None}
+        request = with_json(
+            "POST", "/inspect/statistics", {"inputs": text, "model": model, **lists}
+        )
+        return await self._transport.execute(request, InspectionStatistics.from_json, timeout_s)
 
     async def is_ready(self) -> bool:
         """Whether the server accepts generations now. Makes one attempt and raises nothing."""

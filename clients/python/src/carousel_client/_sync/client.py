@@ -11,9 +11,24 @@ from carousel_client._sync.sessions import SessionsAPI
 from carousel_client._sync.stream import Stream
 from carousel_client._sync.train_jobs import CorporaAPI, TrainJobsAPI
 from carousel_client._sync.transport import Transport
-from carousel_client.parameters import GenerateParameters
-from carousel_client.request import TEXT, OnDisconnect, Request, completion, given, with_json
-from carousel_client.responses import GenerationResult, Score, ServerInfo, TextToken
+from carousel_client.parameters import GenerateParameters, InspectOptions
+from carousel_client.request import (
+    TEXT,
+    OnDisconnect,
+    Request,
+    completion,
+    given,
+    inspection,
+    with_json,
+)
+from carousel_client.responses import (
+    GenerationResult,
+    Inspection,
+    InspectionStatistics,
+    Score,
+    ServerInfo,
+    TextToken,
+)
 from carousel_client.retry_policy import DEFAULT_TIMEOUT_S
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -121,6 +136,53 @@ class Client:
             query = urlencode(given(**options))
             request = Request("POST", f"/score/text?{query}", text.encode(), TEXT)
         return self._transport.execute(request, Score.from_json, timeout_s)
+
+    def inspect(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        session_id: str | None = None,
+        timeout_s: float | None = None,
+        **options: Unpack[InspectOptions],
+    ) -> Inspection:
+        """Return the gates and states of cells while the model reads a text.
+
+        Without `signals` an LSTM's are i, f, g, o, c and h. With `session_id` the text is read as a
+        continuation of the session, which does not change.
+        """
+        request = inspection(text, model, session_id, options, "json")
+        return self._transport.execute(request, Inspection.from_json, timeout_s)
+
+    def inspect_as_safetensors(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        session_id: str | None = None,
+        timeout_s: float | None = None,
+        **options: Unpack[InspectOptions],
+    ) -> bytes:
+        """Return the same as a safetensors file, in float32: up to 8,000,000 values."""
+        request = inspection(text, model, session_id, options, "safetensors")
+        return self._transport.send(request, timeout_s)
+
+    def inspect_statistics(
+        self,
+        text: str,
+        *,
+        model: str | None = None,
+        layers: Sequence[int] | None = None,
+        cells: Sequence[int] | None = None,
+        timeout_s: float | None = None,
+    ) -> InspectionStatistics:
+        """Return what cells do in a long text: how long they remember, what clears and writes."""
+        chosen = {"layers": layers, "cells": cells}
+        lists = {name: list(values) for name, values in chosen.items() if values is not None}
+        request = with_json(
+            "POST", "/inspect/statistics", {"inputs": text, "model": model, **lists}
+        )
+        return self._transport.execute(request, InspectionStatistics.from_json, timeout_s)
 
     def is_ready(self) -> bool:
         """Whether the server accepts generations now. Makes one attempt and raises nothing."""

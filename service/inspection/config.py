@@ -1,0 +1,14 @@
+"""The limits of inspections, in one frozen value."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class InspectionConfig:
+    """Limits of the inspections of one process, with their usual values."""
+
+    max_values: int = 8_000_000  # tokens times cells times signals, as bytes
+    max_numbers: int = 200_000  # the same, where they are written as JSON numbers
+    max_per_owner: int = 2  # that run or wait at a time
+    max_inspections: int = 8  # of all owners: each may hold `max_values` in memory
+    piece_tokens: int = 1_024  # that an owner's inspection reads before the next owner's

@@ -1,0 +1,192 @@
+import base64
+import json
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import numpy as np
+import pytest
+from safetensors.numpy import load
+
+TEXT = "def area(width, height):\n    return (width * (height + 1))\n" * 3
+CELLS = [445, 363, 0]
+
+
+def inspect(http, inputs=TEXT, **fields):
+    reply = http.post("/inspect", json={"inputs": inputs, **fields})
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def arrays(layer) -> dict[str, np.ndarray]:
+    return {name: np.array(rows, np.float32) for name, rows in layer["signals"].items()}
+
+
+def test_the_equations_of_the_lstm_hold_in_the_reply_alone(http):
+    found = inspect(http, cells=CELLS)
+    (layer,) = found["layers"]
+    assert (layer["layer"], layer["cell"], layer["units"]) == (0, "lstm", 448)
+    assert layer["cells"] == CELLS
+    assert found["model"] == "demo@1"
+    assert found["characters"] == found["token_count"] == len(TEXT)
+    at, before = arrays(layer), {name: np.float32(row) for name, row in layer["before"].items()}
+    assert not before["c"].any()  # the zero state
+    c_before = np.concatenate([before["c"][None], at["c"][:-1]])
+    expected = at["f"] * c_before + at["i"] * at["g"]
+    assert (np.abs(expected - at["c"]) <= 2 * np.spacing(np.abs(at["c"]))).all()
+    np.testing.assert_allclose(at["o"] * np.tanh(at["c"]), at["h"], rtol=0, atol=1e-6)
+    for gate in "ifo":
+        assert ((at[gate] >= 0) & (at[gate] <= 1)).all()
+        assert at[gate].std() > 0.01
+    assert (np.abs(at["g"]) <= 1).all()
+
+
+def test_tokens_are_those_of_the_score(http):
+    found = inspect(http, cells=[0], signals=["c"], top_n_tokens=3)["tokens"]
+    scored = http.post("/score", json={"inputs": TEXT}).json()["tokens"]
+    assert [{name: token[name] for name in ("id", "text", "logprob")} for token in found] == scored
+    assert [TEXT[token["start"] : token["stop"]] for token in found] == [*TEXT]
+    assert found[0]["top_tokens"] == []
+    for token in found[1:]:
+        top = [one["logprob"] for one in token["top_tokens"]]
+        assert len(top) == 3
+        assert top == sorted(top, reverse=True)
+        assert token["logprob"] <= top[0]
+        if token["logprob"] >= top[2]:
+            assert token["id"] in {one["id"] for one in token["top_tokens"]}
+
+
+def test_a_session_is_read_on_and_not_changed(http):
+    first, rest = TEXT[:50], TEXT[50:]
+    whole = inspect(http, cells=CELLS)
+    session = http.post("/sessions", json={"text": first}).json()
+    found = inspect(http, rest, cells=CELLS, session_id=session["id"])
+    (of_whole,), (of_rest,) = whole["layers"], found["layers"]
+    for name, rows in of_whole["signals"].items():
+        assert of_rest["signals"][name] == rows[50:], name
+    assert of_rest["before"]["c"] == of_whole["signals"]["c"][49]
+    assert [token["logprob"] for token in found["tokens"]] == [
+        token["logprob"] for token in whole["tokens"][50:]
+    ]
+    after = http.get(f"/sessions/{session['id']}").json()
+    assert after["position"] == session["position"]
+
+
+def test_arrays_and_numbers_are_the_same_values(http):
+    numbers = inspect(http, cells=CELLS, signals=["f", "c", "tanh_c", "write", "kept"])
+    reply = http.post(
+        "/inspect",
+        json={"inputs": TEXT, "cells": CELLS, "signals": ["f", "c", "tanh_c", "write", "kept"]},
+        headers={"Accept": "application/octet-stream"},
+    )
+    assert reply.headers["content-type"] == "application/octet-stream"
+    tensors, size = load(reply.content), int.from_bytes(reply.content[:8], "little")
+    metadata = json.loads(reply.content[8 : 8 + size])["__metadata__"]
+    assert metadata["text"] == TEXT
+    assert metadata["digest"] == numbers["digest"]
+    assert metadata["precision"] == numbers["precision"]
+    (layer,) = numbers["layers"]
+    for name, rows in arrays(layer).items():
+        assert tensors[f"layers.0.{name}"].tobytes() == rows.tobytes(), name
+    assert tensors["layers.0.cells"].tolist() == CELLS
+    assert [*tensors["ids"]] == [token["id"] for token in numbers["tokens"]]
+    assert math.isnan(tensors["logprobs"][0])
+    at = {name.removeprefix("layers.0."): array for name, array in tensors.items()}
+    assert (at["kept"] + at["write"] == at["c"]).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"cells": [448]}, "`cells` has 448; those of layer 0 are 0 to 447"),
+        ({"cells": [3, 3]}, "`cells` has 3 twice"),
+        ({"cells": []}, "`cells` is empty: leave it out"),
+        ({"layers": [1]}, "`layers` has 1; the model's recurrent layers are 0 to 0"),
+        ({"signals": ["z"]}, "whose signals are i, f, g, o, c, h, write, kept, tanh_c"),
+        ({"inputs": "a" * 500}, "500 tokens with 2688 numbers each are 1344000"),
+        ({"inputs": "a" * 500}, "a reply has at most 200000: set `encoding`"),
+        ({"inputs": "a" * 5_000, "encoding": "float16"}, "a reply has at most 8000000: ask for"),
+        ({"encoding": "uint8"}, "c of layer 0 has no bounds"),
+        ({"format": "safetensors", "encoding": "numbers"}, "a safetensors file has arrays"),
+        ({"inputs": "a😀"}, "no token for '😀'"),
+        ({"top_n_tokens": 21}, "top_n_tokens"),
+        ({"session_id": "nobody"}, "nobody"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_by_name(http, fields, sentence):
+    reply = http.post("/inspect", json={"inputs": "abc", **fields})
+    assert reply.status_code == (404 if "session_id" in fields else 422)
+    assert sentence in reply.json()["error"]
+
+
+def test_bytes_stand_for_the_range_that_is_given(http):
+    exact = inspect(http, cells=CELLS, signals=["f", "tanh_c"])["layers"][0]["signals"]
+    for encoding, error in [("float32", 0.0), ("float16", 5e-4), ("uint8", 1.01 / 255)]:
+        packed = inspect(http, cells=CELLS, signals=["f", "tanh_c"], encoding=encoding)
+        for name, rows in exact.items():
+            found = packed["layers"][0]["signals"][name]
+            content = np.frombuffer(base64.b64decode(found["base64"]), found["encoding"])
+            values = content.reshape(found["shape"]).astype(np.float64)
+            if encoding == "uint8":
+                low, high = found["range"]
+                values = low + values * (high - low) / 255
+            assert np.abs(values - np.array(rows, np.float32)).max() <= error, (encoding, name)
+
+
+def test_an_owner_has_two_inspections_at_a_time_and_generation_goes_on(http, server):
+    long = {"inputs": "a" * 900_000, "cells": [1], "signals": ["f"], "encoding": "float16"}
+    with ThreadPoolExecutor(4) as pool:
+        both = [pool.submit(_post, server.url, long) for _ in range(2)]
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            third = http.post("/inspect", json={"inputs": "abc", "cells": [1]})
+            if third.status_code == 429 or all(one.done() for one in both):
+                break
+        assert third.status_code == 429, third.text
+        assert "2 inspections of yours run or wait; the limit is 2" in third.json()["error"]
+        assert third.json()["error_type"] == "overloaded"
+        said = http.post("/generate", json={"inputs": "The ", "parameters": {"max_new_tokens": 5}})
+        assert said.status_code == 200
+        assert not all(one.done() for one in both)  # generation has not waited for them
+        assert [one.result().status_code for one in both] == [200, 200]
+
+
+def _post(url: str, body: dict) -> httpx2.Response:
+    with httpx2.Client(base_url=url, timeout=120) as client:
+        return client.post("/inspect", json=body)
+
+
+def test_statistics_say_what_a_cell_does(http):
+    text = "A call (with its arguments) is here.\n  It may be (nested (twice)) there.\n" * 20
+    reply = http.post("/inspect/statistics", json={"inputs": text, "cells": [445, 3]})
+    assert reply.status_code == 200, reply.text
+    found = reply.json()
+    assert found["token_count"] == len(text)
+    assert found["digest"] == inspect(http, "a", cells=[0])["digest"]
+    (layer,) = found["layers"]
+    assert layer["keeping_gate"] == "f"
+    parentheses, other = layer["cells"]
+    assert (parentheses["cell"], other["cell"]) == (445, 3)
+    assert [fact["text"] for fact in parentheses["cleared_by"]][:1] == ["("]
+    assert parentheses["cleared_by"][0]["count"] == text.count("(")
+    assert 'cleared by "("' in parentheses["sentence"]
+    trace = arrays(inspect(http, text, cells=[445], signals=["c", "f"])["layers"][0])
+    assert parentheses["mean"] == pytest.approx(trace["c"].mean(), rel=1e-5)
+    assert parentheses["gates"]["f"]["above"] == pytest.approx((trace["f"] > 0.9).mean(), rel=1e-6)
+    assert sum(parentheses["histogram"]) == len(text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"cells": [448]}, "`cells` has 448"),
+        ({"low": 1.5}, "low"),
+        ({"inputs": "a😀"}, "no token for '😀'"),
+        ({"session_id": "a"}, "`session_id` is not a known field"),
+    ],
+)
+def test_what_has_no_statistics_is_refused_by_name(http, fields, sentence):
+    reply = http.post("/inspect/statistics", json={"inputs": "abc", **fields})
+    assert reply.status_code == 422
+    assert sentence in reply.json()["error"]
