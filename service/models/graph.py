@@ -67,20 +67,19 @@ def build_graph(
     *,
     selects_rows: bool = False,
     keeps_casts: bool = True,
-    shows_gates: bool = False,
 ) -> bytes:
     """Serialise the step of a model. `weight_bits` is the width of an int8 weight: 7 or 8.
 
     Inputs: `tokens` (rows,) int64 and `state_0`, `state_1`, … (rows, units) float32 in the order
     of `ModelSpec.state_units`. Outputs: `logits` (rows, vocabulary) float32, `new_state_0`, … and,
-    with `shows_gates`, those of each recurrent layer by `gate_name`, (rows, units) float32.
+    without `selects_rows`, each layer's gates by their `gate_name`, (rows, units) float32.
     Every reader of `state_i` is an ancestor of `new_state_i`, or is the node that computes it
     element by element, so both may be the same memory. With `selects_rows` there is an input
     `active` (rows, 1) bool, and the other rows keep their states. `keeps_casts` is for devices
     without float16 products: ONNX Runtime would leave out casts there and back, and their rounding.
     """
     graph = _StepGraph(spec, weights, precision, weight_bits, fold_limit_bytes)
-    graph.keeps_casts, graph.shows_gates = keeps_casts, shows_gates
+    graph.keeps_casts = keeps_casts
     if selects_rows:
         graph.select_rows()
     return bytes(graph.build().SerializeToString())
@@ -303,7 +302,6 @@ class NetworkGraph(ABC):
 class _StepGraph(NetworkGraph):
     """The graph of one step."""
 
-    shows_gates = False
     _active = ""  # (rows, 1) bool; the input's name where there is one
 
     def select_rows(self) -> None:
@@ -319,7 +317,7 @@ class _StepGraph(NetworkGraph):
 
     def gate(self, name: str, x: str) -> str:
         """Make a gate an output of the graph, without a node that copies it."""
-        if not self.shows_gates:
+        if self._active:
             return x
         node, renamed = self._nodes[-1], gate_name(self._scope, name)
         assert list(node.output) == [x]

@@ -45,8 +45,7 @@ class OnnxProgram:
     ) -> None:
         """Compile the graph. Raises Validation as `check_precision`."""
         check_precision(spec, weights, precision)
-        bits = int8_weight_bits()
-        graph = build_graph(spec, weights, precision, bits, fold_limit_bytes, shows_gates=True)
+        graph = build_graph(spec, weights, precision, int8_weight_bits(), fold_limit_bytes)
         is_wide = spec.vocabulary_size > STOPS_SPINNING_ABOVE
         self._session = open_session(graph, threads, spins=spins, stops_spinning=is_wide)
         self._spec = spec
