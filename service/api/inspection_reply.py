@@ -190,5 +190,6 @@ def _packed(
     if encoding is Encoding.UINT8:
         low, high = bounds(layer.spec, name) or (0.0, 1.0)  # checked by `check_encoding`
         scaled = (values - np.float32(low)) * np.float32(255.0 / (high - low))
-        return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        packed: npt.NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        return packed
     return values.astype("<f4", copy=False)
