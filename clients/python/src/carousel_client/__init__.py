@@ -35,6 +35,10 @@ from carousel_client.errors import StreamBroken as StreamBroken
 from carousel_client.errors import Unavailable as Unavailable
 from carousel_client.errors import UnexpectedResponse as UnexpectedResponse
 from carousel_client.errors import Unreachable as Unreachable
+from carousel_client.inspection import InspectedLayer as InspectedLayer
+from carousel_client.inspection import InspectedToken as InspectedToken
+from carousel_client.inspection import Inspection as Inspection
+from carousel_client.inspection import InspectionStatistics as InspectionStatistics
 from carousel_client.parameters import GenerateParameters as GenerateParameters
 from carousel_client.parameters import Grammar as Grammar
 from carousel_client.parameters import ImportOptions as ImportOptions
@@ -46,10 +50,6 @@ from carousel_client.responses import Corpus as Corpus
 from carousel_client.responses import Details as Details
 from carousel_client.responses import FilePage as FilePage
 from carousel_client.responses import GenerationResult as GenerationResult
-from carousel_client.responses import InspectedLayer as InspectedLayer
-from carousel_client.responses import InspectedToken as InspectedToken
-from carousel_client.responses import Inspection as Inspection
-from carousel_client.responses import InspectionStatistics as InspectionStatistics
 from carousel_client.responses import Model as Model
 from carousel_client.responses import ModelList as ModelList
 from carousel_client.responses import Score as Score

@@ -10,6 +10,7 @@ from carousel_client._async.sessions import AsyncSessionsAPI
 from carousel_client._async.stream import AsyncStream
 from carousel_client._async.train_jobs import AsyncCorporaAPI, AsyncTrainJobsAPI
 from carousel_client._async.transport import AsyncTransport
+from carousel_client.inspection import Inspection, InspectionStatistics
 from carousel_client.parameters import GenerateParameters, InspectOptions
 from carousel_client.request import (
     TEXT,
@@ -20,14 +21,7 @@ from carousel_client.request import (
     inspection,
     with_json,
 )
-from carousel_client.responses import (
-    GenerationResult,
-    Inspection,
-    InspectionStatistics,
-    Score,
-    ServerInfo,
-    TextToken,
-)
+from carousel_client.responses import GenerationResult, Score, ServerInfo, TextToken
 from carousel_client.retry_policy import DEFAULT_TIMEOUT_S
 
 DEFAULT_URL = "http://127.0.0.1:8000"

@@ -11,6 +11,7 @@ from carousel_client._sync.sessions import SessionsAPI
 from carousel_client._sync.stream import Stream
 from carousel_client._sync.train_jobs import CorporaAPI, TrainJobsAPI
 from carousel_client._sync.transport import Transport
+from carousel_client.inspection import Inspection, InspectionStatistics
 from carousel_client.parameters import GenerateParameters, InspectOptions
 from carousel_client.request import (
     TEXT,
@@ -21,14 +22,7 @@ from carousel_client.request import (
     inspection,
     with_json,
 )
-from carousel_client.responses import (
-    GenerationResult,
-    Inspection,
-    InspectionStatistics,
-    Score,
-    ServerInfo,
-    TextToken,
-)
+from carousel_client.responses import GenerationResult, Score, ServerInfo, TextToken
 from carousel_client.retry_policy import DEFAULT_TIMEOUT_S
 
 DEFAULT_URL = "http://127.0.0.1:8000"
