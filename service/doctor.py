@@ -14,7 +14,6 @@ from service.models.bundle import Precision
 from service.models.cell import LayerSpec
 from service.models.compile import Int8Kernel, compile_program
 from service.models.spec import ModelSpec, Weights
-from service.models.step import TracedProgram
 from service.models.tokenizers.characters import CharacterTokenizer
 from service.models.window import Padding, Window
 
@@ -28,8 +27,6 @@ def check_up() -> Iterator[str]:
     for precision, kernel in [(Precision.FLOAT32, Int8Kernel.ONNX_RUNTIME), *int8]:
         program = compile_program(spec, weights, precision, kernel=kernel)
         Engine(program, tokenizer, EngineConfig(), name="checkup").close()
-        if isinstance(program, TracedProgram):  # an inspection's kernel is compiled here, too
-            program.trace(program.new_batch(1)).step(1)
         yield f"{precision}: {type(program).__name__}"
     window = Window(2, Padding.LEFT, 0)
     program = compile_program(replace(spec, window=window), weights, Precision.FLOAT32)

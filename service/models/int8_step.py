@@ -146,28 +146,30 @@ class FusedProgram:
 
     def trace(self, batch: Batch) -> Trace:
         """Return the trace of a batch."""
-        arguments, capacity = self.arguments(batch), len(batch.tokens)
-        columns = [len(layer.bias) for layer in self._layers]
-        blocks = tuple(np.zeros((capacity, n), np.float32) for n in columns)
-        gates = []
-        for layer, block in zip(self._spec.recurrent_layers, blocks, strict=True):
+        arguments, gates = self._arguments(batch, len(batch.tokens)), []
+        for layer, (*_, block) in zip(self._spec.recurrent_layers, arguments[5], strict=True):
             names = CELLS[layer.cell].activated
             parts = np.split(block, len(names), axis=1)
             gates.append(dict(zip(names, parts, strict=True)))
 
         def step(rows: int) -> None:
-            trace_rows(arguments, blocks, 0, rows)
+            step_rows(arguments, 0, rows)
 
         return Trace(step, tuple(gates))
 
     def arguments(self, batch: Batch) -> tuple[Any, ...]:
         """Return the arguments of `step_rows` for a batch: tokens, states and logits come first."""
+        return self._arguments(batch, 0)
+
+    def _arguments(self, batch: Batch, traced_rows: int) -> tuple[Any, ...]:
+        """Return the same, with room for the gates of `traced_rows`: none, or each of the batch."""
         capacity = len(batch.tokens)
         scratch = tuple(
             (
                 np.full((capacity, padded(layer.units, DEPTH)), 128, np.uint8),
                 np.zeros((capacity, len(packed.recurrent_scale)), np.int32),
                 np.zeros((capacity, len(packed.entry_scale)), np.int32),
+                np.zeros((traced_rows, len(packed.bias)), np.float32),
             )
             for layer, packed in zip(self._spec.recurrent_layers, self._layers, strict=True)
         )
@@ -267,22 +269,14 @@ def _multiply(x, kernel, halves, z, first, last):  # type: ignore[no-untyped-def
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def step_rows(arguments, first, last):  # type: ignore[no-untyped-def]
-    """Run one step of the rows from `first` to `last`. Disjoint ranges may run at once."""
-    _run_rows(arguments, None, first, last)
+    """Run one step of the rows from `first` to `last`. Disjoint ranges may run at once.
 
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def trace_rows(arguments, gates, first, last):  # type: ignore[no-untyped-def]
-    """Run `step_rows`, and write each layer's gates: (capacity, columns), side by side."""
-    _run_rows(arguments, gates, first, last)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _run_rows(arguments, gates, first, last):  # type: ignore[no-untyped-def]
-    """Run one step; the compiler leaves out what is about `gates` where they are None."""
+    Where the scratch has room for gates they are left there. One kernel does both: a kernel of its
+    own for traces would be compiled at the first inspection, with the GIL held for seconds.
+    """
     tokens, states, logits, table, layers, scratch, output, output_sums = arguments
     for i in range(len(layers)):
-        layer, (x, sums, entry_sums) = layers[i], scratch[i]
+        layer, (x, sums, entry_sums, gates) = layers[i], scratch[i]
         h = states[layer.state]
         for row in range(first, last):
             _quantise(h[row], x[row])
@@ -302,13 +296,13 @@ def _run_rows(arguments, gates, first, last):  # type: ignore[no-untyped-def]
             if layer.is_gru:
                 _add_product(layer.recurrent_bias, sums[row], layer.recurrent_scale, u)
                 _update_gru(entry, u, h[row])
-                if gates is not None:
-                    gates[i][row] = u
+                if len(gates) > 0:
+                    gates[row] = u
             else:
                 _add_product(entry, sums[row], layer.recurrent_scale, z)
                 _update_lstm(z, h[row], states[layer.state + 1][row])
-                if gates is not None:
-                    gates[i][row] = z
+                if len(gates) > 0:
+                    gates[row] = z
     coarse, coarse_scale, fine, fine_scale, bias, no_halves = output
     top, x = states[layers[len(layers) - 1].state], scratch[len(layers) - 1][0]
     for row in range(first, last):
