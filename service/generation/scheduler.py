@@ -76,8 +76,8 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """How many generations have not begun, or were preempted."""
-        return len(self._waiting) + len(self._by_key) - len(self._rows)
+        """How many generations wait for a row; one that is paused has none, and waits for none."""
+        return len(self._queue)
 
     def submit(self, key: Key, request: GenerationRequest) -> None:
         """Add a request to the queue."""

@@ -195,6 +195,24 @@ def test_a_preempted_generation_that_is_paused_waits_until_it_is_resumed():
     assert len(stage.seen[second].tokens) > n
 
 
+def test_readers_that_are_behind_take_no_place_in_the_queue():
+    stage = Stage(DigestProgram(), TEXTS, config=replace(CONFIG, max_rows=1, queue_limit=2))
+    for seed in range(20):
+        stage.scheduler.check_capacity()
+        key = stage.submit(endless(seed=seed))
+        while not stage.seen[key].tokens:
+            stage.work()
+        stage.scheduler.pause(key)
+    stage.work()
+    assert stage.scheduler.waiting == 0
+    for key in range(20):
+        stage.scheduler.resume(key)
+    stage.work()
+    assert stage.scheduler.waiting == 19
+    with pytest.raises(Overloaded):
+        stage.scheduler.check_capacity()
+
+
 def test_a_full_queue_still_admits_an_owner_with_less_than_its_part():
     scheduler = Scheduler(TEXTS, replace(CONFIG, queue_limit=10))
     for k in range(10):
