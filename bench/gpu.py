@@ -116,8 +116,8 @@ def training_lines() -> Iterator[str]:
     import numpy as np  # noqa: PLC0415
     import tensorflow as tf  # noqa: PLC0415 (seconds, and its own log)
 
+    from service.models.initializers import initial_weights  # noqa: PLC0415
     from service.training.corpus import BPTTChunk  # noqa: PLC0415
-    from service.training.initializers import initial_weights  # noqa: PLC0415
     from service.training.recipe import Architecture, Hyperparameters, Recipe  # noqa: PLC0415
     from service.training.recurrence_choice import gpu_name  # noqa: PLC0415
     from service.training.train_step import TrainStep  # noqa: PLC0415

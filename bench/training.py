@@ -158,8 +158,8 @@ def _torch(layers: int, units: int) -> Callable[[Chunk], None]:
 
 
 def _ours(precision: str, layers: int, units: int) -> Callable[[Chunk], None]:
+    from service.models.initializers import initial_weights  # noqa: PLC0415
     from service.training import corpus, recipe  # noqa: PLC0415
-    from service.training.initializers import initial_weights  # noqa: PLC0415
     from service.training.train_step import TrainStep  # noqa: PLC0415
 
     architecture = recipe.Architecture("lstm", EMBEDDING_DIM, units, layers, dropout=0.0)

@@ -51,6 +51,7 @@ ROUTE_SCOPES: Mapping[str, Access] = {
     "POST /score/text": "generate",
     "POST /inspect": "generate",
     "POST /inspect/statistics": "generate",
+    "POST /inspect/text": "generate",
     "GET /sessions": "generate",
     "POST /sessions": "generate",
     "POST /sessions/import": "generate",

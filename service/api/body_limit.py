@@ -136,6 +136,7 @@ def body_limit_of(limits: ApiLimits) -> BodyLimit:
             "/admin/models/upload": Limit(limits.max_model_upload_bytes, upload_s),
             "/sessions/import": Limit(limits.max_session_import_bytes, limits.body_timeout_s),
             "/score/text": Limit(limits.max_score_text_bytes, upload_s),
+            "/inspect/text": Limit(limits.max_score_text_bytes, upload_s),
             "/corpora": Limit(limits.max_corpus_bytes, upload_s),
             "/v1/files": Limit(limits.max_file_bytes, upload_s),
         },

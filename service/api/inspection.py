@@ -19,15 +19,14 @@ from service.api.inspection_reply import (
     json_reply,
     safetensors_reply,
 )
+from service.api.inspection_start import text_start
 from service.api.sampling_fields import INPUT_ERROR
 from service.api.score import ScoredToken
 from service.api.sse import Responses
-from service.api.state import ServedModel, get_state, session_model
+from service.api.state import get_state
 from service.api.statistics_reply import layer_reply
 from service.errors import Validation
-from service.inspection.inspector import TextStart
 from service.inspection.statistics import TextStatistics
-from service.sessions.session import Session
 
 router = APIRouter(tags=["inspection"])
 
@@ -173,7 +172,7 @@ async def inspect(request: Request, body: InspectBody) -> Response:
     """Read a text and show the gates and states of cells; a session is read on, not changed."""
     state, format_ = get_state(request), _format(request, body)
     encoding = _encoding(body, format_)
-    model, start = await _start(request, body.model, body.session_id)
+    model, start = await text_start(request, body.model, body.session_id)
     inspector, owner = model.runtime.inspector, state.owner_of(request)
     selection = inspector.select(body.layers, body.cells, body.signals)
     check_encoding(selection.layers, encoding)
@@ -209,7 +208,7 @@ async def inspect(request: Request, body: InspectBody) -> Response:
 async def inspect_statistics(request: Request, body: StatisticsBody) -> Response:
     """Read a text from the zero state and sum up what each cell does: memory, gates, facts."""
     state = get_state(request)
-    model, start = await _start(request, body.model, None)
+    model, start = await text_start(request, body.model, None)
     inspector, owner = model.runtime.inspector, state.owner_of(request)
     selection = inspector.select_for_statistics(body.layers, body.cells)
     sums = TextStatistics(selection, len(model.tokenizer), body.low, body.high)
@@ -263,23 +262,3 @@ def _encoding(body: InspectBody, format_: InspectionFormat) -> Encoding:
             "encoding",
         )
     return body.encoding or Encoding.FLOAT32
-
-
-async def _start(
-    request: Request, name: str | None, session_id: str | None
-) -> tuple[ServedModel, TextStart]:
-    """Return the model, and where the text begins: at a session's end, or at the zero state."""
-    state = get_state(request)
-    if session_id is None:
-        model = await state.get(request, name)
-        return model, TextStart(None, model.tokenizer.special.before_text)
-    key = state.key(request, session_id)
-
-    async def begin(session: Session) -> tuple[ServedModel, TextStart]:
-        model = await state.get_for(request, session, name)
-        origin, pending = await state.sessions.records.latest_state(key, session_model(model))
-        if origin is None and not pending:
-            pending = model.tokenizer.special.before_text
-        return model, TextStart(origin, pending)
-
-    return await state.sessions.records.with_session(key, begin)

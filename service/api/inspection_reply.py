@@ -103,8 +103,8 @@ def safetensors_reply(found: Inspection, about: InspectedText, encoding: Encodin
         for name, state in before.items():
             arrays[f"{prefix}before.{name}"] = state
         for name, values in signals.items():
-            packed = _packed(layer, name, values, encoding)
-            arrays[prefix + name] = np.ascontiguousarray(packed)
+            content = packed(layer, name, values, encoding)
+            arrays[prefix + name] = np.ascontiguousarray(content)
             if encoding is Encoding.UINT8:
                 low, high = bounds(layer.spec, name) or (0.0, 1.0)
                 metadata[f"{prefix}{name}.range"] = f"{low:g} {high:g}"
@@ -153,13 +153,13 @@ def _layer(
 def _values(layer: SelectedLayer, name: str, values: FloatArray, encoding: Encoding) -> str:
     if encoding is Encoding.NUMBERS:
         return f"[{','.join(map(_numbers, values))}]"
-    packed = _packed(layer, name, values, encoding)
-    text = base64.b64encode(packed.tobytes()).decode("ascii")
+    content = packed(layer, name, values, encoding)
+    text = base64.b64encode(content.tobytes()).decode("ascii")
     limits = ""
     if encoding is Encoding.UINT8:
         limits = f',"range":{json.dumps(bounds(layer.spec, name))}'
     return (
-        f'{{"encoding":"{encoding}","shape":{json.dumps(packed.shape)}{limits},"base64":"{text}"}}'
+        f'{{"encoding":"{encoding}","shape":{json.dumps(content.shape)}{limits},"base64":"{text}"}}'
     )
 
 
@@ -174,7 +174,7 @@ def _numbers(row: FloatArray) -> str:
     return f"[{','.join([f'{value:.9g}' for value in values])}]"
 
 
-def _packed(
+def packed(
     layer: SelectedLayer, name: str, values: FloatArray, encoding: Encoding
 ) -> npt.NDArray[Any]:
     """Return the values in the type of an encoding, little-endian. Raises Validation."""
@@ -190,6 +190,6 @@ def _packed(
     if encoding is Encoding.UINT8:
         low, high = bounds(layer.spec, name) or (0.0, 1.0)  # checked by `check_encoding`
         scaled = (values - np.float32(low)) * np.float32(255.0 / (high - low))
-        packed: npt.NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-        return packed
+        found: npt.NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        return found
     return values.astype("<f4", copy=False)

@@ -1,7 +1,6 @@
 """The score routes: the logprob of each token of a text, and their sums."""
 
 import asyncio
-import codecs
 import json
 from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated
@@ -9,7 +8,6 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from service.api.caller import caller_of
 from service.api.errors import error_event
 from service.api.fields import Body, Id, Name, Text
 from service.api.http_request import (
@@ -22,6 +20,7 @@ from service.api.http_request import (
 from service.api.sampling_fields import INPUT_ERROR
 from service.api.sse import Responses, SSEResponse, events_of
 from service.api.state import ServedModel, get_state, session_model
+from service.api.text_body import most_tokens, texts_of
 from service.errors import CarouselError, Validation
 from service.generation.request import Chunk
 from service.generation.score import Score, Scorer
@@ -122,20 +121,14 @@ async def score_text(
     check_media_type(request, TEXT, BINARY, expected=f"the text is the body itself, as {TEXT}")
     _, scorer = await _admit(request, model, session_id)
     try:
-        meter = await get_state(request).metering.reserve(request, _most_tokens(request))
+        meter = await get_state(request).metering.reserve(request, most_tokens(request))
     except BaseException:
         scorer.cancel()
         raise
-    decoder, size_bytes, n_chunks = codecs.getincrementaldecoder("utf-8")(), 0, 0
+    n_chunks = 0
     try:
-        async for piece in request.stream():  # an empty one is the last
-            try:
-                text = decoder.decode(piece, final=not piece)
-            except UnicodeDecodeError as error:
-                start = size_bytes + len(piece) - len(error.object) + error.start
-                raise Validation(f"the text is not UTF-8 from byte {start} on") from error
-            size_bytes += len(piece)
-            async for _ in scorer.read(text, is_last=not piece):
+        async for text, is_last in texts_of(request):
+            async for _ in scorer.read(text, is_last=is_last):
                 n_chunks += 1
     finally:
         meter.begin(scorer.score.token_count)
@@ -143,17 +136,6 @@ async def score_text(
     if not n_chunks:
         raise Validation(f"{INPUT_ERROR}the text has no token that the model knows")
     return Response(f"{{{_sums(scorer.score)}}}", media_type="application/json")
-
-
-def _most_tokens(request: Request) -> int:
-    """Return the length of the body, which bounds its tokens. Raises Validation."""
-    length = request.headers.get("content-length", "")
-    if length.isdecimal():
-        return int(length)
-    limits = get_state(request).metering.limits_of(caller_of(request.scope))
-    if limits.has_rates:
-        raise Validation("this key has limits: send the text with a Content-Length")
-    return 0
 
 
 async def _admit(

@@ -99,7 +99,7 @@ class Scorer:
         while self._rest and not self._is_cancelled:
             n = len(self._rest)
             if n > self._piece_characters or not is_last:
-                n = _last_cut(self._rest, self._piece_characters)
+                n = last_cut(self._rest, self._piece_characters)
                 if not n and len(self._rest) > MAX_WORD_CHARACTERS:
                     raise Validation(
                         f"the text has {len(self._rest)} characters without a blank after "
@@ -173,7 +173,7 @@ class Scorer:
         )
 
 
-def _last_cut(text: str, limit: int) -> int:
+def last_cut(text: str, limit: int) -> int:
     """Return where to cut a text: before a blank that follows a word, within `limit` if possible.
 
     Returns 0 if there is no such place.

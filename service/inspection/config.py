@@ -12,3 +12,4 @@ class InspectionConfig:
     max_per_owner: int = 2  # that run or wait at a time
     max_inspections: int = 8  # of all owners: each may hold `max_values` in memory
     piece_tokens: int = 1_024  # that an owner's inspection reads before the next owner's
+    piece_values: int = 4_000_000  # tokens times cells times signals of a piece

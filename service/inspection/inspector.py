@@ -75,6 +75,11 @@ class Inspector:
             f"a reply has at most {limit}: {way_out}"
         )
 
+    def piece_tokens(self, selection: Selection) -> int:
+        """How many tokens are read before the next owner's turn."""
+        config = self.thread.config
+        return max(1, min(config.piece_tokens, config.piece_values // selection.values_per_token))
+
     async def pieces(
         self,
         tokens: Sequence[int],
@@ -86,7 +91,7 @@ class Inspector:
 
         Ends early once `cancelled`. Raises GenerationFailed.
         """
-        size = self.thread.config.piece_tokens
+        size = self.piece_tokens(tracer.selection)
         for first in range(0, len(tokens), size):
             if cancelled.is_set():
                 return

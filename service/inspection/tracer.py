@@ -60,7 +60,7 @@ class TextTracer:
         self._batch = program.new_batch(1)
         self._batch.put(0, initial)
         self._trace = program.trace(self._batch)
-        self._selection, self._n_top = selection, n_top_tokens
+        self.selection, self._n_top = selection, n_top_tokens
         self._n_read, self._predicts = 0 if initial is None else initial.position, False
 
     def feed(self, tokens: Sequence[int]) -> None:
@@ -72,7 +72,7 @@ class TextTracer:
         """The states of each selected layer's cells now, by name, (cells,)."""
         return tuple(
             {name: array[0, layer.cells] for name, array in self._states_of(layer).items()}
-            for layer in self._selection.layers
+            for layer in self.selection.layers
         )
 
     def state(self) -> State:
@@ -82,7 +82,7 @@ class TextTracer:
     def read(self, tokens: Sequence[int]) -> Piece:
         """Read the next tokens of the text. Raises GenerationFailed if no logprob is a number."""
         n, logprobs, top_tokens = len(tokens), np.full(len(tokens), math.nan), list[TopTokens]()
-        records = [_Record(layer, self._sources(layer), n) for layer in self._selection.layers]
+        records = [_Record(layer, self._sources(layer), n) for layer in self.selection.layers]
         for t, token in enumerate(tokens):
             if self._predicts:
                 total = self._total()

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from service import errors
+from service.models.initializers import initial_weights
 from service.models.reference import ReferenceModel
 from service.models.spec import Weights
 from service.models.tokenizers.characters import CharacterTokenizer
@@ -27,7 +28,6 @@ from service.training.events import (
     TrainEvent,
     ValidationEvent,
 )
-from service.training.initializers import initial_weights
 from service.training.matmul import resolved
 from service.training.recipe import Recipe, WantedArithmetic
 from service.training.recurrence_choice import (

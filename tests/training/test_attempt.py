@@ -20,6 +20,7 @@ import pytest
 
 from service.errors import StoreUnavailable
 from service.models.bundle import BundleMetadata, Parity, Precision, Provenance, build_files
+from service.models.initializers import initial_weights
 from service.models.reference import ReferenceModel
 from service.models.spec import ModelRef
 from service.models.store import ModelStore
@@ -29,7 +30,6 @@ from service.training.attempt import Attempt, AttemptFolders, TrainBackend
 from service.training.config import AttemptConfig, QueueConfig
 from service.training.corpus_store import CorpusStore
 from service.training.events import ValidationEvent
-from service.training.initializers import initial_weights
 from service.training.job import JobKey
 from service.training.job_spec import TrainJobSpec
 from service.training.queue import JobQueue

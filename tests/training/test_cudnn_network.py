@@ -9,11 +9,11 @@ import tensorflow as tf
 
 from service.errors import Validation
 from service.models.cell import LayerSpec
+from service.models.initializers import initial_weights
 from service.models.spec import ModelSpec, Weights
 from service.training import checkpoint
 from service.training.corpus import BPTTChunk, Corpus
 from service.training.cudnn_network import CudnnNetwork
-from service.training.initializers import initial_weights
 from service.training.matmul import MatMul
 from service.training.network import DropoutRates, Network, cross_entropy, initial_state
 from service.training.recipe import Architecture, Hyperparameters, Recipe

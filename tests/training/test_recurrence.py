@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from service.models.cell import LayerSpec
 from service.models.cells import CELLS
+from service.models.initializers import initial_weights
 from service.models.reference import ReferenceModel
 from service.models.spec import ModelSpec
 from service.training.cells import RECURRENCES
-from service.training.initializers import initial_weights
 from service.training.matmul import MatMul, resolved
 from service.training.network import DropoutRates, Network, initial_state
 

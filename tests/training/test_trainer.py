@@ -12,12 +12,12 @@ import pytest
 from safetensors import safe_open
 
 from service.errors import BadCheckpoint, UnknownCharacter, Validation
+from service.models.initializers import initial_weights
 from service.models.spec import Weights
 from service.training import checkpoint
 from service.training.cells import RECURRENCES
 from service.training.corpus import BPTTChunk, Corpus, EvaluationBatches
 from service.training.events import CheckpointEvent, ProgressEvent, ValidationEvent
-from service.training.initializers import initial_weights
 from service.training.matmul import resolved
 from service.training.recipe import Architecture, Hyperparameters, Recipe
 from service.training.result import StopReason

@@ -10,6 +10,7 @@ import tensorflow as tf
 from service.api.training import ArchitectureBody
 from service.models.bundle import BundleMetadata, Precision, Provenance, build_files
 from service.models.cells import CELLS, CellName
+from service.models.initializers import initial_weights
 from service.models.parity import measure
 from service.models.reference import ReferenceModel
 from service.models.spec import ModelRef, ModelSpec, Weights
@@ -19,7 +20,6 @@ from service.offline import write_text
 from service.training.cells import RECURRENCES
 from service.training.corpus import BPTTChunk
 from service.training.export import exported
-from service.training.initializers import initial_weights
 from service.training.matmul import MatMul
 from service.training.network import DropoutRates, Network, initial_state
 from service.training.recipe import Architecture, Hyperparameters, Recipe

@@ -1,0 +1,188 @@
+"""POST /inspect/text: the trace of a text of any length, streamed as records while it arrives."""
+
+import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import APIRouter, Query, Request, Response
+
+from service.api.http_request import BINARY, TEXT, check_media_type, raw_body, raw_content
+from service.api.inspection_reply import SAFETENSORS, Encoding, check_encoding, packed
+from service.api.inspection_start import text_start
+from service.api.record_stream import RecordStream
+from service.api.sampling_fields import INPUT_ERROR
+from service.api.sse import Responses
+from service.api.state import ServedModel, get_state
+from service.api.text_body import most_tokens, texts_of
+from service.errors import Validation
+from service.inspection.inspector import TextStart
+from service.inspection.selection import SelectedLayer, Selection
+from service.inspection.signals import bounds
+from service.inspection.text_cutter import PlacedToken, TextCutter
+from service.inspection.tracer import Piece, TextTracer
+
+router = APIRouter(tags=["inspection"])
+
+_NUMPY_NAMES = {Encoding.FLOAT32: "<f4", Encoding.FLOAT16: "<f2", Encoding.UINT8: "u1"}
+_RECORDS: Responses = {
+    200: {
+        "content": raw_content(BINARY),
+        "description": "A line of JSON that describes the records, and a record for each token.",
+    }
+}
+
+
+@router.post(
+    "/inspect/text",
+    response_class=Response,
+    responses=_RECORDS,
+    openapi_extra=raw_body(TEXT),
+)
+async def inspect_text(
+    request: Request,
+    model: Annotated[str | None, Query(max_length=80)] = None,
+    session_id: Annotated[str | None, Query(max_length=80)] = None,
+    layers: Annotated[str | None, Query(max_length=1_000)] = None,
+    cells: Annotated[str | None, Query(max_length=100_000)] = None,
+    signals: Annotated[str | None, Query(max_length=1_000)] = None,
+    encoding: Encoding = Encoding.FLOAT16,
+) -> Response:
+    """Show gates and states while the text arrives; `cells`, `layers`, `signals` have commas.
+
+    The client has to read while it sends: nothing more is read of the text until it does.
+    """
+    check_media_type(request, TEXT, BINARY, expected=f"the text is the body itself, as {TEXT}")
+    if encoding is Encoding.NUMBERS:
+        raise Validation(
+            "records are arrays: set `encoding` to float32, float16 or uint8", "encoding"
+        )
+    state = get_state(request)
+    served, start = await text_start(request, model, session_id)
+    inspector, owner = served.runtime.inspector, state.owner_of(request)
+    names = None if signals is None else signals.split(",")
+    selection = inspector.select(_numbers("layers", layers), _numbers("cells", cells), names)
+    check_encoding(selection.layers, encoding)
+    admitted = inspector.thread.admit(owner)
+    admitted.__enter__()
+    records = _Records(request, served, start, selection, encoding)
+    pieces = records.read(owner)
+    try:
+        head = await anext(pieces)
+    except BaseException:
+        await pieces.aclose()
+        admitted.__exit__(None, None, None)
+        raise
+    return RecordStream(
+        head,
+        pieces,
+        media_type=SAFETENSORS,
+        on_end=lambda: admitted.__exit__(None, None, None),
+        send_limit_s=state.limits.ping_interval_s,
+    )
+
+
+class _Records:
+    """The records of one text."""
+
+    def __init__(
+        self,
+        request: Request,
+        served: ServedModel,
+        start: TextStart,
+        selection: Selection,
+        encoding: Encoding,
+    ) -> None:
+        self._request, self._served, self._start = request, served, start
+        self._selection, self._encoding = selection, encoding
+        fields: list[Any] = [("id", "<i4"), ("start", "<i8"), ("stop", "<i8"), ("logprob", "<f8")]
+        for layer in selection.layers:
+            fields += [
+                (f"layers.{layer.index}.{name}", _NUMPY_NAMES[encoding], (len(layer.cells),))
+                for name in layer.signals
+            ]
+        self._type = np.dtype(fields)
+
+    async def read(self, owner: str) -> AsyncGenerator[bytes, None]:
+        """Yield the records of each piece; the first has the line before them."""
+        request, inspector = self._request, self._served.runtime.inspector
+        meter = await get_state(request).metering.reserve(request, most_tokens(request))
+        cutter, tracer, n_tokens = TextCutter(self._served.tokenizer), None, 0
+        size = inspector.piece_tokens(self._selection)
+        try:
+            async with aclosing(texts_of(request)) as texts:
+                async for text, is_last in texts:
+                    for placed in cutter.pieces(text, is_last=is_last):
+                        for first in range(0, len(placed), size):
+                            part, head = placed[first : first + size], b""
+                            if tracer is None:
+                                tracer = await inspector.tracer(self._selection, self._start, owner)
+                                head = self._head(tracer)
+                            content = await inspector.thread.run(
+                                owner, partial(self._content, tracer, part)
+                            )
+                            n_tokens += len(part)
+                            yield head + content
+        finally:
+            meter.begin(n_tokens)
+        if tracer is None:
+            raise Validation(f"{INPUT_ERROR}the text has no token that the model knows")
+
+    def _head(self, tracer: TextTracer) -> bytes:
+        """Describe the records: NumPy reads `dtype` as it is."""
+        layers = []
+        for layer, before in zip(self._selection.layers, tracer.states(), strict=True):
+            about: dict[str, Any] = {
+                "layer": layer.index,
+                "cell": layer.spec.cell,
+                "units": layer.spec.units,
+                "cells": layer.cells.tolist(),
+                "before": {name: array.tolist() for name, array in before.items()},
+            }
+            if self._encoding is Encoding.UINT8:
+                about["ranges"] = {name: bounds(layer.spec, name) for name in layer.signals}
+            layers.append(about)
+        served = self._served
+        head = {
+            "model": str(served.ref),
+            "digest": served.manifest.digest,
+            "precision": str(served.precision),
+            "encoding": self._encoding,
+            "record_bytes": self._type.itemsize,
+            "dtype": self._type.descr,
+            "layers": layers,
+        }
+        return json.dumps(head, separators=(",", ":")).encode("ascii") + b"\n"
+
+    def _content(self, tracer: TextTracer, part: Sequence[PlacedToken]) -> bytes:
+        piece = tracer.read([token for token, _, _ in part])
+        records = np.empty(len(part), self._type)
+        records["id"] = piece.tokens
+        records["start"], records["stop"] = zip(*((i, j) for _, i, j in part), strict=True)
+        records["logprob"] = piece.logprobs
+        self._fill(records, piece)
+        return records.tobytes()
+
+    def _fill(self, records: npt.NDArray[Any], piece: Piece) -> None:
+        layer: SelectedLayer
+        for layer, signals in zip(self._selection.layers, piece.layers, strict=True):
+            for name, values in signals.items():
+                content = packed(layer, name, values, self._encoding)
+                records[f"layers.{layer.index}.{name}"] = content
+
+
+def _numbers(name: str, text: str | None) -> list[int] | None:
+    """Read numbers with commas between them. Raises Validation."""
+    if text is None:
+        return None
+    parts = text.split(",") if text else []
+    for part in parts:
+        if not (part.isascii() and part.isdecimal() and len(part) < 10):
+            raise Validation(
+                f"`{name}` has {part[:20]!r}: write whole numbers with commas, such as 445,363",
+                name,
+            )
+    return [int(part) for part in parts]
