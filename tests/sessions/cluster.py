@@ -185,6 +185,20 @@ class OwnCluster:
     def close_slot(self, slot: int, target: ClusterNode) -> None:
         for node in (target, *self.nodes):
             node.client.execute_command("CLUSTER SETSLOT", slot, "NODE", target.id)
+        # A node that is told of a claim older than its own deletes the slot's keys: a slot that
+        # moves on before all nodes have heard of the last move is lost by the cluster itself.
+        until = time.monotonic() + START_LIMIT_S
+        while len({self._claim(node, slot, target.id) for node in self.nodes}) != 1:
+            assert time.monotonic() < until, "the nodes do not agree on the slot"
+            time.sleep(0.005)
+
+    def _claim(self, node: ClusterNode, slot: int, target_id: str) -> tuple[int, str]:
+        """What a node knows of a slot: its owner's port, and the epoch of its new owner's claim."""
+        lines = node.client.execute_command("CLUSTER NODES")
+        epoch = next(one["epoch"] for one in lines.values() if one["node_id"] == target_id)
+        slots = node.client.execute_command("CLUSTER SLOTS")
+        port = next((where[1] for a, b, where, *_ in slots if a <= slot <= b), 0)
+        return port, epoch
 
     def close(self) -> None:
         for node in self.nodes:
