@@ -69,6 +69,7 @@ def checks_of(settings: Settings) -> Iterator[Check]:
     yield _attempt("limits", lambda: _limits(settings))
     yield _attempt("secret", lambda: _secret(settings))
     yield _attempt("traces", lambda: check_traces(os.environ) or "none are sent")
+    yield _attempt("arithmetic", lambda: _arithmetic(settings))
     yield _memory(settings.memory_budget_bytes, available_bytes(share.memory_bytes))
     yield _attempt("training", lambda: _training(settings))
 
@@ -265,6 +266,14 @@ def _int8(settings: Settings) -> str:
         return own
     found = "; ".join(remembered(settings.model_store)) or "no model has been loaded yet"
     return f"{own}, or ONNX Runtime, as a model's first load measures: {found}"
+
+
+def _arithmetic(settings: Settings) -> str:
+    """Compress a text and get it back, by each kind of program and by the default model."""
+    from service.compression.self_test import check_arithmetic, check_default_model
+
+    found = [*check_arithmetic(), *check_default_model(settings.model_store)]
+    return f"compressed texts come back, with 1 and 2 threads: {', '.join(found)}"
 
 
 def _device(settings: Settings) -> str:

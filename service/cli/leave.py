@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import typer
@@ -27,13 +28,19 @@ class CommandGroup(TyperGroup):
         return result
 
 
-def leave_on_interrupt() -> None:
-    """From now on Ctrl-C ends the process at once: for commands that leave nothing behind.
+def leave_on_interrupt(clean_up: Callable[[], object] = lambda: None) -> None:
+    """From now on Ctrl-C ends the process at once, after `clean_up`.
 
     Otherwise it would raise KeyboardInterrupt at any place, also where compiled code calls back
     into Python, which swallows it.
     """
-    signal.signal(signal.SIGINT, lambda *_: leave(INTERRUPTED))
+
+    def end(*_: object) -> NoReturn:
+        with contextlib.suppress(OSError):
+            clean_up()
+        leave(INTERRUPTED)
+
+    signal.signal(signal.SIGINT, end)
 
 
 def leave(code: int) -> NoReturn:

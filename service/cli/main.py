@@ -9,6 +9,8 @@ import typer
 from service import __version__
 from service.cli import drain, fleet, jobs, keys, model_group, models, sessions
 from service.cli.batch import batch as run_batch
+from service.cli.compress import compress as compress_file
+from service.cli.compress import decompress as decompress_file
 from service.cli.leave import CommandGroup, leave
 from service.cli.options import (
     Cell,
@@ -34,6 +36,8 @@ app.add_typer(sessions.app, name="sessions")
 app.add_typer(fleet.app, name="fleet")
 app.command(name="usage")(print_usage)
 app.command(name="batch")(run_batch)
+app.command(name="compress")(compress_file)
+app.command(name="decompress")(decompress_file)
 app.command(name="version")(print_version)
 app.add_typer(drain.app)
 _FILE_ERRORS = (

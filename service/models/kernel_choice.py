@@ -272,7 +272,7 @@ def _processor() -> str:
     return f"{binding.get_host_cpu_name()} with {own_instructions()}"
 
 
-def _onnx_version() -> str:
+def onnx_version() -> str:
     """Return ONNX Runtime's version; the package for CUDA has another name."""
     try:
         return version("onnxruntime")
@@ -283,7 +283,7 @@ def _onnx_version() -> str:
 def _key(spec: ModelSpec, weights: Weights | None = None) -> str:
     from service.models.int8_step import CALLED_KERNELS  # noqa: PLC0415
 
-    parts: list[Any] = [_processor(), _onnx_version(), CALLED_KERNELS, spec.to_json()]
+    parts: list[Any] = [_processor(), onnx_version(), CALLED_KERNELS, spec.to_json()]
     digest = sha256(json.dumps(parts, sort_keys=True).encode())
     for array in (weights or {}).values():
         digest.update(array.tobytes())
