@@ -14,7 +14,6 @@ end.
 import json
 import struct
 import zlib
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -32,7 +31,7 @@ _MAX_CODE_BYTES = 8 * FRAME_BYTES + 16 * LANES
 _END, _CODED, _STORED = 0, 1, 2
 _FRAME, _LANE, _NUMBER, _SIZE = (struct.Struct(f) for f in ("<BHIII", "<II", "<I", "<Q"))
 
-_KINDS = defaultdict(lambda: str, weight_bits=int, format=int)  # of the values of a header
+_NUMBERS = {"weight_bits", "format"}  # of a header; its other values are texts
 _DAMAGED = "the compressed file is damaged: {}; get it again"
 
 
@@ -57,7 +56,7 @@ class CompressionHeader:
             version = values["format"]
             if version == FORMAT:
                 header = cls(**values)
-                if all(isinstance(value, _KINDS[name]) for name, value in asdict(header).items()):
+                if all(type(v) is (int if k in _NUMBERS else str) for k, v in values.items()):
                     return header
                 raise TypeError
         except (ValueError, KeyError, TypeError) as error:
