@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from service.errors import Validation
 from service.models.device import Device
+from service.models.program import drop_graph
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # a server reports nothing to third parties
 import onnxruntime as ort
@@ -59,13 +60,15 @@ class OnnxDevice:
         options.log_severity_level = 3
         if self.device is Device.CPU:
             options.enable_cpu_mem_arena = False
-            return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            drop_graph(session)
+            return session
         # TensorFloat-32 would round float32 to ten bits without a word.
         chosen = {"device_id": "0", "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
         if limit_bytes is not None:
             chosen["gpu_mem_limit"] = str(limit_bytes)
         session = ort.InferenceSession(graph, options, providers=[(CUDA, chosen)])
-        session.disable_fallback()
+        drop_graph(session)
         if session.get_providers()[0] != CUDA:
             raise Validation(f"ONNX Runtime cannot use the GPU of this machine: {INSTALL}")
         return session

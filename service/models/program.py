@@ -144,7 +144,15 @@ def open_session(
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     elif stops_spinning:
         options.add_session_config_entry("session.force_spinning_stop", "1")
-    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    drop_graph(session)
+    return session
+
+
+def drop_graph(session: Any) -> None:
+    """Free the serialised graph, which a session keeps to be opened again elsewhere if it fails."""
+    session.disable_fallback()
+    session._model_bytes = b""  # noqa: SLF001 (all weights once more, and nothing public frees it)
 
 
 @cache

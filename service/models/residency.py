@@ -89,6 +89,7 @@ class Residency(Generic[R]):
         finally:
             entry.leases -= 1
         self._budget.wake()
+        self._trim_soon()  # a load leaves copies of the weights behind
         if before is not None:
             self._in_background(self._drain_and_close(before, self._config.drain_limit_s), before)
 
@@ -283,7 +284,7 @@ class Residency(Generic[R]):
         self._trim_soon()
 
     def _trim_soon(self) -> None:
-        """Give the memory of closed models back, once nothing refers to them any more."""
+        """Give freed memory back to the system, once nothing refers to closed models any more."""
         if self._trimming is None or self._trimming.done():
             self._trimming = asyncio.create_task(_trim())
 
