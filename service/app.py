@@ -31,6 +31,7 @@ from service.api import (
     openapi,
     score,
     tokens,
+    ui_page,
     usage,
 )
 from service.api import fleet as fleet_routes
@@ -264,6 +265,7 @@ def create_app(
             *(training_routes, docs_page, metric_routes, audit, files, batches),
         )
     ]
+    routers.append(ui_page.make_router(has_page=settings.ui == "on"))
     for router in routers:
         app.include_router(router)
     openapi.complete(app)

@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     allow_anonymous: bool = False  # without keys, serve other addresses than loopback as well
     public_docs: bool = False  # with keys, /docs and /openapi.json need none
     default_limits: str = ""  # of keys and of who has none: NAME=NUMBER, with commas
+    ui: Literal["on", "off"] = "on"  # the page under /ui/
     allowed_hosts: str = ""  # more names that Host may have, with commas; *: any
     cors_origins: str = ""  # origins whose pages may use the API, with commas; "": none
     inspection_values: int = Field(default=8_000_000, ge=1)  # of one reply of /inspect, as bytes

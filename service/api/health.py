@@ -22,7 +22,6 @@ async def live() -> Response:
 @router.get("/health/ready", response_class=Response)
 @router.get("/health", response_class=Response)
 @router.get("/ping", include_in_schema=False)
-@router.get("/", include_in_schema=False)
 async def ready(request: Request) -> Response:
     """Return 200 if requests of every kind, those of sessions too, would be accepted, else 503.
 
