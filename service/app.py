@@ -26,6 +26,7 @@ from service.api import (
     files,
     health,
     inspection,
+    inspection_ablation,
     inspection_text,
     oip,
     openapi,
@@ -260,7 +261,7 @@ def create_app(
         one.router
         for one in (
             *(tgi, openai, chat, embeddings, session_routes, tokens, score),
-            *(inspection, inspection_text, health, oip),
+            *(inspection, inspection_text, inspection_ablation, health, oip),
             *(admin, aliases, fleet_routes, key_routes, usage, chat_templates),
             *(training_routes, docs_page, metric_routes, audit, files, batches),
         )

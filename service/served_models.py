@@ -15,6 +15,7 @@ from service.generation.engine_stats import EngineStats
 from service.generation.memory_estimate import estimate_memory
 from service.generation.prefix_cache import PrefixCache, PrefixLookups, ScopedPrefixCache
 from service.generation.state_reader import StateReader
+from service.inspection.ablator import Ablator
 from service.inspection.inspection_thread import InspectionThread
 from service.inspection.inspector import Inspector
 from service.metrics import families
@@ -27,7 +28,7 @@ from service.models.kernel_choice import KernelChoices
 from service.models.program_compiler import ProgramCompiler
 from service.models.registry import Registry, RegistryConfig
 from service.models.residency import ResidencyConfig
-from service.models.spec import ModelSpec
+from service.models.spec import ModelRef, ModelSpec, Weights
 from service.models.store import ModelStore
 from service.models.tokenizers.tokenizer import Tokenizer
 from service.settings import Settings
@@ -67,7 +68,7 @@ def make_registry(
         residency=ResidencyConfig(load_wait_s=settings.load_wait_s),
         keeps_record=not settings.has_shared_store,
     )
-    make = _make_runtime(settings, config, cache, metrics, inspections)
+    make = _make_runtime(settings, store, config, cache, metrics, inspections)
 
     def size_of(spec: ModelSpec, precision: Precision) -> int:
         device = device_of(settings.device, precision)
@@ -91,8 +92,13 @@ def gpu_config(config: EngineConfig, rows: int) -> EngineConfig:
     )
 
 
+def _weights_of(store: ModelStore, ref: ModelRef) -> Weights:
+    return store.read(ref).weights
+
+
 def _make_runtime(
     settings: Settings,
+    store: ModelStore,
     config: EngineConfig,
     cache: PrefixCache,
     metrics: Metrics,
@@ -117,7 +123,10 @@ def _make_runtime(
         name = str(bundle.ref)
         metrics.totals.add(name, partial(_counts, name, engine.stats, prefixes.lookups))
         encoder, reader = EventEncoder(bundle.tokenizer), StateReader(program, bundle.spec)
-        inspector = Inspector(program, bundle.spec, inspections)
+        ablator = Ablator(
+            bundle.spec, precision, partial(_weights_of, store, bundle.ref), inspections
+        )
+        inspector = Inspector(program, bundle.spec, inspections, ablator)
         return ModelRuntime(engine, encoder, constraints, prefixes, reader, inspector, device)
 
     return make

@@ -56,6 +56,7 @@ ROUTE_SCOPES: Mapping[str, Access] = {
     "POST /inspect": "generate",
     "POST /inspect/statistics": "generate",
     "POST /inspect/text": "generate",
+    "POST /inspect/ablate": "generate",
     "GET /sessions": "generate",
     "POST /sessions": "generate",
     "POST /sessions/import": "generate",

@@ -13,3 +13,5 @@ class InspectionConfig:
     max_inspections: int = 8  # of all owners: each may hold `max_values` in memory
     piece_tokens: int = 1_024  # that an owner's inspection reads before the next owner's
     piece_values: int = 4_000_000  # tokens times cells times signals of a piece
+    max_ablation_steps: int = 20_000_000  # tokens times sets of cells of an ablation
+    max_ablation_sums: int = 4_000_000  # different tokens times sets of cells

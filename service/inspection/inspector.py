@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from service.errors import Validation
+from service.inspection.ablator import Ablator
 from service.inspection.inspection_thread import InspectionThread
 from service.inspection.selection import Selection, select
 from service.inspection.statistics import TextStatistics, needed_for
@@ -34,8 +35,10 @@ class TextStart:
 class Inspector:
     """Reads texts with a model's own program, in the thread that all inspections share."""
 
-    def __init__(self, program: StepProgram, spec: ModelSpec, thread: InspectionThread) -> None:
-        self._program, self._spec, self.thread = program, spec, thread
+    def __init__(
+        self, program: StepProgram, spec: ModelSpec, thread: InspectionThread, ablator: Ablator
+    ) -> None:
+        self._program, self._spec, self.thread, self.ablator = program, spec, thread, ablator
 
     def select(
         self,

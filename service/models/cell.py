@@ -118,6 +118,12 @@ class StepGraph(Protocol):
     def gate(self, name: str, x: str) -> str:
         """Name the output of the node that was added last as one of the cell's `activated`."""
 
+    def hold(self, x: str) -> str:
+        """Return the new c, or the h of a cell without one, as the rest of the step has to read it.
+
+        An ablation replaces it there.
+        """
+
 
 class Cell(ABC):
     """A recurrent cell: everything but its gradient, which is in `service.training.cells`.

@@ -16,11 +16,11 @@ from service.errors import Validation
 from service.models.bundle import Precision
 from service.models.device import Device
 from service.models.device_states import DeviceStates, RowGraphs
-from service.models.graph import build_graph
 from service.models.onnx_device import OnnxDevice
 from service.models.program import check_precision
 from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights
 from service.models.step import Batch, State, StateArrays
+from service.models.step_graph import build_graph
 
 _PROBE_STEPS, _SEED = 6, 17
 

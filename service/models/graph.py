@@ -23,11 +23,9 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from service.errors import BadCheckpoint
 from service.models.bundle import Precision
 from service.models.cell import Activation, LayerSpec
-from service.models.cells import CELLS
 from service.models.layers import ActivationLayer, Dense, Merge, MergeMode
 from service.models.mask import masked_tokens
 from service.models.spec import (
-    FOLD_LIMIT_BYTES,
     AnyLayer,
     FloatArray,
     ModelSpec,
@@ -56,33 +54,6 @@ _OPERATORS = {
     Activation.EXPONENTIAL: "Exp",
     Activation.LINEAR: "Identity",
 }
-
-
-def build_graph(
-    spec: ModelSpec,
-    weights: Weights,
-    precision: Precision,
-    weight_bits: int,
-    fold_limit_bytes: int = FOLD_LIMIT_BYTES,
-    *,
-    selects_rows: bool = False,
-    keeps_casts: bool = True,
-) -> bytes:
-    """Serialise the step of a model. `weight_bits` is the width of an int8 weight: 7 or 8.
-
-    Inputs: `tokens` (rows,) int64 and `state_0`, `state_1`, … (rows, units) float32 in the order
-    of `ModelSpec.state_units`. Outputs: `logits` (rows, vocabulary) float32, `new_state_0`, … and,
-    without `selects_rows`, each layer's gates by their `gate_name`, (rows, units) float32.
-    Every reader of `state_i` is an ancestor of `new_state_i`, or is the node that computes it
-    element by element, so both may be the same memory. With `selects_rows` there is an input
-    `active` (rows, 1) bool, and the other rows keep their states. `keeps_casts` is for devices
-    without float16 products: ONNX Runtime would leave out casts there and back, and their rounding.
-    """
-    graph = _StepGraph(spec, weights, precision, weight_bits, fold_limit_bytes)
-    graph.keeps_casts = keeps_casts
-    if selects_rows:
-        graph.select_rows()
-    return bytes(graph.build().SerializeToString())
 
 
 class NetworkGraph(ABC):
@@ -130,10 +101,8 @@ class NetworkGraph(ABC):
         values = [_INPUT]
         for i, layer in enumerate(spec.layers):
             self._scope = layer_scope(i)
-            inputs, weights = (
-                [values[j] for j in spec.inputs_of(i)],
-                layer_weights(self._weights, i),
-            )
+            inputs = [values[j] for j in spec.inputs_of(i)]
+            weights = layer_weights(self._weights, i)
             if isinstance(layer, LayerSpec):
                 kernel = weights["kernel"]
                 product = self.project(inputs[0], "kernel", kernel, _input_bias(weights))
@@ -290,6 +259,10 @@ class NetworkGraph(ABC):
         """Name a gate, which the last node has computed."""
         return x
 
+    def hold(self, x: str) -> str:
+        """Replace the new c, or the h of a cell without one, where that is asked for."""
+        return x
+
     def activate(self, activation: Activation, x: str) -> str:
         """Apply an activation."""
         if activation in _HARD_SLOPES:
@@ -299,64 +272,9 @@ class NetworkGraph(ABC):
         return self.node(_OPERATORS[activation], x)
 
 
-class _StepGraph(NetworkGraph):
-    """The graph of one step."""
-
-    _active = ""  # (rows, 1) bool; the input's name where there is one
-
-    def select_rows(self) -> None:
-        """Add the input `active`: the other rows keep their states."""
-        self._active = "active"
-
-    def build(self) -> ModelProto:
-        """Return the model."""
-        if self._active:
-            info = helper.make_tensor_value_info
-            self._inputs.append(info(self._active, TensorProto.BOOL, ["rows", 1]))
-        return super().build()
-
-    def gate(self, name: str, x: str) -> str:
-        """Make a gate an output of the graph, without a node that copies it."""
-        if self._active:
-            return x
-        node, renamed = self._nodes[-1], gate_name(self._scope, name)
-        assert list(node.output) == [x]
-        node.output[0] = renamed
-        self._outputs.append(helper.make_tensor_value_info(renamed, TensorProto.FLOAT, None))
-        return renamed
-
-    def add_recurrent(self, layer: LayerSpec, weights: Mapping[str, FloatArray], xw: str) -> str:
-        """Add one step, with the layer's states as inputs and outputs of the graph."""
-        cell, info = CELLS[layer.cell], helper.make_tensor_value_info
-        first = len(self._inputs) - 1 - bool(self._active)  # after the tokens
-        before = [f"state_{first + i}" for i in range(len(cell.states))]
-        after = cell.add_step(self, layer, weights, xw, before)
-        if self._mask:
-            after = [
-                self.node("Where", self._mask, kept, new)
-                for kept, new in zip(before, after, strict=True)
-            ]
-        h = after[0]
-        if self._active:
-            after = [
-                self.node("Where", self._active, new, kept)
-                for kept, new in zip(before, after, strict=True)
-            ]
-        for i, name in enumerate(after, first):
-            self.node("Identity", name, output=f"new_state_{i}")
-            self._inputs.append(info(f"state_{i}", TensorProto.FLOAT, ["rows", layer.units]))
-            self._outputs.append(info(f"new_state_{i}", TensorProto.FLOAT, ["rows", layer.units]))
-        return h
-
-
 def layer_scope(i: int) -> str:
     """Return the prefix of the tensors of `ModelSpec.layers[i]`."""
     return f"layers.{i}."
-
-
-def gate_name(scope: str, name: str) -> str:
-    """Return the name of a gate's tensor; `scope` is that of the layer's weights."""
-    return f"{scope}gate.{name}"
 
 
 def _stays_bounded(layer: AnyLayer, inputs: Sequence[bool]) -> bool:

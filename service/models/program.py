@@ -14,9 +14,10 @@ from service.errors import Validation
 from service.models.bundle import Precision
 from service.models.cell import LayerSpec
 from service.models.cells import CELLS
-from service.models.graph import IR_VERSION, OPSET, build_graph, gate_name, layer_scope
+from service.models.graph import IR_VERSION, OPSET, layer_scope
 from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights
 from service.models.step import Batch, Trace, zero_batch
+from service.models.step_graph import build_graph, gate_name
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # a server reports nothing to third parties
 import onnxruntime as ort

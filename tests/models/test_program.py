@@ -6,13 +6,13 @@ from service.models import int4_gemm, int8_gemm, vnni_gemm
 from service.models.bundle import Precision
 from service.models.cell import LayerSpec
 from service.models.compile import has_avx2, has_vnni
-from service.models.graph import build_graph
 from service.models.int8_gemm import DEPTH, padded
 from service.models.int8_step import FusedProgram, is_fusible
 from service.models.program import OnnxProgram, int8_weight_bits, open_session
 from service.models.reference import ReferenceModel
 from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights
 from service.models.step import StepProgram
+from service.models.step_graph import build_graph
 from tests.models.networks import SPECS, random_weights
 
 TOKENS = 60

@@ -86,7 +86,8 @@ class GRU(Cell):
         candidate = graph.activate(layer.activation, graph.node("Add", x_h, u_h))
         candidate = graph.gate("candidate", candidate)
         rest = graph.node("Sub", graph.constant("one", np.ones(1)), z)
-        return [graph.node("Add", graph.node("Mul", z, h), graph.node("Mul", rest, candidate))]
+        new = graph.node("Add", graph.node("Mul", z, h), graph.node("Mul", rest, candidate))
+        return [graph.hold(new)]
 
     def has_cudnn_layout(self, layer: LayerSpec) -> bool:
         """Whether CuDNN computes this form: only with reset_after."""

@@ -65,7 +65,7 @@ class LSTM(Cell):
         kept = graph.node("Mul", f, c)
         i = graph.gate("i", graph.activate(sigma, z_i))
         new = graph.node("Mul", i, graph.gate("g", graph.activate(phi, z_g)))
-        c = graph.node("Add", kept, new)
+        c = graph.hold(graph.node("Add", kept, new))
         if peepholes:
             z_o = graph.node("Add", z_o, graph.node("Mul", peepholes[2], c))
         o = graph.gate("o", graph.activate(sigma, z_o))

@@ -41,7 +41,7 @@ class SimpleRNN(Cell):
     ) -> list[str]:
         """Add the nodes of one step."""
         recurrent = graph.product(state[0], "recurrent_kernel", weights["recurrent_kernel"])
-        return [graph.activate(layer.activation, graph.node("Add", x, recurrent))]
+        return [graph.hold(graph.activate(layer.activation, graph.node("Add", x, recurrent)))]
 
 
 CELL = SimpleRNN()
