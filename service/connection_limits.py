@@ -28,11 +28,17 @@ class ConnectionLimits:
     write_timeout_s: float = 15.0  # in which a client whose replies wait has to read write_bytes
     write_bytes: int = 15 * 1024
     slow_reader_timeout_s: float = 3600.0  # in total, in which one reply waits for its client
-    free_ahead: int = 4  # requests sent ahead (pipelined) that are answered without a pause
-    ahead_pause_s: float = 0.02  # before each of the others
+    free_ahead: int = 1  # requests sent ahead (pipelined) that are answered without a pause
+    ahead_pause_s: float = 0.02  # before the next of them; it doubles from one to the next
+    max_ahead_pause_s: float = 1.0
     probe_after_s: float = 0.25  # of a client that has closed its side
     probe_interval_s: float = 1.0
     half_closed_timeout_s: float = 5.0  # of an HTTP/1.0 client, which cannot be probed
+
+    def pause_ahead_s(self, n: int) -> float:
+        """Return how long the `n`th request in a row that was sent ahead waits."""
+        doublings = min(n - self.free_ahead - 1, 30)
+        return min(self.ahead_pause_s * 2**doublings, self.max_ahead_pause_s)
 
 
 class ReadFlow(FlowControl):

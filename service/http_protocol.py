@@ -159,7 +159,8 @@ class HttpProtocol(StrictParsing):
         if self._n_ahead <= self._limits.free_ahead:
             super()._start_asgi_task(cycle, replying)
         else:  # else one client's queue would take all of the event loop
-            self.loop.call_later(self._limits.ahead_pause_s, self._start_late, cycle, replying)
+            pause_s = self._limits.pause_ahead_s(self._n_ahead)
+            self.loop.call_later(pause_s, self._start_late, cycle, replying)
 
     def _start_late(self, cycle: RequestResponseCycle, app: Any) -> None:
         if not cycle.disconnected:

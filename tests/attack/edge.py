@@ -23,6 +23,7 @@ SHORT = ConnectionLimits(
     linger_s=0.3,
     write_timeout_s=0.6,
     ahead_pause_s=0.0005,
+    max_ahead_pause_s=0.0005,
     probe_after_s=0.1,
     probe_interval_s=0.1,
     half_closed_timeout_s=0.5,

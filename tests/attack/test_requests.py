@@ -1,6 +1,7 @@
 """Requests that two readers read differently, and unusual ones that deserve an answer."""
 
 import gc
+import math
 import socket
 import subprocess
 import threading
@@ -9,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from service.connection_limits import ConnectionLimits
 from service.http_protocol import HttpProtocol
 from tests.attack.edge import GET, LAST, SHORT, edge, read_all, wait_until
 
@@ -213,7 +215,7 @@ def test_few_of_them_wait_while_one_is_answered():
 
 
 def test_a_long_queue_of_them_is_answered_at_a_pace():
-    limits = replace(SHORT, free_ahead=5, ahead_pause_s=0.05)
+    limits = replace(SHORT, free_ahead=5, ahead_pause_s=0.05, max_ahead_pause_s=0.05)
     with edge(limits) as server:
         began = time.monotonic()
         assert server.exchange(GET * 5 + LAST).count(b"200 OK") == 6
@@ -224,6 +226,35 @@ def test_a_long_queue_of_them_is_answered_at_a_pace():
             gone.sendall(GET * 60)
             gone.recv(10)
         wait_until(lambda: not server.n_running)
+
+
+def test_the_pause_before_each_of_them_doubles_so_few_are_answered():
+    limits = replace(SHORT, free_ahead=1, ahead_pause_s=0.01, max_ahead_pause_s=60.0)
+    with edge(limits) as server, server.connect() as connection:
+        connection.sendall(GET * 10_000)
+        began = time.monotonic()
+        wait_until(lambda: len(server.paths) >= 6)
+        n, passed_s = len(server.paths), time.monotonic() - began
+        assert n < 2 + 1 + math.log2(1 + (passed_s + 0.01) / 0.01)
+        for _ in range(20):  # those who wait for the reply are never held up
+            assert server.exchange(LAST).count(b"200 OK") == 1
+        assert len(server.paths) < 20 + 3 + math.log2(1 + (time.monotonic() - began + 0.01) / 0.01)
+
+
+def test_a_pause_ends_with_the_queue():
+    limits = replace(SHORT, free_ahead=1, ahead_pause_s=60.0, max_ahead_pause_s=60.0)
+    with edge(limits) as server, server.connect() as connection:
+        for _ in range(5):
+            connection.sendall(GET * 2)
+            replies = b""
+            while replies.count(b"200 OK") < 2:
+                replies += connection.recv(1 << 16)
+    assert len(server.paths) == 10
+
+
+@pytest.mark.parametrize(("n", "pause_s"), [(2, 0.02), (3, 0.04), (7, 0.64), (8, 1.0), (99, 1.0)])
+def test_the_default_pauses(n, pause_s):
+    assert ConnectionLimits().pause_ahead_s(n) == pytest.approx(pause_s)
 
 
 def test_a_large_body_behind_a_running_request_arrives_whole(server):
