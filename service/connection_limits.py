@@ -38,7 +38,7 @@ class ConnectionLimits:
     def pause_ahead_s(self, n: int) -> float:
         """Return how long the `n`th request in a row that was sent ahead waits."""
         doublings = min(n - self.free_ahead - 1, 30)
-        return min(self.ahead_pause_s * 2**doublings, self.max_ahead_pause_s)
+        return min(self.ahead_pause_s * 2.0**doublings, self.max_ahead_pause_s)
 
 
 class ReadFlow(FlowControl):
