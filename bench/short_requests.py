@@ -103,7 +103,7 @@ def main() -> None:
         bare = free_port()
         command = [sys.executable, "-m", "bench.bare_route", str(bare)]
         with (
-            server(root, CAROUSEL_LOG_LEVEL="info") as port,
+            server(root, CAROUSEL_LOG_LEVEL="info", CAROUSEL_INT8_KERNEL="own") as port,
             listening(command, bare, "/health/ready"),
         ):
             result = {

@@ -50,6 +50,7 @@ from service.api.caller import caller_of
 from service.api.direct_route import direct_routes
 from service.api.draining import Drain, DrainConfig, DrainGate
 from service.api.errors import ErrorReplies
+from service.api.layered_app import LayeredApp
 from service.api.limits import ApiLimits
 from service.api.metering import UsageMetering
 from service.api.metrics import AppMetrics
@@ -244,7 +245,7 @@ def create_app(
         for part in (fleet, keys, state.audit, tracer):
             await part.close()
 
-    app = FastAPI(
+    app = LayeredApp(
         title="Carousel",
         version=__version__,
         description="Serve recurrent language models.",

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -151,15 +151,14 @@ class DrainGate:
             headers[:] = [one for one in headers if one[0] != b"connection"]
             headers.append((b"connection", b"close"))
 
-    async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request by `app`, unless it is refused."""
         path = scope["path"]
         if path in _EXEMPT and not (path == "/" and scope["method"] == "POST"):
-            await app(scope, receive, send)
-        elif self._drain.is_draining and _is_new_work(scope["method"], path):
-            await refusal(path, Draining(_STOPPING))(scope, receive, send)
-        else:
-            await self._run(app, scope, receive, send)
+            return app(scope, receive, send)
+        if self._drain.is_draining and _is_new_work(scope["method"], path):
+            return refusal(path, Draining(_STOPPING))(scope, receive, send)
+        return self._run(app, scope, receive, send)
 
     async def _run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         task, path, exchange = asyncio.current_task(), scope["path"], exchange_of(scope)

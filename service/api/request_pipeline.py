@@ -1,6 +1,6 @@
 """The one ASGI layer between the request log and the routes: each check of a request, in order."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from starlette.middleware.cors import CORSMiddleware
@@ -50,26 +50,22 @@ class RequestPipeline:
         Pages of `origins` may read the replies (CORS).
         """
         self._app, self._checks, self._direct = app, checks, direct(app)
+        self._on_start = checks.guard.add_headers, checks.gate.add_headers
         self._after_guard = with_cors(self._admit, origins) if origins else self._admit
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        exchange_of(scope).on_start += (
-            self._checks.guard.add_headers,
-            self._checks.gate.add_headers,
-        )
+            return self._app(scope, receive, send)
+        exchange_of(scope).on_start += self._on_start
         try:
             self._checks.guard.check(scope)
         except CarouselError as error:
-            await refusal(scope["path"], error)(scope, receive, send)
-        else:
-            await self._after_guard(scope, receive, send)
+            return refusal(scope["path"], error)(scope, receive, send)
+        return self._after_guard(scope, receive, send)
 
-    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._checks.gate.run(self._serve, scope, receive, send)
+    def _admit(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self._checks.gate.run(self._serve, scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

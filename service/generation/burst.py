@@ -64,11 +64,11 @@ class StepwiseBurst:
         self._snapshots, self._threads = snapshots, threads
         self._pool = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="sampler")
 
-    def run(self, rows: int, steps: int, first: int = 0) -> None:
-        """Take `steps` steps with the rows from `first` up to `rows`."""
-        n = rows - first
+    def run(self, rows: int, steps: int, first: int = 0, *, is_threaded: bool = True) -> None:
+        """Take `steps` steps with the rows from `first` up to `rows`, with other threads or not."""
+        n, threads = rows - first, self._threads if is_threaded else 1
         logits = n * self._program.vocabulary_size
-        n_blocks = max(1, min(self._threads, n, logits // LOGITS_PER_THREAD))
+        n_blocks = max(1, min(threads, n, logits // LOGITS_PER_THREAD))
         edges = [first + n * i // n_blocks for i in range(n_blocks + 1)]
         part = self._batch.after(first) if first else self._batch
         blocks = list(pairwise(edges))

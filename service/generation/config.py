@@ -18,7 +18,7 @@ class EngineConfig:
     idle_credit_row_steps: int = 4_096  # that an idle owner saves up: a lone stream's 800 steps
     step_overhead_rows: int = 4  # what a step costs apart from its rows, in rows
     bursts_ahead: int = 2  # that the event loop has not delivered: bounds the delay of others there
-    lone_burst_s: float = 0.001  # that the event loop computes for a lone request
+    loop_burst_s: float = 0.002  # that the event loop computes where the engine's thread waits
     state_copy_every: int = 256  # tokens between two states that a running generation returns
     backlog_limit: int = 1_024  # tokens that a stream may be ahead of its reader before it pauses
     beam_search_limit: int = 256  # beam searches that run or wait

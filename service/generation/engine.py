@@ -14,7 +14,7 @@ from service.generation.beam_worker import BeamListener, BeamWorker
 from service.generation.config import EngineConfig
 from service.generation.deadlines import Deadlines
 from service.generation.deferred_call import DeferredCall
-from service.generation.lone_burst import LoneBurst
+from service.generation.loop_burst import BLOCK, LoopBurst
 from service.generation.plan import Plan, Progress
 from service.generation.prompt_reader import PromptReader
 from service.generation.request import GenerationRequest
@@ -72,7 +72,6 @@ class Engine:
         suppressed = tokenizer.suppressed_ids
         sampler = Sampler(size, rows, suppressed, tokenizer.end_ids)
         self._table = SlotTable(program, sampler, rows, threads)
-        self._table.warm_up()
         steps = max(1, WINDOWS_PER_BURST * config.max_row_steps // self.prompts.steps_per_token)
         limits = replace(config, max_rows=rows, max_row_steps=min(config.max_row_steps, steps))
         self._scheduler = Scheduler(texts, limits, name, rules)
@@ -84,7 +83,11 @@ class Engine:
         self._drained = asyncio.Event()  # set when a draining engine has no stream left
         self._loop: asyncio.AbstractEventLoop | None = None
         self._condition = threading.Condition()  # guards the scheduler between bursts
-        self._lone = LoneBurst(self._condition, self._scheduler.plan, config)
+        self._loop_burst = LoopBurst(
+            self._condition, self._scheduler.plan, self._scheduler.steps_left, config
+        )
+        for n_rows in sorted({1, min(BLOCK, rows)}):
+            self._loop_burst.measured(n_rows, 1, self._table.warm_up(n_rows))
         self._submitted = DeferredCall()
         self._undelivered = Undelivered(self._condition, config.bursts_ahead)
         self._is_closing = self._is_draining = False
@@ -221,12 +224,14 @@ class Engine:
         except Exception:  # noqa: BLE001 (every stream has to end with an error)
             self._fail()
 
-    def _compute(self, plan: Plan) -> Sequence[Progress]:
+    def _compute(self, plan: Plan, *, is_threaded: bool = True) -> Sequence[Progress]:
         self.stats.begin(plan)
         began_s = time.perf_counter()
-        samples, states = self._table.run(plan)
+        samples, states = self._table.run(plan, is_threaded=is_threaded)
         with self._condition:
-            self._lone.measured(plan, time.perf_counter() - began_s)
+            rows = plan.rows - plan.first
+            if rows == 1 or not is_threaded:
+                self._loop_burst.measured(rows, plan.steps, time.perf_counter() - began_s)
             updates = self._scheduler.apply(plan, samples, states)
             self._deadlines.drop(one.key for one in updates if one.is_last)
             if updates:
@@ -244,10 +249,10 @@ class Engine:
             while not self._is_closing:
                 self._finish_overdue()
                 is_full = self._undelivered.is_full
-                plan = None if is_full else self._lone.take() or self._scheduler.plan()
+                plan = None if is_full else self._loop_burst.take() or self._scheduler.plan()
                 if plan is not None:
                     return plan
-                self._lone.wait(self._deadlines.wait_s)
+                self._loop_burst.wait(self._deadlines.wait_s)
         return None
 
     def _finish_overdue(self) -> None:
@@ -270,13 +275,19 @@ class Engine:
     def _begin(self) -> None:
         try:  # what this pass of the event loop has submitted
             with self._condition:
-                is_lone = self.streams == 1 and not (self._deadlines or self._is_closing)
                 # The thread may have begun it: what that has posted comes before the next burst.
-                may_compute = is_lone and self._undelivered.is_empty
-                if updates := self._lone.begin(self._compute, is_lone=may_compute):
+                is_allowed = self._undelivered.is_empty
+                is_allowed = is_allowed and not (self._deadlines or self._is_closing)
+                updates, is_more = self._loop_burst.begin(self._compute_here, is_allowed=is_allowed)
+                if updates:
                     self._deliver(updates)
+            if is_more:
+                self._submitted.soon(self._begin)
         except Exception:  # noqa: BLE001 (as in the thread)
             self._fail()
+
+    def _compute_here(self, plan: Plan) -> Sequence[Progress]:
+        return self._compute(plan, is_threaded=False)
 
     def _deliver(self, updates: Sequence[Progress]) -> None:
         for progress in updates:

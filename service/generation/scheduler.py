@@ -79,6 +79,10 @@ class Scheduler:
         """How many generations wait for a row; one that is paused has none, and waits for none."""
         return len(self._queue)
 
+    def steps_left(self) -> int:
+        """Return the steps of the running generation that has most, to its limit."""
+        return max((row.steps_left for row in self._rows[: self._n_running]), default=0)
+
     def submit(self, key: Key, request: GenerationRequest) -> None:
         """Add a request to the queue."""
         self._waiting[key] = request

@@ -1,5 +1,6 @@
 """The slot table: each row's state, parameters and next token, and bursts of steps over them."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,13 +31,21 @@ class SlotTable:
             burst = StepwiseBurst(program, *parts, threads)
         self._burst = burst
 
-    def warm_up(self) -> None:
-        """Take one step, so that everything is compiled before the first request."""
-        self._burst.run(1, 1)
-        self._batch.put(0, None)
+    def warm_up(self, rows: int) -> float:
+        """Have everything compiled before the first request; return the seconds of a step."""
+        times_s = []
+        for _ in range(3):
+            began_s = time.perf_counter()
+            self._burst.run(rows, 1, is_threaded=False)
+            times_s.append(time.perf_counter() - began_s)
+        for row in range(rows):
+            self._batch.put(row, None)
+        return min(times_s)
 
-    def run(self, plan: Plan) -> tuple[Samples, Mapping[int, tuple[npt.NDArray[Any], ...]]]:
-        """Apply the plan's changes, feed its prompts, take its steps.
+    def run(
+        self, plan: Plan, *, is_threaded: bool = True
+    ) -> tuple[Samples, Mapping[int, tuple[npt.NDArray[Any], ...]]]:
+        """Apply the plan's changes, feed its prompts, take its steps, by other threads too or not.
 
         Returns the sampled tokens, and by row the states of the plan's `snapshots`. Blocks for the
         whole burst, most of it with the GIL released. The samples are views that the next
@@ -47,7 +56,7 @@ class SlotTable:
         for feed in plan.feeds:
             self._sampler.feed(feed.row, feed.tokens, feed.n_prompt)
         self._snapshots.request(plan.snapshots)
-        self._burst.run(plan.rows, plan.steps, plan.first)
+        self._burst.run(plan.rows, plan.steps, plan.first, is_threaded=is_threaded)
         return self._sampler.take(plan.rows, plan.steps), self._snapshots.take()
 
     def _apply(self, change: Change) -> None:

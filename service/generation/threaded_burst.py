@@ -35,12 +35,12 @@ class ThreadedBurst:
         self._threads = threads
         self._pool = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="burst")
 
-    def run(self, rows: int, steps: int, first: int = 0) -> None:
-        """Take `steps` steps with the rows from `first` up to `rows`."""
-        n = rows - first
-        size = block_rows(n, self._threads)
+    def run(self, rows: int, steps: int, first: int = 0, *, is_threaded: bool = True) -> None:
+        """Take `steps` steps with the rows from `first` up to `rows`, with other threads or not."""
+        n, threads = rows - first, self._threads if is_threaded else 1
+        size = block_rows(n, threads)
         blocks = iter(range(first, rows, size))
-        n_others = min(self._threads, -(-n // size)) - 1
+        n_others = min(threads, -(-n // size)) - 1
         others = [self._pool.submit(self._work, blocks, size, rows, steps) for _ in range(n_others)]
         self._work(blocks, size, rows, steps)
         for other in others:

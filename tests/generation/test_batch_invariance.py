@@ -64,9 +64,9 @@ class StaleSlot(SlotTable):
 class LostToken(SlotTable):
     """The last prompt token of a burst is not fed."""
 
-    def run(self, plan: Plan):
+    def run(self, plan: Plan, **how: bool):
         feeds = tuple(Feed(f.row, [*f.tokens[:-1], 0], f.n_prompt) for f in plan.feeds)
-        return super().run(replace(plan, feeds=feeds))
+        return super().run(replace(plan, feeds=feeds), **how)
 
 
 class SwappedState(SlotTable):
@@ -130,25 +130,25 @@ class ForgottenBiases(SlotTable):
 class ComputedAhead(SlotTable):
     """A burst computes the rows before its own too."""
 
-    def run(self, plan: Plan):
-        return super().run(replace(plan, first=0))
+    def run(self, plan: Plan, **how: bool):
+        return super().run(replace(plan, first=0), **how)
 
 
 class ComputedBeyond(SlotTable):
     """A burst computes a row after its own too."""
 
-    def run(self, plan: Plan):
+    def run(self, plan: Plan, **how: bool):
         if plan.rows < len(self._batch.tokens):
             self._burst.run(plan.rows + 1, plan.steps, plan.rows)
-        return super().run(plan)
+        return super().run(plan, **how)
 
 
 class CopiedPart(SlotTable):
     """A burst of a part of the rows loses their states."""
 
-    def run(self, plan: Plan):
+    def run(self, plan: Plan, **how: bool):
         before = [array.copy() for array in self._batch.states] if plan.first else []
-        samples, states = super().run(plan)
+        samples, states = super().run(plan, **how)
         for array, state in zip(self._batch.states, before, strict=False):
             array[:] = state
         return samples, states

@@ -90,26 +90,53 @@ class ThreadsProgram(DigestProgram):
 
 
 @pytest.mark.parametrize(("limit_s", "is_here"), [(10.0, True), (0.0, False)])
-async def test_a_lone_short_burst_is_computed_by_the_event_loop(limit_s, is_here):
-    async with running(program := ThreadsProgram(), lone_burst_s=limit_s) as engine:
-        expected = await read(engine.submit(request(8, is_whole=True)))  # by the thread: unmeasured
-        for n in range(3):
-            await until(lambda: engine.running == 0 and engine.waiting == 0)
-            await asyncio.sleep(0.05)  # the thread waits again
+@pytest.mark.parametrize("n", [1, 3, 20])
+async def test_short_bursts_are_computed_by_the_event_loop(limit_s, is_here, n):
+    async with running(program := ThreadsProgram(), loop_burst_s=limit_s) as engine:
+        await asyncio.sleep(0.05)  # the thread waits
+        for is_whole in (True, False):
             program.threads.clear()
-            assert await read(engine.submit(request(8, is_whole=True))) == expected, n
-        assert (set(program.threads) == {threading.get_ident()}) is is_here
+            requests = [request(8 + seed, seed, is_whole=is_whole) for seed in range(n)]
+            found = await asyncio.gather(*(read(engine.submit(one)) for one in requests))
+            assert [len(one.tokens) for one in found] == [8 + seed for seed in range(n)]
+            assert (set(program.threads) == {threading.get_ident()}) is is_here
+            await until(lambda: engine.running == engine.waiting == 0)
+
+
+class TimedProgram(ThreadsProgram):
+    def step(self, batch: Batch, rows: int) -> None:
+        time.sleep(0.001)
+        super().step(batch, rows)
+
+
+async def test_what_takes_long_as_a_whole_is_the_threads_after_its_first_burst():
+    async with running(program := TimedProgram(), loop_burst_s=0.5) as engine:
+        await asyncio.sleep(0.05)  # the thread waits
         program.threads.clear()
-        lone, other = engine.submit(request(40)), engine.submit(request(8))
-        await asyncio.gather(read(lone), read(other))
-        assert threading.get_ident() not in program.threads, "two are no lone request"
-        stream = await read(engine.submit(request(200)))
-        assert len(stream.tokens) == 200, "the thread goes on"
+        stream = aiter(engine.submit(request(5000)))
+        await anext(stream)
+        assert set(program.threads) == {threading.get_ident()}
+        before = len(program.threads)
+        for _ in range(3):
+            await anext(stream)
+        assert threading.get_ident() not in program.threads[before:]
+        stream.cancel()
+
+
+async def test_between_two_bursts_the_event_loop_does_what_else_there_is():
+    async with running(TimedProgram(), loop_burst_s=10.0) as engine:
+        await asyncio.sleep(0.05)  # the thread waits
+        stream, passes = engine.submit(request(200)), 0
+        reading = asyncio.create_task(read(stream))
+        while not reading.done():
+            passes += 1
+            await asyncio.sleep(0)
+        assert passes > 7, "a burst for each of 1, 2, 4 … 32 steps, and more of those"
 
 
 async def test_a_failure_of_a_burst_in_the_event_loop_ends_the_stream():
     program = ThreadsProgram()
-    async with running(program, lone_burst_s=10.0) as engine:
+    async with running(program, loop_burst_s=10.0) as engine:
         await read(engine.submit(request(8, is_whole=True)))
         await asyncio.sleep(0.05)
         program.threads = None  # type: ignore[assignment]  # its step raises
@@ -228,9 +255,9 @@ class SlowProgram(DigestProgram):
 
 
 async def test_what_the_thread_has_computed_comes_before_a_burst_of_the_event_loop():
-    async with running(lone_burst_s=10.0) as engine:
+    async with running(loop_burst_s=10.0) as engine:
         expected = await read(engine.submit(request(12, seed=5)))
-    async with running(SlowProgram(), lone_burst_s=10.0) as engine:
+    async with running(SlowProgram(), loop_burst_s=10.0) as engine:
         await read(engine.submit(request(1)))  # so that a step's time is known
         for _ in range(3):
             first = engine.submit(request(40))

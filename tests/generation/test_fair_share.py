@@ -30,9 +30,9 @@ class Shared(Stage):
         self.plans = plans = list[Plan]()
 
         class Noting(SlotTable):
-            def run(self, plan):
+            def run(self, plan, **how):
                 plans.append(plan)
-                return super().run(plan)
+                return super().run(plan, **how)
 
         super().__init__(DigestProgram(), TEXTS, Noting, config=config)
 

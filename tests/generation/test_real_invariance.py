@@ -137,9 +137,9 @@ class Parts(SlotTable):
 
     n = 0
 
-    def run(self, plan):
+    def run(self, plan, **how):
         type(self).n += plan.first > 0
-        return super().run(plan)
+        return super().run(plan, **how)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
