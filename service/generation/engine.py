@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 from service.errors import CarouselError, Draining, GenerationFailed
@@ -14,7 +15,7 @@ from service.generation.beam_worker import BeamListener, BeamWorker
 from service.generation.config import EngineConfig
 from service.generation.deadlines import Deadlines
 from service.generation.deferred_call import DeferredCall
-from service.generation.loop_burst import BLOCK, LoopBurst
+from service.generation.loop_burst import LoopBurst
 from service.generation.plan import Plan, Progress
 from service.generation.prompt_reader import PromptReader
 from service.generation.request import GenerationRequest
@@ -69,9 +70,8 @@ class Engine:
         self.prompts = PromptReader(program)
         self.rows = rows = config.rows_of(size)
         self.texts, self.rules = texts, rules = texts_of(tokenizer), TextRules.of(tokenizer)
-        suppressed = tokenizer.suppressed_ids
-        sampler = Sampler(size, rows, suppressed, tokenizer.end_ids)
-        self._table = SlotTable(program, sampler, rows, threads)
+        suppressed, ends = tokenizer.suppressed_ids, tokenizer.end_ids
+        self._table = SlotTable(program, Sampler(size, rows, suppressed, ends), rows, threads)
         steps = max(1, WINDOWS_PER_BURST * config.max_row_steps // self.prompts.steps_per_token)
         limits = replace(config, max_rows=rows, max_row_steps=min(config.max_row_steps, steps))
         self._scheduler = Scheduler(texts, limits, name, rules)
@@ -83,15 +83,11 @@ class Engine:
         self._drained = asyncio.Event()  # set when a draining engine has no stream left
         self._loop: asyncio.AbstractEventLoop | None = None
         self._condition = threading.Condition()  # guards the scheduler between bursts
-        self._loop_burst = LoopBurst(
-            self._condition, self._scheduler.plan, self._scheduler.steps_left, config
-        )
-        for n_rows in sorted({1, min(BLOCK, rows)}):
-            self._loop_burst.measured(n_rows, 1, self._table.warm_up(n_rows))
+        self._loop_burst = LoopBurst(self._condition, self._scheduler, config.loop_burst_s)
+        self._loop_burst.warm_up(self._table)
         self._submitted = DeferredCall()
         self._undelivered = Undelivered(self._condition, config.bursts_ahead)
-        self._is_closing = self._is_draining = False
-        self._is_drain_over = False  # whether `drain` has ended all streams
+        self._is_closing = self._is_draining = self._is_drain_over = False
         self.failure: str | None = None
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
 
@@ -229,9 +225,7 @@ class Engine:
         began_s = time.perf_counter()
         samples, states = self._table.run(plan, is_threaded=is_threaded)
         with self._condition:
-            rows = plan.rows - plan.first
-            if rows == 1 or not is_threaded:
-                self._loop_burst.measured(rows, plan.steps, time.perf_counter() - began_s)
+            self._loop_burst.measured(plan, time.perf_counter() - began_s, is_threaded=is_threaded)
             updates = self._scheduler.apply(plan, samples, states)
             self._deadlines.drop(one.key for one in updates if one.is_last)
             if updates:
@@ -248,8 +242,7 @@ class Engine:
         with self._condition:
             while not self._is_closing:
                 self._finish_overdue()
-                is_full = self._undelivered.is_full
-                plan = None if is_full else self._loop_burst.take() or self._scheduler.plan()
+                plan = None if self._undelivered.is_full else self._loop_burst.next_plan()
                 if plan is not None:
                     return plan
                 self._loop_burst.wait(self._deadlines.wait_s)
@@ -276,18 +269,14 @@ class Engine:
         try:  # what this pass of the event loop has submitted
             with self._condition:
                 # The thread may have begun it: what that has posted comes before the next burst.
-                is_allowed = self._undelivered.is_empty
-                is_allowed = is_allowed and not (self._deadlines or self._is_closing)
-                updates, is_more = self._loop_burst.begin(self._compute_here, is_allowed=is_allowed)
-                if updates:
-                    self._deliver(updates)
+                is_kept = self._deadlines or self._is_closing or not self._undelivered.is_empty
+                compute = None if is_kept else partial(self._compute, is_threaded=False)
+                updates, is_more = self._loop_burst.begin(compute)
+                self._deliver(updates)
             if is_more:
                 self._submitted.soon(self._begin)
         except Exception:  # noqa: BLE001 (as in the thread)
             self._fail()
-
-    def _compute_here(self, plan: Plan) -> Sequence[Progress]:
-        return self._compute(plan, is_threaded=False)
 
     def _deliver(self, updates: Sequence[Progress]) -> None:
         for progress in updates:
@@ -295,7 +284,8 @@ class Engine:
             listener.deliver(progress)
             if progress.is_last:
                 self._drop(listener)
-        self._undelivered.taken_soon()
+        if updates:
+            self._undelivered.taken_soon()
 
     def _drop(self, listener: Listener | BeamListener) -> None:
         self._listeners.discard(listener)

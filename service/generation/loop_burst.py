@@ -4,8 +4,9 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 
-from service.generation.config import EngineConfig
 from service.generation.plan import Plan, Progress
+from service.generation.scheduler import Scheduler
+from service.generation.table import SlotTable
 
 BLOCK = 8
 """Rows whose step is measured: a step of n rows takes no longer than those of n / BLOCK blocks."""
@@ -20,40 +21,39 @@ class LoopBurst:
     """
 
     def __init__(
-        self,
-        condition: threading.Condition,
-        plan: Callable[[], Plan | None],
-        steps_left: Callable[[], int],
-        config: EngineConfig,
+        self, condition: threading.Condition, scheduler: Scheduler, limit_s: float
     ) -> None:
-        """`steps_left` returns those of the generation that has most; `config` has the limit."""
-        self._condition, self._plan, self._steps_left = condition, plan, steps_left
-        self._limit_s = config.loop_burst_s
+        """`limit_s` is how long the event loop may be held."""
+        self._condition, self._scheduler, self._limit_s = condition, scheduler, limit_s
         self._step_s = self._block_step_s = math.inf  # the shortest of one row, and of a block
         self._planned: Plan | None = None
         self._is_thread_waiting = False
 
+    def warm_up(self, table: SlotTable) -> None:
+        """Have everything compiled before the first request, and measured."""
+        for rows in sorted({1, min(BLOCK, table.capacity)}):
+            self._note(rows, table.warm_up(rows))
+
     def begin(
-        self, compute: Callable[[Plan], Sequence[Progress]], *, is_allowed: bool
+        self, compute: Callable[[Plan], Sequence[Progress]] | None
     ) -> tuple[Sequence[Progress], bool]:
         """Compute what is to be done and return its results, or wake the thread for it.
 
-        Returns also whether to call again, in another pass of the event loop. Raises as `compute`.
+        Returns also whether to call again, in another pass of the event loop. None: it may not be
+        computed here. Raises as `compute`.
         """
         updates: Sequence[Progress] = ()
-        if is_allowed and self._is_thread_waiting:
-            if self._planned is None:
-                self._planned = self._plan()
-            plan = self._planned
+        if compute is not None and self._is_thread_waiting:
+            plan = self._planned = self._planned or self._scheduler.plan()
             if plan is None:
                 return updates, False
             if self._is_short(plan, plan.steps):
                 self._planned = None
                 updates = compute(plan)
-                self._planned = rest = self._plan()  # which frees the rows of what has ended
+                self._planned = rest = self._scheduler.plan()  # frees the rows of what has ended
                 if rest is None:
                     return updates, False
-                if self._is_short(rest, self._steps_left()):
+                if self._is_short(rest, self._scheduler.steps_left()):
                     return updates, True
         self._condition.notify()
         return updates, False
@@ -63,17 +63,22 @@ class LoopBurst:
         step_s = min(rows * self._step_s, -(-rows // BLOCK) * self._block_step_s)
         return not rows or steps * step_s <= self._limit_s
 
-    def measured(self, rows: int, steps: int, took_s: float) -> None:
-        """Note how long one thread took for a burst, by which others are estimated."""
-        if rows == 1 and steps:
-            self._step_s = min(self._step_s, took_s / steps)
-        elif rows >= BLOCK and steps:
-            self._block_step_s = min(self._block_step_s, took_s / steps / -(-rows // BLOCK))
+    def measured(self, plan: Plan, took_s: float, *, is_threaded: bool) -> None:
+        """Note how long a burst took; that of one thread tells what others will take."""
+        rows = plan.rows - plan.first
+        if plan.steps and (rows == 1 or not is_threaded):
+            self._note(rows, took_s / plan.steps)
 
-    def take(self) -> Plan | None:
-        """Return a burst that was planned and not computed, once."""
+    def _note(self, rows: int, step_s: float) -> None:
+        if rows == 1:
+            self._step_s = min(self._step_s, step_s)
+        elif rows >= BLOCK:
+            self._block_step_s = min(self._block_step_s, step_s / -(-rows // BLOCK))
+
+    def next_plan(self) -> Plan | None:
+        """Return the thread's next burst: one that was planned and not computed, or a new one."""
         plan, self._planned = self._planned, None
-        return plan
+        return plan or self._scheduler.plan()
 
     def wait(self, timeout_s: float | None) -> None:
         """Let the thread wait until there may be work."""

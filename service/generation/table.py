@@ -19,7 +19,7 @@ class SlotTable:
         self, program: StepProgram, sampler: Sampler, capacity: int, threads: int = 1
     ) -> None:
         """`threads` share the sampler, and a step of a program that has no threads itself."""
-        self._batch = program.new_batch(capacity)
+        self.capacity, self._batch = capacity, program.new_batch(capacity)
         self._sampler = sampler
         self._snapshots = StateSnapshots(self._batch)
         parts = self._batch, sampler, self._snapshots
