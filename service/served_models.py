@@ -31,6 +31,7 @@ from service.models.residency import ResidencyConfig
 from service.models.spec import ModelRef, ModelSpec, Weights
 from service.models.store import ModelStore
 from service.models.tokenizers.tokenizer import Tokenizer
+from service.sessions.model import SessionModel
 from service.settings import Settings
 
 
@@ -127,6 +128,16 @@ def _make_runtime(
             bundle.spec, precision, partial(_weights_of, store, bundle.ref), inspections
         )
         inspector = Inspector(program, bundle.spec, inspections, ablator)
-        return ModelRuntime(engine, encoder, constraints, prefixes, reader, inspector, device)
+        for_sessions = SessionModel(
+            name,
+            bundle.manifest.digest,
+            bundle.spec.state_units,
+            bundle.tokenizer,
+            engine,
+            constraints,
+        )
+        return ModelRuntime(
+            engine, encoder, constraints, prefixes, reader, inspector, for_sessions, device
+        )
 
     return make

@@ -54,6 +54,7 @@ class ModelRuntime:
     prefixes: ScopedPrefixCache
     state_reader: StateReader
     inspector: Inspector
+    for_sessions: SessionModel
     device: Device = Device.CPU  # that computes the steps
 
     @property
@@ -216,14 +217,7 @@ class AppState:
 
 def session_model(model: ServedModel) -> SessionModel:
     """Return what sessions need of a loaded model."""
-    return SessionModel(
-        str(model.ref),
-        model.manifest.digest,
-        model.state_units,
-        model.tokenizer,
-        model.runtime.engine,
-        model.runtime.constraints,
-    )
+    return model.runtime.for_sessions
 
 
 def get_state(request: Request) -> AppState:

@@ -58,10 +58,20 @@ class TurnRecord:
         shows_prompt: bool = False,
     ) -> "TurnRecord":
         """Make the record of a request."""
-        constraint = request.constraint
-        assert constraint is None or constraint.spec is not None
-        source = constraint.spec if constraint else None
+        source = _spec_of(request)
         return cls(replace(request, **_OMITTED), on_disconnect, reply, shows_prompt, source)
+
+    @classmethod
+    def json_of(
+        cls,
+        request: GenerationRequest,
+        on_disconnect: OnDisconnect,
+        reply: dict[str, Any],
+        *,
+        shows_prompt: bool = False,
+    ) -> str:
+        """Return the text of `of`'s record. It has none of the omitted fields: nothing is copied."""
+        return cls(request, on_disconnect, reply, shows_prompt, _spec_of(request)).to_json()
 
     def request(
         self, prompt: tuple[int, ...], constraint: Constraint | None = None
@@ -100,6 +110,12 @@ class TurnRecord:
             source
             and ConstraintSpec(**(_tuples_in(source) | {"kind": ConstraintKind(source["kind"])})),
         )
+
+
+def _spec_of(request: GenerationRequest) -> ConstraintSpec | None:
+    constraint = request.constraint
+    assert constraint is None or constraint.spec is not None
+    return constraint.spec if constraint else None
 
 
 def _non_defaults(value: object, defaults: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -176,7 +176,7 @@ class Turns:
         key, cached, prompt = session.key, self.cache.get(session.key), turn_request.request.prompt
         if kind == "turn":
             model.engine.prompts.check(session.position + len(prompt))
-        record = TurnRecord.of(
+        record = TurnRecord.json_of(
             turn_request.request,
             turn_request.on_disconnect,
             turn_request.reply,
@@ -189,7 +189,7 @@ class Turns:
                 kind=kind,
                 incarnation=session.incarnation,
                 prompt=pack_tokens(prompt, session.width),
-                record=record.to_json(),
+                record=record,
                 expected_position=turn_request.expected_position,
                 made_for=turn_request.made_for,
                 known=cached.session if cached else None,

@@ -8,9 +8,10 @@ local TRIM_LIMIT = 8192
 local NAMES = {'nonce', 'position', 'width', 'tail', 'base', 'snapshot', 'state_shared', 'ttl',
   'active', 'status', 'chain', 'shared', 'request_key', 'epoch'}
 
--- Free the memory that APPEND has reserved, if the log is no larger than a snapshot.
-local function trim(log)
-  if redis.call('STRLEN', log) > TRIM_LIMIT then return end
+-- Free the memory that APPEND has reserved, if the log's tail is no larger than a snapshot.
+local function trim(r)
+  if (r.position - r.base) * r.width > TRIM_LIMIT then return end
+  local log = key('log', r.tail)
   local whole = redis.call('GET', log)
   if whole then redis.call('SET', log, whole, 'KEEPTTL') end
 end
@@ -47,13 +48,15 @@ local function commit(name, nonce, from, added, status, snapshot, state, mark, s
     add_sum(r, length, to - from, sum)
     r.position = to
   end
-  redis.call('HSET', name, 'position', r.position, 'stamp', ARGV[1])
+  local changed = {'position', r.position, 'stamp', ARGV[1]}
   if state ~= '' then
     redis.call('SET', key('state', snapshot), state, 'EX', r.ttl)
     if r.snapshot ~= snapshot then
       drop_snapshot(r)
-      redis.call('HSET', name, 'snapshot', snapshot, 'state_shared', '0')
       r.snapshot = snapshot
+      for _, part in ipairs({'snapshot', snapshot, 'state_shared', '0'}) do
+        changed[#changed + 1] = part
+      end
     end
     local position = snapshot_position(r)
     for _, s in ipairs(mark ~= '' and segments(r) or {}) do
@@ -64,8 +67,10 @@ local function commit(name, nonce, from, added, status, snapshot, state, mark, s
     end
   end
   if status ~= '' then
-    trim(key('log', r.tail))
-    finish(r, status)
+    trim(r)
+    finish(r, status, changed)
+  else
+    redis.call('HSET', name, unpack(changed))
   end
   touch(r)
   return 'COMMITTED', r.position

@@ -309,10 +309,18 @@ local function snapshot_position(r)
   return tonumber(string.match(r.snapshot, ':(%d+)$') or 0)
 end
 
-local function finish(r, status)
-  redis.call('HSET', r.name, 'active', '', 'holder', '')
+-- End the turn or append. `changed` are other fields of the record to set, with their values.
+local function finish(r, status, changed)
+  local parts = changed or {}
+  local function set(field, value) parts[#parts + 1], parts[#parts + 2] = field, value end
+  set('active', '')
+  set('holder', '')
   if r.active == 'turn' then
-    redis.call('HSET', r.name, 'status', status, 'finish', r.position)
+    set('status', status)
+    set('finish', r.position)
+  end
+  redis.call('HSET', r.name, unpack(parts))
+  if r.active == 'turn' then
     local first = r.request_key ~= '' and tonumber(redis.call('HGET', r.request_key, 'first'))
     if first then
       redis.call('HSET', r.request_key, 'status', status, 'finish', r.position,
