@@ -70,7 +70,7 @@ class TurnRecord:
         *,
         shows_prompt: bool = False,
     ) -> str:
-        """Return the text of `of`'s record. It has none of the omitted fields: nothing is copied."""
+        """Return the text of the record that `of` makes, without a copy of the request."""
         return cls(request, on_disconnect, reply, shows_prompt, _spec_of(request)).to_json()
 
     def request(

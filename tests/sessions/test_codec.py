@@ -1,5 +1,5 @@
 import json
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 
 import numpy as np
 import pytest
@@ -125,6 +125,9 @@ def test_a_turn_record_is_decoded_as_it_was(n, seed, temperature, bias, stop, on
     request = GenerationRequest((1, 2), n, sampling, tuple(stop), top_tokens=3)
     record = TurnRecord.of(request, on_disconnect, {"prefix": "x"}, shows_prompt=True)
     assert TurnRecord.from_json(record.to_json()) == record
+    begun = replace(request, owner="o", return_state=True)
+    text = TurnRecord.json_of(begun, on_disconnect, {"prefix": "x"}, shows_prompt=True)
+    assert text == record.to_json()
     assert record.request((1, 2)) == request
 
 
