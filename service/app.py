@@ -56,7 +56,7 @@ from service.api.metering import UsageMetering
 from service.api.metrics import AppMetrics
 from service.api.metrics_listener import MetricsListener
 from service.api.openai import chat_routes as chat
-from service.api.openai import embeddings
+from service.api.openai import embeddings, fine_tuning
 from service.api.openai import routes as openai
 from service.api.request_log import RequestLog, RequestRecords
 from service.api.request_metrics import RequestMetrics
@@ -265,6 +265,7 @@ def create_app(
             *(inspection, inspection_text, inspection_ablation, health, oip),
             *(admin, aliases, fleet_routes, key_routes, usage, chat_templates),
             *(training_routes, docs_page, metric_routes, audit, files, batches),
+            fine_tuning,
         )
     ]
     routers.append(ui_page.make_router(has_page=settings.ui == "on"))

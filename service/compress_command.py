@@ -47,7 +47,9 @@ class FileCompressor:
         parts = bundle.spec, bundle.weights, wanted
         kernel = choices.choose(*parts, self.threads)
         bits = choices.weight_bits(*parts, kernel, bundle.tokenizer.special_ids)
-        program = compile_program(*parts, self.threads, kernel=kernel, weight_bits=bits)
+        program = compile_program(
+            *parts, self.threads, spins=False, kernel=kernel, weight_bits=bits
+        )
         header = CompressionHeader(
             model=model,
             digest=bundle.manifest.digest,
@@ -107,6 +109,7 @@ class FileCompressor:
         program = compile_program(
             *(bundle.spec, bundle.weights, precision),
             self.threads,
+            spins=False,
             kernel=kernel,
             weight_bits=bits,
         )

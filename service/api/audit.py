@@ -33,6 +33,7 @@ ACTIONS: Mapping[str, str] = {
     "DELETE /corpora/{corpus_id}": "corpus.delete",
     "DELETE /train-jobs/{job_id}": "job.delete",
     "POST /train-jobs/{job_id}/cancel": "job.cancel",
+    "POST /v1/fine_tuning/jobs/{job_id}/cancel": "job.cancel",
     "POST /train-jobs/{job_id}/publish": "job.publish",
 }
 """What is audited, by method and template. Every change that needs the scope `admin` is here."""

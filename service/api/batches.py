@@ -109,7 +109,7 @@ async def create_batch(request: Request, body: BatchBody) -> BatchReply:
     window_s = _window_s(body.completion_window)
     if body.endpoint not in ROUTES:
         raise Validation(f"`endpoint` is one of {', '.join(ROUTES)}", "endpoint")
-    _check_metadata(body.metadata)
+    check_metadata(body.metadata)
     after = body.output_expires_after
     expires_in_s = None if after is None else expiry_s(after.anchor, after.seconds)
     owner, now_s = state.owner_of(request), int(time.time())
@@ -190,7 +190,8 @@ def _window_s(text: str) -> int:
     return window_s
 
 
-def _check_metadata(metadata: dict[str, str] | None) -> None:
+def check_metadata(metadata: dict[str, str] | None) -> None:
+    """Raise Validation where there is too much of it."""
     found = metadata or {}
     is_long = any(
         len(name) > MAX_NAME_CHARACTERS or len(value) > MAX_VALUE_CHARACTERS

@@ -17,7 +17,7 @@ from service.api.state import AppState, get_state
 from service.batch.file_store import StoredFile
 from service.errors import TooLarge, Validation
 
-PURPOSES = ("batch",)
+PURPOSES = ("batch", "fine-tune")
 MAX_FILE_NAME_CHARACTERS = 255
 _LEAST_EXPIRY_S, _MOST_EXPIRY_S = 3_600, 2_592_000
 _COPY_BYTES = 1024**2
@@ -78,7 +78,7 @@ _CONTENT: Responses = {200: {"content": raw_content(BINARY)}}
 
 @router.post("", openapi_extra=_UPLOAD)
 async def upload_file(request: Request) -> FileReply:
-    """Store a file for a batch: one request in JSON a line."""
+    """Store a file: for a batch one request in JSON a line, or examples to fine-tune with."""
     state = get_state(request)
     files, owner = state.batches.files, state.owner_of(request)
     incoming = await asyncio.to_thread(files.incoming)

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -150,7 +150,7 @@ async def upload(
                 async for piece in request.stream():
                     await asyncio.to_thread(file.write, piece)
             async with training.checking:
-                await asyncio.to_thread(_check_stored_bytes, request, incoming)
+                await asyncio.to_thread(check_stored_bytes, request, incoming)
                 card = await asyncio.to_thread(training.corpora.put, owner, name, incoming)
     finally:
         await asyncio.to_thread(incoming.unlink, missing_ok=True)
@@ -181,15 +181,9 @@ def delete_corpus(request: Request, corpus_id: str) -> Response:
 @router.post("/train-jobs", status_code=202)
 async def submit(request: Request, response: Response, body: JobBody) -> JobReply:
     """Submit a job; a worker trains the model, which is loaded when the job has succeeded."""
-    state = get_state(request)
     name = body.initial_model
-    initial = None if name is None else state.resolve(name)
-    caller = caller_of(request.scope)
-    _check_names(caller, body)
-    max_open = state.metering.limits_of(caller).open_jobs
-    owner = state.owner_of(request)
-    job = await asyncio.to_thread(_submit, state, owner, body, initial, max_open)
-    state.metering.ledger.add(owner, train_jobs=1)
+    initial = None if name is None else get_state(request).resolve(name)
+    job = await submit_job(request, body, initial)
     response.headers["Location"] = f"/train-jobs/{job.key.id}"
     return _reply(job)
 
@@ -283,7 +277,23 @@ async def _pieces(
         yield error_event(error)
 
 
-def _check_stored_bytes(request: Request, incoming: Path) -> None:
+async def submit_job(
+    request: Request,
+    body: JobBody,
+    initial: ModelRef | None,
+    labels: Mapping[str, Any] | None = None,
+) -> TrainJob:
+    """Submit a job that begins as the model `initial`. Raises Forbidden, and as `make_job_spec`."""
+    state, caller = get_state(request), caller_of(request.scope)
+    check_names(caller, body)
+    max_open = state.metering.limits_of(caller).open_jobs
+    owner = state.owner_of(request)
+    job = await asyncio.to_thread(_submit, state, owner, body, initial, max_open, labels)
+    state.metering.ledger.add(owner, train_jobs=1)
+    return job
+
+
+def check_stored_bytes(request: Request, incoming: Path) -> None:
     """Check whether a text may be stored beside the owner's others. Raises TooLarge."""
     state = get_state(request)
     limit = state.metering.limits_of(caller_of(request.scope)).stored_bytes
@@ -298,7 +308,7 @@ def _check_stored_bytes(request: Request, incoming: Path) -> None:
         )
 
 
-def _check_names(caller: Caller, body: JobBody) -> None:
+def check_names(caller: Caller, body: JobBody) -> None:
     """Raise Forbidden for a model or an alias that the caller's key may not make or move."""
     if body.alias is not None and "admin" not in caller.scopes:
         raise Forbidden(
@@ -312,7 +322,12 @@ def _check_names(caller: Caller, body: JobBody) -> None:
 
 
 def _submit(
-    state: AppState, owner: str, body: JobBody, initial: ModelRef | None, max_open: int | None
+    state: AppState,
+    owner: str,
+    body: JobBody,
+    initial: ModelRef | None,
+    max_open: int | None,
+    labels: Mapping[str, Any] | None,
 ) -> TrainJob:
     card = state.training.corpora.card(owner, body.corpus)
     spec = make_job_spec(
@@ -325,6 +340,7 @@ def _submit(
         load_when_done=body.load_when_done,
         alias=body.alias,
         queue=body.queue,
+        labels=labels,
     )
     job = state.training.queue.submit(owner, spec, max_open)
     try:

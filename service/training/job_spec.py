@@ -42,6 +42,7 @@ class TrainJobSpec:
     load_when_done: bool = True
     alias: str | None = None
     queue: QueueName = DEFAULT_QUEUE
+    labels: Mapping[str, Any] | None = None  # of the request; they change nothing
 
     def __post_init__(self) -> None:
         """Check everything that needs no text."""
@@ -69,6 +70,7 @@ class TrainJobSpec:
             "load_when_done": self.load_when_done,
             "alias": self.alias,
             "queue": self.queue,
+            **({} if self.labels is None else {"labels": dict(self.labels)}),
         }
 
     @classmethod
@@ -85,6 +87,7 @@ class TrainJobSpec:
         )
         rest = {name: value[name] for name in ("initial_model", "load_when_done", "alias")}
         queue = value.get("queue", DEFAULT_QUEUE)  # a job of before there were two
+        rest["labels"] = value.get("labels")
         return cls(value["name"], value["corpus"], recipe, queue=queue, **rest)
 
 
@@ -110,8 +113,8 @@ def make_job_spec(
     """Build a job's specification from a request; what is None there gets its default.
 
     `training` holds the hyperparameters, `precision` and `recurrence`; `publication` the fields
-    `load_when_done`, `alias` and `queue`. Raises Validation as TrainJobSpec, `architecture_of` and
-    `check_fits`.
+    `load_when_done`, `alias`, `queue` and `labels`. Raises Validation as TrainJobSpec,
+    `architecture_of` and `check_fits`.
     """
     layers = {key: value for key, value in architecture.items() if value is not None}
     if initial_model is None:
