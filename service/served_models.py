@@ -25,6 +25,7 @@ from service.models.bundle import Bundle, Precision
 from service.models.device import Device, device_of
 from service.models.gpu_memory import GpuMemory
 from service.models.kernel_choice import KernelChoices
+from service.models.memory_budget import MemoryBudget
 from service.models.program_compiler import ProgramCompiler
 from service.models.registry import Registry, RegistryConfig
 from service.models.residency import ResidencyConfig
@@ -33,6 +34,7 @@ from service.models.store import ModelStore
 from service.models.tokenizers.tokenizer import Tokenizer
 from service.sessions.model import SessionModel
 from service.settings import Settings
+from service.steered_models import SteeredModels
 
 
 def _token_texts(tokenizer: Tokenizer) -> TokenTexts:
@@ -69,14 +71,16 @@ def make_registry(
         residency=ResidencyConfig(load_wait_s=settings.load_wait_s),
         keeps_record=not settings.has_shared_store,
     )
-    make = _make_runtime(settings, store, config, cache, metrics, inspections)
+    budget = MemoryBudget(settings.memory_budget_bytes)
+    steering = SteeredModels(settings, config, store, budget, metrics)
+    make = _make_runtime(settings, store, config, cache, metrics, inspections, steering)
 
     def size_of(spec: ModelSpec, precision: Precision) -> int:
         device = device_of(settings.device, precision)
         given = config if device is Device.CPU else gpu_config(config, settings.gpu_rows)
         return estimate_memory(spec, given).total
 
-    return Registry(store, make, registry_config, size_of)
+    return Registry(store, make, registry_config, size_of, budget)
 
 
 def gpu_config(config: EngineConfig, rows: int) -> EngineConfig:
@@ -104,6 +108,7 @@ def _make_runtime(
     cache: PrefixCache,
     metrics: Metrics,
     inspections: InspectionThread,
+    steering: SteeredModels,
 ) -> Callable[[Bundle, Precision], ModelRuntime]:
     kernels = KernelChoices(settings.model_store, settings.int8_kernel, settings.int4_weights)
     memory = GpuMemory(None if settings.gpu_memory is None else int(settings.gpu_memory))
@@ -136,8 +141,10 @@ def _make_runtime(
             engine,
             constraints,
         )
+        served = None if device is Device.GPU else program
+        steered = steering.engine_of(bundle, precision, prefixes, served)
         return ModelRuntime(
-            engine, encoder, constraints, prefixes, reader, inspector, for_sessions, device
+            engine, encoder, constraints, prefixes, reader, inspector, for_sessions, steered, device
         )
 
     return make

@@ -1,7 +1,7 @@
 """A generate request that has been admitted, and the state of each of its choices."""
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Self
@@ -49,6 +49,8 @@ class AdmittedRequest:
     # both times are monotonic (time.perf_counter)
     arrived_s: float = field(default_factory=time.perf_counter)
     admitted_s: float = field(default_factory=time.perf_counter)
+
+    steer: Mapping[str, Any] = field(default_factory=dict)  # the reply's `steer`, if it has one
 
     # only for the TGI routes' reply
     echoed_prompt: str = ""  # begins `generated_text`

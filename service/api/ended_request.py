@@ -24,6 +24,7 @@ class EndedRequest:
     is_streamed: bool
     refusal: dict[str, str] = field(default_factory=dict)  # `error_type`, and its `reason`
     stats: RequestStats | None = None  # of a generate request that was admitted
+    steered: int = 0  # cells that it has steered: its text is not the model's own
     caller: Caller = ANONYMOUS
     trace_id: str = ""
     target: str = ""  # what it has made, or the parameters of its path, but for sessions

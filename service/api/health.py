@@ -66,8 +66,8 @@ async def info(request: Request) -> dict[str, Any]:
                 "architecture": model.spec.summary,
                 **described(model),
                 "state_bytes": model.spec.state_bytes,
-                "running": model.runtime.engine.running,
-                "waiting": model.runtime.engine.waiting,
+                "running": model.runtime.running,
+                "waiting": model.runtime.waiting,
             }
             for model in loaded
         ],

@@ -69,8 +69,8 @@ class AppMetrics:
         state.metrics.read(families.PROCESS_INFO, lambda: {(state.fleet.process,): 1.0})
 
     def _read_models(self) -> None:
-        self._each(families.RUNNING, lambda one: one.engine.running)
-        self._each(families.WAITING, lambda one: one.engine.waiting)
+        self._each(families.RUNNING, lambda one: one.running)
+        self._each(families.WAITING, lambda one: one.waiting)
         self._each(families.ROWS, lambda one: one.engine.rows)
         read, loaded = self._state.metrics.read, self._loaded
         read(families.MODEL_LOADED, lambda: {(name,): 1.0 for name in loaded()})

@@ -13,7 +13,7 @@ from service.api.caller import ANONYMOUS
 from service.api.ended_request import MADE, EndedRequest
 from service.api.errors import internal_error
 from service.api.exchange import EXCHANGE, HEADER, Exchange
-from service.api.request_stats import BEGAN, KEY, RequestStats
+from service.api.request_stats import BEGAN, KEY, STEERED, RequestStats
 from service.api.route_templates import RouteTemplates
 from service.api.tracing import Tracer
 
@@ -70,6 +70,7 @@ class RequestLog:
                 is_streamed=exchange.is_streamed,
                 refusal=exchange.refusal,
                 stats=state.get(KEY),
+                steered=state.get(STEERED, 0),
                 caller=state.get("caller", ANONYMOUS),
                 trace_id=span.trace_id,
                 target=state.get(MADE) or _target(scope, template),
@@ -129,6 +130,8 @@ class RequestRecords:
         }
         if request.stats is not None:
             fields |= _generation_fields(request.stats) | {"finish": request.finish}
+        if request.steered:
+            fields["steered"] = request.steered
         if request.caller.key_id is not None:
             fields["key"] = request.caller.key_id
         if request.caller.owner:

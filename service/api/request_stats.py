@@ -12,6 +12,7 @@ from service.generation.request_timing import RequestTiming
 from service.metrics.histogram import Histogram
 
 KEY, BEGAN = "request_stats", "began_s"  # in a request's state
+STEERED = "steered"  # likewise: how many cells it has steered
 
 
 @dataclass(slots=True, kw_only=True)

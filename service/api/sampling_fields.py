@@ -21,6 +21,7 @@ from service.api.fields import (
     Number,
     TokenIds,
 )
+from service.api.steer_fields import SteerEntry
 from service.constraints.compiler import ConstraintCompiler
 from service.constraints.constraint import Constraint
 from service.constraints.spec import ConstraintSpec, limited
@@ -33,6 +34,7 @@ from service.generation.request import (
     MOST_REPETITION,
     SamplingParams,
 )
+from service.models.steering import MAX_STEERED_CELLS
 
 INPUT_ERROR = "Input validation error: "
 N_SEEDS = 2**64
@@ -114,6 +116,9 @@ class SamplingFields(Body):
         ge=-10.0,
         le=10.0,
         description="Exponent of the length by which a beam's logprob is divided.",
+    )
+    steer: Annotated[list[SteerEntry], Field(max_length=MAX_STEERED_CELLS)] | None = Field(
+        None, description="Cells that are held or changed while the text is read or generated."
     )
     max_time: Number | None = Field(
         None,

@@ -18,12 +18,15 @@ from service.api.http_request import (
     raw_body,
 )
 from service.api.sampling_fields import INPUT_ERROR
+from service.api.serving_engine import acquire_steered
 from service.api.sse import Responses, SSEResponse, events_of
 from service.api.state import ServedModel, get_state, session_model
+from service.api.steer_fields import SteeredReply, SteerEntry, steer_reply, steering_of
 from service.api.text_body import most_tokens, texts_of
 from service.errors import CarouselError, Validation
 from service.generation.request import Chunk
 from service.generation.score import Score, Scorer
+from service.models.steering import MAX_STEERED_CELLS
 from service.models.step import State
 from service.sessions.session import Session
 
@@ -36,6 +39,7 @@ class ScoreBody(Body):
     inputs: Annotated[Text, Field(min_length=1)]
     model: Name | None = None
     session_id: Id | None = None
+    steer: Annotated[list[SteerEntry], Field(max_length=MAX_STEERED_CELLS)] | None = None
     details: bool = True
     stream: bool = False
 
@@ -64,6 +68,7 @@ class ScoreReply(SumsReply):
     """The sums and, unless `details` is false, every token."""
 
     tokens: list[ScoredToken] | None = None
+    steer: SteeredReply | None = None
 
 
 class ScoreEvent(ScoreReply):
@@ -91,7 +96,7 @@ async def score(request: Request, body: ScoreBody) -> Response:
             f"`inputs` has {n_characters} characters, and a reply has the tokens of at most "
             f"{limits.max_score_details_characters}: set `stream`, or set `details` to false"
         )
-    model, scorer = await _admit(request, body.model, body.session_id)
+    model, scorer, steered = await _admit(request, body.model, body.session_id, body.steer)
     try:
         n_tokens = len(await asyncio.to_thread(model.tokenizer.encode, body.inputs))
         if not n_tokens:
@@ -103,12 +108,12 @@ async def score(request: Request, body: ScoreBody) -> Response:
     meter.begin(n_tokens)
     texts = model.runtime.encoder.texts if body.details else None
     if body.stream:
-        events = _events(scorer, body.inputs, texts)
+        events = _events(scorer, body.inputs, texts, steered)
         return SSEResponse(events, {}, scorer.cancel, limits.ping_interval_s)
     with cancelled_on_disconnect(request, scorer.cancel):
         pieces = [_tokens(chunk, texts) async for chunk in scorer.read(body.inputs) if texts]
     tokens = f'"tokens":[{",".join(pieces)}],' if texts else ""
-    return Response(f"{{{tokens}{_sums(scorer.score)}}}", media_type="application/json")
+    return Response(f"{{{tokens}{_sums(scorer.score)}{steered}}}", media_type="application/json")
 
 
 @router.post("/score/text", response_class=Response, responses=_SUMS, openapi_extra=raw_body(TEXT))
@@ -119,7 +124,7 @@ async def score_text(
 ) -> Response:
     """Score a text of any length as it arrives; the body is the text in UTF-8. Returns sums."""
     check_media_type(request, TEXT, BINARY, expected=f"the text is the body itself, as {TEXT}")
-    _, scorer = await _admit(request, model, session_id)
+    _, scorer, _ = await _admit(request, model, session_id)
     try:
         meter = await get_state(request).metering.reserve(request, most_tokens(request))
     except BaseException:
@@ -139,19 +144,35 @@ async def score_text(
 
 
 async def _admit(
-    request: Request, name: str | None, session_id: str | None
-) -> tuple[ServedModel, Scorer]:
-    """Return the model and a scorer that begins at the session's state, or at the zero state."""
+    request: Request,
+    name: str | None,
+    session_id: str | None,
+    steer: Sequence[SteerEntry] | None = None,
+) -> tuple[ServedModel, Scorer, str]:
+    """Return the model, a scorer that begins at the session's state, or at the zero state.
+
+    The last value is what the reply says of its steering, as a member of a JSON object.
+    """
     state = get_state(request)
     if session_id is None:
         model = await state.get(request, name)
-        return model, _scorer(model, state.owner_of(request))
+        owner = state.owner_of(request)
+        if not steer:
+            return model, _scorer(model, owner), ""
+        steering = steering_of(steer, model.spec, 0, 0)
+        steered = await acquire_steered(request, model, len(steer))
+        pending = model.tokenizer.special.before_text
+        scorer = Scorer(steered.engine, model.tokenizer, None, pending, owner=owner, steer=steering)
+        reply = steer_reply(steer, has_same_kernel=steered.has_same_bytes)
+        return model, scorer, f',"steer":{json.dumps(reply)}'
+    if steer:
+        raise Validation("`steer` does not go with a session yet; give the whole text", "steer")
     key = state.key(request, session_id)
 
-    async def begin(session: Session) -> tuple[ServedModel, Scorer]:
+    async def begin(session: Session) -> tuple[ServedModel, Scorer, str]:
         model = await state.get_for(request, session, name)
         origin, ready = await state.sessions.records.latest_state(key, session_model(model))
-        return model, _scorer(model, key.owner, origin, ready)
+        return model, _scorer(model, key.owner, origin, ready), ""
 
     return await state.sessions.records.with_session(key, begin)
 
@@ -169,7 +190,7 @@ def _scorer(
 
 
 async def _events(
-    scorer: Scorer, text: str, texts: Sequence[str] | None
+    scorer: Scorer, text: str, texts: Sequence[str] | None, steered: str
 ) -> AsyncGenerator[bytes, None]:
     """Yield an event for each burst and one for the end; an error is the last event."""
     try:
@@ -177,7 +198,7 @@ async def _events(
             tokens = f'"tokens":[{_tokens(chunk, texts)}],' if texts else ""
             yield f'data: {{{tokens}{_sums(scorer.score)},"done":false}}\n\n'.encode("ascii")
         tokens = '"tokens":[],' if texts else ""
-        yield f'data: {{{tokens}{_sums(scorer.score)},"done":true}}\n\n'.encode("ascii")
+        yield f'data: {{{tokens}{_sums(scorer.score)}{steered},"done":true}}\n\n'.encode("ascii")
     except CarouselError as error:
         yield error_event(error)
 

@@ -25,6 +25,7 @@ from service.generation.config import EngineConfig
 from service.generation.engine import Engine
 from service.generation.prefix_cache import PrefixCache, ScopedPrefixCache
 from service.generation.state_reader import StateReader
+from service.generation.steered_engine import SteeredEngine
 from service.inspection.inspector import Inspector
 from service.keys.key_ring import KeyRing
 from service.metrics.metrics import Metrics
@@ -55,12 +56,24 @@ class ModelRuntime:
     state_reader: StateReader
     inspector: Inspector
     for_sessions: SessionModel
+    steered: SteeredEngine
     device: Device = Device.CPU  # that computes the steps
 
     @property
     def is_busy(self) -> bool:
         """Whether a generation runs or waits, be it one whose client has gone."""
-        return self.engine.streams > 0  # a reservation belongs to a request, which has a lease
+        # A reservation belongs to a request, which has a lease.
+        return self.engine.streams > 0 or self.steered.is_busy
+
+    @property
+    def running(self) -> int:
+        """How many generations have a row, and how many beam searches run."""
+        return self.engine.running + (self.steered.engine.running if self.steered.engine else 0)
+
+    @property
+    def waiting(self) -> int:
+        """How many generations and beam searches wait."""
+        return self.engine.waiting + (self.steered.engine.waiting if self.steered.engine else 0)
 
     def start(self) -> None:
         """Start the engine for the running event loop."""
@@ -68,11 +81,12 @@ class ModelRuntime:
 
     async def drain(self, timeout_s: float) -> None:
         """Accept no new requests and wait for the running ones, at most `timeout_s`."""
-        await self.engine.drain(timeout_s)
+        await asyncio.gather(self.engine.drain(timeout_s), self.steered.drain(timeout_s))
 
     def close(self) -> None:
-        """Stop the engine's thread."""
+        """Stop the engines' threads."""
         self.engine.close()
+        self.steered.close()
 
 
 ServedModel = LoadedModel[ModelRuntime]

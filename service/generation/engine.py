@@ -66,12 +66,13 @@ class Engine:
     ) -> None:
         """`threads`: how many share a burst, but for the steps of a program with its own."""
         self.config = config
-        self._vocabulary_size = size = program.vocabulary_size
+        size = program.vocabulary_size
         self.prompts = PromptReader(program)
         self.rows = rows = config.rows_of(size)
         self.texts, self.rules = texts, rules = texts_of(tokenizer), TextRules.of(tokenizer)
         suppressed, ends = tokenizer.suppressed_ids, tokenizer.end_ids
         self._table = SlotTable(program, Sampler(size, rows, suppressed, ends), rows, threads)
+        self._fault_of = partial(_fault_of, vocabulary_size=size, steers=self._table.steers)
         steps = max(1, WINDOWS_PER_BURST * config.max_row_steps // self.prompts.steps_per_token)
         limits = replace(config, max_rows=rows, max_row_steps=min(config.max_row_steps, steps))
         self._scheduler = Scheduler(texts, limits, name, rules)
@@ -141,8 +142,7 @@ class Engine:
 
     def submit_admitted(self, request: GenerationRequest, listener: Listener) -> None:
         """Start a generation that was admitted before: it is queued even if the queue is full."""
-        fault = _fault_of(request, self._vocabulary_size)
-        if fault is not None:
+        if fault := self._fault_of(request):
             listener.fail(GenerationFailed(fault))
             return
         self._listeners.add(listener)
@@ -301,8 +301,12 @@ class Engine:
             listener.fail(error(message))
 
 
-def _fault_of(request: GenerationRequest, vocabulary_size: int) -> str | None:
-    """Return what would fail every generation of the slot table, or None."""
+def _fault_of(
+    request: GenerationRequest, *, vocabulary_size: int, steers: bool = False
+) -> str | None:
+    """Return what would fail every generation of the slot table, or be left out; or None."""
+    if request.steer and not steers:
+        return "the engine's program has no steering; the request belongs to another one"
     if not request.prompt:
         return "a generation begins after one token at least"
     given = (request.prompt, request.penalty_context, request.forced_tokens)

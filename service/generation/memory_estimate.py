@@ -49,3 +49,11 @@ def estimate_memory(spec: ModelSpec, config: EngineConfig) -> MemoryEstimate:
         states=rows * (logits + state + sampler + 4 * PENALTY_WINDOW),
         texts=TEXT_BYTES * vocabulary,
     )
+
+
+def steered_bytes(spec: ModelSpec, config: EngineConfig) -> int:
+    """Return how much memory a model's steered engine takes: its own weights, batch and tables."""
+    cells = [(CELLS[layer.cell], layer.units) for layer in spec.recurrent_layers]
+    row = sum(units * (13 + 9 * len(cell.activated)) for cell, units in cells)
+    rows = config.rows_of(spec.vocabulary_size)
+    return estimate_memory(spec, config).total + rows * row

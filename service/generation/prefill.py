@@ -72,6 +72,7 @@ class Prefill:
                 top_tokens=top,
                 deadline_s=deadline_s,
                 owner=request.owner,
+                steer=request.steer,
             )
             request = replace(request, timing=self.request.timing)
             self._stream = self._engine.open_stream(request)

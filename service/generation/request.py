@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from service.constraints.constraint import Constraint
 from service.generation.request_timing import RequestTiming
+from service.models.steering import Steering
 from service.models.step import State
 
 PENALTY_WINDOW = 1_024  # penalties count this many of the latest tokens, prompt and output together
@@ -68,6 +69,7 @@ class GenerationRequest:
     is_start: bool = False  # whether no text precedes, so that no joiner begins the first token
     owner: str = ""  # whose it is: owners share the engine equally, whatever their numbers
     is_whole: bool = False  # whether nobody reads before the end, so that its bursts may be long
+    steer: Steering = ()  # only of an engine whose program can be steered
     timing: RequestTiming = field(default_factory=RequestTiming, compare=False, repr=False)
 
 
@@ -83,6 +85,7 @@ def scoring_request(
     top_tokens: int = 0,
     deadline_s: float | None = None,
     owner: str = "",
+    steer: Steering = (),
 ) -> GenerationRequest:
     """Return a request for the logprobs of `tokens` after a prompt, and for the state there."""
     return GenerationRequest(
@@ -96,6 +99,7 @@ def scoring_request(
         deadline_s=deadline_s,
         ignore_eos=True,
         owner=owner,
+        steer=steer,
     )
 
 

@@ -8,6 +8,7 @@ from service.errors import UnknownCharacter, Validation
 from service.generation.engine import Engine
 from service.generation.request import Chunk, scoring_request
 from service.generation.stream import Stream  # noqa: TC001 (as every import here)
+from service.models.steering import Steering
 from service.models.step import State
 from service.models.tokenizers.tokenizer import Tokenizer
 
@@ -64,12 +65,13 @@ class Scorer:
         pending: Sequence[int] = (),
         *,
         owner: str = "",
+        steer: Steering = (),
         piece_characters: int = PIECE_CHARACTERS,
     ) -> None:
         """Raises as `Engine.check_capacity`."""
         engine.check_capacity(1, owner)
         self._reservation = engine.reserve(0, owner)
-        self._owner = owner
+        self._owner, self._steer = owner, steer
         self._engine, self._tokenizer = engine, tokenizer
         self._state, self._pending = initial_state, tuple(pending)
         self._piece_characters = piece_characters
@@ -148,7 +150,9 @@ class Scorer:
             tokens, text = tokens[1:], text[1:]
         if not tokens or self._is_cancelled:
             return
-        request = scoring_request(self._pending, tokens, self._state, owner=self._owner)
+        request = scoring_request(
+            self._pending, tokens, self._state, owner=self._owner, steer=self._steer
+        )
         self._pending = (tokens[-1],)
         self._stream = stream = self._engine.open_stream(request)
         try:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from service.generation.burst import StateSnapshots, StepwiseBurst
 from service.generation.plan import Change, Plan, Preempt, Restore, Start, Swap
 from service.generation.sampling import Sampler, Samples
+from service.models.steered_batch import SteeredBatch
 from service.models.step import KernelProgram, StepProgram
 
 
@@ -20,6 +21,7 @@ class SlotTable:
     ) -> None:
         """`threads` share the sampler, and a step of a program that has no threads itself."""
         self.capacity, self._batch = capacity, program.new_batch(capacity)
+        self.steers = isinstance(self._batch, SteeredBatch)  # whether its rows can be steered
         self._sampler = sampler
         self._snapshots = StateSnapshots(self._batch)
         parts = self._batch, sampler, self._snapshots
@@ -80,6 +82,8 @@ class SlotTable:
     def start(self, change: Start) -> None:
         """Put a request into a free row: its state, its parameters, its first token."""
         self._batch.put(change.row, change.request.initial_state)
+        if isinstance(self._batch, SteeredBatch):
+            self._batch.steer(change.row, change.request.steer)
         self._batch.tokens[change.row] = change.request.prompt[0]
         self._sampler.start(change.row, change.request)
 
@@ -92,7 +96,7 @@ class SlotTable:
         """Save a row with all that belongs to it."""
         saved, row, batch = change.saved, change.row, self._batch
         saved.token = int(batch.tokens[row])
-        saved.states = tuple(array[0] for array in batch.read([row]))
+        saved.states = batch.save(row)
         saved.sampling = self._sampler.save(row)
 
     def restore(self, change: Restore) -> None:
@@ -100,5 +104,5 @@ class SlotTable:
         saved, row = change.saved, change.row
         assert saved.sampling is not None
         self._batch.tokens[row] = saved.token
-        self._batch.write(row, saved.states)
+        self._batch.restore(row, saved.states)
         self._sampler.restore(row, saved.sampling)

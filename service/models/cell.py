@@ -118,10 +118,11 @@ class StepGraph(Protocol):
     def gate(self, name: str, x: str) -> str:
         """Name the output of the node that was added last as one of the cell's `activated`."""
 
-    def hold(self, x: str) -> str:
+    def hold(self, x: str, name: str, before: str) -> str:
         """Return the new c, or the h of a cell without one, as the rest of the step has to read it.
 
-        An ablation replaces it there.
+        An ablation or a steered request replaces it there. `name` is the state's, `before` its
+        value before the step.
         """
 
 
@@ -139,6 +140,8 @@ class Cell(ABC):
     # in which `int8_step` has them
     activated: ClassVar[tuple[str, ...]] = ()
     states: ClassVar[tuple[str, ...]]  # the output h first; all are (units,)
+    # the state that `add_step` gives to `StepGraph.hold`: a request may steer it
+    steered_state: ClassVar[str | None] = None
     is_bounded: ClassVar[bool]  # whether tanh and sigmoid gates keep h in (-1, 1): int8 needs it
     has_int8_step: ClassVar[bool] = False  # whether `int8_step` implements this cell
     has_reset_after: ClassVar[bool] = False  # whether `LayerSpec.reset_after` applies

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable  # noqa: TC003 (as every import here)
 
 from service.errors import MemoryBudgetExceeded
 
@@ -15,6 +16,12 @@ class MemoryBudget:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes, self.used_bytes = limit_bytes, 0
         self._changed = asyncio.Event()
+        # each begins to free what nobody uses, and returns whether bytes will come free
+        self.idle: set[Callable[[], bool]] = set()
+
+    def reclaim(self) -> bool:
+        """Begin to free what is kept although nobody uses it; return whether some is coming."""
+        return any(free() for free in self.idle)
 
     def fits(self, size_bytes: int) -> bool:
         """Return whether so many bytes can be reserved now."""

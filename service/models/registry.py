@@ -61,11 +61,15 @@ class Registry(ModelListing[R]):
         make: Callable[[Bundle, Precision], R],
         config: RegistryConfig,
         size_of: Callable[[ModelSpec, Precision], int] = parameter_bytes,
+        budget: MemoryBudget | None = None,
     ) -> None:
-        """`size_of` is an upper bound of a model's memory in a precision, in bytes."""
+        """`size_of` is an upper bound of a model's memory in a precision, in bytes.
+
+        `budget` is the memory that `make` shares; None: one of the config's bytes.
+        """
         super().__init__(store, is_autoloading=config.autoload)
         self._config = config
-        self.budget = MemoryBudget(config.budget_bytes)
+        self.budget = MemoryBudget(config.budget_bytes) if budget is None else budget
         self.aliases: dict[str, ModelRef] = {}
         self._stand_ins: Mapping[ModelRef, ModelRef] = {}  # for versions that failed at the start
         self._sweeper: asyncio.Task[None] | None = None

@@ -233,6 +233,9 @@ class Residency(Generic[R]):
         try:
             async with asyncio.timeout(self._config.load_wait_s), self._room:
                 while not self._budget.fits(size_bytes):
+                    if self._budget.reclaim():
+                        await self._budget.wait(POLL_S)
+                        continue
                     residents = self._residents(ref)
                     if size_bytes + kept_bytes(residents) > self._budget.limit_bytes:
                         raise self._budget.refusal(size_bytes, _why_kept(residents))

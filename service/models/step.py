@@ -57,6 +57,14 @@ class Batch:
         """Return a copy of the states of these rows, each (rows, width)."""
         return tuple(array[rows] for array in self.states)
 
+    def save(self, row: int) -> StateArrays:
+        """Return a copy of all that belongs to a row but its token, for `restore`."""
+        return tuple(array[0] for array in self.read([row]))
+
+    def restore(self, row: int, saved: StateArrays) -> None:
+        """Write what `save` has returned into a row."""
+        self.write(row, saved)
+
     def take(self, rows: Sequence[int]) -> None:
         """Give the first rows the states that `rows` have now."""
         for array in self.states:

@@ -31,7 +31,7 @@ def build_graph(
     `active` (rows, 1) bool, and the other rows keep their states. `keeps_casts` is for devices
     without float16 products: ONNX Runtime would leave out casts there and back, and their rounding.
     """
-    graph = _StepGraph(spec, weights, precision, weight_bits, fold_limit_bytes)
+    graph = CarriedGraph(spec, weights, precision, weight_bits, fold_limit_bytes)
     graph.keeps_casts = keeps_casts
     if selects_rows:
         graph.select_rows()
@@ -45,13 +45,13 @@ def build_held_graph(
 
     They are (rows, units): where the bool is true, c, or the h of a cell without c, is replaced.
     """
-    graph = _StepGraph(spec, weights, precision, weight_bits, FOLD_LIMIT_BYTES)
+    graph = CarriedGraph(spec, weights, precision, weight_bits, FOLD_LIMIT_BYTES)
     graph.holds_cells = True
     return bytes(graph.build().SerializeToString())
 
 
-class _StepGraph(NetworkGraph):
-    """The graph of one step."""
+class CarriedGraph(NetworkGraph):
+    """The graph of one step of a model that carries its state."""
 
     _active = ""  # (rows, 1) bool; the input's name where there is one
     holds_cells = False
@@ -79,13 +79,13 @@ class _StepGraph(NetworkGraph):
         self._outputs.append(helper.make_tensor_value_info(renamed, TensorProto.FLOAT, None))
         return renamed
 
-    def hold(self, x: str) -> str:
+    def hold(self, x: str, name: str, before: str) -> str:  # noqa: ARG002 (for subclasses)
         """Select between the new values and those of the layer's input, by the layer's mask."""
         if not self.holds_cells:
             return x
         names, kinds = hold_names(self._scope), (TensorProto.BOOL, TensorProto.FLOAT)
-        for name, kind in zip(names, kinds, strict=True):
-            info = helper.make_tensor_value_info(name, kind, ["rows", self._units])
+        for one, kind in zip(names, kinds, strict=True):
+            info = helper.make_tensor_value_info(one, kind, ["rows", self._units])
             self._inputs.append(info)
         return self.node("Where", *names, x)
 

@@ -1,5 +1,6 @@
 """The theorem of `invariance.py` with the bundled model's weights, and with a GRU."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from service.models.gpu_program import GpuProgram
 from service.models.int8_step import FusedProgram
 from service.models.program import OnnxProgram
 from service.models.spec import ModelSpec
+from service.models.steered_program import SteeredProgram
 from tests.generation.invariance import CONFIG, SHARED, check_invariance
-from tests.generation.strategies import histories, requests
+from tests.generation.strategies import histories, requests, steerings
 from tests.models.far_device import FarDevice
 from tests.models.networks import SPECS, WINDOWED, random_weights
 
@@ -48,6 +50,33 @@ def test_a_generation_in_a_batch_equals_the_generation_alone(precision, kernel, 
     def in_any_company(history, config):
         check_invariance(
             program, TEXTS, history, threads=threads, alone_program=alone, config=config
+        )
+
+    in_any_company()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.INT8])
+def test_steered_and_unsteered_generations_in_any_company(precision, threads):
+    """One that is not steered equals, moreover, the plain graph's."""
+    model = BUNDLE.spec, BUNDLE.weights, precision
+    program, alone = SteeredProgram(*model, threads), SteeredProgram(*model)
+    plain, steer = OnnxProgram(*model), steerings(BUNDLE.spec)
+
+    @settings(
+        max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+    )
+    @given(history=histories(requests(len(TEXTS), " etaoin", steer=steer)), config=CONFIGS)
+    def in_any_company(history, config):
+        check_invariance(
+            program, TEXTS, history, threads=threads, alone_program=alone, config=config
+        )
+        without = [
+            (action, replace(argument, steer=()) if action == "submit" else argument)
+            for action, argument in history
+        ]
+        check_invariance(
+            program, TEXTS, without, threads=threads, alone_program=plain, config=config
         )
 
     in_any_company()

@@ -28,7 +28,7 @@ async def whole_chat(http: Request, admitted: AdmittedRequest, body: CompletionB
         "choices": [_whole_choice(admitted, body, choice) for choice in choices if choice.chunks],
         "usage": usage_of(admitted, choices),
     }
-    content |= admitted.session(choices[0].finish)
+    content |= {**admitted.session(choices[0].finish), **admitted.steer}
     return Response(json.dumps(content, ensure_ascii=True), media_type="application/json")
 
 

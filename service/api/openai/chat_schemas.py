@@ -18,6 +18,7 @@ from service.api.openai.schemas import (
     refuse,
 )
 from service.api.sse import Responses, events_of
+from service.api.steer_fields import SteeredReply
 from service.generation.request import MAX_TOP_TOKENS
 from service.models.chat_template import Message
 
@@ -224,6 +225,7 @@ class ChatHead(BaseModel):
     model: str
     system_fingerprint: str
     session: SessionPosition | None = None
+    steer: SteeredReply | None = None
 
 
 class ChatChoice(BaseModel):

@@ -145,7 +145,7 @@ class OpenAIEventEncoder(ABC):
             end = chunk.finish.partial.decode("utf-8", "replace")
             end = end if decoder is None else decoder.end(chunk.finish)
             self._add_end(content, choice, end)
-            session = self._admitted.session(chunk.finish)
+            session = {**self._admitted.session(chunk.finish), **self._admitted.steer}
             position = chunk.finish.generated_tokens
         line = self._ids.line(position).encode("ascii") if self._ids else b""
         return line + data_of(self._content(content) | session)

@@ -33,7 +33,7 @@ async def whole(http: Request, admitted: AdmittedRequest, body: CompletionBody) 
         "choices": [_whole_choice(admitted, body, choice) for choice in choices if choice.chunks],
         "usage": usage_of(admitted, choices),
     }
-    content |= admitted.session(choices[0].finish)
+    content |= {**admitted.session(choices[0].finish), **admitted.steer}
     return Response(json.dumps(content, ensure_ascii=True), media_type="application/json")
 
 
@@ -140,13 +140,14 @@ def head_of(
     """Return the members with which a reply and every event of this kind begin."""
     model = admitted.model
     digest = model.manifest.digest.rpartition(":")[2]
-    on_gpu = "_gpu" if model.runtime.device is Device.GPU else ""  # another rounding
+    other = "_gpu" if model.runtime.device is Device.GPU else ""  # another rounding
+    other = "_steered" if admitted.steer else other
     return {
         "id": f"{prefix}-{body.request_id or secrets.token_hex(12)}",
         "object": kind,
         "created": int(time.time()),
         "model": str(model.ref),
-        "system_fingerprint": f"fp_{digest[:12]}_{model.precision}{on_gpu}",
+        "system_fingerprint": f"fp_{digest[:12]}_{model.precision}{other}",
     }
 
 

@@ -20,6 +20,7 @@ from service.api.openai.schemas import (
     ModelWithVocabularyReply,
 )
 from service.api.sampling_fields import check_beam_search, check_token_ids
+from service.api.serving_engine import ServingEngine
 from service.api.state import AppState, ServedModel, get_state, session_model
 from service.constraints.spec import ConstraintSpec
 from service.errors import Validation, about
@@ -81,22 +82,24 @@ async def _admit(http: Request, body: CompletionBody) -> AdmittedRequest:
         )
     salt = () if body.cache_salt is None else (body.cache_salt,)
     n_prompt = sum(len(request.prompt) for request in requests)
+    serving = await ServingEngine.of(http, model, body.steer, requests)
     meter = await state.metering.reserve(http, n_prompt + n_sampled * body.n_new_tokens)
     completions = start(
-        model.runtime.engine,
-        requests,
+        serving.engine,
+        serving.requests,
         n=n,
         best_of=body.best_of or n,
         beams=body.beam_params(body.best_of or n, n) if body.use_beam_search else None,
         prompt_logprobs=_prompt_logprobs(body),
-        prefix_cache=model.runtime.prefixes.scoped(owner, *salt),
+        prefix_cache=serving.prefixes and serving.prefixes.scoped(owner, *salt),
     )
     meter.begin(n_prompt, completions=completions)
     return AdmittedRequest(
         model=model,
-        requests=requests,
+        requests=serving.requests,
         completions=completions,
         n=n,
+        steer=serving.reply,
         prompt_texts=_typed_prompts(model, body),
     )
 
@@ -176,6 +179,8 @@ def _conflicts_of_choices(body: CompletionBody) -> Iterator[tuple[str, str]]:
         if body.length_penalty not in {None, 1.0}:
             yield "length_penalty", "`length_penalty` has an effect only with `use_beam_search`"
         return
+    if body.steer:
+        yield "steer", "`steer` does not go with `use_beam_search`, whose beams are not steered"
     if best_of > MAX_BEAMS:
         yield "n", f"`use_beam_search` has at most {MAX_BEAMS} beams. Given: {best_of}"
     if body.n_new_tokens == 0:
@@ -193,6 +198,7 @@ def _conflicts_with_turn(body: CompletionBody) -> list[str]:
         "echo": bool(body.echo) and body.logprobs is not None,
         "max_tokens": body.max_tokens == 0,
         "include_stop_str_in_output": bool(body.include_stop_str_in_output),
+        "steer": bool(body.steer),
     }
     return [field for field, is_given in given.items() if is_given]
 

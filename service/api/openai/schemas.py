@@ -22,6 +22,7 @@ from service.api.fields import (
 from service.api.model_description import SpecialTokensByRole
 from service.api.sampling_fields import SamplingFields
 from service.api.sse import Responses, events_of
+from service.api.steer_fields import SteeredReply
 from service.generation.request import MAX_TOP_TOKENS
 
 DEFAULT_MAX_TOKENS = 16
@@ -239,6 +240,7 @@ class CompletionHead(BaseModel):
     system_fingerprint: str
     choices: list[CompletionChoice]
     session: SessionPosition | None = None
+    steer: SteeredReply | None = None
 
 
 class CompletionReply(CompletionHead):

@@ -113,6 +113,7 @@ def _finish_details(admitted: AdmittedRequest, finish: Finish) -> dict[str, Any]
         "finish_reason": finish.reason,
         "generated_tokens": finish.generated_tokens,
         "seed": admitted.requests[0].sampling.seed,
+        **admitted.steer,
     }
 
 

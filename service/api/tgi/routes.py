@@ -11,6 +11,7 @@ from service.api.admitted_request import AdmittedRequest
 from service.api.grammar import of_grammar
 from service.api.http_request import drawn_seeds, header, session_id_of
 from service.api.sampling_fields import INPUT_ERROR, check_beam_search
+from service.api.serving_engine import ServingEngine
 from service.api.state import ServedModel, get_state, session_model
 from service.api.tgi.responses import replayed, streamed, whole
 from service.api.tgi.schemas import GENERATED, STREAMED, GenerateBody, Parameters
@@ -81,25 +82,29 @@ async def _admit(http: Request, body: GenerateBody, *, is_stream: bool) -> Admit
         raise Validation(f"{INPUT_ERROR}`inputs` {_no_prompt(body.inputs)}")
     n, width = parameters.best_of or 1, parameters.num_beams or 1
     tokens = len(request.prompt) + max(n, width) * request.max_new_tokens
+    serving = await ServingEngine.of(http, model, parameters.steer, [request])
     meter = await state.metering.reserve(http, tokens)
     completions = start(
-        model.runtime.engine,
-        [request],
+        serving.engine,
+        serving.requests,
         n=n,
         beams=parameters.beam_params(width, 1) if parameters.is_beam_search else None,
         prompt_logprobs=0 if parameters.decoder_input_details else None,
-        prefix_cache=model.runtime.prefixes.scoped(owner),
+        prefix_cache=serving.prefixes and serving.prefixes.scoped(owner),
     )
     meter.begin(len(request.prompt), completions=completions)
     return AdmittedRequest(
         model=model,
-        requests=[request],
+        requests=serving.requests,
         completions=completions,
         n=n,
+        steer=serving.reply,
         arrived_s=arrived_s,
         echoed_prompt=body.inputs if parameters.return_full_text else "",
         typed_characters=len(body.inputs),
-        has_details=bool(parameters.details or parameters.decoder_input_details),
+        has_details=bool(
+            parameters.details or parameters.decoder_input_details or parameters.steer
+        ),
     )
 
 
@@ -191,6 +196,8 @@ def _conflicts(parameters: Parameters, *, is_stream: bool) -> Iterator[str]:
         yield "`best_of` and `num_beams` select among texts in two ways; give one of them"
     if parameters.length_penalty not in {None, 1.0} and not is_beam_search:
         yield "`length_penalty` has an effect only with `num_beams` > 1"
+    if parameters.steer and is_beam_search:
+        yield "`steer` does not go with `num_beams`: the beams of a search are not steered"
     if parameters.do_sample and is_beam_search:
         yield "`do_sample` does not go with `num_beams`: a beam search samples nothing"
     if (parameters.min_new_tokens or 0) > parameters.n_new_tokens:
@@ -206,6 +213,8 @@ def _conflicts_with_turn(parameters: Parameters) -> Iterator[str]:
         yield f"`num_beams` {reason}"
     if parameters.decoder_input_details:
         yield "`decoder_input_details` does not go with a session; POST /score does"
+    if parameters.steer:
+        yield "`steer` does not go with a session: its state would not follow from its text"
 
 
 async def _request(

@@ -21,6 +21,7 @@ from service.api.fields import (
 )
 from service.api.sampling_fields import N_SEEDS, SEED, TOP_K, TOP_P, SamplingFields
 from service.api.sse import Responses, events_of
+from service.api.steer_fields import SteeredReply
 from service.generation.request import MAX_TOP_TOKENS
 
 DEFAULT_NEW_TOKENS = 100
@@ -109,6 +110,7 @@ class StreamDetails(BaseModel):
     generated_tokens: int
     seed: int | None
     input_length: int | None = None
+    steer: SteeredReply | None = None
 
 
 class GenerateDetails(StreamDetails):

@@ -35,6 +35,7 @@ class GRU(Cell):
     gates = ("z", "r", "h")
     activated = ("z", "r", "candidate")
     states = ("h",)
+    steered_state = "h"
     is_bounded = True
     has_int8_step = True  # with reset_after
     has_reset_after = True
@@ -87,7 +88,7 @@ class GRU(Cell):
         candidate = graph.gate("candidate", candidate)
         rest = graph.node("Sub", graph.constant("one", np.ones(1)), z)
         new = graph.node("Add", graph.node("Mul", z, h), graph.node("Mul", rest, candidate))
-        return [graph.hold(new)]
+        return [graph.hold(new, "h", h)]
 
     def has_cudnn_layout(self, layer: LayerSpec) -> bool:
         """Whether CuDNN computes this form: only with reset_after."""

@@ -31,6 +31,7 @@ class LSTM(Cell):
     gates = ("i", "f", "g", "o")
     activated = ("i", "f", "g", "o")
     states = ("h", "c")
+    steered_state = "c"
     is_bounded = True
     has_int8_step = True
     unit_bias_gate = "f"
@@ -65,7 +66,7 @@ class LSTM(Cell):
         kept = graph.node("Mul", f, c)
         i = graph.gate("i", graph.activate(sigma, z_i))
         new = graph.node("Mul", i, graph.gate("g", graph.activate(phi, z_g)))
-        c = graph.hold(graph.node("Add", kept, new))
+        c = graph.hold(graph.node("Add", kept, new), "c", c)
         if peepholes:
             z_o = graph.node("Add", z_o, graph.node("Mul", peepholes[2], c))
         o = graph.gate("o", graph.activate(sigma, z_o))

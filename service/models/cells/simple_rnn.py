@@ -28,6 +28,7 @@ class SimpleRNN(Cell):
     year = 1990
     gates = ("h",)
     states = ("h",)
+    steered_state = "h"
     is_bounded = True
     keras = KerasNames(layer="SimpleRNN", cell="SimpleRNNCell")
 
@@ -41,7 +42,8 @@ class SimpleRNN(Cell):
     ) -> list[str]:
         """Add the nodes of one step."""
         recurrent = graph.product(state[0], "recurrent_kernel", weights["recurrent_kernel"])
-        return [graph.hold(graph.activate(layer.activation, graph.node("Add", x, recurrent)))]
+        new = graph.activate(layer.activation, graph.node("Add", x, recurrent))
+        return [graph.hold(new, "h", state[0])]
 
 
 CELL = SimpleRNN()
