@@ -63,10 +63,7 @@ class Registry(ModelListing[R]):
         size_of: Callable[[ModelSpec, Precision], int] = parameter_bytes,
         budget: MemoryBudget | None = None,
     ) -> None:
-        """`size_of` is an upper bound of a model's memory in a precision, in bytes.
-
-        `budget` is the memory that `make` shares; None: one of the config's bytes.
-        """
+        """`size_of` is an upper bound of a model's bytes; `make` may take more of the `budget`."""
         super().__init__(store, is_autoloading=config.autoload)
         self._config = config
         self.budget = MemoryBudget(config.budget_bytes) if budget is None else budget

@@ -101,7 +101,7 @@ def test_neutral_steering_and_another_part_of_the_text_change_nothing(http):
     neutral = [{"cell": 445, "op": "scale", "value": 1.0}, {"cell": 9, "op": "add", "value": 0}]
     past = [
         *({"cell": cell, "op": "set", "value": 9} for cell in range(40)),
-        INSIDE | {"cell": 3, "from": 10**9},
+        INSIDE | {"cell": 99, "from": 10**9},
     ]
     without = generate(http, steer=neutral[:1])
     assert generate(http, steer=neutral)["generated_text"] == without["generated_text"]

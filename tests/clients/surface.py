@@ -125,6 +125,7 @@ def is_json(reply: Reply) -> bool:
 
 HONOURED, REFUSED, IGNORED = Verdict.HONOURED, Verdict.REFUSED, Verdict.IGNORED
 LONG = {"max_tokens": 60}
+STEER = [{"cell": cell, "op": "set", "value": 5.0} for cell in range(40)]
 SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
 Q = "82"  # the ids of "q" and "e" in the bundled model, which a test checks
 E = 70
@@ -479,6 +480,14 @@ OPENAI: tuple[Row, ...] = (
         "vllm_xargs", "vLLM", REFUSED, "there are no plugins", {"vllm_xargs": {"a": 1}}, nothing={}
     ),
     Row(
+        "steer",
+        "ours",
+        HONOURED,
+        "at most 64 cells: [steering](http.md#steering); not with beams, not in a session",
+        {"steer": STEER},
+        another_text,
+    ),
+    Row(
         "max_time",
         "ours",
         HONOURED,
@@ -721,6 +730,14 @@ NATIVE: tuple[Row, ...] = (
         parameters(max_new_tokens=60),
     ),
     Row(
+        "steer",
+        "ours",
+        HONOURED,
+        "at most 64 cells: [steering](http.md#steering); not with beams, not in a session",
+        parameters(steer=STEER),
+        another_text,
+    ),
+    Row(
         "max_time",
         "ours",
         HONOURED,
@@ -891,6 +908,14 @@ CHAT: tuple[Row, ...] = (
         {"bad_words": ["e", "th"]},
         shows(lambda reply: "e" not in text(reply)),
         LONG,
+    ),
+    Row(
+        "steer",
+        "ours",
+        HONOURED,
+        "as for completions",
+        {"steer": STEER},
+        another_text,
     ),
     Row(
         "max_time",

@@ -43,6 +43,7 @@ from carousel_client.parameters import GenerateParameters as GenerateParameters
 from carousel_client.parameters import Grammar as Grammar
 from carousel_client.parameters import ImportOptions as ImportOptions
 from carousel_client.parameters import InspectOptions as InspectOptions
+from carousel_client.parameters import SteeredCell as SteeredCell
 from carousel_client.parameters import TrainJobOptions as TrainJobOptions
 from carousel_client.responses import Batch as Batch
 from carousel_client.responses import BatchPage as BatchPage

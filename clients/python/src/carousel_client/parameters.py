@@ -14,6 +14,24 @@ class Grammar(TypedDict):
     value: str | Mapping[str, Any] | Sequence[str]
 
 
+class _SteerTarget(TypedDict):
+    cell: int
+    op: Literal["set", "add", "scale", "freeze"]
+
+
+SteerSpan = TypedDict("SteerSpan", {"from": Literal["generated", "prompt"] | int}, total=False)
+"""`from` is no name that Python allows in a class."""
+
+
+class SteeredCell(_SteerTarget, SteerSpan, total=False):
+    """A cell that is held or changed while the text is generated: docs/reference/http.md."""
+
+    layer: int
+    value: float
+    gate: str
+    until: int
+
+
 class GenerateParameters(TypedDict, total=False):
     """Parameters of a generation; the server's defaults apply to those that are not given.
 
@@ -41,6 +59,7 @@ class GenerateParameters(TypedDict, total=False):
     max_time: float  # seconds
     seed: int
     stop: Sequence[str]
+    steer: Sequence[SteeredCell]
     details: bool
     top_n_tokens: int
     return_full_text: bool

@@ -70,13 +70,15 @@ class Details(Response):
     generated_tokens: int
     seed: int
     tokens: tuple[Token, ...]  # empty at the end of a stream, which has returned them
+    steer: Json | None = None  # what was steered, and the kernel that computed it
 
     @classmethod
     def from_json(cls, body: Json) -> Self:
         """Build them, each token with its most likely ones."""
         bodies = body.get("tokens", [])
         tops = body.get("top_tokens") or [None] * len(bodies)
-        return cls._with(body, tokens=tuple(map(Token.from_json, bodies, tops)))
+        tokens = tuple(map(Token.from_json, bodies, tops))
+        return cls._with(body, tokens=tokens, steer=body.get("steer"))
 
 
 @dataclass(frozen=True, slots=True)
