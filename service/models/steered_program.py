@@ -15,8 +15,8 @@ from service.models.program import check_precision, int8_weight_bits, open_sessi
 from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights, is_bounded
 from service.models.steered_batch import SteeredBatch, steered_batch
 from service.models.steering import state_of
-from service.models.step_graph import CarriedGraph
 from service.models.step import Batch, StepProgram, zero_batch
+from service.models.step_graph import CarriedGraph
 
 _RANGES = {
     "Sigmoid": (0.0, 1.0),
