@@ -24,6 +24,7 @@ class ConnectionLimits:
     head_timeout_s: float = 10.0  # from the first byte of a head to its last
     idle_timeout_s: float = 30.0  # from a reply to the first byte of the next head
     leftover_timeout_s: float = 5.0  # for the rest of a body that was answered before its end
+    leftover_pause_s: float = 0.01  # after each piece of it that has been read
     linger_s: float = 2.0  # between the reply to what cannot be parsed, and the end
     write_timeout_s: float = 15.0  # in which a client whose replies wait has to read write_bytes
     write_bytes: int = 15 * 1024

@@ -61,6 +61,9 @@ class HttpProtocol(StrictParsing):
             self._held += data
         else:
             self._parse(data)
+            if self._is_leftover and not self._is_ending:  # nobody reads it: others go first
+                self.flow.hold()
+                self.loop.call_later(self._limits.leftover_pause_s, self._read_on)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio asks for a bool
         """Answer the requests of a client that sends no more; it may still read."""
@@ -169,6 +172,16 @@ class HttpProtocol(StrictParsing):
     @property
     def _is_answering(self) -> bool:
         return self._running is not None and not self._running.response_complete
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.release()
+
+    @property
+    def _is_leftover(self) -> bool:
+        """Whether a body arrives whose request has been answered."""
+        is_in_body = not self._is_in_head and not self._is_message_complete
+        return is_in_body and not self._is_answering
 
     # -- parsing
 

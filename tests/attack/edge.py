@@ -22,6 +22,7 @@ SHORT = ConnectionLimits(
     leftover_timeout_s=0.6,
     linger_s=0.3,
     write_timeout_s=0.6,
+    leftover_pause_s=0.001,
     ahead_pause_s=0.0005,
     max_ahead_pause_s=0.0005,
     probe_after_s=0.1,

@@ -1,5 +1,6 @@
 """Requests that two readers read differently, and unusual ones that deserve an answer."""
 
+import contextlib
 import gc
 import math
 import socket
@@ -255,6 +256,25 @@ def test_a_pause_ends_with_the_queue():
 @pytest.mark.parametrize(("n", "pause_s"), [(2, 0.02), (3, 0.04), (7, 0.64), (8, 1.0), (99, 1.0)])
 def test_the_default_pauses(n, pause_s):
     assert ConnectionLimits().pause_ahead_s(n) == pytest.approx(pause_s)
+
+
+def test_the_rest_of_a_body_that_was_answered_is_read_slowly():
+    body, size, sent = b"," * 65_536, 64 * 1024 * 1024, 0
+    head = b"POST /now HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size
+    limits = replace(SHORT, leftover_pause_s=60.0, leftover_timeout_s=3.0)
+    with edge(limits) as server, server.connect() as connection:
+        connection.sendall(head)
+        assert b"200 OK" in connection.recv(1 << 16)
+        connection.settimeout(1.0)
+        with contextlib.suppress(OSError):
+            while sent < size:
+                sent += connection.send(body)
+    assert sent < size // 2  # what the system keeps
+    with edge(SHORT) as server, server.connect() as connection:
+        connection.sendall(head.replace(b"%d" % size, b"2000000"))
+        assert b"200 OK" in connection.recv(1 << 16)
+        connection.sendall(b"," * 2_000_000 + LAST)
+        assert read_all(connection).count(b"200 OK") == 1
 
 
 def test_a_large_body_behind_a_running_request_arrives_whole(server):
