@@ -62,6 +62,15 @@ class ReadFlow(FlowControl):
         self.is_held = False
         self.resume_reading()
 
+    def rest(self, loop: asyncio.AbstractEventLoop, pause_s: float) -> None:
+        """Pause reading for a while, so that others go first."""
+        self.hold()
+        loop.call_later(pause_s, self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._transport.is_closing():
+            self.release()
+
 
 class WriteWatch:
     """Cuts a connection whose client does not read what waits for it, or reads it too slowly.

@@ -29,6 +29,10 @@ class StrictParsing(HttpToolsProtocol):
         super().__init__(**given)
         self._max_head_bytes, self._max_fields = max_head_bytes, max_fields
 
+    @property
+    def _is_in_body(self) -> bool:
+        return not self._is_in_head and not self._is_message_complete
+
     def on_message_begin(self) -> None:
         """Start the limits of a new head."""
         super().on_message_begin()

@@ -61,9 +61,8 @@ class HttpProtocol(StrictParsing):
             self._held += data
         else:
             self._parse(data)
-            if self._is_leftover and not self._is_ending:  # nobody reads it: others go first
-                self.flow.hold()
-                self.loop.call_later(self._limits.leftover_pause_s, self._read_on)
+            if self._is_in_body and not (self._is_answering or self._is_ending):  # a leftover
+                self.flow.rest(self.loop, self._limits.leftover_pause_s)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio asks for a bool
         """Answer the requests of a client that sends no more; it may still read."""
@@ -173,16 +172,6 @@ class HttpProtocol(StrictParsing):
     def _is_answering(self) -> bool:
         return self._running is not None and not self._running.response_complete
 
-    def _read_on(self) -> None:
-        if not self.transport.is_closing():
-            self.flow.release()
-
-    @property
-    def _is_leftover(self) -> bool:
-        """Whether a body arrives whose request has been answered."""
-        is_in_body = not self._is_in_head and not self._is_message_complete
-        return is_in_body and not self._is_answering
-
     # -- parsing
 
     def _parse(self, data: bytes) -> None:
@@ -193,8 +182,7 @@ class HttpProtocol(StrictParsing):
                 self.flow.hold()  # so that an end of the connection cannot be read either
                 self._probe_timer.start(self._limits.probe_interval_s, self._probe)
                 return
-            is_in_body = not self._is_in_head and not self._is_message_complete
-            size = _BODY_PIECE_BYTES if is_in_body else _HEAD_PIECE_BYTES
+            size = _BODY_PIECE_BYTES if self._is_in_body else _HEAD_PIECE_BYTES
             piece, was_in_head = data[at : at + size], self._is_in_head
             try:
                 at += self._feed(piece)
@@ -215,14 +203,13 @@ class HttpProtocol(StrictParsing):
         self._is_ending = True
         last_words = last_reply(refusal, self.url.decode("latin-1"))
         running = self._running
-        is_in_body = not self._is_in_head and not self._is_message_complete
         if running is None or running.response_complete:
             self._end(last_words)
-        elif is_in_body and running is self.cycle:
+        elif self._is_in_body and running is self.cycle:
             _disconnect(running)
             self._end(b"" if running.response_started else last_words)
         else:
-            if is_in_body and self.pipeline:
+            if self._is_in_body and self.pipeline:
                 self.pipeline.popleft()  # the request whose body is refused is the newest
             self._last_words = last_words
 
