@@ -35,6 +35,7 @@ class Panel:
     unit: str  # of Grafana
     queries: Sequence[Query]
     description: str
+    is_log: bool = False  # for lines that differ by powers of ten
 
 
 def _rate(metric: str, labels: str, by: str) -> str:
@@ -48,11 +49,11 @@ def _quantiles(metric: str, labels: str, *quantiles: float) -> list[Query]:
 
 def _mean(metric: str, labels: str, by: str) -> str:
     total, count = (_rate(f"{metric}_{end}", labels, by) for end in ("sum", "count"))
-    return f"{total} / {count}"
+    return f"{total} / ({count} > 0)"  # else a line without a point for each that did nothing
 
 
 def _share(metric: str, labels: str, part: str, by: str) -> str:
-    return f"{_rate(metric, f'{labels},{part}', by)} / {_rate(metric, labels, by)}"
+    return f"{_rate(metric, f'{labels},{part}', by)} / ({_rate(metric, labels, by)} > 0)"
 
 
 ROWS: dict[str, Sequence[Panel]] = {
@@ -93,12 +94,14 @@ ROWS: dict[str, Sequence[Panel]] = {
             "s",
             _quantiles("carousel_time_to_first_token_seconds", _OF, 0.5, 0.95, 0.99),
             "From a request's head to its first tokens.",
+            is_log=True,
         ),
         Panel(
             "Time between two sends",
             "s",
             _quantiles("carousel_inter_delivery_seconds", _OF, 0.5, 0.95, 0.99),
             "Of one stream. A send has the tokens of one burst.",
+            is_log=True,
         ),
         Panel(
             "Time of a whole reply",
@@ -107,6 +110,7 @@ ROWS: dict[str, Sequence[Panel]] = {
                 "carousel_request_duration_seconds", f'{_USERS},streamed="no"', 0.5, 0.95, 0.99
             ),
             "Of all requests that are no streams.",
+            is_log=True,
         ),
     ),
     "Engine": (
@@ -128,9 +132,20 @@ ROWS: dict[str, Sequence[Panel]] = {
             [
                 Query(f"sum(carousel_running{{{_OF}}})", "running"),
                 Query(f"sum(carousel_waiting{{{_OF}}})", "waiting"),
-                Query(f"sum(carousel_rows{{{_OF}}})", "rows"),
             ],
             "What waits while all rows run is what more replicas would serve.",
+        ),
+        Panel(
+            "Rows in use",
+            "percentunit",
+            [
+                Query(
+                    f"sum by (model) (carousel_running{{{_OF}}})"
+                    f" / sum by (model) (carousel_rows{{{_OF}}})",
+                    "{{model}}",
+                )
+            ],
+            "At 100 % further generations wait.",
         ),
         Panel(
             "Rows of a burst",
@@ -146,12 +161,14 @@ ROWS: dict[str, Sequence[Panel]] = {
             "s",
             _quantiles("carousel_queue_seconds", _OF, 0.5, 0.95, 0.99),
             "The wait for a row.",
+            is_log=True,
         ),
         Panel(
             "Time per token",
             "s",
             _quantiles("carousel_time_per_output_token_seconds", _OF, 0.5, 0.95, 0.99),
             "After the first; a mean of each request.",
+            is_log=True,
         ),
     ),
     "Sessions": (
@@ -160,6 +177,7 @@ ROWS: dict[str, Sequence[Panel]] = {
             "s",
             _quantiles("carousel_commit_seconds", _AT, 0.5, 0.99),
             "One flush of session tokens to the store: its health in one line.",
+            is_log=True,
         ),
         Panel(
             "Turns",
@@ -198,21 +216,24 @@ ROWS: dict[str, Sequence[Panel]] = {
             "Memory of models",
             "bytes",
             [
-                Query(f"sum by (model) (carousel_model_bytes{{{_OF}}})", "{{model}}"),
+                Query(f"max by (model) (carousel_model_bytes{{{_OF}}})", "{{model}}"),
+                Query(f"max(sum by (instance) (carousel_model_bytes{{{_AT}}}))", "all together"),
                 Query(f"max(carousel_model_budget_bytes{{{_AT}}})", "budget"),
             ],
-            "As it is counted; the budget is of each process.",
+            "Of the process that has most, as the budget counts it; the budget is of each process.",
         ),
         Panel(
             "Loads and evictions",
             "short",
             [
                 Query(
-                    f"sum by (model) (increase(carousel_model_load_seconds_count{{{_AT}}}[1h]))",
+                    f"round(sum by (model) (increase("
+                    f"carousel_model_load_seconds_count{{{_AT}}}[1h]))) > 0",
                     "loaded {{model}}",
                 ),
                 Query(
-                    f"sum by (model) (increase(carousel_model_evictions_total{{{_AT}}}[1h]))",
+                    f"round(sum by (model) (increase("
+                    f"carousel_model_evictions_total{{{_AT}}}[1h]))) > 0",
                     "evicted {{model}}",
                 ),
             ],
@@ -325,7 +346,14 @@ def _panels() -> Iterator[dict[str, Any]]:
 
 
 def _chart(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
-    lines = {"fillOpacity": 10, "showPoints": "never", "lineWidth": 1}
+    lines: dict[str, Any] = {"fillOpacity": 10, "showPoints": "never", "lineWidth": 1}
+    defaults: dict[str, Any] = {"unit": panel.unit, "noValue": "0", "custom": lines}
+    if panel.is_log:  # which has no 0
+        lines["scaleDistribution"] = {"type": "log", "log": 10}
+    else:
+        defaults["min"] = 0
+    if panel.unit == "percentunit":
+        defaults["max"] = 1
     return {
         "id": number,
         "type": "timeseries",
@@ -333,10 +361,7 @@ def _chart(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
         "description": panel.description,
         "datasource": _SOURCE,
         "gridPos": place,
-        "fieldConfig": {
-            "defaults": {"unit": panel.unit, "min": 0, "noValue": "0", "custom": lines},
-            "overrides": [],
-        },
+        "fieldConfig": {"defaults": defaults, "overrides": []},
         "options": {
             "legend": {"displayMode": "list", "placement": "bottom"},
             "tooltip": {"mode": "multi", "sort": "desc"},

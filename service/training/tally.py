@@ -39,4 +39,6 @@ class JobTally:
 def _characters(job: TrainJob) -> int:
     """Return how many characters the steps of a job have read."""
     schedule = job.spec.recipe.schedule
-    return int((job.progress or {}).get("step", 0)) * schedule.batch_size * schedule.sequence_length
+    # The progress is told once a second, so the last steps are in the last validation alone.
+    step = max(int((each or {}).get("step", 0)) for each in (job.progress, job.validation))
+    return step * schedule.batch_size * schedule.sequence_length

@@ -37,6 +37,14 @@ def test_jobs_characters_and_ends_are_counted_once():
     assert tally.gone([]) == []
 
 
+def test_the_steps_after_the_last_progress_are_counted_with_the_validation():
+    tally = JobTally()
+    tally.look([JOB], [])
+    tally.look([at(1)], [])
+    tally.look([], [at(1, validation={"step": 40})])
+    assert tally.characters == 40 * STEP
+
+
 def test_an_attempt_that_follows_another_was_a_retry_and_reads_again():
     tally = JobTally()
     tally.look([at(9)], [])
