@@ -10,8 +10,9 @@ import pytest
 
 from service.compression.compressor import Compressor
 from service.compression.container import FRAME_BYTES, CompressionHeader, FrameReader
-from service.compression.lanes import probe
+from service.compression.lanes import Lanes, probe
 from service.compression.self_test import check_arithmetic, check_default_model
+from service.compression.symbols import SymbolTable
 from service.errors import Validation
 from service.models.bundle import Bundle, Precision
 from service.models.cell import LayerSpec
@@ -88,7 +89,7 @@ def test_texts_come_back_with_another_number_of_threads(kind):
     assert decompressed(one, compressed(two, data)) == data
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_thousand_random_texts_come_back(kind):
     one, two = compressor_of(kind), compressor_of(kind, threads=2)
@@ -105,6 +106,21 @@ def test_many_lanes_of_unequal_parts_come_back(kind):
     content = compressed(one, data)
     assert compressed(two, data) == content
     assert decompressed(two, content) == data
+
+
+def test_a_lane_at_its_end_keeps_its_state_for_its_next_part():
+    """Whatever other lanes do meanwhile: with two threads they are other ones."""
+    first, second = [b"a", b"def f(x):\n" * 9, b"in", b"x = 1\n" * 5], [b"return " * 3] * 4
+    codes = []
+    for threads in (1, 2):
+        program = compressor_of((Precision.INT8, Int8Kernel.OWN, 8)).program
+        lanes = Lanes(program, SymbolTable(BUNDLE.tokenizer), 4, threads)
+        lanes.write(first)
+        codes.append(lanes.write(second))
+    alone = Lanes(program, SymbolTable(BUNDLE.tokenizer), 1)
+    alone.write(first[:1])
+    assert codes[0] == codes[1]
+    assert codes[0][:1] == alone.write(second[:1])
 
 
 def small_compressor() -> Compressor:
