@@ -27,6 +27,8 @@ from service.api import (
     health,
     inspection,
     inspection_ablation,
+    inspection_cells,
+    inspection_influence,
     inspection_text,
     oip,
     openapi,
@@ -262,7 +264,8 @@ def create_app(
         one.router
         for one in (
             *(tgi, openai, chat, embeddings, session_routes, tokens, score),
-            *(inspection, inspection_text, inspection_ablation, health, oip),
+            *(inspection, inspection_text, inspection_ablation, inspection_cells),
+            *(inspection_influence, health, oip),
             *(admin, aliases, fleet_routes, key_routes, usage, chat_templates),
             *(training_routes, docs_page, metric_routes, audit, files, batches),
             fine_tuning,

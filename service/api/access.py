@@ -57,6 +57,8 @@ ROUTE_SCOPES: Mapping[str, Access] = {
     "POST /inspect/statistics": "generate",
     "POST /inspect/text": "generate",
     "POST /inspect/ablate": "generate",
+    "POST /inspect/cells": "generate",
+    "POST /inspect/influence": "generate",
     "GET /sessions": "generate",
     "POST /sessions": "generate",
     "POST /sessions/import": "generate",

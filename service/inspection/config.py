@@ -15,3 +15,4 @@ class InspectionConfig:
     piece_values: int = 4_000_000  # tokens times cells times signals of a piece
     max_ablation_steps: int = 20_000_000  # tokens times sets of cells of an ablation
     max_ablation_sums: int = 4_000_000  # different tokens times sets of cells
+    max_search_values: int = 40_000_000  # tokens times cells of a search, each 4 bytes

@@ -21,7 +21,7 @@ class InspectionThread:
         self.config = config
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inspection")
         self._queue: FairQueue[asyncio.Future[None]] = FairQueue()
-        self._is_computing = False
+        self._is_computing = self._is_searching = False
         self._open: Counter[str] = Counter()  # inspections by owner
 
     @contextlib.contextmanager
@@ -45,6 +45,17 @@ class InspectionThread:
             self._open[owner] -= 1
             if not self._open[owner]:
                 del self._open[owner]
+
+    @contextlib.contextmanager
+    def admit_search(self) -> Iterator[None]:
+        """Hold the one place for a search, which takes the most memory. Raises Overloaded."""
+        if self._is_searching:
+            raise Overloaded("a search for cells runs already; one runs at a time: try again later")
+        self._is_searching = True
+        try:
+            yield
+        finally:
+            self._is_searching = False
 
     async def run(self, owner: str, work: Callable[[], T]) -> T:
         """Return what `work` returns, once it is the owner's turn. Raises as `work`."""

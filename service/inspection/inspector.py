@@ -7,6 +7,7 @@ from functools import partial
 
 from service.errors import Validation
 from service.inspection.ablator import Ablator
+from service.inspection.cell_searcher import CellSearcher
 from service.inspection.inspection_thread import InspectionThread
 from service.inspection.selection import Selection, select
 from service.inspection.statistics import TextStatistics, needed_for
@@ -39,6 +40,7 @@ class Inspector:
         self, program: StepProgram, spec: ModelSpec, thread: InspectionThread, ablator: Ablator
     ) -> None:
         self._program, self._spec, self.thread, self.ablator = program, spec, thread, ablator
+        self.searcher = CellSearcher(spec, thread, ablator, self.pieces)
 
     def select(
         self,
@@ -48,12 +50,19 @@ class Inspector:
     ) -> Selection:
         """Return what a request names of the model. Raises Validation."""
         chosen = select(self._spec, layers, cells, signals)
+        self.traced_program()
+        return chosen
+
+    def traced_program(self) -> TracedProgram:
+        """Return the model's program. Raises Validation if it shows no gates and states."""
+        if self._spec.window is not None:
+            select(self._spec)  # which refuses it
         if not isinstance(self._program, TracedProgram):
             raise Validation(
                 "the model's steps are computed on a GPU, which shows no gates: send the text to a "
                 "server that computes them on its CPU"
             )
-        return chosen
+        return self._program
 
     def select_for_statistics(
         self, layers: Sequence[int] | None, cells: Sequence[int] | None
@@ -105,8 +114,7 @@ class Inspector:
         self, selection: Selection, start: TextStart, owner: str, n_top_tokens: int = 0
     ) -> TextTracer:
         """Return a tracer that has read everything before the text."""
-        program = self._program
-        assert isinstance(program, TracedProgram)  # else `select` has refused the model
+        program = self.traced_program()
 
         def begin() -> TextTracer:
             tracer = TextTracer(program, selection, start.state, n_top_tokens)

@@ -10,8 +10,8 @@ from service.models.spec import ModelSpec, Weights
 def initial_weights(spec: ModelSpec, seed: int) -> Weights:
     """Sample initial weights from `seed`, with the distributions that Keras uses.
 
-    Kernels are uniform by Glorot, recurrent kernels orthogonal, all other weights zero, but for the
-    bias of `Cell.unit_bias_gate`, which is 1.
+    Kernels are uniform by Glorot, recurrent kernels orthogonal, all other weights zero, but for a
+    normalisation's gamma and the bias of `Cell.unit_bias_gate`, which are 1.
 
     Source: Glorot & Bengio 2010; Saxe et al. 2014; Jozefowicz et al. 2015 for the forget gate.
     """
@@ -29,7 +29,7 @@ def initial_weights(spec: ModelSpec, seed: int) -> Weights:
             limit = np.sqrt(6.0 / sum(shape))
             arrays[name] = rng.uniform(-limit, limit, shape)
         else:
-            arrays[name] = np.zeros(shape)
+            arrays[name] = np.full(shape, float(kind == "gamma"))
     for i, layer in enumerate(spec.recurrent_layers):
         cell = CELLS[layer.cell]
         if cell.unit_bias_gate is not None:
