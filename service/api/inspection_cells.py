@@ -27,7 +27,7 @@ from service.inspection.cell_search import (
     Verdict,
 )
 from service.inspection.cell_searcher import SearchedText
-from service.inspection.correlation import Split
+from service.inspection.correlation import HeldOutSplit
 from service.inspection.find_sentence import sentence
 from service.inspection.labels import Label
 
@@ -146,7 +146,7 @@ async def find_cells(request: Request, body: CellsBody) -> CellsReply | Response
             finds = await searcher.search(program, text, labels, owner, cancelled)
         if finds is None:
             return Response(status_code=204)  # to nobody: the client has gone
-    split = Split.of(len(text.tokens), body.held_out)
+    split = HeldOutSplit.of(len(text.tokens), body.held_out)
     return CellsReply(
         model=str(model.ref),
         digest=model.manifest.digest,

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from service.inspection.correlation import (
     LEAST_DEVIATION,
-    Split,
+    HeldOutSplit,
     Sums,
     auc,
     best_threshold,
@@ -130,7 +130,7 @@ class CellSearch:
         self,
         values: CellValues,
         tokens: npt.NDArray[np.int64],
-        split: Split,
+        split: HeldOutSplit,
         n_rotations: int = N_ROTATIONS,
         seed: int = 0,
     ) -> None:

@@ -19,7 +19,7 @@ from service.inspection.cell_search import (
     changing_tokens,
     uses_of,
 )
-from service.inspection.correlation import Split, Sums, check_changes
+from service.inspection.correlation import HeldOutSplit, Sums, check_changes
 from service.inspection.inspection_thread import InspectionThread
 from service.inspection.labels import Label
 from service.inspection.selection import Selection, select
@@ -81,7 +81,7 @@ class CellSearcher:
                 f"{n} tokens of {n_cells} cells are {n * n_cells} values; the limit is {limit}: "
                 f"give at most {limit // n_cells} tokens"
             )
-        split, found = Split.of(n, text.held_out), []
+        split, found = HeldOutSplit.of(n, text.held_out), []
         for label in labels:
             values = label.at(text.stops)
             if label.kind == "binary":
@@ -104,7 +104,7 @@ class CellSearcher:
         Raises GenerationFailed.
         """
         run, values = partial(self._thread.run, owner), self.check(text, labels)
-        split, finds = Split.of(len(text.tokens), text.held_out), list[Find]()
+        split, finds = HeldOutSplit.of(len(text.tokens), text.held_out), list[Find]()
         traced = await self.traced(program, text, owner, cancelled)
         if traced is None:
             return None
@@ -157,7 +157,7 @@ class CellSearcher:
         cancelled: asyncio.Event,
     ) -> list[Find] | None:
         """Hold the cells that were found, and others at random, in the text held out."""
-        first = Split.of(len(text.tokens), text.held_out).held_out.start
+        first = HeldOutSplit.of(len(text.tokens), text.held_out).held_out.start
         part = text.tokens[first : first + HELD_TOKENS]
         predicted = PredictedText(part, text.before, np.zeros(len(part), np.bool_))
         costs: dict[Place, Sums] = {}

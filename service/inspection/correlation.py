@@ -25,15 +25,15 @@ Sums = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class HeldOutSplit:
     """The part that cells are chosen on, and the later part that they are judged on."""
 
     chosen_on: slice
     held_out: slice
 
     @classmethod
-    def of(cls, n_tokens: int, share: float) -> "Split":
-        """Split a text by order. Raises Validation if it is too short."""
+    def of(cls, n_tokens: int, share: float) -> "HeldOutSplit":
+        """HeldOutSplit a text by order. Raises Validation if it is too short."""
         if n_tokens < LEAST_TOKENS:
             raise Validation(
                 f"the text has {n_tokens} tokens; a find needs at least {LEAST_TOKENS}, of which a "
@@ -43,7 +43,7 @@ class Split:
         return cls(slice(GAP, first - GAP), slice(first, n_tokens))
 
 
-def check_changes(name: str, values: Sums, split: Split) -> None:
+def check_changes(name: str, values: Sums, split: HeldOutSplit) -> None:
     """Raise Validation if a binary property changes too rarely to be judged."""
     for part, where in ((split.chosen_on, "chosen on"), (split.held_out, "held out")):
         n = int((np.diff(values[part]) != 0).sum())
@@ -108,7 +108,7 @@ def beyond_character(tokens: npt.NDArray[np.int64], cell: FloatArray, label: Sum
     return pearson(rest[:, 0], rest[:, 1])
 
 
-def by_character(tokens: npt.NDArray[np.int64], label: Sums, split: Split) -> float:
+def by_character(tokens: npt.NDArray[np.int64], label: Sums, split: HeldOutSplit) -> float:
     """Return |r|, held out, of the label with its mean for the current token."""
     means = character_means(
         tokens[split.chosen_on], label[split.chosen_on, None], int(tokens.max()) + 1

@@ -10,7 +10,7 @@ from service.inspection.ablator import Ablator
 from service.inspection.cell_search import CellSearch, CellValues, Verdict, changing_tokens
 from service.inspection.cell_searcher import CellSearcher, SearchedText
 from service.inspection.config import InspectionConfig
-from service.inspection.correlation import Split, auc, correlations, f1, standardised
+from service.inspection.correlation import HeldOutSplit, auc, correlations, f1, standardised
 from service.inspection.find_sentence import sentence
 from service.inspection.inspection_thread import InspectionThread
 from service.inspection.inspector import Inspector
@@ -84,7 +84,7 @@ def test_nothing_planted_nothing_found():
 
     values = asyncio.run(run())
     thread.close()
-    split, random, verdicts = Split.of(len(TOKENS), 0.3), np.random.default_rng(11), []
+    split, random, verdicts = HeldOutSplit.of(len(TOKENS), 0.3), np.random.default_rng(11), []
     search = CellSearch(values, TOKENS, split, n_rotations=40)
     for number in range(200):
         label = random_label(random, len(TOKENS))
@@ -98,7 +98,7 @@ def test_a_label_that_the_character_tells_is_free():
     values = (ALPHABET.index("a") == TOKENS).astype(float)
     cell = values[:, None] + np.random.default_rng(0).normal(0, 0.05, (len(TOKENS), 1))
     found = CellSearch(
-        CellValues([(0, 0)], cell.astype(np.float32)), TOKENS, Split.of(len(TOKENS), 0.3)
+        CellValues([(0, 0)], cell.astype(np.float32)), TOKENS, HeldOutSplit.of(len(TOKENS), 0.3)
     ).find(Label("a", "binary", values), values)
     assert found.cells[0].r > 0.9
     assert found.verdict is Verdict.FREE
@@ -108,7 +108,7 @@ def test_a_label_that_the_character_tells_is_free():
 def test_what_does_not_survive_held_out_text_is_not_confirmed():
     random, n = np.random.default_rng(2), len(TOKENS)
     label, noise = random_label(random, n), random.normal(0, 1, n)
-    split = Split.of(n, 0.3)
+    split = HeldOutSplit.of(n, 0.3)
     cell = label + noise
     cell[split.held_out] = 1.5 * noise[split.held_out] - label[split.held_out]
     found = CellSearch(CellValues([(0, 7)], cell[:, None].astype(np.float32)), TOKENS, split).find(
@@ -121,7 +121,7 @@ def test_what_does_not_survive_held_out_text_is_not_confirmed():
 def test_cells_that_hardly_deviate_are_left_out():
     label = random_label(np.random.default_rng(2), len(TOKENS))
     cell = (0.01 * label[:, None]).astype(np.float32)
-    found = CellSearch(CellValues([(0, 0)], cell), TOKENS, Split.of(len(TOKENS), 0.3)).find(
+    found = CellSearch(CellValues([(0, 0)], cell), TOKENS, HeldOutSplit.of(len(TOKENS), 0.3)).find(
         Label("tiny", "binary", label), label
     )
     assert found.cells == ()
