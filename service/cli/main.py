@@ -11,6 +11,7 @@ from service.cli import drain, fleet, jobs, keys, model_group, models, sessions
 from service.cli.batch import batch as run_batch
 from service.cli.compress import compress as compress_file
 from service.cli.compress import decompress as decompress_file
+from service.cli.inspection import inspect as inspect_text
 from service.cli.leave import CommandGroup, leave
 from service.cli.options import (
     Cell,
@@ -38,6 +39,7 @@ app.command(name="usage")(print_usage)
 app.command(name="batch")(run_batch)
 app.command(name="compress")(compress_file)
 app.command(name="decompress")(decompress_file)
+app.command(name="inspect")(inspect_text)
 app.command(name="version")(print_version)
 app.add_typer(drain.app)
 _FILE_ERRORS = (
