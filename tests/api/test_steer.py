@@ -251,7 +251,7 @@ def test_there_is_no_second_program_where_the_budget_has_no_room(tmp_path):
 
 
 def test_streams_go_on_while_the_second_program_is_made(tmp_path):
-    """The widest gap between two tokens stays far below what a compilation under the GIL takes."""
+    """A stream that runs while the second program is compiled, in a thread, is whole."""
     with (
         serving(new_home(tmp_path)) as server,
         httpx2.Client(base_url=server.url, timeout=60) as http,

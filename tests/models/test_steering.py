@@ -59,12 +59,16 @@ def traced(program, tokens):
 def test_what_is_not_steered_has_the_bytes_of_the_plain_graph(name, precision):
     spec, steered, plain = programs(name, precision)
     assert has_same_bytes(steered, plain)
+    batch = steered.new_batch(1)
     neutral = [
         SteeredCell(index, cell, target, op, value)
         for index, layer in enumerate(spec.recurrent_layers)
         for target in (*CELLS[layer.cell].activated, CELLS[layer.cell].steered_state)
         for cell, op, value in ((0, SteerOp.SCALE, 1.0), (2, SteerOp.ADD, 0.0))
     ]
+    batch.steer(0, tuple(neutral))
+    steered.step(batch, 1)
+    assert not any(table.on.any() for table in batch.tables.values()), "1 x + 0 turns -0 into 0"
     for ours, theirs in zip(read(steered, TOKENS, *neutral), read(plain, TOKENS), strict=True):
         assert [one.tobytes() for one in ours] == [one.tobytes() for one in theirs]
 
@@ -177,9 +181,10 @@ def test_rows_carry_their_steering_when_they_move():
         found.append(batch.states[1][place, 3])
         batch.swap(a, b)
         place = b
-        saved = batch.save(place)
-        batch.put(place, None)
-        batch.restore(place, saved)
+        if token == TOKENS[1]:
+            saved = batch.save(place)
+            batch.put(place, None)
+            batch.restore(place, saved)
     assert found == expected
     batch.put(place, None)
     batch.tokens[:] = TOKENS[0]
