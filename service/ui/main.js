@@ -6,6 +6,9 @@ import { language, theme } from "./core/preferences.js";
 import { route, VIEWS } from "./core/route.js";
 import { Server } from "./core/server.js";
 import { t } from "./core/words.js";
+import { Shelf } from "./models/shelf.js";
+import { ModelsView } from "./models/view.js";
+import { Studio, TrainView } from "./train/view.js";
 import { WriteView } from "./write/view.js";
 import { Writer } from "./write/writer.js";
 
@@ -15,7 +18,23 @@ const server = new Server(new URL("..", location.href).pathname.replace(/\/$/, "
 const writer = new Writer(server, new Database());
 const showsKey = signal(false);
 
-const SHOWN = { write: () => html`<${WriteView} writer=${writer} />` };
+const refresh = () => writer.loadModels();
+const shelf = new Shelf(server, refresh);
+const studio = new Studio(server, refresh);
+
+/** Go to the sheet, with a model. */
+async function write(ref) {
+  await writer.loadModels();
+  await writer.show(null);
+  writer.model.value = ref;
+  location.hash = "#/write";
+}
+
+const SHOWN = {
+  write: () => html`<${WriteView} writer=${writer} />`,
+  train: () => html`<${TrainView} studio=${studio} onWrite=${write} />`,
+  models: () => html`<${ModelsView} shelf=${shelf} onWrite=${write} />`,
+};
 
 function Page() {
   const { view } = route.value;
@@ -70,7 +89,9 @@ function KeyForm() {
     server.needsKey.value = false;
     showsKey.value = false;
     writer.say("", "");
-    writer.loadModels();
+    refresh();
+    if (route.value.view === "models") shelf.load();
+    if (route.value.view === "train") studio.load();
   };
   return html`<form class="key" onSubmit=${enter}>
     <label>${t("key.label")}

@@ -51,7 +51,7 @@ class Browsing:
     def context(self, **options: Any) -> Any:
         """A profile of its own."""
         made = self.browser.new_context(**(DESKTOP | {"locale": "en-US"} | options))
-        made.set_default_timeout(20_000)
+        made.set_default_timeout(60_000)
         made.add_init_script(VIOLATIONS)
         self.contexts.append(made)
         return made

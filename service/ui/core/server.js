@@ -53,7 +53,7 @@ export class Server {
   async send(method, path, body, abort) {
     const headers = {};
     let content = body;
-    if (body !== undefined && !(body instanceof Blob) && !(body instanceof FormData)) {
+    if (body !== undefined && !(body instanceof Blob)) {
       headers["Content-Type"] = "application/json";
       content = JSON.stringify(body);
     }
