@@ -41,6 +41,10 @@ NOT_ASKED = {
     "GET /v1/batches/{batch_id}": "likewise",
     "POST /v1/batches/{batch_id}/cancel": "likewise",
     "GET /docs/oauth2-redirect": "a page",
+    "GET /ui": "the page for people, which tests/ui asks for",
+    "GET /ui/": "likewise",
+    "GET /ui/{name}": "likewise",
+    "GET /ui/{folder}/{name}": "likewise",
 }
 
 

@@ -11,7 +11,7 @@ from tools.vendor_web import MANIFEST, PACKAGES, VENDOR, rewritten
 
 ENTRIES = json.loads(MANIFEST.read_text())
 OWN = [path for path in FOLDER.rglob("*.js") if path.parent != VENDOR]
-IMPORT = re.compile(r"""\b(?:from|import)\s*["']([^"']+)["']""")
+IMPORT = re.compile(r"""(?:\bfrom|(?<![.\w])import)\s*["']([./@\w][^"'\s]*)["']""")
 NETWORK = re.compile(r"""["'(]\s*(?:https?:)?//[a-z0-9]""")
 CODE_FROM_TEXT = re.compile(r"\beval\s*\(|\bnew Function\b|\bimport\s*\(|innerHTML\s*=(?!=)")
 
