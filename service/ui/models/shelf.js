@@ -86,7 +86,7 @@ export class Shelf {
   }
 
   /** Send a checkpoint, and show what was assumed of it and what it writes. */
-  async import(form) {
+  async receive(form) {
     this.say("", "");
     this.upload.value = 0;
     const row = await this.guarded(() => this.#sent(form));

@@ -97,7 +97,7 @@ function Upload({ shelf }) {
       if (form.get(name) instanceof File && form.get(name).name === "") form.delete(name);
     }
     if (!form.get("alias")) form.delete("alias");
-    shelf.import(form);
+    shelf.receive(form);
   };
   return html`<section class="card" aria-label=${t("models.import")}>
     <h2>${t("models.import")}</h2>
