@@ -133,8 +133,9 @@ class CellSearch:
         split: HeldOutSplit,
         n_rotations: int = N_ROTATIONS,
         seed: int = 0,
+        least_deviation: float = LEAST_DEVIATION,
     ) -> None:
-        deviates = values.values[split.chosen_on].std(axis=0) >= LEAST_DEVIATION
+        deviates = values.values[split.chosen_on].std(axis=0) >= least_deviation
         kept = np.flatnonzero(deviates)
         self._places = [values.places[i] for i in kept.tolist()]
         self._values, self._tokens, self._split = values.values, tokens, split

@@ -118,7 +118,8 @@ class CellSearcher:
         traced = await self.traced(twin, text, owner, cancelled)
         if traced is None:
             return None
-        search = await run(partial(CellSearch, traced, text.tokens, split))
+        # The twin's cells all deviate little, and it is computed in float32.
+        search = await run(partial(CellSearch, traced, text.tokens, split, least_deviation=0.0))
         finds = [
             replace(find, untrained=await run(partial(search.best_r, each)))
             for find, each in zip(finds, values, strict=True)

@@ -33,7 +33,7 @@ class HeldOutSplit:
 
     @classmethod
     def of(cls, n_tokens: int, share: float) -> "HeldOutSplit":
-        """HeldOutSplit a text by order. Raises Validation if it is too short."""
+        """Split a text by order. Raises Validation if it is too short."""
         if n_tokens < LEAST_TOKENS:
             raise Validation(
                 f"the text has {n_tokens} tokens; a find needs at least {LEAST_TOKENS}, of which a "
