@@ -40,7 +40,11 @@ class Inspector:
         self, program: StepProgram, spec: ModelSpec, thread: InspectionThread, ablator: Ablator
     ) -> None:
         self._program, self._spec, self.thread, self.ablator = program, spec, thread, ablator
-        self.searcher = CellSearcher(spec, thread, ablator, self.pieces)
+
+    @property
+    def searcher(self) -> CellSearcher:
+        """Searches among the model's cells; made anew, since it refers to this inspector."""
+        return CellSearcher(self._spec, self.thread, self.ablator, self.pieces)
 
     def select(
         self,
