@@ -332,7 +332,7 @@ class Full:
 
     @property
     def runtime(self) -> SimpleNamespace:
-        return SimpleNamespace(engine=self, for_sessions=self)
+        return SimpleNamespace(for_sessions=SimpleNamespace(ref=self.ref, engine=self))
 
     def check_capacity(self, _n: int, _owner: str) -> None:
         raise Overloaded("the queue is full")
