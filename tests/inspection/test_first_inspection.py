@@ -22,7 +22,7 @@ def compiled() -> set[tuple[int, str]]:
     return {
         (id(each), str(signature))
         for each in gc.get_objects()
-        if isinstance(each, Dispatcher)
+        if issubclass(type(each), Dispatcher)  # a dead weak proxy has a type, too
         for signature in each.signatures
     }
 
