@@ -34,10 +34,13 @@ from service.start_checks import (
 )
 from service.telemetry import log_to_stderr
 from service.tls import Certificate, server_context
-from service.worker_supervisor import WorkerSupervisor
+from service.worker_supervisor import STOP_LIMIT_S, WorkerSupervisor
 
 CLOSE_S = 1
 """The time for connections to receive their last bytes after every stream has ended."""
+
+LAST_STEPS_S = 1.5
+"""The part of the next time that is left when the training workers have ended or were killed."""
 
 STOP_MARGIN_S = 4.5
 """The most that a stop takes after the drain. A service manager kills later than this: see
@@ -190,7 +193,7 @@ def run(settings: Settings) -> None:
             else:
                 _serve_in_processes(settings, redis_url, places, metrics)
         finally:
-            workers.stop()
+            workers.stop(min(STOP_LIMIT_S, settings.drain_s + STOP_MARGIN_S - LAST_STEPS_S))
 
 
 def serve(

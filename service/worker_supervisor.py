@@ -23,6 +23,7 @@ class WorkerSupervisor:
         self._environment = os.environ | settings.for_worker(redis_url)
         self._workers: list[subprocess.Popen[bytes] | None] = [None] * n
         self._shall_end = threading.Event()
+        self._told_s = 0.0  # monotonic; when the workers were told to end
         self._thread = threading.Thread(target=self._run, name="worker-supervisor", daemon=True)
 
     def start(self) -> None:
@@ -32,15 +33,20 @@ class WorkerSupervisor:
 
     def begin_stop(self) -> None:
         """Have the workers end, without waiting for them; each releases its job."""
+        if not self._shall_end.is_set():
+            self._told_s = time.monotonic()
         self._shall_end.set()
 
     def stop(self, limit_s: float = STOP_LIMIT_S) -> None:
-        """End the workers, and kill those that have not ended after `limit_s`."""
+        """End the workers, and kill those that have not ended `limit_s` after they were told to.
+
+        A job whose worker was killed goes on from its checkpoint.
+        """
         self.begin_stop()
         if not self._workers:
             return
         self._thread.join()
-        until_s = time.monotonic() + limit_s
+        until_s = self._told_s + limit_s
         for worker in self._running():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.wait(max(0.0, until_s - time.monotonic()))
