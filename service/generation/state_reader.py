@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import Overloaded, Validation
-from service.generation.fair_queue import FairQueue
+from service.generation.fair_lock import FairLock
 from service.models.cells import CELLS
 from service.models.spec import ModelSpec
 from service.models.step import StepProgram
@@ -32,8 +32,7 @@ class StateReader:
 
     def __init__(self, program: StepProgram, spec: ModelSpec) -> None:
         self._program, self._spec = program, spec
-        self._queue: FairQueue[asyncio.Future[None]] = FairQueue()  # owners take turns
-        self._is_reading = False
+        self._lock = FairLock()
 
     def width(self, *, has_cell_state: bool) -> int:
         """Return the size of a vector: h of the last layer, and c. Raises Validation."""
@@ -64,34 +63,10 @@ class StateReader:
         One call at a time computes. Raises Overloaded if too many wait, Validation as `width`.
         """
         width = self.width(has_cell_state=has_cell_state)
-        await self._wait(owner)
-        try:
-            return await asyncio.to_thread(self._read, texts, pooling, width, cancelled)
-        finally:
-            self._pass_on()
-
-    def _pass_on(self) -> None:
-        while len(self._queue):
-            turn = self._queue.pop()
-            if not turn.done():  # else its request was cut
-                turn.set_result(None)
-                return
-        self._is_reading = False
-
-    async def _wait(self, owner: str) -> None:
-        if not self._is_reading:
-            self._is_reading = True
-            return
-        if self._queue.waiting_of(owner) >= MAX_WAITING:
+        if self._lock.waiting_of(owner) >= MAX_WAITING:
             raise Overloaded(f"{MAX_WAITING} requests for embeddings wait already; try again later")
-        turn = asyncio.get_running_loop().create_future()
-        self._queue.push(owner, turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if not self._queue.remove(turn) and not turn.cancelled():  # its turn had come
-                self._pass_on()
-            raise
+        async with self._lock.held(owner):
+            return await asyncio.to_thread(self._read, texts, pooling, width, cancelled)
 
     def _read(
         self,

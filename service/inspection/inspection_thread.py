@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from service.errors import Overloaded
-from service.generation.fair_queue import FairQueue
+from service.generation.fair_lock import FairLock
 from service.inspection.config import InspectionConfig
 
 T = TypeVar("T")
@@ -20,8 +20,8 @@ class InspectionThread:
     def __init__(self, config: InspectionConfig) -> None:
         self.config = config
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inspection")
-        self._queue: FairQueue[asyncio.Future[None]] = FairQueue()
-        self._is_computing = self._is_searching = False
+        self._lock = FairLock()
+        self._is_searching = False
         self._open: Counter[str] = Counter()  # inspections by owner
 
     @contextlib.contextmanager
@@ -59,33 +59,9 @@ class InspectionThread:
 
     async def run(self, owner: str, work: Callable[[], T]) -> T:
         """Return what `work` returns, once it is the owner's turn. Raises as `work`."""
-        await self._wait(owner)
-        try:
+        async with self._lock.held(owner):
             return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-        finally:
-            self._pass_on()
 
     def close(self) -> None:
         """End the thread when its work is done. Does nothing the second time."""
         self._executor.shutdown(wait=False)
-
-    async def _wait(self, owner: str) -> None:
-        if not self._is_computing:
-            self._is_computing = True
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self._queue.push(owner, turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if not self._queue.remove(turn) and not turn.cancelled():  # its turn had come
-                self._pass_on()
-            raise
-
-    def _pass_on(self) -> None:
-        while len(self._queue):
-            turn = self._queue.pop()
-            if not turn.done():  # else its request was cut
-                turn.set_result(None)
-                return
-        self._is_computing = False

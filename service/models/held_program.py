@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +10,13 @@ from service.models.bundle import Precision
 from service.models.cell import LayerSpec
 from service.models.cells import CELLS
 from service.models.graph import layer_scope
-from service.models.program import check_precision, int8_weight_bits, open_session
+from service.models.program import (
+    bind_array,
+    bind_batch,
+    check_precision,
+    int8_weight_bits,
+    open_session,
+)
 from service.models.spec import FloatArray, ModelSpec, Weights
 from service.models.step import Batch, zero_batch
 from service.models.step_graph import build_held_graph, hold_names
@@ -41,16 +46,8 @@ class HeldProgram:
 
     def new_batch(self, rows: int) -> HeldBatch:
         """Allocate a batch of `rows`, all in the zero state, that holds nothing."""
-        batch, binding = zero_batch(self._spec, rows), self._session.io_binding()
-
-        def bind(to: Any, name: str, array: npt.NDArray[Any]) -> None:
-            to(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-
-        bind(binding.bind_input, "tokens", batch.tokens)
-        bind(binding.bind_output, "logits", batch.logits)
-        for i, state in enumerate(batch.states):
-            bind(binding.bind_input, f"state_{i}", state)
-            bind(binding.bind_output, f"new_state_{i}", state)
+        batch = zero_batch(self._spec, rows)
+        binding = bind_batch(self._session, batch, rows)
         masks, values = [], []
         for i, layer in enumerate(self._spec.layers):
             if isinstance(layer, LayerSpec):
@@ -59,7 +56,7 @@ class HeldProgram:
                 for name, array in zip(
                     hold_names(layer_scope(i)), (masks[-1], values[-1]), strict=True
                 ):
-                    bind(binding.bind_input, name, array)
+                    bind_array(binding.bind_input, name, array, rows)
 
         def step() -> None:
             self._session.run_with_iobinding(binding)

@@ -90,19 +90,26 @@ class OnnxProgram:
         self, batch: Batch, rows: int, gates: Mapping[str, npt.NDArray[Any]] = MappingProxyType({})
     ) -> Any:
         """Bind the graph to the first rows of the batch, states in place (see `build_graph`)."""
-        binding = self._session.io_binding()
-
-        def bind_array(bind: Any, name: str, array: npt.NDArray[Any]) -> None:
-            bind(name, "cpu", 0, array.dtype.type, (rows, *array.shape[1:]), array.ctypes.data)
-
-        bind_array(binding.bind_input, "tokens", batch.tokens)
-        bind_array(binding.bind_output, "logits", batch.logits)
-        for i, state in enumerate(batch.states):
-            bind_array(binding.bind_input, f"state_{i}", state)
-            bind_array(binding.bind_output, f"new_state_{i}", state)
+        binding = bind_batch(self._session, batch, rows)
         for name, array in gates.items():
-            bind_array(binding.bind_output, name, array)
+            bind_array(binding.bind_output, name, array, rows)
         return binding
+
+
+def bind_batch(session: Any, batch: Batch, rows: int) -> Any:
+    """Bind a step's graph to the tokens, states and logits of the first rows, states in place."""
+    binding = session.io_binding()
+    bind_array(binding.bind_input, "tokens", batch.tokens, rows)
+    bind_array(binding.bind_output, "logits", batch.logits, rows)
+    for i, state in enumerate(batch.states):
+        bind_array(binding.bind_input, f"state_{i}", state, rows)
+        bind_array(binding.bind_output, f"new_state_{i}", state, rows)
+    return binding
+
+
+def bind_array(bind: Any, name: str, array: npt.NDArray[Any], rows: int) -> None:
+    """Bind the first rows of an array by `bind`: a binding's `bind_input` or `bind_output`."""
+    bind(name, "cpu", 0, array.dtype.type, (rows, *array.shape[1:]), array.ctypes.data)
 
 
 def check_precision(spec: ModelSpec, weights: Weights, precision: Precision) -> None:

@@ -6,12 +6,17 @@ A row that is not steered has the bytes of the plain graph: `Where` leaves its v
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from onnx import TensorProto, ValueInfoProto, helper
 
 from service.models.bundle import Precision
 from service.models.cell import LayerSpec
-from service.models.program import check_precision, int8_weight_bits, open_session
+from service.models.program import (
+    bind_array,
+    bind_batch,
+    check_precision,
+    int8_weight_bits,
+    open_session,
+)
 from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights, is_bounded
 from service.models.steered_batch import SteeredBatch, steered_batch
 from service.models.steering import state_of
@@ -66,19 +71,10 @@ class SteeredProgram:
 
     def _bind(self, batch: SteeredBatch, rows: int) -> Any:
         """Bind the graph to the first rows of the batch, states in place."""
-        binding = self._session.io_binding()
-
-        def bind_array(bind: Any, name: str, array: npt.NDArray[Any]) -> None:
-            bind(name, "cpu", 0, array.dtype.type, (rows, *array.shape[1:]), array.ctypes.data)
-
-        bind_array(binding.bind_input, "tokens", batch.tokens)
-        bind_array(binding.bind_output, "logits", batch.logits)
-        for i, state in enumerate(batch.states):
-            bind_array(binding.bind_input, f"state_{i}", state)
-            bind_array(binding.bind_output, f"new_state_{i}", state)
+        binding = bind_batch(self._session, batch, rows)
         for (layer, target), table in batch.tables.items():
             for name, array in table.arrays.items():
-                bind_array(binding.bind_input, _input_name(layer, target, name), array)
+                bind_array(binding.bind_input, _input_name(layer, target, name), array, rows)
         return binding
 
 
