@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from service.api.fields import Body, Id, Name, Text
-from service.api.http_request import BINARY, cancelled_on_disconnect, raw_content
+from service.api.http_request import BINARY, raw_content
 from service.api.inspection_reply import (
     SAFETENSORS,
     Encoding,
@@ -19,7 +19,7 @@ from service.api.inspection_reply import (
     json_reply,
     safetensors_reply,
 )
-from service.api.inspection_start import text_start
+from service.api.inspection_start import charged_reading, text_start
 from service.api.sampling_fields import INPUT_ERROR
 from service.api.score import ScoredToken
 from service.api.sse import Responses
@@ -181,10 +181,8 @@ async def inspect(request: Request, body: InspectBody) -> Response:
         if not found:
             raise Validation(f"{INPUT_ERROR}`inputs` has no token that the model knows")
         inspector.check(selection, len(found), are_numbers=encoding is Encoding.NUMBERS)
-        meter = await state.metering.reserve(request, len(found))
-        meter.begin(len(found))
-        tokens, cancelled = [token for token, _, _ in found], asyncio.Event()
-        with cancelled_on_disconnect(request, cancelled.set):
+        tokens = [token for token, _, _ in found]
+        async with charged_reading(request, len(found)) as cancelled:
             inspection = await inspector.inspect(
                 tokens, selection, start, owner, cancelled, body.top_n_tokens
             )
@@ -216,10 +214,7 @@ async def inspect_statistics(request: Request, body: StatisticsBody) -> Response
         tokens = await asyncio.to_thread(model.tokenizer.encode, body.inputs)
         if not tokens:
             raise Validation(f"{INPUT_ERROR}`inputs` has no token that the model knows")
-        meter = await state.metering.reserve(request, len(tokens))
-        meter.begin(len(tokens))
-        cancelled = asyncio.Event()
-        with cancelled_on_disconnect(request, cancelled.set):
+        async with charged_reading(request, len(tokens)) as cancelled:
             await inspector.sum_up(tokens, selection, start, owner, cancelled, sums)
             if cancelled.is_set():
                 return Response(status_code=204)  # to nobody: the client has gone

@@ -10,8 +10,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from service.api.fields import Body, Name, Number, Text
-from service.api.http_request import cancelled_on_disconnect
-from service.api.inspection_start import text_start
+from service.api.inspection_start import charged_reading, text_start
 from service.api.property_fields import PropertyField, label_of
 from service.api.sampling_fields import INPUT_ERROR
 from service.api.state import ServedModel, get_state
@@ -94,10 +93,7 @@ async def ablate(request: Request, body: AblateBody) -> AblateReply | Response:
             predicted_text, model, body.inputs, start.pending, body.where
         )
         inspector.ablator.check(order, text)
-        meter = await state.metering.reserve(request, len(text.tokens))
-        meter.begin(len(text.tokens))
-        cancelled = asyncio.Event()
-        with cancelled_on_disconnect(request, cancelled.set):
+        async with charged_reading(request, len(text.tokens)) as cancelled:
             found = await inspector.ablator.ablate(order, text, owner, cancelled)
         if found is None:
             return Response(status_code=204)  # to nobody: the client has gone

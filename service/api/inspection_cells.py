@@ -8,8 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from service.api.fields import Body, Name, Text
-from service.api.http_request import cancelled_on_disconnect
-from service.api.inspection_start import text_start
+from service.api.inspection_start import charged_reading, text_start
 from service.api.property_fields import PropertyField, label_of
 from service.api.sampling_fields import INPUT_ERROR
 from service.api.state import ServedModel, get_state
@@ -139,10 +138,7 @@ async def find_cells(request: Request, body: CellsBody) -> CellsReply | Response
     with inspector.thread.admit(owner), inspector.thread.admit_search():
         text, labels = await asyncio.to_thread(_read, model, body, tuple(start.pending))
         searcher.check(text, labels)
-        meter = await state.metering.reserve(request, len(text.tokens))
-        meter.begin(len(text.tokens))
-        cancelled = asyncio.Event()
-        with cancelled_on_disconnect(request, cancelled.set):
+        async with charged_reading(request, len(text.tokens)) as cancelled:
             finds = await searcher.search(program, text, labels, owner, cancelled)
         if finds is None:
             return Response(status_code=204)  # to nobody: the client has gone

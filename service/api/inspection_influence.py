@@ -9,8 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from service.api.fields import Body, Id, Name, Position, Text
-from service.api.http_request import cancelled_on_disconnect
-from service.api.inspection_start import text_start
+from service.api.inspection_start import charged_reading, text_start
 from service.api.sampling_fields import INPUT_ERROR
 from service.api.score import ScoredToken
 from service.api.state import get_state
@@ -76,11 +75,9 @@ async def influence(request: Request, body: InfluenceBody) -> InfluenceReply | R
                 "of",
             )
         target = placed[n][0] if n < len(placed) else None
-        meter = await state.metering.reserve(request, len(before))
-        meter.begin(len(before))
-        cancelled, run = asyncio.Event(), partial(inspector.thread.run, owner)
+        run = partial(inspector.thread.run, owner)
         found = []
-        with cancelled_on_disconnect(request, cancelled.set):
+        async with charged_reading(request, len(before)) as cancelled:
             reader = await run(partial(InfluenceReader, program, before, back, start.state))
             for block in reader.blocks():
                 if cancelled.is_set():

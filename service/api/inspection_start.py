@@ -1,7 +1,12 @@
-"""Where the text of an inspection begins: at the zero state, or at a session's end."""
+"""What an inspection begins with: a model, the state before its text, the charge for its tokens."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
 from fastapi import Request
 
+from service.api.http_request import cancelled_on_disconnect
 from service.api.state import ServedModel, get_state, session_model
 from service.inspection.inspector import TextStart
 from service.sessions.session import Session
@@ -25,3 +30,16 @@ async def text_start(
         return model, TextStart(origin, pending)
 
     return await state.sessions.records.with_session(key, begin)
+
+
+@contextlib.asynccontextmanager
+async def charged_reading(request: Request, n_tokens: int) -> AsyncIterator[asyncio.Event]:
+    """Charge the owner for a text's tokens; yield what is set when the client has gone.
+
+    Raises as `UsageMetering.reserve`.
+    """
+    meter = await get_state(request).metering.reserve(request, n_tokens)
+    meter.begin(n_tokens)
+    cancelled = asyncio.Event()
+    with cancelled_on_disconnect(request, cancelled.set):
+        yield cancelled

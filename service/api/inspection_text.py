@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from functools import partial
 from typing import Annotated, Any
 
@@ -66,21 +66,21 @@ async def inspect_text(
     names = None if signals is None else signals.split(",")
     selection = inspector.select(_numbers("layers", layers), _numbers("cells", cells), names)
     check_encoding(selection.layers, encoding)
-    admitted = inspector.thread.admit(owner)
-    admitted.__enter__()
+    places = ExitStack()
+    places.enter_context(inspector.thread.admit(owner))
     records = _Records(request, served, start, selection, encoding)
     pieces = records.read(owner)
     try:
         head = await anext(pieces)
     except BaseException:
         await pieces.aclose()
-        admitted.__exit__(None, None, None)
+        places.close()
         raise
     return RecordStream(
         head,
         pieces,
         media_type=SAFETENSORS,
-        on_end=lambda: admitted.__exit__(None, None, None),
+        on_end=places.close,
         send_limit_s=state.limits.ping_interval_s,
     )
 
