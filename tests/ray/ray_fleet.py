@@ -145,20 +145,23 @@ class RayFleet:
         assert done.returncode in {0, 1}, done.stderr
         return json.loads(done.stdout)
 
-    def processes(self) -> set[str]:
-        """The names of the replicas that answer now."""
+    def processes(self, port: int | None = None) -> set[str]:
+        """The names of the replicas that answer now, by the head's HAProxy or that at `port`."""
+        url = f"http://127.0.0.1:{port or self.port}/health/ready"
         found = set()
         for _ in range(12):
             with contextlib.suppress(httpx2.HTTPError):
-                reply = httpx2.get(f"{self.server.url}/health/ready", timeout=10)
+                reply = httpx2.get(url, timeout=10)
                 if reply.status_code == 200:
                     found.add(reply.headers["X-Carousel-Process"])
         return found
 
-    def until_replicas(self, n: int, other_than: frozenset[str] = frozenset()) -> set[str]:
-        """Wait until `n` replicas answer, none of them of `other_than`."""
+    def until_replicas(
+        self, n: int, other_than: frozenset[str] = frozenset(), port: int | None = None
+    ) -> set[str]:
+        """Wait until `n` replicas answer at `port`, none of them of `other_than`."""
         end = time.monotonic() + LIMIT_S
-        while len(found := self.processes()) != n or found & other_than:
+        while len(found := self.processes(port)) != n or found & other_than:
             assert time.monotonic() < end, f"{found} answer, and not {n}"
             time.sleep(0.2)
         return found

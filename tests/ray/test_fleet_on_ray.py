@@ -168,8 +168,16 @@ def test_a_node_that_is_told_to_stop_cuts_no_stream(fleet):
     fleet.until_replicas(2)
 
 
+def test_a_second_head_is_refused(fleet):
+    done = fleet.run("node", str(fleet.file), "--head")
+    assert done.returncode == 2
+    assert "is it the fleet's head?" in done.stderr
+
+
 def test_a_killed_head_comes_back_with_the_application(fleet):
     fleet.until_replicas(2)
+    # Without a head nobody tells the other HAProxy of its replica: it has to know it by now.
+    fleet.until_replicas(2, port=fleet.port_2)
     session = ResumedStream(fleet.server, new_session(fleet.server), 200)
     session.run()
     fleet.nodes.pop(0).kill()
@@ -184,12 +192,6 @@ def test_a_killed_head_comes_back_with_the_application(fleet):
     reply = httpx2.get(f"{fleet.server.url}/sessions/{session.session}", timeout=30)
     assert reply.status_code == 200
     assert fleet.status()["application"] == "RUNNING"
-
-
-def test_a_second_head_is_refused(fleet):
-    done = fleet.run("node", str(fleet.file), "--head")
-    assert done.returncode == 2
-    assert "is it the fleet's head?" in done.stderr
 
 
 def test_a_node_without_haproxy_is_refused(tmp_path):
