@@ -14,6 +14,9 @@ from tests.keys.people import bearer
 TEXT = "The quick brown fox jumps over the lazy dog. " * 400
 GENERATED = 40
 VOCABULARY = list("abcdefgh \n")
+BATCH_EVERY_S = 10.0
+ENDED = {"completed", "cancelled", "failed", "expired"}
+OUTPUTS = ("output_file_id", "error_file_id")
 
 
 class Rounds:
@@ -28,6 +31,7 @@ class Rounds:
         self.admin = httpx2.Client(headers=bearer(admin_key), **options)
         self._key_id = key_id  # of a key that nobody uses
         self._checkpoint, self._name, self._random = checkpoint, f"client-{n}", random.Random(n)
+        self._next_batch_s = 0.0
         self.asked: set[tuple[str, str]] = set()
         self.wrong: list[str] = []
 
@@ -153,6 +157,69 @@ class Rounds:
         self.http.delete(f"/train-jobs/{job}")
         self.http.delete(f"/corpora/{corpus.json()['id']}")
 
+    def inspections(self) -> None:
+        """Look inside the model, steer it, and search its cells."""
+        post, text = self.http.post, "The fox (a red one) jumps. "
+        post("/inspect", json={"inputs": text, "cells": [0, 1]})
+        post("/inspect/statistics", json={"inputs": text, "cells": [0, 1]})
+        plain = {"Content-Type": "text/plain"}
+        post("/inspect/text", params={"cells": "0"}, content=text, headers=plain)
+        post("/inspect/ablate", json={"inputs": text, "cells": [[0], [1]]})
+        post("/inspect/influence", json={"inputs": text, "back": 4})
+        search = {"inputs": text * 200, "properties": ["in_parentheses"], "ablation": False}
+        post("/inspect/cells", json=search)
+        steer = [{"cell": 3, "op": "set", "value": 0.5}]
+        parameters = {"max_new_tokens": GENERATED, "steer": steer}
+        post("/generate", json={"inputs": "The ", "parameters": parameters})
+
+    def tuning(self) -> None:
+        """Fine-tune by the routes of OpenAI, with no worker, and delete what there is."""
+        example = json.dumps({"prompt": f"{self._name} ", "completion": TEXT[:500]})
+        file = self._upload(f"{example}\n" * 40, "fine-tune")
+        jobs, body = "/v1/fine_tuning/jobs", {"model": "lstm", "training_file": file}
+        job = self.http.post(jobs, json=body | {"suffix": self._name}).json()["id"]
+        self.http.get(jobs)
+        for at in (job, f"{job}/events", f"{job}/checkpoints"):
+            self.http.get(f"{jobs}/{at}")
+        self.http.post(f"{jobs}/{job}/cancel")
+        corpus = self.http.get(f"/train-jobs/{job}").json()["corpus"]
+        self.http.delete(f"/train-jobs/{job}")
+        self.http.delete(f"/corpora/{corpus}")
+        self._look_at_file(file)
+
+    def batches(self) -> None:
+        """Answer the lines of a file, and cancel another; the cards of both stay, so not often."""
+        if time.monotonic() < self._next_batch_s:
+            return
+        self._next_batch_s = time.monotonic() + BATCH_EVERY_S
+        body = {"model": "default", "prompt": "The ", "max_tokens": GENERATED}
+        line = {"custom_id": "1", "method": "POST", "url": "/v1/completions", "body": body}
+        file = self._upload(json.dumps(line), "batch")
+        start = {"endpoint": line["url"], "completion_window": "24h", "input_file_id": file}
+        answered, left = (self.http.post("/v1/batches", json=start).json()["id"] for _ in "ab")
+        self.http.post(f"/v1/batches/{left}/cancel")
+        self.http.get("/v1/batches")
+        until, files = time.monotonic() + 60, [file]
+        for batch in (answered, left):
+            while (found := self.http.get(f"/v1/batches/{batch}").json())["status"] not in ENDED:
+                assert time.monotonic() < until, "a batch does not end"
+                time.sleep(0.1)
+            files += [found[name] for name in OUTPUTS if found[name] is not None]
+        assert len(files) > 1
+        for each in files:
+            self._look_at_file(each)
+
+    def _upload(self, content: str, purpose: str) -> str:
+        part = {"file": ("lines.jsonl", content.encode())}
+        reply = self.http.post("/v1/files", data={"purpose": purpose}, files=part)
+        return str(reply.json()["id"])
+
+    def _look_at_file(self, file: str) -> None:
+        self.http.get("/v1/files")
+        self.http.get(f"/v1/files/{file}")
+        self.http.get(f"/v1/files/{file}/content")
+        self.http.delete(f"/v1/files/{file}")
+
     def models(self) -> None:
         """Import, load, alias, use, unload and delete a model."""
         admin, name = self.admin, self._name
@@ -216,6 +283,9 @@ ROUNDS: list[Callable[[Rounds], None]] = [
     Rounds.tokens_and_scores,
     Rounds.sessions,
     Rounds.jobs,
+    Rounds.inspections,
+    Rounds.tuning,
+    Rounds.batches,
     Rounds.models,
     Rounds.descriptions,
     Rounds.keys,
