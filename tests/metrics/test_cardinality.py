@@ -5,6 +5,11 @@ import itertools
 import json
 import random
 
+from service.api.ended_request import EndedRequest
+from service.api.request_metrics import RequestMetrics
+from service.metrics import families
+from service.metrics.metrics import Metrics
+
 REQUESTS = 10_000
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD")
 
@@ -65,3 +70,23 @@ def test_ten_thousand_random_requests_make_no_series(server, scrape):
     connection.close()
     assert after.series == before.series
     assert after.since(before, "carousel_requests_total") == REQUESTS
+
+
+def test_a_code_of_no_known_error_is_counted_as_other():
+    """It is read from the body of the reply, which a route may take from elsewhere."""
+    metrics = Metrics()
+    for code in ("rate_limited", "text of a client", "another one"):
+        ended = EndedRequest(
+            request_id="",
+            method="POST",
+            route="/generate",
+            path="/generate",
+            status=422,
+            duration_s=0.1,
+            is_streamed=False,
+            refusal={"error_type": code},
+        )
+        RequestMetrics(metrics).ended(ended)
+    counted = dict(metrics.snapshot([]))[families.REQUESTS]
+    found = {labels[-1]: n for labels, n in counted.items()}
+    assert found == {"rate_limited": 1, families.OTHER: 2}
