@@ -106,9 +106,13 @@ class Find:
     @property
     def verdict(self) -> Verdict:
         """Judge the best cell by the part held out, the baselines and its use."""
-        if not self.cells or abs(self.cells[0].r) <= self.null_95:
+        if not self.cells:
             return Verdict.NONE
         best = self.cells[0]
+        # The null is that of the best of all cells, on the part that it was chosen on. The r held
+        # out alone passes it too often: that part is shorter, and chance reaches further there.
+        if min(abs(best.r_chosen_on), abs(best.r)) <= self.null_95:
+            return Verdict.NONE
         if best.r * best.r_chosen_on < 0 or abs(best.r) < abs(best.r_chosen_on) / 2:
             return Verdict.NOT_CONFIRMED
         if abs(best.r) <= max(self.by_character, self.untrained) + FREE_MARGIN:

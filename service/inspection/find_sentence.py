@@ -32,8 +32,8 @@ def _negative(find: Find, who: str, r: str) -> str | None:
     if find.by_character >= find.untrained:
         without = "the current character"
     by_verdict = {
-        Verdict.NONE: f"No cell follows {name}: the best, {who}, has {r}, and chance alone reaches "
-        f"{find.null_95:.2f}.",
+        Verdict.NONE: f"No cell follows {name}: the best, {who}, had r {best.r_chosen_on:+.2f} "
+        f"where it was chosen, and {r}; chance alone reaches {find.null_95:.2f}.",
         Verdict.NOT_CONFIRMED: f"No cell follows {name}: {who} had r {best.r_chosen_on:+.2f} where "
         f"it was chosen, and {r}.",
         Verdict.FREE: f"{who.capitalize()} follows {name} with {r}, but {without} reaches "

@@ -73,7 +73,7 @@ def random_label(random: np.random.Generator, n: int) -> np.ndarray:
 
 
 def test_nothing_planted_nothing_found():
-    """200 labels that have nothing to do with the text: at most one in twenty is no `none`."""
+    """200 labels that have nothing to do with the text: hardly one is more than `none`."""
     spec, thread = spec_of("lstm"), InspectionThread(InspectionConfig())
     program = compile_program(spec, planted_weights("lstm"), Precision.FLOAT32)
 
@@ -90,7 +90,8 @@ def test_nothing_planted_nothing_found():
         label = random_label(random, len(TOKENS))
         verdicts.append(search.find(Label(f"label {number}", "binary", label), label).verdict)
     n_false = sum(verdict is not Verdict.NONE for verdict in verdicts)
-    assert n_false <= 18  # 10 expected at most, and two deviations of chance
+    # One in twenty passes where it was chosen, and few of those on the part held out as well.
+    assert n_false <= 4
     assert sum(verdict in {Verdict.FOUND, Verdict.USED} for verdict in verdicts) == 0
 
 
