@@ -24,7 +24,7 @@ from service.api.state import ServedModel, get_state, session_model
 from service.api.steer_fields import SteeredReply, SteerEntry, steer_reply, steering_of
 from service.api.text_body import most_tokens, texts_of
 from service.errors import CarouselError, Validation
-from service.generation.request import Chunk
+from service.generation.request import Chunk, scoring_request
 from service.generation.score import Score, Scorer
 from service.models.steering import MAX_STEERED_CELLS
 from service.models.step import State
@@ -165,16 +165,50 @@ async def _admit(
         scorer = Scorer(steered.engine, model.tokenizer, None, pending, owner=owner, steer=steering)
         reply = steer_reply(steer, has_same_kernel=steered.has_same_bytes)
         return model, scorer, f',"steer":{json.dumps(reply)}'
-    if steer:
-        raise Validation("`steer` does not go with a session yet; give the whole text", "steer")
     key = state.key(request, session_id)
 
     async def begin(session: Session) -> tuple[ServedModel, Scorer, str]:
         model = await state.get_for(request, session, name)
         origin, ready = await state.sessions.records.latest_state(key, session_model(model))
+        if steer:
+            return await _steered_in_session(request, model, key.owner, (origin, ready), steer)
         return model, _scorer(model, key.owner, origin, ready), ""
 
     return await state.sessions.records.with_session(key, begin)
+
+
+async def _steered_in_session(
+    request: Request,
+    model: ServedModel,
+    owner: str,
+    latest: tuple[State | None, Sequence[int]],
+    steer: Sequence[SteerEntry],
+) -> tuple[ServedModel, Scorer, str]:
+    """Return as `_admit`; the log but its last token is read plainly, by the model's own engine.
+
+    So the result does not depend on where the session's latest snapshot is.
+    """
+    origin, ready = latest
+    position = (0 if origin is None else origin.position) + len(ready)
+    first = max(0, position - 1)
+    steering = steering_of(steer, model.spec, position, first)
+    early = min((one.start for one in steering), default=first)
+    if early < first:
+        raise Validation(
+            f"`steer` begins at token {early}, which the session has read: it is at position "
+            f"{position}; the first token that can be steered is {first}",
+            "steer",
+        )
+    if len(ready) > 1:
+        plain = scoring_request(ready, (), origin, owner=owner)
+        async for chunk in model.runtime.engine.submit(plain):
+            origin = chunk.state
+        ready = ready[-1:]
+    pending = ready or (model.tokenizer.special.before_text if origin is None else ())
+    steered = await acquire_steered(request, model, len(steer))
+    scorer = Scorer(steered.engine, model.tokenizer, origin, pending, owner=owner, steer=steering)
+    reply = steer_reply(steer, has_same_kernel=steered.has_same_bytes)
+    return model, scorer, f',"steer":{json.dumps(reply)}'
 
 
 def _scorer(
