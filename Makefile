@@ -9,7 +9,7 @@ DCLINT := docker/node_modules/.bin/dclint
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/__init__.py)
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 
-.PHONY: run test check lint fix measure bench bench-write bench-train soak openapi docs demo-model client-sync image image-lint lock
+.PHONY: run test check lint fix measure bench bench-write bench-train soak openapi docs screenshots demo-model client-sync image image-lint lock
 
 run: $(VENV)/.run  ## serve the bundled model on 127.0.0.1:$(PORT), and train
 	CAROUSEL_PORT=$(PORT) $(BIN)/python -m service serve --workers 1
@@ -52,6 +52,9 @@ soak: $(VENV)/.dev  ## the long tests; TESTS=tests/fleet: those of one folder
 
 docs: $(VENV)/.dev  ## write the list of modules in docs/architecture.md again, which a test compares
 	$(BIN)/python -m tools.packages
+
+screenshots: $(VENV)/.dev  ## take the pictures of the page in docs/images again; needs Chromium
+	$(BIN)/python -m tools.screenshots
 
 demo-model: $(VENV)/.dev  ## train the bundled model again
 	$(BIN)/python -m service.training.demo

@@ -18,6 +18,7 @@ const MOST_SPOKEN = 400;
 export function WriteView({ writer }) {
   const refs = { root: useRef(null), field: useRef(null), copy: useRef(null), canvas: useRef(null) };
   const parts = useRef(null);
+  const shownText = useRef("");
   const [place, setPlace] = useState(null);
   const [hasSurprise, setHasSurprise] = useState(false);
   writer.version.value;
@@ -65,9 +66,13 @@ export function WriteView({ writer }) {
   if (parts.current) Object.assign(parts.current, { choose, close });
 
   useEffect(() => { // the tree has changed: the text of a card or the tint may be another
-    setPlace(null);
     const { sheet, tint } = parts.current;
-    tint.chosen = null;
+    const text = `${writer.tree.current} ${writer.draft}`;
+    if (text !== shownText.current) {
+      setPlace(null);
+      tint.chosen = null;
+    }
+    shownText.current = text;
     tint.hasSurprise = hasSurprise;
     if (hasSurprise && !writer.running.value) writer.guarded(() => score(writer));
     sheet.repaint();

@@ -217,6 +217,7 @@ export class Writer {
 
   async read(node, method, path, body) {
     this.running.value = { node };
+    this.rate.value = 0; // that of the last turn says nothing of this one
     this.refresh();
     await new Turn(this, node).read(method, path, body);
   }

@@ -1,0 +1,111 @@
+"""The pictures of the page in the docs: `make screenshots` takes them of a server of its own.
+
+It needs Chromium and no network. A picture of Chinese text needs a font with its glyphs, such as
+that of Debian's package `fonts-noto-cjk`; none of these has any.
+"""
+
+import base64
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.keys.conftest import new_folder
+from tests.process import serving
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+MOST_BYTES = 150_000
+_WIDTH, _HEIGHT = 1280, 800
+_QUALITY = 82
+_PROMPT = "The with statement "
+
+
+def main() -> None:
+    """Write each picture. Raises SystemExit where one is too large for a document."""
+    wanted = sys.argv[1:] or list(SCENES)
+    IMAGES.mkdir(exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving(new_folder(Path(folder)), CAROUSEL_WORKERS="1") as server,
+        sync_playwright() as playwright,
+    ):
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        for name in wanted:
+            _take(browser, server.url, name)
+        browser.close()
+
+
+def _take(browser: Browser, url: str, name: str) -> None:
+    context = browser.new_context(
+        viewport={"width": _WIDTH, "height": _HEIGHT},
+        locale="en-US",
+        color_scheme="dark" if name.endswith("-dark") else "light",
+    )
+    page = context.new_page()
+    page.goto(f"{url}/ui/")
+    SCENES[name](page)
+    reply = context.new_cdp_session(page).send(
+        "Page.captureScreenshot", {"format": "webp", "quality": _QUALITY}
+    )
+    content = base64.b64decode(reply["data"])
+    if len(content) > MOST_BYTES:
+        raise SystemExit(f"{name}: {len(content):,} bytes, but a picture may have {MOST_BYTES:,}")
+    (IMAGES / f"{name}.webp").write_bytes(content)
+    context.close()
+
+
+def _write(page: Page) -> None:
+    """Two generations of one beginning, a fork, and what else could stand at a character."""
+    for label, value in (("Seed", "1"), ("Temperature, as a number", "0.6"), ("Length", "400")):
+        field = page.get_by_label(label, exact=True)
+        field.fill(value)
+        field.press("Tab")
+    sheet = page.locator(".field")
+    sheet.focus()
+    page.keyboard.type(_PROMPT)
+    page.keyboard.press("Control+Enter")
+    _generated(page, "seed 1")
+    page.get_by_role("button", name="Again").click()
+    _generated(page, "seed 2")
+    page.get_by_role("button", name="Surprise").click()
+    _choose(page, 60, 16)
+    page.locator(".alternatives .row:not(.here)").nth(1).click()
+    page.wait_for_selector(".outline .sign.taken")
+    _generated(page, "seed 2")
+    _choose(page, 250, 48)
+    page.wait_for_timeout(500)  # the tints are painted
+
+
+def _choose(page: Page, x: float, y: float) -> None:
+    """Click on a character of the sheet, and wait for what else could stand there."""
+    page.locator(".field").click(position={"x": x, "y": y})
+    page.wait_for_selector(".alternatives ol .row")
+
+
+def _generated(page: Page, facts: str) -> None:
+    page.wait_for_selector(f".facts:has-text('{facts}')")
+    page.wait_for_selector("button.main:has-text('Generate')")
+
+
+def _models(page: Page) -> None:
+    """The bundled model with what it writes."""
+    page.get_by_role("link", name="Models").click()
+    page.get_by_role("button", name="Sample").first.click()
+    page.wait_for_selector(".sample")
+    page.wait_for_timeout(300)
+
+
+SCENES: dict[str, Callable[[Page], None]] = {
+    "write": _write,
+    "write-dark": _write,
+    "models": _models,
+}
+
+
+if __name__ == "__main__":
+    main()
