@@ -13,10 +13,9 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.keys.conftest import new_folder
-from tests.process import serving
+from tests.process import ROOT, serving
 
-IMAGES = Path(__file__).parents[1] / "docs" / "images"
+IMAGES = ROOT / "docs" / "images"
 MOST_BYTES = 150_000
 _WIDTH, _HEIGHT = 1280, 800
 _QUALITY = 82
@@ -29,7 +28,7 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving(new_folder(Path(folder)), CAROUSEL_WORKERS="1") as server,
+        serving(_prepared(Path(folder))) as server,
         sync_playwright() as playwright,
     ):
         browser = playwright.chromium.launch(
@@ -38,6 +37,13 @@ def main() -> None:
         for name in wanted:
             _take(browser, server.url, name)
         browser.close()
+
+
+def _prepared(folder: Path) -> Path:
+    """A folder with a store of the bundled model, which a server may change."""
+    shutil.copytree(ROOT / "model_store", folder / "model_store")
+    (folder / "imports").mkdir()
+    return folder
 
 
 def _take(browser: Browser, url: str, name: str) -> None:
