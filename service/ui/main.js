@@ -6,6 +6,7 @@ import { language, theme } from "./core/preferences.js";
 import { route, VIEWS } from "./core/route.js";
 import { Server } from "./core/server.js";
 import { t } from "./core/words.js";
+import { InsideView, Look } from "./inside/view.js";
 import { Shelf } from "./models/shelf.js";
 import { ModelsView } from "./models/view.js";
 import { Studio, TrainView } from "./train/view.js";
@@ -19,6 +20,7 @@ const writer = new Writer(server, new Database());
 const showsKey = signal(false);
 
 const refresh = () => writer.loadModels();
+const look = new Look(server);
 const shelf = new Shelf(server, refresh);
 const studio = new Studio(server, refresh);
 
@@ -32,6 +34,7 @@ async function write(ref) {
 
 const SHOWN = {
   write: () => html`<${WriteView} writer=${writer} />`,
+  inside: () => html`<${InsideView} look=${look} writer=${writer} />`,
   train: () => html`<${TrainView} studio=${studio} onWrite=${write} />`,
   models: () => html`<${ModelsView} shelf=${shelf} onWrite=${write} />`,
 };

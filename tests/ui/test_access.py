@@ -10,7 +10,7 @@ from tests.process import serving
 from tests.ui.conftest import PHONE, Browsing
 from tests.ui.test_write import FIELD, GO, written
 
-VIEWS = ["write", "train", "models"]
+VIEWS = ["write", "inside", "train", "models"]
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 

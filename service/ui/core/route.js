@@ -2,7 +2,7 @@
 
 import { signal } from "./html.js";
 
-export const VIEWS = ["write", "train", "models"];
+export const VIEWS = ["write", "inside", "train", "models"];
 
 function parse(fragment) {
   const found = /^#\/([a-z]+)(?:\?(.*))?$/s.exec(fragment);

@@ -1,0 +1,62 @@
+// The trace of a text: what each cell of a layer held and each gate let through, as /inspect tells it.
+
+/** Read a text; `signal` of every cell of the first layer comes as 32-bit floats. */
+export async function readTrace(server, model, text, signal) {
+  const body = { inputs: text, model, layers: [0] };
+  const first = await server.json("POST", "/inspect", { ...body, cells: [0] });
+  const [layer] = first.layers;
+  const name = signal in layer.signals ? signal : "h";
+  const all = await server.json("POST", "/inspect", { ...body, signals: [name], encoding: "float32" });
+  return {
+    text, model, signal: name, tokens: first.tokens, units: layer.units, kind: layer.cell,
+    activation: layer.activation, signals: Object.keys(layer.signals),
+    values: floatsOf(all.layers[0].signals[name].base64),
+  };
+}
+
+/** Return one cell at every character: its gates and states, and the states before the first. */
+export async function readCell(server, trace, cell) {
+  const body = { inputs: trace.text, model: trace.model, layers: [0], cells: [cell] };
+  const { layers: [layer] } = await server.json("POST", "/inspect", body);
+  const column = (rows) => rows.map(([value]) => value);
+  return {
+    cell,
+    before: Object.fromEntries(Object.entries(layer.before).map(([name, row]) => [name, row[0]])),
+    at: Object.fromEntries(Object.entries(layer.signals).map(([name, rows]) => [name, column(rows)])),
+  };
+}
+
+function floatsOf(base64) {
+  const text = atob(base64);
+  const bytes = Uint8Array.from(text, (one) => one.charCodeAt(0));
+  return new Float32Array(bytes.buffer);
+}
+
+/** Return where a cell's colours begin and end: gates from 0 to 1, the rest alike on both sides. */
+export function scaleOf(trace, cell) {
+  if ("fiozr".includes(trace.signal)) return { least: 0, most: 1 };
+  let most = 1e-6;
+  for (let at = cell; at < trace.values.length; at += trace.units) {
+    most = Math.max(most, Math.abs(trace.values[at]));
+  }
+  return { least: -most, most };
+}
+
+/** Return the lines of a cell's equations at a token, of which each can be computed again. */
+export function equations(trace, found, token) {
+  const at = (name) => found.at[name][token];
+  const before = (name) => (token > 0 ? found.at[name][token - 1] : found.before[name]);
+  const n = (value) => value.toFixed(4);
+  const act = trace.activation;
+  if (trace.kind.includes("lstm")) {
+    return [
+      `c = f · c₋₁ + i · g = ${n(at("f"))} · ${n(before("c"))} + ${n(at("i"))} · ${n(at("g"))} = ${n(at("c"))}`,
+      `h = o · ${act}(c) = ${n(at("o"))} · ${act}(${n(at("c"))}) = ${n(at("h"))}`,
+    ];
+  }
+  if (trace.kind === "gru") {
+    return [`h = z · h₋₁ + (1 − z) · h̃ = ${n(at("z"))} · ${n(before("h"))} + ${n(1 - at("z"))} · `
+      + `${n(at("candidate"))} = ${n(at("h"))}`];
+  }
+  return [`h = ${n(at("h"))}`];
+}
