@@ -135,7 +135,7 @@ function paint(canvas, copy, boxes, trace, cell, token) {
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   context.clearRect(0, 0, wide, high);
   const style = getComputedStyle(canvas);
-  const [cool, warm, ink] = ["--cool", "--warm", "--ink"].map((one) => style.getPropertyValue(one));
+  const [cool, warm, ink] = ["--cool", "--warm", "--muted"].map((one) => style.getPropertyValue(one));
   const { least, most } = scaleOf(trace, cell);
   boxes.forEach((box, at) => {
     const share = (2 * (trace.values[at * trace.units + cell] - least)) / (most - least) - 1;
