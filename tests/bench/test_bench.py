@@ -89,7 +89,7 @@ def test_an_unknown_part_is_refused():
     assert "no part layer; there are layers, sessions" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_part_runs_and_touches_no_file():
     """Without --write; with it, the same result goes to the files."""

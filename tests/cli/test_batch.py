@@ -118,7 +118,7 @@ def test_one_and_two_processes_write_the_same_and_repeat_it(folder):
     assert (folder / "1.jsonl").read_bytes() == first
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_killed_runs_go_on_and_write_what_one_run_writes(folder, processes):
     write(
         folder / "in.jsonl",

@@ -17,7 +17,7 @@ IMPATIENT = replace(CONFIG, call_timeout_s=0.02)
 MANY = 300
 """Stories within which every mutant below is found."""
 
-BUDGETS = [60, pytest.param(MANY, marks=pytest.mark.slow)]
+BUDGETS = [60, pytest.param(MANY, marks=pytest.mark.soak)]
 
 
 @pytest.fixture(scope="module")
