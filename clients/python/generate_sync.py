@@ -17,9 +17,11 @@ NAMES = {
     "AsyncClient": "Client",  # ours and httpx2's
     "AsyncCorporaAPI": "CorporaAPI",
     "AsyncFilesAPI": "FilesAPI",
+    "AsyncInspectionAPI": "InspectionAPI",
     "AsyncModelsAPI": "ModelsAPI",
     "AsyncSessionsAPI": "SessionsAPI",
     "AsyncStream": "Stream",
+    "AsyncTraceStream": "TraceStream",
     "AsyncTrainJobsAPI": "TrainJobsAPI",
     "AsyncTransport": "Transport",
     "_async": "_sync",

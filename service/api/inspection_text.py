@@ -17,7 +17,7 @@ from service.api.record_stream import RecordStream
 from service.api.sampling_fields import INPUT_ERROR
 from service.api.sse import Responses
 from service.api.state import ServedModel, get_state
-from service.api.text_body import most_tokens, texts_of
+from service.api.text_body import READ_AHEAD_BYTES, most_tokens, texts_of
 from service.errors import Validation
 from service.inspection.inspector import TextStart
 from service.inspection.selection import SelectedLayer, Selection
@@ -53,7 +53,7 @@ async def inspect_text(
 ) -> Response:
     """Show gates and states while the text arrives; `cells`, `layers`, `signals` have commas.
 
-    The client has to read while it sends: nothing more is read of the text until it does.
+    A client that sends more than `READ_AHEAD_BYTES` has to read while it sends.
     """
     check_media_type(request, TEXT, BINARY, expected=f"the text is the body itself, as {TEXT}")
     if encoding is Encoding.NUMBERS:
@@ -113,7 +113,7 @@ class _Records:
         cutter, tracer, n_tokens = TextCutter(self._served.tokenizer), None, 0
         size = inspector.piece_tokens(self._selection)
         try:
-            async with aclosing(texts_of(request)) as texts:
+            async with aclosing(texts_of(request, READ_AHEAD_BYTES)) as texts:
                 async for text, is_last in texts:
                     for placed in cutter.pieces(text, is_last=is_last):
                         for first in range(0, len(placed), size):

@@ -7,8 +7,11 @@ import httpx2
 import numpy as np
 import psutil
 import pytest
+from starlette.requests import Request
 
 from service.api.record_stream import RecordStream
+from service.api.text_body import texts_of
+from service.errors import Validation
 from tests.api.conftest import AWKWARD
 from tests.api.test_inspection import CELLS, TEXT, inspect
 
@@ -147,3 +150,38 @@ def test_a_client_that_takes_nothing_is_left():
     )
     asyncio.run(response({}, None, send))
     assert ended == [1]
+
+
+def reading(pieces, read_ahead_bytes, taken):
+    """How many pieces are read of a body once so many parts of it have been taken."""
+    asked = []
+
+    async def receive():
+        asked.append(1)
+        body = pieces[len(asked) - 1]
+        return {"type": "http.request", "body": body, "more_body": len(asked) < len(pieces)}
+
+    async def read():
+        parts = texts_of(Request({"type": "http"}, receive), read_ahead_bytes)
+        texts = [await anext(parts) for _ in range(taken)]
+        for _ in range(100):
+            await asyncio.sleep(0)
+        n_asked = len(asked)
+        texts += [part async for part in parts]
+        return n_asked, texts
+
+    return asyncio.run(read())
+
+
+def test_so_much_of_a_text_is_read_ahead_and_no_more():
+    pieces = [b"a" * 1_000] * 50
+    whole = [("a" * 1_000, False)] * 50 + [("", True)]
+    assert reading(pieces, 0, 1) == (1, whole)
+    n_asked, texts = reading(pieces, 10_000, 1)
+    assert 10 <= n_asked <= 12
+    assert texts == whole
+    n_asked, texts = reading(pieces, 10_000, 5)
+    assert 14 <= n_asked <= 16
+    assert reading(pieces, 100_000, 1) == (50, whole)
+    with pytest.raises(Validation, match="not UTF-8 from byte 1000 on"):
+        reading([b"a" * 1_000, b"\xff"], 10_000, 1)

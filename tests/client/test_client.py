@@ -191,15 +191,6 @@ def test_an_inspection(kind, server, client):
         kind.call(server.url, lambda to: to.inspect(text, cells=[448]))
 
 
-def test_statistics_of_cells(kind, server):
-    text = "f(x) is (y). " * 10
-    found = kind.call(server.url, lambda to: to.inspect_statistics(text, cells=[445]))
-    [layer] = found.layers
-    assert (found.model, found.token_count) == ("demo@1", len(text))
-    assert [cell["cell"] for cell in layer["cells"]] == [445]
-    assert layer["cells"][0]["cleared_by"][0]["text"] == "("
-
-
 def test_a_turn_is_cancelled(kind, server, client):
     session = client.sessions.create(text=INPUTS, seed=SEED).id
     running = client.stream("", session_id=session, max_new_tokens=1_000_000, temperature=0.8)

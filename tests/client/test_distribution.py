@@ -35,7 +35,7 @@ def test_the_blocking_side_is_the_async_one_converted(tmp_path):
     "name",
     [
         *("Client", "SessionsAPI", "ModelsAPI", "CorporaAPI", "TrainJobsAPI", "FilesAPI"),
-        "BatchesAPI",
+        *("BatchesAPI", "InspectionAPI"),
     ],
 )
 def test_both_sides_have_the_same_methods(name):

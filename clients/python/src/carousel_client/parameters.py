@@ -90,10 +90,30 @@ class ImportOptions(TypedDict, total=False):
     alias: str
 
 
-class InspectOptions(TypedDict, total=False):
-    """What of a text's inspection is shown; without an option it is everything of its kind."""
+class TraceOptions(TypedDict, total=False):
+    """What of a text's trace is shown; without an option it is everything of its kind."""
 
     layers: Sequence[int]  # recurrent layers, counted from 0
     cells: Sequence[int]  # of each layer, counted from 0
     signals: Sequence[str]  # such as f, c or tanh_c
+
+
+class TraceStreamOptions(TraceOptions, total=False):
+    """The same of a trace that is streamed, and how values are sent."""
+
+    encoding: Literal["float32", "float16", "uint8"]
+
+
+class InspectOptions(TraceOptions, total=False):
+    """The same of a whole trace, and more of what was predicted."""
+
     top_n_tokens: int  # most likely tokens at each place, at most 20
+
+
+class GivenProperty(TypedDict, total=False):
+    """A property of a text that has no name in the server: with one of the other members."""
+
+    name: str
+    match: str  # a regular expression; the property holds within its matches
+    spans: Sequence[Sequence[int]]  # from a character up to another
+    values: Sequence[float]  # of each character

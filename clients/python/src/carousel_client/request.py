@@ -5,10 +5,10 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from carousel_client.errors import UnexpectedResponse
-from carousel_client.parameters import GenerateParameters, InspectOptions
+from carousel_client.parameters import GenerateParameters, InspectOptions, TraceStreamOptions
 
 T = TypeVar("T")
 Parser = Callable[[Any], T]
@@ -137,3 +137,15 @@ def inspection(
     chosen: Mapping[str, Any] = options
     lists = {name: list(chosen[name]) for name in ("layers", "cells", "signals") if name in chosen}
     return with_json("POST", "/inspect", {**options, **lists, **names})
+
+
+def streamed_trace(
+    text: str, model: str | None, session_id: str | None, options: TraceStreamOptions
+) -> Request:
+    """Return the request for a trace that is streamed."""
+    chosen: dict[str, Any] = dict(options)
+    for name in ("layers", "cells", "signals"):
+        if name in chosen:
+            chosen[name] = ",".join(map(str, chosen[name]))
+    query = urlencode(given(model=model, session_id=session_id, **chosen))
+    return Request("POST", f"/inspect/text?{query}", text.encode(), TEXT)

@@ -168,6 +168,7 @@ class Score(Response):
     token_count: int | None  # tokens with a logprob; None from a server before 1.1
     nats_per_token: float | None
     tokens: tuple[ScoredToken, ...]  # empty where they were not requested
+    steer: Json | None = None  # what was steered, and the kernel that computed it
 
     @classmethod
     def from_json(cls, body: Json) -> Self:
@@ -177,6 +178,7 @@ class Score(Response):
             token_count=body.get("token_count"),
             nats_per_token=body.get("nats_per_token"),
             tokens=ScoredToken.several(body.get("tokens") or ()),
+            steer=body.get("steer"),
         )
 
 

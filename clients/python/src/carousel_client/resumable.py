@@ -30,9 +30,8 @@ class Resumable(ABC, Generic[T]):
 
     def __init__(self, timeout_s: float) -> None:
         self.is_finished = False
-        self._policy, self._decoder = RetryPolicy(timeout_s), EventDecoder()
+        self._policy = RetryPolicy(timeout_s)
         self._has_progress = False
-        self._request_id: str | None = None
 
     @property
     def text(self) -> str:
@@ -49,21 +48,16 @@ class Resumable(ABC, Generic[T]):
         """The limits of the next connection."""
         return self._policy.timeout(STREAM_SILENCE_S)
 
+    @abstractmethod
     def start_response(self, status: int, headers: Mapping[str, str]) -> bool:
         """Take a response's head; return whether its body is a stream.
 
-        Raises UnexpectedResponse where the status is 200 and the body is no stream of events.
+        Raises UnexpectedResponse where the status is 200 and the body is no such stream.
         """
-        self._decoder, self._request_id = EventDecoder(), headers.get("x-request-id")
-        if status == 200 and not headers.get("content-type", "").startswith("text/event-stream"):
-            raise self._with_text(UnexpectedResponse("the response is not a stream of events"))
-        return status == 200
 
+    @abstractmethod
     def feed(self, chunk: bytes) -> Iterator[T]:
         """Yield what a chunk of the body completes. Raises an error event's error."""
-        for event in self._decoder.feed(chunk):
-            if not self.is_finished:
-                yield from self._take(event)
 
     def delay_after_status(self, status: int, headers: Mapping[str, str], content: bytes) -> float:
         """Return the seconds to wait after a response without a stream. Raises a final error."""
@@ -96,9 +90,6 @@ class Resumable(ABC, Generic[T]):
         except CarouselClientError as final:
             raise self._with_text(final) from error
 
-    @abstractmethod
-    def _take(self, event: ServerSentEvent) -> Iterator[T]: ...
-
     def _take_no_content(self) -> None:
         """Handle a 204: there are no more events."""
         self.is_finished = True
@@ -107,16 +98,39 @@ class Resumable(ABC, Generic[T]):
         lost = error or Unreachable("the stream ended before its last event")
         return self._policy.delay_after_disconnect(self.request, lost)
 
-    def _unexpected(self, event: ServerSentEvent) -> CarouselClientError:
-        message = f"an event is not one of Carousel's: {event.data[:200]!r}"
-        return self._with_text(UnexpectedResponse(message))
-
     def _with_text(self, error: CarouselClientError) -> CarouselClientError:
         error.text = self.text
         return error
 
 
-class ResumableEvents(Resumable[TrainJobEvent]):
+class _ServerSentEvents(Resumable[T]):
+    """A stream whose body is server-sent events."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(timeout_s)
+        self._decoder = EventDecoder()
+        self._request_id: str | None = None
+
+    def start_response(self, status: int, headers: Mapping[str, str]) -> bool:
+        self._decoder, self._request_id = EventDecoder(), headers.get("x-request-id")
+        if status == 200 and not headers.get("content-type", "").startswith("text/event-stream"):
+            raise self._with_text(UnexpectedResponse("the response is not a stream of events"))
+        return status == 200
+
+    def feed(self, chunk: bytes) -> Iterator[T]:
+        for event in self._decoder.feed(chunk):
+            if not self.is_finished:
+                yield from self._take(event)
+
+    @abstractmethod
+    def _take(self, event: ServerSentEvent) -> Iterator[T]: ...
+
+    def _unexpected(self, event: ServerSentEvent) -> CarouselClientError:
+        message = f"an event is not one of Carousel's: {event.data[:200]!r}"
+        return self._with_text(UnexpectedResponse(message))
+
+
+class ResumableEvents(_ServerSentEvents[TrainJobEvent]):
     """A train job's events, resumed after the last one received."""
 
     def __init__(self, job_id: str, after: str | None, timeout_s: float) -> None:
@@ -138,7 +152,7 @@ class ResumableEvents(Resumable[TrainJobEvent]):
         yield job_event
 
 
-class ResumableStream(Resumable[Token]):
+class ResumableStream(_ServerSentEvents[Token]):
     """The tokens received so far, and the request that resumes.
 
     A session's turn is resumed after the last complete event: through the session's events, or,

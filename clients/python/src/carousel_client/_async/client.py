@@ -5,13 +5,14 @@ from typing import Self, Unpack
 from urllib.parse import urlencode
 
 from carousel_client._async.batches import AsyncBatchesAPI, AsyncFilesAPI
+from carousel_client._async.inspection import AsyncInspectionAPI
 from carousel_client._async.models import AsyncModelsAPI
 from carousel_client._async.sessions import AsyncSessionsAPI
 from carousel_client._async.stream import AsyncStream
 from carousel_client._async.train_jobs import AsyncCorporaAPI, AsyncTrainJobsAPI
 from carousel_client._async.transport import AsyncTransport
-from carousel_client.inspection import Inspection, InspectionStatistics
-from carousel_client.parameters import GenerateParameters, InspectOptions
+from carousel_client.inspection import Inspection
+from carousel_client.parameters import GenerateParameters, InspectOptions, SteeredCell
 from carousel_client.request import (
     TEXT,
     OnDisconnect,
@@ -56,6 +57,7 @@ class AsyncClient:
         self.train_jobs = AsyncTrainJobsAPI(self._transport)
         self.files = AsyncFilesAPI(self._transport)
         self.batches = AsyncBatchesAPI(self._transport)
+        self.inspection = AsyncInspectionAPI(self._transport)
 
     async def generate(
         self,
@@ -114,17 +116,20 @@ class AsyncClient:
         *,
         model: str | None = None,
         session_id: str | None = None,
+        steer: Sequence[SteeredCell] | None = None,
         details: bool = False,
         timeout_s: float | None = None,
     ) -> Score:
         """Return the likelihood of a text; with `session_id` as a continuation of the session.
 
         The text may have any length; with `details`, which returns every token, up to 100,000
-        characters.
+        characters, and with `steer`, which holds or changes cells, as much as a prompt.
         """
         options = {"model": model, "session_id": session_id}
-        if details:
-            request = with_json("POST", "/score", {"inputs": text, **options})
+        if details or steer is not None:
+            steered = None if steer is None else list(steer)
+            fields = {"inputs": text, **options, "steer": steered, "details": details}
+            request = with_json("POST", "/score", fields)
         else:
             query = urlencode(given(**options))
             request = Request("POST", f"/score/text?{query}", text.encode(), TEXT)
@@ -159,23 +164,6 @@ class AsyncClient:
         """Return the same as a safetensors file, in float32: up to 8,000,000 values."""
         request = inspection(text, model, session_id, options, "safetensors")
         return await self._transport.send(request, timeout_s)
-
-    async def inspect_statistics(
-        self,
-        text: str,
-        *,
-        model: str | None = None,
-        layers: Sequence[int] | None = None,
-        cells: Sequence[int] | None = None,
-        timeout_s: float | None = None,
-    ) -> InspectionStatistics:
-        """Return what cells do in a long text: how long they remember, what clears and writes."""
-        chosen = {"layers": layers, "cells": cells}
-        lists = {name: list(values) for name, values in chosen.items() if values is not None}
-        request = with_json(
-            "POST", "/inspect/statistics", {"inputs": text, "model": model, **lists}
-        )
-        return await self._transport.execute(request, InspectionStatistics.from_json, timeout_s)
 
     async def is_ready(self) -> bool:
         """Whether the server accepts generations now. Makes one attempt and raises nothing."""

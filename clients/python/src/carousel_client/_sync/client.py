@@ -6,13 +6,14 @@ from typing import Self, Unpack
 from urllib.parse import urlencode
 
 from carousel_client._sync.batches import BatchesAPI, FilesAPI
+from carousel_client._sync.inspection import InspectionAPI
 from carousel_client._sync.models import ModelsAPI
 from carousel_client._sync.sessions import SessionsAPI
 from carousel_client._sync.stream import Stream
 from carousel_client._sync.train_jobs import CorporaAPI, TrainJobsAPI
 from carousel_client._sync.transport import Transport
-from carousel_client.inspection import Inspection, InspectionStatistics
-from carousel_client.parameters import GenerateParameters, InspectOptions
+from carousel_client.inspection import Inspection
+from carousel_client.parameters import GenerateParameters, InspectOptions, SteeredCell
 from carousel_client.request import (
     TEXT,
     OnDisconnect,
@@ -57,6 +58,7 @@ class Client:
         self.train_jobs = TrainJobsAPI(self._transport)
         self.files = FilesAPI(self._transport)
         self.batches = BatchesAPI(self._transport)
+        self.inspection = InspectionAPI(self._transport)
 
     def generate(
         self,
@@ -115,17 +117,20 @@ class Client:
         *,
         model: str | None = None,
         session_id: str | None = None,
+        steer: Sequence[SteeredCell] | None = None,
         details: bool = False,
         timeout_s: float | None = None,
     ) -> Score:
         """Return the likelihood of a text; with `session_id` as a continuation of the session.
 
         The text may have any length; with `details`, which returns every token, up to 100,000
-        characters.
+        characters, and with `steer`, which holds or changes cells, as much as a prompt.
         """
         options = {"model": model, "session_id": session_id}
-        if details:
-            request = with_json("POST", "/score", {"inputs": text, **options})
+        if details or steer is not None:
+            steered = None if steer is None else list(steer)
+            fields = {"inputs": text, **options, "steer": steered, "details": details}
+            request = with_json("POST", "/score", fields)
         else:
             query = urlencode(given(**options))
             request = Request("POST", f"/score/text?{query}", text.encode(), TEXT)
@@ -160,23 +165,6 @@ class Client:
         """Return the same as a safetensors file, in float32: up to 8,000,000 values."""
         request = inspection(text, model, session_id, options, "safetensors")
         return self._transport.send(request, timeout_s)
-
-    def inspect_statistics(
-        self,
-        text: str,
-        *,
-        model: str | None = None,
-        layers: Sequence[int] | None = None,
-        cells: Sequence[int] | None = None,
-        timeout_s: float | None = None,
-    ) -> InspectionStatistics:
-        """Return what cells do in a long text: how long they remember, what clears and writes."""
-        chosen = {"layers": layers, "cells": cells}
-        lists = {name: list(values) for name, values in chosen.items() if values is not None}
-        request = with_json(
-            "POST", "/inspect/statistics", {"inputs": text, "model": model, **lists}
-        )
-        return self._transport.execute(request, InspectionStatistics.from_json, timeout_s)
 
     def is_ready(self) -> bool:
         """Whether the server accepts generations now. Makes one attempt and raises nothing."""
