@@ -5,6 +5,7 @@ that of Debian's package `fonts-noto-cjk`; none of these has any.
 """
 
 import base64
+import pydoc_data.topics
 import shutil
 import sys
 import tempfile
@@ -20,6 +21,7 @@ MOST_BYTES = 150_000
 _WIDTH, _HEIGHT = 1280, 800
 _QUALITY = 82
 _PROMPT = "The with statement "
+_TRAINING_LIMIT_MS = 240_000
 
 
 def main() -> None:
@@ -28,7 +30,7 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving(_prepared(Path(folder))) as server,
+        serving(_prepared(Path(folder)), CAROUSEL_WORKERS="1") as server,
         sync_playwright() as playwright,
     ):
         browser = playwright.chromium.launch(
@@ -67,6 +69,8 @@ def _take(browser: Browser, url: str, name: str) -> None:
 
 def _write(page: Page) -> None:
     """Two generations of one beginning, a fork, and what else could stand at a character."""
+    if not page.get_by_label("Seed", exact=True).is_visible():  # a phone's panels are closed
+        page.get_by_text("Settings", exact=True).click()
     for label, value in (("Seed", "1"), ("Temperature, as a number", "0.6"), ("Length", "400")):
         field = page.get_by_label(label, exact=True)
         field.fill(value)
@@ -81,7 +85,7 @@ def _write(page: Page) -> None:
     page.get_by_role("button", name="Surprise").click()
     _choose(page, 60, 16)
     page.locator(".alternatives .row:not(.here)").nth(1).click()
-    page.wait_for_selector(".outline .sign.taken")
+    page.wait_for_selector(".outline .sign.taken", state="attached")
     _generated(page, "seed 2")
     _choose(page, 250, 48)
     page.wait_for_timeout(500)  # the tints are painted
@@ -106,9 +110,43 @@ def _models(page: Page) -> None:
     page.wait_for_timeout(300)
 
 
+def _train(page: Page) -> None:
+    """A small network, from a dropped text to what it writes."""
+    page.get_by_role("link", name="Train").click()
+    text = "".join(pydoc_data.topics.topics.values())[:200_000]
+    page.set_input_files(
+        ".drop input[type=file]",
+        {"name": "python_help.txt", "mimeType": "text/plain", "buffer": text.encode()},
+    )
+    page.wait_for_selector(".drop .good")
+    for name, value in {"name": "help", "units": "96", "epochs": "8"}.items():
+        page.fill(f"[name={name}]", value)
+    page.get_by_role("button", name="Train", exact=True).click()
+    page.wait_for_selector(".badge.succeeded", timeout=_TRAINING_LIMIT_MS)
+    page.wait_for_selector(".chart circle")
+    page.wait_for_selector(".sample")
+    page.locator(".chart").evaluate("(one) => one.closest('.card').scrollIntoView()")
+    page.wait_for_timeout(300)
+
+
+def _inside(page: Page) -> None:
+    """A text in the colours of the cell that follows parentheses, and its sum at one of them."""
+    page.get_by_role("link", name="Look inside").click()
+    page.get_by_role("button", name="Read it").click()
+    page.wait_for_selector(".coloured")
+    text = page.inner_text(".words")
+    page.focus(".coloured")
+    for _ in range(text.index("(") + 1):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_selector(".equation")
+    page.wait_for_timeout(300)
+
+
 SCENES: dict[str, Callable[[Page], None]] = {
     "write": _write,
     "write-dark": _write,
+    "inside": _inside,
+    "train": _train,
     "models": _models,
 }
 

@@ -17,6 +17,7 @@ export class Studio {
     this.scales = signal(null);
     this.jobs = signal([]);
     this.job = signal(null);
+    this.other = signal(null); // the job that the shown one is compared with
     this.status = signal("");
     this.isSending = signal(false);
   }
@@ -59,8 +60,16 @@ export class Studio {
     });
   }
 
+  /** Lay the held-out losses of another job over the shown one's; null takes them away. */
+  compare(reply) {
+    this.other.value?.close();
+    this.other.value = reply && new Job(this.server, reply);
+    this.other.value?.follow();
+  }
+
   follow(reply) {
     this.job.value?.close();
+    if (this.other.value?.id === reply.id) this.compare(null);
     const job = new Job(this.server, reply);
     this.job.value = job;
     job.follow().then(() => {
@@ -79,7 +88,7 @@ export function TrainView({ studio, onWrite }) {
     <p role="status" class="told error">${studio.status.value}</p>
     <${Drop} studio=${studio} />
     ${studio.corpus.value && html`<${Form} key=${studio.corpus.value.id} studio=${studio} />`}
-    ${job && html`<${Progress} key=${job.id} job=${job} scales=${studio.scales.value} onWrite=${onWrite} />`}
+    ${job && html`<${Progress} key=${job.id} studio=${studio} job=${job} onWrite=${onWrite} />`}
     ${studio.jobs.value.length > 0 && html`<section class="card" aria-label=${t("train.jobs")}>
       <h2>${t("train.jobs")}</h2>
       <ul class="jobs">${studio.jobs.value.map((one) => html`<li key=${one.id}>
@@ -150,7 +159,7 @@ function Form({ studio }) {
   </section>`;
 }
 
-function Progress({ job, scales, onWrite }) {
+function Progress({ studio, job, onWrite }) {
   const [at, setAt] = useState(null);
   const reply = job.reply.value;
   const progress = job.progress.value;
@@ -169,12 +178,15 @@ function Progress({ job, scales, onWrite }) {
       step: number(progress.step), n: number(progress.n_steps) }) : t("train.waiting")}</p>
     ${(reply.error || job.problem.value) && html`<p class="told error">
       ${reply.error?.message ?? reply.error?.error ?? job.problem.value}</p>`}
-    <${Chart} job=${job} scales=${scales} />
-    ${samples.length > 0 && html`<h3>${t("train.samples")}</h3>
-      <label>${t("train.sampleAt", { step: number(samples[chosen].step) })}
-        <input type="range" min="0" max=${samples.length - 1} value=${chosen}
-          onInput=${(event) => setAt(event.target.valueAsNumber)} /></label>
-      <p class="sample" tabindex="0">${samples[chosen].text}</p>`}
+    <div class="halves">
+      <${Chart} job=${job} other=${studio.other.value} scales=${studio.scales.value} />
+      ${samples.length > 0 && html`<div><h3>${t("train.samples")}</h3>
+        <label>${t("train.sampleAt", { step: number(samples[chosen].step) })}
+          <input type="range" min="0" max=${samples.length - 1} value=${chosen}
+            onInput=${(event) => setAt(event.target.valueAsNumber)} /></label>
+        <p class="sample" tabindex="0">${samples[chosen].text}</p></div>`}
+    </div>
+    <${Compared} studio=${studio} job=${job} />
     <div class="deeds">
       ${!job.isOver && html`<button onClick=${() => job.cancel()}>${t("train.stop")}</button>`}
       ${reply.status === "cancelled" && html`<button class="main" onClick=${() => job.publish()}>
@@ -183,4 +195,16 @@ function Progress({ job, scales, onWrite }) {
         onClick=${() => onWrite(reply.model)}>${t("models.write")}</button>`}
     </div>
   </section>`;
+}
+
+function Compared({ studio, job }) {
+  const others = studio.jobs.value.filter((one) => one.id !== job.id && one.best);
+  if (others.length === 0) return null;
+  return html`<label class="compare">${t("train.compare")}
+    <select value=${studio.other.value?.id ?? ""} onChange=${(event) =>
+      studio.compare(others.find((one) => one.id === event.target.value) ?? null)}>
+      <option value="">${t("train.compareNone")}</option>
+      ${others.map((one) => html`<option key=${one.id} value=${one.id}>${one.name} · ${
+        t("train.bits", { n: number(one.best.bits_per_character ?? 0, 3) })}</option>`)}
+    </select></label>`;
 }

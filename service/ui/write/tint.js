@@ -4,7 +4,7 @@ import { bitsOf } from "./surprise.js";
 import { firstAbove } from "./tree.js";
 
 const LEVELS = 12;
-const MOST_BITS = 8;
+export const MOST_BITS = 8;
 const STRONGEST = 0.55; // above it the text's contrast falls too far
 
 export class Tint {

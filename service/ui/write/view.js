@@ -10,7 +10,7 @@ import { SettingsPanel } from "./settings_panel.js";
 import { linkOf, replay } from "./sharing.js";
 import { Sheet, startBefore } from "./sheet.js";
 import { score } from "./surprise.js";
-import { Tint } from "./tint.js";
+import { MOST_BITS, Tint } from "./tint.js";
 
 const SPOKEN_INTERVAL_MS = 2_000;
 const MOST_SPOKEN = 400;
@@ -208,13 +208,14 @@ function Status({ writer, hasSurprise }) {
     t("status.position", { n: number(shown.to) }),
     shown.settings && t("status.seed", { seed: shown.settings.seed }),
     writer.rate.value > 0 && t("status.rate", { n: number(writer.rate.value) }),
-    hasSurprise && t("status.surprise"),
   ].filter(Boolean).join(" · ");
   return html`<div class=${`status ${kind}`}>
     ${kind === "link"
       ? html`<label>${t("link.made")}<input readonly value=${text} onFocus=${(event) => event.target.select()} /></label>`
       : html`<p role="status" class="told">${text}</p>`}
-    <p class="facts muted">${facts || " "}</p>
+    <p class="facts muted"><span>${facts || " "}</span>
+      ${hasSurprise && html`<span class="tones" title=${t("status.surpriseHint")}>0 <i aria-hidden="true"></i>
+        ${t("status.surprise", { bits: MOST_BITS })}</span>`}</p>
     <p class="hidden" aria-live="polite">${spoken}</p>
   </div>`;
 }
