@@ -164,6 +164,7 @@ def test_a_stalled_reader_does_not_affect_others(house, truth, on_disconnect):
     memory = process.memory_info().rss
     other = house.turn(house.session(), 40_000)
     other.rest()
+    assert other.error is None
     assert tokens_of(other) == truth[:40_000]
     assert house.position(session) == before  # it waits for its reader
     assert process.memory_info().rss - memory < 32 * 1024 * 1024
