@@ -6,7 +6,9 @@ import { language, theme } from "./core/preferences.js";
 import { route, VIEWS } from "./core/route.js";
 import { Server } from "./core/server.js";
 import { t } from "./core/words.js";
-import { InsideView, Look } from "./inside/view.js";
+import { Look } from "./inside/look.js";
+import { Tour } from "./inside/tour.js";
+import { InsideView } from "./inside/view.js";
 import { Shelf } from "./models/shelf.js";
 import { ModelsView } from "./models/view.js";
 import { Studio, TrainView } from "./train/view.js";
@@ -21,6 +23,7 @@ const showsKey = signal(false);
 
 const refresh = () => writer.loadModels();
 const look = new Look(server);
+const tour = new Tour(look);
 const shelf = new Shelf(server, refresh);
 const studio = new Studio(server, refresh);
 
@@ -34,7 +37,7 @@ async function write(ref) {
 
 const SHOWN = {
   write: () => html`<${WriteView} writer=${writer} />`,
-  inside: () => html`<${InsideView} look=${look} writer=${writer} />`,
+  inside: () => html`<${InsideView} look=${look} tour=${tour} writer=${writer} />`,
   train: () => html`<${TrainView} studio=${studio} onWrite=${write} />`,
   models: () => html`<${ModelsView} shelf=${shelf} onWrite=${write} />`,
 };

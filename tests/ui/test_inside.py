@@ -1,15 +1,25 @@
-"""The view Look inside: a text in a cell's colours, and its equations."""
+"""The view Look inside: a text in a cell's colours, its equations, the finds and the tour."""
 
 import re
 
 import httpx2
+import pytest
+
+from tests.api.test_inspection_ablation import UNSEEN
+
+ANSWER = ".tour [aria-live] p"
+
+
+def read(page) -> str:
+    page.get_by_role("button", name="Read it").click()
+    page.wait_for_selector(".coloured")
+    return page.inner_text(".words")
 
 
 def test_the_sum_of_a_character_is_the_one_of_the_api(browsing, server):
     page = browsing.page("#/inside")
-    page.get_by_role("button", name="Read it").click()
-    page.wait_for_selector(".coloured")
-    text = page.inner_text(".words")
+    read(page)
+    text = page.input_value("textarea")
     page.focus(".coloured")
     for _ in range(text.index("(") + 1):
         page.keyboard.press("ArrowRight")
@@ -24,3 +34,99 @@ def test_the_sum_of_a_character_is_the_one_of_the_api(browsing, server):
     at = text.index("(")
     assert abs(signals["f"][at][0] - f) <= 1e-4
     assert abs(signals["c"][at][0] - c) <= 1e-4
+
+
+def test_a_cell_that_is_found_is_coloured_ablated_and_opened_elsewhere(browsing):
+    page = browsing.page("#/inside")
+    page.fill("textarea", UNSEEN[500:12_500])
+    page.get_by_role("button", name="Find cells").click()
+    page.wait_for_selector('.finds li:has(h3:text-is("inside double quotes"))')
+    page.get_by_role("button", name="Stop").click()
+    row = page.locator(".finds li").first
+    assert "found and used" in row.inner_text()
+    evidence = row.locator(".evidence").inner_text()
+    for said in ("held out", "by chance", "untrained network", "it costs ) "):
+        assert said in evidence
+    page.fill("[name=pattern]", "no such text")
+    page.wait_for_selector(".own button:not(:disabled)", timeout=60_000)
+    page.get_by_role("button", name="Find mine").click()
+    page.wait_for_selector(".finds li:has(.badge.refused)")
+    assert "at least 30" in page.inner_text(".finds li:has(.badge.refused) p")
+    assert "found and used" in row.inner_text()  # the refusal of one takes no other with it
+
+    row.get_by_role("button", name="Cell 445").click()
+    page.wait_for_selector(".coloured:focus")
+    assert page.input_value("[name=cell]") == "445"
+    page.get_by_role("button", name="Measure").click()
+    assert "“(”" in page.locator(".measured dl div", has_text="Cleared by").inner_text()
+    page.get_by_role("button", name="Ablate").click()
+    first = page.locator(".dearest li").first.inner_text()
+    assert first.startswith(")")
+    assert float(re.findall(r"[\d.]+", first)[0]) >= 2
+    page.focus(".coloured")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**at=0**")
+
+    other = browsing.page(page.url.partition("/ui/")[2])  # in a profile of its own
+    other.wait_for_selector(".equation")
+    assert other.input_value("[name=cell]") == "445"
+    assert other.inner_text(".equation >> nth=0") == page.inner_text(".equation >> nth=0")
+
+
+def test_the_tour_breaks_the_cell_by_keyboard(browsing):
+    page = browsing.page("#/inside")
+    page.focus(".tour button")
+    page.keyboard.press("Enter")
+    answers = []
+    for n in range(6):
+        page.wait_for_selector(f".tour h2:focus:has-text('{'( ?' if n == 1 else '?'}')")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(ANSWER)
+        answers.append(page.locator(ANSWER).first.inner_text())
+        if n < 5:
+            page.keyboard.press("Enter")
+            page.wait_for_selector(ANSWER, state="detached")
+    bits = re.search(r"\) costs ([\d.]+) bits", answers[4])
+    assert float(bits[1]) >= 2
+    whole, broken = map(int, re.findall(r"(\d+) of 16", answers[5]))
+    assert whole >= 10
+    assert broken <= 4
+    assert page.locator(".tour mark").count() == 2
+
+
+def test_a_cell_that_is_passed_over_is_not_asked_for(browsing):
+    page = browsing.page("#/inside")
+    read(page)
+    page.focus(".coloured")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector(".equation")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.evaluate(
+        """() => {
+          const field = document.querySelector("[name=cell]");
+          for (let cell = 0; cell < 200; cell += 1) {
+            field.value = cell;
+            field.dispatchEvent(new Event("input", { bubbles: true }));
+          }
+        }"""
+    )
+    page.wait_for_selector(".equation")
+    page.wait_for_timeout(400)
+    assert len([url for url in asked if url.endswith("/inspect")]) == 1
+
+
+@pytest.mark.parametrize("by_system", [True, False], ids=["system", "choice"])
+def test_another_theme_paints_the_text_again(browsing, by_system):
+    page = browsing.page("#/inside", color_scheme="light")
+    read(page)
+    page.wait_for_timeout(200)
+    pixels = "document.querySelector('.coloured canvas').toDataURL()"
+    before = page.evaluate(pixels)
+    if by_system:
+        page.emulate_media(color_scheme="dark")
+    else:
+        page.get_by_label("Theme").select_option("dark")
+    page.wait_for_timeout(300)
+    assert page.evaluate(pixels) != before

@@ -1,22 +1,22 @@
 // The trace of a text: what each cell of a layer held and each gate let through, as /inspect tells it.
 
-/** Read a text; `signal` of every cell of the first layer comes as 32-bit floats. */
-export async function readTrace(server, model, text, signal) {
-  const body = { inputs: text, model, layers: [0] };
+/** Read a text; `signal` of every cell of one layer comes as 32-bit floats. */
+export async function readTrace(server, { model, text, signal, layer }) {
+  const body = { inputs: text, model };
   const first = await server.json("POST", "/inspect", { ...body, cells: [0] });
-  const [layer] = first.layers;
-  const name = signal in layer.signals ? signal : "h";
-  const all = await server.json("POST", "/inspect", { ...body, signals: [name], encoding: "float32" });
+  const { layer: at, signals, units, cell, activation } = first.layers[Math.min(layer, first.layers.length - 1)];
+  const name = signal in signals ? signal : "h";
+  const all = await server.json("POST", "/inspect",
+    { ...body, layers: [at], signals: [name], encoding: "float32" });
   return {
-    text, model, signal: name, tokens: first.tokens, units: layer.units, kind: layer.cell,
-    activation: layer.activation, signals: Object.keys(layer.signals),
-    values: floatsOf(all.layers[0].signals[name].base64),
+    text, model, layer: at, layers: first.layers.length, signal: name, tokens: first.tokens, units, kind: cell,
+    activation, signals: Object.keys(signals), values: floatsOf(all.layers[0].signals[name].base64),
   };
 }
 
 /** Return one cell at every character: its gates and states, and the states before the first. */
 export async function readCell(server, trace, cell) {
-  const body = { inputs: trace.text, model: trace.model, layers: [0], cells: [cell] };
+  const body = { inputs: trace.text, model: trace.model, layers: [trace.layer], cells: [cell] };
   const { layers: [layer] } = await server.json("POST", "/inspect", body);
   const column = (rows) => rows.map(([value]) => value);
   return {

@@ -1,88 +1,90 @@
-// The view *Look inside*: a text in the colours of one cell, and its equations at a character.
+// The view *Look inside*: a text in the colours of one cell, its equations at a character, and the finds.
 
-import { html, signal, useEffect, useRef, useState } from "../core/html.js";
+import { html, useEffect, useRef, useState } from "../core/html.js";
+import { theme } from "../core/preferences.js";
+import { route } from "../core/route.js";
 import { number, shown, t } from "../core/words.js";
-import { equations, readCell, readTrace, scaleOf } from "./trace.js";
+import { Cell } from "./cell.js";
+import { Finds } from "./finds.js";
+import { MOST_SHOWN, MOST_TEXT } from "./look.js";
+import { TourCard } from "./tour.js";
+import { equations, readCell, scaleOf } from "./trace.js";
 
-const MOST_CHARACTERS = 2_000;
 const STRONGEST = 0.55; // above it the text's contrast falls too far
-const START = "The function (see below) is called. An item (or two) is in the list.\n";
+const PAUSE_MS = 150; // of a cell that is passed over nothing is asked
 
-/** What the view keeps while another view is shown. */
-export class Look {
-  constructor(server) {
-    this.server = server;
-    this.text = signal(START);
-    this.cell = signal(445);
-    this.trace = signal(null);
-    this.status = signal("");
-  }
-
-  async guarded(act) {
-    this.status.value = "";
-    try {
-      await act();
-    } catch (error) {
-      this.status.value = error.message;
-    }
-  }
-
-  read(model, name) {
-    return this.guarded(async () => {
-      const text = Array.from(this.text.value).slice(0, MOST_CHARACTERS).join("");
-      const trace = await readTrace(this.server, model, text, name);
-      this.cell.value = Math.min(this.cell.value, trace.units - 1);
-      this.trace.value = trace;
-    });
-  }
-}
-
-export function InsideView({ look, writer }) {
-  const [name, setName] = useState("c");
-  const [token, setToken] = useState(null);
+export function InsideView({ look, tour, writer }) {
+  const seen = useRef(null);
   const trace = look.trace.value;
-  const cell = look.cell.value;
-  const read = (signalName) => {
-    setToken(null);
-    look.read(writer.model.value, signalName);
+  const model = writer.model.value;
+  const { query } = route.value;
+  const isLed = tour.step.value !== null; // then what the tour tells of is next to it
+  useEffect(() => { look.open(query, writer); }, [query]);
+  const choose = async (place) => {
+    await look.choose(model, place);
+    if (!look.trace.value) await look.read(model);
+    seen.current?.focus();
   };
   return html`<div class="column inside">
     <p class="lead">${t("inside.lead")}</p>
-    <section class="card" aria-label=${t("inside.text")}>
-      <label>${t("inside.text")}<textarea rows="4" value=${look.text.value} maxlength=${MOST_CHARACTERS}
-        onInput=${(event) => { look.text.value = event.target.value; }}></textarea></label>
+    <${TourCard} tour=${tour} writer=${writer} />
+    ${!isLed && html`<section class="card" aria-label=${t("inside.text")}>
+      <label>${t("inside.text")}<textarea rows="5" value=${look.text.value} maxlength=${MOST_TEXT}
+        onInput=${(event) => look.take(event.target.value)}></textarea></label>
       <div class="deeds">
-        <button class="main" disabled=${look.text.value === ""} onClick=${() => read(name)}>${t("inside.read")}</button>
-        <button disabled=${writer.draft === ""} onClick=${() => { look.text.value = writer.draft.slice(0, MOST_CHARACTERS); }}>
-          ${t("inside.fromSheet")}</button>
+        <button class="main" disabled=${look.text.value === ""} onClick=${() => look.read(model)}>${t("inside.read")}</button>
+        <button disabled=${writer.draft === ""} onClick=${() => look.take(writer.draft)}>${t("inside.fromSheet")}</button>
+        <button disabled=${look.isBusy.value} onClick=${() => look.write(model)}>${t("inside.write")}</button>
       </div>
+      <p class="muted" hidden=${look.parts === 1}>${t("inside.parts", { n: number(Array.from(look.text.value).length), most: number(MOST_SHOWN) })}</p>
       <p role="status" class="told error">${look.status.value}</p>
-    </section>
-    ${trace && html`<section class="card" aria-label=${t("inside.coloured")}>
-      <div class="grid">
-        <label>${t("inside.cell", { n: number(trace.units - 1) })}<input name="cell" type="number" min="0"
-          max=${trace.units - 1} value=${cell} onInput=${(event) => {
-            const chosen = event.target.valueAsNumber;
-            if (chosen >= 0 && chosen < trace.units) look.cell.value = Math.floor(chosen);
-          }} /></label>
-        <label>${t("inside.signal")}<select value=${trace.signal} onChange=${(event) => {
-          setName(event.target.value);
-          read(event.target.value);
-        }}>${trace.signals.map((one) => html`<option key=${one}>${one}</option>`)}</select></label>
-      </div>
-      <${Coloured} trace=${trace} cell=${cell} token=${token} onPick=${setToken} />
-      <${Legend} trace=${trace} cell=${cell} />
-      ${token === null ? html`<p class="muted">${t("inside.pick")}</p>`
-        : html`<${Sum} look=${look} trace=${trace} cell=${cell} token=${token} />`}
     </section>`}
+    ${trace && html`<${Trace} look=${look} trace=${trace} model=${model} seen=${seen} />`}
+    ${!isLed && html`<${Finds} look=${look} model=${model} onChoose=${choose} />`}
+    ${!isLed && trace && html`<${Cell} look=${look} model=${model} />`}
   </div>`;
 }
 
-function Coloured({ trace, cell, token, onPick }) {
+function Trace({ look, trace, model, seen }) {
+  const { layer, cell } = look.place.value;
+  const token = look.token.value;
+  const chosen = (event, most) => {
+    const value = Math.floor(event.target.valueAsNumber);
+    return value >= 0 && value <= most ? value : null;
+  };
+  return html`<section class="card" aria-label=${t("inside.coloured")}>
+    <div class="grid">
+      <label>${t("inside.cell", { n: number(trace.units - 1) })}<input name="cell" type="number" min="0"
+        max=${trace.units - 1} value=${cell} onInput=${(event) => {
+          const value = chosen(event, trace.units - 1);
+          if (value !== null) look.choose(model, { layer, cell: value });
+        }} /></label>
+      ${trace.layers > 1 && html`<label>${t("inside.layer")}<select value=${layer}
+        onChange=${(event) => look.choose(model, { layer: Number(event.target.value), cell })}>
+        ${Array.from({ length: trace.layers }, (_, at) => html`<option key=${at}>${at}</option>`)}</select></label>`}
+      <label>${t("inside.signal")}<select value=${trace.signal} onChange=${(event) => {
+        look.signalName.value = event.target.value;
+        look.read(model);
+      }}>${trace.signals.map((one) => html`<option key=${one}>${one}</option>`)}</select></label>
+      ${look.parts > 1 && html`<label>${t("inside.part", { n: look.parts })}<input name="part" type="number" min="1"
+        max=${look.parts} value=${look.part.value + 1} onChange=${(event) => {
+          const value = chosen(event, look.parts);
+          if (value) look.read(model, value - 1);
+        }} /></label>`}
+    </div>
+    <${Coloured} trace=${trace} cell=${cell} token=${token} seen=${seen} onPick=${(at) => look.pick(at)} />
+    <${Legend} trace=${trace} cell=${cell} />
+    ${token === null ? html`<p class="muted">${t("inside.pick")}</p>`
+      : html`<${Sum} look=${look} trace=${trace} cell=${cell} token=${token} />`}
+  </section>`;
+}
+
+function Coloured({ trace, cell, token, seen, onPick }) {
   const canvas = useRef(null);
   const copy = useRef(null);
   const boxes = useRef([]);
   const [width, setWidth] = useState(0);
+  const isDark = useDarkness();
   useEffect(() => {
     const watch = new ResizeObserver(([entry]) => setWidth(entry.contentRect.width));
     watch.observe(copy.current);
@@ -90,7 +92,7 @@ function Coloured({ trace, cell, token, onPick }) {
   }, []);
   useEffect(() => { boxes.current = measured(copy.current, trace); }, [trace, width]);
   useEffect(() => paint(canvas.current, copy.current, boxes.current, trace, cell, token),
-    [trace, width, cell, token]);
+    [trace, width, cell, token, isDark]);
   const pick = (event) => {
     const frame = copy.current.getBoundingClientRect();
     const [x, y] = [event.clientX - frame.left, event.clientY - frame.top];
@@ -104,11 +106,23 @@ function Coloured({ trace, cell, token, onPick }) {
     event.preventDefault();
     onPick(Math.min(trace.tokens.length - 1, Math.max(0, (token ?? -1) + step)));
   };
-  return html`<div class="coloured" tabindex="0" role="group" aria-label=${t("inside.coloured")}
+  return html`<div class="coloured" ref=${seen} tabindex="0" role="group" aria-label=${t("inside.coloured")}
       onClick=${pick} onKeyDown=${onKey}>
     <canvas ref=${canvas} aria-hidden="true"></canvas>
     <div class="words" ref=${copy} dir="auto">${trace.text}</div>
   </div>`;
+}
+
+/** Whether the colours are those of a dark page, by the reader's choice or the system's. */
+function useDarkness() {
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const [isDark, setDark] = useState(system.matches);
+  useEffect(() => {
+    const tell = () => setDark(system.matches);
+    system.addEventListener("change", tell);
+    return () => system.removeEventListener("change", tell);
+  }, []);
+  return theme.value === "auto" ? isDark : theme.value === "dark";
 }
 
 /** Return the box of each token, in the pixels of its text. */
@@ -161,14 +175,20 @@ function Legend({ trace, cell }) {
 function Sum({ look, trace, cell, token }) {
   const [found, setFound] = useState(null);
   useEffect(() => {
+    if (found?.trace === trace && found.cell === cell) return undefined;
     let isShown = true;
-    look.guarded(async () => {
-      const read = await readCell(look.server, trace, cell);
-      if (isShown) setFound(read);
-    });
-    return () => { isShown = false; };
+    const timer = setTimeout(async () => {
+      const read = await look.guarded(() => readCell(look.server, trace, cell));
+      if (isShown && read) setFound({ ...read, trace });
+    }, PAUSE_MS);
+    return () => {
+      isShown = false;
+      clearTimeout(timer);
+    };
   }, [trace, cell]);
-  if (found?.cell !== cell || token >= trace.tokens.length) return html`<p class="muted">${t("loading")}</p>`;
+  if (found?.trace !== trace || found.cell !== cell || token >= trace.tokens.length) {
+    return html`<p class="muted">${t("loading")}</p>`;
+  }
   return html`<div class="sum" aria-live="polite">
     <h2>${t("inside.at")} <kbd>${shown(trace.tokens[token].text)}</kbd></h2>
     ${equations(trace, found, token).map((line) => html`<p class="equation" key=${line} tabindex="0">${line}</p>`)}
