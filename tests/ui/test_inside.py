@@ -37,6 +37,7 @@ def test_the_sum_of_a_character_is_the_one_of_the_api(browsing, server):
 
 
 def test_a_cell_that_is_found_is_coloured_ablated_and_opened_elsewhere(browsing):
+    browsing.expected = ("status of 422",)
     page = browsing.page("#/inside")
     page.fill("textarea", UNSEEN[500:12_500])
     page.get_by_role("button", name="Find cells").click()

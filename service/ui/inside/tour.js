@@ -7,7 +7,7 @@ import { START } from "./start_text.js";
 import { readCell } from "./trace.js";
 
 const PLACE = { layer: 0, cell: 445 };
-const PROMPT = "The value is a string (see below";
+const PROMPT = " The value is a string (see below";
 const OUTSIDE = 3; // what the cell has outside parentheses
 const N_TEXTS = 16;
 const N_STEPS = 6;
