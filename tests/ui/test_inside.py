@@ -39,6 +39,7 @@ def test_the_sum_of_a_character_is_the_one_of_the_api(browsing, server):
 def test_a_cell_that_is_found_is_coloured_ablated_and_opened_elsewhere(browsing):
     browsing.expected = ("status of 422",)
     page = browsing.page("#/inside")
+    page.set_default_timeout(240_000)  # a search takes a core for seconds, which others use, too
     page.fill("textarea", UNSEEN[500:12_500])
     page.get_by_role("button", name="Find cells").click()
     page.wait_for_selector('.finds li:has(h3:text-is("inside double quotes"))')
@@ -49,7 +50,7 @@ def test_a_cell_that_is_found_is_coloured_ablated_and_opened_elsewhere(browsing)
     for said in ("held out", "by chance", "untrained network", "it costs ) "):
         assert said in evidence
     page.fill("[name=pattern]", "no such text")
-    page.wait_for_selector(".own button:not(:disabled)", timeout=60_000)
+    page.wait_for_selector(".own button:not(:disabled)")
     page.get_by_role("button", name="Find mine").click()
     page.wait_for_selector(".finds li:has(.badge.refused)")
     assert "at least 30" in page.inner_text(".finds li:has(.badge.refused) p")
