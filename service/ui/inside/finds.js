@@ -22,7 +22,7 @@ export function Finds({ look, model, onChoose }) {
     <p class="muted">${t("inside.findsHint")}</p>
     <div class="deeds">
       <button class="main" disabled=${isRunning} onClick=${() => look.find(model, PROPERTIES)}>${t("inside.find")}</button>
-      <button disabled=${!isRunning} onClick=${() => { look.isFinding.value = false; }}>${t("inside.stop")}</button>
+      <button disabled=${!isRunning} onClick=${() => look.stop()}>${t("inside.stop")}</button>
     </div>
     <form class="own" onSubmit=${mine}>
       <label>${t("inside.pattern")}<input name="pattern" value=${pattern} maxlength="1000" spellcheck="false"

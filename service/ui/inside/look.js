@@ -149,9 +149,10 @@ export class Look {
 
   async find(model, properties) {
     this.isFinding.value = true;
+    this.isStopped = false;
     const text = this.text.value;
     for (const property of properties) {
-      if (!this.isFinding.value || this.text.value !== text) break;
+      if (this.isStopped || this.text.value !== text) break;
       const name = typeof property === "string" ? property : property.name;
       this.#tell(name, { state: "running" });
       try {
@@ -164,6 +165,11 @@ export class Look {
       }
     }
     this.isFinding.value = false;
+  }
+
+  /** Begin no other search; the one that runs is waited for, since a server runs one at a time. */
+  stop() {
+    this.isStopped = true;
   }
 
   #tell(name, row) {
