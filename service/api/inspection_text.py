@@ -1,5 +1,6 @@
 """POST /inspect/text: the trace of a text of any length, streamed as records while it arrives."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, aclosing
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, Query, Request, Response
+from starlette.requests import ClientDisconnect
 
 from service.api.http_request import BINARY, TEXT, check_media_type, raw_body, raw_content
 from service.api.inspection_reply import SAFETENSORS, Encoding, check_encoding, packed
@@ -17,7 +19,7 @@ from service.api.record_stream import RecordStream
 from service.api.sampling_fields import INPUT_ERROR
 from service.api.sse import Responses
 from service.api.state import ServedModel, get_state
-from service.api.text_body import READ_AHEAD_BYTES, most_tokens, texts_of
+from service.api.text_body import READ_AHEAD_BYTES, most_tokens, texts_ahead
 from service.errors import Validation
 from service.inspection.inspector import TextStart
 from service.inspection.selection import SelectedLayer, Selection
@@ -110,10 +112,11 @@ class _Records:
         """Yield the records of each piece; the first has the line before them."""
         request, inspector = self._request, self._served.runtime.inspector
         meter = await get_state(request).metering.reserve(request, most_tokens(request))
+        gone = asyncio.Event()
         cutter, tracer, n_tokens = TextCutter(self._served.tokenizer), None, 0
         size = inspector.piece_tokens(self._selection)
         try:
-            async with aclosing(texts_of(request, READ_AHEAD_BYTES)) as texts:
+            async with aclosing(texts_ahead(request, READ_AHEAD_BYTES, gone.set)) as texts:
                 async for text, is_last in texts:
                     for placed in cutter.pieces(text, is_last=is_last):
                         for first in range(0, len(placed), size):
@@ -121,6 +124,8 @@ class _Records:
                             if tracer is None:
                                 tracer = await inspector.tracer(self._selection, self._start, owner)
                                 head = self._head(tracer)
+                            if gone.is_set():
+                                raise ClientDisconnect
                             content = await inspector.thread.run(
                                 owner, partial(self._content, tracer, part)
                             )

@@ -2,52 +2,60 @@
 
 import asyncio
 import codecs
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from service.api.caller import caller_of
+from service.api.http_request import wait_for_disconnect
 from service.api.state import get_state
 from service.errors import Validation
 
 READ_AHEAD_BYTES = 4 * 1024 * 1024
 
 
-async def texts_of(
-    request: Request, read_ahead_bytes: int = 0
-) -> AsyncGenerator[tuple[str, bool], None]:
-    """Yield each part of a body in UTF-8, and whether it is the last. Raises Validation.
+async def texts_of(request: Request) -> AsyncGenerator[tuple[str, bool], None]:
+    """Yield each part of a body in UTF-8, and whether it is the last. Raises Validation."""
+    async for part in _decoded(request.stream()):
+        yield part
 
-    So much of the body is read beside what is done with the parts; a client that sends all of a
-    body before it reads a reply needs it of a reply that begins before.
+
+async def texts_ahead(
+    request: Request, limit_bytes: int, on_disconnect: Callable[[], object]
+) -> AsyncGenerator[tuple[str, bool], None]:
+    """Yield the same, with so much of the body read beside what is done with the parts.
+
+    A client that sends all of a body before it reads a reply needs it of a reply that begins
+    before. `on_disconnect` is called when the client has gone, then or after its text.
     """
-    body = request.stream()
-    if read_ahead_bytes:
-        async with aclosing(_ahead(body, read_ahead_bytes)) as pieces:
-            async for part in _decoded(pieces):
-                yield part
-    else:
-        async for part in _decoded(body):
+    async with aclosing(_ahead(request, limit_bytes, on_disconnect)) as pieces:
+        async for part in _decoded(pieces):
             yield part
 
 
 async def _ahead(
-    body: AsyncGenerator[bytes, None], limit_bytes: int
+    request: Request, limit_bytes: int, on_disconnect: Callable[[], object]
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the same pieces, of which a task has read more already."""
+    """Yield the pieces of a body, of which a task has read more already."""
     waiting, room = asyncio.Queue[bytes | None](), asyncio.Event()
     size_bytes = 0
 
     async def read() -> None:
         nonlocal size_bytes
         try:
-            async for piece in body:
+            async for piece in request.stream():
                 waiting.put_nowait(piece)
                 size_bytes += len(piece)
                 while size_bytes >= limit_bytes:
                     room.clear()
                     await room.wait()
+            await wait_for_disconnect(request.receive)
+            raise ClientDisconnect
+        except ClientDisconnect:
+            on_disconnect()
+            raise
         finally:
             waiting.put_nowait(None)
 
@@ -57,6 +65,8 @@ async def _ahead(
             size_bytes -= len(piece)
             room.set()
             yield piece
+            if not piece:
+                return
         await reading  # raises what has ended it
     finally:
         reading.cancel()

@@ -7,10 +7,10 @@ import httpx2
 import numpy as np
 import psutil
 import pytest
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from service.api.record_stream import RecordStream
-from service.api.text_body import texts_of
+from service.api.text_body import texts_ahead
 from service.errors import Validation
 from tests.api.conftest import AWKWARD
 from tests.api.test_inspection import CELLS, TEXT, inspect
@@ -154,19 +154,25 @@ def test_a_client_that_takes_nothing_is_left():
 
 def reading(pieces, read_ahead_bytes, taken):
     """How many pieces are read of a body once so many parts of it have been taken."""
-    asked = []
+    asked, gone = [], asyncio.Event()
 
     async def receive():
         asked.append(1)
+        if len(asked) > len(pieces):
+            await asyncio.Event().wait()  # the client stays
         body = pieces[len(asked) - 1]
+        if body is None:
+            return {"type": "http.disconnect"}
         return {"type": "http.request", "body": body, "more_body": len(asked) < len(pieces)}
 
     async def read():
-        parts = texts_of(Request({"type": "http"}, receive), read_ahead_bytes)
+        request = Request({"type": "http"}, receive)
+        parts = texts_ahead(request, read_ahead_bytes, gone.set)
         texts = [await anext(parts) for _ in range(taken)]
         for _ in range(100):
             await asyncio.sleep(0)
-        n_asked = len(asked)
+        n_asked = min(len(asked), len(pieces))
+        assert gone.is_set() == (None in pieces)
         texts += [part async for part in parts]
         return n_asked, texts
 
@@ -176,7 +182,7 @@ def reading(pieces, read_ahead_bytes, taken):
 def test_so_much_of_a_text_is_read_ahead_and_no_more():
     pieces = [b"a" * 1_000] * 50
     whole = [("a" * 1_000, False)] * 50 + [("", True)]
-    assert reading(pieces, 0, 1) == (1, whole)
+    assert reading(pieces, 1, 1)[0] <= 3
     n_asked, texts = reading(pieces, 10_000, 1)
     assert 10 <= n_asked <= 12
     assert texts == whole
@@ -185,3 +191,23 @@ def test_so_much_of_a_text_is_read_ahead_and_no_more():
     assert reading(pieces, 100_000, 1) == (50, whole)
     with pytest.raises(Validation, match="not UTF-8 from byte 1000 on"):
         reading([b"a" * 1_000, b"\xff"], 10_000, 1)
+    with pytest.raises(ClientDisconnect):
+        reading([b"a" * 1_000, None], 10_000, 1)
+
+
+def test_a_trace_whose_client_has_gone_ends(server, http):
+    """Two traces that would take minutes leave their places when their clients do."""
+    text = b"The text. " * 100_000
+    for _ in range(2):
+        with socket.create_connection(("127.0.0.1", server.port), 60) as client:
+            client.sendall(
+                f"POST /inspect/text HTTP/1.1\r\nHost: localhost\r\n"
+                f"Content-Type: text/plain\r\nContent-Length: {len(text)}\r\n\r\n".encode()
+            )
+            client.sendall(text)
+            assert client.recv(12) == b"HTTP/1.1 200"
+    until = time.monotonic() + 60
+    while (reply := http.post("/inspect", json={"inputs": "a", "cells": [0]})).status_code == 429:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    assert reply.status_code == 200
