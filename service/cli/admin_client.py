@@ -5,6 +5,7 @@ import json
 import os
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -92,6 +93,8 @@ class AdminClient:
                 yield reply
         except HTTPError as error:
             message = self._read(error.read()).get("error")
+            if error.code == HTTPStatus.UNAUTHORIZED:
+                message = f"{message}; this command sends the key that CAROUSEL_API_KEY holds"
             raise Validation(f"the server at {self.url} refuses: {message}") from error
         except (OSError, HTTPException) as error:
             reason = error.reason if isinstance(error, URLError) else error

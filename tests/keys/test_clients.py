@@ -75,7 +75,11 @@ def test_the_command_sends_the_key_of_its_environment(keyed, tmp_path):
         operator = admin.add("operator", "admin")["secret"]
     variables = environment(tmp_path, keyed.port) | {"CAROUSEL_URL": keyed.url}
     del variables["CAROUSEL_PORT"]
-    for api_key, code, said in ((operator, 0, "is loaded"), (WRONG, 2, "API key is not valid")):
+    for api_key, code, said in (
+        (operator, 0, "is loaded"),
+        (WRONG, 2, "API key is not valid"),
+        ("", 2, "sends the key that CAROUSEL_API_KEY holds"),
+    ):
         done = subprocess.run(
             [sys.executable, "-m", "service", "load", "demo@1"],
             env=variables | {"CAROUSEL_API_KEY": api_key},
