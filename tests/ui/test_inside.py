@@ -105,16 +105,16 @@ def test_a_cell_that_is_passed_over_is_not_asked_for(browsing):
     page.wait_for_selector(".equation")
     asked = []
     page.on("request", lambda request: asked.append(request.url))
-    page.evaluate(
-        """() => {
-          const field = document.querySelector("[name=cell]");
-          for (let cell = 0; cell < 200; cell += 1) {
-            field.value = cell;
-            field.dispatchEvent(new Event("input", { bubbles: true }));
-          }
-        }"""
-    )
-    page.wait_for_selector(".equation")
+    with page.expect_request("**/inspect"):
+        page.evaluate(
+            """() => {
+              const field = document.querySelector("[name=cell]");
+              for (let cell = 0; cell < 200; cell += 1) {
+                field.value = cell;
+                field.dispatchEvent(new Event("input", { bubbles: true }));
+              }
+            }"""
+        )
     page.wait_for_timeout(400)
     assert len([url for url in asked if url.endswith("/inspect")]) == 1
 
@@ -126,9 +126,9 @@ def test_another_theme_paints_the_text_again(browsing, by_system):
     page.wait_for_timeout(200)
     pixels = "document.querySelector('.coloured canvas').toDataURL()"
     before = page.evaluate(pixels)
+    is_painted = f"before => {pixels} !== before"
     if by_system:
         page.emulate_media(color_scheme="dark")
     else:
         page.get_by_label("Theme").select_option("dark")
-    page.wait_for_timeout(300)
-    assert page.evaluate(pixels) != before
+    page.wait_for_function(is_painted, arg=before)
