@@ -19,9 +19,14 @@ def end_with_parent(parent: int) -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    watch_parent(parent)  # it may have ended before the call
+
+
+def watch_parent(parent: int) -> None:
+    """Kill this process, from a thread of its own, within POLL_S of the end of `parent`."""
 
     def watch() -> None:
-        while os.getppid() == parent:  # it may have ended before the call
+        while os.getppid() == parent:
             time.sleep(POLL_S)
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,19 +1,18 @@
 """The composition root of training: a worker that takes jobs, and the process of one attempt."""
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
 
 from service.errors import CarouselError
 from service.models.store import ModelStore
+from service.parent_bond import end_with_parent, watch_parent
 from service.settings import Settings
 from service.telemetry import log_to_stderr
 from service.training.attempt import Attempt, AttemptFolders, TrainBackend, tensorflow_backend
@@ -28,7 +27,6 @@ NICENESS = 10
 """A tenth of a busy processor: streams have priority, and heartbeats still get through."""
 
 POLL_S = 0.5
-_PR_SET_PDEATHSIG = 1
 _log = logging.getLogger(__name__)
 
 
@@ -83,7 +81,7 @@ def work(settings: Settings, redis_url: str, *, parent: int | None = None) -> No
     os.nice(NICENESS)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if parent is not None:
-        _end_with_parent(parent)
+        watch_parent(parent)  # the thread that has started this process ends before the parent
     environment = ALLOCATOR_ENVIRONMENT | os.environ | settings.for_worker(redis_url)
     worker = TrainWorker(JobQueue(redis_url, QueueConfig()), environment, settings.queues)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -104,23 +102,10 @@ def run_attempt(
     attempt.run()
 
 
-def _end_with_parent(parent: int) -> None:
-    """Kill this process, from a thread of its own, when the parent has ended."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(POLL_S)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def main() -> None:
     """Run one attempt: `python -m service.worker OWNER JOB ATTEMPT PID-OF-THE-WORKER`."""
     owner, job_id, number, worker = sys.argv[1:]
-    if sys.platform == "linux":  # this process ends with the worker: at once here, else by polling
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    _end_with_parent(int(worker))
+    end_with_parent(int(worker))
     settings = Settings.read()
     log_to_stderr(settings.log_level)
     key = JobKey(owner, job_id)

@@ -29,6 +29,12 @@ class ResumedStream:
     events: list[Event] = field(default_factory=list)
     n_breaks: int = 0
     longest_silence_s: float = 0.0  # between two events, a break included
+    _reading: Stream | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether an event has come."""
+        return self._reading is not None and self._reading.first_event_s is not None
 
     def run(self) -> None:
         """Read until the turn's last event."""
@@ -59,6 +65,7 @@ class ResumedStream:
         with contextlib.suppress(OSError, http.client.HTTPException):
             stream = self._again() if self.events else self._begin()
             with contextlib.closing(stream):
+                self._reading = stream
                 events = stream.rest() if stream.status == 200 else []
                 self.longest_silence_s = max(self.longest_silence_s, stream.longest_gap_s)
                 return events, stream.first_event_s

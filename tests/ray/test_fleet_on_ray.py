@@ -4,7 +4,7 @@ import concurrent.futures
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx2
 import pytest
@@ -100,13 +100,8 @@ def test_sessions_go_on_with_the_other_replica_when_one_is_killed(fleet):
     (whole,) = streams_of(fleet, 1)
     whole.run()
     streams = streams_of(fleet, 8)
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        running = [pool.submit(stream.run) for stream in streams]
-        time.sleep(0.5)
-        (victim,) = fleet.nodes[1].replicas()
-        victim.kill()
-        for one in running:
-            one.result(180)
+    (victim,) = fleet.nodes[1].replicas()
+    run_through(streams, victim.kill)
     assert len(whole.tokens) == N
     assert [stream.tokens == whole.tokens for stream in streams] == [True] * 8
     assert sum(stream.n_breaks for stream in streams) > 0
@@ -144,12 +139,7 @@ def test_a_killed_node_loses_no_session_and_its_successor_serves(fleet):
     fleet.until_replicas(2)
     (whole, *streams) = streams_of(fleet, 5)
     whole.run()
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        running = [pool.submit(stream.run) for stream in streams]
-        time.sleep(0.5)
-        fleet.nodes.pop().kill()
-        for one in running:
-            one.result(180)
+    run_through(streams, fleet.nodes.pop().kill)
     assert [stream.tokens == whole.tokens for stream in streams] == [True] * 4
     assert len(fleet.processes()) == 1
     fleet.start_node()
@@ -205,3 +195,16 @@ def test_a_node_without_haproxy_is_refused(tmp_path):
 
 def streams_of(fleet: RayFleet, n: int) -> list[ResumedStream]:
     return [ResumedStream(fleet.server, new_session(fleet.server), N) for _ in range(n)]
+
+
+def run_through(streams: list[ResumedStream], fault: Callable[[], None]) -> None:
+    """Read the streams to their ends; the fault comes when each of them has begun."""
+    with concurrent.futures.ThreadPoolExecutor(len(streams)) as pool:
+        running = [pool.submit(stream.run) for stream in streams]
+        until = time.monotonic() + 60
+        while not all(stream.has_begun for stream in streams):
+            assert time.monotonic() < until, "a stream has not begun"
+            time.sleep(0.005)
+        fault()
+        for one in running:
+            one.result(180)

@@ -65,6 +65,16 @@ class OwnValkey:
         os.kill(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """It accepts connections and answers nothing, during the block."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def restart(self) -> None:
         self.kill()
         self.start()

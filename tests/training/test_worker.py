@@ -87,9 +87,12 @@ def test_an_attempt_ends_with_its_worker(tmp_path, valkey, queue):
     queue.submit("", SPEC)
     with working(tmp_path, valkey) as worker:
         attempt = attempt_of(worker)
-        attempt.suspend()  # so that it does not end by itself
-        worker.kill()
-        attempt.wait(10)
+        with valkey.suspended():  # so that it waits for its job, and does not end by itself
+            until = time.monotonic() + START_LIMIT_S
+            while not attempt.net_connections("unix") and time.monotonic() < until:
+                time.sleep(0.01)
+            worker.kill()
+            attempt.wait(3)  # without its bond it ends when it has waited for 4 s
 
 
 def test_a_worker_that_is_stopped_leaves_its_job_at_once(tmp_path, valkey, queue):
