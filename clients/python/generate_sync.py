@@ -21,6 +21,7 @@ NAMES = {
     "AsyncModelsAPI": "ModelsAPI",
     "AsyncSessionsAPI": "SessionsAPI",
     "AsyncStream": "Stream",
+    "AsyncTokenStream": "TokenStream",
     "AsyncTraceStream": "TraceStream",
     "AsyncTrainJobsAPI": "TrainJobsAPI",
     "AsyncTransport": "Transport",

@@ -374,3 +374,30 @@ def test_no_delay_exceeds_the_deadline():
         policy.delay_after_disconnect(request, OSError())
     policy.reset()
     assert policy.delay_after_disconnect(request, OSError()) < 0.1
+
+
+LONG_CALLS = {
+    "cells": lambda to, **more: to.inspection.cells("text", ["column"], **more),
+    "corpus": lambda to, **more: to.corpora.upload("text", "name", **more),
+    "upload": lambda to, **more: to.files.upload("{}", "name", **more),
+    "content": lambda to, **more: to.files.content("file-1", **more),
+}
+
+
+@pytest.mark.parametrize("name", LONG_CALLS)
+def test_the_time_of_a_call_is_obeyed(script, kind, name):
+    """A wait that the time of the call has no room for is not begun, and nothing is sent again."""
+    script.answers += [error_response(503, "draining", "3"), error_response(404, "not_found")]
+    with pytest.raises(Unavailable):
+        kind.call(script.url, lambda to: LONG_CALLS[name](to, timeout_s=2.0))
+    assert len(script.requests) == 1
+
+
+@pytest.mark.parametrize("name", LONG_CALLS)
+def test_a_call_that_may_take_minutes_is_sent_again_after_the_time_of_the_client(
+    script, kind, name
+):
+    script.answers += [error_response(503, "draining", "0.01"), error_response(404, "not_found")]
+    with pytest.raises(NotFound):
+        kind.call(script.url, LONG_CALLS[name], timeout_s=0.001)
+    assert len(script.requests) == 2

@@ -11,6 +11,7 @@ from carousel_client.errors import CarouselClientError, StatusError, Unreachable
 from carousel_client.request import Request
 
 DEFAULT_TIMEOUT_S = 60.0
+LONG_TIMEOUT_S = 600.0  # of operations that may take minutes, at least, where a call has none
 CONNECT_TIMEOUT_S = 10.0
 FIRST_DELAY_S, MAX_DELAY_S = 0.05, 2.0
 STREAM_SILENCE_S = 35.0

@@ -7,8 +7,6 @@ from carousel_client._async.transport import AsyncTransport
 from carousel_client.request import Request, given, url_path, with_file, with_json
 from carousel_client.responses import Batch, BatchPage, FilePage, StoredFile
 
-FILE_TIMEOUT_S = 600.0
-
 
 class AsyncFilesAPI:
     """Upload, read, list and delete the inputs and outputs of batches."""
@@ -26,7 +24,8 @@ class AsyncFilesAPI:
     ) -> StoredFile:
         """Store the input of a batch: one request in JSON a line; text is sent as UTF-8.
 
-        A lost response is not retried: `list` shows whether the file is there.
+        A lost response is not retried: `list` shows whether the file is there. Without `timeout_s`
+        it may take 600 s, or the client's time if that is longer.
         """
         fields = {"purpose": "batch"}
         if expires_after_s is not None:
@@ -34,7 +33,7 @@ class AsyncFilesAPI:
             fields["expires_after[seconds]"] = str(expires_after_s)
         body = content.encode() if isinstance(content, str) else content
         request = with_file("/v1/files", fields, name, body)
-        timeout_s = max(timeout_s or self._transport.timeout_s, FILE_TIMEOUT_S)
+        timeout_s = timeout_s or self._transport.long_timeout_s
         return await self._transport.execute(request, StoredFile.from_json, timeout_s)
 
     async def list(self, limit: int = 100, after: str | None = None) -> FilePage:
@@ -50,8 +49,11 @@ class AsyncFilesAPI:
         return await self._transport.execute(request, StoredFile.from_json)
 
     async def content(self, file_id: str, timeout_s: float | None = None) -> bytes:
-        """Return what is in a file: of a batch's output, one row in JSON a line."""
-        timeout_s = max(timeout_s or self._transport.timeout_s, FILE_TIMEOUT_S)
+        """Return what is in a file: of a batch's output, one row in JSON a line.
+
+        Without `timeout_s` it may take 600 s, or the client's time if that is longer.
+        """
+        timeout_s = timeout_s or self._transport.long_timeout_s
         request = Request("GET", url_path("v1", "files", file_id, "content"))
         return await self._transport.send(request, timeout_s)
 

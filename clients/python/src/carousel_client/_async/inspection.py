@@ -1,16 +1,15 @@
 """What the cells of a model do while it reads a text."""
 
 from collections.abc import Sequence
-from typing import Literal, Self, Unpack
+from typing import Literal, Unpack
 
+from carousel_client._async.token_stream import AsyncTokenStream
 from carousel_client._async.transport import AsyncTransport
 from carousel_client.inspection import Ablation, CellFinds, Influence, InspectionStatistics
 from carousel_client.parameters import GivenProperty, TraceStreamOptions
 from carousel_client.records import TracedToken, TraceRecords
 from carousel_client.request import Request, streamed_trace, with_json
 from carousel_client.responses import Json
-
-SEARCH_TIMEOUT_S = 600.0
 
 
 class AsyncInspectionAPI:
@@ -32,7 +31,8 @@ class AsyncInspectionAPI:
     ) -> CellFinds:
         """Find the cells that follow properties of a text of at least 5,000 tokens.
 
-        A search may take ten minutes, and a server does one at a time.
+        A search may take minutes, and a server does one at a time. Without `timeout_s` it may take
+        600 s, or the client's time if that is longer.
         """
         body = {
             "inputs": text,
@@ -43,7 +43,7 @@ class AsyncInspectionAPI:
             "ablation": ablation,
         }
         request = with_json("POST", "/inspect/cells", body)
-        timeout_s = max(timeout_s or self._transport.timeout_s, SEARCH_TIMEOUT_S)
+        timeout_s = timeout_s or self._transport.long_timeout_s
         return await self._transport.execute(request, CellFinds.from_json, timeout_s)
 
     async def ablate(
@@ -122,7 +122,7 @@ class AsyncInspectionAPI:
         return AsyncTraceStream(self._transport, request, timeout_s)
 
 
-class AsyncTraceStream:
+class AsyncTraceStream(AsyncTokenStream[TracedToken]):
     """Iterate over the tokens of a trace, once. For one thread or task.
 
     It is closed by its last token, by a `with` block, or by `close`.
@@ -132,13 +132,7 @@ class AsyncTraceStream:
         self, transport: AsyncTransport, request: Request, timeout_s: float | None
     ) -> None:
         self._records = TraceRecords(request, timeout_s or transport.timeout_s)
-        self._tokens = transport.follow(self._records)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> TracedToken:
-        return await anext(self._tokens)
+        super().__init__(transport, self._records)
 
     @property
     def head(self) -> Json:
@@ -146,13 +140,3 @@ class AsyncTraceStream:
         if self._records.head is None:
             raise LookupError("the first token has not been read")
         return self._records.head
-
-    async def close(self) -> None:
-        """Close the connection. Does nothing if the stream has ended."""
-        await self._tokens.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()

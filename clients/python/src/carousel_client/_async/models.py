@@ -8,8 +8,6 @@ from carousel_client.parameters import ImportOptions
 from carousel_client.request import Request, url_path, with_json
 from carousel_client.responses import Model, ModelList
 
-MODEL_TIMEOUT_S = 600.0
-
 
 class AsyncModelsAPI:
     """Import, load, unload and delete models. Loading and unloading may take ten minutes."""
@@ -71,5 +69,6 @@ class AsyncModelsAPI:
         await self._transport.send(Request("DELETE", url_path("admin", "aliases", alias)))
 
     async def _execute(self, request: Request) -> Model:
-        timeout_s = max(self._transport.timeout_s, MODEL_TIMEOUT_S)
-        return await self._transport.execute(request, Model.from_json, timeout_s)
+        return await self._transport.execute(
+            request, Model.from_json, self._transport.long_timeout_s
+        )

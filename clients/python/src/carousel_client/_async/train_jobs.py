@@ -10,8 +10,6 @@ from carousel_client.request import TEXT, Request, url_path, with_json
 from carousel_client.responses import Corpus, TrainJob, TrainJobEvent
 from carousel_client.resumable import ResumableEvents
 
-CORPUS_TIMEOUT_S = 600.0
-
 
 class AsyncCorporaAPI:
     """Upload, list and delete texts to train on."""
@@ -20,10 +18,13 @@ class AsyncCorporaAPI:
         self._transport = transport
 
     async def upload(self, text: str | bytes, name: str, timeout_s: float | None = None) -> Corpus:
-        """Store a text; bytes are UTF-8. The same text has the same id."""
+        """Store a text; bytes are UTF-8. The same text has the same id.
+
+        Without `timeout_s` it may take 600 s, or the client's time if that is longer.
+        """
         content = text.encode() if isinstance(text, str) else text
         request = Request("POST", f"/corpora?{urlencode({'name': name})}", content, TEXT)
-        timeout_s = max(timeout_s or self._transport.timeout_s, CORPUS_TIMEOUT_S)
+        timeout_s = timeout_s or self._transport.long_timeout_s
         return await self._transport.execute(request, Corpus.from_json, timeout_s)
 
     async def list(self) -> tuple[Corpus, ...]:

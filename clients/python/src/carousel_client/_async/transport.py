@@ -9,7 +9,7 @@ import httpx2
 from carousel_client.errors import error_from_response
 from carousel_client.request import Parser, Request
 from carousel_client.resumable import Resumable
-from carousel_client.retry_policy import RetryPolicy
+from carousel_client.retry_policy import LONG_TIMEOUT_S, RetryPolicy
 
 T = TypeVar("T")
 
@@ -25,6 +25,7 @@ class AsyncTransport:
 
     def __init__(self, url: str, timeout_s: float, headers: Mapping[str, str]) -> None:
         self.timeout_s = timeout_s
+        self.long_timeout_s = max(timeout_s, LONG_TIMEOUT_S)
         self._http = httpx2.AsyncClient(base_url=url, headers=headers)
 
     async def execute(

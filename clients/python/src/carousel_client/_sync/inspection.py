@@ -2,16 +2,15 @@
 """What the cells of a model do while it reads a text."""
 
 from collections.abc import Sequence
-from typing import Literal, Self, Unpack
+from typing import Literal, Unpack
 
+from carousel_client._sync.token_stream import TokenStream
 from carousel_client._sync.transport import Transport
 from carousel_client.inspection import Ablation, CellFinds, Influence, InspectionStatistics
 from carousel_client.parameters import GivenProperty, TraceStreamOptions
 from carousel_client.records import TracedToken, TraceRecords
 from carousel_client.request import Request, streamed_trace, with_json
 from carousel_client.responses import Json
-
-SEARCH_TIMEOUT_S = 600.0
 
 
 class InspectionAPI:
@@ -33,7 +32,8 @@ class InspectionAPI:
     ) -> CellFinds:
         """Find the cells that follow properties of a text of at least 5,000 tokens.
 
-        A search may take ten minutes, and a server does one at a time.
+        A search may take minutes, and a server does one at a time. Without `timeout_s` it may take
+        600 s, or the client's time if that is longer.
         """
         body = {
             "inputs": text,
@@ -44,7 +44,7 @@ class InspectionAPI:
             "ablation": ablation,
         }
         request = with_json("POST", "/inspect/cells", body)
-        timeout_s = max(timeout_s or self._transport.timeout_s, SEARCH_TIMEOUT_S)
+        timeout_s = timeout_s or self._transport.long_timeout_s
         return self._transport.execute(request, CellFinds.from_json, timeout_s)
 
     def ablate(
@@ -123,7 +123,7 @@ class InspectionAPI:
         return TraceStream(self._transport, request, timeout_s)
 
 
-class TraceStream:
+class TraceStream(TokenStream[TracedToken]):
     """Iterate over the tokens of a trace, once. For one thread or task.
 
     It is closed by its last token, by a `with` block, or by `close`.
@@ -131,13 +131,7 @@ class TraceStream:
 
     def __init__(self, transport: Transport, request: Request, timeout_s: float | None) -> None:
         self._records = TraceRecords(request, timeout_s or transport.timeout_s)
-        self._tokens = transport.follow(self._records)
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> TracedToken:
-        return next(self._tokens)
+        super().__init__(transport, self._records)
 
     @property
     def head(self) -> Json:
@@ -145,13 +139,3 @@ class TraceStream:
         if self._records.head is None:
             raise LookupError("the first token has not been read")
         return self._records.head
-
-    def close(self) -> None:
-        """Close the connection. Does nothing if the stream has ended."""
-        self._tokens.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

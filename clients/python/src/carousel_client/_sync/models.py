@@ -9,8 +9,6 @@ from carousel_client.parameters import ImportOptions
 from carousel_client.request import Request, url_path, with_json
 from carousel_client.responses import Model, ModelList
 
-MODEL_TIMEOUT_S = 600.0
-
 
 class ModelsAPI:
     """Import, load, unload and delete models. Loading and unloading may take ten minutes."""
@@ -72,5 +70,4 @@ class ModelsAPI:
         self._transport.send(Request("DELETE", url_path("admin", "aliases", alias)))
 
     def _execute(self, request: Request) -> Model:
-        timeout_s = max(self._transport.timeout_s, MODEL_TIMEOUT_S)
-        return self._transport.execute(request, Model.from_json, timeout_s)
+        return self._transport.execute(request, Model.from_json, self._transport.long_timeout_s)

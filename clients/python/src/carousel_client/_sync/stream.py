@@ -1,15 +1,14 @@
 # Generated from ../_async: change that, and run `make client-sync`.
 """A streamed completion."""
 
-from typing import Self
-
+from carousel_client._sync.token_stream import TokenStream
 from carousel_client._sync.transport import Transport
 from carousel_client.request import Request
 from carousel_client.responses import GenerationResult, Token
 from carousel_client.resumable import ResumableStream
 
 
-class Stream:
+class Stream(TokenStream[Token]):
     """Iterate over the tokens of a completion, once; then `result` is the whole completion.
 
     For one thread or task. It is closed by its last token, by a `with` block, or by `close`.
@@ -23,13 +22,7 @@ class Stream:
         timeout_s: float | None,
     ) -> None:
         self._state = ResumableStream(request, session_id, timeout_s or transport.timeout_s)
-        self._tokens = transport.follow(self._state)
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Token:
-        return next(self._tokens)
+        super().__init__(transport, self._state)
 
     @property
     def text(self) -> str:
@@ -43,13 +36,3 @@ class Stream:
             reason = "had no events" if self._state.is_finished else "has not reached its end"
             raise LookupError(f"the stream {reason}")
         return self._state.result
-
-    def close(self) -> None:
-        """Close the connection. Does nothing if the stream has ended."""
-        self._tokens.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
