@@ -87,7 +87,7 @@ class Engine:
         self._loop_burst = LoopBurst(self._condition, self._scheduler, config.loop_burst_s)
         self._loop_burst.warm_up(self._table)
         self._submitted = DeferredCall()
-        self._undelivered = Undelivered(self._condition, config.bursts_ahead)
+        self._undelivered = Undelivered(self._condition, self._scheduler.bursts_ahead)
         self._is_closing = self._is_draining = self._is_drain_over = False
         self.failure: str | None = None
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)

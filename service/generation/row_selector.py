@@ -22,7 +22,7 @@ class RowSelector:
         """`share` is told by the caller which rows run."""
         self._share, self._config = share, config
         self._owners: AbstractSet[str] | None = None  # of the next burst; None: everybody
-        self._is_bounded = False
+        self.is_bounded = False  # whether an owner with fewer rows waits, or may come again
         self._turn = 0  # counts the bursts of a part of the rows
 
     def swaps(self, rows: Sequence[TableRow], n_running: int) -> list[tuple[int, int]]:
@@ -31,11 +31,11 @@ class RowSelector:
         The smaller of the two groups goes to the front, so that few rows are exchanged, and none
         when the others are next.
         """
-        self._owners, self._is_bounded = None, self._share.is_bounded
+        self._owners, self.is_bounded = None, self._share.is_bounded
         if not self._share.is_shared:
             return []
         owners, has_lighter = self._share.choose()
-        self._owners, self._is_bounded = owners, self._is_bounded or has_lighter
+        self._owners, self.is_bounded = owners, self.is_bounded or has_lighter
         first, last = self._range(n_running)
         n_front, is_front = (last, True) if first == 0 else (first, False)
         is_in_front = [(row.owner in owners) == is_front for row in rows[:n_running]]
@@ -46,7 +46,7 @@ class RowSelector:
         """Return the range of rows of the next burst, and its steps; count them for the owners."""
         first, last = self._range(n_running)
         max_row_steps = self._config.max_row_steps
-        if self._is_bounded and last - first > self._config.shared_rows // 2:
+        if self.is_bounded and last - first > self._config.shared_rows // 2:
             first, last = self._next_part(rows, first, last)
             max_row_steps = min(self._config.shared_row_steps, max_row_steps)
         selected = rows[first:last]

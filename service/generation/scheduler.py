@@ -79,6 +79,14 @@ class Scheduler:
         """How many generations wait for a row; one that is paused has none, and waits for none."""
         return len(self._queue)
 
+    def bursts_ahead(self) -> int:
+        """Return how many bursts may wait for the event loop.
+
+        It is one while an owner with fewer rows waits or may come again: each more delays its
+        requests, wherever they are, by the time that the results of others take.
+        """
+        return 1 if self._selector.is_bounded else self._config.bursts_ahead
+
     def steps_left(self) -> int:
         """Return the steps of the running generation that has most, to its limit."""
         return max((row.steps_left for row in self._rows[: self._n_running]), default=0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 
 
 class Undelivered:
@@ -11,14 +12,17 @@ class Undelivered:
     them. `add` and `is_full` are called with the condition held, `taken_soon` in the event loop.
     """
 
-    def __init__(self, condition: threading.Condition, limit: int) -> None:
-        """The condition is notified each time a burst has been taken."""
+    def __init__(self, condition: threading.Condition, limit: Callable[[], int]) -> None:
+        """`limit` changes only with the plan of a burst, and none is made while it is reached.
+
+        The condition is notified each time a burst has been taken that the engine waited for.
+        """
         self._condition, self._limit, self._n = condition, limit, 0
 
     @property
     def is_full(self) -> bool:
         """Whether the engine should wait."""
-        return self._n >= self._limit
+        return self._n >= self._limit()
 
     @property
     def is_empty(self) -> bool:

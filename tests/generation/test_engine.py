@@ -248,6 +248,22 @@ async def test_the_engine_is_few_bursts_ahead_of_an_event_loop_that_is_busy():
         stream.cancel()
 
 
+async def test_the_engine_is_one_burst_ahead_where_an_owner_with_fewer_rows_may_come():
+    limits = {"bursts_ahead": 4, "shared_rows": 2, "shared_row_steps": 8, "max_row_steps": 8}
+    async with running(**limits) as engine:
+        greedy = [engine.submit(request(1_000_000, owner="greedy")) for _ in range(6)]
+        await read(engine.submit(request(50, owner="polite")))
+        for stream in greedy:
+            await anext(aiter(stream))
+        before = engine.stats.generated_tokens
+        time.sleep(0.3)  # noqa: ASYNC251 (the event loop is busy)
+        # One more runs, and what it has computed was there before it was counted.
+        assert engine.stats.generated_tokens - before <= 2 * limits["shared_row_steps"]
+        await until(lambda: engine.stats.generated_tokens - before > 100)
+        for stream in greedy:
+            stream.cancel()
+
+
 class SlowProgram(DigestProgram):
     def step(self, batch: Batch, rows: int) -> None:
         time.sleep(0.02)
