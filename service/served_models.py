@@ -133,6 +133,8 @@ def _make_runtime(
             bundle.spec, precision, partial(_weights_of, store, bundle.ref), inspections
         )
         inspector = Inspector(program, bundle.spec, inspections, ablator)
+        served = None if device is Device.GPU else program
+        steered = steering.engine_of(bundle, precision, prefixes, served)
         for_sessions = SessionModel(
             name,
             bundle.manifest.digest,
@@ -140,9 +142,9 @@ def _make_runtime(
             bundle.tokenizer,
             engine,
             constraints,
+            bundle.spec,
+            steered,
         )
-        served = None if device is Device.GPU else program
-        steered = steering.engine_of(bundle, precision, prefixes, served)
         return ModelRuntime(
             engine, encoder, constraints, prefixes, reader, inspector, for_sessions, steered, device
         )

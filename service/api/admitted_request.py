@@ -22,6 +22,7 @@ from service.metrics.families import INTER_DELIVERY
 from service.sessions.replay import Replay
 from service.sessions.running_turn import RunningTurn
 from service.sessions.session import Turn
+from service.sessions.turn_record import TurnRecord
 
 
 class SessionPosition(BaseModel):
@@ -30,6 +31,11 @@ class SessionPosition(BaseModel):
     id: str
     position: int
     turn: int
+
+
+def steer_of(record: TurnRecord) -> dict[str, Any]:
+    """Return what the reply of a recorded turn has of its steering."""
+    return {"steer": record.reply["steer"]} if "steer" in record.reply else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,13 @@ from service.api.sampling_fields import INPUT_ERROR
 from service.api.serving_engine import acquire_steered
 from service.api.sse import Responses, SSEResponse, events_of
 from service.api.state import ServedModel, get_state, session_model
-from service.api.steer_fields import SteeredReply, SteerEntry, steer_reply, steering_of
+from service.api.steer_fields import (
+    SteeredReply,
+    SteerEntry,
+    steer_reply,
+    steering_in_session,
+    steering_of,
+)
 from service.api.text_body import most_tokens, texts_of
 from service.errors import CarouselError, Validation
 from service.generation.request import Chunk, scoring_request
@@ -190,15 +196,7 @@ async def _steered_in_session(
     """
     origin, ready = latest
     position = (0 if origin is None else origin.position) + len(ready)
-    first = max(0, position - 1)
-    steering = steering_of(steer, model.spec, position, first)
-    early = min((one.start for one in steering), default=first)
-    if early < first:
-        raise Validation(
-            f"`steer` begins at token {early}, which the session has read: it is at position "
-            f"{position}; the first token that can be steered is {first}",
-            "steer",
-        )
+    steering = steering_in_session(steer, model.spec, position, 0)
     if len(ready) > 1:
         plain = scoring_request(ready, (), origin, owner=owner)
         async for chunk in model.runtime.engine.submit(plain):

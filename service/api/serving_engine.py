@@ -8,7 +8,7 @@ from fastapi import Request
 
 from service.api.request_stats import STEERED
 from service.api.state import ServedModel
-from service.api.steer_fields import SteerEntry, steer_reply, steering_of
+from service.api.steer_fields import SteerEntry, steer_reply, steering_in_session, steering_of
 from service.generation.engine import Engine
 from service.generation.prefix_cache import ScopedPrefixCache
 from service.generation.request import GenerationRequest
@@ -49,6 +49,25 @@ class ServingEngine:
         prefixes = steered.prefixes if is_shared else None
         reply = steer_reply(entries, has_same_kernel=steered.has_same_bytes)
         return cls(steered.engine, prefixes, planned, {"steer": reply})
+
+
+async def steered_turn(
+    http: Request,
+    model: ServedModel,
+    entries: Sequence[SteerEntry] | None,
+    request: GenerationRequest,
+    position: int,
+) -> tuple[GenerationRequest, dict[str, Any]]:
+    """Return the request of a session's turn as it is steered, and what its reply has of this.
+
+    Raises as `ServingEngine.of`, and Validation for tokens that the session has read.
+    """
+    if not entries:
+        return request, {}
+    steer = steering_in_session(entries, model.spec, position, len(request.prompt))
+    steered = await acquire_steered(http, model, len(entries))
+    reply = steer_reply(entries, has_same_kernel=steered.has_same_bytes)
+    return replace(request, steer=steer), {"steer": reply}
 
 
 async def acquire_steered(http: Request, model: ServedModel, n_cells: int) -> SteeredModel:

@@ -75,6 +75,7 @@ class SessionReply(BaseModel):
     position: int
     turn: int
     seed: int
+    steered: bool  # whether a part of its text was steered
     state_bytes: int | None  # None if the model was deleted
     created_at: datetime
     expires_at: datetime
@@ -305,6 +306,7 @@ def _reply(state: AppState, session: Session) -> SessionReply:
         position=session.position,
         turn=session.turn.number,
         seed=session.seed,
+        steered=bool(session.steer),
         state_bytes=_state_bytes(state, session),
         created_at=datetime.fromtimestamp(session.created_s, UTC),
         expires_at=datetime.fromtimestamp(round(time.time() + session.expires_in_s), UTC),

@@ -79,6 +79,25 @@ def steering_of(
     return steering
 
 
+def steering_in_session(
+    entries: Sequence[SteerEntry], spec: ModelSpec, position: int, n_prompt: int
+) -> Steering:
+    """Return what the entries mean after a session's text, for a prompt of so many tokens.
+
+    Raises Validation, also for tokens that the session has read.
+    """
+    first = max(0, position - 1)
+    steering = steering_of(entries, spec, position, max(0, position + n_prompt - 1))
+    early = min((one.start for one in steering), default=first)
+    if early < first:
+        raise Validation(
+            f"`steer` begins at token {early}, which the session has read: it is at position "
+            f"{position}; the first token that can be steered is {first}",
+            "steer",
+        )
+    return steering
+
+
 def _value_of(entry: SteerEntry) -> float:
     is_freeze = entry.op == "freeze"
     if is_freeze and entry.value is not None:

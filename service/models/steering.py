@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from service.errors import Validation
 from service.models.cells import CELLS
@@ -149,3 +150,21 @@ def packed(steering: Sequence[SteeredCell]) -> tuple[tuple[object, ...], ...]:
         (one.layer, one.cell, one.target, str(one.op), one.value, one.start, one.stop)
         for one in steering
     )
+
+
+def unpacked(lists: Any) -> Steering:
+    """Rebuild a steering from what JSON has made of `packed`. Raises Validation for any other."""
+    try:
+        return tuple(_cell_of(*one) for one in lists)
+    except (TypeError, ValueError) as error:
+        raise Validation("the stored steering is no list of steered cells", "steer") from error
+
+
+def _cell_of(*given: Any) -> SteeredCell:
+    layer, cell, target, op, value, start, stop = given
+    whole = (layer, cell, start, stop)
+    if not all(type(one) is int for one in whole) or type(target) is not str:
+        raise TypeError(given)
+    if type(value) not in {int, float}:
+        raise TypeError(given)
+    return SteeredCell(layer, cell, target, SteerOp(op), float(value), start, stop)

@@ -3,7 +3,8 @@
 A state is `CRS1`, its position (u64), the first 16 bytes of the model's digest, the payload's
 length (u32) and its BLAKE2b checksum (8 bytes), then every array as little-endian float32. An
 exported session is `CRX1`, the length of a JSON header (u32), the header, the state, the tokens,
-and a signature over all of it.
+and a signature over all of it. One with a steered text is `CRX2`, which a server that knows of no
+steering refuses: its state does not follow from its tokens alone.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from service.errors import Validation
 from service.models.step import State
 from service.sessions.signing import Signer
 
-STATE_MAGIC, EXPORT_MAGIC = b"CRS1", b"CRX1"
+STATE_MAGIC, EXPORT_MAGIC, STEERED_MAGIC = b"CRS1", b"CRX1", b"CRX2"
 SIGNATURE_BYTES = 32
 _STATE_HEAD = struct.Struct("<4sQ16sI8s")
 _LENGTH = struct.Struct("<4sI")
@@ -75,6 +76,7 @@ class Export:
     width: int
     tokens: bytes
     state: bytes  # as pack_state; empty if no token has been consumed
+    steer: str = ""  # the lines of its steered spans, all of them closed
 
     def pack(self, signer: Signer) -> bytes:
         """Encode and sign it."""
@@ -85,15 +87,18 @@ class Export:
             "width": self.width,
             "state_bytes": len(self.state),
         }
+        if self.steer:
+            header["steer"] = self.steer
         text = json.dumps(header).encode()
-        content = _LENGTH.pack(EXPORT_MAGIC, len(text)) + text + self.state + self.tokens
+        magic = STEERED_MAGIC if self.steer else EXPORT_MAGIC
+        content = _LENGTH.pack(magic, len(text)) + text + self.state + self.tokens
         return content + signer.sign(content)
 
     @classmethod
     def unpack(cls, packed: bytes, signer: Signer) -> "Export":
         """Decode the bytes of `pack`, after checking the signature. Raises Validation."""
         content, signature = packed[:-SIGNATURE_BYTES], packed[-SIGNATURE_BYTES:]
-        if not content.startswith(EXPORT_MAGIC):
+        if not content.startswith((EXPORT_MAGIC, STEERED_MAGIC)):
             raise Validation("the body is not an exported session")
         if not signer.is_signed(content, signature):
             raise Validation(
@@ -104,7 +109,8 @@ class Export:
         text, rest = content[_LENGTH.size :][:length], content[_LENGTH.size + length :]
         header = json.loads(text)
         size, seed, width = header["state_bytes"], int(header["seed"]), header["width"]
-        return cls(header["model"], header["digest"], seed, width, rest[size:], rest[:size])
+        model, digest, steer = header["model"], header["digest"], header.get("steer", "")
+        return cls(model, digest, seed, width, rest[size:], rest[:size], steer)
 
 
 def _sum(payload: bytes) -> bytes:

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from service.constraints.compiler import ConstraintCompiler
 from service.errors import StateModelMismatch
 from service.generation.engine import Engine
+from service.generation.steered_engine import SteeredEngine
 from service.generation.token_texts import TextRules
+from service.models.spec import ModelSpec
+from service.models.steering import check_steering
 from service.models.tokenizers.tokenizer import Tokenizer
 from service.sessions.codec import unpack_tokens
 from service.sessions.session import Session
+from service.sessions.steer_spans import spans_of
 from service.sessions.store_replies import damaged_log
 
 
@@ -23,6 +27,8 @@ class SessionModel:
     tokenizer: Tokenizer
     engine: Engine
     constraints: ConstraintCompiler
+    spec: ModelSpec
+    steered: SteeredEngine  # computes the steered parts of a text
 
     @property
     def texts(self) -> Sequence[str]:
@@ -41,6 +47,15 @@ class SessionModel:
             wrong = next(i for i, one in enumerate(tokens) if one >= len(self.tokenizer))
             raise damaged_log(session.key, first + wrong, first + wrong + 1)
         return tokens
+
+    async def engine_of(self, *, is_steered: bool) -> Engine:
+        """Return the engine of a turn, or of steps. Raises as `SteeredEngine.acquire`."""
+        return (await self.steered.acquire()).engine if is_steered else self.engine
+
+    def check_steer(self, lines: str) -> None:
+        """Check the lines of a session's steered spans. Raises Validation."""
+        for span in spans_of(lines):
+            check_steering(span.steer or (), self.spec)
 
     def check(self, session: Session) -> None:
         """Check that a session's state belongs to this model. Raises StateModelMismatch."""

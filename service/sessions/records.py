@@ -20,10 +20,11 @@ from service.sessions.codec import DamagedState, Export, pack_state, unpack_stat
 from service.sessions.key_names import group_of
 from service.sessions.model import SessionModel
 from service.sessions.page import Cursor, SessionPage
-from service.sessions.restore import StateRestorer, consume_all_but_last
+from service.sessions.restore import StateRestorer, advanced, at_turn
 from service.sessions.session import DEFAULT_TTL_S, Session, SessionKey, token_width
 from service.sessions.signing import Signer
 from service.sessions.state_cache import StateCache
+from service.sessions.steer_spans import cut, first_step
 from service.sessions.store import Store
 from service.sessions.store_replies import Tail
 from service.sessions.turn_prompt import TurnPrompt, depends_on_position
@@ -128,6 +129,7 @@ class SessionRecords:
             raise PositionMismatch(
                 f"the session was at position {session.position} and is being rewound"
             )
+        restored = await at_turn(model, session, restored, session.position, is_turn_steered=False)
         return restored.state, restored.unconsumed
 
     async def fork(
@@ -157,15 +159,17 @@ class SessionRecords:
         found = await self.store.read(key)
         session = found.session
         model.check(session)
-        state = b""
+        state, steer = b"", cut(session.steer, session.position)
         if session.position > 1:
             packed = await self.store.state_before(key, session.position)
             tail = Tail(packed, 0, found.tokens)
             restored = await self.restorer.restore(session, model, tail)
-            before_last = await consume_all_but_last(model, restored, key.owner)
+            stop = first_step(session.position)
+            before_last = (await advanced(model, restored, steer, stop, key.owner)).state
+            assert before_last is not None
             state = pack_state(before_last, session.digest)
         export = Export(
-            session.model, session.digest, session.seed, session.width, found.tokens, state
+            session.model, session.digest, session.seed, session.width, found.tokens, state, steer
         )
         return export.pack(self.signer)
 
@@ -185,6 +189,9 @@ class SessionRecords:
                 f"the session was exported from {exported.model} with the digest "
                 f"{exported.digest}; {model.ref} here has {model.digest}"
             )
+        model.check_steer(exported.steer)
+        if exported.steer != cut(exported.steer, len(exported.tokens) // exported.width):
+            raise Validation("the exported session is steered beyond the end of its text")
         state_position = 0
         if exported.state:
             try:

@@ -13,7 +13,7 @@ from service.generation.stopping import HeldTokens, TokenWithTop, chunk_of
 from service.generation.stream import Stream  # noqa: TC001 (as every import here)
 from service.models.step import State  # noqa: TC001 (as every import here)
 from service.sessions.model import SessionModel
-from service.sessions.restore import StateRestorer, with_context
+from service.sessions.restore import RestoredState, StateRestorer, at_turn, with_context
 from service.sessions.session import Turn, TurnStatus
 from service.sessions.store_replies import StoredTurn
 from service.sessions.turn_record import TurnRecord
@@ -119,11 +119,24 @@ class Replay:
         first = self._state.position if self._state else 0
         before = await self._restorer.read(self._key, self._incarnation, first, self._position)
         prompt = self._model.tokens(before.session, before.tokens, first)
-        n_top = self.record.bare.top_tokens
-        request = scoring_request(
-            prompt, tokens, self._state, top_tokens=n_top, owner=self._key.owner
+        n_top, steer = self.record.bare.top_tokens, self.record.bare.steer
+        restored = await at_turn(
+            self._model,
+            before.session,
+            RestoredState(self._state, first, prompt, first),
+            self._position,
+            is_turn_steered=bool(steer),
         )
-        self._stream = stream = self._model.engine.submit(request)
+        request = scoring_request(
+            restored.unconsumed,
+            tokens,
+            restored.state,
+            top_tokens=n_top,
+            owner=self._key.owner,
+            steer=steer,
+        )
+        engine = await self._model.engine_of(is_steered=bool(steer))
+        self._stream = stream = engine.submit(request)
         if self._is_cancelled:  # during one of the reads
             stream.cancel()
         try:

@@ -15,6 +15,7 @@ from service.sessions.config import SessionConfig
 from service.sessions.model import SessionModel
 from service.sessions.session import Session, SessionKey, TurnStatus
 from service.sessions.state_cache import CachedState
+from service.sessions.steer_spans import first_step, is_steered, legs
 from service.sessions.store import Store
 from service.sessions.store_replies import StoredTurn, Tail
 from service.sessions.turn_record import TurnRecord
@@ -155,16 +156,43 @@ def with_context(
     )
 
 
-async def consume_all_but_last(
-    model: SessionModel, restored: RestoredState, owner: str = ""
-) -> State:
-    """Return the state that has consumed every token of the log except the last."""
-    state = restored.state
-    request = scoring_request(restored.unconsumed, (), state, owner=owner)
-    async for chunk in model.engine.submit(request):
-        state = chunk.state
-    assert state is not None
-    return state
+async def at_turn(
+    model: SessionModel,
+    session: Session,
+    restored: RestoredState,
+    position: int,
+    *,
+    is_turn_steered: bool,
+) -> RestoredState:
+    """Return the state from which a turn that begins at a position of the log has its own steps.
+
+    The steps before are left to the turn where all of them are the model's own engine's, as its
+    are. Raises as `advanced`.
+    """
+    start, stop = restored.state.position if restored.state else 0, first_step(position)
+    if is_turn_steered or is_steered(session.steer, start, stop):
+        return await advanced(model, restored, session.steer, stop, session.key.owner)
+    return restored
+
+
+async def advanced(
+    model: SessionModel, restored: RestoredState, lines: str, stop: int, owner: str = ""
+) -> RestoredState:
+    """Return the restored state after the steps that read the tokens before `stop`.
+
+    `lines` are the session's steered spans. Each step is computed by the engine that has computed
+    it first. `stop` is before the last token. Raises as `SteeredEngine.acquire`, Validation.
+    """
+    state, first = restored.state, restored.first
+    for leg in legs(lines, state.position if state else 0, stop):
+        tokens = restored.tokens[leg.start - first : leg.stop - first + 1]  # the last is not read
+        engine = await model.engine_of(is_steered=leg.steer is not None)
+        request = scoring_request(tokens, (), state, owner=owner, steer=leg.steer or ())
+        async for chunk in engine.submit(request):
+            state = chunk.state
+        assert state is not None
+        assert state.position == leg.stop
+    return replace(restored, state=state)
 
 
 def _unpacked(packed: bytes, model: SessionModel) -> tuple[State | None, bool]:

@@ -23,6 +23,7 @@ from service.sessions.log_checksum import LogChecksum
 from service.sessions.restore import RestoredState
 from service.sessions.session import OnDisconnect, Session, TurnStatus
 from service.sessions.state_cache import CachedState
+from service.sessions.steer_spans import cut
 from service.sessions.store_replies import CommitEntry
 
 RECENT_TOKENS = PENALTY_WINDOW + 64
@@ -261,7 +262,12 @@ class RunningTurn:
             if session.active == "turn" and self._status is not None:
                 turn = replace(turn, completion_end=self.position, status=self._status)
             session = replace(
-                session, record_version=record_version, position=self.position, active="", turn=turn
+                session,
+                record_version=record_version,
+                position=self.position,
+                active="",
+                turn=turn,
+                steer=cut(session.steer, self.position),
             )
             cached = CachedState(session, self._state, tuple(self._recent))
         self._on_end(self, cached, None)

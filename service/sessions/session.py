@@ -106,6 +106,7 @@ class Session:
     turn: Turn
     created_s: int
     expires_in_s: float  # unless it is used
+    steer: str = ""  # the lines of its steered spans, as in steer_spans.py
 
 
 def token_width(vocabulary_size: int) -> int:

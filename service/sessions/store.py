@@ -18,6 +18,7 @@ from service.sessions.page import MAX_PAGE, Cursor, SessionPage
 from service.sessions.redis_client import Reply
 from service.sessions.redis_connection import Value
 from service.sessions.session import Session, SessionKey, Turn, TurnStatus
+from service.sessions.steer_spans import MAX_SPANS, MAX_SPANS_BYTES
 from service.sessions.store_calls import StoreCalls
 from service.sessions.store_replies import (
     Begun,
@@ -87,11 +88,14 @@ class Store(StoreCalls):
         made_for: int | None = None,
         known: Session | None = None,
         idempotency: IdempotencyKey | None = None,
+        steer: str = "",
+        steered_at: int = 0,
     ) -> Begun | IdempotentReplay | Busy:
         """Begin a turn or an append: append the prompt to the log and fence off other writers.
 
         `incarnation` is the session's as the caller knows it, `known` the session of which the
         caller has the tail too, `made_for` as in TurnPrompt. `fencing_token` is new for each call.
+        `steer` is the turn's steering, made for the position `steered_at`.
         Raises PositionMismatch, SessionMoved, StateModelMismatch, KeyReused, SessionLost,
         Validation.
         """
@@ -107,12 +111,14 @@ class Store(StoreCalls):
                 *(expected, prompt, record, known_version, PENALTY_WINDOW, fingerprint),
                 *(config.idempotency_ttl_s, config.process_ttl_ms),
                 "" if made_for is None else made_for,
+                *(steer, steered_at, MAX_SPANS, MAX_SPANS_BYTES),
             ],
         )
         reply = await call if self._index is None else await self._called_alive(call)
         match reply[0]:
             case b"KNOWN" if known is not None:
-                session = continued(known, version, kind, *reply[1:])
+                epoch, number, first = reply[1:]
+                session = continued(known, version, kind, (epoch, number, first), steer)
                 await self._used(session)
                 return Begun(session, None)
             case b"BEGUN":
@@ -287,6 +293,7 @@ def _new_fields(content: Export, state_position: int) -> dict[str, Value]:
         **dict.fromkeys(("epoch", "turn", "turn_epoch", "start", "first", "finish"), 0),
         **dict.fromkeys(("base", "shared", "state_shared", "forks"), 0),
         **dict.fromkeys(("chain", "active", "holder", "nonce", "request_key"), ""),
+        **({"steer": content.steer} if content.steer else {}),
     }
 
 

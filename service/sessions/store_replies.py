@@ -18,6 +18,7 @@ from service.errors import (
 )
 from service.sessions.redis_client import Reply
 from service.sessions.session import Session, SessionKey, Turn, TurnStatus
+from service.sessions.steer_spans import MAX_SPANS, MAX_SPANS_BYTES, open_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +113,33 @@ def session_of(key: SessionKey, pairs: list[bytes]) -> Session:
         turn=_turn(fields),
         created_s=int(fields["created"]),
         expires_in_s=int(fields["left_ms"]) / 1e3,
+        steer=fields.get("steer", ""),
     )
 
 
 def continued(
-    known: Session, record_version: str, kind: str, epoch: int, number: int, first: int
+    known: Session,
+    record_version: str,
+    kind: str,
+    place: tuple[int, int, int],
+    steer: str = "",
 ) -> Session:
-    """Return the session as a begin has changed it, where nothing else has changed since."""
+    """Return the session as a begin has changed it, where nothing else has changed since.
+
+    `place` is the epoch, the turn's number and the position after its prompt.
+    """
+    epoch, number, first = place
     turn = known.turn
     if kind == "turn":
         turn = Turn(epoch, number, known.position, first, None, TurnStatus.RUNNING)
-    version = record_version
     return replace(
-        known, epoch=epoch, position=first, record_version=version, active=kind, turn=turn
+        known,
+        epoch=epoch,
+        position=first,
+        record_version=record_version,
+        active=kind,
+        turn=turn,
+        steer=known.steer + open_line(known.position, steer),
     )
 
 
@@ -156,6 +171,12 @@ def refusal(key: SessionKey, reply: Reply, wanted: int | None) -> CarouselError:
             )
         case b"LOST":
             return incomplete_log(key)
+        case b"SPANS":
+            return Validation(
+                f"the session has as many steered turns as it may have: {MAX_SPANS}, or "
+                f"{MAX_SPANS_BYTES:,} bytes of their `steer`; rewind it, or begin another session",
+                "steer",
+            )
     raise AssertionError(reply[0])
 
 

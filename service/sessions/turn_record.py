@@ -12,6 +12,7 @@ from typing import Any
 from service.constraints.constraint import Constraint
 from service.constraints.spec import ConstraintKind, ConstraintSpec
 from service.generation.request import GenerationRequest, SamplingParams
+from service.models.steering import packed, unpacked
 from service.sessions.session import OnDisconnect
 
 # The fields that the log and the snapshots hold, and the compiled constraint, as they are left out.
@@ -82,6 +83,8 @@ class TurnRecord:
     def to_json(self) -> str:
         """Encode it without default values, because every session stores one."""
         record: dict[str, Any] = _non_defaults(self.bare, _REQUEST_FIELDS)
+        if self.bare.steer:
+            record["steer"] = packed(self.bare.steer)
         record["sampling"] = _non_defaults(self.bare.sampling, _SAMPLING_FIELDS)
         if self.on_disconnect is not OnDisconnect.CANCEL:
             record["mode"] = self.on_disconnect
@@ -97,13 +100,14 @@ class TurnRecord:
     def from_json(cls, text: str) -> "TurnRecord":
         """Decode the text of `to_json`."""
         record = json.loads(text)
+        steer = unpacked(record.pop("steer", []))
         source = record.pop("constraint", None)
         on_disconnect = OnDisconnect(record.pop("mode", OnDisconnect.CANCEL))
         reply = record.pop("reply", {})
         shows_prompt = record.pop("shows_prompt", False)
         sampling = SamplingParams(**_tuples_in({"seed": 0} | record.pop("sampling")))
         return cls(
-            GenerationRequest(sampling=sampling, **_tuples_in(record), **_OMITTED),
+            GenerationRequest(sampling=sampling, steer=steer, **_tuples_in(record), **_OMITTED),
             on_disconnect,
             reply,
             shows_prompt,

@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import Iterator
 
 from service.errors import CarouselError, StoreFull, StoreUnavailable
+from service.generation.engine import Engine
 from service.sessions.config import SessionConfig
 from service.sessions.group_commit import GroupCommit
-from service.sessions.model import SessionModel
 from service.sessions.restore import RestoredState
 from service.sessions.running_turn import Delivery, RunningTurn
 from service.sessions.session import Session, SessionKey
@@ -47,13 +47,13 @@ class TurnRegistry:
         self,
         session: Session,
         fencing_token: str,
-        model: SessionModel,
+        engine: Engine,
         delivery: Delivery,
         restored: RestoredState,
     ) -> RunningTurn:
         """Make a turn and register it until it ends."""
         turn = RunningTurn(
-            session, fencing_token, model.engine, delivery, restored, self._ended, self._config
+            session, fencing_token, engine, delivery, restored, self._ended, self._config
         )
         self._running[session.key] = turn
         return turn

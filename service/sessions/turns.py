@@ -1,14 +1,18 @@
 """Turns of sessions: begin, append, follow, take over after a crash, cancel."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from service.errors import (
+    CarouselError,
     PositionMismatch,
     SessionBusy,
     SessionDamaged,
     SessionLost,
+    StoreFull,
+    StoreUnavailable,
     Validation,
 )
 from service.generation.request import GenerationRequest, SamplingParams
@@ -17,12 +21,13 @@ from service.sessions.group_commit import GroupCommit
 from service.sessions.idempotency import IdempotencyKey
 from service.sessions.model import SessionModel
 from service.sessions.replay import Replay, check_complete
-from service.sessions.restore import RestoredState, StateRestorer
+from service.sessions.restore import RestoredState, StateRestorer, at_turn
 from service.sessions.running_turn import Delivery, RunningTurn
 from service.sessions.session import EventId, OnDisconnect, Session, SessionKey
 from service.sessions.state_cache import StateCache
+from service.sessions.steer_spans import steer_text
 from service.sessions.store import Store
-from service.sessions.store_replies import Busy, IdempotentReplay, StoredTurn, Tail
+from service.sessions.store_replies import Busy, IdempotentReplay, StoredTurn
 from service.sessions.turn_prompt import TurnPrompt
 from service.sessions.turn_record import TurnRecord
 from service.sessions.turn_registry import TurnRegistry
@@ -155,8 +160,14 @@ class Turns:
             except SessionDamaged:  # nobody can continue it
                 await self.store.cancel(key, session.turn)
                 raise
-            delivery = Delivery(OnDisconnect.CONTINUE)
-            turn = self.registry.make(session, token, model, delivery, restored)
+            delivery, engine = Delivery(OnDisconnect.CONTINUE), model.engine
+            if status is None:
+                is_steered, start = bool(request.steer), session.turn.prompt_start
+                restored = await at_turn(
+                    model, session, restored, start, is_turn_steered=is_steered
+                )
+                engine = await model.engine_of(is_steered=is_steered)
+            turn = self.registry.make(session, token, engine, delivery, restored)
             if status is None:
                 n_generated = session.position - session.turn.completion_start
                 turn.start(restored.continuing(request, n_generated), self.group_commit.add)
@@ -172,7 +183,9 @@ class Turns:
         kind: Literal["turn", "append"],
     ) -> RunningTurn | IdempotentReplay:
         model.check(session)
-        model.engine.check_capacity(1, session.key.owner)
+        steer = turn_request.request.steer
+        engine = await model.engine_of(is_steered=bool(steer))
+        engine.check_capacity(1, session.key.owner)
         key, cached, prompt = session.key, self.cache.get(session.key), turn_request.request.prompt
         if kind == "turn":
             model.engine.prompts.check(session.position + len(prompt))
@@ -194,6 +207,8 @@ class Turns:
                 made_for=turn_request.made_for,
                 known=cached.session if cached else None,
                 idempotency=turn_request.idempotency,
+                steer=steer_text(steer),
+                steered_at=session.position,
             )
             if isinstance(begun, IdempotentReplay):
                 return begun
@@ -201,33 +216,38 @@ class Turns:
                 self.registry.release_unknown(key, begun.fencing_token)
                 raise SessionBusy("a turn of the session is running; wait for its end")
             with self.registry.release_on_error(key, token):
-                if begun.tail is not None:
-                    restored = await self._restore(begun.session, model, begun.tail, token, prompt)
-                else:
-                    assert cached is not None
-                    restored = RestoredState.from_cache(cached, prompt)
+                start = begun.session.position - len(prompt)
+                async with self._taken_back_on_error(begun.session, token, start):
+                    if begun.tail is not None:
+                        restored = await self.restorer.restore(begun.session, model, begun.tail)
+                    else:
+                        assert cached is not None
+                        restored = RestoredState.from_cache(cached, prompt)
+                    restored = await at_turn(
+                        model, begun.session, restored, start, is_turn_steered=bool(steer)
+                    )
+                    # It may have been dropped since: its memory was needed.
+                    engine = await model.engine_of(is_steered=bool(steer))
                 delivery = Delivery(turn_request.on_disconnect, turn_request.is_streamed)
-                turn = self.registry.make(begun.session, token, model, delivery, restored)
+                turn = self.registry.make(begun.session, token, engine, delivery, restored)
                 turn.start(restored.continuing(turn_request.request), self.group_commit.add)
                 return turn
 
-    async def _restore(
-        self,
-        session: Session,
-        model: SessionModel,
-        tail: Tail,
-        token: str,
-        prompt: Sequence[int],
-    ) -> RestoredState:
-        """Restore the state of a turn that has begun; take its prompt back if the log is damaged.
+    @contextlib.asynccontextmanager
+    async def _taken_back_on_error(
+        self, session: Session, token: str, start: int
+    ) -> AsyncIterator[None]:
+        """Take the prompt of a turn that has begun back where its state cannot be computed.
 
         Otherwise each new attempt would add its prompt to a log that nobody can continue.
         """
         try:
-            return await self.restorer.restore(session, model, tail)
-        except SessionDamaged:
+            yield
+        except (StoreUnavailable, StoreFull, SessionLost):
+            raise
+        except CarouselError:
             await self.store.release(session.key, token)
-            await self.store.rewind(session.key, session.position - len(prompt))
+            await self.store.rewind(session.key, start)
             raise
 
     async def _replay(self, model: SessionModel, found: StoredTurn, after: int) -> Replay:

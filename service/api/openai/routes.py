@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.admitted_request import AdmittedRequest
+from service.api.admitted_request import AdmittedRequest, steer_of
 from service.api.fields import MAX_BEAMS
 from service.api.grammar import of_response_format, of_structured_outputs
 from service.api.http_request import drawn_seeds, header, session_id_of
@@ -20,7 +20,7 @@ from service.api.openai.schemas import (
     ModelWithVocabularyReply,
 )
 from service.api.sampling_fields import check_beam_search, check_token_ids
-from service.api.serving_engine import ServingEngine
+from service.api.serving_engine import ServingEngine, steered_turn
 from service.api.state import AppState, ServedModel, get_state, session_model
 from service.constraints.spec import ConstraintSpec
 from service.errors import Validation, about
@@ -122,10 +122,11 @@ async def _admit_turn(
         if session.position == 0 and not request.prompt:
             reason = "has no token that the model knows" if text else "cannot be empty"
             raise Validation(f"`prompt` {reason} in a session that has no text yet", "prompt")
+        request, steer = await steered_turn(http, model, body.steer, request, session.position)
         turn_request = TurnRequest(
             request,
             OnDisconnect(body.on_disconnect),
-            {},
+            steer,
             idempotency_key(key, kind, fingerprint),
             body.expected_position,
             is_streamed=bool(body.stream),
@@ -135,8 +136,12 @@ async def _admit_turn(
         begun = await state.sessions.turns.begin(session, served, turn_request)
         if isinstance(begun, RunningTurn):
             meter.begin(len(request.prompt), begun)
+        else:
+            steer = steer_of(begun.record)
         texts = _typed_prompts(model, body)
-        return AdmittedRequest.of_turn(model, session_id, request, begun, prompt_texts=texts)
+        return AdmittedRequest.of_turn(
+            model, session_id, request, begun, prompt_texts=texts, steer=steer
+        )
 
     return await state.sessions.records.with_session(state.key(http, session_id), admit)
 
@@ -198,7 +203,6 @@ def _conflicts_with_turn(body: CompletionBody) -> list[str]:
         "echo": bool(body.echo) and body.logprobs is not None,
         "max_tokens": body.max_tokens == 0,
         "include_stop_str_in_output": bool(body.include_stop_str_in_output),
-        "steer": bool(body.steer),
     }
     return [field for field, is_given in given.items() if is_given]
 

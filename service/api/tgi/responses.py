@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import Request, Response
 
-from service.api.admitted_request import AdmittedRequest, ChoiceState
+from service.api.admitted_request import AdmittedRequest, ChoiceState, steer_of
 from service.api.choice_decoder import ChoiceDecoder
 from service.api.errors import error_event
 from service.api.exchange import RawHeaders
@@ -33,6 +33,7 @@ def replayed(
         replay,
         arrived_s=arrived_s,
         echoed_prompt=replay.prompt or record.reply.get("prefix", ""),
+        steer=steer_of(record),
         has_details=record.reply.get("details", False),
         sent_tokens=replay.generated,
     )

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
@@ -11,7 +12,7 @@ from service.api.admitted_request import AdmittedRequest
 from service.api.grammar import of_grammar
 from service.api.http_request import drawn_seeds, header, session_id_of
 from service.api.sampling_fields import INPUT_ERROR, check_beam_search
-from service.api.serving_engine import ServingEngine
+from service.api.serving_engine import ServingEngine, steered_turn
 from service.api.state import ServedModel, get_state, session_model
 from service.api.tgi.responses import replayed, streamed, whole
 from service.api.tgi.schemas import GENERATED, STREAMED, GenerateBody, Parameters
@@ -128,9 +129,14 @@ async def _admit_turn(
             is_start=prompt.is_start,
             owner=session.key.owner,
         )
+        request, steer = await steered_turn(
+            http, model, parameters.steer, request, session.position
+        )
         echoed_prompt = body.inputs if parameters.return_full_text else ""
         is_in_log = bool(echoed_prompt) and echoed_prompt == model.tokenizer.decode(request.prompt)
-        reply = {"details": True} if parameters.details else {}
+        has_details = bool(parameters.details or steer)
+        reply: dict[str, Any] = {"details": True} if has_details else {}
+        reply |= steer
         key = header(http, b"idempotency-key")
         turn_request = TurnRequest(
             request,
@@ -156,8 +162,9 @@ async def _admit_turn(
             begun,
             arrived_s=arrived_s,
             echoed_prompt=echoed_prompt,
+            steer=steer,
             typed_characters=len(body.inputs),
-            has_details=bool(parameters.details),
+            has_details=has_details,
         )
 
     return await state.sessions.records.with_session(state.key(http, session_id), admit)
@@ -213,8 +220,6 @@ def _conflicts_with_turn(parameters: Parameters) -> Iterator[str]:
         yield f"`num_beams` {reason}"
     if parameters.decoder_input_details:
         yield "`decoder_input_details` does not go with a session; POST /score does"
-    if parameters.steer:
-        yield "`steer` does not go with a session: its state would not follow from its text"
 
 
 async def _request(

@@ -4,17 +4,20 @@
 --   | NOT_FOUND | CHANGED | KEY_REUSED | ATTACH idempotency record, record, whether the holder is
 --     alive, tokens | BUSY fencing token if the caller is the holder | POSITION position
 --   | MOVED position: the prompt was made for another one | EMPTY | LOST
+--   | SPANS: no further steered turn fits
 --   | DAMAGED positions of the frame whose checksum differs
 local nonce, stamp, holder, run, kind = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local birth, expected, prompt, request = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local known, window, fingerprint, key_ttl = ARGV[10], tonumber(ARGV[11]), ARGV[12], ARGV[13]
 local life_ms, made_for = ARGV[14], ARGV[15]
+local steering, steered_at, most_spans = ARGV[16] or '', ARGV[17], tonumber(ARGV[18])
+local most_bytes = tonumber(ARGV[19])
 local r = load(KEYS[1])
 if not r then return {'NOT_FOUND'} end
 if r.birth ~= birth then return {'CHANGED'} end -- deleted and created again
 if IS_CLUSTER then
   want_session(r)
-  local reply = lacks(r.holder, ARGV[16])
+  local reply = lacks(r.holder, ARGV[20])
   if reply then return reply end
 end
 
@@ -52,12 +55,22 @@ if expected ~= '' and tonumber(expected) ~= r.position then return {'POSITION', 
 if made_for ~= '' and tonumber(made_for) ~= math.min(r.position, 2) then
   return {'MOVED', r.position}
 end
+if steering ~= '' and tonumber(steered_at) ~= r.position then return {'MOVED', r.position} end
 if #prompt == 0 and r.position == 0 then return {'EMPTY'} end
+if steering ~= '' then
+  local lines = r.steer or ''
+  local _, count = string.gsub(lines, '\n', '')
+  if count >= most_spans or #lines + #steering > most_bytes then return {'SPANS'} end
+end
 local is_known = known ~= '' and known == r.stamp
 local reply = not is_known and begun(r.position)
 if reply and reply[1] == 'DAMAGED' then return reply end
 if r.active ~= '' then finish(r, 'cancelled') end -- the turn ends at its committed tokens
 
+if steering ~= '' then
+  r.steer = string.format('%s%d  %s\n', r.steer or '', math.max(0, r.position - 1), steering)
+  redis.call('HSET', KEYS[1], 'steer', r.steer)
+end
 local n = #prompt / r.width
 if r.run ~= run then -- a restarted store may have lost epochs: skip any it had used
   r.epoch = r.epoch + 1 + tonumber(string.sub(run, 1, 4), 16)

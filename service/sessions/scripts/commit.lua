@@ -6,7 +6,7 @@
 -- → for each: COMMITTED position | NOT_FOUND | FENCED | CANCELLED | CONFLICT | GAP position
 local TRIM_LIMIT = 8192
 local NAMES = {'nonce', 'position', 'width', 'tail', 'base', 'snapshot', 'state_shared', 'ttl',
-  'active', 'status', 'chain', 'shared', 'request_key', 'epoch'}
+  'active', 'status', 'chain', 'shared', 'request_key', 'epoch', 'steer'}
 
 -- Free the memory that APPEND has reserved, if the log's tail is no larger than a snapshot.
 local function trim(r)
@@ -60,7 +60,7 @@ local function commit(name, nonce, from, added, status, snapshot, state, mark, s
     end
     local position = snapshot_position(r)
     for _, s in ipairs(mark ~= '' and segments(r) or {}) do
-      if s.first < position and position <= s.last then
+      if s.first < position and position < s.last then
         local value = position .. ':' .. state
         redis.call('SET', key('mark', s.id .. ':' .. mark), value, 'EX', r.ttl, 'NX')
       end

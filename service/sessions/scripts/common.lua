@@ -146,7 +146,9 @@ local function tokens(r, from, to)
   return table.concat(parts)
 end
 
--- Return the retained snapshots of a segment.
+-- Return the retained snapshots of a segment. One at the end of a segment has read its last token,
+-- which is read in another way where the sessions that share the segment are steered differently: it
+-- is neither written nor used. An earlier version may have left one.
 local function marks(s, distance)
   local list = {}
   for k = math.floor(s.first / distance), math.floor(s.last / distance) do
@@ -166,7 +168,7 @@ local function flat(r, list, position, id, distance)
   redis.call('SET', key('sums', id), frames_of(whole, r.width, 0), 'EX', r.ttl)
   for _, s in ipairs(list) do
     for _, mark in ipairs(marks(s, distance)) do
-      if mark.position <= s.last then
+      if mark.position < s.last then
         redis.call('COPY', mark.name, key('mark', id .. ':' .. mark.k))
       end
     end
@@ -182,7 +184,7 @@ local function drop_all_but(r, list, distance)
     if not s.shared then
       if not kept[s.id] then redis.call('DEL', key('log', s.id), key('sums', s.id)) end
       for _, mark in ipairs(marks(s, distance)) do
-        if mark.position > (kept[s.id] or s.first) then redis.call('DEL', mark.name) end
+        if mark.position >= (kept[s.id] or s.first) then redis.call('DEL', mark.name) end
       end
     end
   end
@@ -309,12 +311,30 @@ local function snapshot_position(r)
   return tonumber(string.match(r.snapshot, ':(%d+)$') or 0)
 end
 
+-- Return the spans of a steered session's text up to `position`, all of them closed: a line for each,
+-- of its first step, the step after its last one or nothing while its turn runs, and the steering.
+-- The last token of a log has not been read: the step that reads it belongs to what follows.
+local function cut_spans(r, position)
+  local lines, finish = {}, math.max(0, position - 1)
+  for first, last, steering in string.gmatch(r.steer or '', '(%d+) (%d*) ([^\n]*)\n') do
+    local to = math.min(tonumber(last) or finish, finish)
+    if tonumber(first) < to then
+      lines[#lines + 1] = string.format('%s %d %s\n', first, to, steering)
+    end
+  end
+  return table.concat(lines)
+end
+
 -- End the turn or append. `changed` are other fields of the record to set, with their values.
 local function finish(r, status, changed)
   local parts = changed or {}
   local function set(field, value) parts[#parts + 1], parts[#parts + 2] = field, value end
   set('active', '')
   set('holder', '')
+  if r.steer and r.steer ~= '' then
+    r.steer = cut_spans(r, r.position)
+    set('steer', r.steer)
+  end
   if r.active == 'turn' then
     set('status', status)
     set('finish', r.position)

@@ -19,7 +19,7 @@ for k = math.floor((below - 1) / distance), 0, -1 do
     if s.first < (k + 1) * distance and s.last > k * distance then
       local value = redis.call('GET', key('mark', s.id .. ':' .. k)) or ''
       local position = string.match(value, '^%d+')
-      if position and tonumber(position) < below and tonumber(position) <= s.last then
+      if position and tonumber(position) < below and tonumber(position) < s.last then
         return {'FOUND', string.sub(value, #position + 2)}
       end
     end
