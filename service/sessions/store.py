@@ -35,6 +35,7 @@ from service.sessions.store_replies import (
     session_of,
     short_digest,
     too_many_sessions,
+    too_many_spans,
 )
 
 
@@ -129,6 +130,8 @@ class Store(StoreCalls):
                 return idempotent_replay(key, reply)
             case b"BUSY":
                 return Busy(reply[1].decode())
+            case b"SPANS":
+                raise too_many_spans()
             case b"MOVED":
                 raise SessionMoved(
                     f"the session {key.id!r} is at position {int(reply[1])}: it was changed while "

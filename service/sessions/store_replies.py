@@ -171,13 +171,16 @@ def refusal(key: SessionKey, reply: Reply, wanted: int | None) -> CarouselError:
             )
         case b"LOST":
             return incomplete_log(key)
-        case b"SPANS":
-            return Validation(
-                f"the session has as many steered turns as it may have: {MAX_SPANS}, or "
-                f"{MAX_SPANS_BYTES:,} bytes of their `steer`; rewind it, or begin another session",
-                "steer",
-            )
     raise AssertionError(reply[0])
+
+
+def too_many_spans() -> Validation:
+    """Return the error for a session with as many steered turns as it may have."""
+    return Validation(
+        f"the session has as many steered turns as it may have: {MAX_SPANS}, or "
+        f"{MAX_SPANS_BYTES:,} bytes of their `steer`; rewind it, or begin another session",
+        "steer",
+    )
 
 
 def too_many_sessions(n: int, most: int) -> TooLarge:

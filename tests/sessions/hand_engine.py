@@ -1,5 +1,6 @@
 """An engine without a thread: the real scheduler and table, one burst per call."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from service.generation.config import EngineConfig
@@ -63,3 +64,13 @@ class HandEngine:
         for progress in self._scheduler.apply(plan, *self._table.run(plan)):
             progress.key.deliver(progress)
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class HandSteered:
+    """The engine of steered requests, which is always there."""
+
+    engine: HandEngine
+
+    async def acquire(self) -> "HandSteered":
+        return self

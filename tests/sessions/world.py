@@ -8,6 +8,7 @@ against the same turn generated without interruption.
 import asyncio
 import contextlib
 import functools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,11 +20,13 @@ from service.constraints.compiler import ConstraintCompiler
 from service.constraints.spec import regex
 from service.errors import CarouselError, StoreUnavailable
 from service.generation.config import EngineConfig
-from service.generation.request import GenerationRequest, SamplingParams
+from service.generation.request import GenerationRequest, SamplingParams, scoring_request
 from service.models.bundle import Precision
 from service.models.cell import LayerSpec
 from service.models.compile import compile_program
 from service.models.spec import ModelSpec, Weights
+from service.models.steered_program import SteeredProgram
+from service.models.steering import Steering, packed
 from service.models.tokenizers.characters import CharacterTokenizer
 from service.models.tokenizers.tokenizer import Tokenizer
 from service.sessions.cluster_client import ClusterClient
@@ -48,7 +51,7 @@ from service.sessions.turns import TurnRequest
 from tests.generation.invariance import Stage
 from tests.sessions.cluster import UNDECLARED, OwnCluster
 from tests.sessions.hand_engine import CONFIG as ENGINE_CONFIG
-from tests.sessions.hand_engine import HandEngine
+from tests.sessions.hand_engine import HandEngine, HandSteered
 from tests.sessions.valkey import OwnValkey
 
 TOKENS = "abcdefg"
@@ -64,6 +67,16 @@ APPEND_LIMIT_S, IDLE_LIMIT_S = 10.0, 0.03
 
 def make_program(drift: int = 0) -> Any:
     """A network with fixed weights; with a drift slightly different ones, as on another machine."""
+    return compile_program(SPEC, _weights(drift), Precision.FLOAT32, 1)
+
+
+@functools.cache
+def make_steered() -> Any:
+    """A program that steers. It drifts, so that a step computed by the wrong engine is seen."""
+    return SteeredProgram(SPEC, _weights(9), Precision.FLOAT32)
+
+
+def _weights(drift: int) -> Weights:
     random, noise = np.random.default_rng(1), np.random.default_rng(drift)
     arrays = {
         name: random.normal(0.0, 1.5, shape).astype(np.float32)
@@ -72,35 +85,70 @@ def make_program(drift: int = 0) -> Any:
     if drift:
         for name, array in arrays.items():
             arrays[name] = array + noise.normal(0.0, 0.1, array.shape).astype(np.float32)
-    return compile_program(SPEC, Weights(SPEC, arrays), Precision.FLOAT32, 1)
+    return Weights(SPEC, arrays)
+
+
+Parts = tuple[tuple[int, Steering | None], ...]
+"""The first step of each part of a log, and how it is steered; None: by the plain engine."""
+
+PLAIN: Parts = ((0, None),)
+
+
+def up_to(parts: Parts, position: int) -> Parts:
+    """The parts of a log that is cut at a position: its last token has not been read."""
+    return tuple(part for part in parts if part[0] < position - 1) or PLAIN
 
 
 class Reference:
     """What one network generates without interruption. It is pure, so results are kept."""
 
-    def __init__(self, program: Any) -> None:
-        self._program = program
-        self._turns: dict[tuple[str, tuple[int, ...]], tuple[list[int], str]] = {}
-        self._states: dict[tuple[int, ...], bytes] = {}
+    def __init__(self, program: Any, steered: Any = None) -> None:
+        self._program, self._steered = program, steered
+        self._turns: dict[tuple[str, tuple[int, ...], int, Parts], tuple[list[int], str]] = {}
+        self._states: dict[tuple[tuple[int, ...], Parts], bytes] = {}
 
-    def turn(self, record: str, before: tuple[int, ...]) -> tuple[list[int], str]:
-        """The tokens of a turn after a log, those of a stop string included, and why it ends."""
-        if (record, before) not in self._turns:
+    def turn(
+        self, record: str, before: tuple[int, ...], start: int = 0, parts: Parts = PLAIN
+    ) -> tuple[list[int], str]:
+        """The tokens of a turn after a log, those of a stop string included, and why it ends.
+
+        The turn begins at `start`; the log before it has these parts.
+        """
+        key = record, before, start, parts
+        if key not in self._turns:
             parsed = TurnRecord.from_json(record)
             constraint = CONSTRAINTS.compile(parsed.constraint) if parsed.constraint else None
-            seen = self._run(parsed.request(before, constraint))
-            self._turns[record, before] = seen.sampled, seen.finish.reason.value
-        return self._turns[record, before]
+            request = parsed.request(before, constraint)
+            if request.steer or parts != PLAIN:
+                first = max(0, start - 1)
+                request = replace(
+                    request,
+                    prompt=before[first:],
+                    penalty_context=before[:first],
+                    initial_state=self._fold(before[: first + 1], parts),
+                )
+            seen = self._run(request, is_steered=bool(request.steer))
+            self._turns[key] = seen.sampled, seen.finish.reason.value
+        return self._turns[key]
 
-    def state(self, tokens: tuple[int, ...]) -> bytes:
+    def state(self, tokens: tuple[int, ...], parts: Parts = PLAIN) -> bytes:
         """The packed state after all tokens but the last."""
-        if tokens not in self._states:
-            request = GenerationRequest(tokens, 0, SamplingParams(0), return_state=True)
-            self._states[tokens] = pack_state(self._run(request).state, DIGEST)
-        return self._states[tokens]
+        if (tokens, parts) not in self._states:
+            self._states[tokens, parts] = pack_state(self._fold(tokens, parts), DIGEST)
+        return self._states[tokens, parts]
 
-    def _run(self, request: GenerationRequest) -> Any:
-        stage = Stage(self._program, TOKENS)
+    def _fold(self, tokens: tuple[int, ...], parts: Parts) -> Any:
+        state, end = None, len(tokens) - 1
+        stops = [start for start, _ in parts[1:]] + [end]
+        for (start, steer), stop in zip(parts, stops, strict=True):
+            last = min(stop, end)
+            if start < last:
+                request = scoring_request(tokens[start : last + 1], (), state, steer=steer or ())
+                state = self._run(request, is_steered=steer is not None).state
+        return state
+
+    def _run(self, request: GenerationRequest, *, is_steered: bool = False) -> Any:
+        stage = Stage(self._steered if is_steered else self._program, TOKENS)
         stage.submit(request)
         stage.work_to_the_end()
         return stage.seen[0]
@@ -202,10 +250,24 @@ class Process:
         self.engine = HandEngine(
             world.programs[number % len(world.programs)], world.tokenizer, world.engine_config
         )
+        self.engines = [self.engine]
+        if world.steered is not None:
+            self.engines.append(HandEngine(world.steered, world.tokenizer, world.engine_config))
         self.model = SessionModel(
-            "tiny@1", DIGEST, SPEC.state_units, world.tokenizer, self.engine, CONSTRAINTS
+            "tiny@1",
+            DIGEST,
+            SPEC.state_units,
+            world.tokenizer,
+            self.engine,
+            CONSTRAINTS,
+            SPEC,
+            HandSteered(self.engines[-1]),
         )
         self.is_zombie = False
+
+    def work(self) -> bool:
+        """Run one burst of each engine; return whether there was anything to do."""
+        return any([engine.work() for engine in self.engines])
 
     async def begin(self, key: SessionKey, wanted: TurnRequest) -> RunningTurn | Replay:
         async def begin(session: Session) -> RunningTurn | Replay:
@@ -230,10 +292,14 @@ class World:
         engine_config: EngineConfig = ENGINE_CONFIG,
         *,
         tokenizer: Tokenizer | None = None,
+        steered: Any = None,
     ) -> None:
         self.valkey, self.programs = valkey, programs  # one, or slightly different ones
         self.names = names_of(valkey.url)
-        self.reference = _reference(programs[0])
+        self.steered = steered
+        self.reference = _reference(programs[0], steered)
+        self.parts: dict[SessionKey, Parts] = {}
+        self.last_turns: dict[SessionKey, tuple[int, int]] = {}
         self.scripts = scripts or read_scripts()
         self.commit_class, self.config = commit_class, config
         self.engine_config = engine_config
@@ -305,7 +371,11 @@ class World:
 
             await process.records.with_session(self.keys[s], feed)
 
+        n_refused = len(self.refusals)
         self._tried(append())
+        if len(self.refusals) == n_refused:
+            self._observe(self.keys[s])  # a turn may have ended before it
+            self._begin_part(self.keys[s], len(self._log_now(self.keys[s])) - len(text), None)
 
     def begin(self, p: int, s: int, wanted: TurnRequest) -> None:
         process = self.processes[p]
@@ -348,7 +418,7 @@ class World:
         return busy[i % len(busy)] if busy else i % len(self.processes)
 
     def work(self, p: int) -> None:
-        self.processes[p].engine.work()
+        self.processes[p].work()
 
     def pass_deadline(self, p: int) -> None:
         """End every turn that has a deadline, as the engine does when it has passed."""
@@ -356,7 +426,7 @@ class World:
         for key, turn in list(process.registry._running.items()):
             record = self._found(key).record
             if record and TurnRecord.from_json(record).bare.deadline_s is not None:
-                process.engine.finish(turn)
+                turn._engine.finish(turn)
 
     def flush(self, p: int, faults: Sequence[str] = ()) -> None:
         process = self.processes[p]
@@ -389,7 +459,7 @@ class World:
         """Kill a process, let its heartbeat expire, and start a new one in its place."""
         self._expire(self.processes[p])
         for client in self.clients:
-            if client.turn is not None and client.turn._engine is self.processes[p].engine:
+            if client.turn is not None and client.turn._engine in self.processes[p].engines:
                 client.turn = None
         self.processes[p] = self._new_process()
 
@@ -400,7 +470,7 @@ class World:
         """
         self._expire(self.processes[p])
         for client in list(self.clients):
-            if client.turn is not None and client.turn._engine is self.processes[p].engine:
+            if client.turn is not None and client.turn._engine in self.processes[p].engines:
                 self.clients.append(replace(client, turn=None, seen=list(client.seen)))
 
     def _expire(self, process: Process) -> None:
@@ -449,7 +519,7 @@ class World:
         task = asyncio.ensure_future(work)
         until = self.loop.time() + patience_s
         while not task.done() and self.loop.time() < until:
-            if process.engine.work():
+            if process.work():
                 until = self.loop.time() + patience_s
             await process.commits.flush()
             await asyncio.sleep(0)
@@ -468,6 +538,7 @@ class World:
             (child,) = await process.records.fork(key, 1, there, seeds)
             self.keys.append(child.key)
             self.cuts[child.key] = 0
+            self.parts[child.key] = up_to(self.parts.get(key, PLAIN), there)
             assert self._log_now(child.key) == log[:there]
             assert child.turn.number == 0
             assert (child.seed == before.seed) == (seeds == "same")
@@ -480,6 +551,7 @@ class World:
         async def rewind() -> None:
             log = self._log_now(key)
             session = await process.records.rewind(key, to)
+            self.parts[key] = up_to(self.parts.get(key, PLAIN), to)
             self.cuts[key] += 1
             assert session.position == to
             self.logs[key] = (self.cuts[key], log[:to])
@@ -555,9 +627,38 @@ class World:
             cuts, before = self.logs.get(key, (0, []))
             assert cuts != self.cuts[key] or log[: len(before)] == before, "the log has changed"
             self.logs[key] = (self.cuts[key], log)
+            self._observe(key)
+            self._check_steer(key)
             if len(self.programs) == 1:
                 self._check_turn(key, log)
                 self._check_snapshot(key, log)
+
+    def _observe(self, key: SessionKey) -> None:
+        """Note how the session's last turn is steered, the first time that it is seen."""
+        found = self._found(key)
+        turn = found.session.turn
+        if turn.number and self.last_turns.get(key) != (turn.epoch, turn.number):
+            self.last_turns[key] = turn.epoch, turn.number
+            if found.record:
+                steer = TurnRecord.from_json(found.record).bare.steer
+                self._begin_part(key, turn.prompt_start, steer or None)
+
+    def _begin_part(self, key: SessionKey, position: int, steer: Steering | None) -> None:
+        first = max(0, position - 1)
+        before = tuple(one for one in self.parts.get(key, PLAIN) if one[0] < first)
+        self.parts[key] = (*before, (first, steer))
+
+    def _check_steer(self, key: SessionKey) -> None:
+        """The record has the parts that were steered, as they were seen from outside."""
+        session, parts = self._found(key).session, self.parts.get(key, PLAIN)
+        stops = [first for first, _ in parts[1:]] + [max(0, session.position - 1)]
+        lines = []
+        for i, ((first, steer), stop) in enumerate(zip(parts, stops, strict=True)):
+            is_open = session.active == "turn" and i == len(parts) - 1
+            if steer is not None and (is_open or first < stop):
+                text = json.dumps(packed(steer), separators=(",", ":"))
+                lines.append(f"{first} {'' if is_open else stop} {text}\n")
+        assert session.steer == "".join(lines), "the record has other steered parts"
 
     def _check_turn(self, key: SessionKey, log: list[int]) -> None:
         """P3: the last turn has generated what it generates without interruption."""
@@ -570,7 +671,11 @@ class World:
             return
         record = TurnRecord.from_json(found.record)
         generated = log[turn.completion_start : turn.completion_end]
-        drawn, reason = self.reference.turn(found.record, tuple(log[: turn.completion_start]))
+        start = turn.prompt_start
+        parts = up_to(self.parts.get(key, PLAIN), start)
+        drawn, reason = self.reference.turn(
+            found.record, tuple(log[: turn.completion_start]), start, parts
+        )
         assert generated == drawn[: len(generated)], (
             "not what the turn generates without interruption"
         )
@@ -589,7 +694,8 @@ class World:
         packed = self.valkey.client.get(self.names.part(key, "state", name))
         position = int(name.rpartition(":")[2])
         assert position < max(1, len(log)), "a snapshot ahead of the log"
-        fold = self.reference.state(tuple(log[: position + 1]))
+        parts = up_to(self.parts.get(key, PLAIN), position + 1)
+        fold = self.reference.state(tuple(log[: position + 1]), parts)
         assert packed == fold, "the snapshot is not the fold of the log"
 
     def finish_all(self) -> None:
@@ -598,7 +704,7 @@ class World:
             self.heartbeat(p)
             idle = 0
             for _ in range(60):
-                idle = 0 if self.processes[p].engine.work() else idle + 1
+                idle = 0 if self.processes[p].work() else idle + 1
                 self.flush(p)
                 if idle == 2:
                     break
@@ -623,12 +729,15 @@ def turn_request(  # noqa: PLR0917 (as many as a story varies)
     pattern: str | None = None,
     *,
     is_streamed: bool = True,
+    steer: Steering = (),
 ) -> TurnRequest:
     constraint = CONSTRAINTS.compile(regex(pattern)) if pattern else None
     if constraint is not None:
         n = max(n, constraint.shortest)
     sampling = SamplingParams(seed, repetition_penalty=penalty)
-    request = GenerationRequest(tuple(prompt), n, sampling, stop, constraint=constraint)
+    request = GenerationRequest(
+        tuple(prompt), n, sampling, stop, constraint=constraint, steer=steer
+    )
     asked = replace(request, constraint=None)
     retry = idempotency_key(key, asked, pattern) if key else None
     return TurnRequest(request, OnDisconnect.CANCEL, {}, retry, expected, is_streamed=is_streamed)
