@@ -29,12 +29,14 @@ class HandEngine:
         sampler = Sampler(program.vocabulary_size, config.max_rows, never, ends)
         self._table = SlotTable(program, sampler, config.max_rows)
         self._scheduler = Scheduler(self.texts, config, rules=self.rules)
+        self.scoring: set[Stream] = set()  # streams, which a coroutine waits for
 
     def check_capacity(self, n: int = 1, owner: str = "") -> None:
         self._scheduler.check_capacity(n, owner)
 
     def submit(self, request: GenerationRequest) -> Stream:
         stream = Stream(self, self.cancel, self.config.backlog_limit)
+        self.scoring.add(stream)
         self.submit_admitted(request, stream)
         return stream
 
@@ -42,6 +44,7 @@ class HandEngine:
         self._scheduler.submit(listener, self.prompts.read(request))
 
     def cancel(self, listener: Any) -> None:
+        self.scoring.discard(listener)
         self._scheduler.cancel(listener)
 
     def pause(self, listener: Any) -> None:
@@ -63,6 +66,8 @@ class HandEngine:
             return False
         for progress in self._scheduler.apply(plan, *self._table.run(plan)):
             progress.key.deliver(progress)
+            if progress.is_last:
+                self.scoring.discard(progress.key)
         return True
 
 

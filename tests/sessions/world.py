@@ -398,7 +398,17 @@ class World:
                 self._note_key(client)
                 self.clients.append(client)
 
-        self._tried(begin())
+        self._tried(self._scored(process, begin()))
+
+    async def _scored(self, process: Process, work: Any) -> None:
+        """Await work for which steps may have to be computed again, apart from a turn."""
+        task = asyncio.ensure_future(work)
+        while not task.done():
+            for engine in process.engines:
+                if engine.scoring:
+                    engine.work()
+            await asyncio.sleep(0)
+        await task
 
     def _note_key(self, client: Client) -> None:
         if client.wanted.idempotency is not None:
@@ -503,7 +513,7 @@ class World:
         self.stall(p)
         other = self.processes[1 - p]
         for key in list(self.processes[p].registry._running):
-            self._tried(other.turns.take_over(key, other.model))
+            self._tried(self._scored(other, other.turns.take_over(key, other.model)))
         self.work(1 - p)
 
     async def _read_replay(self, client: Client, replay: Replay) -> None:
