@@ -247,18 +247,12 @@ def test_what_cannot_be_steered_is_refused_by_name(http, path, entry, said):
 
 
 def test_what_steering_does_not_go_with_is_refused(http):
-    session = http.post("/sessions", json={"text": "x"}).json()["id"]
     steer = [INSIDE]
     for path, body in {
         "/generate": {"inputs": "a", "parameters": {"steer": steer, "num_beams": 2}},
         "/v1/completions": {"prompt": "a", "steer": steer, "use_beam_search": True, "best_of": 2},
     }.items():
         assert "beam" in json.dumps(refusal(http, path, **body))
-    for path, body in {
-        "/generate": {"inputs": "a", "parameters": {"steer": steer}},
-        "/v1/completions": {"prompt": "a", "steer": steer},
-    }.items():
-        assert "session" in json.dumps(refusal(http, path, **body, session_id=session))
     twice = refusal(http, inputs="a", parameters={"steer": [INSIDE, INSIDE]})
     assert "twice" in json.dumps(twice)
     many = refusal(http, inputs="a", parameters={"steer": [INSIDE] * 65})

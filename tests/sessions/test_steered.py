@@ -232,7 +232,11 @@ MUTANTS = {
     "an end closes none": ("common", "r.steer = cut_spans(r, r.position)", ""),
     "a commit does not know them": ("commit", "'epoch', 'steer'}", "'epoch'}"),
     "the last token is in the span": ("begin", "math.max(0, r.position - 1)", "r.position"),
-    "a mark at a cut is used": ("state", "tonumber(position) < s.last", "tonumber(position) <= s.last"),
+    "a mark at a cut is used": (
+        "state",
+        "tonumber(position) < s.last",
+        "tonumber(position) <= s.last",
+    ),
 }
 
 

@@ -267,7 +267,8 @@ class Process:
 
     def work(self) -> bool:
         """Run one burst of each engine; return whether there was anything to do."""
-        return any([engine.work() for engine in self.engines])
+        worked = [engine.work() for engine in self.engines]
+        return any(worked)
 
     async def begin(self, key: SessionKey, wanted: TurnRequest) -> RunningTurn | Replay:
         async def begin(session: Session) -> RunningTurn | Replay:
