@@ -122,6 +122,7 @@ class SessionState(Response):
     state_bytes: int | None
     created_at: datetime
     expires_at: datetime
+    steered: bool = False  # whether a part of its text was steered
 
 
 @dataclass(frozen=True, slots=True)
