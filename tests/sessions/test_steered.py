@@ -191,6 +191,7 @@ def test_a_session_has_a_limited_number_of_steered_turns(world):
         world.begin(0, 0, turn_request(1, steer=HELD))
         while world.processes[0].work():
             world.flush(0)
+        world._observe(world.keys[0])
     assert not world.refusals
     world.begin(0, 0, turn_request(1, steer=HELD))
     (refusal,) = world.refusals
