@@ -1,5 +1,6 @@
 """One loaded model as sessions use it."""
 
+from base64 import urlsafe_b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from service.models.steering import check_steering
 from service.models.tokenizers.tokenizer import Tokenizer
 from service.sessions.codec import unpack_tokens
 from service.sessions.session import Session
-from service.sessions.steer_spans import spans_of
+from service.sessions.steer_spans import STEERED, spans_of
 from service.sessions.store_replies import damaged_log
 
 
@@ -59,6 +60,11 @@ class SessionModel:
 
     def check(self, session: Session) -> None:
         """Check that a session's state belongs to this model. Raises StateModelMismatch."""
+        if session.digest == urlsafe_b64decode(STEERED).hex() + self.digest:
+            raise StateModelMismatch(
+                "the session was forked by a server of an earlier version, which has not kept how "
+                "its text was steered; fork the session that it comes from again"
+            )
         if session.digest != self.digest:
             raise StateModelMismatch(
                 f"the session's state belongs to {session.model} with the digest "

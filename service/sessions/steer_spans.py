@@ -6,7 +6,7 @@ was steered is computed by the steered engine whenever it is computed again, all
 model's own: the two engines may round differently.
 
 The store has a line for each span: its first step, the step after its last one (none while its
-turn runs), and the steering as JSON. The scripts append, close and cut lines.
+turn runs), and the steering as JSON. A begin closes and cuts the lines before it adds its own.
 """
 
 import json
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from service.errors import Validation
 from service.models.steering import ENDLESS, Steering, packed, unpacked
 
+STEERED = "steered-"  # before the digest in the record, so that earlier versions refuse the session
 MAX_SPANS = 256  # of a session
 MAX_SPANS_BYTES = 65_536  # of their lines: each reply of the store has them
 

@@ -18,7 +18,7 @@ from service.sessions.page import MAX_PAGE, Cursor, SessionPage
 from service.sessions.redis_client import Reply
 from service.sessions.redis_connection import Value
 from service.sessions.session import Session, SessionKey, Turn, TurnStatus
-from service.sessions.steer_spans import MAX_SPANS, MAX_SPANS_BYTES
+from service.sessions.steer_spans import MAX_SPANS, MAX_SPANS_BYTES, STEERED
 from service.sessions.store_calls import StoreCalls
 from service.sessions.store_replies import (
     Begun,
@@ -285,7 +285,7 @@ class Store(StoreCalls):
 def _new_fields(content: Export, state_position: int) -> dict[str, Value]:
     return {
         "model": content.model,
-        "digest": short_digest(content.digest),
+        "digest": (STEERED if content.steer else "") + short_digest(content.digest),
         "width": content.width,
         "seed": f"{content.seed:016x}",
         "status": TurnStatus.NONE,

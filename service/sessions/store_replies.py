@@ -18,7 +18,7 @@ from service.errors import (
 )
 from service.sessions.redis_client import Reply
 from service.sessions.session import Session, SessionKey, Turn, TurnStatus
-from service.sessions.steer_spans import MAX_SPANS, MAX_SPANS_BYTES, open_line
+from service.sessions.steer_spans import MAX_SPANS, MAX_SPANS_BYTES, STEERED, cut, open_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,10 @@ def short_digest(digest: str) -> str:
 def session_of(key: SessionKey, pairs: list[bytes]) -> Session:
     """Decode a record from its fields and values in turn."""
     fields = _fields(pairs)
-    digest = fields["digest"]
+    digest, lines = fields["digest"], fields.get("steer", "")
+    if "steer" in fields:  # else an earlier version has forked it: it keeps a digest of no model
+        digest = digest.removeprefix(STEERED)
+    position, active = int(fields["position"]), fields["active"]
     return Session(
         key=key,
         model=fields["model"],
@@ -106,14 +109,14 @@ def session_of(key: SessionKey, pairs: list[bytes]) -> Session:
         width=int(fields["width"]),
         seed=int(fields["seed"], 16),
         epoch=int(fields["epoch"]),
-        position=int(fields["position"]),
+        position=position,
         incarnation=fields["birth"],
         record_version=fields["stamp"],
-        active=fields["active"],
+        active=active,
         turn=_turn(fields),
         created_s=int(fields["created"]),
         expires_in_s=int(fields["left_ms"]) / 1e3,
-        steer=fields.get("steer", ""),
+        steer=lines if active == "turn" else cut(lines, position),
     )
 
 

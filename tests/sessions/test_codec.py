@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from service.errors import BadRequest, Validation
 from service.generation.request import GenerationRequest, SamplingParams
+from service.models.steering import SteeredCell, SteerOp
 from service.models.step import State
 from service.sessions.codec import (
     DamagedState,
@@ -141,13 +142,15 @@ def test_a_turn_record_has_every_parameter():
             return 7
         return ((3, 0.5),) if default == () else ODD[type(default)]
 
+    steer = (SteeredCell(0, 3, "c", SteerOp.SCALE, 0.5, 4, 9),)
     of_sampling = {one.name: odd(one.default) for one in fields(SamplingParams)}
     others = {
         one.name: odd(one.default)
         for one in fields(GenerationRequest)
-        if one.name not in {*_OMITTED, "sampling"}
+        if one.name not in {*_OMITTED, "sampling", "steer"}
     }
-    request = GenerationRequest((1,), sampling=SamplingParams(**of_sampling), **others)
+    sampling = SamplingParams(**of_sampling)
+    request = GenerationRequest((1,), sampling=sampling, steer=steer, **others)
     record = TurnRecord.from_json(TurnRecord.of(request, OnDisconnect.CANCEL, {}).to_json())
     assert record.request((1,)) == request
 

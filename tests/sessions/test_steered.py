@@ -16,8 +16,9 @@ from service.errors import StateModelMismatch, Validation
 from service.models.steering import ENDLESS, SteeredCell, SteerOp
 from service.sessions.codec import EXPORT_MAGIC, STEERED_MAGIC
 from service.sessions.redis_client import read_scripts
-from service.sessions.session import SessionKey
+from service.sessions.session import Session
 from service.sessions.steer_spans import MAX_SPANS, cut, open_line, spans_of, steer_text
+from service.sessions.store_replies import session_of
 from tests.sessions.hand_engine import CONFIG as ENGINE_CONFIG
 from tests.sessions.stories import asks, play, stories_of
 from tests.sessions.test_protocol import run_stories
@@ -187,18 +188,25 @@ def test_an_export_of_another_model_is_refused_before_its_spans_are_read(world):
 
 
 def test_a_session_has_a_limited_number_of_steered_turns(world):
-    for _ in range(MAX_SPANS):
-        world.begin(0, 0, turn_request(1, steer=HELD))
-        while world.processes[0].work():
-            world.flush(0)
-        world._observe(world.keys[0])
-    assert not world.refusals
+    run(world, 300)
+
+    def has(n: int) -> None:
+        lines = "".join(f"{i} {i + 1} {steer_text(HELD)}\n" for i in range(n))
+        world.valkey.client.hset(world.names.record(world.keys[0]), "steer", lines)
+
+    has(MAX_SPANS)
     world.begin(0, 0, turn_request(1, steer=HELD))
     (refusal,) = world.refusals
     assert isinstance(refusal, Validation)
     assert str(MAX_SPANS) in str(refusal)
     world.refusals.clear()
-    run(world, 1)
+    world.begin(0, 0, turn_request(1))
+    world.processes[0].work()
+    world.flush(0)
+    has(MAX_SPANS - 1)
+    world.begin(0, 0, turn_request(1, steer=HELD))
+    assert not world.refusals
+    assert steer_of(world).count("\n") == MAX_SPANS
 
 
 def test_lines_are_cut_as_the_scripts_cut_them():
@@ -221,16 +229,20 @@ def play_steered(valkey, story, scripts=None) -> None:
         made.close()
 
 
-@pytest.mark.parametrize("n", [25, pytest.param(400, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("n", [15, pytest.param(400, marks=pytest.mark.soak)])
 def test_every_promise_holds_in_every_steered_story(valkey, n):
     run_stories(lambda story: play_steered(valkey, story), n, steered_stories)
 
 
 MUTANTS = {
-    "a fork drops them": ("fork", "if steer ~= '' then", "if false then"),
+    "a fork drops them": ("fork", "if r.steer then", "if false then"),
     "a fork cuts none": ("fork", "cut_spans(r, at)", "cut_spans(r, r.position)"),
-    "a rewind cuts none": ("rewind", "r.steer = cut_spans(r, to)", ""),
-    "an end closes none": ("common", "r.steer = cut_spans(r, r.position)", ""),
+    "a begin cuts none": (
+        "begin",
+        "local lines = cut_spans(r, r.position)",
+        "local lines = r.steer or ''",
+    ),
+    "a begin keeps none": ("begin", "local lines = cut_spans(r, r.position)", "local lines = ''"),
     "a commit does not know them": ("commit", "'epoch', 'steer'}", "'epoch'}"),
     "the last token is in the span": ("begin", "math.max(0, r.position - 1)", "r.position"),
     "a mark at a cut is used": (
@@ -244,10 +256,6 @@ MUTANTS = {
 def mutant(name: str) -> dict[str, str]:
     script, old, new = MUTANTS[name]
     scripts = read_scripts()
-    common = scripts["read"]
-    assert any(old in text for text in scripts.values()), (script, common[:0])
-    if script == "common":
-        return {one: text.replace(old, new) for one, text in scripts.items()}
     assert old in scripts[script]
     return scripts | {script: scripts[script].replace(old, new)}
 
@@ -269,10 +277,69 @@ def test_a_story_finds_a_script_that_keeps_them_wrongly(valkey, name):
     assert found
 
 
-def test_a_session_of_nobody_has_no_steering(world):
-    assert "steer" not in {one.decode() for one in world.valkey.client.hgetall(record_of(world))}
+def fields_of(world: World, s: int = 0) -> dict[bytes, bytes]:
+    return world.valkey.client.hgetall(world.names.record(world.keys[s]))
 
 
-def record_of(world: World) -> str:
-    key: SessionKey = world.keys[0]
-    return world.names.record(key)
+def test_a_session_that_was_never_steered_has_a_record_as_before(world):
+    run(world, 5)
+    assert not {b"steer", b"born"} & fields_of(world).keys()
+
+
+def as_an_earlier_version_reads_it(world: World) -> Session:
+    """It knows no `steer`, and of `born` nothing: `birth` is what it compares."""
+    fields = {name: value for name, value in fields_of(world).items() if name != b"steer"}
+    pairs = [part for pair in (fields | {b"left_ms": b"1"}).items() for part in pair]
+    return session_of(world.keys[0], pairs)
+
+
+def test_an_earlier_version_refuses_a_session_once_it_is_steered(world):
+    model = world.processes[0].model
+    run(world, 5)
+    cached = as_an_earlier_version_reads_it(world)
+    model.check(cached)
+    run(world, 5, steer=HELD)
+    again = as_an_earlier_version_reads_it(world)
+    assert again.incarnation != cached.incarnation, "a cached record is not found to be old"
+    with pytest.raises(StateModelMismatch):
+        model.check(again)
+    run(world, 5)
+    run(world, 5, steer=LATER)
+    later = as_an_earlier_version_reads_it(world)
+    assert (later.incarnation, later.digest) == (again.incarnation, again.digest)
+    ours = world.do(world.processes[0].records.read(world.keys[0]))
+    assert (ours.incarnation, ours.digest) == (cached.incarnation, model.digest)
+
+
+def test_an_earlier_version_refuses_an_imported_steered_session(world):
+    run(world, 9, steer=HELD)
+    process = world.processes[0]
+    opened = process.records.open_export(exported(world))
+    world.keys.insert(0, world.do(process.records.import_("", opened, process.model)).key)
+    with pytest.raises(StateModelMismatch):
+        process.model.check(as_an_earlier_version_reads_it(world))
+
+
+def test_what_an_earlier_version_has_forked_without_its_steering_is_refused(world):
+    run(world, 5, steer=HELD)
+    world.fork(0, 0, None, "same")
+    world.valkey.client.hdel(world.names.record(world.keys[1]), "steer")
+    world.begin(0, 1, turn_request(5))
+    (refusal,) = world.refusals
+    assert isinstance(refusal, StateModelMismatch)
+    assert "fork the session that it comes from again" in str(refusal)
+    world.refusals.clear()
+
+
+def test_a_retry_of_a_turn_whose_tokens_were_made_again_in_another_way_is_not_answered(world):
+    wanted = {"prompt": (2,), "pattern": "abcabc"}
+    first = run(world, 6, key="k", **wanted)
+    assert run(world, 6, key="k", **wanted) == first
+    world.rewind(0, 0, 2)
+    again = run(world, 6, steer=HELD, **wanted)
+    assert [token for token, _ in again] == [token for token, _ in first]
+    assert again != first
+    world.begin(0, 0, turn_request(6, key="k", **wanted))
+    (refusal,) = world.refusals
+    assert "rewound" in str(refusal)
+    world.refusals.clear()

@@ -39,7 +39,8 @@ if fingerprint ~= '' then
       local from, to
       completion, from, to = tokens(r, first, finish or r.position)
       if not completion then return {'DAMAGED', from, to} end
-      local is_whole = not finish or finish <= r.position and redis.sha1hex(completion) == earlier.sum
+      local is_whole = not finish or finish <= r.position
+        and redis.sha1hex(completion .. cut_spans(r, finish)) == earlier.sum
       if not is_whole then earlier.status, completion = 'rewound', '' end
     end
     earlier.name = KEYS[2]
@@ -57,8 +58,8 @@ if made_for ~= '' and tonumber(made_for) ~= math.min(r.position, 2) then
 end
 if steering ~= '' and tonumber(steered_at) ~= r.position then return {'MOVED', r.position} end
 if #prompt == 0 and r.position == 0 then return {'EMPTY'} end
+local lines = cut_spans(r, r.position)
 if steering ~= '' then
-  local lines = r.steer or ''
   local _, count = string.gsub(lines, '\n', '')
   if count >= most_spans or #lines + #steering > most_bytes then return {'SPANS'} end
 end
@@ -68,8 +69,17 @@ if reply and reply[1] == 'DAMAGED' then return reply end
 if r.active ~= '' then finish(r, 'cancelled') end -- the turn ends at its committed tokens
 
 if steering ~= '' then
-  r.steer = string.format('%s%d  %s\n', r.steer or '', math.max(0, r.position - 1), steering)
-  redis.call('HSET', KEYS[1], 'steer', r.steer)
+  lines = string.format('%s%d  %s\n', lines, math.max(0, r.position - 1), steering)
+  if string.sub(r.digest, 1, 8) ~= 'steered-' then
+    -- A server of an earlier version, which knows no steering, refuses the session: it finds another
+    -- digest, and if it has the session cached, another birth.
+    r.born, r.digest = r.birth, 'steered-' .. r.digest
+    redis.call('HSET', KEYS[1], 'birth', nonce, 'born', r.born, 'digest', r.digest)
+  end
+end
+if lines ~= (r.steer or '') then
+  r.steer = lines
+  redis.call('HSET', KEYS[1], 'steer', lines)
 end
 local n = #prompt / r.width
 if r.run ~= run then -- a restarted store may have lost epochs: skip any it had used

@@ -32,7 +32,7 @@ end
 local function load(name)
   local r = fields_of(name)
   if r then
-    r.name = name
+    r.name, r.birth = name, r.born or r.birth
     for _, field in ipairs({'width', 'epoch', 'turn', 'position', 'base', 'ttl'}) do
       r[field] = tonumber(r[field])
     end
@@ -312,8 +312,9 @@ local function snapshot_position(r)
 end
 
 -- Return the spans of a steered session's text up to `position`, all of them closed: a line for each,
--- of its first step, the step after its last one or nothing while its turn runs, and the steering.
--- The last token of a log has not been read: the step that reads it belongs to what follows.
+-- of its first step, the step after its last one or nothing, and the steering. The last token of a log
+-- has not been read: the step that reads it belongs to what follows. An end and a rewind leave the
+-- lines as they are, and so do those of an earlier version: the next begin cuts them.
 local function cut_spans(r, position)
   local lines, finish = {}, math.max(0, position - 1)
   for first, last, steering in string.gmatch(r.steer or '', '(%d+) (%d*) ([^\n]*)\n') do
@@ -331,10 +332,6 @@ local function finish(r, status, changed)
   local function set(field, value) parts[#parts + 1], parts[#parts + 2] = field, value end
   set('active', '')
   set('holder', '')
-  if r.steer and r.steer ~= '' then
-    r.steer = cut_spans(r, r.position)
-    set('steer', r.steer)
-  end
   if r.active == 'turn' then
     set('status', status)
     set('finish', r.position)
@@ -344,7 +341,7 @@ local function finish(r, status, changed)
     local first = r.request_key ~= '' and tonumber(redis.call('HGET', r.request_key, 'first'))
     if first then
       redis.call('HSET', r.request_key, 'status', status, 'finish', r.position,
-        'sum', redis.sha1hex(raw_tokens(r, first, r.position)))
+        'sum', redis.sha1hex(raw_tokens(r, first, r.position) .. cut_spans(r, r.position)))
     end
     r.status, r.finish = status, r.position
   end

@@ -54,7 +54,7 @@ if redis.call('HGET', KEYS[2], 'birth') ~= birth then
       'base', at, 'chain', chain_of(list), 'shared', '0', 'snapshot', snapshot,
       'state_shared', '1', 'active', '', 'holder', '', 'birth', birth, 'nonce', '',
       'request_key', '', 'ttl', r.ttl, 'created', now[1], 'forks', 0)
-    if steer ~= '' then redis.call('HSET', KEYS[1 + i], 'steer', steer) end
+    if r.steer then redis.call('HSET', KEYS[1 + i], 'steer', steer) end
   end
   touch(r)
 end

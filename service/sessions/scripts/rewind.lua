@@ -24,10 +24,6 @@ end
 if r.finish ~= '' and tonumber(r.finish) > to then r.status = 'rewound' end
 r.position, r.base, r.tail, r.chain, r.shared = to, to, ARGV[4], chain_of(list), '0'
 r.epoch, r.nonce, r.stamp = r.epoch + 1, nonce, stamp
-if r.steer and r.steer ~= '' then
-  r.steer = cut_spans(r, to)
-  redis.call('HSET', KEYS[1], 'steer', r.steer)
-end
 redis.call('HSET', KEYS[1], 'position', to, 'base', to, 'tail', r.tail, 'chain', r.chain,
   'shared', '0', 'snapshot', r.snapshot, 'state_shared', r.state_shared, 'status', r.status,
   'epoch', r.epoch, 'nonce', nonce, 'stamp', stamp)
