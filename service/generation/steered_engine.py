@@ -80,6 +80,7 @@ class SteeredEngine:
             await asyncio.wait({self._building})
         if self._current is not None:
             self._drop(timeout_s)
+        self._stop_watch()  # it would keep this engine, and by `make` the model's own program
         if self._leaving:
             await asyncio.gather(*self._leaving)
 
@@ -111,10 +112,16 @@ class SteeredEngine:
             made.engine.start()
             self._current, self._used_s = made, time.monotonic()
             self._budget.idle.add(self._reclaim)
+            self._stop_watch()
             self._watch = asyncio.create_task(self._drop_when_idle())
             return made
         finally:
             self._building = None
+
+    def _stop_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None  # else they refer to each other, by its traceback
 
     async def _drop_when_idle(self) -> None:
         while self._current is not None:

@@ -1,7 +1,10 @@
 """The steered engine: made once, dropped when it is idle, and counted in the budget."""
 
 import asyncio
+import gc
 import time
+import weakref
+from functools import partial
 
 import pytest
 
@@ -96,6 +99,30 @@ async def test_after_a_drain_there_is_none_and_a_failure_takes_no_room():
     await steered.drain(1.0)
     with pytest.raises(Draining):
         await steered.acquire()
+
+
+async def test_nothing_of_it_is_left_when_its_model_has_been_unloaded():
+    """Nobody waits for the collector of cycles, which may come much later."""
+    served, budget, programs = OnnxProgram(*MODEL), MemoryBudget(SIZE), []
+
+    def make(_served: OnnxProgram) -> SteeredModel:
+        program = SteeredProgram(*MODEL)
+        programs.append(weakref.ref(program))
+        engine = Engine(program, TOKENIZER, EngineConfig(), name="steered")
+        return SteeredModel(engine, ScopedPrefixCache(PrefixCache(0), b""), has_same_bytes=True)
+
+    steered = SteeredEngine(partial(make, served), SIZE, budget)
+    programs.append(weakref.ref(served))
+    gc.disable()
+    try:
+        assert len(await read((await steered.acquire()).engine)) == 40
+        await steered.drain(20.0)
+        del steered, served
+        await until(lambda: all(program() is None for program in programs))
+    finally:
+        gc.enable()
+    assert len(programs) == 2
+    assert budget.used_bytes == 0
 
 
 async def test_an_engine_that_cannot_steer_fails_a_steered_request_instead_of_ignoring_it():

@@ -236,7 +236,6 @@ def test_every_promise_holds_in_every_steered_story(valkey, n):
 
 MUTANTS = {
     "a fork drops them": ("fork", "if r.steer then", "if false then"),
-    "a fork cuts none": ("fork", "cut_spans(r, at)", "cut_spans(r, r.position)"),
     "a begin cuts none": (
         "begin",
         "local lines = cut_spans(r, r.position)",

@@ -313,8 +313,8 @@ end
 
 -- Return the spans of a steered session's text up to `position`, all of them closed: a line for each,
 -- of its first step, the step after its last one or nothing, and the steering. The last token of a log
--- has not been read: the step that reads it belongs to what follows. An end and a rewind leave the
--- lines as they are, and so do those of an earlier version: the next begin cuts them.
+-- has not been read: the step that reads it belongs to what follows. Ends, forks and
+-- rewinds leave the lines as they are, those of an earlier version, too: the next begin cuts them.
 local function cut_spans(r, position)
   local lines, finish = {}, math.max(0, position - 1)
   for first, last, steering in string.gmatch(r.steer or '', '(%d+) (%d*) ([^\n]*)\n') do

@@ -42,7 +42,7 @@ if redis.call('HGET', KEYS[2], 'birth') ~= birth then
     redis.call('HSET', KEYS[1], 'state_shared', '1')
   end
   local forks = redis.call('HINCRBY', KEYS[1], 'forks', children) - children
-  local now, steer = redis.call('TIME'), cut_spans(r, at)
+  local now = redis.call('TIME')
   for i = 1, children do
     local seed = r.seed
     if seeds == 'derive' then
@@ -54,7 +54,7 @@ if redis.call('HGET', KEYS[2], 'birth') ~= birth then
       'base', at, 'chain', chain_of(list), 'shared', '0', 'snapshot', snapshot,
       'state_shared', '1', 'active', '', 'holder', '', 'birth', birth, 'nonce', '',
       'request_key', '', 'ttl', r.ttl, 'created', now[1], 'forks', 0)
-    if r.steer then redis.call('HSET', KEYS[1 + i], 'steer', steer) end
+    if r.steer then redis.call('HSET', KEYS[1 + i], 'steer', r.steer) end
   end
   touch(r)
 end
