@@ -42,6 +42,14 @@ class RowSelector:
         behind = (i for i in range(n_front, n_running) if is_in_front[i])
         return [(i, next(behind)) for i in range(n_front) if not is_in_front[i]]
 
+    def bursts_ahead(self) -> int:
+        """Return how many bursts may wait for the event loop.
+
+        It is one while an owner with fewer rows waits or may come again: each more delays its
+        requests, wherever they are, by the time that the results of others take.
+        """
+        return 1 if self.is_bounded else self._config.bursts_ahead
+
     def select(self, rows: Sequence[TableRow], n_running: int) -> tuple[int, int, int]:
         """Return the range of rows of the next burst, and its steps; count them for the owners."""
         first, last = self._range(n_running)

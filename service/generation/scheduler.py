@@ -66,6 +66,7 @@ class Scheduler:
         self._queue: FairQueue[Key] = FairQueue()  # those, and the preempted ones
         self._share = FairShare(config)
         self._selector = RowSelector(self._share, config)
+        self.bursts_ahead = self._selector.bursts_ahead
         self._to_pause: set[Key] = set()
         self._to_resume: set[Key] = set()
 
@@ -78,14 +79,6 @@ class Scheduler:
     def waiting(self) -> int:
         """How many generations wait for a row; one that is paused has none, and waits for none."""
         return len(self._queue)
-
-    def bursts_ahead(self) -> int:
-        """Return how many bursts may wait for the event loop.
-
-        It is one while an owner with fewer rows waits or may come again: each more delays its
-        requests, wherever they are, by the time that the results of others take.
-        """
-        return 1 if self._selector.is_bounded else self._config.bursts_ahead
 
     def steps_left(self) -> int:
         """Return the steps of the running generation that has most, to its limit."""
