@@ -235,14 +235,12 @@ def test_every_promise_holds_in_every_steered_story(valkey, n):
 
 
 MUTANTS = {
-    "a fork drops them": ("fork", "if r.steer then", "if false then"),
     "a begin cuts none": (
         "begin",
         "local lines = cut_spans(r, r.position)",
         "local lines = r.steer or ''",
     ),
     "a begin keeps none": ("begin", "local lines = cut_spans(r, r.position)", "local lines = ''"),
-    "a commit does not know them": ("commit", "'epoch', 'steer'}", "'epoch'}"),
     "the last token is in the span": ("begin", "math.max(0, r.position - 1)", "r.position"),
     "a mark at a cut is used": (
         "state",
@@ -338,6 +336,9 @@ def test_a_retry_of_a_turn_whose_tokens_were_made_again_in_another_way_is_not_an
     again = run(world, 6, steer=HELD, **wanted)
     assert [token for token, _ in again] == [token for token, _ in first]
     assert again != first
+    assert run(world, 6, key="l", prompt=(3,), steer=HELD) == run(
+        world, 6, key="l", prompt=(3,), steer=HELD
+    )
     world.begin(0, 0, turn_request(6, key="k", **wanted))
     (refusal,) = world.refusals
     assert "rewound" in str(refusal)
