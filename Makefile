@@ -35,7 +35,7 @@ measure: $(VENV)/.dev  ## the code's shape as a table; BEFORE=<commit> adds a co
 	$(BIN)/python -m tools.measure $(if $(BEFORE),--rev $(BEFORE)) \
 	  $(CHANGES_BEFORE:%=--change-before %) $(CHANGES:%=--change %)
 
-bench: $(VENV)/.dev  ## speed against the article's loop, about 7 minutes; PARTS=wild: against the loops of tutorials
+bench: $(VENV)/.dev  ## speed against the article's loop, about 7 minutes; PARTS=wild: the loops of tutorials; PARTS=inside: inspections
 	$(BIN)/python -m bench $(PARTS)
 
 bench-write: $(VENV)/.dev  ## the same, and write bench/results and the README's tables

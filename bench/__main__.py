@@ -1,9 +1,10 @@
 """`make bench`: every layer of serving, sessions, decoding. `make bench-write` keeps the results.
 
-`python -m bench [--write] [PART…]`; the parts are layers, sessions, decoding, wild and training,
-and `quality TEXT`. Tables go to standard output, progress to standard error. Without --write no
-file of the checkout is touched. Other comparisons are modules of their own: `bench.beside`,
-`bench.observed`, `bench.short_requests`, `bench.hostile`, `bench.guidellm`, `bench.peer`.
+`python -m bench [--write] [PART…]`; the parts are layers, sessions, decoding, wild, inside and
+training, and `quality TEXT`. Tables go to standard output, progress to standard error. Without
+--write no file of the checkout is touched. Other comparisons are modules of their own:
+`bench.beside`, `bench.observed`, `bench.short_requests`, `bench.hostile`, `bench.guidellm`,
+`bench.peer`.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import decoding, layers, sessions, training, wild
+from bench import decoding, inside, layers, sessions, training, wild
 from bench.progress import duration
 
 RESULTS = Path(__file__).parent / "results"
@@ -37,6 +38,7 @@ PARTS = {
     "sessions": Part(sessions.EXPECTED_S, sessions.table),
     "decoding": Part(decoding.EXPECTED_S, decoding.table),
     "wild": Part(wild.EXPECTED_S, wild.table),
+    "inside": Part(inside.EXPECTED_S, inside.table, in_readme=False),
     "training": Part(training.EXPECTED_S, training.table, in_readme=False),
 }
 USUAL = ("layers", "sessions", "decoding")

@@ -56,6 +56,9 @@ def test_a_planted_cell_is_found_and_its_use_is_shown(cell):
     use = next(use for use in used.uses if use.place == best.place)
     assert ALPHABET[use.token] in "()"
     assert use.rank == 1
+    held_out = TEXT[HeldOutSplit.of(len(TEXT), 0.3).held_out]
+    assert use.count == held_out.count(ALPHABET[use.token])
+    assert 0.0 < used.untrained < 0.6
     said = sentence(used, lambda one: ALPHABET[one.token])
     assert said.startswith("Cell 5 of layer 0 follows in_parentheses: r +1.00")
     assert f"it costs {ALPHABET[use.token]!r}" in said
@@ -117,6 +120,62 @@ def test_what_does_not_survive_held_out_text_is_not_confirmed():
     )
     assert found.verdict is Verdict.NOT_CONFIRMED
     assert "No cell follows turned: cell 7 of layer 0 had r +0.4" in sentence(found, lambda _: "")
+
+
+def test_tokens_are_left_out_before_each_part():
+    split = HeldOutSplit.of(6_000, 0.3)
+    assert split.held_out == slice(4_500, 6_000)  # .3 of 5,000
+    assert split.chosen_on == slice(500, 4_000)
+
+
+def test_the_untrained_network_is_judged_on_text_held_out():
+    random, n = np.random.default_rng(2), len(TOKENS)
+    label, split = random_label(random, n), HeldOutSplit.of(n, 0.3)
+    cells = random.normal(0, 1, (n, 3))
+    cells[split.chosen_on, 1] += 3.0 * label[split.chosen_on]
+    search = CellSearch(
+        CellValues([(0, i) for i in range(3)], cells.astype(np.float32)), TOKENS, split
+    )
+    held_out = np.corrcoef(cells[split.held_out, 1], label[split.held_out])[0, 1]
+    assert search.best_r(label) == pytest.approx(abs(held_out), abs=1e-5)
+
+
+def test_a_negative_cell_has_a_threshold_of_its_own_sign():
+    random = np.random.default_rng(2)
+    label = random_label(random, len(TOKENS))
+    cell = (-label + random.normal(0, 0.1, len(TOKENS)))[:, None].astype(np.float32)
+    found = CellSearch(CellValues([(0, 0)], cell), TOKENS, HeldOutSplit.of(len(TOKENS), 0.3)).find(
+        Label("negative", "binary", label), label
+    )
+    (best,) = found.cells
+    assert best.r < -0.9
+    assert -0.8 < best.threshold < -0.2
+    assert min(best.precision, best.recall, best.auc) > 0.99
+
+
+def test_few_cells_complete_each_other():
+    """The second is not the second best alone, which says the same as the best."""
+    x, y, noise = np.random.default_rng(3).normal(0, 1, (3, len(TOKENS)))
+    cells = np.stack([x, x + 0.01 * noise, y], axis=1).astype(np.float32)
+    values, split = CellValues([(0, i) for i in range(3)], cells), HeldOutSplit.of(len(TOKENS), 0.3)
+    label = x + 0.5 * y
+    found = CellSearch(values, TOKENS, split).find(Label("sum", "number", label), label)
+    assert {cell.place for cell in found.cells[:2]} == {(0, 0), (0, 1)}
+    assert (found.few[1].places[1], len(found.few)) == ((0, 2), 2)
+    assert found.few[1].score > 0.999
+    assert found.few[0].score == pytest.approx(0.8, abs=0.05)  # of 1.25 parts, one
+
+
+def test_thresholds_are_of_the_part_that_cells_are_chosen_on():
+    """Where the cell lies higher in the part held out, everything is said to have the property."""
+    label, split = random_label(np.random.default_rng(2), len(TOKENS)), HeldOutSplit.of(6_000, 0.3)
+    cell = label.copy()
+    cell[split.held_out] += 0.7
+    values = CellValues([(0, 0)], cell[:, None].astype(np.float32))
+    found = CellSearch(values, TOKENS, split).find(Label("shifted", "binary", label), label)
+    share = label[split.held_out].mean()
+    assert found.cells[0].precision == pytest.approx(share)
+    assert found.few[0].f1 == pytest.approx(2 * share / (1 + share))
 
 
 def test_cells_that_hardly_deviate_are_left_out():
