@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from service.api.fields import Body, Id, Name, Text
+from service.api.fields import Id, Name
 from service.api.http_request import BINARY, raw_content
 from service.api.inspection_reply import (
     SAFETENSORS,
@@ -19,12 +19,18 @@ from service.api.inspection_reply import (
     json_reply,
     safetensors_reply,
 )
-from service.api.inspection_start import charged_reading, text_start
-from service.api.sampling_fields import INPUT_ERROR
+from service.api.inspection_start import (
+    InspectedTextBody,
+    charged_reading,
+    placed_tokens,
+    text_of,
+    text_start,
+)
 from service.api.score import ScoredToken
 from service.api.sse import Responses
 from service.api.state import get_state
 from service.api.statistics_reply import layer_reply
+from service.api.text_body import no_token
 from service.errors import Validation
 from service.inspection.statistics import TextStatistics
 
@@ -33,10 +39,9 @@ router = APIRouter(tags=["inspection"])
 MAX_SELECTED_LAYERS, MAX_SELECTED_CELLS, MAX_SIGNALS = 64, 16_384, 16
 
 
-class InspectBody(Body):
+class InspectBody(InspectedTextBody):
     """The body of POST /inspect."""
 
-    inputs: Annotated[Text, Field(min_length=1)]
     model: Name | None = None
     session_id: Id | None = None
     layers: Annotated[list[int], Field(max_length=MAX_SELECTED_LAYERS)] | None = None
@@ -89,10 +94,9 @@ class InspectReply(BaseModel):
     layers: list[InspectedLayer]
 
 
-class StatisticsBody(Body):
+class StatisticsBody(InspectedTextBody):
     """The body of POST /inspect/statistics."""
 
-    inputs: Annotated[Text, Field(min_length=1)]
     model: Name | None = None
     layers: Annotated[list[int], Field(max_length=MAX_SELECTED_LAYERS)] | None = None
     cells: Annotated[list[int], Field(max_length=MAX_SELECTED_CELLS)] | None = None
@@ -123,6 +127,8 @@ class CellReply(BaseModel):
     cell: int
     mean: float | None
     deviation: float | None
+    skewness: float | None  # the mean cube, in deviations; null of a cell that does not deviate
+    kurtosis: float | None  # the mean fourth power; 3 of a normal distribution
     least: float | None
     greatest: float | None
     histogram: list[int]  # of tanh c, or of h, in 64 equal parts from -1 to 1
@@ -132,6 +138,8 @@ class CellReply(BaseModel):
     half_life: float | None  # null: more than half is left at the last of `retention`
     cleared_by: list[FactReply]
     written_by: list[FactReply]
+    raised_by: list[FactReply]  # the mean value after the token, above the cell's
+    lowered_by: list[FactReply]
     sentence: str
 
 
@@ -177,9 +185,8 @@ async def inspect(request: Request, body: InspectBody) -> Response:
     selection = inspector.select(body.layers, body.cells, body.signals)
     check_encoding(selection.layers, encoding)
     with inspector.thread.admit(owner):
-        found = await asyncio.to_thread(model.tokenizer.encode_with_offsets, body.inputs)
-        if not found:
-            raise Validation(f"{INPUT_ERROR}`inputs` has no token that the model knows")
+        text = await text_of(request, body)
+        found = await asyncio.to_thread(placed_tokens, model, text)
         inspector.check(selection, len(found), are_numbers=encoding is Encoding.NUMBERS)
         tokens = [token for token, _, _ in found]
         async with charged_reading(request, len(found)) as cancelled:
@@ -192,7 +199,7 @@ async def inspect(request: Request, body: InspectBody) -> Response:
             str(model.ref),
             model.manifest.digest,
             model.precision,
-            body.inputs,
+            text,
             [(first, last) for _, first, last in found],
             model.runtime.encoder.texts,
         )
@@ -211,9 +218,9 @@ async def inspect_statistics(request: Request, body: StatisticsBody) -> Response
     selection = inspector.select_for_statistics(body.layers, body.cells)
     sums = TextStatistics(selection, len(model.tokenizer), body.low, body.high)
     with inspector.thread.admit(owner):
-        tokens = await asyncio.to_thread(model.tokenizer.encode, body.inputs)
+        tokens = await asyncio.to_thread(model.tokenizer.encode, await text_of(request, body))
         if not tokens:
-            raise Validation(f"{INPUT_ERROR}`inputs` has no token that the model knows")
+            raise no_token("`inputs`")
         async with charged_reading(request, len(tokens)) as cancelled:
             await inspector.sum_up(tokens, selection, start, owner, cancelled, sums)
             if cancelled.is_set():

@@ -9,10 +9,15 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from service.api.fields import Body, Name, Number, Text
-from service.api.inspection_start import charged_reading, text_start
+from service.api.fields import Name, Number
+from service.api.inspection_start import (
+    InspectedTextBody,
+    charged_reading,
+    placed_tokens,
+    text_of,
+    text_start,
+)
 from service.api.property_fields import PropertyField, label_of
-from service.api.sampling_fields import INPUT_ERROR
 from service.api.state import ServedModel, get_state
 from service.errors import Validation
 from service.inspection.ablation import Ablation, PredictedText
@@ -28,10 +33,9 @@ CellSets = Annotated[
 ]
 
 
-class AblateBody(Body):
+class AblateBody(InspectedTextBody):
     """The body of POST /inspect/ablate."""
 
-    inputs: Annotated[Text, Field(min_length=1)]
     model: Name | None = None
     layer: int = 0
     cells: CellSets | Literal["all"]
@@ -89,9 +93,8 @@ async def ablate(request: Request, body: AblateBody) -> AblateReply | Response:
     inspector, owner = model.runtime.inspector, state.owner_of(request)
     order = inspector.ablator.order(body.layer, body.cells, body.hold)
     with inspector.thread.admit(owner):
-        text = await asyncio.to_thread(
-            predicted_text, model, body.inputs, start.pending, body.where
-        )
+        inputs = await text_of(request, body)
+        text = await asyncio.to_thread(predicted_text, model, inputs, start.pending, body.where)
         inspector.ablator.check(order, text)
         async with charged_reading(request, len(text.tokens)) as cancelled:
             found = await inspector.ablator.ablate(order, text, owner, cancelled)
@@ -106,9 +109,7 @@ def predicted_text(
     model: ServedModel, inputs: str, before: Sequence[int], where: PropertyField | None
 ) -> PredictedText:
     """Return the tokens of a text, and where a property holds before each. Raises Validation."""
-    found = model.tokenizer.encode_with_offsets(inputs)
-    if not found:
-        raise Validation(f"{INPUT_ERROR}`inputs` has no token that the model knows")
+    found = placed_tokens(model, inputs)
     tokens = np.array([token for token, _, _ in found], np.int64)
     holds = np.zeros(len(tokens), np.bool_)
     if where is not None:

@@ -7,10 +7,15 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from service.api.fields import Body, Name, Text
-from service.api.inspection_start import charged_reading, text_start
+from service.api.fields import Name
+from service.api.inspection_start import (
+    InspectedTextBody,
+    charged_reading,
+    placed_tokens,
+    text_of,
+    text_start,
+)
 from service.api.property_fields import PropertyField, label_of
-from service.api.sampling_fields import INPUT_ERROR
 from service.api.state import ServedModel, get_state
 from service.errors import Validation
 from service.inspection.cell_search import (
@@ -35,10 +40,9 @@ router = APIRouter(tags=["inspection"])
 MAX_PROPERTIES = 32
 
 
-class CellsBody(Body):
+class CellsBody(InspectedTextBody):
     """The body of POST /inspect/cells."""
 
-    inputs: Annotated[Text, Field(min_length=1)]
     model: Name | None = None
     properties: Annotated[list[PropertyField], Field(min_length=1, max_length=MAX_PROPERTIES)]
     held_out: Annotated[float, Field(ge=0.1, le=0.9)] = 0.3
@@ -136,7 +140,8 @@ async def find_cells(request: Request, body: CellsBody) -> CellsReply | Response
     inspector, owner = model.runtime.inspector, state.owner_of(request)
     searcher, program = inspector.searcher, inspector.traced_program()
     with inspector.thread.admit(owner), inspector.thread.admit_search():
-        text, labels = await asyncio.to_thread(_read, model, body, tuple(start.pending))
+        inputs, before = await text_of(request, body), tuple(start.pending)
+        text, labels = await asyncio.to_thread(_read, model, body, inputs, before)
         searcher.check(text, labels)
         async with charged_reading(request, len(text.tokens)) as cancelled:
             finds = await searcher.search(program, text, labels, owner, cancelled)
@@ -155,13 +160,11 @@ async def find_cells(request: Request, body: CellsBody) -> CellsReply | Response
 
 
 def _read(
-    model: ServedModel, body: CellsBody, before: tuple[int, ...]
+    model: ServedModel, body: CellsBody, inputs: str, before: tuple[int, ...]
 ) -> tuple[SearchedText, list[Label]]:
     """Return the tokens of a text, and its properties by character. Raises Validation."""
-    found = model.tokenizer.encode_with_offsets(body.inputs)
-    if not found:
-        raise Validation(f"{INPUT_ERROR}`inputs` has no token that the model knows")
-    labels = [label_of(field, body.inputs) for field in body.properties]
+    found = placed_tokens(model, inputs)
+    labels = [label_of(field, inputs) for field in body.properties]
     if len({label.name for label in labels}) < len(labels):
         raise Validation("`properties` has a name twice", "properties")
     text = SearchedText(

@@ -8,9 +8,14 @@ from typing import Annotated
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from service.api.fields import Body, Id, Name, Position, Text
-from service.api.inspection_start import charged_reading, text_start
-from service.api.sampling_fields import INPUT_ERROR
+from service.api.fields import Id, Name, Position
+from service.api.inspection_start import (
+    InspectedTextBody,
+    charged_reading,
+    placed_tokens,
+    text_of,
+    text_start,
+)
 from service.api.score import ScoredToken
 from service.api.state import get_state
 from service.errors import Validation
@@ -22,10 +27,9 @@ router = APIRouter(tags=["inspection"])
 MAX_BACK, N_TOP = 512, 5
 
 
-class InfluenceBody(Body):
+class InfluenceBody(InspectedTextBody):
     """The body of POST /inspect/influence."""
 
-    inputs: Annotated[Text, Field(min_length=1)]
     model: Name | None = None
     session_id: Id | None = None
     of: Position | None = None
@@ -63,8 +67,9 @@ async def influence(request: Request, body: InfluenceBody) -> InfluenceReply | R
     inspector, owner = model.runtime.inspector, state.owner_of(request)
     program = inspector.traced_program()
     with inspector.thread.admit(owner):
-        placed = await asyncio.to_thread(model.tokenizer.encode_with_offsets, body.inputs)
-        n = _token_at(placed, body.of, len(body.inputs))
+        inputs = await text_of(request, body)
+        placed = await asyncio.to_thread(placed_tokens, model, inputs)
+        n = _token_at(placed, body.of, len(inputs))
         before = [*start.pending, *(token for token, _, _ in placed[:n])]
         has_state = start.state is not None
         back = min(body.back, n, len(before) if has_state else len(before) - 1)
@@ -83,22 +88,22 @@ async def influence(request: Request, body: InfluenceBody) -> InfluenceReply | R
                 if cancelled.is_set():
                     return Response(status_code=204)  # to nobody: the client has gone
                 found += await run(partial(reader.read, block, target))
-    text_of, expected = model.tokenizer.text_of, reader.expected
+    text_of_token, expected = model.tokenizer.text_of, reader.expected
 
     def scored(token: int) -> ScoredToken:
-        return ScoredToken(id=token, text=text_of(token), logprob=float(expected[token]))
+        return ScoredToken(id=token, text=text_of_token(token), logprob=float(expected[token]))
 
     return InfluenceReply(
         model=str(model.ref),
         digest=model.manifest.digest,
         precision=str(model.precision),
-        of=placed[n][1] if n < len(placed) else len(body.inputs),
+        of=placed[n][1] if n < len(placed) else len(inputs),
         token=None if target is None else scored(target),
         top_tokens=[scored(int(token)) for token in (-expected).argsort(kind="stable")[:N_TOP]],
         tokens=[
             InfluentialToken(
                 id=token,
-                text=text_of(token),
+                text=text_of_token(token),
                 start=first,
                 stop=last,
                 bits=one.bits,
@@ -111,8 +116,6 @@ async def influence(request: Request, body: InfluenceBody) -> InfluenceReply | R
 
 def _token_at(placed: Sequence[PlacedToken], of: int | None, n_characters: int) -> int:
     """Return the index of the token at a character, or one after the last. Raises Validation."""
-    if not placed:
-        raise Validation(f"{INPUT_ERROR}`inputs` has no token that the model knows")
     if of is None or of == n_characters:
         return len(placed)
     for index, (_, _, stop) in enumerate(placed):

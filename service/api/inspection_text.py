@@ -10,22 +10,30 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
-from service.api.http_request import BINARY, TEXT, check_media_type, raw_body, raw_content
+from service.api.http_request import (
+    BINARY,
+    TEXT,
+    DisconnectWatch,
+    check_media_type,
+    raw_body,
+    raw_content,
+)
 from service.api.inspection_reply import SAFETENSORS, Encoding, check_encoding, packed
-from service.api.inspection_start import text_start
+from service.api.inspection_start import corpus_card, text_start
 from service.api.record_stream import RecordStream
-from service.api.sampling_fields import INPUT_ERROR
 from service.api.sse import Responses
 from service.api.state import ServedModel, get_state
-from service.api.text_body import READ_AHEAD_BYTES, most_tokens, texts_ahead
+from service.api.text_body import READ_AHEAD_BYTES, corpus_texts, most_tokens, no_token, texts_ahead
 from service.errors import Validation
 from service.inspection.inspector import TextStart
 from service.inspection.selection import SelectedLayer, Selection
 from service.inspection.signals import bounds
 from service.inspection.text_cutter import PlacedToken, TextCutter
 from service.inspection.tracer import Piece, TextTracer
+from service.training.corpus_store import CorpusCard
 
 router = APIRouter(tags=["inspection"])
 
@@ -38,39 +46,49 @@ _RECORDS: Responses = {
 }
 
 
+class TraceQuery(BaseModel):
+    """The query of POST /inspect/text."""
+
+    model: Annotated[str | None, Field(max_length=80)] = None
+    session_id: Annotated[str | None, Field(max_length=80)] = None
+    corpus_id: Annotated[str | None, Field(max_length=80)] = None
+    layers: Annotated[str | None, Field(max_length=1_000)] = None
+    cells: Annotated[str | None, Field(max_length=100_000)] = None
+    signals: Annotated[str | None, Field(max_length=1_000)] = None
+    encoding: Encoding = Encoding.FLOAT16
+
+
 @router.post(
     "/inspect/text",
     response_class=Response,
     responses=_RECORDS,
     openapi_extra=raw_body(TEXT),
 )
-async def inspect_text(
-    request: Request,
-    model: Annotated[str | None, Query(max_length=80)] = None,
-    session_id: Annotated[str | None, Query(max_length=80)] = None,
-    layers: Annotated[str | None, Query(max_length=1_000)] = None,
-    cells: Annotated[str | None, Query(max_length=100_000)] = None,
-    signals: Annotated[str | None, Query(max_length=1_000)] = None,
-    encoding: Encoding = Encoding.FLOAT16,
-) -> Response:
+async def inspect_text(request: Request, query: Annotated[TraceQuery, Query()]) -> Response:
     """Show gates and states while the text arrives; `cells`, `layers`, `signals` have commas.
 
-    A client that sends more than `READ_AHEAD_BYTES` has to read while it sends.
+    A client that sends more than `READ_AHEAD_BYTES` has to read while it sends. With `corpus_id`
+    the text is a stored one.
     """
-    check_media_type(request, TEXT, BINARY, expected=f"the text is the body itself, as {TEXT}")
+    encoding, corpus = query.encoding, None
+    if query.corpus_id is None:
+        check_media_type(request, TEXT, BINARY, expected=f"the text is the body itself, as {TEXT}")
+    else:
+        corpus = await corpus_card(request, query.corpus_id)
     if encoding is Encoding.NUMBERS:
         raise Validation(
             "records are arrays: set `encoding` to float32, float16 or uint8", "encoding"
         )
     state = get_state(request)
-    served, start = await text_start(request, model, session_id)
+    served, start = await text_start(request, query.model, query.session_id)
     inspector, owner = served.runtime.inspector, state.owner_of(request)
-    names = None if signals is None else signals.split(",")
-    selection = inspector.select(_numbers("layers", layers), _numbers("cells", cells), names)
+    names = None if query.signals is None else query.signals.split(",")
+    layers, cells = _numbers("layers", query.layers), _numbers("cells", query.cells)
+    selection = inspector.select(layers, cells, names)
     check_encoding(selection.layers, encoding)
     places = ExitStack()
     places.enter_context(inspector.thread.admit(owner))
-    records = _Records(request, served, start, selection, encoding)
+    records = _Records(request, served, start, selection, encoding, corpus)
     pieces = records.read(owner)
     try:
         head = await anext(pieces)
@@ -97,8 +115,10 @@ class _Records:
         start: TextStart,
         selection: Selection,
         encoding: Encoding,
+        corpus: CorpusCard | None,
     ) -> None:
         self._request, self._served, self._start = request, served, start
+        self._corpus = corpus
         self._selection, self._encoding = selection, encoding
         fields: list[Any] = [("id", "<i4"), ("start", "<i8"), ("stop", "<i8"), ("logprob", "<f8")]
         for layer in selection.layers:
@@ -111,12 +131,19 @@ class _Records:
     async def read(self, owner: str) -> AsyncGenerator[bytes, None]:
         """Yield the records of each piece; the first has the line before them."""
         request, inspector = self._request, self._served.runtime.inspector
-        meter = await get_state(request).metering.reserve(request, most_tokens(request))
-        gone = asyncio.Event()
+        state, corpus = get_state(request), self._corpus
+        most = most_tokens(request) if corpus is None else corpus.bytes
+        meter = await state.metering.reserve(request, most)
+        gone, watch = asyncio.Event(), ExitStack()
+        if corpus is None:
+            parts = texts_ahead(request, READ_AHEAD_BYTES, gone.set)
+        else:
+            parts = corpus_texts(state.training.corpora, owner, corpus.id)
+            watch.enter_context(DisconnectWatch(request.receive, gone.set))
         cutter, tracer, n_tokens = TextCutter(self._served.tokenizer), None, 0
         size = inspector.piece_tokens(self._selection)
         try:
-            async with aclosing(texts_ahead(request, READ_AHEAD_BYTES, gone.set)) as texts:
+            async with aclosing(parts) as texts:
                 async for text, is_last in texts:
                     for placed in cutter.pieces(text, is_last=is_last):
                         for first in range(0, len(placed), size):
@@ -132,9 +159,10 @@ class _Records:
                             n_tokens += len(part)
                             yield head + content
         finally:
+            watch.close()
             meter.begin(n_tokens)
         if tracer is None:
-            raise Validation(f"{INPUT_ERROR}the text has no token that the model knows")
+            raise no_token("the text")
 
     def _head(self, tracer: TextTracer) -> bytes:
         """Describe the records: NumPy reads `dtype` as it is."""

@@ -17,7 +17,6 @@ from service.api.http_request import (
     check_media_type,
     raw_body,
 )
-from service.api.sampling_fields import INPUT_ERROR
 from service.api.serving_engine import acquire_steered
 from service.api.sse import Responses, SSEResponse, events_of
 from service.api.state import ServedModel, get_state, session_model
@@ -28,7 +27,7 @@ from service.api.steer_fields import (
     steering_in_session,
     steering_of,
 )
-from service.api.text_body import most_tokens, texts_of
+from service.api.text_body import most_tokens, no_token, texts_of
 from service.errors import CarouselError, Validation
 from service.generation.request import Chunk, scoring_request
 from service.generation.score import Score, Scorer
@@ -106,7 +105,7 @@ async def score(request: Request, body: ScoreBody) -> Response:
     try:
         n_tokens = len(await asyncio.to_thread(model.tokenizer.encode, body.inputs))
         if not n_tokens:
-            raise Validation(f"{INPUT_ERROR}`inputs` has no token that the model knows")
+            raise no_token("`inputs`")
         meter = await get_state(request).metering.reserve(request, n_tokens)
     except BaseException:
         scorer.cancel()
@@ -145,7 +144,7 @@ async def score_text(
         meter.begin(scorer.score.token_count)
         scorer.cancel()
     if not n_chunks:
-        raise Validation(f"{INPUT_ERROR}the text has no token that the model knows")
+        raise no_token("the text")
     return Response(f"{{{_sums(scorer.score)}}}", media_type="application/json")
 
 

@@ -38,6 +38,8 @@ def _cell(
         "cell": int(layer.cells[k]),
         "mean": _rounded(found.mean[k]),
         "deviation": _rounded(found.deviation[k]),
+        "skewness": _rounded(found.skewness[k]),
+        "kurtosis": _rounded(found.kurtosis[k]),
         "least": _rounded(found.least[k]),
         "greatest": _rounded(found.greatest[k]),
         "histogram": found.histogram[k].tolist(),
@@ -47,6 +49,8 @@ def _cell(
         "half_life": None if math.isinf(half_life) else _rounded(half_life),
         "cleared_by": [_fact(fact, texts) for fact in found.cleared_by[k]],
         "written_by": [_fact(fact, texts) for fact in found.written_by[k]],
+        "raised_by": [_fact(fact, texts) for fact in found.raised_by[k]],
+        "lowered_by": [_fact(fact, texts) for fact in found.lowered_by[k]],
         "sentence": sentence(layer, found, k, texts),
     }
 

@@ -10,10 +10,13 @@ from starlette.requests import ClientDisconnect
 
 from service.api.caller import caller_of
 from service.api.http_request import wait_for_disconnect
+from service.api.sampling_fields import INPUT_ERROR
 from service.api.state import get_state
 from service.errors import Validation
+from service.training.corpus_store import CorpusStore
 
 READ_AHEAD_BYTES = 4 * 1024 * 1024
+CORPUS_PART_CHARACTERS = 65_536
 
 
 async def texts_of(request: Request) -> AsyncGenerator[tuple[str, bool], None]:
@@ -85,6 +88,16 @@ async def _decoded(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[tuple[
         yield text, not piece
 
 
+async def corpus_texts(
+    corpora: CorpusStore, owner: str, corpus_id: str
+) -> AsyncGenerator[tuple[str, bool], None]:
+    """Yield each part of a stored text, and whether it is the last. Raises CorpusNotFound."""
+    with await asyncio.to_thread(corpora.open, owner, corpus_id) as file:
+        while text := await asyncio.to_thread(file.read, CORPUS_PART_CHARACTERS):
+            yield text, False
+    yield "", True
+
+
 def most_tokens(request: Request) -> int:
     """Return the length of the body, which bounds its tokens. Raises Validation."""
     length = request.headers.get("content-length", "")
@@ -94,3 +107,8 @@ def most_tokens(request: Request) -> int:
     if limits.has_rates:
         raise Validation("this key has limits: send the text with a Content-Length")
     return 0
+
+
+def no_token(what: str) -> Validation:
+    """Return what refuses a text without a token."""
+    return Validation(f"{INPUT_ERROR}{what} has no token that the model knows")

@@ -21,7 +21,7 @@ LEAST_COUNT = 5
 
 MAX_FACTS = 5
 _LEAST_GATE = 1e-30  # of which the logarithm is taken
-_TABLES = 3  # by token: the keeping gate, what is written, the state
+_TABLES = 3  # by token: the state, the keeping gate, what is written
 
 Sums = npt.NDArray[np.float64]
 
@@ -51,6 +51,8 @@ class LayerStatistics:
     tokens: int
     mean: Sums  # of c, or of h where there is no c
     deviation: Sums
+    skewness: Sums  # NaN of a cell that does not deviate
+    kurtosis: Sums
     least: Sums
     greatest: Sums
     histogram: npt.NDArray[np.int64]  # of tanh c, or of h, from -1 to 1
@@ -60,6 +62,8 @@ class LayerStatistics:
     half_life: Sums  # tokens; infinite if more than half is left at the last lag
     cleared_by: Sequence[Sequence[TokenFact]]  # by cell: mean keeping gate, the least first
     written_by: Sequence[Sequence[TokenFact]]  # by cell: mean of what is written
+    raised_by: Sequence[Sequence[TokenFact]]  # by cell: mean state after the token
+    lowered_by: Sequence[Sequence[TokenFact]]
 
 
 def needed_for(layer: SelectedLayer) -> tuple[str, ...]:
@@ -84,7 +88,7 @@ class LayerSums:
         self._state = "c" if "c" in CELLS[layer.spec.cell].states else "h"
         self._n = 0
         self._shift = np.zeros(n)  # near the mean, so that the squares do not cancel
-        self._sum, self._squares = np.zeros(n), np.zeros(n)
+        self._powers = np.zeros((4, n))  # sums of the powers 1 to 4 of what differs from that
         self._least, self._greatest = np.full(n, np.inf), np.full(n, -np.inf)
         self._histogram = np.zeros((n, BINS), np.int64)
         self._gates = {name: np.zeros((3, n)) for name in CELLS[layer.spec.cell].activated}
@@ -92,7 +96,7 @@ class LayerSums:
         self._ring = np.zeros((1, n))  # the sums of logarithms so far, at the latest places
         self._retained = np.zeros((len(LAGS), n))
         self._n_retained = np.zeros(len(LAGS), np.int64)
-        self._tables = np.zeros((_TABLES if self._keeps else 0, vocabulary_size, n))
+        self._tables = np.zeros((_TABLES if self._keeps else 1, vocabulary_size, n))
         self._counts = np.zeros(vocabulary_size, np.int64)
 
     def add(self, tokens: Sequence[int], signals: Mapping[str, npt.NDArray[np.float32]]) -> None:
@@ -102,8 +106,7 @@ class LayerSums:
             self._shift = state.mean(axis=0)
         self._n += len(tokens)
         centred = state - self._shift
-        self._sum += centred.sum(axis=0)
-        self._squares += (centred**2).sum(axis=0)
+        self._powers += np.stack([(centred**power).sum(axis=0) for power in range(1, 5)])
         self._least = np.minimum(self._least, state.min(axis=0))
         self._greatest = np.maximum(self._greatest, state.max(axis=0))
         shown = np.tanh(state) if self._state == "c" else np.clip(state, -1.0, 1.0)
@@ -117,10 +120,12 @@ class LayerSums:
             sums[0] += gate.sum(axis=0, dtype=np.float64)
             sums[1] += (gate < self._low).sum(axis=0)
             sums[2] += (gate > self._high).sum(axis=0)
+        by_token = [state]
         if self._keeps:
             kept = signals[self._keeps].astype(np.float64)
             self._retain(kept)
-            self._tabulate(tokens, (kept, signals["write"].astype(np.float64), state))
+            by_token += [kept, signals["write"].astype(np.float64)]
+        self._tabulate(tokens, by_token)
 
     def _retain(self, kept: Sums) -> None:
         logs = np.log(np.maximum(kept, _LEAST_GATE))
@@ -146,44 +151,48 @@ class LayerSums:
     def statistics(self) -> LayerStatistics:
         """Return the statistics of everything that has been added, at least one token."""
         n = self._n
-        variance = np.maximum(self._squares / n - (self._sum / n) ** 2, 0.0)
+        mean, deviation, skewness, kurtosis = moments(self._powers / n)
         retention = {
             lag: self._retained[k] / self._n_retained[k]
             for k, lag in enumerate(LAGS)
             if self._n_retained[k]
         }
-        cleared, written = self._facts()
         return LayerStatistics(
             n,
-            self._shift + self._sum / n,
-            np.sqrt(variance),
+            self._shift + mean,
+            deviation,
+            skewness,
+            kurtosis,
             self._least,
             self._greatest,
             self._histogram,
             {name: GateStatistics(*(sums / n)) for name, sums in self._gates.items()},
             self._log_sum / n if self._keeps else None,
             retention,
-            half_lives(retention, len(self._sum)),
-            cleared,
-            written,
+            half_lives(retention, len(mean)),
+            *self._facts(self._shift + mean),
         )
 
-    def _facts(self) -> tuple[list[list[TokenFact]], list[list[TokenFact]]]:
-        n_cells = len(self._layer.cells)
-        if not self._keeps:
-            return [[] for _ in range(n_cells)], [[] for _ in range(n_cells)]
+    def _facts(self, mean: Sums) -> list[list[list[TokenFact]]]:
+        """Return what clears, writes, raises and lowers, each by cell."""
         often = np.flatnonzero(self._counts >= LEAST_COUNT)
         counts = self._counts[often]
         means = self._tables[:, often] / counts[:, None]
-        overall = self._gates[self._keeps][0] / self._n
-        cleared, written = [], []
-        for cell in range(n_cells):
-            kept, write = means[0][:, cell], means[1][:, cell]
-            by_gate = [i for i in np.argsort(kept, kind="stable") if kept[i] < overall[cell] / 3]
-            by_write = np.argsort(-np.abs(write), kind="stable")
-            cleared.append(_facts(often, kept, counts, by_gate[:MAX_FACTS]))
-            written.append(_facts(often, write, counts, by_write[:MAX_FACTS].tolist()))
-        return cleared, written
+        found: list[list[list[TokenFact]]] = [[], [], [], []]
+        for cell in range(len(mean)):
+            state, chosen = means[0][:, cell], [(means[0][:, cell], list[int]())] * 2
+            if self._keeps:
+                kept, write = means[1][:, cell], means[2][:, cell]
+                overall = self._gates[self._keeps][0][cell] / self._n
+                by_gate = [i for i in np.argsort(kept, kind="stable") if kept[i] < overall / 3]
+                by_write = np.argsort(-np.abs(write), kind="stable").tolist()
+                chosen = [(kept, by_gate), (write, by_write)]
+            order = np.argsort(state, kind="stable").tolist()
+            chosen.append((state, [i for i in reversed(order) if state[i] > mean[cell]]))
+            chosen.append((state, [i for i in order if state[i] < mean[cell]]))
+            for facts, (values, places) in zip(found, chosen, strict=True):
+                facts.append(_facts(often, values, counts, places[:MAX_FACTS]))
+        return found
 
 
 def _facts(
@@ -193,6 +202,20 @@ def _facts(
     places: Sequence[int],
 ) -> list[TokenFact]:
     return [TokenFact(int(tokens[i]), float(values[i]), int(counts[i])) for i in places]
+
+
+def moments(powers: Sums) -> tuple[Sums, Sums, Sums, Sums]:
+    """Return mean, deviation, skewness and kurtosis from the means of the powers 1 to 4.
+
+    The last two are NaN where nothing deviates.
+    """
+    m1, m2, m3, m4 = powers
+    variance = np.maximum(m2 - m1**2, 0.0)
+    deviation = np.sqrt(variance)
+    third = m3 - 3 * m1 * m2 + 2 * m1**3
+    fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
+    scale = np.where(variance > 0, deviation, np.nan)
+    return m1, deviation, third / scale**3, fourth / scale**4
 
 
 def half_lives(retention: Mapping[int, Sums], n_cells: int) -> Sums:

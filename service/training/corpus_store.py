@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from service.errors import CorpusNotFound, TooLarge
 from service.sandbox import SandboxChildren, SandboxError, SandboxLimits, run_sandboxed
@@ -143,6 +143,14 @@ class CorpusStore:
     def read(self, owner: str, corpus_id: str) -> Corpus:
         """Read a text. Raises CorpusNotFound."""
         return Corpus.stored(self._content(owner, corpus_id, _TEXT))
+
+    def open(self, owner: str, corpus_id: str) -> IO[str]:
+        """Open a text for reading in parts. Raises CorpusNotFound."""
+        path = self._of(owner) / self.card(owner, corpus_id).id / _TEXT
+        try:
+            return path.open(encoding="utf-8", newline="")
+        except FileNotFoundError as error:
+            raise _not_found(corpus_id) from error
 
     def cards(self, owner: str) -> list[CorpusCard]:
         """List an owner's texts, the newest first."""

@@ -9,6 +9,8 @@ import psutil
 import pytest
 from starlette.requests import ClientDisconnect, Request
 
+from bench.tracing import peak_bytes
+from bench.tracing import trace as bench_trace
 from service.api.record_stream import RecordStream
 from service.api.text_body import texts_ahead
 from service.errors import Validation
@@ -195,13 +197,17 @@ def test_so_much_of_a_text_is_read_ahead_and_no_more():
         reading([b"a" * 1_000, None], 10_000, 1)
 
 
-def test_a_trace_whose_client_has_gone_ends(server, http):
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_a_trace_whose_client_has_gone_ends(server, http, is_stored):
     """Two traces that would take minutes leave their places when their clients do."""
-    text = b"The text. " * 100_000
+    text, query = b"The text. " * 100_000, ""
+    if is_stored:
+        made = http.post("/corpora", params={"name": "a"}, content=text, headers=PLAIN).json()
+        text, query = b"", f"?corpus_id={made['id']}"
     for _ in range(2):
         with socket.create_connection(("127.0.0.1", server.port), 60) as client:
             client.sendall(
-                f"POST /inspect/text HTTP/1.1\r\nHost: localhost\r\n"
+                f"POST /inspect/text{query} HTTP/1.1\r\nHost: localhost\r\n"
                 f"Content-Type: text/plain\r\nContent-Length: {len(text)}\r\n\r\n".encode()
             )
             client.sendall(text)
@@ -211,3 +217,11 @@ def test_a_trace_whose_client_has_gone_ends(server, http):
         assert time.monotonic() < until
         time.sleep(0.2)
     assert reply.status_code == 200
+
+
+def test_the_benchmarks_trace_is_read_while_it_is_sent(server):
+    seen = []
+    assert bench_trace(server.port, "model=demo&cells=445", 5_000, seen.append) == 5_000
+    assert sorted(seen) == seen
+    before, most = peak_bytes(server.port, "model=demo&cells=445", 1_000)
+    assert 0 < before <= most

@@ -7,7 +7,14 @@ import pytest
 
 from service.errors import Validation
 from service.inspection.selection import Selection, select
-from service.inspection.statistics import BINS, LAGS, TextStatistics, half_lives, needed_for
+from service.inspection.statistics import (
+    BINS,
+    LAGS,
+    TextStatistics,
+    half_lives,
+    moments,
+    needed_for,
+)
 from service.inspection.tracer import Piece, TextTracer
 from service.models.bundle import Precision
 from service.models.cell import LayerSpec
@@ -20,6 +27,23 @@ from tests.models.networks import SPECS, VOCABULARY_SIZE, random_weights
 def selected(spec: ModelSpec, cells=None) -> Selection:
     layers = select(spec, cells=cells).layers
     return Selection(tuple(replace(layer, signals=needed_for(layer)) for layer in layers))
+
+
+def check_shape_and_places(found, state, ids):
+    standard = (state - state.mean(axis=0)) / state.std(axis=0)
+    np.testing.assert_allclose(found.skewness, (standard**3).mean(axis=0), 1e-6, 1e-9)
+    np.testing.assert_allclose(found.kurtosis, (standard**4).mean(axis=0), 1e-6)
+    often = [token for token in range(VOCABULARY_SIZE) if (ids == token).sum() >= 5]
+    for k in range(state.shape[1]):
+        after = {token: state[ids == token, k].mean() for token in often}
+        order = sorted(after, key=after.get)
+        mean = state[:, k].mean()
+        raised = [token for token in order[::-1] if after[token] > mean][:5]
+        lowered = [token for token in order if after[token] < mean][:5]
+        assert [fact.token for fact in found.raised_by[k]] == raised
+        assert [fact.token for fact in found.lowered_by[k]] == lowered
+        values = [fact.value for fact in found.raised_by[k]]
+        assert values == pytest.approx([after[token] for token in raised], rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["lstm", "peephole", "gru", "lstm on gru", "simple rnn"])
@@ -42,6 +66,7 @@ def test_sums_of_pieces_are_those_of_the_whole_text(name):
         near = {"rtol": 1e-9, "atol": 1e-12}
         np.testing.assert_allclose(found.mean, state.mean(axis=0), **near)
         np.testing.assert_allclose(found.deviation, state.std(axis=0), **near)
+        check_shape_and_places(found, state, ids)
         assert (found.least == state.min(axis=0)).all()
         assert (found.greatest == state.max(axis=0)).all()
         assert [*found.gates] == [*cell.activated]
@@ -99,6 +124,14 @@ def test_a_cell_that_one_token_clears_and_one_writes_is_told_so():
     assert found.written_by[0][0].value == pytest.approx(1.0, abs=0.01)
     # A value is lost by a share of 0.018 at each token, and all of it at one in 50.
     assert 10 < found.half_life[0] < 30
+
+
+def test_a_cell_that_never_deviates_has_no_shape():
+    mean, deviation, skewness, kurtosis = moments(np.zeros((4, 2)))
+    assert not mean.any()
+    assert not deviation.any()
+    assert np.isnan(skewness).all()
+    assert np.isnan(kurtosis).all()
 
 
 def test_half_lives_are_where_retention_crosses_a_half():
