@@ -77,6 +77,8 @@ class InspectedLayer(BaseModel):
     units: int
     activation: str
     recurrent_activation: str
+    use_bias: bool
+    reset_after: bool | None = None  # of a GRU
     cells: list[int]
     before: dict[str, list[float]]  # the states before the first token
     signals: dict[str, list[list[float]] | PackedValues]

@@ -16,6 +16,7 @@ from service.errors import GenerationFailed, Validation
 from service.inspection.inspector import Inspection
 from service.inspection.selection import SelectedLayer
 from service.inspection.signals import bounds
+from service.models.cells import CELLS
 from service.models.spec import FloatArray
 
 SAFETENSORS = "application/octet-stream"
@@ -142,10 +143,13 @@ def _layer(
     values = ",".join(
         f'"{name}":{_values(layer, name, array, encoding)}' for name, array in signals.items()
     )
+    kind = f'"use_bias":{json.dumps(layer.spec.use_bias)}'
+    if CELLS[layer.spec.cell].has_reset_after:
+        kind += f',"reset_after":{json.dumps(layer.spec.reset_after)}'
     return (
         f'{{"layer":{layer.index},"cell":"{layer.spec.cell}","units":{layer.spec.units},'
         f'"activation":"{layer.spec.activation}",'
-        f'"recurrent_activation":"{layer.spec.recurrent_activation}",'
+        f'"recurrent_activation":"{layer.spec.recurrent_activation}",{kind},'
         f'"cells":{json.dumps(layer.cells.tolist())},"before":{{{states}}},"signals":{{{values}}}}}'
     )
 

@@ -28,6 +28,8 @@ def test_the_equations_of_the_lstm_hold_in_the_reply_alone(http):
     found = inspect(http, cells=CELLS)
     (layer,) = found["layers"]
     assert (layer["layer"], layer["cell"], layer["units"]) == (0, "lstm", 448)
+    assert layer["use_bias"] is True
+    assert "reset_after" not in layer  # of a GRU alone
     assert layer["cells"] == CELLS
     assert found["model"] == "demo@1"
     assert found["characters"] == found["token_count"] == len(TEXT)

@@ -1,5 +1,6 @@
 """The view Look inside: a text in a cell's colours, its equations, the finds and the tour."""
 
+import math
 import re
 
 import httpx2
@@ -7,6 +8,7 @@ import pytest
 
 from tests.api.test_inspection_ablation import UNSEEN
 
+NUMBER = re.compile(r"-?\d+\.\d+")
 ANSWER = ".tour [aria-live] p"
 
 
@@ -25,15 +27,27 @@ def test_the_sum_of_a_character_is_the_one_of_the_api(browsing, server):
         page.keyboard.press("ArrowRight")
     page.wait_for_selector(".equation")
     assert page.inner_text(".sum kbd") == "("
-    line = page.inner_text(".equation >> nth=0")
-    f, c_before, i, g, c = map(float, re.findall(r"-?\d+\.\d+", line))
+    lines = page.locator(".equation").all_inner_texts()
+    assert [line[0] for line in lines] == ["f", "i", "g", "o", "c", "h"]
+    f, c_before, i, g, c = map(float, NUMBER.findall(lines[4]))
     assert abs(f * c_before + i * g - c) <= 1e-3
     assert f < 0.1
-    body = {"inputs": text, "cells": [445], "signals": ["f", "c"]}
+    body = {"inputs": text, "cells": [445]}
     signals = httpx2.post(f"{server.url}/inspect", json=body).json()["layers"][0]["signals"]
     at = text.index("(")
     assert abs(signals["f"][at][0] - f) <= 1e-4
     assert abs(signals["c"][at][0] - c) <= 1e-4
+    for line in lines[:4]:
+        gate = "tanh" if line[0] == "g" else "σ"
+        assert line.startswith(
+            f"{line[0]} = {gate}(W_{line[0]}·x + U_{line[0]}·h₋₁ + b_{line[0]}) = "
+        )
+        *total, value = map(float, NUMBER.findall(line))
+        assert abs(signals[line[0]][at][0] - value) <= 1e-4
+        for x in total:
+            said = math.tanh(x) if line[0] == "g" else 1 / (1 + math.exp(-x))
+            assert abs(said - value) <= 0.006
+    assert sum(len(NUMBER.findall(line)) for line in lines[:4]) > 4  # some have their sum
 
 
 def test_a_cell_that_is_found_is_coloured_ablated_and_opened_elsewhere(browsing):
@@ -72,7 +86,7 @@ def test_a_cell_that_is_found_is_coloured_ablated_and_opened_elsewhere(browsing)
     other = browsing.page(page.url.partition("/ui/")[2])  # in a profile of its own
     other.wait_for_selector(".equation")
     assert other.input_value("[name=cell]") == "445"
-    assert other.inner_text(".equation >> nth=0") == page.inner_text(".equation >> nth=0")
+    assert other.inner_text(".equation >> nth=4") == page.inner_text(".equation >> nth=4")
 
 
 def test_the_tour_breaks_the_cell_by_keyboard(browsing):

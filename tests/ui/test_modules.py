@@ -126,3 +126,64 @@ def test_a_link_comes_back_and_a_forged_one_is_bounded(page):
     assert settings["stop"] == ["x", "y", "z", "u"]
     assert "evil" not in settings
     assert refused == ["refused", None, None, "refused", "refused"]
+
+
+def test_the_equations_of_each_cell(page):
+    """A sum is shown where the value of its activation tells two decimals of it."""
+    found = page.evaluate(
+        """async (gates) => {
+          const { equations, gate } = await import("/ui/inside/equations.js");
+          const kind = {
+            activation: "tanh", recurrent: "sigmoid", hasBias: true, resetsAfter: true,
+          };
+          const plain = { ...kind, cell: "gru", resetsAfter: false, hasBias: false };
+          const at = (values) => {
+            const lists = Object.entries(values).map(([name, value]) => [name, [value]]);
+            return { at: Object.fromEntries(lists), before: { h: 0.25, c: 2 } };
+          };
+          const gru = at({ z: 0.5, r: 0.75, candidate: 0, h: 0.125 });
+          return {
+            peephole: equations({ ...kind, cell: "peephole_lstm" },
+              at({ f: 0.5, i: 0.25, g: 0, o: 1, c: 1, h: 0.7616 }), 0),
+            gru: equations({ ...kind, cell: "gru" }, gru, 0),
+            before: equations(plain, gru, 0),
+            rnn: equations({ ...kind, cell: "simple_rnn", activation: "relu" }, at({ h: 3 }), 0),
+            gates: gates.map(([activation, y]) => gate("y", activation, ["x"], y)),
+          };
+        }""",
+        [
+            ("sigmoid", 0.9998),
+            ("sigmoid", 0.99995),
+            ("tanh", -0.96402758),
+            ("hard_sigmoid_02", 0.7),
+            ("hard_sigmoid_02", 1),
+            ("hard_sigmoid_6", 0.25),
+            ("softsign", 0.5),
+        ],
+    )
+    assert found["peephole"] == [
+        "f = σ(W_f·x + U_f·h₋₁ + b_f + p_f·c₋₁) = σ(0.00) = 0.5000",
+        "i = σ(W_i·x + U_i·h₋₁ + b_i + p_i·c₋₁) = σ(-1.10) = 0.2500",
+        "g = tanh(W_g·x + U_g·h₋₁ + b_g) = tanh(0.00) = 0.0000",
+        "o = σ(W_o·x + U_o·h₋₁ + b_o + p_o·c) = 1.0000",
+        "c = f · c₋₁ + i · g = 0.5000 · 2.0000 + 0.2500 · 0.0000 = 1.0000",
+        "h = o · tanh(c) = 1.0000 · tanh(1.0000) = 0.7616",
+    ]
+    assert found["gru"] == [
+        "z = σ(W_z·x + U_z·h₋₁ + b_z) = σ(0.00) = 0.5000",
+        "r = σ(W_r·x + U_r·h₋₁ + b_r) = σ(1.10) = 0.7500",
+        "h̃ = tanh(W_h·x + b_h + r · (U_h·h₋₁ + b'_h)) = tanh(0.00) = 0.0000",
+        found["gru"][3],
+    ]
+    assert found["gru"][3].endswith(" = 0.5000 · 0.2500 + 0.5000 · 0.0000 = 0.1250")
+    assert found["before"][2] == "h̃ = tanh(W_h·x + U_h·(r ⊙ h₋₁)) = tanh(0.00) = 0.0000"
+    assert found["rnn"] == ["h = relu(W·x + U·h₋₁ + b) = 3.0000"]
+    assert [line.removeprefix("y = ") for line in found["gates"]] == [
+        "σ(x) = σ(8.52) = 0.9998",
+        "σ(x) = 1.0000",
+        "tanh(x) = tanh(-2.00) = -0.9640",
+        "hard_sigmoid_02(x) = hard_sigmoid_02(1.00) = 0.7000",
+        "hard_sigmoid_02(x) = 1.0000",
+        "hard_sigmoid_6(x) = hard_sigmoid_6(-1.50) = 0.2500",
+        "softsign(x) = 0.5000",
+    ]

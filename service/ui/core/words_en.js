@@ -163,6 +163,7 @@ export const ENGLISH = {
   "inside.halfLife": "Half is gone after",
   "inside.layer": "Layer",
   "inside.lead": "Each cell keeps a number while it reads. What makes this one change?",
+  "inside.letters": "x is what the layer reads, h₋₁ what all of its cells gave before; W, U and b are its weights. σ(2.00) says what the sum is.",
   "inside.lost": "Held still at {value}, its mean, it costs {bits} bits a character over all. Most is lost at:",
   "inside.lostAt": "{bits} bits more, {n} times",
   "inside.measure": "Measure",

@@ -163,6 +163,7 @@ export const CHINESE = {
   "inside.halfLife": "失去一半所需",
   "inside.layer": "层",
   "inside.lead": "每个细胞在阅读时都记着一个数。是什么让它改变？",
+  "inside.letters": "x 是该层读入的内容，h₋₁ 是它所有细胞先前的输出；W、U 和 b 是它的权重。σ(2.00) 给出括号内的和。",
   "inside.lost": "固定在其均值 {value} 时，总体每字符多花 {bits} 比特。损失最大处：",
   "inside.lostAt": "多 {bits} 比特，{n} 次",
   "inside.measure": "测量",

@@ -4,13 +4,15 @@
 export async function readTrace(server, { model, text, signal, layer }) {
   const body = { inputs: text, model };
   const first = await server.json("POST", "/inspect", { ...body, cells: [0] });
-  const { layer: at, signals, units, cell, activation } = first.layers[Math.min(layer, first.layers.length - 1)];
+  const { layer: at, signals, units, ...kind } = first.layers[Math.min(layer, first.layers.length - 1)];
   const name = signal in signals ? signal : "h";
   const all = await server.json("POST", "/inspect",
     { ...body, layers: [at], signals: [name], encoding: "float32" });
   return {
-    text, model, layer: at, layers: first.layers.length, signal: name, tokens: first.tokens, units, kind: cell,
-    activation, signals: Object.keys(signals), values: floatsOf(all.layers[0].signals[name].base64),
+    text, model, layer: at, layers: first.layers.length, signal: name, tokens: first.tokens, units,
+    kind: { cell: kind.cell, activation: kind.activation, recurrent: kind.recurrent_activation, hasBias: kind.use_bias,
+      resetsAfter: kind.reset_after },
+    signals: Object.keys(signals), values: floatsOf(all.layers[0].signals[name].base64),
   };
 }
 
@@ -40,23 +42,4 @@ export function scaleOf(trace, cell) {
     most = Math.max(most, Math.abs(trace.values[at]));
   }
   return { least: -most, most };
-}
-
-/** Return the lines of a cell's equations at a token, of which each can be computed again. */
-export function equations(trace, found, token) {
-  const at = (name) => found.at[name][token];
-  const before = (name) => (token > 0 ? found.at[name][token - 1] : found.before[name]);
-  const n = (value) => value.toFixed(4);
-  const act = trace.activation;
-  if (trace.kind.includes("lstm")) {
-    return [
-      `c = f · c₋₁ + i · g = ${n(at("f"))} · ${n(before("c"))} + ${n(at("i"))} · ${n(at("g"))} = ${n(at("c"))}`,
-      `h = o · ${act}(c) = ${n(at("o"))} · ${act}(${n(at("c"))}) = ${n(at("h"))}`,
-    ];
-  }
-  if (trace.kind === "gru") {
-    return [`h = z · h₋₁ + (1 − z) · h̃ = ${n(at("z"))} · ${n(before("h"))} + ${n(1 - at("z"))} · `
-      + `${n(at("candidate"))} = ${n(at("h"))}`];
-  }
-  return [`h = ${n(at("h"))}`];
 }

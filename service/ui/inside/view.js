@@ -5,10 +5,11 @@ import { theme } from "../core/preferences.js";
 import { route } from "../core/route.js";
 import { number, shown, t } from "../core/words.js";
 import { Cell } from "./cell.js";
+import { equations } from "./equations.js";
 import { Finds } from "./finds.js";
 import { MOST_SHOWN, MOST_TEXT } from "./look.js";
 import { TourCard } from "./tour.js";
-import { equations, readCell, scaleOf } from "./trace.js";
+import { readCell, scaleOf } from "./trace.js";
 
 const STRONGEST = 0.55; // above it the text's contrast falls too far
 const PAUSE_MS = 150; // of a cell that is passed over nothing is asked
@@ -191,6 +192,7 @@ function Sum({ look, trace, cell, token }) {
   }
   return html`<div class="sum" aria-live="polite">
     <h2>${t("inside.at")} <kbd>${shown(trace.tokens[token].text)}</kbd></h2>
-    ${equations(trace, found, token).map((line) => html`<p class="equation" key=${line} tabindex="0">${line}</p>`)}
+    ${equations(trace.kind, found, token).map((line) => html`<p class="equation" key=${line} tabindex="0">${line}</p>`)}
+    <p class="muted">${t("inside.letters")}</p>
   </div>`;
 }
