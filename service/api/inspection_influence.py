@@ -71,8 +71,7 @@ async def influence(request: Request, body: InfluenceBody) -> InfluenceReply | R
         placed = await asyncio.to_thread(placed_tokens, model, inputs)
         n = _token_at(placed, body.of, len(inputs))
         before = [*start.pending, *(token for token, _, _ in placed[:n])]
-        has_state = start.state is not None
-        back = min(body.back, n, len(before) if has_state else len(before) - 1)
+        back = min(body.back, n, len(before) - 1)  # something has to be read
         if back < 1:
             raise Validation(
                 "nothing before the prediction can be left out: give a longer text, or a later "

@@ -55,7 +55,7 @@ def test_a_planted_cell_is_found_and_its_use_is_shown(cell):
     assert used.verdict is Verdict.USED
     use = next(use for use in used.uses if use.place == best.place)
     assert ALPHABET[use.token] in "()"
-    assert use.rank == 1
+    assert (use.rank, use.of) == (1, UNITS)  # others are held, too: here all that there are
     held_out = TEXT[HeldOutSplit.of(len(TEXT), 0.3).held_out]
     assert use.count == held_out.count(ALPHABET[use.token])
     assert 0.0 < used.untrained < 0.6
@@ -158,7 +158,7 @@ def test_few_cells_complete_each_other():
     x, y, noise = np.random.default_rng(3).normal(0, 1, (3, len(TOKENS)))
     cells = np.stack([x, x + 0.01 * noise, y], axis=1).astype(np.float32)
     values, split = CellValues([(0, i) for i in range(3)], cells), HeldOutSplit.of(len(TOKENS), 0.3)
-    label = x + 0.5 * y
+    label = 3.0 + x + 0.5 * y
     found = CellSearch(values, TOKENS, split).find(Label("sum", "number", label), label)
     assert {cell.place for cell in found.cells[:2]} == {(0, 0), (0, 1)}
     assert (found.few[1].places[1], len(found.few)) == ((0, 2), 2)

@@ -38,6 +38,20 @@ def test_a_token_is_left_out_as_if_it_were_not_there(name, precision):
     assert found[-1].bits > 10 * found[0].bits
 
 
+def test_the_last_token_alone_is_left_out():
+    """Its prediction is then the one before it, which no step of that row has computed."""
+    spec = SPECS["lstm"]
+    program = compile_program(spec, random_weights(spec), Precision.FLOAT32)
+    tokens = [1, 5, 2, 9]
+    reader = InfluenceReader(program, tokens, 1)
+    (block,) = reader.blocks()
+    (found,) = reader.read(block, 4)
+    whole, without = logprobs_after(program, tokens), logprobs_after(program, tokens[:-1])
+    bits = (np.exp(whole) * (whole - without)).sum() / np.log(2)
+    assert found.bits == pytest.approx(bits, abs=1e-9)
+    assert found.logprob_change == pytest.approx(without[4] - whole[4], abs=1e-9)
+
+
 def test_a_text_is_read_on_from_a_state():
     spec = SPECS["lstm"]
     program = compile_program(spec, random_weights(spec), Precision.FLOAT32)

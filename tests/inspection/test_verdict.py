@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service.inspection.cell_search import CellUse, Find, FoundCell, Verdict
+from service.inspection.cell_search import CellUse, Find, FoundCell, Verdict, uses_of
 from service.inspection.labels import Label
 
 USE = CellUse((0, 7), 3, bits=0.5, count=40, rank=1, of=64)
@@ -48,3 +48,18 @@ def find(r_chosen_on=0.8, r=0.8, kind="binary", share=0.3, **fields) -> Find:
 def test_each_limit_decides(fields, verdict):
     assert find(**fields).verdict is verdict
     assert replace(find(**fields), cells=()).verdict is Verdict.NONE
+
+
+def test_a_cell_s_use_is_that_of_the_token_it_costs_most():
+    tokens, counts = np.array([3, 4, 7]), np.array([9, 4, 6])
+    costs = {
+        (0, 1): np.array([0.1, 9.0, 0.5]),  # 9.0 of too few tokens
+        (0, 2): np.array([0.9, 0.0, 0.2]),
+        (1, 1): np.array([0.0, 0.0, 0.7]),
+    }
+    found = uses_of(costs, (tokens, counts), [3, 4, 7], [(0, 1), (0, 2), (2, 0)])
+    assert found == [
+        CellUse((0, 1), 7, bits=0.5, count=6, rank=2, of=3),
+        CellUse((0, 2), 3, bits=0.9, count=9, rank=1, of=3),
+    ]
+    assert uses_of(costs, (tokens, counts), [4], [(0, 1)]) == []
