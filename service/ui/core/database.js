@@ -27,8 +27,13 @@ export class Database {
     return this.#run("readonly", (store) => store.get(key));
   }
 
-  put(key, value) {
-    return this.#run("readwrite", (store) => store.put(value, key));
+  /** Put what `change` makes of the value; no other page writes between. */
+  update(key, change) {
+    return this.#run("readwrite", (store) => {
+      const request = store.get(key);
+      request.onsuccess = () => store.put(change(request.result), key);
+      return request;
+    });
   }
 
   clear() {

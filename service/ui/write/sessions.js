@@ -3,6 +3,7 @@
 import { Refused } from "../core/server.js";
 
 const LOST = ["session_not_found", "session_lost", "state_model_mismatch"];
+const MOVED = "position_mismatch";
 
 export class SessionsOfTree {
   /** `tips` has the position of each session that this tree has made, by its id. */
@@ -37,14 +38,23 @@ export class SessionsOfTree {
     this.#settle(node, grown);
   }
 
-  /** Do something with sessions; where the server has lost one, they are made again, once. */
+  /** Do something with sessions, once more where one was lost or is not where it was left. */
   async healing(act) {
     try {
       return await act();
     } catch (error) {
-      if (!(error instanceof Refused && LOST.includes(error.code))) throw error;
-      this.forget();
+      if (!(error instanceof Refused)) throw error;
+      if (error.code === MOVED) this.tips = {}; // another page went on with it: this one forks it
+      else if (LOST.includes(error.code)) this.forget();
+      else throw error;
       return act();
+    }
+  }
+
+  /** Take in the positions that another page has stored; a session only grows. */
+  join(tips) {
+    for (const [session, position] of Object.entries(tips)) {
+      this.tips[session] = Math.max(position, this.tips[session] ?? 0);
     }
   }
 

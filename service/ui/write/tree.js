@@ -8,21 +8,30 @@ export class Tree {
   constructor() {
     this.nodes = new Map();
     this.current = null; // the id of the node that the sheet shows; null: an empty sheet
-    this.nextId = 1;
+    this.pruned = new Set(); // ids of what was removed here
   }
 
   static of(stored) {
     const tree = new Tree();
     for (const one of stored.nodes) tree.nodes.set(one.id, withEnds(one));
     tree.current = tree.nodes.has(stored.current) ? stored.current : null;
-    tree.nextId = stored.nextId;
     return tree;
+  }
+
+  /** Take in what another page has stored: nodes that are not here, and more of what it generates. */
+  join(stored, runningHere = null) {
+    for (const one of stored.nodes) {
+      const own = this.nodes.get(one.id);
+      const isRooted = one.parent === null || this.nodes.has(one.parent);
+      if (own === undefined && isRooted && !this.pruned.has(one.id)) this.nodes.set(one.id, withEnds(one));
+      else if (own?.isRunning && own !== runningHere) Object.assign(own, { isRunning: false }, withEnds(one));
+    }
   }
 
   /** Return what `of` takes. The ends of the pieces follow from the pieces. */
   toStored() {
     const nodes = [...this.nodes.values()].map(({ ends: _, ...rest }) => rest);
-    return { nodes, current: this.current, nextId: this.nextId };
+    return { nodes, current: this.current };
   }
 
   get(id) {
@@ -32,10 +41,9 @@ export class Tree {
   /** Add a part of the text at position `at` of a node, and show it. */
   add(parent, at, fields) {
     const node = withEnds({
-      id: this.nextId, parent, at, to: at + fields.pieces.length,
+      id: randomId(), parent, at, to: at + fields.pieces.length,
       session: null, name: "", isStarred: false, lastChild: null, logprobs: [], ...fields,
     });
-    this.nextId += 1;
     this.nodes.set(node.id, node);
     this.show(node.id);
     return node;
@@ -121,7 +129,10 @@ export class Tree {
     const removed = [this.get(id)];
     for (const node of removed) removed.push(...this.children(node.id));
     const parent = this.get(removed[0].parent);
-    for (const node of removed) this.nodes.delete(node.id);
+    for (const node of removed) {
+      this.nodes.delete(node.id);
+      this.pruned.add(node.id);
+    }
     if (parent?.lastChild === id) parent.lastChild = this.children(parent.id).at(-1)?.id ?? null;
     if (!this.nodes.has(this.current)) {
       this.current = parent?.id ?? this.children(null).at(-1)?.id ?? null;
@@ -151,6 +162,12 @@ export class Tree {
     }
     return rows;
   }
+}
+
+/** Return a number above 0 that no other page gives to a node. */
+function randomId() {
+  const [high, low] = crypto.getRandomValues(new Uint32Array(2));
+  return (high >>> 11) * 2 ** 32 + low + 1;
 }
 
 function withEnds(node) {

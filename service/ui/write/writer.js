@@ -4,6 +4,7 @@ import { signal } from "../core/html.js";
 import { t } from "../core/words.js";
 import { Refused, Unreachable } from "../core/server.js";
 import { commonLength, Tree } from "./tree.js";
+import { Pages } from "./pages.js";
 import { checkedSettings, parametersOf, startSettings } from "./parameters.js";
 import { SessionsOfTree } from "./sessions.js";
 import { Turn } from "./turn.js";
@@ -26,6 +27,7 @@ export class Writer {
     this.rate = signal(0);
     this.draft = ""; // what the sheet shows; it may be ahead of the tree
     this.sheet = null; // where text is shown
+    this.pages = new Pages(() => this.reset());
     this.saving = 0;
     this.rootUndone = null; // the first part of a text, after the way up has left it
     this.opened = this.open();
@@ -52,7 +54,9 @@ export class Writer {
       this.sessions = new SessionsOfTree(this.server, this.tree, stored.tips);
       this.settings.value = checkedSettings(stored.settings);
       this.model.value = stored.model;
-      this.draft = stored.draft;
+      const page = this.pages.shown(stored);
+      this.tree.current = this.tree.nodes.has(page.current) ? page.current : null;
+      this.draft = page.draft;
     }
     this.refresh(this.draft || null);
     await this.loadModels();
@@ -87,9 +91,16 @@ export class Writer {
 
   save() {
     clearTimeout(this.saving);
-    return this.database.put(KEY, {
-      tree: this.tree.toStored(), tips: this.sessions.tips, settings: this.settings.value,
-      model: this.model.value, draft: this.draft,
+    return this.database.update(KEY, (stored) => {
+      if (stored) {
+        this.tree.join(stored.tree, this.running.value?.node);
+        this.sessions.join(stored.tips);
+      }
+      return {
+        tree: this.tree.toStored(), tips: this.sessions.tips, settings: this.settings.value,
+        model: this.model.value, draft: this.draft,
+        pages: this.pages.stored(stored, { current: this.tree.current, draft: this.draft }),
+      };
     }).catch(() => {}); // a private window may have no store
   }
 
@@ -337,6 +348,11 @@ export class Writer {
     const sessions = Object.keys(this.sessions.tips);
     await this.database.clear().catch(() => {});
     for (const one of sessions) this.server.json("DELETE", `/sessions/${one}`).catch(() => {});
+    this.pages.tellForgotten();
+    this.reset();
+  }
+
+  reset() {
     this.tree = new Tree();
     this.sessions = new SessionsOfTree(this.server, this.tree);
     this.refresh("");
