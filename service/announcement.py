@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from service.api.state import AppState
@@ -22,22 +23,30 @@ def address_of(host: str, port: int, *, is_tls: bool = False) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-async def announce(
-    state: AppState, address: str, on_ready: Callable[[], None] | None = None
-) -> None:
-    """Print what a server without a model lacks, and that it is ready once it is.
+def show(lines: Sequence[str]) -> None:
+    """Print lines at once."""
+    print("\n".join(lines), flush=True)
 
-    A process of several prints nothing, and `on_ready` is called in place of it.
-    """
+
+@dataclass(frozen=True, slots=True)
+class Announcer:
+    """What is called when a server has no model to begin with, and when it is ready."""
+
+    on_empty: Callable[[Sequence[str]], None] = show  # gets the lines of advice
+    on_ready: Callable[[], None] | None = None  # of a process of several; otherwise it is printed
+
+
+async def announce(state: AppState, address: str, announcer: Announcer) -> None:
+    """Tell what a server without a model lacks, and that it is ready once it is."""
     await state.opened.wait()
-    if not state.registry.has_models and on_ready is None:
-        print("\n".join(advice(state.registry.listings(), state.store.folder)), flush=True)
+    if not state.registry.has_models:
+        announcer.on_empty(advice(state.registry.listings(), state.store.folder))
     while not state.is_ready:  # noqa: ASYNC110 (it depends on the store and on every model)
         await asyncio.sleep(POLL_S)
-    if on_ready is None:
-        print("\n".join(ready(address, needs_key=await _has_keys(state))), flush=True)
+    if announcer.on_ready is None:
+        show(ready(address, needs_key=await _has_keys(state)))
     else:
-        on_ready()
+        announcer.on_ready()
 
 
 async def explain_wait(state: AppState, patience_s: float = PATIENCE_S) -> None:

@@ -19,7 +19,7 @@ from service.models.window import Padding, Window
 
 
 def check_up() -> Iterator[str]:
-    """Compile and run a very small model in each precision; yield lines to print."""
+    """Compile and run a very small model in each precision; yield what runs it."""
     spec = ModelSpec(2, 1, (LayerSpec("lstm", 4),))
     zeros = {name: np.zeros(shape, np.float32) for name, shape in spec.weight_shapes.items()}
     weights, tokenizer = Weights(spec, zeros), CharacterTokenizer("ab")
@@ -27,11 +27,11 @@ def check_up() -> Iterator[str]:
     for precision, kernel in [(Precision.FLOAT32, Int8Kernel.ONNX_RUNTIME), *int8]:
         program = compile_program(spec, weights, precision, kernel=kernel)
         Engine(program, tokenizer, EngineConfig(), name="checkup").close()
-        yield f"{precision}: {type(program).__name__}"
+        yield f"{precision} by {type(program).__name__}"
     window = Window(2, Padding.LEFT, 0)
     program = compile_program(replace(spec, window=window), weights, Precision.FLOAT32)
     Engine(program, tokenizer, EngineConfig(), name="checkup").close()
-    yield f"a window of tokens: {type(program).__name__}"
+    yield f"a window of tokens by {type(program).__name__}"
     # Otherwise the first request would compile these kernels.
     either = ConstraintSpec(ConstraintKind.REGEX, "a|b", bad_words=("b",))
     compile_constraint(either, "ab")

@@ -19,7 +19,7 @@ from types import FrameType
 from service.restart_limit import MOST_RESTARTS, WINDOW_S, RestartLimit
 
 POLL_S = 0.1
-READY, DRAIN = b"r", b"d"  # what a process writes into its pipe
+READY, EMPTY, DRAIN = b"r", b"e", b"d"  # what a process writes into its pipe
 FIRST, REPLACEMENT = "first", "replacement"  # which process of its place it is
 RETIRE, BEGIN_DRAIN = signal.SIGUSR1, signal.SIGUSR2
 START_LIMIT_S = 600.0  # of a process that replaces another one, until it is ready
@@ -54,6 +54,12 @@ class ServerChild:
     pipe: int
     started_s: float
     is_ready: bool = False
+    is_empty: bool = False  # it has opened, and has no model to become ready with
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its start is over."""
+        return self.is_ready or self.is_empty
 
     def close(self) -> None:
         """Close the pipe of a process that has ended."""
@@ -168,16 +174,28 @@ class ProcessSupervisor:
             with contextlib.suppress(BlockingIOError):
                 said = os.read(child.pipe, 64)
                 child.is_ready = child.is_ready or READY in said
+                if EMPTY in said:
+                    self._hear_empty(child)
                 if DRAIN in said:
                     self._is_draining = True
                     self._signal_all(BEGIN_DRAIN)
-                elif READY in said and self._is_draining:  # it has not heard of it
+                elif (READY in said or EMPTY in said) and self._is_draining:  # it has not heard
                     child.process.send_signal(BEGIN_DRAIN)
         if not self._has_greeted and all(
             one.current and one.current.is_ready for one in self._places
         ):
             self._has_greeted = True
             self._on_ready()
+
+    def _hear_empty(self, child: ServerChild) -> None:
+        child.is_empty = True
+        for place in self._places:
+            if child is place.next and place.current is not None and place.current.is_ready:
+                _log.warning(
+                    "the process for place %s has no model; the one before it goes on, and is "
+                    "replaced if one is loaded within %.0f s",
+                    *(place.index, START_LIMIT_S),
+                )
 
     def _reap(self) -> None:
         """See which processes have ended, and when their places get others."""
@@ -229,25 +247,31 @@ class ProcessSupervisor:
         if not self._to_roll or self._leaving:
             return
         place = self._to_roll[0]
-        if place.current is None or not place.current.is_ready:
+        if place.current is None or not place.current.is_up:
             return  # it is restarted already, which is as good
         if place.next is None:
             if place.current.started_s > self._roll_began_s:
-                self._to_roll.pop(0)
+                self._end_of_turn()
                 return
             try:
                 place.next = self._start(place)
             except OSError as error:
                 _log.error("nothing is replaced: %s", error)
                 self._to_roll.clear()
-        elif place.next.is_ready:
+        elif place.next.is_ready or (place.next.is_empty and not place.current.is_ready):
             self._leaving.append(place.current)
             place.current.process.send_signal(RETIRE)
             place.current, place.next = place.next, None
-            self._to_roll.pop(0)
+            self._end_of_turn()
         elif time.monotonic() - place.next.started_s > START_LIMIT_S:
-            _log.error("the process for place %s is not ready; nothing is replaced", place.index)
+            what = "has no model" if place.next.is_empty else "is not ready"
+            _log.error("the process for place %s %s; nothing is replaced", place.index, what)
             place.next.process.kill()
+
+    def _end_of_turn(self) -> None:
+        self._to_roll.pop(0)
+        if not self._to_roll:
+            _log.info("every process has been replaced")
 
     # -- the stop
 

@@ -1,6 +1,7 @@
 """uvicorn with the app: its limits of connections, its TLS, and a stop that drains streams."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -13,19 +14,22 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from service.announcement import address_of, announce, explain_wait, ready
+from service.announcement import Announcer, address_of, announce, explain_wait, ready, show
 from service.api.metrics_listener import bind
 from service.app import check_exposure, create_app, make_secret, open_store, stop
 from service.connection_limits import ConnectionLimits
 from service.connections import Connections
+from service.errors import StoreUnavailable
 from service.fleet.fleet_store import forget_wish
 from service.garbage_collector import keep_aside, set_aside
+from service.keys.key_store import count_keys
 from service.models.compile import own_instructions
 from service.open_files import connections_within, raise_open_file_limit
 from service.process_supervisor import BEGIN_DRAIN, RETIRE, PlaceSockets, ProcessSupervisor
 from service.settings import Settings
 from service.socket_server import SocketServer
 from service.start_checks import (
+    admin_key_of,
     check_device,
     check_folders,
     check_int8_kernel,
@@ -63,15 +67,13 @@ class DrainingServer(SocketServer):
         limits: ConnectionLimits,
         app: FastAPI,
         on_stop: Callable[[], None] = lambda: None,
-        on_ready: Callable[[], None] | None = None,
+        announcer: Announcer | None = None,
         certificate: Certificate | None = None,
     ) -> None:
-        """`on_stop` is called when new requests begin to be refused.
-
-        `on_ready` is called when this process of several is ready, in place of the announcement.
-        """
+        """`on_stop` is called when new requests begin to be refused."""
         super().__init__(config, connections, limits)
-        self._state, self._on_stop, self._on_ready = app.state.carousel, on_stop, on_ready
+        self._state, self._on_stop = app.state.carousel, on_stop
+        self._announcer = announcer or Announcer()
         self._certificate = certificate
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_retiring = False
@@ -83,18 +85,19 @@ class DrainingServer(SocketServer):
         set_aside()
         config = self.config
         address = address_of(config.host, config.port, is_tls=config.is_ssl)
-        work = [announce(self._state, address, self._on_ready), explain_wait(self._state)]
+        greeting = announce(self._state, address, self._announcer)
+        work = [greeting, explain_wait(self._state)]
         work.append(keep_aside(lambda: frozenset(self._state.registry.digests().items())))
         if self._certificate is not None:
             work.append(self._certificate.watch())
         self._tasks = [asyncio.create_task(each) for each in work]
-        if self._on_ready is not None:
+        if self._announcer.on_ready is not None:
             self._loop.add_signal_handler(RETIRE, self._retire)
             self._loop.add_signal_handler(BEGIN_DRAIN, self._state.drain.begin)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Stop, and at the second signal at once: what runs is told so and ended."""
-        is_repeated = self._on_ready is not None and sig == signal.SIGTERM
+        is_repeated = self._announcer.on_ready is not None and sig == signal.SIGTERM
         if self.should_exit and is_repeated:
             return  # by a service manager that signals every process, beside the parent
         if self.should_exit and self._loop is not None:
@@ -202,9 +205,9 @@ def serve(
     sockets: list[socket.socket],
     *,
     on_stop: Callable[[], None] = lambda: None,
-    on_ready: Callable[[], None] | None = None,
+    announcer: Announcer | None = None,
 ) -> None:
-    """Serve an app in this process until a signal; `on_ready` replaces the greeting."""
+    """Serve an app in this process until a signal; without an `announcer` it prints its state."""
     tls = server_context(settings.tls_cert, settings.tls_key)
     name = app.state.carousel.fleet.process
     config = uvicorn.Config(
@@ -230,7 +233,7 @@ def serve(
         slow_reader_timeout_s=settings.slow_reader_timeout_s,
     )
     connections = _connections_of(settings)
-    server = DrainingServer(config, connections, limits, app, on_stop, on_ready, certificate)
+    server = DrainingServer(config, connections, limits, app, on_stop, announcer, certificate)
     server.run(sockets)
 
 
@@ -247,7 +250,10 @@ def _serve_in_processes(
 
     def greet() -> None:
         address = address_of(settings.host, settings.port, is_tls=settings.tls_cert is not None)
-        print("\n".join(ready(address)), flush=True)  # noqa: T201 (as the announcement)
+        needs_key = admin_key_of(settings) is not None
+        with contextlib.suppress(StoreUnavailable):  # not known is none: this is an example only
+            needs_key = needs_key or asyncio.run(count_keys(redis_url)) > 0
+        show(ready(address, needs_key=needs_key))
 
     stop_limit_s = settings.lame_duck_s + settings.drain_s + STOP_MARGIN_S
     supervisor = ProcessSupervisor(

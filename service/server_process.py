@@ -5,13 +5,15 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from functools import partial
 
+from service.announcement import Announcer, show
 from service.app import create_app
 from service.errors import CarouselError
 from service.fleet.join import ServerProcess
 from service.parent_bond import end_with_parent
-from service.process_supervisor import BEGIN_DRAIN, DRAIN, READY, REPLACEMENT, RETIRE
+from service.process_supervisor import BEGIN_DRAIN, DRAIN, EMPTY, READY, REPLACEMENT, RETIRE
 from service.server import serve
 from service.settings import Settings
 from service.telemetry import log_to_stderr
@@ -42,7 +44,14 @@ def main() -> None:
     url = settings.redis_url.get_secret_value()
     app = create_app(settings, url, metrics_socket=metrics_socket, process=process)
     app.state.carousel.drain_others = partial(_say, int(pipe), DRAIN)
-    serve(settings, app, sockets, on_ready=partial(_say, int(pipe), READY))
+    is_speaker = index == "0" and order != REPLACEMENT
+
+    def say_empty(advice: Sequence[str]) -> None:
+        if is_speaker:  # one of them is enough
+            show(advice)
+        _say(int(pipe), EMPTY)
+
+    serve(settings, app, sockets, announcer=Announcer(say_empty, partial(_say, int(pipe), READY)))
 
 
 def _say(pipe: int, word: bytes) -> None:

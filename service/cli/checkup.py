@@ -18,9 +18,10 @@ from urllib.request import HTTPSHandler, ProxyHandler, build_opener, urlopen
 from service.api.metrics_listener import DEFAULT_PORT, bind
 from service.api.tracing import check_traces
 from service.cgroup import MachineShare, machine_share
-from service.errors import CarouselError
+from service.errors import CarouselError, StoreUnavailable
 from service.keys.key_store import count_keys
-from service.sessions.config import SessionConfig
+from service.sessions.config import SessionConfig, ValkeyConfig
+from service.sessions.embedded import EmbeddedValkey
 from service.sessions.signing import check_secret
 from service.sessions.store_client import check_store_at
 from service.settings import Settings
@@ -220,17 +221,35 @@ def _is_our_metrics(address: str) -> bool:
 
 
 def _keys(settings: Settings) -> str:
-    if needs_no_key(settings):
-        if admin_key_of(settings):
-            return "CAROUSEL_ADMIN_KEY is one"
-        return f"none is needed at {settings.host} until there is one"
-    if settings.redis_url is not None:
-        n_keys = asyncio.run(count_keys(settings.redis_url.get_secret_value()))
-    else:  # only a start opens it
-        n_keys = len(list((settings.data_dir / "valkey").glob("*")))
-    if not n_keys:
+    if admin_key_of(settings):
+        return "CAROUSEL_ADMIN_KEY is one"
+    n_keys, needs_none = _n_keys(settings), needs_no_key(settings)
+    if n_keys:
+        return f"{n_keys} in the store, so that each request needs one"
+    if n_keys is None:
+        if not needs_none:
+            return f"needed at {settings.host}, and the start looks for one"
+        return "not known while the store does not run: `carousel keys list` lists those in it"
+    if not needs_none:
         raise exposed(settings)
-    return f"needed at {settings.host}, and the start looks for one"
+    return f"none is needed at {settings.host} until there is one"
+
+
+def _n_keys(settings: Settings) -> int | None:
+    """Return how many keys there are; None where the store does not say it, and is not started."""
+    if settings.redis_url is not None:
+        url = settings.redis_url.get_secret_value()
+    else:
+        folder = settings.data_dir / "valkey"
+        if not any(folder.glob("*")):
+            return 0
+        valkey = EmbeddedValkey(folder, ValkeyConfig())
+        if not valkey.is_alive():
+            return None
+        url = valkey.url
+    with contextlib.suppress(StoreUnavailable):
+        return asyncio.run(count_keys(url))
+    return None
 
 
 def _limits(settings: Settings) -> str:

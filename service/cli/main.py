@@ -251,16 +251,18 @@ def doctor(
         from service.settings import Settings
 
         for name, value in facts().items():
-            print(f"       {name.ljust(12)}  {value}")
+            print(_doctor_line("", name, value))
         for check in checks_of(Settings.read()):
             has_fault = has_fault or check.is_fault
-            print(
-                f"{'FAULT' if check.is_fault else 'ok':<5}  {check.name.ljust(12)}  {check.found}"
-            )
-    for line in check_up():
-        print(f"ok     {line}")
+            print(_doctor_line("FAULT" if check.is_fault else "ok", check.name, check.found))
+    for found in check_up():
+        print(_doctor_line("ok", "program", found))
     if has_fault:
         raise typer.Exit(1)
+
+
+def _doctor_line(outcome: str, name: str, found: str) -> str:
+    return f"{outcome:<5}  {name:<12}  {found}"
 
 
 def main() -> None:

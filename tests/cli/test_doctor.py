@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from service.app import open_store
 from service.cgroup import machine_share
 from service.cli.checkup import Check, available_bytes, checks_of
 from service.errors import BadRequest
@@ -165,6 +166,19 @@ def test_what_a_start_would_refuse(tmp_path, name, settings, mend):
     assert mend in check.found
 
 
+def test_keys_are_counted_where_the_store_runs_and_not_denied_where_it_does_not(tmp_path):
+    data = tmp_path / "data"  # of the command, too
+    assert found(tmp_path, data_dir=data)["keys"].found.startswith("none is needed at 127.0.0.1")
+    assert carousel("keys", "add", "ana", "--scope", "generate", folder=tmp_path).returncode == 0
+    check = found(tmp_path, data_dir=data)["keys"]
+    assert check.found.startswith("not known while the store does not run: `carousel keys list`")
+    assert not check.is_fault
+    with open_store(Settings(data_dir=data)) as url:
+        check = found(tmp_path, data_dir=data)["keys"]
+        assert check == Check("keys", "1 in the store, so that each request needs one")
+        assert found(tmp_path, redis_url=url)["keys"] == check
+
+
 def test_a_certificate_that_has_ended_and_one_that_has_not(tmp_path):
     certificate, key = new_certificate(tmp_path, days=2)
     check = found(tmp_path, tls_cert=certificate, tls_key=key)["tls"]
@@ -201,7 +215,9 @@ def test_the_command_ends_with_1_on_a_fault_and_compiles_without_a_check(tmp_pat
     assert (done.returncode, done.stderr) == (1, "")
     assert "FAULT  import_dir" in done.stdout
     assert "ok     data_dir" in done.stdout
-    assert "float32: " in done.stdout
+    rows = done.stdout.splitlines()
+    assert [row for row in rows if (row[5:7], row[19:21]) != ("  ", "  ") or row[21] == " "] == []
+    assert "ok     program       float32 by " in done.stdout
     alone = carousel("doctor", "--compile-only", folder=tmp_path)
     assert (alone.returncode, alone.stderr) == (0, "")
     assert "data_dir" not in alone.stdout
