@@ -2,11 +2,13 @@
 
     python docs/examples/train_over_http.py FILE [--url http://127.0.0.1:8000] [--units 512] …
 
-Needs nothing but Python.
+Needs nothing but Python. Where there are keys it sends CAROUSEL_API_KEY, of the scopes train and
+generate.
 """
 
 import argparse
 import json
+import os
 import sys
 import urllib.error
 import urllib.parse
@@ -41,9 +43,7 @@ def main() -> None:
     }
     job = json.load(send_json(f"{options.url}/train-jobs", body))
     end: dict[str, Any] = {}
-    for name, data in events(
-        urllib.request.urlopen(f"{options.url}/train-jobs/{job['id']}/events")
-    ):
+    for name, data in events(send(f"{options.url}/train-jobs/{job['id']}/events")):
         if name == "validation":
             print(
                 f"epoch {data['epoch']:.2f}: {data['validation_nats']:.4f} nats, "
@@ -71,9 +71,11 @@ def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
-def send(url: str, body: bytes, kind: str) -> Any:
-    """POST a body."""
+def send(url: str, body: bytes | None = None, kind: str = "application/json") -> Any:
+    """POST a body, or GET without one; with the key where there is one."""
     request = urllib.request.Request(url, body, {"Content-Type": kind})
+    if key := os.environ.get("CAROUSEL_API_KEY"):
+        request.add_header("Authorization", f"Bearer {key}")
     return urllib.request.urlopen(request)
 
 

@@ -312,6 +312,30 @@ def test_the_example_trains_on_chinese_and_streams(server, tmp_path):
     assert "bits a character" in done.stderr
 
 
+def test_the_example_sends_its_key_with_each_request(tmp_path):
+    file = tmp_path / "poem.txt"
+    file.write_text("abc")
+    token = '{"token": {"text": "a"}}'
+    with scripted() as script:
+        script.answers += [
+            Answer(201, b'{"id": "c", "characters": 3}'),
+            Answer(202, b'{"id": "j"}'),
+            stream('event: done\ndata: {"status": "succeeded", "model": "poem@1"}'),
+            stream(f"data: {token}"),
+        ]
+        example = str(ROOT / "docs/examples/train_over_http.py")
+        done = subprocess.run(
+            [sys.executable, example, str(file), "--url", script.url],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"CAROUSEL_API_KEY": "carousel_k"},
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, "a\n"), done.stderr
+        sent = [headers.get("authorization") for _, headers, _ in script.requests]
+    assert sent == ["Bearer carousel_k"] * 4
+
+
 def test_the_server_answers_while_it_checks_a_large_text(http):
     text = ("明月几时有、把酒问青天\n" * 1_900_000).encode()
     with ThreadPoolExecutor() as pool:
