@@ -1,6 +1,7 @@
 """Train jobs over HTTP: a server with workers, killed processes, trained models."""
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import psutil
 import pytest
 from safetensors.numpy import load
 
+from tests.client.scripted_server import Answer, scripted, stream
 from tests.process import ROOT, Server, serving
 
 WORDS = "the cat sat on a mat and saw an owl in its oak by moon light then ran".split()  # noqa: SIM905
