@@ -35,6 +35,7 @@ from service.start_checks import (
     check_int8_kernel,
     check_training,
     listen_in_places,
+    lost_secret_of,
 )
 from service.telemetry import log_to_stderr
 from service.tls import Certificate, server_context
@@ -185,6 +186,8 @@ def run(settings: Settings) -> None:
     signal.signal(signal.SIGTERM, _exit_normally)  # uvicorn raises caught signals again at its end
     host, port = settings.metrics_host, settings.metrics_port
     metrics = [bind(host, port, offset) for offset in range(n)]
+    if lost := lost_secret_of(settings):  # the store would have made its folder
+        _log.warning(lost)
     with open_store(settings) as redis_url:
         check_exposure(settings, redis_url)
         workers = WorkerSupervisor(settings, redis_url, settings.workers)

@@ -98,6 +98,18 @@ def admin_key_of(settings: Settings) -> str | None:
     return given
 
 
+def lost_secret_of(settings: Settings) -> str | None:
+    """Return what is wrong with a data folder that has data and no secret; None if nothing is."""
+    folder = settings.data_dir
+    is_used = any((folder / "valkey" / "appendonlydir").glob("*"))
+    if settings.secret is not None or not is_used or (folder / "secret").exists():
+        return None
+    return (
+        f"{folder / 'secret'} is missing beside data: put it there from the backup; otherwise a "
+        "new one is made, exports of before are refused, and a session that is lost is a 404"
+    )
+
+
 def default_limits_of(settings: Settings) -> Limits:
     """Return the limits of CAROUSEL_DEFAULT_LIMITS. Raises BadRequest if it has others."""
     try:

@@ -18,7 +18,7 @@ from urllib.request import HTTPSHandler, ProxyHandler, build_opener, urlopen
 from service.api.metrics_listener import DEFAULT_PORT, bind
 from service.api.tracing import check_traces
 from service.cgroup import MachineShare, machine_share
-from service.errors import CarouselError, StoreUnavailable
+from service.errors import BadRequest, CarouselError, StoreUnavailable
 from service.keys.key_store import count_keys
 from service.sessions.config import SessionConfig, ValkeyConfig
 from service.sessions.embedded import EmbeddedValkey
@@ -34,6 +34,7 @@ from service.start_checks import (
     default_limits_of,
     exposed,
     listen,
+    lost_secret_of,
     needs_no_key,
 )
 from service.tls import check_certificate, server_context
@@ -258,6 +259,8 @@ def _limits(settings: Settings) -> str:
 
 
 def _secret(settings: Settings) -> str:
+    if lost := lost_secret_of(settings):
+        raise BadRequest(lost)
     if settings.secret is None:
         return f"in {settings.data_dir / 'secret'}, which other servers do not have"
     check_secret(settings.secret.get_secret_value())

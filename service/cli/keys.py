@@ -79,12 +79,17 @@ def add(
 
 @app.command(name="list")
 def list_keys(redis_url: RedisUrl = None, data_dir: DataDir = None) -> None:
-    """List the keys, without their secrets."""
+    """List the keys, without their secrets. It makes no data folder."""
+    from service.settings import Settings
+
+    settings = Settings.read(redis_url=redis_url, data_dir=data_dir)
+    none = f"there are no keys in {_place(redis_url, data_dir)}"
 
     async def listed(keys: "KeyRing") -> str:
-        return "\n".join(map(_described, await keys.all())) or "there are no keys"
+        return "\n".join(map(_described, await keys.all())) or none
 
-    print(_changed(redis_url, data_dir, listed))
+    is_new = settings.redis_url is None and not (settings.data_dir / "valkey").exists()
+    print(none if is_new else _changed(redis_url, data_dir, listed))
 
 
 @app.command()
@@ -120,8 +125,11 @@ def _changed(
     """Return what `change` says of the keys of a server's store. Raises CarouselError."""
     from service.app import open_key_ring, open_store
     from service.settings import Settings
+    from service.start_checks import lost_secret_of
 
     settings = Settings.read(redis_url=redis_url, data_dir=data_dir)
+    if lost := lost_secret_of(settings):
+        print(f"warning: {lost}", file=sys.stderr)
 
     async def run(url: str) -> T:
         keys = open_key_ring(settings, url)

@@ -177,6 +177,13 @@ def test_keys_are_counted_where_the_store_runs_and_not_denied_where_it_does_not(
         check = found(tmp_path, data_dir=data)["keys"]
         assert check == Check("keys", "1 in the store, so that each request needs one")
         assert found(tmp_path, redis_url=url)["keys"] == check
+    assert not found(tmp_path, data_dir=data)["secret"].is_fault
+    (data / "secret").unlink()
+    lost = found(tmp_path, data_dir=data)["secret"]
+    assert lost.is_fault
+    assert "exports of before are refused" in lost.found
+    assert f"warning: {lost.found}" in carousel("keys", "list", folder=tmp_path).stderr
+    assert not found(tmp_path, data_dir=data)["secret"].is_fault  # a new one has been made
 
 
 def test_a_certificate_that_has_ended_and_one_that_has_not(tmp_path):

@@ -8,6 +8,8 @@ from tests.api.conftest import new_home
 from tests.process import serving
 from tests.sessions.valkey import own_store
 
+LOST_SECRET = "secret is missing beside data: put it there from the backup"
+
 
 def say(url: str, session: str) -> str:
     """Continue a session by one turn."""
@@ -34,6 +36,13 @@ def test_the_folders_of_a_stopped_server_are_a_backup(tmp_path):
         expected = say(server.url, session)
     with serving(elsewhere) as server:
         assert say(server.url, session) == expected
+        position = httpx2.get(f"{server.url}/sessions/{session}", timeout=30).json()["position"]
+        assert LOST_SECRET not in server.log.read_text()
+    (elsewhere / "data" / "secret").unlink()
+    with serving(elsewhere) as server:
+        assert LOST_SECRET in server.log.read_text()
+        reply = httpx2.get(f"{server.url}/sessions/{session}", timeout=30).json()
+        assert reply["position"] == position
 
 
 def test_the_log_of_a_running_valkey_is_a_backup(tmp_path):

@@ -45,6 +45,9 @@ def test_without_a_key_another_address_is_refused_with_what_to_do(folder):
 
 def test_the_terminal_says_where_a_key_is_and_which_words_were_wrong(folder):
     place = folder / "data"
+    nothing = keys("list", folder=folder)
+    assert nothing.stdout == f"there are no keys in the private Valkey of {place}\n"
+    assert not place.exists()
     assert (
         f"stored in the private Valkey of {place}"
         in keys("add", "me", "--scope", "generate", folder=folder).stderr
