@@ -174,8 +174,7 @@ class ProcessSupervisor:
             with contextlib.suppress(BlockingIOError):
                 said = os.read(child.pipe, 64)
                 child.is_ready = child.is_ready or READY in said
-                if EMPTY in said:
-                    self._hear_empty(child)
+                child.is_empty = child.is_empty or EMPTY in said
                 if DRAIN in said:
                     self._is_draining = True
                     self._signal_all(BEGIN_DRAIN)
@@ -186,16 +185,6 @@ class ProcessSupervisor:
         ):
             self._has_greeted = True
             self._on_ready()
-
-    def _hear_empty(self, child: ServerChild) -> None:
-        child.is_empty = True
-        for place in self._places:
-            if child is place.next and place.current is not None and place.current.is_ready:
-                _log.warning(
-                    "the process for place %s has no model; the one before it goes on, and is "
-                    "replaced if one is loaded within %.0f s",
-                    *(place.index, START_LIMIT_S),
-                )
 
     def _reap(self) -> None:
         """See which processes have ended, and when their places get others."""
@@ -263,10 +252,11 @@ class ProcessSupervisor:
             place.current.process.send_signal(RETIRE)
             place.current, place.next = place.next, None
             self._end_of_turn()
-        elif time.monotonic() - place.next.started_s > START_LIMIT_S:
+        elif place.next.is_empty or time.monotonic() - place.next.started_s > START_LIMIT_S:
             what = "has no model" if place.next.is_empty else "is not ready"
             _log.error("the process for place %s %s; nothing is replaced", place.index, what)
             place.next.process.kill()
+            place.next.process.wait()  # so that this is said once
 
     def _end_of_turn(self) -> None:
         self._to_roll.pop(0)
