@@ -65,7 +65,9 @@ class SteeredModels:
         name = f"{ref} steered"
         engine = Engine(program, bundle.tokenizer, self.config, name=name, threads=threads)
         self.metrics.totals.add(str(ref), partial(_counts, str(ref), engine.stats))
-        return SteeredModel(engine, prefixes if is_same else prefixes.scoped("steered"), is_same)
+        return SteeredModel(
+            engine, program, prefixes if is_same else prefixes.scoped("steered"), is_same
+        )
 
 
 def _counts(model: str, stats: EngineStats) -> Counts:

@@ -23,6 +23,7 @@ from service.api.inspection_start import (
     InspectedTextBody,
     charged_reading,
     placed_tokens,
+    steered_start,
     text_of,
     text_start,
 )
@@ -30,9 +31,11 @@ from service.api.score import ScoredToken
 from service.api.sse import Responses
 from service.api.state import get_state
 from service.api.statistics_reply import layer_reply
+from service.api.steer_fields import SteeredReply, SteerEntry
 from service.api.text_body import no_token
 from service.errors import Validation
 from service.inspection.statistics import TextStatistics
+from service.models.steering import MAX_STEERED_CELLS
 
 router = APIRouter(tags=["inspection"])
 
@@ -48,6 +51,7 @@ class InspectBody(InspectedTextBody):
     cells: Annotated[list[int], Field(max_length=MAX_SELECTED_CELLS)] | None = None
     signals: Annotated[list[Name], Field(max_length=MAX_SIGNALS)] | None = None
     top_n_tokens: Annotated[int, Field(ge=0, le=20)] = 0
+    steer: Annotated[list[SteerEntry], Field(max_length=MAX_STEERED_CELLS)] | None = None
     encoding: Annotated[Encoding, Field(strict=False)] | None = None
     format: Annotated[InspectionFormat, Field(strict=False)] | None = None
 
@@ -94,6 +98,7 @@ class InspectReply(BaseModel):
     token_count: int
     tokens: list[InspectedToken]
     layers: list[InspectedLayer]
+    steer: SteeredReply | None = None
 
 
 class StatisticsBody(InspectedTextBody):
@@ -182,7 +187,7 @@ async def inspect(request: Request, body: InspectBody) -> Response:
     """Read a text and show the gates and states of cells; a session is read on, not changed."""
     state, format_ = get_state(request), _format(request, body)
     encoding = _encoding(body, format_)
-    model, start = await text_start(request, body.model, body.session_id)
+    model, start, steer = await steered_start(request, body.model, body.session_id, body.steer)
     inspector, owner = model.runtime.inspector, state.owner_of(request)
     selection = inspector.select(body.layers, body.cells, body.signals)
     check_encoding(selection.layers, encoding)
@@ -204,6 +209,7 @@ async def inspect(request: Request, body: InspectBody) -> Response:
             text,
             [(first, last) for _, first, last in found],
             model.runtime.encoder.texts,
+            steer,
         )
         encode = json_reply if format_ is InspectionFormat.JSON else safetensors_reply
         content = await inspector.thread.run(owner, partial(encode, inspection, about, encoding))

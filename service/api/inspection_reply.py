@@ -49,6 +49,7 @@ class InspectedText:
     text: str
     offsets: Sequence[tuple[int, int]]  # of each token, in characters
     token_texts: Sequence[str]  # JSON, by token id
+    steer: Mapping[str, Any]  # the member `steer` of the reply, if any
 
 
 def check_encoding(layers: Sequence[SelectedLayer], encoding: Encoding) -> None:
@@ -78,6 +79,7 @@ def json_reply(found: Inspection, about: InspectedText, encoding: Encoding) -> b
         f'"tokens":[{",".join(_tokens(found, about))}]',
         f'"layers":[{",".join(_layer(*parts, encoding) for parts in layers)}]',
     ]
+    members += [f'"{name}":{json.dumps(value)}' for name, value in about.steer.items()]
     return f"{{{','.join(members)}}}".encode("ascii")
 
 
@@ -94,7 +96,7 @@ def safetensors_reply(found: Inspection, about: InspectedText, encoding: Encodin
         "digest": about.digest,
         "precision": about.precision,
         "text": about.text,
-    }
+    } | {name: json.dumps(value) for name, value in about.steer.items()}
     for layer, before, signals in zip(
         found.selection.layers, found.before, piece.layers, strict=True
     ):

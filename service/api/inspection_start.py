@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Annotated, Any
 
 from fastapi import Request
 from pydantic import Field
@@ -11,11 +12,14 @@ from pydantic import Field
 from service.api.caller import caller_of
 from service.api.fields import MAX_PROMPT_CHARACTERS, Body, Id, Text
 from service.api.http_request import cancelled_on_disconnect
+from service.api.serving_engine import acquire_steered, before_last
 from service.api.state import ServedModel, get_state, session_model
+from service.api.steer_fields import SteerEntry, steer_reply, steering_in_session, steering_of
 from service.api.text_body import no_token
 from service.errors import Forbidden, Validation
 from service.inspection.inspector import TextStart
 from service.inspection.text_cutter import PlacedToken
+from service.models.steering import Steering
 from service.sessions.session import Session
 from service.training.corpus_store import CorpusCard
 
@@ -65,20 +69,57 @@ async def text_start(
     request: Request, name: str | None, session_id: str | None
 ) -> tuple[ServedModel, TextStart]:
     """Return the model, and where the text begins: at a session's end, or at the zero state."""
+    model, start, _ = await steered_start(request, name, session_id, None)
+    return model, start
+
+
+async def steered_start(
+    request: Request,
+    name: str | None,
+    session_id: str | None,
+    steer: Sequence[SteerEntry] | None,
+) -> tuple[ServedModel, TextStart, dict[str, Any]]:
+    """Return as `text_start` for a text that is read as /score reads it, and the reply's `steer`.
+
+    Raises as `acquire_steered`, and Validation.
+    """
     state = get_state(request)
     if session_id is None:
         model = await state.get(request, name)
-        return model, TextStart(None, model.tokenizer.special.before_text)
+        start = TextStart(None, model.tokenizer.special.before_text)
+        if not steer:
+            return model, start, {}
+        steering = steering_of(steer, model.spec, 0, 0)
+        return model, *await _steered(request, model, start, steering, steer)
     key = state.key(request, session_id)
 
-    async def begin(session: Session) -> tuple[ServedModel, TextStart]:
+    async def begin(session: Session) -> tuple[ServedModel, TextStart, dict[str, Any]]:
         model = await state.get_for(request, session, name)
         origin, pending = await state.sessions.records.latest_state(key, session_model(model))
-        if origin is None and not pending:
+        position = (0 if origin is None else origin.position) + len(pending)
+        if position == 0:
             pending = model.tokenizer.special.before_text
-        return model, TextStart(origin, pending)
+        if not steer:
+            return model, TextStart(origin, pending), {}
+        steering = steering_in_session(steer, model.spec, position, 0)
+        if position > 0:
+            origin, pending = await before_last(model, key.owner, origin, pending)
+        start = TextStart(origin, pending)
+        return model, *await _steered(request, model, start, steering, steer)
 
     return await state.sessions.records.with_session(key, begin)
+
+
+async def _steered(
+    request: Request,
+    model: ServedModel,
+    start: TextStart,
+    steering: Steering,
+    entries: Sequence[SteerEntry],
+) -> tuple[TextStart, dict[str, Any]]:
+    steered = await acquire_steered(request, model, len(steering))
+    reply = steer_reply(entries, has_same_kernel=steered.has_same_bytes)
+    return replace(start, program=steered.program, steer=steering), {"steer": reply}
 
 
 @contextlib.asynccontextmanager

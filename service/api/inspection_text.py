@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from functools import partial
 from typing import Annotated, Any
@@ -22,10 +22,11 @@ from service.api.http_request import (
     raw_content,
 )
 from service.api.inspection_reply import SAFETENSORS, Encoding, check_encoding, packed
-from service.api.inspection_start import corpus_card, text_start
+from service.api.inspection_start import corpus_card, steered_start
 from service.api.record_stream import RecordStream
 from service.api.sse import Responses
 from service.api.state import ServedModel, get_state
+from service.api.steer_fields import entries_of
 from service.api.text_body import READ_AHEAD_BYTES, corpus_texts, most_tokens, no_token, texts_ahead
 from service.errors import Validation
 from service.inspection.inspector import TextStart
@@ -56,6 +57,7 @@ class TraceQuery(BaseModel):
     cells: Annotated[str | None, Field(max_length=100_000)] = None
     signals: Annotated[str | None, Field(max_length=1_000)] = None
     encoding: Encoding = Encoding.FLOAT16
+    steer: Annotated[str | None, Field(max_length=20_000)] = None
 
 
 @router.post(
@@ -66,6 +68,8 @@ class TraceQuery(BaseModel):
 )
 async def inspect_text(request: Request, query: Annotated[TraceQuery, Query()]) -> Response:
     """Show gates and states while the text arrives; `cells`, `layers`, `signals` have commas.
+
+    `steer` is a list in JSON.
 
     A client that sends more than `READ_AHEAD_BYTES` has to read while it sends. With `corpus_id`
     the text is a stored one.
@@ -80,7 +84,8 @@ async def inspect_text(request: Request, query: Annotated[TraceQuery, Query()]) 
             "records are arrays: set `encoding` to float32, float16 or uint8", "encoding"
         )
     state = get_state(request)
-    served, start = await text_start(request, query.model, query.session_id)
+    entries = None if query.steer is None else entries_of(query.steer)
+    served, start, steered = await steered_start(request, query.model, query.session_id, entries)
     inspector, owner = served.runtime.inspector, state.owner_of(request)
     names = None if query.signals is None else query.signals.split(",")
     layers, cells = _numbers("layers", query.layers), _numbers("cells", query.cells)
@@ -88,7 +93,7 @@ async def inspect_text(request: Request, query: Annotated[TraceQuery, Query()]) 
     check_encoding(selection.layers, encoding)
     places = ExitStack()
     places.enter_context(inspector.thread.admit(owner))
-    records = _Records(request, served, start, selection, encoding, corpus)
+    records = _Records(request, served, start, selection, encoding, corpus, steered)
     pieces = records.read(owner)
     try:
         head = await anext(pieces)
@@ -116,9 +121,10 @@ class _Records:
         selection: Selection,
         encoding: Encoding,
         corpus: CorpusCard | None,
+        steered: Mapping[str, Any],
     ) -> None:
         self._request, self._served, self._start = request, served, start
-        self._corpus = corpus
+        self._corpus, self._steered = corpus, steered
         self._selection, self._encoding = selection, encoding
         fields: list[Any] = [("id", "<i4"), ("start", "<i8"), ("stop", "<i8"), ("logprob", "<f8")]
         for layer in selection.layers:
@@ -187,6 +193,7 @@ class _Records:
             "record_bytes": self._type.itemsize,
             "dtype": self._type.descr,
             "layers": layers,
+            **self._steered,
         }
         return json.dumps(head, separators=(",", ":")).encode("ascii") + b"\n"
 

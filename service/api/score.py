@@ -17,7 +17,7 @@ from service.api.http_request import (
     check_media_type,
     raw_body,
 )
-from service.api.serving_engine import acquire_steered
+from service.api.serving_engine import acquire_steered, before_last
 from service.api.sse import Responses, SSEResponse, events_of
 from service.api.state import ServedModel, get_state, session_model
 from service.api.steer_fields import (
@@ -29,7 +29,7 @@ from service.api.steer_fields import (
 )
 from service.api.text_body import most_tokens, no_token, texts_of
 from service.errors import CarouselError, Validation
-from service.generation.request import Chunk, scoring_request
+from service.generation.request import Chunk
 from service.generation.score import Score, Scorer
 from service.models.steering import MAX_STEERED_CELLS
 from service.models.step import State
@@ -196,11 +196,7 @@ async def _steered_in_session(
     origin, ready = latest
     position = (0 if origin is None else origin.position) + len(ready)
     steering = steering_in_session(steer, model.spec, position, 0)
-    if len(ready) > 1:
-        plain = scoring_request(ready, (), origin, owner=owner)
-        async for chunk in model.runtime.engine.submit(plain):
-            origin = chunk.state
-        ready = ready[-1:]
+    origin, ready = await before_last(model, owner, origin, ready)
     pending = ready or (model.tokenizer.special.before_text if origin is None else ())
     steered = await acquire_steered(request, model, len(steer))
     scorer = Scorer(steered.engine, model.tokenizer, origin, pending, owner=owner, steer=steering)

@@ -11,9 +11,10 @@ from service.api.state import ServedModel
 from service.api.steer_fields import SteerEntry, steer_reply, steering_in_session, steering_of
 from service.generation.engine import Engine
 from service.generation.prefix_cache import ScopedPrefixCache
-from service.generation.request import GenerationRequest
+from service.generation.request import GenerationRequest, scoring_request
 from service.generation.steered_engine import SteeredModel
 from service.models.steering import is_active
+from service.models.step import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,17 @@ async def steered_turn(
     steered = await acquire_steered(http, model, len(entries))
     reply = steer_reply(entries, has_same_kernel=steered.has_same_bytes)
     return replace(request, steer=steer), {"steer": reply}
+
+
+async def before_last(
+    model: ServedModel, owner: str, origin: State | None, ready: Sequence[int]
+) -> tuple[State | None, Sequence[int]]:
+    """Read all but the last of a session's tokens that a state has not read, not steered."""
+    if len(ready) > 1:
+        plain = scoring_request(ready, (), origin, owner=owner)
+        async for chunk in model.runtime.engine.submit(plain):
+            origin = chunk.state
+    return origin, ready[-1:]
 
 
 async def acquire_steered(http: Request, model: ServedModel, n_cells: int) -> SteeredModel:

@@ -1,15 +1,16 @@
 """Steering in requests and replies: the field `steer`, and what it means for a text."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from service.api.fields import Body, Number, Position
 from service.errors import Validation
 from service.models.spec import ModelSpec
 from service.models.steering import (
     ENDLESS,
+    MAX_STEERED_CELLS,
     MAX_STEERED_VALUE,
     SteeredCell,
     Steering,
@@ -52,6 +53,23 @@ class SteeredReply(BaseModel):
 
     cells: list[dict[str, Any]]
     kernel: Literal["same", "onnxruntime"]  # or else unsteered text is rounded in another order
+
+
+_ENTRIES = TypeAdapter(Annotated[list[SteerEntry], Field(max_length=MAX_STEERED_CELLS)])
+
+
+def entries_of(text: str) -> list[SteerEntry]:
+    """Read the entries of a query's `steer`, a list in JSON. Raises Validation."""
+    try:
+        return _ENTRIES.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, ("steer", *first["loc"])))
+        raise Validation(
+            f"`{place}` is not as it should be: {first['msg']}; `steer` is a JSON list such as "
+            '[{"cell": 445, "op": "set", "value": -0.7}]',
+            "steer",
+        ) from error
 
 
 def steering_of(

@@ -10,6 +10,7 @@ from service.errors import BadCheckpoint, CarouselError, Draining
 from service.generation.engine import Engine
 from service.generation.prefix_cache import ScopedPrefixCache
 from service.models.memory_budget import MemoryBudget
+from service.models.steered_batch import SteerableProgram
 
 IDLE_S = 300.0  # without a steered request, after which the engine is dropped
 DRAIN_LIMIT_S = 60.0  # of one that is dropped: it has nothing to do
@@ -22,6 +23,7 @@ class SteeredModel:
     """An engine whose requests can be steered, and the states that its prompts share."""
 
     engine: Engine
+    program: SteerableProgram
     prefixes: ScopedPrefixCache
     has_same_bytes: bool  # whether what is not steered has the bytes of the model's own engine
 

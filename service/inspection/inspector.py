@@ -13,6 +13,7 @@ from service.inspection.selection import Selection, select
 from service.inspection.statistics import TextStatistics, needed_for
 from service.inspection.tracer import Piece, TextTracer
 from service.models.spec import FloatArray, ModelSpec
+from service.models.steering import Steering
 from service.models.step import State, StepProgram, TracedProgram
 
 
@@ -27,10 +28,15 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class TextStart:
-    """Where a text begins: after a state, and the tokens that this state has not read."""
+    """Where a text begins: after a state, and the tokens that this state has not read.
+
+    A steered text has a program of which the rows can be steered.
+    """
 
     state: State | None = None
     pending: Sequence[int] = ()
+    program: TracedProgram | None = None  # None: the model's own
+    steer: Steering = ()
 
 
 class Inspector:
@@ -118,10 +124,10 @@ class Inspector:
         self, selection: Selection, start: TextStart, owner: str, n_top_tokens: int = 0
     ) -> TextTracer:
         """Return a tracer that has read everything before the text."""
-        program = self.traced_program()
+        program = start.program or self.traced_program()
 
         def begin() -> TextTracer:
-            tracer = TextTracer(program, selection, start.state, n_top_tokens)
+            tracer = TextTracer(program, selection, start.state, n_top_tokens, start.steer)
             tracer.feed(start.pending)
             return tracer
 

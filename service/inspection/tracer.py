@@ -13,6 +13,8 @@ from service.inspection.selection import SelectedLayer, Selection
 from service.inspection.signals import Signals, derive, needed_signals
 from service.models.cells import CELLS
 from service.models.spec import FloatArray
+from service.models.steered_batch import SteeredBatch
+from service.models.steering import Steering
 from service.models.step import State, TracedProgram
 
 TopTokens = tuple[tuple[int, float], ...]
@@ -56,9 +58,14 @@ class TextTracer:
         selection: Selection,
         initial: State | None = None,
         n_top_tokens: int = 0,
+        steer: Steering = (),
     ) -> None:
+        """`steer` needs a program of which the rows can be steered."""
         self._batch = program.new_batch(1)
         self._batch.put(0, initial)
+        if steer:
+            assert isinstance(self._batch, SteeredBatch)
+            self._batch.steer(0, steer)
         self._trace = program.trace(self._batch)
         self.selection, self._n_top = selection, n_top_tokens
         self._n_read, self._predicts = 0 if initial is None else initial.position, False

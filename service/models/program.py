@@ -15,7 +15,7 @@ from service.models.bundle import Precision
 from service.models.cell import LayerSpec
 from service.models.cells import CELLS
 from service.models.graph import IR_VERSION, OPSET, layer_scope
-from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights
+from service.models.spec import FOLD_LIMIT_BYTES, FloatArray, ModelSpec, Weights
 from service.models.step import Batch, Trace, zero_batch
 from service.models.step_graph import build_graph, gate_name
 
@@ -65,17 +65,7 @@ class OnnxProgram:
 
     def trace(self, batch: Batch) -> Trace:
         """Return the trace of a batch: the same graph, with its gates bound, too."""
-        gates = {}
-        for i, layer in enumerate(self._spec.layers):
-            if isinstance(layer, LayerSpec):
-                shape = len(batch.tokens), layer.units
-                names = CELLS[layer.cell].activated
-                gates[i] = {name: np.zeros(shape, np.float32) for name in names}
-        outputs = {
-            gate_name(layer_scope(i), name): array
-            for i, of_layer in gates.items()
-            for name, array in of_layer.items()
-        }
+        gates, outputs = traced_gates(self._spec, len(batch.tokens))
         bindings: dict[int, Any] = {}
 
         def step(rows: int) -> None:
@@ -84,7 +74,7 @@ class OnnxProgram:
                 binding = bindings[rows] = self._bind(batch, rows, outputs)
             self._session.run_with_iobinding(binding)
 
-        return Trace(step, tuple(gates.values()))
+        return Trace(step, gates)
 
     def _bind(
         self, batch: Batch, rows: int, gates: Mapping[str, npt.NDArray[Any]] = MappingProxyType({})
@@ -94,6 +84,26 @@ class OnnxProgram:
         for name, array in gates.items():
             bind_array(binding.bind_output, name, array, rows)
         return binding
+
+
+def traced_gates(
+    spec: ModelSpec, capacity: int
+) -> tuple[tuple[Mapping[str, FloatArray], ...], Mapping[str, FloatArray]]:
+    """Allocate the gates of traced steps: by recurrent layer, and by the name of their tensor."""
+    gates = {
+        i: {
+            name: np.zeros((capacity, layer.units), np.float32)
+            for name in CELLS[layer.cell].activated
+        }
+        for i, layer in enumerate(spec.layers)
+        if isinstance(layer, LayerSpec)
+    }
+    outputs = {
+        gate_name(layer_scope(i), name): array
+        for i, of_layer in gates.items()
+        for name, array in of_layer.items()
+    }
+    return tuple(gates.values()), outputs
 
 
 def bind_batch(session: Any, batch: Batch, rows: int) -> Any:

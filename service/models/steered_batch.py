@@ -6,7 +6,7 @@ row's part of the tables changes only where a span of its steering begins or end
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from service.models.cells import CELLS
 from service.models.spec import ModelSpec
 from service.models.steering import ENDLESS, Steering
-from service.models.step import Batch, State, StateArrays
+from service.models.step import Batch, State, StateArrays, TracedProgram
 
 Target = tuple[int, str]  # a recurrent layer, and its state or one of its gates
 
@@ -121,6 +121,14 @@ class SteeredBatch(Batch):
             array[: len(rows)] = array[rows]
         for row in range(len(rows)):
             self._reload(row)
+
+
+class SteerableProgram(TracedProgram, Protocol):
+    """A program whose rows can be steered, and that shows the gates of its steps."""
+
+    def new_batch(self, capacity: int) -> SteeredBatch:
+        """Allocate a batch of `capacity` rows, all in the zero state and not steered."""
+        ...
 
 
 def steered_batch(spec: ModelSpec, capacity: int, plain: Batch) -> SteeredBatch:

@@ -3,6 +3,7 @@
 A row that is not steered has the bytes of the plain graph: `Where` leaves its values as they are.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ from service.models.program import (
     check_precision,
     int8_weight_bits,
     open_session,
+    traced_gates,
 )
-from service.models.spec import FOLD_LIMIT_BYTES, ModelSpec, Weights, is_bounded
+from service.models.spec import FOLD_LIMIT_BYTES, FloatArray, ModelSpec, Weights, is_bounded
 from service.models.steered_batch import SteeredBatch, steered_batch
 from service.models.steering import state_of
-from service.models.step import Batch, StepProgram, zero_batch
+from service.models.step import Batch, StepProgram, Trace, zero_batch
 from service.models.step_graph import CarriedGraph
 
 _RANGES = {
@@ -62,16 +64,34 @@ class SteeredProgram:
     def step(self, batch: Batch, rows: int) -> None:
         """Feed `tokens` of the first `rows` rows; update their states, write their logits."""
         assert isinstance(batch, SteeredBatch)
+        self._run(batch, rows, batch.bindings, {})
+
+    def trace(self, batch: Batch) -> Trace:
+        """Return the trace of a batch: the same graph, with its steered gates bound, too."""
+        assert isinstance(batch, SteeredBatch)
+        gates, outputs = traced_gates(self._spec, len(batch.tokens))
+        bindings: dict[int, Any] = {}
+        return Trace(lambda rows: self._run(batch, rows, bindings, outputs), gates)
+
+    def _run(
+        self,
+        batch: SteeredBatch,
+        rows: int,
+        bindings: dict[int, Any],
+        gates: Mapping[str, FloatArray],
+    ) -> None:
         batch.update_tables(rows)
-        binding = batch.bindings.get(rows)
+        binding = bindings.get(rows)
         if binding is None:
-            binding = batch.bindings[rows] = self._bind(batch, rows)
+            binding = bindings[rows] = self._bind(batch, rows, gates)
         self._session.run_with_iobinding(binding)
         batch.advance(rows)
 
-    def _bind(self, batch: SteeredBatch, rows: int) -> Any:
+    def _bind(self, batch: SteeredBatch, rows: int, gates: Mapping[str, FloatArray]) -> Any:
         """Bind the graph to the first rows of the batch, states in place."""
         binding = bind_batch(self._session, batch, rows)
+        for name, array in gates.items():
+            bind_array(binding.bind_output, name, array, rows)
         for (layer, target), table in batch.tables.items():
             for name, array in table.arrays.items():
                 bind_array(binding.bind_input, _input_name(layer, target, name), array, rows)

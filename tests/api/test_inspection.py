@@ -200,3 +200,69 @@ def test_what_has_no_statistics_is_refused_by_name(http, fields, sentence):
     reply = http.post("/inspect/statistics", json={"inputs": "abc", **fields})
     assert reply.status_code == 422
     assert sentence in reply.json()["error"]
+
+
+STEER = [{"cell": 445, "op": "set", "value": -0.7, "from": 4}]
+
+
+def test_a_steered_text_shows_what_the_steered_model_does(http):
+    plain, found = inspect(http, cells=CELLS), inspect(http, cells=CELLS, steer=STEER)
+    held, free = arrays(found["layers"][0]), arrays(plain["layers"][0])
+    assert set(held["c"][4:, 0]) == {np.float32(-0.7)}
+    np.testing.assert_allclose(held["c"][:4], free["c"][:4], atol=1e-4)
+    assert np.abs(held["c"][4:, 1:] - free["c"][4:, 1:]).max() > 1e-3
+    np.testing.assert_allclose(held["o"] * np.tanh(held["c"]), held["h"], rtol=0, atol=1e-6)
+    scored = http.post("/score", json={"inputs": TEXT, "steer": STEER}).json()
+    assert [
+        {name: token[name] for name in ("id", "text", "logprob")} for token in found["tokens"]
+    ] == scored["tokens"]
+    assert found["steer"] == scored["steer"]
+    assert "steer" not in plain
+
+
+def test_a_steered_gate_is_the_one_that_is_shown(http):
+    steer = [{"cell": 363, "gate": "f", "op": "set", "value": 0.25}]
+    (layer,) = inspect(http, cells=CELLS, steer=steer)["layers"]
+    assert set(arrays(layer)["f"][:, 1]) == {np.float32(0.25)}
+
+
+def test_a_steered_session_is_read_on_as_it_is_scored(http):
+    session = http.post("/sessions", json={"text": TEXT[:50]}).json()
+    body = {"inputs": "", "session_id": session["id"]}
+    parameters = {"max_new_tokens": 5, "steer": [STEER[0] | {"from": "generated"}]}
+    http.post("/generate", json=body | {"parameters": parameters}).raise_for_status()
+    steer = [{"cell": 445, "op": "add", "value": 0.5, "from": 54}]
+    named = {"session_id": session["id"], "steer": steer}
+    found = inspect(http, " (so)", cells=[445], **named)
+    scored = http.post("/score", json={"inputs": " (so)"} | named).json()
+    assert [token["logprob"] for token in found["tokens"]] == [
+        token["logprob"] for token in scored["tokens"]
+    ]
+    early = http.post("/inspect", json={"inputs": "a"} | named | {"steer": STEER})
+    assert early.status_code == 422
+    assert "which the session has read" in early.text
+
+
+def test_a_streamed_steered_text_is_the_whole_one(http):
+    (layer,) = inspect(http, cells=CELLS, signals=["c"], steer=STEER)["layers"]
+    query = {"cells": "445,363,0", "signals": "c", "encoding": "float32"}
+    text = {"content": TEXT, "headers": {"content-type": "text/plain"}}
+    params = query | {"steer": json.dumps(STEER)}
+    reply = http.post("/inspect/text", params=params, **text).raise_for_status()
+    line, _, records = reply.content.partition(b"\n")
+    head = json.loads(line)
+    kind = np.dtype([(name, code, *map(tuple, shape)) for name, code, *shape in head["dtype"]])
+    assert np.frombuffer(records, kind)["layers.0.c"].tolist() == arrays(layer)["c"].tolist()
+    assert head["steer"]["cells"][0]["cell"] == 445
+    for wrong in ("{", "[{}]", '[{"cell": 445, "op": "paint"}]'):
+        refused = http.post("/inspect/text", params=query | {"steer": wrong}, **text)
+        assert refused.status_code == 422, wrong
+        assert refused.json()["error_type"] == "validation"
+
+
+def test_the_file_of_a_steered_text_says_so(http):
+    body = {"inputs": TEXT, "cells": [445], "steer": STEER, "format": "safetensors"}
+    reply = http.post("/inspect", json=body).raise_for_status()
+    size = int.from_bytes(reply.content[:8], "little")
+    metadata = json.loads(reply.content[8 : 8 + size])["__metadata__"]
+    assert json.loads(metadata["steer"])["cells"][0]["from"] == 4

@@ -5,7 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from carousel_client import Invalid, NotFound, StreamBroken, UnexpectedResponse
+from carousel_client import (
+    Invalid,
+    NotFound,
+    SessionState,
+    StreamBroken,
+    UnexpectedResponse,
+)
 from carousel_client.records import TraceRecords
 from carousel_client.request import Request
 from tests.client.proxy import BreakingProxy, Cut
@@ -144,6 +150,26 @@ def fed(head: object, *pieces: bytes) -> list:
     assert records.start_response(200, {"content-type": "application/octet-stream"})
     line = json.dumps(head).encode() + b"\n"
     return [token for piece in (line[:3], line[3:], *pieces) for token in records.feed(piece)]
+
+
+def test_a_steered_trace(kind, server, client):
+    steer = [{"cell": 445, "op": "set", "value": 0.5}]
+    whole = client.inspect(TEXT, cells=[445], signals=["c"], steer=steer)
+    assert whole.steer is not None
+    assert {row[0] for row in whole.layers[0].signals["c"]} == {0.5}
+    named = {"cells": [445], "signals": ["c"], "steer": steer, "encoding": "float32"}
+    tokens, head = streamed(kind, server.url, TEXT, **named)
+    assert head["steer"] == whole.steer
+    assert {one.signals["layers.0.c"][0] for one in tokens} == {0.5}
+    assert client.inspect(TEXT, cells=[445]).steer is None
+
+
+def test_a_session_of_a_server_that_knows_no_steering_is_not_steered():
+    at = "2026-01-01T00:00:00+00:00"
+    body = {"id": "a", "model": "m@1", "digest": "ab", "position": 1, "turn": 0, "seed": 1}
+    body |= {"state_bytes": None, "created_at": at, "expires_at": at}
+    assert not SessionState.from_json(body).steered
+    assert SessionState.from_json(body | {"steered": True}).steered
 
 
 def test_records_come_in_any_pieces():

@@ -37,8 +37,11 @@ class Makes:
     def __call__(self) -> SteeredModel:
         self.n += 1
         time.sleep(0.05)  # so that requests meet it while it is being made
-        engine = Engine(SteeredProgram(*MODEL), TOKENIZER, EngineConfig(), name="steered")
-        return SteeredModel(engine, ScopedPrefixCache(PrefixCache(0), b""), has_same_bytes=True)
+        program = SteeredProgram(*MODEL)
+        engine = Engine(program, TOKENIZER, EngineConfig(), name="steered")
+        return SteeredModel(
+            engine, program, ScopedPrefixCache(PrefixCache(0), b""), has_same_bytes=True
+        )
 
 
 async def read(engine: Engine, request: GenerationRequest = REQUEST) -> list[int]:
@@ -109,7 +112,9 @@ async def test_nothing_of_it_is_left_when_its_model_has_been_unloaded():
         program = SteeredProgram(*MODEL)
         programs.append(weakref.ref(program))
         engine = Engine(program, TOKENIZER, EngineConfig(), name="steered")
-        return SteeredModel(engine, ScopedPrefixCache(PrefixCache(0), b""), has_same_bytes=True)
+        return SteeredModel(
+            engine, program, ScopedPrefixCache(PrefixCache(0), b""), has_same_bytes=True
+        )
 
     steered = SteeredEngine(partial(make, served), SIZE, budget)
     programs.append(weakref.ref(served))

@@ -54,6 +54,7 @@ class Inspection(Response):
     token_count: int
     tokens: tuple[InspectedToken, ...]
     layers: tuple[InspectedLayer, ...]
+    steer: Json | None = None  # what was steered, and the kernel that computed it
 
     @classmethod
     def from_json(cls, body: Json) -> Self:

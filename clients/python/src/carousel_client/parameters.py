@@ -96,6 +96,7 @@ class TraceOptions(TypedDict, total=False):
     layers: Sequence[int]  # recurrent layers, counted from 0
     cells: Sequence[int]  # of each layer, counted from 0
     signals: Sequence[str]  # such as f, c or tanh_c
+    steer: Sequence[SteeredCell]  # cells that are held or changed meanwhile
 
 
 class TraceStreamOptions(TraceOptions, total=False):

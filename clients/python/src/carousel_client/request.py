@@ -125,6 +125,9 @@ def url_path(*segments: str) -> str:
     return "".join("/" + quote(name, safe="@") for name in segments)
 
 
+TRACE_LISTS = ("layers", "cells", "signals", "steer")
+
+
 def inspection(
     text: str,
     model: str | None,
@@ -135,7 +138,7 @@ def inspection(
     """Return the request for the trace of a text."""
     names = {"inputs": text, "model": model, "session_id": session_id, "format": format_}
     chosen: Mapping[str, Any] = options
-    lists = {name: list(chosen[name]) for name in ("layers", "cells", "signals") if name in chosen}
+    lists = {name: list(chosen[name]) for name in TRACE_LISTS if name in chosen}
     return with_json("POST", "/inspect", {**options, **lists, **names})
 
 
@@ -147,5 +150,7 @@ def streamed_trace(
     for name in ("layers", "cells", "signals"):
         if name in chosen:
             chosen[name] = ",".join(map(str, chosen[name]))
+    if "steer" in chosen:
+        chosen["steer"] = json.dumps(list(chosen["steer"]))
     query = urlencode(given(model=model, session_id=session_id, **chosen))
     return Request("POST", f"/inspect/text?{query}", text.encode(), TEXT)

@@ -5,7 +5,7 @@ turns into an UnexpectedResponse. Source: docs/reference/http.md.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -35,7 +35,7 @@ class Response:
         """
         values: dict[str, Any] = dict(replaced)
         for field in fields(cls):  # type: ignore[arg-type]  # a subclass is a dataclass
-            if field.name not in values:
+            if field.name not in values and (field.name in body or field.default is MISSING):
                 values[field.name] = body[field.name]
                 if field.name.endswith("_at") and values[field.name] is not None:
                     values[field.name] = datetime.fromisoformat(values[field.name])
