@@ -126,6 +126,22 @@ def test_a_session_without_snapshots_is_computed_from_its_log_alone(world):
     assert world._found(world.keys[0]).session.position == 52
 
 
+def test_a_retained_snapshot_that_has_read_a_forks_last_token_is_not_used(world):
+    """The fork reads this token in its own way."""
+    run(world, 30)
+    client = world.valkey.client
+    marks = [client.get(name) for name in client.keys("carousel:mark:*")]
+    assert marks
+    for at in sorted(int(mark.partition(b":")[0]) for mark in marks):
+        world.fork(0, 0, at, "same")
+        s = len(world.keys) - 1
+        run(world, 3, s=s, steer=HELD)
+        snapshot = fields_of(world, s)[b"snapshot"].decode()
+        assert client.delete(world.names.part(world.keys[s], "state", snapshot))
+        world.crash(0)
+        run(world, 5, s=s)
+
+
 def exported(world: World, s: int = 0) -> bytes:
     process = world.processes[0]
 
@@ -242,11 +258,6 @@ MUTANTS = {
     ),
     "a begin keeps none": ("begin", "local lines = cut_spans(r, r.position)", "local lines = ''"),
     "the last token is in the span": ("begin", "math.max(0, r.position - 1)", "r.position"),
-    "a mark at a cut is used": (
-        "state",
-        "tonumber(position) < s.last",
-        "tonumber(position) <= s.last",
-    ),
 }
 
 
