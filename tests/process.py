@@ -80,7 +80,7 @@ def serving(
 
     `command` starts it, where it is not the shell; its own TLS has a `certificate`.
     """
-    port, log = free_port(), folder / "server.log"
+    port, log = int(settings.pop("CAROUSEL_PORT", free_port())), folder / "server.log"
     with (
         log.open("wb") as out,
         subprocess.Popen(

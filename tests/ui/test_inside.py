@@ -89,6 +89,18 @@ def test_a_cell_that_is_found_is_coloured_ablated_and_opened_elsewhere(browsing)
     assert other.inner_text(".equation >> nth=4") == page.inner_text(".equation >> nth=4")
 
 
+def test_the_text_of_the_model_is_coloured_at_once_and_no_older_one(browsing):
+    page = browsing.page("#/inside")
+    before = read(page)
+    page.get_by_role("button", name="Let the model write").click()
+    page.wait_for_selector("[name=part]")  # it has more than one
+    after = page.inner_text(".words")
+    assert after != before
+    assert page.input_value("textarea").startswith(after[:1_000])
+    page.fill("textarea", "Another text.")
+    page.wait_for_selector(".coloured", state="detached")
+
+
 def test_the_tour_breaks_the_cell_by_keyboard(browsing):
     page = browsing.page("#/inside")
     page.focus(".tour button")

@@ -280,3 +280,22 @@ def test_a_prompt_is_in_no_local_storage(page):
     page.wait_for_timeout(600)
     stored = page.evaluate("JSON.stringify(localStorage)")
     assert not re.search("class", stored)
+
+
+def test_a_part_is_deleted_when_that_was_said_twice(page):
+    written(page)
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Keep").click()
+    page.get_by_role("button", name="Delete").click()
+    assert page.locator(".outline li").count() == 2
+    page.get_by_role("button", name="Delete for good").click()
+    page.wait_for_function("() => document.querySelectorAll('.outline li').length === 1")
+    assert text_of(page) == PROMPT
+
+
+def test_a_link_is_shown_as_long_as_its_text(page):
+    written(page)
+    page.get_by_role("button", name="Link").click()
+    page.wait_for_selector(".status.link input")
+    page.get_by_role("button", name="Undo").click()
+    page.wait_for_selector(".status.link input", state="detached")

@@ -10,7 +10,7 @@ const [WIDE, HIGH, LEFT] = [320, 90, 30];
 export function Cell({ look, model }) {
   const { statistics, ablation } = look.measured.value;
   const place = look.place.value;
-  const isBusy = look.isBusy.value;
+  const isBusy = look.isBusy.value || look.isFinding.value; // a server runs few of them at a time
   return html`<section class="card" aria-label=${t("inside.cellOf", { place: placeName(place) })}>
     <h2>${t("inside.cellOf", { place: placeName(place) })}</h2>
     <p class="muted">${t("inside.cellHint")}</p>

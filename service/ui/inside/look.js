@@ -56,6 +56,7 @@ export class Look {
       this.part.value = 0;
       this.finds.value = [];
       this.measured.value = {};
+      this.trace.value = null;
     });
   }
 
@@ -97,7 +98,10 @@ export class Look {
   }
 
   write(model) {
-    return this.#started(async () => this.take(await writtenBy(this.server, model, this.text.value)));
+    return this.#started(async () => {
+      this.take(await writtenBy(this.server, model, this.text.value));
+      await this.read(model);
+    });
   }
 
   // -- the address, which another browser opens on the same cell

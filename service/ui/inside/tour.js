@@ -4,6 +4,7 @@ import { html, signal, useEffect, useRef } from "../core/html.js";
 import { number, shown, t } from "../core/words.js";
 import { dearest } from "./cell.js";
 import { START } from "./start_text.js";
+import { equations } from "./equations.js";
 import { readCell } from "./trace.js";
 
 const PLACE = { layer: 0, cell: 445 };
@@ -20,6 +21,7 @@ export class Tour {
     this.step = signal(null); // from 0; null before its start
     this.answer = signal(null); // of this step: {values, texts?}
     this.isBusy = signal(false);
+    this.before = null; // the model and the text of before: {model, text}
   }
 
   /** Return the bundled model, of which the tour tells, or null. */
@@ -32,12 +34,24 @@ export class Tour {
     this.step.value = step;
   }
 
+  /** End the tour: a model and a text that it has put aside are there again. */
+  leave(writer) {
+    const { before, look } = this;
+    this.go(null);
+    this.before = null;
+    const root = writer.models.value.find((one) => one.id === before?.model)?.root;
+    if (!before || root === this.modelOf(writer)) return;
+    writer.model.value = before.model;
+    look.take(before.text);
+  }
+
   async show(writer) {
     const { look } = this;
     const step = this.step.value;
     const model = this.modelOf(writer);
     this.isBusy.value = true;
     if (step === 0) {
+      this.before ??= { model: writer.model.value, text: look.text.value };
       writer.model.value = model;
       look.take(START);
       look.signalName.value = "c";
@@ -74,7 +88,9 @@ export class Tour {
     const found = await readCell(server, look.trace.value, PLACE.cell);
     if (step > 0) look.pick(token);
     const at = (name) => number(found.at[name][token], 3);
-    return { f: at("f"), i: at("i"), g: at("g"), c: at("c") };
+    const lines = step === 0 ? [] 
+      : equations(look.trace.value.kind, found, token).filter((line) => line.startsWith("c"));
+    return { f: at("f"), i: at("i"), g: at("g"), c: at("c"), lines };
   }
 }
 
@@ -98,12 +114,13 @@ export function TourCard({ tour, writer }) {
     </section>`;
   }
   const isLast = step === N_STEPS - 1;
-  const next = () => (isLast ? tour.go(null) : tour.go(step + 1));
+  const next = () => (isLast ? tour.leave(writer) : tour.go(step + 1));
   return html`<section class="card tour" aria-label=${t("tour.title")}>
     <p class="muted">${t("tour.step", { n: step + 1, of: N_STEPS })}</p>
     <h2 tabindex="-1" ref=${heading}>${t(`tour.question.${step}`)}</h2>
     <div aria-live="polite">
       ${answer && html`<p>${t(`tour.answer.${step}`, answer)}</p>`}
+      ${answer?.lines?.map((line) => html`<p class="equation" key=${line}>${line}</p>`)}
       ${answer?.texts && html`<${Compared} texts=${answer.texts} />`}
     </div>
     <p role="status" class="told error">${tour.look.status.value}</p>
@@ -113,7 +130,7 @@ export function TourCard({ tour, writer }) {
         return undefined;
       }}>${answer ? t(isLast ? "tour.end" : "tour.next") : t(`tour.show.${step}`)}</button>
       ${step > 0 && html`<button onClick=${() => tour.go(step - 1)}>${t("tour.back")}</button>`}
-      <button class="plain" onClick=${() => tour.go(null)}>${t("tour.leave")}</button>
+      <button class="plain" onClick=${() => tour.leave(writer)}>${t("tour.leave")}</button>
     </div>
   </section>`;
 }

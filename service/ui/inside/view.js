@@ -30,11 +30,18 @@ export function InsideView({ look, tour, writer }) {
     <p class="lead">${t("inside.lead")}</p>
     <${TourCard} tour=${tour} writer=${writer} />
     ${!isLed && html`<section class="card" aria-label=${t("inside.text")}>
+      <div class="grid"><label>${t("settings.model")}<select value=${model} onChange=${(event) => {
+        writer.model.value = event.target.value;
+        look.take(look.text.value);
+      }}>${writer.models.value.map((one) => html`<option key=${one.id}>${one.id}</option>`)}</select></label></div>
       <label>${t("inside.text")}<textarea rows="5" value=${look.text.value} maxlength=${MOST_TEXT}
         onInput=${(event) => look.take(event.target.value)}></textarea></label>
       <div class="deeds">
         <button class="main" disabled=${look.text.value === ""} onClick=${() => look.read(model)}>${t("inside.read")}</button>
-        <button disabled=${writer.draft === ""} onClick=${() => look.take(writer.draft)}>${t("inside.fromSheet")}</button>
+        <button disabled=${writer.draft === ""} onClick=${() => {
+          look.take(writer.draft);
+          return look.read(model);
+        }}>${t("inside.fromSheet")}</button>
         <button disabled=${look.isBusy.value} onClick=${() => look.write(model)}>${t("inside.write")}</button>
       </div>
       <p class="muted" hidden=${look.parts === 1}>${t("inside.parts", { n: number(Array.from(look.text.value).length), most: number(MOST_SHOWN) })}</p>

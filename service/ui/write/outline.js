@@ -26,6 +26,7 @@ export function Outline({ writer }) {
 function Row({ writer, node, depth, isCurrent, isOnPath }) {
   const row = useRef(null);
   const [isNaming, setIsNaming] = useState(false);
+  const [isPruning, setIsPruning] = useState(false); // asked, and not yet confirmed
   useEffect(() => {
     row.current.style.setProperty("--depth", String(Math.min(depth, MOST_DEPTH)));
     if (isCurrent) row.current.scrollIntoView({ block: "nearest" });
@@ -48,7 +49,11 @@ function Row({ writer, node, depth, isCurrent, isOnPath }) {
         onClick=${() => writer.mark(node.id, { isStarred: !node.isStarred })}>
         ${node.isStarred ? t("tree.unstar") : t("tree.star")}</button>
       <button class="plain" onClick=${() => setIsNaming(!isNaming)}>${t("tree.name")}</button>
-      <button class="plain" onClick=${() => writer.prune(node.id)}>${t("tree.prune")}</button>
+      ${isPruning
+        ? html`<button class="danger" onClick=${() => writer.prune(node.id)}>
+            ${t("tree.pruneAll", { n: number(writer.tree.withDescendants(node.id).length) })}</button>
+          <button class="plain" onClick=${() => setIsPruning(false)}>${t("tree.keep")}</button>`
+        : html`<button class="plain" onClick=${() => setIsPruning(true)}>${t("tree.prune")}</button>`}
       ${isNaming && html`<input aria-label=${t("tree.name")} value=${node.name} maxlength="80"
         onChange=${named} />`}
       ${node.settings && html`<span class="muted">${t("tree.seed", { seed: node.settings.seed })}</span>`}

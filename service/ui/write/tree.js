@@ -124,10 +124,16 @@ export class Tree {
     return node;
   }
 
+  /** Return a node with all that goes on from it. */
+  withDescendants(id) {
+    const found = [this.get(id)];
+    for (const node of found) found.push(...this.children(node.id));
+    return found;
+  }
+
   /** Remove a node with all that goes on from it. Returns the removed nodes. */
   prune(id) {
-    const removed = [this.get(id)];
-    for (const node of removed) removed.push(...this.children(node.id));
+    const removed = this.withDescendants(id);
     const parent = this.get(removed[0].parent);
     for (const node of removed) {
       this.nodes.delete(node.id);

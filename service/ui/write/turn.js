@@ -6,6 +6,7 @@ import { Unreachable } from "../core/server.js";
 
 const RETRY_DELAY_MS = 1_000;
 const MOST_RETRIES = 60;
+const LOADING = 503; // a server that has just been started
 
 export class Turn {
   /** `node` of the writer's tree gets the tokens. */
@@ -47,7 +48,8 @@ export class Turn {
         writer.say("", "");
         return;
       } catch (error) {
-        if (n >= MOST_RETRIES || !(error instanceof Unreachable)) throw error;
+        const isAway = error instanceof Unreachable || error.status === LOADING;
+        if (n >= MOST_RETRIES || !isAway) throw error;
       }
     }
   }

@@ -84,6 +84,7 @@ export class Writer {
   }
 
   changed() {
+    if (this.status.value.kind === "link") this.say("", ""); // it writes the text of before
     this.version.value += 1;
     clearTimeout(this.saving);
     this.saving = setTimeout(() => this.save(), SAVE_DELAY_MS);
