@@ -173,14 +173,14 @@ def _error_statuses(operation: Json, needed: Access) -> Iterable[int]:
     if "requestBody" in operation:
         found |= _BODY_STATUSES
     if "parameters" in operation:
-        found |= {422}
+        found |= {422, 431}
     return found
 
 
 def _error_reply(error: str, status: int) -> Json:
     codes = {kind.code for kind, one in STATUSES.items() if one == status}
-    if status in _BODY_STATUSES - {422}:  # the HTTP layer raises them
-        codes.add(TooLarge.code if status == 413 else BadRequest.code)
+    if status in (_BODY_STATUSES | {431}) - {422}:  # the HTTP layer raises them
+        codes.add(TooLarge.code if status in {413, 431} else BadRequest.code)
     schema = {"$ref": f"#/components/schemas/{error}"}
     return {
         "description": " ".join(f"`{code}`" for code in sorted(codes)),

@@ -32,6 +32,8 @@ from service.sessions.turn_prompt import TurnPrompt
 from service.sessions.turn_record import TurnRecord
 from service.sessions.turn_registry import TurnRegistry
 
+_GONE = (StoreUnavailable, StoreFull, SessionLost)  # after these nothing can be taken back
+
 
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
@@ -243,11 +245,10 @@ class Turns:
         """
         try:
             yield
-        except (StoreUnavailable, StoreFull, SessionLost):
-            raise
-        except CarouselError:
-            await self.store.release(session.key, token)
-            await self.store.rewind(session.key, start)
+        except CarouselError as error:
+            if isinstance(error, SessionDamaged) or not isinstance(error, _GONE):
+                await self.store.release(session.key, token)
+                await self.store.rewind(session.key, start)
             raise
 
     async def _replay(self, model: SessionModel, found: StoredTurn, after: int) -> Replay:
