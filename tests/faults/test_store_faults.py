@@ -17,6 +17,7 @@ from tests.process import ROOT, environment, free_port
 
 pytestmark = pytest.mark.slow  # stores are started, stopped and damaged
 
+SHORT_S = SessionConfig().call_timeout_s / 2
 CLIENT = ScriptClient("redis://127.0.0.1:1", SessionConfig())  # for the names of scripts
 
 
@@ -39,11 +40,17 @@ def test_a_store_that_crashed_between_turns_has_every_session(house, truth):
 
 
 def test_a_stream_continues_without_a_gap_after_a_short_outage(house, truth):
-    stream = house.turn(house.session(), 20_000)
-    stream.take(500)
-    house.store.kill()
-    house.store.start()
-    stream.rest()
+    for _ in range(5):  # where other work delays the store's start, the outage is not short
+        stream = house.turn(house.session(), 20_000)
+        stream.take(500)
+        began_s = time.monotonic()
+        house.store.kill()
+        house.store.start()
+        outage_s = time.monotonic() - began_s
+        stream.rest()
+        if outage_s < SHORT_S:
+            break
+    assert outage_s < SHORT_S
     assert tokens_of(stream) == truth[:20_000]
 
 
